@@ -1,0 +1,1 @@
+"""The work: models, memory, files. Knows neither the nodes nor, but for `host`, the program around it."""

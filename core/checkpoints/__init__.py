@@ -1,0 +1,1 @@
+"""Files on disk: which models are there, and how they become modules."""

@@ -1,0 +1,101 @@
+"""From the `model` widget to the model that will run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from ..errors import PiyingError
+from ..host import Host
+from .found import AUTO, BUILT_IN, FoundModel, built_in, find_models
+
+log = logging.getLogger("piying")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a person needs to know about a family of models that is not installed yet."""
+
+    key: str
+    title: str
+    example: str  # a repository in diffusers or transformers form
+    folder: str  # where its files go, below the models folder
+
+
+WAN_VACE = Family("wan_vace", "Wan VACE", "Wan-AI/Wan2.1-VACE-1.3B-diffusers", "diffusers")
+HUNYUAN_DIT = Family("hunyuan_dit", "Hunyuan-DiT", "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers", "diffusers")
+PROMPT = Family("prompt", "prompt", "Qwen/Qwen3-0.6B", "LLM")
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """What to load and how; a few hundred bytes that travel along the graph's wires.
+
+    Attributes:
+        family: which kind of model.
+        model: the `model` widget: `auto`, `built-in`, or a name from `model_choices`.
+        precision: the `precision` widget, one of `core.memory.devices.PRECISIONS`.
+    """
+
+    family: Family
+    model: str = AUTO
+    precision: str = "auto"
+
+
+def model_choices(family: Family, host: Host) -> list[str]:
+    """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in`."""
+    return [AUTO, *(found.name for found in find_models(family.key, host)), BUILT_IN]
+
+
+def check_model(family: Family, model: str, host: Host) -> None:
+    """Accept a name from `model_choices`, spelled with either slash.
+
+    Raises:
+        PiyingError: no such model is installed.
+    """
+    choices = model_choices(family, host)
+    if model.replace("\\", "/") not in choices:
+        raise PiyingError(
+            f"model {model!r} is not installed. Here are: {', '.join(choices)}. "
+            f"Choose one of them, or put the model's folder under models/{family.folder}."
+        )
+
+
+def choose_model(handle: ModelHandle, host: Host) -> FoundModel:
+    """Return the model a handle stands for.
+
+    `auto` takes the largest installed model whose weights fit the memory of the device, and the
+    smallest where none does; without any, the built-in one, and says so.
+
+    Raises:
+        PiyingError: the handle names a model that is not installed.
+    """
+    check_model(handle.family, handle.model, host)
+    name = handle.model.replace("\\", "/")
+    installed = find_models(handle.family.key, host)
+    if name == BUILT_IN:
+        return built_in(handle.family.key)
+    if name != AUTO:
+        return next(found for found in installed if found.name == name)
+    return _best(installed, host) if installed else _fall_back(handle.family)
+
+
+def _best(installed: list[FoundModel], host: Host) -> FoundModel:
+    from ..memory.devices import memory_bytes
+
+    limit = memory_bytes(host.device())
+    fitting = [found for found in installed if found.size <= limit]
+    if fitting:
+        return max(fitting, key=lambda found: found.size)
+    return min(installed, key=lambda found: found.size)
+
+
+def _fall_back(family: Family) -> FoundModel:
+    log.warning(
+        "No %s model is installed: using the built-in toy model. For real pictures put the folder of "
+        "https://huggingface.co/%s under models/%s.",
+        family.title,
+        family.example,
+        family.folder,
+    )
+    return built_in(family.key)

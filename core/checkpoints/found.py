@@ -1,0 +1,97 @@
+"""Which models are installed: diffusers and transformers folders, known by what they say they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..host import Host
+
+BUILT_IN = "built-in"
+AUTO = "auto"
+BUILT_IN_ROOT = Path(__file__).resolve().parents[2] / "builtin_models"
+
+# Class names as diffusers writes them into model_index.json, transformers into config.json.
+FAMILY_CLASSES = {
+    "wan_vace": ("WanVACEPipeline",),
+    "hunyuan_dit": ("HunyuanDiTPipeline",),
+    "prompt": ("Qwen3ForCausalLM",),
+}
+SEARCH_DEPTH = 3  # models/<category>/<author>/<model>
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """An installed model: the name shown in lists, its folder, and the bytes of its weights."""
+
+    name: str
+    path: Path
+    size: int
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether this is the toy model that ships with the pack."""
+        return self.name == BUILT_IN
+
+
+def built_in(family: str) -> FoundModel:
+    """Return the family's built-in toy model."""
+    path = BUILT_IN_ROOT / family
+    return FoundModel(BUILT_IN, path, weight_bytes(path))
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return the bytes of all safetensors files under `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def find_models(family: str, host: Host) -> list[FoundModel]:
+    """Return the family's installed models, in the host's order of preference, without the built-in one."""
+    found: dict[Path, FoundModel] = {}
+    for category, root in host.model_folders():
+        for folder in _model_folders(root, SEARCH_DEPTH):
+            path = folder.resolve()
+            if path not in found and _class_name(folder) in FAMILY_CLASSES[family]:
+                found[path] = FoundModel(_shown_name(category, root, folder), path, weight_bytes(path))
+    return list(found.values())
+
+
+def _shown_name(category: str, root: Path, folder: Path) -> str:
+    relative = folder.relative_to(root).as_posix()
+    return f"{category}/{relative}" if category else relative
+
+
+def _model_folders(root: Path, depth: int) -> Iterator[Path]:
+    """Yield folders that hold a model's index, not looking inside them for more."""
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except OSError:
+        return  # a folder that is not there, or not ours to read, holds no models for us
+    names = {entry.name for entry in entries}
+    if names & {"model_index.json", "config.json"}:
+        yield root
+    elif depth:
+        for entry in entries:
+            if entry.is_dir() and not entry.name.startswith("."):
+                yield from _model_folders(Path(entry.path), depth - 1)
+
+
+def _class_name(folder: Path) -> str | None:
+    """Return the class a folder says it is, or None where its index cannot be read."""
+    index = _read_json(folder / "model_index.json")
+    if index is not None:
+        return str(index.get("_class_name"))
+    architectures = (_read_json(folder / "config.json") or {}).get("architectures") or [None]
+    return architectures[0] if isinstance(architectures, list) else None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

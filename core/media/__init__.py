@@ -1,0 +1,1 @@
+"""Image and video files: their numbered names, pixels, sound and embedded workflows."""

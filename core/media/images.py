@@ -1,0 +1,159 @@
+"""Still images: PNG with ComfyUI's metadata, and any common image file to tensors as LoadImage does it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import PiyingError
+from . import disk
+from .metadata import checked, json_ascii
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    from PIL import Image
+
+# What people make images with. EPS above all is left out: Pillow hands it to Ghostscript, which runs it.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "TGA", "PPM", "ICO")
+# All frames of one file together; as float32 this is 4 GiB.
+MAX_PIXELS = 4 * 89_478_485
+
+_DAMAGE = (
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+
+
+def to_uint8(image: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Return a float tensor 0..1 as a uint8 array of the same shape: times 255, cut off, as ComfyUI saves.
+
+    Values outside 0..1 are clamped, NaN is black.
+    """
+    import torch
+
+    scaled = torch.nan_to_num(image.detach().float() * 255).clamp(0, 255)
+    array: npt.NDArray[np.uint8] = scaled.to(torch.uint8).cpu().numpy()
+    return array
+
+
+def write_png(
+    path: Path,
+    image: npt.NDArray[np.uint8] | torch.Tensor,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    compress_level: int = 4,
+) -> None:
+    """Write an image to `path`: a uint8 array or a float tensor 0..1, [H,W,3], or [H,W,4] with alpha.
+
+    metadata: JSON texts by key (`prompt`, `workflow`), as text chunks; beyond ASCII they are stored as JSON
+    escapes, since ComfyUI's page takes any other text chunk for something else.
+    Raises PiyingError for another shape, and when the disk fails; no file is left then.
+    """
+    import numpy as np
+    from PIL import Image, PngImagePlugin
+
+    pixels = image if isinstance(image, np.ndarray) else to_uint8(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
+        raise PiyingError(
+            f"The image is {pixels.dtype} {list(pixels.shape)}. Give a uint8 array or a float tensor "
+            "[H,W,3], or [H,W,4] with alpha."
+        )
+    chunks = PngImagePlugin.PngInfo()
+    for key, text in checked(metadata or {}).items():
+        chunks.add_text(key, json_ascii(text))
+    # Into memory first: Pillow's own writer loses the reason when a disk is full.
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=compress_level)
+    with disk.explained(f"Cannot save the image in {path.parent}"), disk.removed_on_failure(path):
+        path.write_bytes(file.getbuffer())
+
+
+def read_image(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (image, mask) of an image file as ComfyUI's LoadImage does.
+
+    image: float32 [N,H,W,3], 0..1, one per animation frame, turned the way the camera noted.
+    mask: float32, 1 minus alpha, [N,H,W]; zeros [N,64,64] for an image without alpha.
+    Raises PiyingError when the file is missing, damaged, cut short, too large or no image.
+    """
+    import numpy as np
+    import torch
+
+    colours, alphas = zip(*_decoded(path), strict=True)
+    image = torch.from_numpy(np.stack(colours)).to(torch.float32) / 255.0
+    if all(alpha is None for alpha in alphas):
+        return image, torch.zeros(len(colours), 64, 64)
+    opaque = np.full(colours[0].shape[:2], 255, np.uint8)
+    alpha = np.stack([opaque if alpha is None else alpha for alpha in alphas])
+    return image, 1.0 - torch.from_numpy(alpha).to(torch.float32) / 255.0
+
+
+def _decoded(path: Path) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]]:
+    from PIL import Image, UnidentifiedImageError
+
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        with Image.open(path, formats=formats) as image:
+            return list(_frames(image, path))
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+    except UnidentifiedImageError as error:
+        raise PiyingError(
+            f"{path} is not an image this pack can read. Readable: {', '.join(formats)}."
+        ) from error
+    except (OSError, *_DAMAGE) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise disk.failure(f"Cannot read {path}", error.errno, error.strerror) from error
+        raise PiyingError(f"{path} is damaged or cut short ({error}). Copy or download it again.") from error
+
+
+def _frames(
+    file: Image.Image, path: Path
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]]:
+    import numpy as np
+    from PIL import ImageOps, ImageSequence
+
+    size, room = None, MAX_PIXELS
+    for page in ImageSequence.Iterator(file):
+        frame = _eight_bit(ImageOps.exif_transpose(page))
+        size = size or frame.size
+        if frame.size != size:
+            continue
+        room -= frame.width * frame.height
+        if room < 0:
+            raise _too_large(path)
+        yield np.array(frame.convert("RGB")), _alpha(frame)
+        if file.format == "MPO":  # Its further pages are previews and depth maps.
+            return
+
+
+def _eight_bit(frame: Image.Image) -> Image.Image:
+    # Pillow would cut 16-bit greys off at 255, which leaves white.
+    return frame.convert("I").point(lambda grey: grey * (1 / 255)) if frame.mode.startswith("I") else frame
+
+
+def _alpha(frame: Image.Image) -> npt.NDArray[np.uint8] | None:
+    import numpy as np
+
+    if frame.mode == "P" and "transparency" in frame.info:
+        frame = frame.convert("RGBA")
+    return np.array(frame.getchannel("A")) if "A" in frame.getbands() else None
+
+
+def _too_large(path: Path) -> PiyingError:
+    return PiyingError(
+        f"{path} is too large: allowed are {MAX_PIXELS // 2_000_000} million pixels in one frame, twice "
+        "that in all frames. Scale it down first."
+    )

@@ -1,0 +1,167 @@
+"""The workflow that ComfyUI embeds in the files it saves: found by content, never by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import PiyingError
+from . import disk, ffmpeg
+
+# ComfyUI's largest workflows have a few MB; what is larger is no workflow but an attack on our memory.
+MAX_TEXT = 64 << 20
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_ASCII_TAG = 2
+
+
+def read_workflow(path: Path) -> dict[str, str]:
+    """Return the texts embedded in a PNG, WEBP, MP4, MOV, WEBM or MKV file, by key.
+
+    At least one of `prompt` (the API graph) and `workflow` (the canvas), both JSON, is among them.
+    Raises PiyingError when there is neither, and when the file is missing, damaged or of another kind.
+    """
+    doing = f"Cannot read {path}"
+    with disk.explained(doing), path.open("rb") as file:
+        head = file.read(12)
+        file.seek(0)
+        try:
+            texts = _texts(path, file, head)
+        except (struct.error, zlib.error) as error:
+            raise PiyingError(f"{path} is damaged or cut short. Copy or download it again.") from error
+    if not texts.keys() & {"prompt", "workflow"}:
+        raise PiyingError(
+            f"{path} carries no workflow: it was saved without one, or was re-encoded since. Use the "
+            "original file, or the workflow's .json."
+        )
+    return texts
+
+
+def json_ascii(text: str) -> str:
+    """Return a JSON text with everything beyond ASCII as JSON escapes."""
+    return re.sub(r"[^\x00-\x7f]", lambda character: json.dumps(character[0])[1:-1], text)
+
+
+def checked(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """Return `metadata` as it is. Raises PiyingError for a key or a text that no file format can hold."""
+    for key, text in metadata.items():
+        if not re.fullmatch(r"[!-~]([ -~]{0,77}[!-~])?", key) or "\0" in text:
+            raise PiyingError(
+                f"The metadata {key!r} cannot be stored in a file. Keys have 1 to 79 printable ASCII "
+                "characters, texts have no NUL."
+            )
+    return metadata
+
+
+def to_ffmetadata(metadata: Mapping[str, str]) -> bytes:
+    """Return ffmpeg's metadata file of `metadata`; command lines are too short for workflows.
+
+    Raises PiyingError for a key or a text that no file format can hold.
+    """
+    lines = (f"{_escaped(key)}={_escaped(text)}\n" for key, text in checked(metadata).items())
+    # Half a surrogate pair has no UTF-8, but as "\ud83d" it is what a JSON text would write.
+    return (";FFMETADATA1\n" + "".join(lines)).encode("utf-8", "backslashreplace")
+
+
+def from_ffmetadata(data: bytes) -> dict[str, str]:
+    """Return the file-wide entries of ffmpeg's metadata file."""
+    _, _, text = data.decode("utf-8", "replace").partition("\n")
+    entries = {}
+    for line in re.finditer(r"(?P<key>(?:[^=\\\n]|\\.)*)(?:=(?P<text>(?:[^\\\n]|\\.)*))?\n", text, re.DOTALL):
+        if line["text"] is None and line["key"].startswith("["):
+            break  # [STREAM] and [CHAPTER] have entries of their own.
+        if line["text"] is not None:
+            entries[_unescaped(line["key"])] = _unescaped(line["text"])
+    # Matroska stores every key in capitals.
+    return {key.lower() if key in ("PROMPT", "WORKFLOW") else key: text for key, text in entries.items()}
+
+
+def _escaped(text: str) -> str:
+    # Not in ffmpeg's manual: a bare carriage return ends the value too.
+    return re.sub(r"([=;#\\\n\r])", r"\\\1", text)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+
+def _texts(path: Path, file: BinaryIO, head: bytes) -> dict[str, str]:
+    if head.startswith(_PNG):
+        return dict(_png_texts(file))
+    if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
+        return dict(_webp_texts(file))
+    if head.startswith(_MATROSKA) or head[4:8] in _MP4_BOXES:
+        dump = ["-map_metadata", "0", "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
+        return from_ffmetadata(ffmpeg.output([*ffmpeg.source(path), *dump], f"Cannot read {path}", MAX_TEXT))
+    raise PiyingError(
+        f"{path} {'is no PNG, WEBP, MP4, MOV, WEBM or MKV file' if head else 'is empty'}. Give one that "
+        "ComfyUI saved, or a workflow's .json."
+    )
+
+
+def _png_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    file.seek(len(_PNG))
+    kind = b""
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_TEXT:
+            data = file.read(length)
+            if len(data) < length:
+                raise struct.error
+            yield _png_text(kind, data)
+            file.seek(4, 1)
+        else:
+            file.seek(length + 4, 1)
+
+
+def _png_text(kind: bytes, data: bytes) -> tuple[str, str]:
+    key, _, value = data.partition(b"\0")
+    packed = kind == b"zTXt"
+    if kind == b"zTXt":
+        value = value[1:]
+    elif kind == b"iTXt":
+        packed = value[:1] == b"\1"
+        value = value[2:].split(b"\0", 2)[-1]
+    if packed:
+        unpacker = zlib.decompressobj()
+        value = unpacker.decompress(value, MAX_TEXT)
+        if unpacker.unconsumed_tail:
+            raise zlib.error
+    return key.decode("latin-1"), _decoded(value)
+
+
+def _webp_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    file.seek(12)
+    while head := file.read(8):
+        kind, length = struct.unpack("<4sI", head)
+        if kind == b"EXIF":
+            yield from _exif_texts(file.read(min(length, MAX_TEXT)).removeprefix(b"Exif\0\0"))
+        else:
+            file.seek(length, 1)
+        file.seek(length % 2, 1)
+
+
+def _exif_texts(data: bytes) -> Iterator[tuple[str, str]]:
+    # ComfyUI writes "prompt:{…}" and "workflow:{…}" into the tags of the camera's make and model.
+    order = ">" if data.startswith(b"MM") else "<"
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    for index in range(count):
+        _tag, kind, size, place = struct.unpack_from(f"{order}HHII", data, start + 2 + 12 * index)
+        key, colon, text = _decoded(data[place : place + size].rstrip(b"\0")).partition(":")
+        if kind == _ASCII_TAG and colon:
+            yield key, text
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

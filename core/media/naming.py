@@ -1,0 +1,162 @@
+"""ComfyUI's numbered output names, given to finished files only, and never to two of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import PiyingError
+from .disk import explained
+
+_FORBIDDEN_CHARACTERS = re.compile(r'[<>:"|?*\x01-\x1f\x7f]')
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+
+
+@dataclass
+class Output:
+    """A file in the making. `path` is a hidden temporary name inside `writing`, the numbered one after it."""
+
+    path: Path
+
+
+def numbered(folder: Path, prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> Path:
+    """Return the next free numbered path, as ComfyUI counts: `<folder>/<prefix>_00001_<suffix>`.
+
+    `prefix` may hold subfolders and %year% %month% %day% %hour% %minute% %second% %width% %height%.
+    Characters and names that Windows reserves are made safe with an underscore. Nothing is created.
+    Raises PiyingError for a prefix that leads outside `folder`.
+    """
+    directory, stem = _placed(folder, prefix, width, height)
+    with explained(f"Cannot look into {directory}"):
+        return _path(directory, stem, _highest(directory, stem) + 1, suffix)
+
+
+def publish(part: Path, folder: Path, prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> Path:
+    """Move the finished file `part`, which is on the same disk, to its numbered name and return that.
+
+    No file is ever overwritten, whatever other processes do. Raises PiyingError as `writing` does.
+    """
+    directory, stem = _placed(folder, prefix, width, height)
+    with explained(f"Cannot save in {directory}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        return _publish(part, directory, stem, suffix)
+
+
+@contextmanager
+def writing(folder: Path, prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> Iterator[Output]:
+    """Yield an empty hidden file to fill; it gets its numbered name when the body succeeds.
+
+    When the body raises, KeyboardInterrupt included, nothing is left. Subfolders are created.
+    Raises PiyingError for a prefix that leads outside `folder`, or when the folder cannot be written.
+    """
+    directory, stem = _placed(folder, prefix, width, height)
+    doing = f"Cannot save in {directory}"
+    part = directory / f".piying-{secrets.token_hex(8)}.part"
+    try:
+        with explained(doing):
+            directory.mkdir(parents=True, exist_ok=True)
+            # A name that is too long is known now, not after an hour of encoding.
+            with suppress(FileNotFoundError):
+                _path(directory, stem, 1, suffix).lstat()
+            part.touch(exist_ok=False)
+        output = Output(part)
+        yield output
+        with explained(doing):
+            output.path = _publish(part, directory, stem, suffix)
+    finally:
+        # The error that brought us here says more than one about the temporary file would.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str]:
+    filled = _with_tokens(prefix, width, height).replace("\\", "/")
+    parts = [part for part in filled.split("/") if part not in ("", ".")]
+    problem = _escape(filled, parts)
+    if problem:
+        raise PiyingError(
+            f"filename_prefix {prefix!r} {problem}. Give a name, or subfolders and a name, inside the output "
+            "folder, such as video/ComfyUI."
+        )
+    *subfolders, stem = map(_safe, parts)
+    return folder.joinpath(*subfolders), stem
+
+
+def _with_tokens(prefix: str, width: int, height: int) -> str:
+    now = time.localtime()
+    clock = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
+    values = {name: time.strftime(form, now) for name, form in clock.items()}
+    for name, value in {"width": width, "height": height, **values}.items():
+        prefix = prefix.replace(f"%{name}%", str(value))
+    return prefix
+
+
+def _escape(prefix: str, parts: list[str]) -> str | None:
+    if not parts:
+        return "is empty"
+    if prefix.startswith("/") or re.match("[A-Za-z]:", prefix):
+        return "is an absolute path"
+    if ".." in parts:
+        return "holds '..', which leads out of a folder"
+    if "\0" in prefix or any("\ud800" <= character <= "\udfff" for character in prefix):
+        return "holds a character that no file name can have"
+    return None
+
+
+def _safe(part: str) -> str:
+    part = _FORBIDDEN_CHARACTERS.sub("_", part).rstrip(". ")
+    # A leading dash reads as an option wherever the file is named on a command line.
+    return f"_{part}" if not part or part.startswith("-") or _WINDOWS_DEVICE.match(part) else part
+
+
+def _path(directory: Path, stem: str, number: int, suffix: str) -> Path:
+    return directory / f"{stem}_{number:05}_{suffix}"
+
+
+def _highest(directory: Path, stem: str) -> int:
+    # Folded, since two names that differ in case are one file on Windows and macOS.
+    start = f"{stem}_".casefold()
+    try:
+        names = [entry.name.casefold() for entry in directory.iterdir()]
+    except FileNotFoundError:
+        return 0
+    ends = (name[len(start) :] for name in names if name.startswith(start))
+    return max((int(found[1]) for end in ends if (found := re.match("([0-9]+)(_|$)", end))), default=0)
+
+
+def _publish(part: Path, directory: Path, stem: str, suffix: str) -> Path:
+    number = _highest(directory, stem) + 1
+    while not _claim(part, target := _path(directory, stem, number, suffix)):
+        number += 1
+    return target
+
+
+def _claim(part: Path, target: Path) -> bool:
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError:
+        return _claim_without_links(part, target)
+    part.unlink()
+    return True
+
+
+def _claim_without_links(part: Path, target: Path) -> bool:
+    # exFAT and many network shares have no hard links: an empty file holds the name until the move.
+    try:
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    try:
+        part.replace(target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return True

@@ -1,0 +1,253 @@
+"""Video files: frames to MP4 with ComfyUI's metadata, and any container back to frames."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from shlex import split
+from typing import IO, TYPE_CHECKING, Any
+
+from ..errors import PiyingError
+from . import disk, ffmpeg
+from .images import to_uint8
+from .metadata import to_ffmetadata
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+# Visually lossless for generated footage; x264's own default of 23 shows blocks in flat gradients.
+CRF = 17
+AUDIO_BIT_RATE = "192k"
+
+# Without setparams newer ffmpegs leave the tags of RGB input unset, without the scaler's flags older ones
+# round colours down.
+_TO_BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+    ",format=yuv420p,setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+_BT709 = split("-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv")
+_H264 = split(f"-c:v libx264 -preset medium -crf {CRF} -flags:v +bitexact")
+_AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
+# bitexact leaves version strings out; use_metadata_tags keeps keys that MP4 does not know; faststart moves
+# them to the front, where ComfyUI's page looks.
+_MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
+# One frame per 1000 seconds: with that no ffmpeg repeats or drops a frame. Their own options for it (vsync,
+# fps_mode) exist in old and new ones only.
+_EVERY_FRAME = split(
+    "-map 0:v:0 -vf settb=1000,setpts=N,format=rgb24 -r 1/1000 -c:v ppm -f image2pipe pipe:1"
+)
+_PACKETS = split("-map 0:v:0 -map 0:a? -c copy -f framecrc pipe:1")
+_FIRST_FRAME = split("-map 0:v:0 -frames:v 1 -pix_fmt yuv420p -f yuv4mpegpipe pipe:1")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds: frames as `read_frames` yields them, seconds, frames per second."""
+
+    width: int
+    height: int
+    fps: Fraction
+    frames: int
+    duration: float
+    has_audio: bool
+
+
+def write_mp4(
+    path: Path,
+    frames: Iterable[npt.NDArray[np.uint8] | torch.Tensor],
+    fps: Fraction,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    audio: Mapping[str, Any] | None = None,
+) -> None:
+    """Write H.264 (yuv420p, BT.709) and, where there is sound, AAC to `path`, frame by frame.
+
+    frames: [H,W,3] each, uint8 arrays or float tensors 0..1; a tensor [N,H,W,3] is an iterable of those.
+        An odd height or width, which 4:2:0 cannot hold, grows by one by repeating its edge.
+    fps: exact up to a denominator of 1001; above 0, up to 1000.
+    metadata: JSON texts by key (`prompt`, `workflow`), stored where ComfyUI looks for them.
+    audio: ComfyUI's AUDIO, {"waveform": float tensor [B,C,T], "sample_rate": int}; the first of the batch is
+        taken and cut where the video ends.
+    The same input gives the same bytes. An existing file is replaced; after a failure there is none.
+    Raises PiyingError for no frames, frames of unequal size, a bad rate, and when the disk or ffmpeg fails.
+    """
+    doing = f"Cannot save the video in {path.parent}"
+    rate, sound = _rate(fps), _sound(audio) if audio else None
+    with _scratch(path.parent, doing) as scratch, disk.removed_on_failure(path):
+        silent = scratch / "silent.mp4" if sound else path
+        count = _encode(silent, frames, rate, _tags(scratch, metadata or {}, doing), doing)
+        if sound:
+            _add_sound(path, silent, sound.cut(count / rate), doing)
+
+
+def read_frames(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield every frame once, as a uint8 array [H,W,3], turned the way its camera noted.
+
+    One frame at a time is in memory. Raises PiyingError when the file is missing, damaged or no video.
+    """
+    import numpy as np
+
+    doing = f"Cannot read {path}"
+    _check_is_file(path, doing)
+    with ffmpeg.running([*ffmpeg.source(path), *_EVERY_FRAME], doing) as process:
+        assert process.stdout is not None
+        while (shape := _ppm_shape(process.stdout)) is not None:
+            data = process.stdout.read(math.prod(shape))
+            if len(data) == math.prod(shape):
+                yield np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def probe(path: Path) -> VideoInfo:
+    """Return size, rate and length of the first video stream, without decoding more than one frame.
+
+    Raises PiyingError when the file is missing, damaged or no video.
+    """
+    doing = f"Cannot read {path}"
+    _check_is_file(path, doing)
+    packets = ffmpeg.output([*ffmpeg.source(path), *_PACKETS], doing).decode("ascii", "replace")
+    header = ffmpeg.output([*ffmpeg.source(path), *_FIRST_FRAME], doing)[:100].decode("ascii", "replace")
+    size = re.search(r" W(\d+) H(\d+) F(\d+):(\d+)", header)
+    times = [
+        (int(line[1]), int(line[2])) for line in re.finditer(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.M)
+    ]
+    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.M)
+    if size is None or base is None or not times:
+        raise PiyingError(f"{doing}: it holds no video frame. Give a video file.")
+    length = (max(start + span for start, span in times) - min(times)[0]) * Fraction(base[1])
+    return VideoInfo(
+        width=int(size[1]),
+        height=int(size[2]),
+        fps=_mean_rate(len(times), length, Fraction(int(size[3]), int(size[4]))),
+        frames=len(times),
+        duration=float(length),
+        has_audio="#media_type 1: audio" in packets,
+    )
+
+
+@dataclass(frozen=True)
+class _Sound:
+    samples: npt.NDArray[np.float32]  # [T,C], finite, -1..1
+    rate: int
+
+    def cut(self, seconds: Fraction) -> _Sound:
+        return _Sound(self.samples[: math.ceil(self.rate * seconds)], self.rate)
+
+
+def _rate(fps: Fraction) -> Fraction:
+    rate = Fraction(fps).limit_denominator(1001)
+    if not 0 < rate <= 1000:
+        raise PiyingError(f"fps is {float(fps):g}. Allowed: above 0, up to 1000. Most videos have 16 to 30.")
+    return rate
+
+
+def _tags(scratch: Path, metadata: Mapping[str, str], doing: str) -> list[str]:
+    file = scratch / "metadata"
+    with disk.explained(doing):
+        file.write_bytes(to_ffmetadata(metadata))
+    return ["-f", "ffmetadata", "-i", ffmpeg.url(file), "-map", "0:v", "-map_metadata", "1"]
+
+
+def _encode(
+    path: Path,
+    frames: Iterable[npt.NDArray[np.uint8] | torch.Tensor],
+    rate: Fraction,
+    tags: list[str],
+    doing: str,
+) -> int:
+    pixels = _even_frames(frames)
+    first = next(pixels, None)
+    if first is None:
+        raise PiyingError(f"{doing}: there are no frames. Give at least one image.")
+    size = f"{first.shape[1]}x{first.shape[0]}"
+    raw = split(f"-y -f rawvideo -pix_fmt rgb24 -s {size} -framerate {rate} -i pipe:0")
+    with ffmpeg.running(
+        [*raw, *tags, "-vf", _TO_BT709, *_BT709, *_H264, *_MP4, ffmpeg.url(path)], doing
+    ) as process:
+        return ffmpeg.feed(process, (frame.data for frame in chain([first], pixels)))
+
+
+def _even_frames(frames: Iterable[npt.NDArray[np.uint8] | torch.Tensor]) -> Iterator[npt.NDArray[np.uint8]]:
+    import numpy as np
+
+    size = None
+    for index, frame in enumerate(frames):
+        pixels = frame if isinstance(frame, np.ndarray) else to_uint8(frame)
+        size = size or pixels.shape
+        _check_frame(index, pixels, size)
+        odd = [(0, size[0] % 2), (0, size[1] % 2), (0, 0)]
+        yield np.ascontiguousarray(np.pad(pixels, odd, mode="edge") if any(map(sum, odd)) else pixels)
+
+
+def _check_frame(index: int, pixels: npt.NDArray[np.uint8], size: tuple[int, ...]) -> None:
+    if pixels.dtype != "uint8" or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise PiyingError(
+            f"Frame {index} of the video is {pixels.dtype} {list(pixels.shape)}. Give uint8 arrays [H,W,3] "
+            "or float tensors [H,W,3]."
+        )
+    if pixels.shape != size:
+        raise PiyingError(
+            f"Frame {index} of the video is {pixels.shape[1]}×{pixels.shape[0]}, the first is "
+            f"{size[1]}×{size[0]}. Bring all frames to one size first."
+        )
+
+
+def _sound(audio: Mapping[str, Any]) -> _Sound | None:
+    import torch
+
+    rate, waveform = int(audio["sample_rate"]), audio["waveform"]
+    if rate < 1 or waveform.ndim != 3 or not waveform.shape[0] or not 1 <= waveform.shape[1] <= 8:
+        raise PiyingError(
+            f"The audio is a waveform {list(waveform.shape)} at {rate} Hz. Give [batch, channels, samples] "
+            "with 1 to 8 channels, and a rate above 0."
+        )
+    samples = torch.nan_to_num(waveform[0].detach().to("cpu", torch.float32)).clamp(-1, 1)
+    return _Sound(samples.T.contiguous().numpy(), rate) if waveform.shape[2] else None
+
+
+def _add_sound(path: Path, silent: Path, sound: _Sound, doing: str) -> None:
+    file = silent.with_name("sound")
+    with disk.explained(doing):
+        file.write_bytes(sound.samples.tobytes())
+    raw = [*split(f"-f f32le -ar {sound.rate} -ac {sound.samples.shape[1]} -i"), ffmpeg.url(file)]
+    copied = split("-map 0:v -map 1:a -map_metadata 0 -c:v copy")
+    ffmpeg.output(["-y", "-i", ffmpeg.url(silent), *raw, *copied, *_AAC, *_MP4, ffmpeg.url(path)], doing)
+
+
+@contextmanager
+def _scratch(folder: Path, doing: str) -> Iterator[Path]:
+    # Beside the video: system folders for temporary files are often small, or in memory.
+    with disk.explained(doing):
+        scratch = tempfile.TemporaryDirectory(
+            prefix=".piying-", dir=folder.absolute(), ignore_cleanup_errors=True
+        )
+    with scratch as name:
+        yield Path(name)
+
+
+def _check_is_file(path: Path, doing: str) -> None:
+    with disk.explained(doing), path.open("rb"):
+        pass
+
+
+def _ppm_shape(stream: IO[bytes]) -> tuple[int, int, int] | None:
+    if not stream.readline():
+        return None
+    width, height = map(int, stream.readline().split())
+    stream.readline()
+    return height, width, 3
+
+
+def _mean_rate(frames: int, length: Fraction, declared: Fraction) -> Fraction:
+    # Containers that count in milliseconds blur the mean: a declared rate that agrees with it is the truth.
+    if not length or abs(frames / length / declared - 1) < Fraction(1, 50):
+        return declared
+    return (frames / length).limit_denominator(1001)

@@ -1,0 +1,1 @@
+"""Devices, number types, and what is where."""

@@ -1,0 +1,1 @@
+"""A short line → the rich prompt that video and image models were trained on."""

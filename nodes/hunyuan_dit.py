@@ -1,0 +1,136 @@
+"""Hunyuan-DiT nodes: load a model, draw an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.checkpoints.choose import HUNYUAN_DIT, ModelHandle, check_model, model_choices
+from ..core.host import get_host
+from ..core.hunyuan_dit import request as dit
+from ..core.memory.devices import PRECISIONS
+from ..core.sizes import MULTIPLE
+from .shared import CATEGORY, checked, record_run, seed_input
+
+ALL_SIZES = dit.SIZES + dit.TOY_SIZES
+
+
+class PiyingLoadHunyuanDiT:
+    """Choose a Hunyuan-DiT model; it is read when first needed."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Chooses a Hunyuan-DiT model. Nothing is loaded until an image is drawn."
+    RETURN_TYPES = ("HUNYUAN_DIT",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The model, for Hunyuan-DiT Text to Image.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "model": (
+                    model_choices(HUNYUAN_DIT, get_host()),
+                    {
+                        "default": "auto",
+                        "tooltip": "auto: the largest installed model that fits this machine, else the built-in toy "
+                        "model. Models are diffusers folders under models/diffusers.",
+                    },
+                ),
+                "precision": (
+                    list(PRECISIONS),
+                    {"default": "auto", "tooltip": "Number type. auto: fp16 on a card, fp32 on a CPU."},
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str) -> bool | str:
+        """Say which models are installed when the chosen one is not."""
+        return checked(check_model, HUNYUAN_DIT, model, get_host())
+
+    def load(self, model: str, precision: str) -> tuple[ModelHandle]:
+        """Return a handle."""
+        return (ModelHandle(HUNYUAN_DIT, model, precision),)
+
+
+class PiyingHunyuanDiT:
+    """Text → image."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Draws an image from Chinese or English text with Hunyuan-DiT."
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The image.",)
+    FUNCTION = "draw"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "model": ("HUNYUAN_DIT", {"tooltip": "From Load Hunyuan-DiT."}),
+                "prompt": (
+                    "STRING",
+                    {"multiline": True, "default": "", "tooltip": "What the image shows, in Chinese or English."},
+                ),
+                "negative_prompt": (
+                    "STRING",
+                    {
+                        "multiline": True,
+                        "default": "",
+                        "tooltip": "What to steer away from. Without effect at cfg 1.",
+                    },
+                ),
+                "width": ("INT", _side(dit.DEFAULT_WIDTH, 0)),
+                "height": ("INT", _side(dit.DEFAULT_HEIGHT, 1)),
+                "steps": (
+                    "INT",
+                    {
+                        "default": dit.DEFAULT_STEPS,
+                        "min": 1,
+                        "max": 1000,
+                        "tooltip": "Denoising steps. Published: 50; 25 to 50 for the distilled model.",
+                    },
+                ),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": dit.DEFAULT_CFG,
+                        "min": 1.0,
+                        "max": 30.0,
+                        "step": 0.1,
+                        "tooltip": "How strictly to follow the prompt. Published: 5. 1 ignores the negative prompt.",
+                    },
+                ),
+                "seed": seed_input(),
+            },
+            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, width: int | None, height: int | None) -> bool | str:
+        """Name the nearest size when the model was not trained on this one."""
+        return width is None or height is None or checked(dit.check_size, width, height, ALL_SIZES)
+
+    def draw(
+        self, model: ModelHandle, extra_pnginfo: Any = None, unique_id: str | None = None, **widgets: Any
+    ) -> tuple[Any]:
+        """Return the image [1, H, W, 3]."""
+        from ..core.hunyuan_dit.sample import sample
+
+        image, record = sample(model, dit.ImageRequest(**widgets), get_host())
+        record_run(extra_pnginfo, unique_id, record)
+        return (image,)
+
+
+def _side(default: int, axis: int) -> dict[str, Any]:
+    sides = [size[axis] for size in ALL_SIZES]
+    listed = ", ".join(f"{width}×{height}" for width, height in dit.SIZES)
+    return {
+        "default": default,
+        "min": min(sides),
+        "max": max(sides),
+        "step": MULTIPLE,
+        "tooltip": f"Width × height is one of: {listed}. The built-in toy model also draws 64×64 to 128×128.",
+    }

@@ -1,0 +1,44 @@
+"""What several nodes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..core.errors import PiyingError
+
+CATEGORY = "Piying"
+MAX_SEED = 0xFFFFFFFFFFFFFFFF
+
+
+def seed_input(default: int = 0) -> tuple[str, dict[str, Any]]:
+    """Return the declaration of a seed widget with ComfyUI's range and after-run control."""
+    return (
+        "INT",
+        {
+            "default": default,
+            "min": 0,
+            "max": MAX_SEED,
+            "control_after_generate": True,
+            "tooltip": "The same seed with the same settings gives the same result.",
+        },
+    )
+
+
+def checked(check: Callable[..., None], *values: Any) -> bool | str:
+    """Return True where `check` accepts the values, its sentence where not (ComfyUI's convention)."""
+    try:
+        check(*values)
+    except PiyingError as error:
+        return str(error)
+    return True
+
+
+def record_run(extra_pnginfo: Any, unique_id: str | None, record: dict[str, Any]) -> None:
+    """Note what actually ran among the texts that savers embed in the file.
+
+    ComfyUI hands all nodes of a run the same `extra_pnginfo` dictionary and its savers write every
+    key of it, which is the one way a node has to reach a file's metadata.
+    """
+    if isinstance(extra_pnginfo, dict) and unique_id is not None:
+        extra_pnginfo.setdefault("piying", {})[str(unique_id)] = record

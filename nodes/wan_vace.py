@@ -1,0 +1,162 @@
+"""Wan VACE nodes: load a model, sample a video."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.checkpoints.choose import WAN_VACE, ModelHandle, check_model, model_choices
+from ..core.host import get_host
+from ..core.memory.devices import PRECISIONS
+from ..core.wan_vace import request as vace
+from .shared import CATEGORY, checked, record_run, seed_input
+
+
+class PiyingLoadWanVACE:
+    """Choose a Wan2.1-VACE model; it is read when a sampler first needs it."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Chooses a Wan2.1-VACE model. Nothing is loaded until a sampler needs it."
+    RETURN_TYPES = ("WAN_VACE",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "model": (
+                    model_choices(WAN_VACE, get_host()),
+                    {
+                        "default": "auto",
+                        "tooltip": "auto: the largest installed model that fits this machine, else the built-in toy "
+                        "model. Models are diffusers folders under models/diffusers.",
+                    },
+                ),
+                "precision": (
+                    list(PRECISIONS),
+                    {
+                        "default": "auto",
+                        "tooltip": "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. "
+                        "The VAE always runs in fp32.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str) -> bool | str:
+        """Say which models are installed when the chosen one is not."""
+        return checked(check_model, WAN_VACE, model, get_host())
+
+    def load(self, model: str, precision: str) -> tuple[ModelHandle]:
+        """Return a handle."""
+        return (ModelHandle(WAN_VACE, model, precision),)
+
+
+class PiyingVACESample:
+    """Text → video frames."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Makes a video with Wan2.1-VACE. Gives its frames; Create Video and Save Video make a file of them."
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("frames",)
+    OUTPUT_TOOLTIPS = ("The video's frames, to be played at 16 frames per second.",)
+    FUNCTION = "sample"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "model": ("WAN_VACE", {"tooltip": "From Load Wan VACE."}),
+                "prompt": (
+                    "STRING",
+                    {"multiline": True, "default": "", "tooltip": "What the video shows, in Chinese or English."},
+                ),
+                "negative_prompt": (
+                    "STRING",
+                    {
+                        "multiline": True,
+                        "default": vace.NEGATIVE_PROMPT,
+                        "tooltip": "What to steer away from. The default is the list published with Wan2.1. "
+                        "Without effect at cfg 1.",
+                    },
+                ),
+                "width": ("INT", _side(vace.DEFAULT_WIDTH, "Width")),
+                "height": ("INT", _side(vace.DEFAULT_HEIGHT, "Height")),
+                "num_frames": (
+                    "INT",
+                    {
+                        "default": vace.DEFAULT_FRAMES,
+                        "min": vace.MIN_FRAMES,
+                        "max": vace.MAX_FRAMES,
+                        "step": vace.FRAME_STEP,
+                        "tooltip": "Length of the video: 4n+1 frames, 16 a second. Wan2.1 was trained on 81.",
+                    },
+                ),
+                "steps": (
+                    "INT",
+                    {
+                        "default": vace.DEFAULT_STEPS,
+                        "min": 1,
+                        "max": 1000,
+                        "tooltip": "Denoising steps. Published: 50; 20 to 30 often suffice.",
+                    },
+                ),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": vace.DEFAULT_CFG,
+                        "min": 1.0,
+                        "max": 30.0,
+                        "step": 0.1,
+                        "tooltip": "How strictly to follow the prompt. Published: 5. 1 ignores the negative prompt and "
+                        "takes half the time.",
+                    },
+                ),
+                "shift": (
+                    "FLOAT",
+                    {
+                        "default": vace.DEFAULT_SHIFT,
+                        "min": 0.1,
+                        "max": 100.0,
+                        "step": 0.1,
+                        "tooltip": "Timestep shift of the noise schedule: higher spends more steps on layout and "
+                        "motion. Published for VACE: 16; other tools use 3 to 8.",
+                    },
+                ),
+                "seed": seed_input(vace.DEFAULT_SEED),
+            },
+            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, width: int | None, height: int | None, num_frames: int | None) -> bool | str:
+        """Name the nearest good number for a size or length the model cannot make."""
+        checks = (("width", width), ("height", height))
+        results = [checked(vace.check_side, name, value) for name, value in checks if value is not None]
+        if num_frames is not None:
+            results.append(checked(vace.check_num_frames, num_frames))
+        return " ".join(result for result in results if isinstance(result, str)) or True
+
+    def sample(
+        self, model: ModelHandle, extra_pnginfo: Any = None, unique_id: str | None = None, **widgets: Any
+    ) -> tuple[Any]:
+        """Return the frames [N, H, W, 3]."""
+        from ..core.wan_vace.sample import sample
+
+        frames, record = sample(model, vace.VACERequest(**widgets), get_host())
+        record_run(extra_pnginfo, unique_id, record)
+        return (frames,)
+
+
+def _side(default: int, name: str) -> dict[str, Any]:
+    return {
+        "default": default,
+        "min": vace.MIN_SIDE,
+        "max": vace.MAX_SIDE,
+        "step": vace.MULTIPLE,
+        "tooltip": f"{name} in pixels, a multiple of 16. 1.3B was trained at 832×480; 14B also at 1280×720.",
+    }

@@ -1,0 +1,1 @@
+"""The headless host: runs workflow files without ComfyUI."""

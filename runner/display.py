@@ -1,0 +1,238 @@
+"""What a person or a program sees of a run: a bar on a terminal, plain lines elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from ..core.host import Preview, Progress
+from .graph import Node
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Display(Protocol):
+    """Told of everything that happens; decides what to show."""
+
+    def node_started(self, node: Node) -> None:
+        """A node begins to run."""
+
+    def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
+        """A node has its results."""
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """A phase of the running node begins."""
+
+    def message(self, text: str, level: str) -> None:
+        """The pack or the runner has something to say; `level` is logging's name for its weight."""
+
+    def saved(self, path: Path) -> None:
+        """A file is complete."""
+
+    def failed(self, text: str, code: int, node: str | None = None) -> None:
+        """The run ends with an error."""
+
+    def done(self, seconds: float) -> None:
+        """The run ends well."""
+
+
+class Quiet:
+    """Shows the paths of files on stdout, and warnings and errors on stderr."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.out, self.err = out or sys.stdout, err or sys.stderr
+
+    def node_started(self, node: Node) -> None:
+        """Show nothing."""
+
+    def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
+        """Show nothing."""
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """Count for nobody."""
+        return _Lines(None, phase, total)
+
+    def message(self, text: str, level: str) -> None:
+        """Show warnings, not information."""
+        if level not in ("INFO", "DEBUG"):
+            self.line(text)
+
+    def saved(self, path: Path) -> None:
+        """Show the path alone, for scripts to read."""
+        print(path, file=self.out, flush=True)
+
+    def failed(self, text: str, code: int, node: str | None = None) -> None:
+        """Show the sentence."""
+        self.line(f"cancelled: {text}" if code == 130 else f"error: {text}")
+
+    def done(self, seconds: float) -> None:
+        """Show nothing."""
+
+    def line(self, text: str) -> None:
+        """Write a line to stderr."""
+        print(text, file=self.err, flush=True)
+
+
+class Plain(Quiet):
+    """Lines: which node runs, how far it is, what it shows."""
+
+    title = ""
+
+    def node_started(self, node: Node) -> None:
+        """Remember the node; its phases are shown under its title."""
+        self.title = node.title
+
+    def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
+        """Show the text a node shows."""
+        for text in ui.get("text", ()):
+            self.line(f"{node.title}: {text}")
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """Show a line now and then."""
+        return _Lines(self, phase, total)
+
+    def message(self, text: str, level: str) -> None:
+        """Show everything."""
+        self.line(text)
+
+    def done(self, seconds: float) -> None:
+        """Show how long it took."""
+        self.line(f"Done in {seconds:.1f} s.")
+
+
+class _Lines:
+    """Progress as lines, at most one in a few seconds; none without a display."""
+
+    def __init__(self, display: Plain | None, phase: str, total: int) -> None:
+        self._display, self._phase, self._total = display, phase, total
+        self._begun = self._shown = time.monotonic()
+
+    def step(self, done: int, preview: Preview | None = None) -> None:
+        """Show a line when the phase is over, or when the last one is old."""
+        del preview
+        now = time.monotonic()
+        if self._display and (done >= self._total or now - self._shown >= SECONDS_BETWEEN_LINES):
+            self._shown = now
+            left = (now - self._begun) / done * (self._total - done) if done else 0.0
+            rest = f", {left:.0f} s left" if done < self._total else f" in {now - self._begun:.1f} s"
+            self._display.line(f"{self._display.title}: {self._phase} {done}/{self._total}{rest}")
+
+
+class Terminal(Plain):
+    """A bar with the time left for every phase."""
+
+    _bar: Any = None
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """Begin a new bar below the last."""
+        from tqdm import tqdm
+
+        self._close()
+        # disable=False: the bars of libraries are switched off by environment, ours is not.
+        self._bar = tqdm(total=total, desc=f"{self.title}: {phase}", file=self.err, disable=False, leave=True)
+        return _Bar(self._bar)
+
+    def line(self, text: str) -> None:
+        """Write a line below the bar."""
+        self._close()
+        super().line(text)
+
+    def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
+        """End the last bar."""
+        self._close()
+        super().node_finished(node, ui, cached)
+
+    def saved(self, path: Path) -> None:
+        """Show the path below the bar."""
+        self._close()
+        super().saved(path)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class _Bar:
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def step(self, done: int, preview: Preview | None = None) -> None:
+        """Move the bar."""
+        del preview
+        self._bar.update(done - self._bar.n)
+
+
+class JsonLines(Quiet):
+    """One JSON object a line on stdout for everything that happens."""
+
+    node: dict[str, Any] = {}
+
+    def node_started(self, node: Node) -> None:
+        """Emit `node`."""
+        self.node = {"node": node.id, "class_type": node.class_type, "title": node.title}
+        self.emit("node", **self.node)
+
+    def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
+        """Emit `executed`."""
+        self.emit("executed", node=node.id, cached=cached, output=ui)
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """Emit `progress` at every step."""
+        return _JsonProgress(self, phase, total)
+
+    def message(self, text: str, level: str) -> None:
+        """Emit `message`."""
+        self.emit("message", level=level.lower(), text=text)
+
+    def saved(self, path: Path) -> None:
+        """Emit `saved`."""
+        self.emit("saved", path=str(path))
+
+    def failed(self, text: str, code: int, node: str | None = None) -> None:
+        """Emit `error`."""
+        self.emit("error", message=text, exit_code=code, node=node)
+
+    def done(self, seconds: float) -> None:
+        """Emit `done`."""
+        self.emit("done", seconds=round(seconds, 3))
+
+    def emit(self, event: str, **values: Any) -> None:
+        """Write one event."""
+        print(json.dumps({"event": event, **values}, ensure_ascii=False, default=str), file=self.out, flush=True)
+
+
+class _JsonProgress:
+    def __init__(self, display: JsonLines, phase: str, total: int) -> None:
+        self._display, self._phase, self._total = display, phase, total
+
+    def step(self, done: int, preview: Preview | None = None) -> None:
+        """Emit the step."""
+        del preview
+        node = self._display.node.get("node")
+        self._display.emit("progress", node=node, phase=self._phase, value=done, max=self._total)
+
+
+class LogToDisplay(logging.Handler):
+    """Hands what the pack logs to the display."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__()
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        self._display.message(record.getMessage(), record.levelname)
+
+
+def choose_display(json_lines: bool, quiet: bool) -> Display:
+    """Return the display that the options and the terminal call for."""
+    if json_lines:
+        return JsonLines()
+    if quiet:
+        return Quiet()
+    return Terminal() if sys.stderr.isatty() else Plain()
