@@ -82,8 +82,7 @@ ADVICE = (
     ),
     (
         r"Permission denied|Access is denied|Read-only file system|WinError (5|32)\b",
-        "This Python's folder cannot be written to. Close ComfyUI if it is running, "
-        "or use a virtual environment.",
+        "This Python's folder cannot be written to. Close ComfyUI if it is running, or use a virtual environment.",
     ),
 )
 PLAIN_ADVICE = "Put right what is named above."

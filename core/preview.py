@@ -36,7 +36,9 @@ class LatentPreview:
                 clean = clean[:, clean.shape[1] // 2]
             pixels = torch.einsum("zhw,zc->hwc", clean, self._colours()[:-1]) + self._colours()[-1]
         array = (pixels.clamp(0, 1) * 255).byte().numpy()
-        return Image.fromarray(array).resize((array.shape[1] * STRIDE, array.shape[0] * STRIDE), Image.Resampling.BILINEAR)
+        return Image.fromarray(array).resize(
+            (array.shape[1] * STRIDE, array.shape[0] * STRIDE), Image.Resampling.BILINEAR
+        )
 
     def _denoised(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the scheduler's latest guess of the clean latents; UniPC keeps it, DDPM does not."""

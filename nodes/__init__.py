@@ -1,8 +1,9 @@
 """What a creator touches: widgets, sockets, tooltips; each node is one call into `core`."""
 
-from .hunyuan_dit import PiyingHunyuanDiT, PiyingLoadHunyuanDiT
-from .prompt import PiyingExpandPrompt, PiyingLoadPromptModel
-from .wan_vace import PiyingLoadWanVACE, PiyingVACESample
+from .hunyuan_dit import PiyingHunyuanDiT
+from .loaders import PiyingLoadHunyuanDiT, PiyingLoadPromptModel, PiyingLoadWanVACE
+from .prompt import PiyingExpandPrompt
+from .wan_vace import PiyingVACESample
 
 # Literals, since ComfyUI-Manager finds node names by reading this file, not by running it.
 NODE_CLASS_MAPPINGS = {

@@ -1,57 +1,16 @@
-"""Hunyuan-DiT nodes: load a model, draw an image."""
+"""Hunyuan-DiT: draw an image."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..core.checkpoints.choose import HUNYUAN_DIT, ModelHandle, check_model, model_choices
+from ..core.checkpoints.choose import ModelHandle
 from ..core.host import get_host
 from ..core.hunyuan_dit import request as dit
-from ..core.memory.devices import PRECISIONS
 from ..core.sizes import MULTIPLE
 from .shared import CATEGORY, checked, record_run, seed_input
 
 ALL_SIZES = dit.SIZES + dit.TOY_SIZES
-
-
-class PiyingLoadHunyuanDiT:
-    """Choose a Hunyuan-DiT model; it is read when first needed."""
-
-    CATEGORY = CATEGORY
-    DESCRIPTION = "Chooses a Hunyuan-DiT model. Nothing is loaded until an image is drawn."
-    RETURN_TYPES = ("HUNYUAN_DIT",)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The model, for Hunyuan-DiT Text to Image.",)
-    FUNCTION = "load"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Declare the widgets."""
-        return {
-            "required": {
-                "model": (
-                    model_choices(HUNYUAN_DIT, get_host()),
-                    {
-                        "default": "auto",
-                        "tooltip": "auto: the largest installed model that fits this machine, else the built-in toy "
-                        "model. Models are diffusers folders under models/diffusers.",
-                    },
-                ),
-                "precision": (
-                    list(PRECISIONS),
-                    {"default": "auto", "tooltip": "Number type. auto: fp16 on a card, fp32 on a CPU."},
-                ),
-            }
-        }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, model: str) -> bool | str:
-        """Say which models are installed when the chosen one is not."""
-        return checked(check_model, HUNYUAN_DIT, model, get_host())
-
-    def load(self, model: str, precision: str) -> tuple[ModelHandle]:
-        """Return a handle."""
-        return (ModelHandle(HUNYUAN_DIT, model, precision),)
 
 
 class PiyingHunyuanDiT:
@@ -72,7 +31,11 @@ class PiyingHunyuanDiT:
                 "model": ("HUNYUAN_DIT", {"tooltip": "From Load Hunyuan-DiT."}),
                 "prompt": (
                     "STRING",
-                    {"multiline": True, "default": "", "tooltip": "What the image shows, in Chinese or English."},
+                    {
+                        "multiline": True,
+                        "default": "",
+                        "tooltip": "What the image shows, in Chinese or English.",
+                    },
                 ),
                 "negative_prompt": (
                     "STRING",

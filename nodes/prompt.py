@@ -1,54 +1,13 @@
-"""Prompt nodes: load a language model, expand a short line."""
+"""Prompt nodes: expand a short line."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..core.checkpoints.choose import PROMPT, ModelHandle, check_model, model_choices
+from ..core.checkpoints.choose import ModelHandle
 from ..core.host import get_host
-from ..core.memory.devices import PRECISIONS
 from ..core.prompting.presets import preset_names
-from .shared import CATEGORY, checked, record_run, seed_input
-
-
-class PiyingLoadPromptModel:
-    """Choose a Qwen3 model that writes prompts; it is read when first needed."""
-
-    CATEGORY = CATEGORY
-    DESCRIPTION = "Chooses the language model that writes prompts. Nothing is loaded until a prompt is expanded."
-    RETURN_TYPES = ("PROMPT_MODEL",)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The model, for Expand Prompt.",)
-    FUNCTION = "load"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Declare the widgets."""
-        return {
-            "required": {
-                "model": (
-                    model_choices(PROMPT, get_host()),
-                    {
-                        "default": "auto",
-                        "tooltip": "auto: the largest installed Qwen3 that fits this machine, else the built-in toy "
-                        "model. Models are transformers folders under models/LLM.",
-                    },
-                ),
-                "precision": (
-                    list(PRECISIONS),
-                    {"default": "auto", "tooltip": "Number type. auto: bf16 on a card, fp32 on a CPU."},
-                ),
-            }
-        }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, model: str) -> bool | str:
-        """Say which models are installed when the chosen one is not."""
-        return checked(check_model, PROMPT, model, get_host())
-
-    def load(self, model: str, precision: str) -> tuple[ModelHandle]:
-        """Return a handle."""
-        return (ModelHandle(PROMPT, model, precision),)
+from .shared import CATEGORY, record_run, seed_input
 
 
 class PiyingExpandPrompt:

@@ -1,58 +1,14 @@
-"""Wan VACE nodes: load a model, sample a video."""
+"""Wan VACE nodes: sample a video."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..core.checkpoints.choose import WAN_VACE, ModelHandle, check_model, model_choices
+from ..core.checkpoints.choose import ModelHandle
 from ..core.host import get_host
-from ..core.memory.devices import PRECISIONS
+from ..core.sizes import MULTIPLE
 from ..core.wan_vace import request as vace
 from .shared import CATEGORY, checked, record_run, seed_input
-
-
-class PiyingLoadWanVACE:
-    """Choose a Wan2.1-VACE model; it is read when a sampler first needs it."""
-
-    CATEGORY = CATEGORY
-    DESCRIPTION = "Chooses a Wan2.1-VACE model. Nothing is loaded until a sampler needs it."
-    RETURN_TYPES = ("WAN_VACE",)
-    RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
-    FUNCTION = "load"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Declare the widgets."""
-        return {
-            "required": {
-                "model": (
-                    model_choices(WAN_VACE, get_host()),
-                    {
-                        "default": "auto",
-                        "tooltip": "auto: the largest installed model that fits this machine, else the built-in toy "
-                        "model. Models are diffusers folders under models/diffusers.",
-                    },
-                ),
-                "precision": (
-                    list(PRECISIONS),
-                    {
-                        "default": "auto",
-                        "tooltip": "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. "
-                        "The VAE always runs in fp32.",
-                    },
-                ),
-            }
-        }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, model: str) -> bool | str:
-        """Say which models are installed when the chosen one is not."""
-        return checked(check_model, WAN_VACE, model, get_host())
-
-    def load(self, model: str, precision: str) -> tuple[ModelHandle]:
-        """Return a handle."""
-        return (ModelHandle(WAN_VACE, model, precision),)
 
 
 class PiyingVACESample:
@@ -73,7 +29,11 @@ class PiyingVACESample:
                 "model": ("WAN_VACE", {"tooltip": "From Load Wan VACE."}),
                 "prompt": (
                     "STRING",
-                    {"multiline": True, "default": "", "tooltip": "What the video shows, in Chinese or English."},
+                    {
+                        "multiline": True,
+                        "default": "",
+                        "tooltip": "What the video shows, in Chinese or English.",
+                    },
                 ),
                 "negative_prompt": (
                     "STRING",
@@ -112,8 +72,8 @@ class PiyingVACESample:
                         "min": 1.0,
                         "max": 30.0,
                         "step": 0.1,
-                        "tooltip": "How strictly to follow the prompt. Published: 5. 1 ignores the negative prompt and "
-                        "takes half the time.",
+                        "tooltip": "How strictly to follow the prompt. Published: 5. 1 ignores the negative prompt "
+                        "and takes half the time.",
                     },
                 ),
                 "shift": (
@@ -157,6 +117,6 @@ def _side(default: int, name: str) -> dict[str, Any]:
         "default": default,
         "min": vace.MIN_SIDE,
         "max": vace.MAX_SIDE,
-        "step": vace.MULTIPLE,
+        "step": MULTIPLE,
         "tooltip": f"{name} in pixels, a multiple of 16. 1.3B was trained at 832×480; 14B also at 1280×720.",
     }

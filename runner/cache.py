@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,9 @@ def node_key(node: Node, parent_keys: Mapping[str, str], changed: Any, with_id: 
         name: ["link", parent_keys[value.source], value.slot] if isinstance(value, Link) else ["value", value]
         for name, value in sorted(node.inputs.items())
     }
-    parts = [node.class_type, inputs, repr(changed), node.id if with_id else None]
+    # NaN differs from itself: IS_CHANGED returns it to say that the node must always run.
+    stamp = repr(changed) if changed == changed else secrets.token_hex(16)
+    parts = [node.class_type, inputs, stamp, node.id if with_id else None]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
 

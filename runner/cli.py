@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from ..core.errors import PiyingError
-from ..core.host import HeadlessHost, set_host
+from ..core.host import HeadlessHost, get_host, set_host
 from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from .definitions import ObjectInfo, object_info
 from .display import Display, LogToDisplay, choose_display
@@ -65,7 +65,12 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="where files are read from")
     parse.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="where files are written to")
     parse.add_argument(
-        "--models", type=Path, action="append", default=[], metavar="DIR", help="a folder of models; may be repeated"
+        "--models",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder of models; may be repeated",
     )
     parse.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parse.add_argument("--check", action="store_true", help="validate the workflow and stop")
@@ -119,7 +124,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped; no unfinished file is left."
     if isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError):
-        return f"{error.node}: {type(error.cause).__name__}: {error.cause}. Run with --verbose for the traceback."
+        kind = type(error.cause).__name__
+        return f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
     return str(error)
 
 
@@ -202,6 +208,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _execute(workflow: Workflow, graph: Graph, roots: list[str], display: Display, output: Path) -> None:
+    get_host().device()  # a device that cannot be used is said before the first node runs
     hidden = Hidden(prompt=workflow.api, extra_pnginfo=workflow.extra_pnginfo)
     results = Executor(CLASSES, display).run(graph, roots, hidden)
     for path in _saved_files(results, output):

@@ -66,7 +66,7 @@ class Executor:
 
     def _result(self, node: Node, key: str, results: dict[str, Result], hidden: Hidden) -> Result:
         if cached := key in self._cache:
-            result = self._cache.get(key)
+            result: Result = self._cache.get(key)
         else:
             self._events.node_started(node)
             with _named(node):
@@ -101,7 +101,7 @@ def _named(node: Node) -> Iterator[None]:
     """Put the node's name on whatever its code raises: node code is anybody's and may raise anything."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise NodeFailed(str(node), node.id, error) from error
 
 

@@ -27,7 +27,9 @@ def parse_set(text: str, graph: Graph, info: ObjectInfo) -> Assignment:
     if node.class_type in info and input_name not in (declared := declared_inputs(info[node.class_type])):
         near = difflib.get_close_matches(input_name, declared, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise WorkflowError(f"--set {text!r}: {node} has no input {input_name!r}.{hint} It has: {', '.join(declared)}.")
+        raise WorkflowError(
+            f"--set {text!r}: {node} has no input {input_name!r}.{hint} It has: {', '.join(declared)}."
+        )
     return node.id, input_name, value
 
 

@@ -38,7 +38,7 @@ class UIGraph:
 
     def __init__(self, workflow: dict[str, Any]) -> None:
         self.nodes = {str(node["id"]): node for node in workflow["nodes"]}
-        self.links = dict(_parse_link(link) for link in workflow["links"])
+        self.links: dict[Any, UILink] = dict(_parse_link(link) for link in workflow["links"])
 
     def source(self, link_id: Any) -> UILink | None:
         """Return the real output a wire comes from, through reroutes and bypassed nodes.
@@ -49,6 +49,7 @@ class UIGraph:
             WorkflowError: reroutes or bypassed nodes go in a circle.
         """
         seen: set[Any] = set()
+        link: UILink | None
         while (link := self.links.get(link_id)) is not None:
             if link_id in seen:
                 raise WorkflowError(f"Link {link_id} goes in a circle of reroutes or bypassed nodes.")
@@ -92,7 +93,9 @@ def to_api(workflow: dict[str, Any], info: ObjectInfo) -> dict[str, Any]:
         graph = UIGraph(workflow)
         return {node_id: _api_node(node, graph, info) for node_id, node in graph.nodes.items() if _runs(node)}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise WorkflowError(f"The workflow's nodes or links are malformed ({type(error).__name__}: {error}).") from error
+        raise WorkflowError(
+            f"The workflow's nodes or links are malformed ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _runs(node: dict[str, Any]) -> bool:
@@ -134,7 +137,7 @@ def widget_values(node: dict[str, Any], definition: dict[str, Any]) -> dict[str,
     """Return {input: value} of a UI node's widgets."""
     stored = node.get("widgets_values")
     if isinstance(stored, dict):
-        return {name: stored[name] for name in widget_names(definition, []) if name in stored}
+        return {name: stored[name] for name in widget_names(definition, []) if name and name in stored}
     names = widget_names(definition, stored or [])
     return {name: value for name, value in zip(names, stored or [], strict=False) if name is not None}
 
@@ -151,7 +154,7 @@ def widget_names(definition: dict[str, Any], stored: list[Any]) -> list[str | No
             continue
         names.append(name)
         following = stored[len(names)] if len(names) < len(stored) else None
-        if _has_after_run(name, kind, options) and following in AFTER_RUN or _has_upload(kind, options):
+        if (_has_after_run(name, kind, options) and following in AFTER_RUN) or _has_upload(kind, options):
             names.append(None)
     return names
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .definitions import ObjectInfo, choices, declared_inputs
 from .errors import InvalidGraph, NodeError, WorkflowError
-from .graph import Graph, Link, Node
+from .graph import Graph, Link, Node, execution_order
 
 NUMBERS = {"INT": int, "FLOAT": float}
 MAX_INT = 2**64 - 1
@@ -19,7 +19,7 @@ def validate(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) -> lis
     """Return the ids of the output nodes, the roots of a run.
 
     Raises:
-        WorkflowError: a node class is not known, or there is no output node.
+        WorkflowError: a node class is not known, there is no output node, or links go in a circle.
         InvalidGraph: inputs are missing or wrong; every finding is named.
     """
     _check_classes(graph, info)
@@ -29,6 +29,7 @@ def validate(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) -> lis
     errors = [error for node in _needed(graph, roots) for error in node_errors(node, graph, info, classes)]
     if errors:
         raise InvalidGraph(errors)
+    execution_order(graph, roots)  # refuses circles
     return roots
 
 
@@ -94,11 +95,17 @@ def _link_errors(node: Node, name: str, link: Link, kind: Any, graph: Graph, inf
     if not 0 <= link.slot < len(outputs):
         source = graph[link.source]
         yield _error(
-            "bad_linked_input", node, name, f"{name} is linked to output {link.slot} of {source}, which has {len(outputs)}."
+            "bad_linked_input",
+            node,
+            name,
+            f"{name} is linked to output {link.slot} of {source}, which has {len(outputs)}.",
         )
     elif not types_match(outputs[link.slot], kind):
         yield _error(
-            "return_type_mismatch", node, name, f"{name} takes {_shown(kind)}, but {graph[link.source]} gives {_shown(outputs[link.slot])}."
+            "return_type_mismatch",
+            node,
+            name,
+            f"{name} takes {_shown(kind)}, but {graph[link.source]} gives {_shown(outputs[link.slot])}.",
         )
 
 
@@ -139,9 +146,11 @@ def converted(value: Any, kind: Any) -> Any:
     Raises:
         ValueError, TypeError, OverflowError: it cannot be converted.
     """
+    if isinstance(kind, list):
+        return value
     if kind in NUMBERS:
         number = NUMBERS[kind](value)
-        if isinstance(number, float) and not math.isfinite(number) or abs(number) > MAX_INT:
+        if (isinstance(number, float) and not math.isfinite(number)) or abs(number) > MAX_INT:
             raise ValueError(value)
         return number
     if kind == "BOOLEAN":
@@ -180,7 +189,10 @@ def _own_errors(node: Node, node_class: Any, names: set[str]) -> list[NodeError]
     if not names:
         return []
     values = {name: None if isinstance(node.inputs.get(name), Link) else node.inputs.get(name) for name in names}
-    result = node_class.VALIDATE_INPUTS(**values)
+    try:
+        result = node_class.VALIDATE_INPUTS(**values)
+    except Exception as error:  # noqa: BLE001 - node code is anybody's and may raise anything
+        return [_error("exception_during_validation", node, None, f"{type(error).__name__}: {error}")]
     if result is True:
         return []
     message = result if isinstance(result, str) else "an input was refused by the node."

@@ -92,7 +92,7 @@ def _best(installed: list[FoundModel], host: Host) -> FoundModel:
 
 def _fall_back(family: Family) -> FoundModel:
     log.warning(
-        "No %s model is installed: using the built-in toy model. For real pictures put the folder of "
+        "No %s model is installed: using the built-in toy model. For a real one put the folder of "
         "https://huggingface.co/%s under models/%s.",
         family.title,
         family.example,

@@ -56,16 +56,39 @@ def load_pipeline(pipeline: type, folder: Path, title: str, dtype: Any, **compon
 
 
 def _check_complete(pipeline: Any, folder: Path, title: str) -> None:
-    """Refuse weights that were left out of the files: they would be random, or nowhere."""
+    """Refuse weights that no file holds: libraries fill them with random numbers, or leave them nowhere."""
     for name, component in pipeline.components.items():
-        missing = [key for key, tensor in _tensors(component) if tensor.device.type == "meta"]
-        if missing:
-            raise PiyingError(
-                f"{folder}: cannot be read as a {title} model ({name} lacks {len(missing)} tensors, "
-                f"{missing[0]} first). Fetch the folder again, or choose another model."
-            )
+        if hasattr(component, "named_parameters"):
+            check_tensors(component, folder / name, title)
 
 
-def _tensors(component: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    if hasattr(component, "named_parameters"):
-        yield from component.named_parameters()
+def check_tensors(module: torch.nn.Module, folder: Path, title: str) -> None:
+    """Accept a module all of whose parameters are in the safetensors files of `folder`.
+
+    Raises:
+        PiyingError: some are not; the first is named.
+    """
+    stored = _stored_names(folder)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    read = {tensor.data_ptr() for name, tensor in parameters.items() if _without_prefix(name) & stored}
+    missing = [name for name, tensor in parameters.items() if tensor.is_meta or tensor.data_ptr() not in read]
+    if missing:
+        raise PiyingError(
+            f"{folder}: cannot be read as a {title} model ({len(missing)} tensors are not in its files, "
+            f"{missing[0]} first). Fetch the folder again, or choose another model."
+        )
+
+
+def _stored_names(folder: Path) -> set[str]:
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            names |= {spelling for name in file.keys() for spelling in _without_prefix(name)}
+    return names
+
+
+def _without_prefix(name: str) -> set[str]:
+    """Return a name with and without its first part, which files of a larger model add ("bert.", "model.")."""
+    return {name, name.partition(".")[2] or name}

@@ -47,7 +47,12 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
         embeds = _encode(pipeline, request, device, host)
         latents = _denoise(pipeline, request, embeds, device, host)
         image = _decode(pipeline, latents, device, host)
-    record = {"model": found.name, "dtype": str(pipeline.transformer.dtype), "device": device, **asdict(request)}
+    record = {
+        "model": found.name,
+        "dtype": str(pipeline.transformer.dtype),
+        "device": device,
+        **asdict(request),
+    }
     return image, record
 
 
@@ -83,7 +88,10 @@ def _encode(pipeline: HunyuanDiTPipeline, request: ImageRequest, device: str, ho
                 dtype=pipeline.transformer.dtype,
             )
         named |= {f"prompt_embeds{suffix}": embeds, f"negative_prompt_embeds{suffix}": negative}
-        named |= {f"prompt_attention_mask{suffix}": mask, f"negative_prompt_attention_mask{suffix}": negative_mask}
+        named |= {
+            f"prompt_attention_mask{suffix}": mask,
+            f"negative_prompt_attention_mask{suffix}": negative_mask,
+        }
         progress.step(index + 1)
     return named
 
@@ -111,7 +119,11 @@ def _without_encoders(pipeline: HunyuanDiTPipeline) -> HunyuanDiTPipeline:
 
 
 def _denoise(
-    pipeline: HunyuanDiTPipeline, request: ImageRequest, embeds: dict[str, torch.Tensor], device: str, host: Host
+    pipeline: HunyuanDiTPipeline,
+    request: ImageRequest,
+    embeds: dict[str, torch.Tensor],
+    device: str,
+    host: Host,
 ) -> torch.Tensor:
     """Return latents [1, 4, height / 8, width / 8]."""
     import torch

@@ -18,10 +18,13 @@ from . import disk
 
 # Containers that hold their own data. Playlists (HLS, concat) would let one file read others.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,gif,apng,flv,mpeg,mpegts,mpegvideo,ogg,asf,mxf,nut,h264,hevc,ivf"
-_NOISE = re.compile("Conversion failed!|Last message repeated|Error opening|Task finished|Terminating thread")
+_NOISE = re.compile(
+    "Conversion failed!|Last message repeated|Error (opening|parsing)|Failed to set value|To ignore this"
+    "|Task finished|Terminating thread"
+)
 _ADVICE = {
     "Invalid data found": "The file is damaged, cut short or no video. Copy or download it again.",
-    "matches no streams": "The file holds no picture. Give a video.",
+    "matches no streams": "The file holds no picture, or is cut short. Give a whole video.",
     "Unknown encoder": "Unset IMAGEIO_FFMPEG_EXE, or set it to an ffmpeg that has libx264 and aac.",
 }
 
@@ -132,8 +135,6 @@ def _failure(doing: str, code: int, log: str) -> PiyingError:
             f"{doing}: ffmpeg was ended by signal {-code}. If memory ran short, free some and try again."
         )
     said = [re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in log.splitlines()]
-    words = [line.rstrip(".") for line in said if line and not _NOISE.search(line)] or [
-        f"it failed with code {code}"
-    ]
+    words = [line.rstrip(".") for line in said if line and not _NOISE.search(line)] or [f"it failed with code {code}"]
     advice = next((advice for sign, advice in _ADVICE.items() if sign in log), "")
     return disk.failure(doing, disk.number_in(log), f"ffmpeg says: {words[-1]}. {advice}".strip())

@@ -24,6 +24,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000
 # All frames of one file together; as float32 this is 4 GiB.
 MAX_PIXELS = 4 * 89_478_485
 
+# What Pillow's decoders raise on damaged files; RuntimeError is AVIF's.
 _DAMAGE = (
     ValueError,
     SyntaxError,
@@ -31,6 +32,8 @@ _DAMAGE = (
     LookupError,
     TypeError,
     ArithmeticError,
+    MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
@@ -110,18 +113,14 @@ def _decoded(path: Path) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uin
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
     except UnidentifiedImageError as error:
-        raise PiyingError(
-            f"{path} is not an image this pack can read. Readable: {', '.join(formats)}."
-        ) from error
+        raise PiyingError(f"{path} is not an image this pack can read. Readable: {', '.join(formats)}.") from error
     except (OSError, *_DAMAGE) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise disk.failure(f"Cannot read {path}", error.errno, error.strerror) from error
+            raise disk.failure(f"Cannot read {path}", error.errno, error.strerror or "") from error
         raise PiyingError(f"{path} is damaged or cut short ({error}). Copy or download it again.") from error
 
 
-def _frames(
-    file: Image.Image, path: Path
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]]:
+def _frames(file: Image.Image, path: Path) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]]:
     import numpy as np
     from PIL import ImageOps, ImageSequence
 

@@ -38,8 +38,8 @@ def read_workflow(path: Path) -> dict[str, str]:
             raise PiyingError(f"{path} is damaged or cut short. Copy or download it again.") from error
     if not texts.keys() & {"prompt", "workflow"}:
         raise PiyingError(
-            f"{path} carries no workflow: it was saved without one, or was re-encoded since. Use the "
-            "original file, or the workflow's .json."
+            f"{path} carries no workflow: it was saved without one, re-encoded since, or cut short. Use "
+            "the original file, or the workflow's .json."
         )
     return texts
 
@@ -50,12 +50,12 @@ def json_ascii(text: str) -> str:
 
 
 def checked(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Return `metadata` as it is. Raises PiyingError for a key or a text that no file format can hold."""
+    """Return `metadata` as it is. Raises PiyingError for a key or a text that the file formats cannot hold."""
     for key, text in metadata.items():
-        if not re.fullmatch(r"[!-~]([ -~]{0,77}[!-~])?", key) or "\0" in text:
+        if not re.fullmatch(r"[!-~]([ -~]{0,77}[!-~])?", key) or "\0" in text or text.endswith("\\"):
             raise PiyingError(
-                f"The metadata {key!r} cannot be stored in a file. Keys have 1 to 79 printable ASCII "
-                "characters, texts have no NUL."
+                f"The metadata {key!r} cannot be stored in a file. Give keys of 1 to 79 printable ASCII "
+                "characters, and JSON texts."
             )
     return metadata
 
@@ -66,8 +66,7 @@ def to_ffmetadata(metadata: Mapping[str, str]) -> bytes:
     Raises PiyingError for a key or a text that no file format can hold.
     """
     lines = (f"{_escaped(key)}={_escaped(text)}\n" for key, text in checked(metadata).items())
-    # Half a surrogate pair has no UTF-8, but as "\ud83d" it is what a JSON text would write.
-    return (";FFMETADATA1\n" + "".join(lines)).encode("utf-8", "backslashreplace")
+    return (";FFMETADATA1\n" + "".join(lines)).encode()
 
 
 def from_ffmetadata(data: bytes) -> dict[str, str]:
@@ -84,7 +83,10 @@ def from_ffmetadata(data: bytes) -> dict[str, str]:
 
 
 def _escaped(text: str) -> str:
-    # Not in ffmpeg's manual: a bare carriage return ends the value too.
+    # Half a surrogate pair has no UTF-8, but as "\ud83d" it is what a JSON text would write.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    # Not in ffmpeg's manual: a bare carriage return ends the value too, and a backslash at the very end, even
+    # escaped, takes in the next line, which is why `checked` refuses it.
     return re.sub(r"([=;#\\\n\r])", r"\\\1", text)
 
 
@@ -111,11 +113,8 @@ def _png_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
     kind = b""
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", file.read(8))
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_TEXT:
-            data = file.read(length)
-            if len(data) < length:
-                raise struct.error
-            yield _png_text(kind, data)
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            yield _png_text(kind, _exactly(file, length))
             file.seek(4, 1)
         else:
             file.seek(length + 4, 1)
@@ -142,10 +141,16 @@ def _webp_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
     while head := file.read(8):
         kind, length = struct.unpack("<4sI", head)
         if kind == b"EXIF":
-            yield from _exif_texts(file.read(min(length, MAX_TEXT)).removeprefix(b"Exif\0\0"))
+            yield from _exif_texts(_exactly(file, length).removeprefix(b"Exif\0\0"))
         else:
             file.seek(length, 1)
         file.seek(length % 2, 1)
+
+
+def _exactly(file: BinaryIO, length: int) -> bytes:
+    if length > MAX_TEXT or len(data := file.read(length)) < length:
+        raise struct.error
+    return data
 
 
 def _exif_texts(data: bytes) -> Iterator[tuple[str, str]]:

@@ -42,10 +42,9 @@ _AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
 _MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
 # One frame per 1000 seconds: with that no ffmpeg repeats or drops a frame. Their own options for it (vsync,
 # fps_mode) exist in old and new ones only.
-_EVERY_FRAME = split(
-    "-map 0:v:0 -vf settb=1000,setpts=N,format=rgb24 -r 1/1000 -c:v ppm -f image2pipe pipe:1"
-)
+_EVERY_FRAME = split("-map 0:v:0 -vf settb=1000,setpts=N,format=rgb24 -r 1/1000 -c:v ppm -f image2pipe pipe:1")
 _PACKETS = split("-map 0:v:0 -map 0:a? -c copy -f framecrc pipe:1")
+_NO_TIME = -(1 << 63)
 _FIRST_FRAME = split("-map 0:v:0 -frames:v 1 -pix_fmt yuv420p -f yuv4mpegpipe pipe:1")
 
 
@@ -116,19 +115,16 @@ def probe(path: Path) -> VideoInfo:
     packets = ffmpeg.output([*ffmpeg.source(path), *_PACKETS], doing).decode("ascii", "replace")
     header = ffmpeg.output([*ffmpeg.source(path), *_FIRST_FRAME], doing)[:100].decode("ascii", "replace")
     size = re.search(r" W(\d+) H(\d+) F(\d+):(\d+)", header)
-    times = [
-        (int(line[1]), int(line[2])) for line in re.finditer(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.M)
-    ]
-    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.M)
-    if size is None or base is None or not times:
-        raise PiyingError(f"{doing}: it holds no video frame. Give a video file.")
-    length = (max(start + span for start, span in times) - min(times)[0]) * Fraction(base[1])
+    count, length = _timing(packets)
+    if size is None or not count:
+        raise PiyingError(f"{doing}: it holds no picture. Give a video.")
+    fps = _mean_rate(count, length, Fraction(int(size[3]), int(size[4])))
     return VideoInfo(
         width=int(size[1]),
         height=int(size[2]),
-        fps=_mean_rate(len(times), length, Fraction(int(size[3]), int(size[4]))),
-        frames=len(times),
-        duration=float(length),
+        fps=fps,
+        frames=count,
+        duration=float(length or count / fps),
         has_audio="#media_type 1: audio" in packets,
     )
 
@@ -169,9 +165,7 @@ def _encode(
         raise PiyingError(f"{doing}: there are no frames. Give at least one image.")
     size = f"{first.shape[1]}x{first.shape[0]}"
     raw = split(f"-y -f rawvideo -pix_fmt rgb24 -s {size} -framerate {rate} -i pipe:0")
-    with ffmpeg.running(
-        [*raw, *tags, "-vf", _TO_BT709, *_BT709, *_H264, *_MP4, ffmpeg.url(path)], doing
-    ) as process:
+    with ffmpeg.running([*raw, *tags, "-vf", _TO_BT709, *_BT709, *_H264, *_MP4, ffmpeg.url(path)], doing) as process:
         return ffmpeg.feed(process, (frame.data for frame in chain([first], pixels)))
 
 
@@ -226,9 +220,7 @@ def _add_sound(path: Path, silent: Path, sound: _Sound, doing: str) -> None:
 def _scratch(folder: Path, doing: str) -> Iterator[Path]:
     # Beside the video: system folders for temporary files are often small, or in memory.
     with disk.explained(doing):
-        scratch = tempfile.TemporaryDirectory(
-            prefix=".piying-", dir=folder.absolute(), ignore_cleanup_errors=True
-        )
+        scratch = tempfile.TemporaryDirectory(prefix=".piying-", dir=folder.absolute(), ignore_cleanup_errors=True)
     with scratch as name:
         yield Path(name)
 
@@ -244,6 +236,15 @@ def _ppm_shape(stream: IO[bytes]) -> tuple[int, int, int] | None:
     width, height = map(int, stream.readline().split())
     stream.readline()
     return height, width, 3
+
+
+def _timing(packets: str) -> tuple[int, Fraction]:
+    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.MULTILINE)
+    lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.MULTILINE)
+    times = [(int(start), int(span)) for start, span in lines]
+    if base is None or not times or min(times)[0] == _NO_TIME:
+        return len(times), Fraction(0)
+    return len(times), (max(map(sum, times)) - min(times)[0]) * Fraction(base[1])
 
 
 def _mean_rate(frames: int, length: Fraction, declared: Fraction) -> Fraction:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.choose import ModelHandle, choose_model
-from ..checkpoints.folders import reading
+from ..checkpoints.folders import check_tensors, reading
 from ..checkpoints.found import FoundModel
 from ..host import Host, Progress
 from ..memory.devices import resolve_dtype
@@ -66,7 +66,12 @@ def expand(handle: ModelHandle, request: ExpandRequest, host: Host) -> tuple[str
     if not answer:
         log.warning("The prompt model %s gave an empty answer: using the prompt as it was written.", found.name)
         answer = request.prompt
-    return answer, {"model": found.name, "dtype": str(model.dtype), "device": host.device(), **asdict(request)}
+    return answer, {
+        "model": found.name,
+        "dtype": str(model.dtype),
+        "device": host.device(),
+        **asdict(request),
+    }
 
 
 def _load(found: FoundModel, handle: ModelHandle, host: Host) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -84,11 +89,16 @@ def _read(found: FoundModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTr
         model = AutoModelForCausalLM.from_pretrained(
             found.path, dtype=dtype, local_files_only=True, use_safetensors=True
         )
+        check_tensors(model, found.path, "prompt")
     return model.eval(), tokenizer
 
 
 def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str, request: ExpandRequest, host: Host
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    system: str,
+    request: ExpandRequest,
+    host: Host,
 ) -> str:
     import torch
     from transformers import StoppingCriteriaList
@@ -135,7 +145,7 @@ def _token_counter(progress: Progress, start: int) -> StoppingCriteria:
     import torch
     from transformers import StoppingCriteria
 
-    class TokenCounter(StoppingCriteria):
+    class TokenCounter(StoppingCriteria):  # type: ignore[misc]
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
             progress.step(input_ids.shape[1] - start)
             return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

@@ -56,4 +56,7 @@ def warn_if_untrained(request: VACERequest, found: FoundModel) -> None:
             found.name,
         )
     if request.num_frames > 81:
-        log.warning("num_frames is %d; Wan2.1 was trained on 81 and tends to repeat itself beyond.", request.num_frames)
+        log.warning(
+            "num_frames is %d; Wan2.1 was trained on 81 and tends to repeat itself beyond.",
+            request.num_frames,
+        )

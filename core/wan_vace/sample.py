@@ -42,7 +42,12 @@ def sample(handle: ModelHandle, request: VACERequest, host: Host) -> tuple[torch
         embeds = _encode(pipeline, request, device, host)
         latents = _denoise(pipeline, request, embeds, device, host)
         frames = _decode(pipeline, latents, device, host)
-    record = {"model": found.name, "dtype": str(pipeline.transformer.dtype), "device": device, **asdict(request)}
+    record = {
+        "model": found.name,
+        "dtype": str(pipeline.transformer.dtype),
+        "device": device,
+        **asdict(request),
+    }
     return frames, record
 
 

@@ -80,10 +80,11 @@ class LoadImage:
         return {"required": {"image": (files, {"image_upload": True})}}
 
     @classmethod
-    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
-        """Say where the file was looked for."""
+    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
+        """Say where the file was looked for; a linked name is not known yet."""
         try:
-            cls._path(image)
+            if image is not None:
+                cls._path(image)
         except PiyingError as error:
             return str(error)
         return True
@@ -103,5 +104,7 @@ class LoadImage:
         folder = get_host().folder("input").resolve()
         path = (folder / image.removesuffix(" [input]").replace("\\", "/")).resolve()
         if not path.is_relative_to(folder) or not path.is_file():
-            raise PiyingError(f"image {image!r} is not a file in the input folder {folder}. Put it there, or use --input.")
+            raise PiyingError(
+                f"image {image!r} is not a file in the input folder {folder}. Put it there, or use --input."
+            )
         return path

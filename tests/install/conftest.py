@@ -36,9 +36,7 @@ def write_wheel(folder: Path, name: str, version: str, requires: Iterable[str] =
 
 
 def requirement_lines(file: str) -> list[str]:
-    lines = (
-        line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines()
-    )
+    lines = (line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line]
 
 
@@ -120,14 +118,10 @@ class Machine:
         (self.packages / "sitecustomize.py").write_text(code, encoding="utf-8")
 
     def installed(self, packages: Path | None = None) -> dict[str, str]:
-        found = (
-            re.fullmatch(r"(.+)-(.+)\.dist-info", path.name) for path in (packages or self.packages).iterdir()
-        )
+        found = (re.fullmatch(r"(.+)-(.+)\.dist-info", path.name) for path in (packages or self.packages).iterdir())
         return {match[1].replace("_", "-"): match[2] for match in found if match}
 
-    def install(
-        self, *options: str, cwd: Path | None = None, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def install(self, *options: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         foreign = ("PIP_", "UV_", "PYTHON", "VIRTUAL_ENV", "COVERAGE")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index), "PIP_CONFIG_FILE": os.devnull}
@@ -166,9 +160,7 @@ def fill(index: Path) -> Callable[..., None]:
     """Give a machine everything that is required, but for some names."""
 
     def fill_machine(machine: Machine, dev: bool = False, without: Iterable[str] = ()) -> None:
-        lines = requirement_lines("requirements.txt") + (
-            requirement_lines("requirements-dev.txt") if dev else []
-        )
+        lines = requirement_lines("requirements.txt") + (requirement_lines("requirements-dev.txt") if dev else [])
         have = {name: version for name, _, version in (line.partition(">=") for line in lines)}
         for name, version in {**have, "torch": "2.9.1+cu128", "opencv-python": "4.10.0.84"}.items():
             if name not in without:

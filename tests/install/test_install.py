@@ -101,9 +101,7 @@ def test_a_pip_that_moves_torch_is_found_out(bare, fill):
 def test_pip_is_given_constraints_and_no_torch(bare, fill):
     fill(bare, without=["pillow", "opencv-python"])
     bare.stub_pip(
-        "print(sys.argv[1:])\n"
-        "print(Path(sys.argv[sys.argv.index('--constraint') + 1]).read_text())\n"
-        "sys.exit(1)\n"
+        "print(sys.argv[1:])\nprint(Path(sys.argv[sys.argv.index('--constraint') + 1]).read_text())\nsys.exit(1)\n"
     )
     done = bare.install()
     assert "'install', '--no-input'" in done.stdout
@@ -275,9 +273,7 @@ def test_system_python_whose_user_insists(machine, fill, tmp_path):
 
 def test_system_python_without_venv(bare, tmp_path):
     # What Debian does without python3-venv: the folder and its Python are made, then ensurepip is missed.
-    no_ensurepip = (
-        "import venv\nvenv.EnvBuilder._setup_pip = lambda *_: sys.exit('ensurepip is not available')\n"
-    )
+    no_ensurepip = "import venv\nvenv.EnvBuilder._setup_pip = lambda *_: sys.exit('ensurepip is not available')\n"
     bare.at_start(managed_by_the_system(tmp_path) + no_ensurepip)
     done = bare.install()
     assert done.returncode == 1

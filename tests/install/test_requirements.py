@@ -12,25 +12,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def lines_of(file: str) -> list[str]:
-    lines = (
-        line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines()
-    )
+    lines = (line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line]
 
 
 def array_in_pyproject(key: str) -> list[str]:
     """Read one array of strings; Python 3.10 has no TOML reader, and such an array is also Python."""
-    match = re.search(
-        rf"^{key} = (\[.*?\])$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S
-    )
+    match = re.search(rf"^{key} = (\[.*?\])$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S)
     assert match, key
     return ast.literal_eval(match[1])
 
 
 def test_requirements_are_pyproject_dependencies_but_opencv(load_install):
-    assert sorted([*lines_of("requirements.txt"), load_install().OPENCV]) == sorted(
-        array_in_pyproject("dependencies")
-    )
+    assert sorted([*lines_of("requirements.txt"), load_install().OPENCV]) == sorted(array_in_pyproject("dependencies"))
 
 
 def test_dev_requirements_are_the_dev_extra():

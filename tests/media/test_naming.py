@@ -58,10 +58,10 @@ def test_agrees_with_comfyui_itself(tmp_path, prefix):
         pytest.skip("COMFYUI_PATH names no ComfyUI checkout")
     for _ in range(2):
         save(tmp_path, prefix.replace("%width%", "64").replace("%height%", "48"))
-    code = "import sys, folder_paths; print(*folder_paths.get_save_image_path(sys.argv[1], sys.argv[2], 64, 48), sep='|')"
-    ran = subprocess.run(
-        [sys.executable, "-c", code, prefix, str(tmp_path)], cwd=root, capture_output=True, text=True
+    code = (
+        "import sys, folder_paths; print(*folder_paths.get_save_image_path(sys.argv[1], sys.argv[2], 64, 48), sep='|')"
     )
+    ran = subprocess.run([sys.executable, "-c", code, prefix, str(tmp_path)], cwd=root, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     folder, name, counter, *_ = ran.stdout.strip().split("|")
     ours = naming.numbered(tmp_path, prefix, ".png", width=64, height=48)
@@ -70,14 +70,31 @@ def test_agrees_with_comfyui_itself(tmp_path, prefix):
 
 
 def test_tokens(tmp_path):
-    path = naming.numbered(tmp_path, "%year%/%width%x%height%-%hour%%minute%%second%-%unknown%", ".png", width=7, height=9)
+    path = naming.numbered(
+        tmp_path, "%year%/%width%x%height%-%hour%%minute%%second%-%unknown%", ".png", width=7, height=9
+    )
     assert re.fullmatch(r"20\d\d/7x9-\d{6}-%unknown%_00001_\.png", path.relative_to(tmp_path).as_posix())
     assert path.parent.name == time.strftime("%Y")
 
 
 @pytest.mark.parametrize(
     "prefix",
-    ["../x", "a/../../x", "a/..", "..", "/etc/x", "\\\\server\\x", "..\\x", "C:\\x", "c:x", "a\0b", "", "/", "./.", "\ud800"],
+    [
+        "../x",
+        "a/../../x",
+        "a/..",
+        "..",
+        "/etc/x",
+        "\\\\server\\x",
+        "..\\x",
+        "C:\\x",
+        "c:x",
+        "a\0b",
+        "",
+        "/",
+        "./.",
+        "\ud800",
+    ],
 )
 def test_a_prefix_that_leaves_the_folder_is_refused(tmp_path, prefix):
     with pytest.raises(PiyingError, match="filename_prefix .*inside the output folder"):

@@ -1,0 +1,163 @@
+"""Which models are found, which one `auto` takes, and what is said of a folder that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from piying.core.checkpoints.choose import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle, choose_model, model_choices
+from piying.core.checkpoints.found import BUILT_IN_ROOT, find_models
+from piying.core.errors import PiyingError
+from piying.core.host import HeadlessHost
+from piying.core.memory.kept import forget
+from piying.core.wan_vace.request import VACERequest
+from piying.core.wan_vace.sample import sample
+
+REQUEST = VACERequest("x", width=32, height=32, num_frames=5, steps=1)
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A ComfyUI-like models folder with one model of each family."""
+    shutil.copytree(BUILT_IN_ROOT / "wan_vace", tmp_path / "diffusers" / "Wan-AI" / "Wan2.1-VACE-1.3B-diffusers")
+    shutil.copytree(BUILT_IN_ROOT / "hunyuan_dit", tmp_path / "diffusers" / "HunyuanDiT")
+    shutil.copytree(BUILT_IN_ROOT / "prompt", tmp_path / "LLM" / "Qwen3-0.6B")
+    return tmp_path
+
+
+def host(*folders):
+    return HeadlessHost(models=folders, chosen_device="cpu")
+
+
+def test_each_family_finds_its_own(models):
+    assert model_choices(WAN_VACE, host(models)) == [
+        "auto",
+        "diffusers/Wan-AI/Wan2.1-VACE-1.3B-diffusers",
+        "built-in",
+    ]
+    assert model_choices(HUNYUAN_DIT, host(models)) == ["auto", "diffusers/HunyuanDiT", "built-in"]
+    assert model_choices(PROMPT, host(models)) == ["auto", "LLM/Qwen3-0.6B", "built-in"]
+
+
+def test_a_folder_of_models_needs_no_categories(models):
+    names = model_choices(HUNYUAN_DIT, host(models / "diffusers"))
+    assert names == ["auto", "HunyuanDiT", "built-in"]
+
+
+def test_auto_takes_the_real_one(models):
+    found = choose_model(ModelHandle(WAN_VACE), host(models))
+    assert found.name == "diffusers/Wan-AI/Wan2.1-VACE-1.3B-diffusers"
+    frames, record = sample(ModelHandle(WAN_VACE), REQUEST, host(models))
+    assert record["model"] == found.name
+    assert frames.shape == (5, 32, 32, 3)
+
+
+def test_auto_takes_the_largest_that_fits_the_memory(models, monkeypatch):
+    large = models / "diffusers" / "large"
+    shutil.copytree(BUILT_IN_ROOT / "wan_vace", large)
+    (large / "transformer" / "more.safetensors").write_bytes(b"\0" * 4_000_000)
+    assert choose_model(ModelHandle(WAN_VACE), host(models)).name == "diffusers/large"
+    monkeypatch.setattr("piying.core.memory.devices.memory_bytes", lambda device: 3_000_000)
+    assert choose_model(ModelHandle(WAN_VACE), host(models)).name.endswith("1.3B-diffusers")
+
+
+def test_without_models_one_line_says_so(tmp_path, caplog):
+    assert choose_model(ModelHandle(WAN_VACE), host(tmp_path)).is_built_in
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "built-in" in message
+    assert "Wan-AI/Wan2.1-VACE-1.3B-diffusers" in message
+
+
+def test_names_of_other_systems_are_understood(models):
+    handle = ModelHandle(WAN_VACE, "diffusers\\Wan-AI\\Wan2.1-VACE-1.3B-diffusers")
+    assert choose_model(handle, host(models)).path.name == "Wan2.1-VACE-1.3B-diffusers"
+
+
+def test_an_unknown_name_lists_what_is_here(models):
+    with pytest.raises(PiyingError, match="model 'wan9' is not installed. Here are: auto, diffusers/.*built-in"):
+        choose_model(ModelHandle(WAN_VACE, "wan9"), host(models))
+
+
+def test_an_unreadable_index_is_no_model(models):
+    (models / "diffusers" / "HunyuanDiT" / "model_index.json").write_text("{not json")
+    assert find_models("hunyuan_dit", host(models)) == []
+
+
+def damage_config(folder):
+    (folder / "transformer" / "config.json").write_text("{")
+
+
+def damage_weights(folder):
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def remove_weights(folder):
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def remove_component(folder):
+    shutil.rmtree(folder / "text_encoder")
+
+
+def change_shape(folder):
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ffn_dim": 64}))
+
+
+def only_pickles(folder):
+    (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "pytorch_model.bin")
+
+
+def drop_tensors(folder, component="transformer", name="diffusion_pytorch_model.safetensors"):
+    from safetensors.torch import load_file, save_file
+
+    path = folder / component / name
+    tensors = load_file(path)
+    save_file(dict(list(tensors.items())[3:]), path)
+
+
+def drop_encoder_tensors(folder):
+    drop_tensors(folder, "text_encoder", "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_config,
+        damage_weights,
+        remove_weights,
+        remove_component,
+        change_shape,
+        only_pickles,
+        drop_tensors,
+        drop_encoder_tensors,
+    ],
+    ids=lambda damage: damage.__name__,
+)
+def test_a_damaged_folder_gives_one_sentence(models, damage):
+    forget()
+    folder = models / "diffusers" / "Wan-AI" / "Wan2.1-VACE-1.3B-diffusers"
+    damage(folder)
+    with pytest.raises(PiyingError, match="cannot be read as a Wan VACE model") as caught:
+        sample(ModelHandle(WAN_VACE), REQUEST, host(models))
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_prompt_model_gives_one_sentence(models):
+    from piying.core.prompting.expand import ExpandRequest, expand
+
+    forget()
+    (models / "LLM" / "Qwen3-0.6B" / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(PiyingError, match="cannot be read as a prompt model"):
+        expand(ModelHandle(PROMPT), ExpandRequest("x"), host(models))
+
+
+def test_the_second_run_reads_nothing(models):
+    forget()
+    sample(ModelHandle(WAN_VACE), REQUEST, host(models))
+    shutil.rmtree(models / "diffusers" / "Wan-AI" / "Wan2.1-VACE-1.3B-diffusers" / "transformer")
+    sample(ModelHandle(WAN_VACE), REQUEST, host(models))
+    forget()

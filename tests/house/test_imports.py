@@ -1,0 +1,101 @@
+"""Who may import whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted(path for part in ("core", "nodes", "runner") for path in (ROOT / part).rglob("*.py"))
+HEAVY = {"torch", "diffusers", "transformers", "cv2", "accelerate", "numpy", "PIL"}
+COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview"}
+FAMILIES = {"wan_vace", "hunyuan_dit", "prompting"}
+STDLIB_ONLY = {"graph", "ui_format", "execute", "cache", "errors", "definitions", "validate", "overrides"}
+
+
+def is_type_checking(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(path: Path, top_level: bool = False) -> set[tuple[str, ...]]:
+    """Return what a file imports: ("torch",) from outside, ("", "core", "host") from inside the pack."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = [n for s in tree.body if not is_type_checking(s) for n in ([s] if top_level else ast.walk(s))]
+    package = ("", *path.relative_to(ROOT).parent.parts)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module or "").split(".")) if node.module else base
+            found |= {(*module, alias.name) for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_file_keeps_to_its_floor(path):
+    relative = path.relative_to(ROOT)
+    part, found = relative.parts[0], imports(path)
+    inside = {target[1:] for target in found if target[0] == "" and len(target) > 1}
+    outside = {target[0] for target in found if target[0] != ""}
+
+    assert not outside & {"core", "nodes", "runner", "piying"}, "imports inside the pack are relative"
+    if relative != Path("core/host.py"):
+        assert not outside & COMFY, "only core/host.py knows ComfyUI"
+    allowed = {"core": {"core"}, "nodes": {"core", "nodes"}, "runner": {"runner", "core"}}[part]
+    entry = {("NODE_CLASS_MAPPINGS",), ("NODE_DISPLAY_NAME_MAPPINGS",)} if part == "runner" else set()
+    assert {target[0] for target in inside - entry} <= allowed
+    if part == "runner":
+        reached = {target[1] for target in inside if target[0] == "core"}
+        assert reached <= {"errors", "host", "media"}, "the runner reaches models through their nodes alone"
+    if part == "core" and len(relative.parts) > 2 and relative.parts[1] not in FAMILIES:
+        assert not {target[1] for target in inside if len(target) > 1} & FAMILIES, "the ground floor knows no family"
+    if part == "runner" and relative.stem in STDLIB_ONLY and len(relative.parts) == 2:
+        assert outside <= set(sys.stdlib_module_names), "the engine needs the standard library alone"
+        assert {target[0] for target in inside} <= {"runner"}
+
+
+def run_python(code: str, folder: Path = ROOT / "tests") -> str:
+    ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return ran.stdout
+
+
+def test_importing_the_pack_pulls_nothing_heavy():
+    loaded = run_python("import sys, conftest; print(*sorted({name.split('.')[0] for name in sys.modules}))").split()
+    assert "piying" in loaded
+    assert not HEAVY & set(loaded)
+
+
+def test_importing_the_pack_takes_under_30_ms():
+    code = (
+        "import sys, time, conftest\n"
+        "for name in [name for name in sys.modules if name.startswith('piying')]: del sys.modules[name]\n"
+        "begun = time.process_time(); conftest.load_pack(); print(time.process_time() - begun)"
+    )
+    assert min(float(run_python(code)) for _ in range(3)) < 0.030
+
+
+def test_the_command_line_answers_within_150_ms():
+    code = (
+        "import resource, subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-m', 'runner', '--help'], cwd={str(ROOT)!r}, stdout=-3, check=True)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
+    )
+    pytest.importorskip("resource", reason="process times are read with the resource module of Unix")
+    assert min(float(run_python(code)) for _ in range(3)) < 0.150
+
+
+def test_the_root_never_gets_on_the_path():
+    """ComfyUI has a module of its own called `nodes`."""
+    code = (
+        "import sys, runpy; sys.argv = ['runner', '--help']\n"
+        "try: runpy.run_module('runner', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "import importlib.util; print(importlib.util.find_spec('nodes'))"
+    )
+    assert run_python(code, ROOT).splitlines()[-1] == "None"

@@ -1,0 +1,215 @@
+"""What a person gets wrong: a sentence, an exit code, nothing half-written, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--set", "PiyingVACESample.steps=1", "--set", "PiyingExpandPrompt.max_new_tokens=2"]
+
+
+def assert_refused(ran, code, *words):
+    assert ran.returncode == code, ran.stderr
+    assert "Traceback" not in ran.stderr
+    error = ran.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    for word in words:
+        assert word in ran.stderr
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("PiyingVACESample.num_frames=10", ["VACE Sample (node", "num_frames is 10", "use 9 or 13"]),
+        ("PiyingVACESample.width=100", ["width is 100", "use 96 or 112"]),
+        ("PiyingVACESample.height=0", ["height is 0", "use 16"]),
+        ("PiyingVACESample.steps=0", ["steps is 0", "at least 1"]),
+        ("PiyingVACESample.cfg=nan", ["cfg is 'nan'", "finite number"]),
+        ("PiyingVACESample.steps=many", ["steps is 'many'", "whole number"]),
+        ("PiyingVACESample.seed=-1", ["seed is -1", "at least 0"]),
+        ("PiyingVACESample.seed=99999999999999999999999", ["seed"]),
+        ("PiyingLoadWanVACE.model=wan9", ["Load Wan VACE", "'wan9' is not installed", "auto, built-in"]),
+        ("PiyingLoadWanVACE.precision=int1", ["precision is 'int1'", "auto, bf16, fp16, fp32"]),
+        ("PiyingVACESample.framecount=5", ["no input 'framecount'", "num_frames"]),
+        ("VACE Sampler.steps=5", ["No node 'VACE Sampler'", "VACE Sample"]),
+        ("steps=5", ["NODE.INPUT=VALUE"]),
+        ("SaveVideo.filename_prefix=../../escaped", ["Save Video", "filename_prefix", ".."]),
+        ("SaveVideo.filename_prefix=/etc/escaped", ["absolute path"]),
+    ],
+)
+def test_wrong_values(command, assignment, words):
+    ran = command("workflows/t2v.json", "--set", assignment)
+    assert_refused(ran, 2, *words)
+    assert not command.output.exists()
+
+
+def test_hunyuan_sizes(command):
+    ran = command(
+        "workflows/t2i.json", "--set", "PiyingHunyuanDiT.width=1000", "--set", "PiyingHunyuanDiT.height=1000"
+    )
+    assert_refused(ran, 2, "1000×1000", "Nearest: 1024×1024", "1280×768")
+
+
+def test_titles_classes_and_ids_name_nodes(command):
+    for name in ("VACE Sample", "PiyingVACESample", "5"):
+        assert command("workflows/t2v.json", "--check", "--set", f"{name}.steps=3").returncode == 0
+
+
+def test_an_ambiguous_name_lists_the_candidates(command, write):
+    node = {"class_type": "PrimitiveInt", "inputs": {"value": 1}}
+    graph = {"1": node, "2": node, "3": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}
+    assert_refused(command(write(graph), "--set", "PrimitiveInt.value=2"), 2, "several nodes: 1 (Int), 2 (Int)")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", ["not valid JSON"]),
+        ("", ["carries no", "workflow"]),
+        ("[]", ["JSON object"]),
+        ("{}", ["no nodes"]),
+        ('{"1": 5}', ["Node 1"]),
+        ('{"1": {"class_type": "PreviewAny", "inputs": []}}', ["inputs is not an object"]),
+        ('{"1": {"class_type": "PrimitiveInt", "inputs": {"value": 1}}}', ["no output node"]),
+        ('{"1": {"class_type": "PreviewAny", "inputs": {}}}', ["source is missing"]),
+        ('{"1": {"class_type": "PreviewAny", "inputs": {"source": ["9", 0]}}}', ["node 9, which is not there"]),
+        ('{"1": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}', ["output 0"]),
+        ('{"1": {"class_type": "KSampler", "inputs": {}}}', ["'KSampler' is not known here"]),
+        ('{"1": {"class_type": "PiyingVaceSample", "inputs": {}}}', ["Did you mean PiyingVACESample?"]),
+        ('{"nodes": [5], "links": []}', ["malformed"]),
+        ('{"nodes": [{"id": 1, "type": "Nope"}], "links": []}', ["'Nope' is not known here"]),
+    ],
+)
+def test_wrong_files(command, write, text, words):
+    ran = command(write(text))
+    assert ran.returncode == 2, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert any(word in ran.stderr for word in words), ran.stderr
+
+
+def test_a_circle(command, write):
+    graph = {
+        "1": {"class_type": "CreateVideo", "inputs": {"images": ["2", 0], "fps": 16}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": ["1", 0]}},
+        "3": {
+            "class_type": "SaveVideo",
+            "inputs": {"video": ["1", 0], "filename_prefix": "a", "format": "auto", "codec": "auto"},
+        },
+    }
+    assert_refused(command(write(graph)), 2, "depends on itself")
+
+
+def test_deep_nesting(command, write):
+    assert_refused(command(write('{"1":' + "[" * 100_000)), 2, "nested too deeply")
+
+
+def test_a_missing_file(command):
+    assert_refused(command("nowhere.json"), 2, "nowhere.json", "cannot be read")
+
+
+def test_a_file_without_a_workflow(command, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    assert_refused(command(tmp_path / "plain.png"), 2, "plain.png")
+
+
+def test_a_truncated_mp4(finished, command, tmp_path):
+    data = Path(finished[1].stdout.strip()).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[:300])
+    ran = command(tmp_path / "cut.mp4")
+    assert_refused(ran, 2, "cut.mp4")
+
+
+def test_models_that_are_not_there(command):
+    assert_refused(command("workflows/t2v.json", "--models", "nowhere"), 2, "nowhere", "no such folder")
+
+
+def test_a_damaged_model(command, tmp_path):
+    folder = tmp_path / "models" / "diffusers" / "wan"
+    shutil.copytree(ROOT / "builtin_models" / "wan_vace", folder)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 100)
+    ran = command("workflows/t2v.json", *SMALL, "--models", tmp_path / "models")
+    assert_refused(ran, 1, "VACE Sample (node", str(folder), "cannot be read as a Wan VACE model")
+    assert command.files() == []
+
+
+def test_a_device_that_is_not_there(command):
+    assert_refused(
+        command("workflows/t2v.json", *SMALL, "--device", "cuda:7"), 2, "'cuda:7' cannot be used here", "cpu"
+    )
+
+
+def test_an_output_folder_that_is_a_file(command):
+    command.output.write_text("kept")
+    assert_refused(command("workflows/t2v.json", *SMALL), 2, "a file stands where a folder is needed")
+    assert command.output.read_text() == "kept"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_without_permission(command):
+    command.output.mkdir(mode=0o500)
+    assert_refused(command("workflows/t2v.json", *SMALL), 2, "cannot be written to", "Permission denied")
+
+
+def test_no_ffmpeg(command, tmp_path):
+    environment = os.environ | {"IMAGEIO_FFMPEG_EXE": str(tmp_path / "no-ffmpeg")}
+    ran = command("workflows/t2v.json", *SMALL, env=environment)
+    assert ran.returncode in (1, 2)
+    assert "Traceback" not in ran.stderr
+    assert "ffmpeg" in ran.stderr
+    assert command.files() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file size limits are Unix's")
+def test_a_full_disk(command):
+    """A limit on the size of files stands in for a disk that runs full while the video is written."""
+    code = (
+        "import resource, sys, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "sys.argv = ['runner', *sys.argv[1:]]; runpy.run_module('runner', run_name='__main__')"
+    )
+    arguments = ["workflows/t2v.json", *SMALL, "--output", str(command.output)]
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert_refused(ran, 1, "Save Video (node", str(command.output))
+    assert command.files() == []
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir() or os.getuid() != 0, reason="needs to mount a small file system")
+def test_a_disk_that_is_really_full(command, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = f"mount -t tmpfs -o size=8k tmpfs {disk} && exec {sys.executable} -m runner workflows/t2v.json"
+    arguments = [*SMALL, "--output", str(disk)]
+    ran = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{script} "$@"; ls -A {disk}', "sh", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if "mount" in ran.stderr or "unshare" in ran.stderr:
+        pytest.skip(f"cannot mount here: {ran.stderr.strip()[:80]}")
+    assert_refused(ran, 1, "Save Video (node", "full")
+
+
+def test_verbose_shows_the_traceback(command):
+    ran = command("workflows/t2v.json", "--verbose", "--set", "PiyingVACESample.num_frames=10")
+    assert ran.returncode == 2
+    assert "Traceback" in ran.stderr
+
+
+def test_an_error_comes_within_two_seconds(command, t2v, write):
+    t2v["nodes"][0]["mode"] = 2
+    begun = time.monotonic()
+    ran = command(write(json.dumps(t2v)))
+    assert ran.returncode == 2
+    assert time.monotonic() - begun < 2
