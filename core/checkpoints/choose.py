@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from ..errors import PiyingError
 from ..host import Host
 from .found import AUTO, BUILT_IN, FoundModel, built_in, find_models
+from .manifest import first_of
 
 log = logging.getLogger("piying")
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a person needs to know about a family of models that is not installed yet."""
+    """A family of models: its key in folders and manifest, its title, and where its files go."""
 
     key: str
     title: str
-    example: str  # a repository in diffusers or transformers form
-    folder: str  # where its files go, below the models folder
+    folder: str
 
 
-WAN_VACE = Family("wan_vace", "Wan VACE", "Wan-AI/Wan2.1-VACE-1.3B-diffusers", "diffusers")
-HUNYUAN_DIT = Family("hunyuan_dit", "Hunyuan-DiT", "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers", "diffusers")
-PROMPT = Family("prompt", "prompt", "Qwen/Qwen3-0.6B", "LLM")
+WAN_VACE = Family("wan_vace", "Wan VACE", "diffusers")
+HUNYUAN_DIT = Family("hunyuan_dit", "Hunyuan-DiT", "diffusers")
+PROMPT = Family("prompt", "prompt", "LLM")
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,12 @@ def _best(installed: list[FoundModel], host: Host) -> FoundModel:
 
 
 def _fall_back(family: Family) -> FoundModel:
+    advised = first_of(family.key)
     log.warning(
-        "No %s model is installed: using the built-in toy model. For a real one put the folder of "
-        "https://huggingface.co/%s under models/%s.",
+        "No %s model is installed: using the built-in toy model. For a real one put the files of "
+        "https://huggingface.co/%s into models/%s.",
         family.title,
-        family.example,
-        family.folder,
+        advised.sources["huggingface"]["repo"],
+        advised.folder,
     )
     return built_in(family.key)
