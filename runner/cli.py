@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace, display: Display) -> int:
         graph = workflow.graph(TITLES)
         roots = validate(graph, info, CLASSES)
         if options.check:
-            display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "WARNING")
+            display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
             return DONE
         _check_installed()
         _check_writable(options.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from .definitions import ObjectInfo, choices, declared_inputs
 from .errors import InvalidGraph, NodeError, WorkflowError
 from .graph import Graph, Link, Node, execution_order
+
+log = logging.getLogger("piying")
 
 NUMBERS = {"INT": int, "FLOAT": float}
 MAX_INT = 2**64 - 1
@@ -74,9 +77,17 @@ def _declared_errors(node: Node, graph: Graph, info: ObjectInfo, own_checks: set
             yield from _link_errors(node, name, value, kind, graph, info)
         else:
             yield from _value_errors(node, name, kind, options, name in own_checks)
-    for name in node.inputs:
-        if name not in declared:
-            yield _error("unknown_input", node, name, f"has no input {name!r}. It has: {', '.join(declared)}.")
+    yield from _undeclared_errors(node, list(declared))
+
+
+def _undeclared_errors(node: Node, declared: list[str]) -> Iterator[NodeError]:
+    """Refuse a link to an input that is not there; let a value pass, since the browser adds some of its own."""
+    for name in set(node.inputs) - set(declared):
+        text = f"has no input {name!r}. It has: {', '.join(declared)}."
+        if isinstance(node.inputs[name], Link):
+            yield _error("unknown_input", node, name, text)
+        elif difflib.get_close_matches(name, declared, n=1, cutoff=0.75):
+            log.warning("%s: %s The value is not used.", node, text)
 
 
 def _error(kind: str, node: Node, name: str | None, message: str) -> NodeError:

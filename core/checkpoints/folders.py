@@ -85,7 +85,7 @@ def _stored_names(folder: Path) -> set[str]:
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            names |= {spelling for name in file.keys() for spelling in _without_prefix(name)}
+            names |= {spelling for name in list(file.keys()) for spelling in _without_prefix(name)}
     return names
 
 

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 CRF = 17
 AUDIO_BIT_RATE = "192k"
 
-# Without setparams newer ffmpegs leave the tags of RGB input unset, without the scaler's flags older ones
-# round colours down.
+_PRECISE = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+# Newer ffmpegs take the tags from the frames, which setparams marks, older ones from _BT709.
 _TO_BT709 = (
-    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-    ",format=yuv420p,setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+    f"scale=out_color_matrix=bt709:out_range=tv:{_PRECISE},format=yuv420p,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 )
 _BT709 = split("-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv")
 _H264 = split(f"-c:v libx264 -preset medium -crf {CRF} -flags:v +bitexact")
@@ -42,10 +42,11 @@ _AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
 _MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
 # One frame per 1000 seconds: with that no ffmpeg repeats or drops a frame. Their own options for it (vsync,
 # fps_mode) exist in old and new ones only.
-_EVERY_FRAME = split("-map 0:v:0 -vf settb=1000,setpts=N,format=rgb24 -r 1/1000 -c:v ppm -f image2pipe pipe:1")
+_ONCE = f"settb=1000,setpts=N,scale={_PRECISE},format=rgb24"
+_EVERY_FRAME = split(f"-map 0:v:0 -vf {_ONCE} -r 1/1000 -c:v ppm -f image2pipe pipe:1")
 _PACKETS = split("-map 0:v:0 -map 0:a? -c copy -f framecrc pipe:1")
-_NO_TIME = -(1 << 63)
 _FIRST_FRAME = split("-map 0:v:0 -frames:v 1 -pix_fmt yuv420p -f yuv4mpegpipe pipe:1")
+_NO_TIME = -(1 << 63)  # What ffmpeg prints for a packet without a time, in AVI for one.
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def read_frames(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
         while (shape := _ppm_shape(process.stdout)) is not None:
             data = process.stdout.read(math.prod(shape))
             if len(data) == math.prod(shape):
-                yield np.frombuffer(data, np.uint8).reshape(shape)
+                # A copy that may be written to, as torch.from_numpy wants it.
+                yield np.frombuffer(bytearray(data), np.uint8).reshape(shape)
 
 
 def probe(path: Path) -> VideoInfo:

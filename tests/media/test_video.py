@@ -96,7 +96,7 @@ def test_colours_come_back(tmp_path, colour):
     frame = np.tile(np.array(colour, np.uint8), (48, 64, 1))
     video.write_mp4(tmp_path / "a.mp4", [frame] * 3, Fraction(16))
     for back in video.read_frames(tmp_path / "a.mp4"):
-        assert np.abs(back.astype(int) - colour).max() <= 3
+        assert np.abs(back.astype(int) - colour).max() <= 1
 
 
 def test_colours_are_bt709_in_the_bytes_not_only_in_the_tags(tmp_path):

@@ -207,7 +207,7 @@ def test_deep_and_wide_graphs():
         ({"1": node("Number", value=-1), "2": node("Show", value=["1", 0])}, "value_smaller_than_min", "at least 0"),
         ({"1": node("Number", value="x"), "2": node("Show", value=["1", 0])}, "invalid_input_type", "whole number"),
         ({"1": node("Number", value=[1, 2, 3]), "2": node("Show", value=["1", 0])}, "invalid_input_type", "[1, 2, 3]"),
-        ({"1": node("Number", value=1, x=2), "2": node("Show", value=["1", 0])}, "unknown_input", "no input 'x'"),
+        ({"1": node("Number", value=1), "2": node("Show", value=1, x=["1", 0])}, "unknown_input", "no input 'x'"),
     ],
 )
 def test_findings_carry_comfyuis_types(api, kind, words):
@@ -216,6 +216,14 @@ def test_findings_carry_comfyuis_types(api, kind, words):
     (error,) = caught.value.errors
     assert error.type == kind
     assert words in str(error)
+
+
+def test_values_of_unknown_inputs_are_not_used(caplog):
+    """The browser saves previews among the inputs; a slip of the pen is worth a word."""
+    api = {"1": node("Number", value=1, preview="text", valu=3), "2": node("Show", value=["1", 0])}
+    assert run(api)[0]["2"].ui == {"seen": [1]}
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "'valu'" in message
 
 
 def test_all_findings_are_told_at_once():
