@@ -24,6 +24,9 @@ class Display(Protocol):
     def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
         """A node has its results."""
 
+    def node_blocked(self, node: Node, message: str) -> None:
+        """A node does not run, because one before it says so."""
+
     def progress(self, phase: str, total: int) -> Progress:
         """A phase of the running node begins."""
 
@@ -51,6 +54,10 @@ class Quiet:
 
     def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
         """Show nothing."""
+
+    def node_blocked(self, node: Node, message: str) -> None:
+        """Show why."""
+        self.message(f"{node}: not run: {message}", "WARNING")
 
     def progress(self, phase: str, total: int) -> Progress:
         """Count for nobody."""

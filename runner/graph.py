@@ -55,10 +55,15 @@ def parse_graph(api: Any, titles: dict[str, str] | None = None) -> Graph:
         raise WorkflowError("The workflow has no nodes.")
     if len(api) > MAX_NODES:
         raise WorkflowError(f"The workflow has {len(api)} nodes; at most {MAX_NODES} are allowed.")
-    return {str(node_id): _parse_node(str(node_id), node, titles or {}) for node_id, node in api.items()}
+    return {str(node_id): parse_node(str(node_id), node, titles or {}) for node_id, node in api.items()}
 
 
-def _parse_node(node_id: str, node: Any, titles: dict[str, str]) -> Node:
+def parse_node(node_id: str, node: Any, titles: dict[str, str]) -> Node:
+    """Return one node of the API form.
+
+    Raises:
+        WorkflowError: it has no class, or its inputs are no object.
+    """
     if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
         raise WorkflowError(f"Node {node_id} has no class_type. Is this a workflow in ComfyUI's API or UI form?")
     inputs = node.get("inputs", {})

@@ -6,6 +6,7 @@ import difflib
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .definitions import ObjectInfo, choices, declared_inputs
@@ -18,22 +19,49 @@ NUMBERS = {"INT": int, "FLOAT": float}
 MAX_INT = 2**64 - 1
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the validation found.
+
+    Attributes:
+        roots: the output nodes with nothing wrong in all they depend on.
+        errors: what is wrong, of all nodes that some output depends on.
+    """
+
+    roots: list[str]
+    errors: list[NodeError]
+
+
 def validate(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) -> list[str]:
     """Return the ids of the output nodes, the roots of a run.
 
     Raises:
-        WorkflowError: a node class is not known, there is no output node, or links go in a circle.
+        WorkflowError: as `examine` does.
         InvalidGraph: inputs are missing or wrong; every finding is named.
     """
+    verdict = examine(graph, info, classes)
+    if verdict.errors:
+        raise InvalidGraph(verdict.errors)
+    return verdict.roots
+
+
+def examine(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) -> Verdict:
+    """Check all nodes that some output depends on, each once.
+
+    Raises:
+        WorkflowError: a node class is not known, there is no output node, or links go in a circle.
+    """
     _check_classes(graph, info)
-    roots = [node.id for node in graph.values() if info[node.class_type]["output_node"]]
-    if not roots:
+    outputs = [node.id for node in graph.values() if info[node.class_type]["output_node"]]
+    if not outputs:
         raise WorkflowError("The workflow has no output node, such as Save Video or Save Image, so nothing would run.")
-    errors = [error for node in _needed(graph, roots) for error in node_errors(node, graph, info, classes)]
-    if errors:
-        raise InvalidGraph(errors)
-    execution_order(graph, roots)  # refuses circles
-    return roots
+    needed = _needed(graph, outputs)
+    errors = [error for node in needed for error in node_errors(node, graph, info, classes)]
+    wrong = {error.node_id for error in errors}
+    roots = [root for root in outputs if not wrong or not wrong & {node.id for node in _needed(graph, [root])}]
+    if len(roots) == len(outputs):
+        execution_order(graph, roots)  # refuses circles
+    return Verdict(roots, errors)
 
 
 def _check_classes(graph: Graph, info: ObjectInfo) -> None:
@@ -125,12 +153,16 @@ def _shown(kind: Any) -> str:
 
 
 def types_match(given: Any, wanted: Any) -> bool:
-    """Return whether an output of type `given` may feed an input of type `wanted`, as ComfyUI decides."""
-    if given == wanted or "*" in (given, wanted) or isinstance(given, list) or isinstance(wanted, list):
+    """Return whether an output of type `given` may feed an input of type `wanted`, as ComfyUI decides.
+
+    Types of several kinds are written "INT,FLOAT"; one in common is enough. Packs make types that
+    fit all by a str whose `!=` is always false.
+    """
+    if not given != wanted or "*" in (given, wanted):  # noqa: SIM202
         return True
-    if "COMBO" in (given, wanted):
-        return {given, wanted} <= {"COMBO", "STRING"}
-    return bool(set(str(given).split(",")) & set(str(wanted).split(",")))
+    if not isinstance(given, str) or not isinstance(wanted, str):
+        return False
+    return bool({kind.strip() for kind in given.split(",")} & {kind.strip() for kind in wanted.split(",")})
 
 
 def _value_errors(node: Node, name: str, kind: Any, options: dict[str, Any], own_check: bool) -> Iterator[NodeError]:

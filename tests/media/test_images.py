@@ -32,8 +32,8 @@ def test_values_are_cut_off_as_comfyui_cuts_them():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_half_precision_is_widened_before_scaling(dtype):
     image = (torch.arange(256) / 255).to(dtype)
-    expected = (image.double() * 255).clamp(0, 255).byte().numpy()
-    assert np.abs(images.to_uint8(image).astype(int) - expected).max() <= 1
+    expected = (image.float() * 255).clamp(0, 255).byte().numpy()
+    assert np.array_equal(images.to_uint8(image), expected)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -147,6 +147,14 @@ def test_read_every_frame(tmp_path, name):
     image, mask = images.read_image(tmp_path / name)
     assert image.shape == (3, 6, 8, 3) and len(mask) == 3
     assert (image[:, 0, 0, 0] * 255).round().tolist() == [60, 120, 180]
+
+
+def test_only_the_picture_of_a_multi_picture_photo(tmp_path):
+    photo = Image.new("RGB", (8, 6), (200, 0, 0))
+    photo.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (8, 6))])
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    image, mask = images.read_image(tmp_path / "a.jpg")
+    assert len(image) == len(mask) == 1 and image[0, 0, 0, 0] > 0.7
 
 
 def test_frames_with_and_without_alpha_mix(tmp_path):

@@ -87,6 +87,12 @@ def test_texts_after_the_pixels(tmp_path):
     assert json.loads(metadata.read_workflow(tmp_path / "a.png")["prompt"]) == GRAPH
 
 
+def test_a_webp_chunk_of_odd_length_comes_first(tmp_path):
+    data = webp(tmp_path / "a.webp").read_bytes()
+    (tmp_path / "a.webp").write_bytes(data[:12] + b"ODD \3\0\0\0abc\0" + data[12:])
+    assert json.loads(metadata.read_workflow(tmp_path / "a.webp")["prompt"]) == GRAPH
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "mp4"])
 def test_no_workflow(tmp_path, kind):
     path = tmp_path / "plain"
@@ -118,8 +124,8 @@ def test_empty_missing_and_folder(tmp_path):
 @pytest.mark.parametrize("make", [png, webp, lambda path: container(path, "-f", "mp4")], ids=["png", "webp", "mp4"])
 def test_cut_short(tmp_path, make):
     data = make(tmp_path / "a").read_bytes()
-    # The workflow is at the end of a WEBP, in the middle of a PNG.
-    end = {b"\x89PNG": data.find(b"tEXt") + 20, b"RIFF": len(data) - 400}.get(data[:4], len(data) // 2)
+    # The workflow is in the middle of a PNG, at the very end of a WEBP.
+    end = {b"\x89PNG": data.find(b"tEXt") + 20, b"RIFF": len(data) - 10}.get(data[:4], len(data) // 2)
     (tmp_path / "a").write_bytes(data[:end])
     with pytest.raises(PiyingError, match="damaged or cut short|re-encoded since, or cut short"):
         metadata.read_workflow(tmp_path / "a")

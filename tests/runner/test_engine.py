@@ -94,7 +94,7 @@ INFO = object_info(CLASSES, {})
 
 class Record:
     def __init__(self):
-        self.ran, self.cached = [], []
+        self.ran, self.cached, self.blocked = [], [], []
 
     def node_started(self, node):
         self.ran.append(node.id)
@@ -102,6 +102,9 @@ class Record:
     def node_finished(self, node, ui, cached):
         if cached:
             self.cached.append(node.id)
+
+    def node_blocked(self, node, message):
+        self.blocked.append((node.id, message))
 
 
 def node(class_type, **inputs):
@@ -137,11 +140,10 @@ def test_a_list_is_mapped_and_the_shorter_one_repeats():
     assert results["4"].ui == {"seen": [0, 2, 3], "me": ["4"], "prompt": [api]}
 
 
-def test_an_empty_list_calls_nobody():
-    results, _ = run(
-        {"1": node("Spread", count=0), "2": node("Add", a=["1", 0], b=1), "3": node("Show", value=["2", 0])}
-    )
-    assert results["3"].ui == {}
+def test_an_empty_list_is_named():
+    api = {"1": node("Spread", count=0), "2": node("Add", a=["1", 0], b=1), "3": node("Show", value=["2", 0])}
+    with pytest.raises(NodeFailed, match=r"Add \(node 2\): the input a is an empty list"):
+        run(api)
 
 
 def test_what_did_not_change_does_not_run_again():
@@ -178,11 +180,11 @@ def test_a_failure_names_the_node_and_keeps_the_rest():
     assert run(api, cache)[1].cached == ["1"]
 
 
-def test_the_cache_forgets_the_oldest():
-    cache = Cache(max_entries=2)
-    for key in "abc":
-        cache.put(key, key)
-    assert [key in cache for key in "abc"] == [False, True, True]
+def test_the_cache_keeps_one_graph():
+    cache, api = Cache(), {"1": node("Number", value=1), "2": node("Show", value=["1", 0])}
+    run(api, cache)
+    run({"1": node("Number", value=2), "2": node("Show", value=["1", 0])}, cache)
+    assert run(api, cache)[1].ran == ["1", "2"]
 
 
 def test_deep_and_wide_graphs():

@@ -1,0 +1,134 @@
+"""Calling a node's functions over lists of values, and merging what they return, as ComfyUI does."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Lists = dict[str, list[Any]]  # input → the values it stands for
+
+
+def is_blocker(value: Any) -> bool:
+    """Return whether a value is an ExecutionBlocker, ComfyUI's or another of that name.
+
+    Nodes bring ComfyUI's class where they can import it; by name it is known here without.
+    """
+    return type(value).__name__ == "ExecutionBlocker"
+
+
+class ExecutionBlocker:
+    """Given by a node in place of an output: nodes that use it do not run. `message` is shown, None is silent."""
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What a node gave: outputs (a list of values per slot), shown things, and graphs to run in its place.
+
+    `expansions` holds one (graph or None, outputs) per call; it is empty where no call expanded.
+    """
+
+    outputs: list[list[Any]] = field(default_factory=list)
+    ui: dict[str, list[Any]] = field(default_factory=dict)
+    expansions: list[tuple[dict[str, Any] | None, Any]] = field(default_factory=list)
+
+
+def arguments(lists: Lists, as_lists: bool) -> list[dict[str, Any]]:
+    """Return the arguments of each call: shorter lists repeat their last value; no inputs make one call.
+
+    Raises:
+        ValueError: some inputs have values and others are empty lists.
+    """
+    if as_lists:
+        return [lists]
+    length = max((len(values) for values in lists.values()), default=0)
+    if empty := [name for name, values in lists.items() if not values and length]:
+        raise ValueError(f"the input {empty[0]} is an empty list, so there is nothing to run the node on")
+    if not length:
+        return [{}]
+    return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(length)]
+
+
+async def call(
+    function: Callable[..., Any],
+    lists: Lists,
+    as_lists: bool,
+    on_block: Callable[[Any], Any],
+    before: Callable[[int], None],
+) -> list[Any]:
+    """Return the result of every call; of an async function, the task where it has not ended at once.
+
+    Args:
+        function: the node's bound method.
+        lists: its inputs.
+        as_lists: whether it takes whole lists in one call.
+        on_block: given a blocker found among the inputs; what it returns stands for the call's result.
+        before: called with the number of each call.
+    """
+    is_async = inspect.iscoroutinefunction(function)
+    results: list[Any] = []
+    for index, given in enumerate(arguments(lists, as_lists)):
+        blocker = _blocker(given, as_lists)
+        if blocker is not None:
+            results.append(on_block(blocker))
+            continue
+        before(index)
+        result = function(**given)
+        results.append(await _started(result) if is_async else result)
+    return results
+
+
+async def _started(coroutine: Any) -> Any:
+    task = asyncio.ensure_future(coroutine)
+    await asyncio.sleep(0)  # many end without ever waiting
+    return task.result() if task.done() else task
+
+
+def _blocker(given: dict[str, Any], as_lists: bool) -> Any:
+    for value in given.values():
+        for each in value if as_lists else (value,):
+            if is_blocker(each):
+                return each
+    return None
+
+
+def collect(results: list[Any], node_class: Any) -> Returned:
+    """Merge what the calls returned: a tuple, {"ui", "result", "expand"}, or a blocker each."""
+    rows, shown, expansions = [], [], []
+    expands = False
+    for result in results:
+        parts = result if isinstance(result, dict) else {"result": result}
+        if "ui" in parts:
+            shown.append(parts["ui"])
+        if "expand" in parts or "result" in parts:
+            outputs = _outputs(parts.get("result"), node_class)
+            expansions.append((parts.get("expand"), outputs))
+            expands = expands or "expand" in parts
+            rows.append(outputs)
+    ui = {name: [item for each in shown for item in each[name]] for name in shown[0]} if shown else {}
+    if expands:
+        return Returned(ui=ui, expansions=expansions)
+    return Returned(merge(rows, node_class), ui)
+
+
+def _outputs(result: Any, node_class: Any) -> Any:
+    return (result,) * len(node_class.RETURN_TYPES) if is_blocker(result) else result
+
+
+def merge(rows: list[Any], node_class: Any) -> list[list[Any]]:
+    """Return, per output slot, the values of all calls; outputs that are lists are laid end to end."""
+    if not rows or rows[0] is None:
+        return []
+    is_list = getattr(node_class, "OUTPUT_IS_LIST", None) or [False] * len(rows[0])
+    return [_column(rows, slot, spread) for slot, spread in zip(range(len(rows[0])), is_list, strict=False)]
+
+
+def _column(rows: list[Any], slot: int, spread: bool) -> list[Any]:
+    if not spread:
+        return [row[slot] for row in rows]
+    return [item for row in rows for item in ([row[slot]] if is_blocker(row[slot]) else row[slot])]
