@@ -120,6 +120,18 @@ class ComfyHost:
         free_memory(size, get_torch_device())
 
 
+def settle_comfyui_device(device: str) -> None:
+    """Tell ComfyUI's modules, loaded without ComfyUI, to stay off the card where we do or there is none.
+
+    They look for a card as soon as they are imported, and fail where there is none.
+    """
+    import torch
+    from comfy.cli_args import args
+
+    if device == "cpu" or not torch.cuda.is_available():
+        args.cpu = True
+
+
 class SilentProgress:
     """Counts for nobody."""
 

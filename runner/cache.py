@@ -2,47 +2,78 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .dynamic import Scope
 from .graph import Link, Node
 
+Key = int
+PLAIN = (str, int, float, bool, type(None))
 
-def node_key(node: Node, parent_keys: Mapping[str, str], changed: Any, with_id: bool) -> str:
-    """Return a key for a node's result.
 
-    A node's key holds its parents' keys, not their whole ancestry, so that keys cost time linear in
-    the graph.
+class Keys:
+    """Numbers for all that results depend on: equal things, equal number.
 
-    Args:
-        node: the node, with literal inputs and links.
-        parent_keys: keys of the nodes it links to; one that is missing makes the key unique.
-        changed: what its IS_CHANGED gave, if anything.
-        with_id: whether the node sees its own id, which then belongs to the key.
+    A node's number stands for its class, its literals, and the numbers of the nodes it links to, not
+    for their whole ancestry, so that numbering a graph costs time linear in it.
     """
-    inputs = {
-        name: ["link", parent_keys.get(value.source) or _unique(None), value.slot]
-        if isinstance(value, Link)
-        else ["value", value]
-        for name, value in node.inputs.items()
-    }
-    parts = [node.class_type, inputs, changed, node.id if with_id else None]
+
+    def __init__(self) -> None:
+        self._numbers: dict[Any, Key] = {}
+        self._next = 0
+
+    def of(self, node: Node, parents: Mapping[str, Key], changed: Any, with_id: bool) -> Key:
+        """Return the number of a node's result.
+
+        Args:
+            node: the node, with literal inputs and links.
+            parents: numbers of the nodes it links to; one that is missing makes the number a new one.
+            changed: what its IS_CHANGED gave, if anything.
+            with_id: whether the node sees its own id, which then belongs to the result.
+        """
+        inputs = [
+            (name, parents.get(value.source, UNLIKE), value.slot)
+            if isinstance(value, Link)
+            else (name, comparable(value))
+            for name, value in sorted(node.inputs.items())
+        ]
+        return self._number((node.class_type, *inputs, comparable(changed), node.id if with_id else None))
+
+    def _number(self, parts: tuple[Any, ...]) -> Key:
+        if UNLIKE in parts or any(UNLIKE in part for part in parts if isinstance(part, tuple)):
+            parts = (object(),)
+        number = self._numbers.get(parts)
+        if number is None:
+            number = self._numbers[parts] = self._next
+            self._next += 1
+        return number
+
+    def forget_all_but(self, used: set[Key]) -> None:
+        """Drop what nothing refers to any more."""
+        self._numbers = {parts: number for parts, number in self._numbers.items() if number in used}
+
+
+class _Unlike:
+    """Stands for a value that is like no other, not even itself a second time."""
+
+
+UNLIKE = _Unlike()
+
+
+def comparable(value: Any) -> Any:
+    """Return a literal as something to compare by: itself, its JSON text, or UNLIKE.
+
+    NaN differs from itself: IS_CHANGED returns it to say that the node must always run. Objects such
+    as tensors are not compared.
+    """
+    if isinstance(value, PLAIN):
+        return UNLIKE if value != value else (type(value).__name__, value)
     try:
-        text = json.dumps(parts, sort_keys=True, allow_nan=False, default=_unique)
+        return json.dumps(value, sort_keys=True, allow_nan=False)
     except (ValueError, TypeError):
-        # NaN differs from itself: IS_CHANGED returns it to say that the node must always run.
-        text = _unique(parts)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _unique(value: Any) -> str:
-    """Return a text for a value that cannot be compared: no other is like it."""
-    del value
-    return secrets.token_hex(16)
+        return UNLIKE
 
 
 class Cache:
@@ -52,34 +83,36 @@ class Cache:
     """
 
     def __init__(self) -> None:
-        self._scopes: dict[Scope, dict[str, Any]] = {}
+        self.keys = Keys()
+        self._scopes: dict[Scope, dict[Key, Any]] = {}
         self._objects: dict[tuple[Scope, str, str], Any] = {}
 
-    def begin(self, nodes: Iterable[Node], keys: Iterable[str]) -> None:
+    def begin(self, nodes: Iterable[Node], keys: Iterable[Key]) -> None:
         """Keep what a graph with these nodes and keys can use."""
         ids, used = {(node.id, node.class_type) for node in nodes}, set(keys)
         names = {node_id for node_id, _ in ids}
         self._scopes = {scope: kept for scope, kept in self._scopes.items() if not scope or scope[0] in names}
         self._keep((), used)
+        self.keys.forget_all_but(used.union(*self._scopes.values()))
         self._objects = {
             key: value
             for key, value in self._objects.items()
             if (key[1:] in ids if not key[0] else key[0][0] in names)
         }
 
-    def begin_scope(self, scope: Scope, keys: Iterable[str]) -> None:
+    def begin_scope(self, scope: Scope, keys: Iterable[Key]) -> None:
         """Keep, of an expanded graph, what its new expansion can use."""
         self._keep(scope, set(keys))
 
-    def _keep(self, scope: Scope, used: set[str]) -> None:
+    def _keep(self, scope: Scope, used: set[Key]) -> None:
         results = self._scopes.get(scope, {})
         self._scopes[scope] = {key: result for key, result in results.items() if key in used}
 
-    def get(self, scope: Scope, key: str) -> Any:
+    def get(self, scope: Scope, key: Key) -> Any:
         """Return the result of a key, or None."""
         return self._scopes.get(scope, {}).get(key)
 
-    def put(self, scope: Scope, key: str, result: Any) -> None:
+    def put(self, scope: Scope, key: Key, result: Any) -> None:
         """Keep a result."""
         self._scopes.setdefault(scope, {})[key] = result
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import NodeMisused
+
 Lists = dict[str, list[Any]]  # input → the values it stands for
 
 
@@ -26,7 +28,7 @@ class ExecutionBlocker:
         self.message = message
 
 
-@dataclass(frozen=True)
+@dataclass
 class Returned:
     """What a node gave: outputs (a list of values per slot), shown things, and graphs to run in its place.
 
@@ -42,16 +44,37 @@ def arguments(lists: Lists, as_lists: bool) -> list[dict[str, Any]]:
     """Return the arguments of each call: shorter lists repeat their last value; no inputs make one call.
 
     Raises:
-        ValueError: some inputs have values and others are empty lists.
+        NodeMisused: some inputs have values and others are empty lists.
     """
     if as_lists:
         return [lists]
-    length = max((len(values) for values in lists.values()), default=0)
+    lengths = set(map(len, lists.values()))
+    if lengths == {1}:
+        return [{name: values[0] for name, values in lists.items()}]
+    length = max(lengths, default=0)
     if empty := [name for name, values in lists.items() if not values and length]:
-        raise ValueError(f"the input {empty[0]} is an empty list, so there is nothing to run the node on")
+        raise NodeMisused(f"the input {empty[0]} is an empty list, so there is nothing to run the node on.")
     if not length:
         return [{}]
     return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(length)]
+
+
+def check_ranges(linked: Lists, options: dict[str, dict[str, Any]]) -> None:
+    """Refuse numbers that arrive by link outside the range their input declares; nobody checked them before.
+
+    Raises:
+        NodeMisused: the input, the number and the bound.
+    """
+    for name, values in linked.items():
+        declared = options.get(name, {})
+        low, high = declared.get("min"), declared.get("max")
+        for value in values if low is not None or high is not None else ():
+            if not isinstance(value, int | float):
+                continue
+            if low is not None and value < low:
+                raise NodeMisused(f"{name} is {value}, which arrives by link. It must be at least {low}.")
+            if high is not None and value > high:
+                raise NodeMisused(f"{name} is {value}, which arrives by link. It must be at most {high}.")
 
 
 async def call(
@@ -70,7 +93,6 @@ async def call(
         on_block: given a blocker found among the inputs; what it returns stands for the call's result.
         before: called with the number of each call.
     """
-    is_async = inspect.iscoroutinefunction(function)
     results: list[Any] = []
     for index, given in enumerate(arguments(lists, as_lists)):
         blocker = _blocker(given, as_lists)
@@ -79,7 +101,7 @@ async def call(
             continue
         before(index)
         result = function(**given)
-        results.append(await _started(result) if is_async else result)
+        results.append(await _started(result) if inspect.iscoroutine(result) else result)
     return results
 
 

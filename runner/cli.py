@@ -13,25 +13,20 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from ..core.errors import PiyingError
-from ..core.host import HeadlessHost, get_host, set_host
-from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
-from .definitions import ObjectInfo, object_info
 from .display import Display, LogToDisplay, choose_display
-from .errors import NodeFailed, WorkflowError
-from .execute import Executor, Hidden, Result
-from .graph import Graph
-from .overrides import Assignment, parse_set, prompt_assignment, seed_assignments
-from .validate import validate
-from .workflow_file import Workflow, read_workflow_file
+from .errors import NodeFailed, NodeMisused, WorkflowError
+from .export import read_object_info, write_api
+from .options import parser
+from .overrides import split_set
 
-DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
+if TYPE_CHECKING:
+    from .session import Session
+
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES: dict[str, type] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
-TITLES: dict[str, str] = {**CORE_NODE_TITLES, **NODE_DISPLAY_NAME_MAPPINGS}
+DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "imageio_ffmpeg", "PIL")
 
 # Libraries draw bars and print advice of their own, which would tear ours.
@@ -43,42 +38,6 @@ QUIET_LIBRARIES = {
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parse = argparse.ArgumentParser(
-        prog="python -m runner",
-        description="Run a ComfyUI workflow file without ComfyUI.",
-        epilog="Exit codes: 0 done, 1 a node failed, 2 the workflow or the options are wrong, 130 cancelled.",
-    )
-    parse.add_argument("workflow", type=Path, help="UI or API JSON, or a PNG, WEBP, MP4 or WEBM that carries one")
-    parse.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NODE.INPUT=VALUE",
-        help="set an input; NODE is an id, a title or a class; may be repeated",
-    )
-    parse.add_argument("--prompt", metavar="TEXT", help="set the one prompt that the workflow asks for")
-    parse.add_argument("--seed", metavar="N", help="set every seed")
-    parse.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="where files are read from")
-    parse.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="where files are written to")
-    parse.add_argument(
-        "--models",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a folder of models; may be repeated",
-    )
-    parse.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parse.add_argument("--check", action="store_true", help="validate the workflow and stop")
-    shown = parse.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
-    shown.add_argument("--quiet", action="store_true", help="paths of the files on stdout, nothing else but errors")
-    parse.add_argument("--verbose", action="store_true", help="tracebacks, and what libraries have to say")
-    return parse
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -123,67 +82,53 @@ def _sentence(error: BaseException) -> str:
     """Return the text of an error; unforeseen ones also get their kind and a way to learn more."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped; no unfinished file is left."
-    if isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError):
+    if isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         kind = type(error.cause).__name__
         return f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
     return str(error)
 
 
 def _run(options: argparse.Namespace, display: Display) -> int:
+    from .session import Session  # what --help does not need
+
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="piying-") as temp:
-        set_host(_host(options, display, Path(temp)))
-        info = object_info(CLASSES, TITLES)
-        workflow = _workflow(options, info)
-        graph = workflow.graph(TITLES)
-        roots = validate(graph, info, CLASSES)
-        if options.check:
-            display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
-            return DONE
-        _check_installed()
-        _check_writable(options.output)
-        _execute(workflow, graph, roots, display, options.output)
-    display.done(time.monotonic() - begun)
-    return DONE
-
-
-def _host(options: argparse.Namespace, display: Display, temp: Path) -> HeadlessHost:
-    return HeadlessHost(
+    session = Session(
         input=options.input,
         output=options.output,
-        temp=temp,
-        models=[*_existing(options.models), *_default_models()],
-        chosen_device=options.device,
-        on_progress=display.progress,
+        models=options.models,
+        device=options.device,
+        custom_nodes=options.custom_nodes,
+        comfyui=options.comfyui,
+        display=display,
     )
+    try:
+        code = _run_in(session, options, display)
+    finally:
+        session.close()
+    if code == DONE and not options.check and not options.export_api:
+        display.done(time.monotonic() - begun)
+    return code
 
 
-def _existing(folders: list[Path]) -> list[Path]:
-    for folder in folders:
-        if not folder.is_dir():
-            raise WorkflowError(f"--models {folder}: there is no such folder.")
-    return folders
-
-
-def _default_models() -> list[Path]:
-    """Return the pack's models folder, and ComfyUI's where the pack lies in its custom_nodes."""
-    beside = [ROOT.parents[1] / "models"] if ROOT.parent.name == "custom_nodes" else []
-    return [ROOT / "models", *beside]
-
-
-def _workflow(options: argparse.Namespace, info: ObjectInfo) -> Workflow:
-    workflow = read_workflow_file(options.workflow, info)
-    return workflow.with_values(_assignments(options, workflow.graph(TITLES), info), info)
-
-
-def _assignments(options: argparse.Namespace, graph: Graph, info: ObjectInfo) -> list[Assignment]:
-    """Return all values of the command line; --set comes last, since it is the most exact."""
-    assignments: list[Assignment] = []
-    if options.prompt is not None:
-        assignments.append(prompt_assignment(options.prompt, graph))
-    if options.seed is not None:
-        assignments += seed_assignments(options.seed, graph)
-    return assignments + [parse_set(text, graph, info) for text in options.set]
+def _run_in(session: Session, options: argparse.Namespace, display: Display) -> int:
+    values = dict(map(split_set, options.set))
+    info = session.definitions() | (read_object_info(options.object_info) if options.object_info else {})
+    workflow = session.prepare(options.workflow, values, options.prompt, options.seed, info)
+    if options.export_api:
+        write_api(options.export_api, workflow.api)
+        display.saved(options.export_api)
+        return DONE
+    graph, roots, errors = session.check(workflow, options.partial)
+    if options.check:
+        display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
+        return DONE
+    for error in errors:
+        display.message(f"left out: {error}", "WARNING")
+    _check_installed()
+    _check_writable(options.output)
+    for path in session.execute(workflow, graph, roots).files:
+        display.saved(path)
+    return WRONG if errors else DONE
 
 
 def _check_installed() -> None:
@@ -205,16 +150,3 @@ def _check_writable(folder: Path) -> None:
         raise WorkflowError(
             f"--output {folder}: cannot be written to ({error.strerror}). Choose another folder."
         ) from error
-
-
-def _execute(workflow: Workflow, graph: Graph, roots: list[str], display: Display, output: Path) -> None:
-    get_host().device()  # a device that cannot be used is said before the first node runs
-    hidden = Hidden(prompt=workflow.api, extra_pnginfo=workflow.extra_pnginfo)
-    results = Executor(CLASSES, display).run(graph, roots, hidden)
-    for path in _saved_files(results, output):
-        display.saved(path)
-
-
-def _saved_files(results: dict[str, Result], output: Path) -> list[Path]:
-    entries: list[dict[str, Any]] = [entry for result in results.values() for entry in result.ui.get("images", ())]
-    return [output / entry["subfolder"] / entry["filename"] for entry in entries if entry["type"] == "output"]

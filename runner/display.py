@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -174,54 +175,62 @@ class _Bar:
         self._bar.update(done - self._bar.n)
 
 
-class JsonLines(Quiet):
-    """One JSON object a line on stdout for everything that happens."""
+class EventDisplay(Quiet):
+    """Gives one dictionary for everything that happens."""
 
-    node: dict[str, Any] = {}
+    def __init__(self, emit: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._emit = emit
+        self.node: str | None = None
 
     def node_started(self, node: Node) -> None:
-        """Emit `node`."""
-        self.node = {"node": node.id, "class_type": node.class_type, "title": node.title}
-        self.emit("node", **self.node)
+        """Give `node`."""
+        self.node = node.id
+        self.emit("node", node=node.id, class_type=node.class_type, title=node.title)
 
     def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
-        """Emit `executed`."""
+        """Give `executed`."""
         self.emit("executed", node=node.id, cached=cached, output=ui)
 
     def progress(self, phase: str, total: int) -> Progress:
-        """Emit `progress` at every step."""
-        return _JsonProgress(self, phase, total)
+        """Give `progress` at every step."""
+        return _EventProgress(self, phase, total)
 
     def message(self, text: str, level: str) -> None:
-        """Emit `message`."""
+        """Give `message`."""
         self.emit("message", level=level.lower(), text=text)
 
     def saved(self, path: Path) -> None:
-        """Emit `saved`."""
+        """Give `saved`."""
         self.emit("saved", path=str(path))
 
     def failed(self, text: str, code: int, node: str | None = None) -> None:
-        """Emit `error`."""
+        """Give `error`."""
         self.emit("error", message=text, exit_code=code, node=node)
 
     def done(self, seconds: float) -> None:
-        """Emit `done`."""
+        """Give `done`."""
         self.emit("done", seconds=round(seconds, 3))
 
     def emit(self, event: str, **values: Any) -> None:
-        """Write one event."""
-        print(json.dumps({"event": event, **values}, ensure_ascii=False, default=str), file=self.out, flush=True)
+        """Give one event."""
+        self._emit({"event": event, **values})
 
 
-class _JsonProgress:
-    def __init__(self, display: JsonLines, phase: str, total: int) -> None:
+class _EventProgress:
+    def __init__(self, display: EventDisplay, phase: str, total: int) -> None:
         self._display, self._phase, self._total = display, phase, total
 
     def step(self, done: int, preview: Preview | None = None) -> None:
-        """Emit the step."""
+        """Give the step."""
         del preview
-        node = self._display.node.get("node")
-        self._display.emit("progress", node=node, phase=self._phase, value=done, max=self._total)
+        self._display.emit("progress", node=self._display.node, phase=self._phase, value=done, max=self._total)
+
+
+def print_event(event: dict[str, Any]) -> None:
+    """Write an event as a line of JSON on stdout."""
+    sys.stdout.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
 
 
 class LogToDisplay(logging.Handler):
@@ -239,7 +248,7 @@ class LogToDisplay(logging.Handler):
 def choose_display(json_lines: bool, quiet: bool) -> Display:
     """Return the display that the options and the terminal call for."""
     if json_lines:
-        return JsonLines()
+        return EventDisplay(print_event)
     if quiet:
         return Quiet()
     return Terminal() if sys.stderr.isatty() else Plain()

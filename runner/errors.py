@@ -38,6 +38,10 @@ class InvalidGraph(WorkflowError):
         self.errors = errors
 
 
+class NodeMisused(Exception):
+    """A node was given, or asks for, what the engine cannot do; the text is for the person."""
+
+
 class NodeFailed(Exception):
     """A node raised while running; the original exception is the cause. Exit code 1."""
 

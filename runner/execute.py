@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .cache import Cache, node_key
-from .calls import ExecutionBlocker, Lists, Returned, call, collect, merge
+from .cache import Cache, Key
+from .calls import ExecutionBlocker, Lists, Returned, call, check_ranges, collect, merge
 from .dynamic import DynamicPrompt, Scope
-from .errors import NodeFailed, WorkflowError
+from .errors import NodeFailed, NodeMisused, WorkflowError
 from .graph import Graph, Link, Node, is_link, parse_node
 from .node_types import NodeTypes
 from .schedule import Schedule
@@ -39,12 +39,15 @@ class Hidden:
     extra_pnginfo: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
     """A node's outputs, a list of values per slot, and what it shows."""
 
     outputs: list[list[Any]]
     ui: dict[str, Any]
+
+
+Results = dict[str, Result]
 
 
 class Executor:
@@ -55,20 +58,42 @@ class Executor:
         self._events = events
         self._cache = cache or Cache()
 
-    def run(self, graph: Graph, roots: list[str], hidden: Hidden) -> dict[str, Result]:
-        """Run the roots and what they need; return the results of all nodes that show something.
+    def run(self, graph: Graph, roots: list[str], hidden: Hidden) -> Results:
+        """Run the roots and what they need; return the results of all nodes that ran or need not run again.
 
         Raises:
             NodeFailed: a node raised; results from before it stay in the cache.
             WorkflowError: what nodes expanded into goes in a circle.
         """
-        # A loop of our own: asyncio.run takes Ctrl-C away from the nodes until one of them awaits.
-        loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(Run(self._classes, self._events, self._cache, graph, hidden).all(roots))
-        finally:
-            _cancel_rest(loop)
-            loop.close()
+        run = Run(self._classes, self._events, self._cache, graph, hidden).all(roots)
+        return _in_a_loop(run) if self._any_async() else _at_once(run)
+
+    def _any_async(self) -> bool:
+        return any(
+            inspect.iscoroutinefunction(getattr(node_class, name, None))
+            for node_class in self._classes.values()
+            for name in (getattr(node_class, "FUNCTION", ""), "check_lazy_status")
+        )
+
+
+def _at_once(run: Coroutine[Any, Any, Results]) -> Results:
+    """Run what never waits: with no async node there is nothing to wait for, and no need of a loop."""
+    try:
+        run.send(None)
+    except StopIteration as done:
+        results: Results = done.value
+        return results
+    raise RuntimeError("a run without async nodes waits")
+
+
+def _in_a_loop(run: Coroutine[Any, Any, Results]) -> Results:
+    # A loop of our own: asyncio.run takes Ctrl-C away from the nodes until one of them awaits.
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(run)
+    finally:
+        _cancel_rest(loop)
+        loop.close()
 
 
 def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
@@ -86,7 +111,7 @@ class Run:
         self._types, self._events, self._cache, self._hidden = NodeTypes(classes), events, cache, hidden
         self._nodes = dict(graph)
         self._scopes: dict[str, Scope] = {}  # of nodes that other nodes expanded into
-        self._keys: dict[str, str] = {}
+        self._keys: dict[str, Key] = {}
         self._expanded: dict[str, list[tuple[dict[str, Any] | None, Any]]] = {}
         self._waiting: dict[str, list[Any]] = {}  # results of async calls, some of them tasks
         self._released = asyncio.Event()
@@ -95,11 +120,11 @@ class Run:
             self._is_done,
             lambda node_id: self._types.is_first(self._nodes[node_id]),
         )
-        self._shown: dict[str, Result] = {}
+        self._finished: dict[str, Result] = {}
         self._added: dict[str, Any] = {}
         self._dynamic = DynamicPrompt(hidden.prompt, self._added, self._scopes)
 
-    async def all(self, roots: list[str]) -> dict[str, Result]:
+    async def all(self, roots: list[str]) -> Results:
         """Run the roots and what they need."""
         self._add_keys(list(self._nodes))
         self._cache.begin(self._nodes.values(), self._keys.values())
@@ -111,7 +136,7 @@ class Run:
                 self._schedule.add(root)
         while self._schedule:
             await self._advance()
-        return self._shown
+        return self._finished
 
     async def _advance(self) -> None:
         """Run one node, or wait for one that waits for something outside."""
@@ -154,9 +179,9 @@ class Run:
             if node_id not in self._keys:
                 self._keys[node_id] = self._key(self._nodes[node_id])
 
-    def _key(self, node: Node) -> str:
+    def _key(self, node: Node) -> Key:
         changed = self._types.changed(node, self._hidden_values(node))
-        return node_key(node, self._keys, changed, self._types.key_has_id(node))
+        return self._cache.keys.of(node, self._keys, changed, self._types.key_has_id(node))
 
     def _scope(self, node_id: str) -> Scope:
         return self._scopes.get(node_id, ())
@@ -169,28 +194,37 @@ class Run:
         return result
 
     def _finish(self, node: Node, result: Result, cached: bool = False) -> None:
-        if result.ui:
-            self._shown[node.id] = result
+        self._finished[node.id] = result
         self._events.node_finished(node, result.ui, cached)
 
     # Running a node
 
     async def _step(self, node: Node) -> bool:
-        """Bring a node one step on; return whether it has its result."""
+        """Bring a node one step on; return whether it has its result.
+
+        Raises:
+            NodeFailed: the node raised. Its code is anybody's and may raise anything.
+        """
+        try:
+            returned = await self._returned(node)
+            return returned is not None and self._keep(node, returned)
+        except NodeFailed:
+            raise
+        except Exception as error:
+            raise NodeFailed(str(node), node.id, error) from error
+
+    async def _returned(self, node: Node) -> Returned | None:
+        """Return what a node gave, None where it waits."""
         if node.id in self._expanded:
-            outputs = merge(self._expanded_outputs(node), self._types.of(node))
-            return self._keep(node, Returned(outputs))
+            return Returned(merge(self._expanded_outputs(node), self._types.of(node)))
         if node.id in self._waiting:
-            with _named(node):
-                results = [r.result() if isinstance(r, asyncio.Future) else r for r in self._waiting.pop(node.id)]
+            results = [r.result() if isinstance(r, asyncio.Future) else r for r in self._waiting.pop(node.id)]
         else:
-            with _named(node):
-                started = await self._start(node)
+            started = await self._start(node)
             if started is None:
-                return False
+                return None
             results = started
-        with _named(node):
-            return self._keep(node, collect(results, self._types.of(node)))
+        return collect(results, self._types.of(node))
 
     async def _start(self, node: Node) -> list[Any] | None:
         """Call a node; None where it first needs lazy inputs, or waits for something outside."""
@@ -200,6 +234,7 @@ class Run:
         as_lists = bool(getattr(node_class, "INPUT_IS_LIST", False))
         if await self._ask_for_lazy(node, instance, lists, missing, as_lists):
             return None
+        check_ranges({name: lists[name] for name, _ in node.links()}, self._types.all_options(node))
         self._events.node_started(node)
         function = getattr(instance, node_class.FUNCTION)
         results = await call(
@@ -210,7 +245,12 @@ class Run:
             return results
         self._waiting[node.id] = results
         release = self._schedule.hold(node.id)
-        asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: (release(), self._released.set()))
+
+        def end(_: Any) -> None:
+            release()
+            self._released.set()
+
+        asyncio.gather(*tasks, return_exceptions=True).add_done_callback(end)
         return None
 
     async def _ask_for_lazy(self, node: Node, instance: Any, lists: Lists, missing: set[str], as_lists: bool) -> bool:
@@ -225,7 +265,7 @@ class Run:
         for name in sorted(needed):
             link = node.inputs.get(name)
             if not isinstance(link, Link):
-                raise ValueError(f"check_lazy_status asks for the input {name!r}, which nothing is linked to")
+                raise NodeMisused(f"check_lazy_status asks for the input {name!r}, which nothing is linked to.")
             self._schedule.require(link.source, node.id)
         return bool(needed)
 
@@ -240,8 +280,9 @@ class Run:
         """Return the lists of values of a node's inputs, and the names of those that are not there yet."""
         lists: Lists = {}
         missing: set[str] = set()
+        declared = self._types.all_options(node)
         for name, value in node.inputs.items():
-            options = self._types.options(node, name)
+            options = declared.get(name)
             if isinstance(value, Link) and not (options or {}).get("rawLink"):
                 values = self._linked(value)
                 if values is None:
@@ -257,6 +298,9 @@ class Run:
         return result.outputs[link.slot] if result is not None and link.slot < len(result.outputs) else None
 
     def _hidden_values(self, node: Node) -> dict[str, Any]:
+        kinds = self._types.hidden(node)
+        if not kinds:
+            return {}
         known = {
             "PROMPT": self._hidden.prompt,
             "EXTRA_PNGINFO": self._hidden.extra_pnginfo,
@@ -266,7 +310,7 @@ class Run:
             "AUTH_TOKEN_COMFY_ORG": None,
             "API_KEY_COMFY_ORG": None,
         }
-        return {name: known[kind] for name, kind in self._types.hidden(node).items() if kind in known}
+        return {name: known[kind] for name, kind in kinds.items() if kind in known}
 
     # What a node returned
 
@@ -281,13 +325,12 @@ class Run:
         return True
 
     def _ui_before(self, node: Node) -> dict[str, Any]:
-        shown = self._shown.get(node.id)
-        return shown.ui if shown else {}
+        return self._finished[node.id].ui if node.id in self._finished else {}
 
     def _expand(self, node: Node, returned: Returned) -> None:
         """Add the graphs a node expanded into; it waits for those of their outputs that it gives as its own."""
         if returned.ui:
-            self._shown[node.id] = Result([], returned.ui)
+            self._finished[node.id] = Result([], returned.ui)
         added = [
             self._add_node(node, node_id, inner)
             for graph, _ in returned.expansions
@@ -308,13 +351,13 @@ class Run:
     def _add_node(self, parent: Node, node_id: str, inner: dict[str, Any]) -> str:
         if node_id in self._nodes:
             raise NodeFailed(
-                str(parent), parent.id, ValueError(f"it expands into a second node of the id {node_id!r}")
+                str(parent), parent.id, NodeMisused(f"it expands into a second node of the id {node_id!r}.")
             )
         if inner.get("class_type") not in self._types:
             raise NodeFailed(
                 str(parent),
                 parent.id,
-                ValueError(f"it expands into {inner.get('class_type')!r}, which is not known here"),
+                NodeMisused(f"it expands into {inner.get('class_type')!r}, which is not known here."),
             )
         self._nodes[node_id] = parse_node(node_id, inner, {})
         self._added[node_id] = inner
@@ -341,14 +384,3 @@ def _prefix(node: Node, index: int) -> None:
     builder = sys.modules.get("comfy_execution.graph_utils")
     if builder is not None:
         builder.GraphBuilder.set_default_prefix(node.id, index, 0)
-
-
-@contextmanager
-def _named(node: Node) -> Iterator[None]:
-    """Put the node's name on whatever its code raises: node code is anybody's and may raise anything."""
-    try:
-        yield
-    except NodeFailed:
-        raise
-    except Exception as error:
-        raise NodeFailed(str(node), node.id, error) from error

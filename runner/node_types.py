@@ -18,6 +18,8 @@ class NodeTypes:
     def __init__(self, classes: Mapping[str, Any]) -> None:
         self._classes = classes
         self._declared: dict[str, dict[str, Any]] = {}
+        self._options: dict[str, dict[str, dict[str, Any]]] = {}
+        self._hidden: dict[str, dict[str, str]] = {}
         self._first: dict[str, bool] = {}
 
     def __contains__(self, class_type: object) -> bool:
@@ -35,22 +37,32 @@ class NodeTypes:
 
     def options(self, node: Node, name: str) -> dict[str, Any] | None:
         """Return the options of a declared input, None for one that is not declared."""
-        declared = self.declared(node)
-        for group in ("required", "optional"):
-            if name in declared.get(group, ()):
-                given = declared[group][name]
-                return given[1] if len(given) > 1 and isinstance(given[1], dict) else {}
-        return None
+        return self.all_options(node).get(name)
+
+    def all_options(self, node: Node) -> dict[str, dict[str, Any]]:
+        """Return {input: options} of a node's declared inputs."""
+        if node.class_type not in self._options:
+            declared = self.declared(node)
+            inputs = {**declared.get("optional", {}), **declared.get("required", {})}
+            self._options[node.class_type] = {
+                name: given[1] if len(given) > 1 and isinstance(given[1], dict) else {}
+                for name, given in inputs.items()
+            }
+        return self._options[node.class_type]
 
     def hidden(self, node: Node) -> dict[str, str]:
         """Return {input: kind} of a node's hidden inputs."""
-        declared = self.declared(node).get("hidden", {})
-        return {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
+        if node.class_type not in self._hidden:
+            declared = self.declared(node).get("hidden", {})
+            kinds = {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
+            self._hidden[node.class_type] = kinds
+        return self._hidden[node.class_type]
 
     def needed(self, node: Node) -> Iterator[Link]:
         """Yield the links a node cannot start without: all but lazy ones."""
+        options = self.all_options(node)
         for name, link in node.links():
-            if not (self.options(node, name) or {}).get("lazy"):
+            if not options.get(name, {}).get("lazy"):
                 yield link
 
     def shows(self, node: Node) -> bool:

@@ -13,24 +13,31 @@ SEED_NAMES = ("seed", "noise_seed")
 Assignment = tuple[str, str, Any]  # node id, input, value
 
 
-def parse_set(text: str, graph: Graph, info: ObjectInfo) -> Assignment:
-    """Return the assignment that `NODE.INPUT=VALUE` means; NODE is an id, a title or a class.
+def split_set(text: str) -> tuple[str, str]:
+    """Return target and value of `NODE.INPUT=VALUE`.
 
     Raises:
-        WorkflowError: the text has another form, or names no node, several nodes, or no input.
+        WorkflowError: the text has another form.
     """
     target, equals, value = text.partition("=")
-    name, dot, input_name = target.rpartition(".")
-    if not equals or not dot:
+    if not equals or "." not in target:
         raise WorkflowError(f"--set {text!r}: write it as NODE.INPUT=VALUE, such as 5.seed=7.")
+    return target, value
+
+
+def find_input(target: str, graph: Graph, info: ObjectInfo) -> tuple[str, str]:
+    """Return node id and input that `NODE.INPUT` means; NODE is an id, a title or a class.
+
+    Raises:
+        WorkflowError: it names no node, several nodes, or no input.
+    """
+    name, _, input_name = target.rpartition(".")
     node = find_node(name, graph)
     if node.class_type in info and input_name not in (declared := declared_inputs(info[node.class_type])):
         near = difflib.get_close_matches(input_name, declared, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise WorkflowError(
-            f"--set {text!r}: {node} has no input {input_name!r}.{hint} It has: {', '.join(declared)}."
-        )
-    return node.id, input_name, value
+        raise WorkflowError(f"{target}: {node} has no input {input_name!r}.{hint} It has: {', '.join(declared)}.")
+    return node.id, input_name
 
 
 def find_node(name: str, graph: Graph) -> Node:
@@ -69,7 +76,7 @@ def prompt_assignment(text: str, graph: Graph) -> Assignment:
     raise WorkflowError(f"--prompt: several nodes take a prompt. Say which: {listed}.")
 
 
-def seed_assignments(seed: str, graph: Graph) -> list[Assignment]:
+def seed_assignments(seed: int | str, graph: Graph) -> list[Assignment]:
     """Return the assignments of --seed: to every seed that is not linked.
 
     Raises:

@@ -1,86 +1,38 @@
 """A workflow as the browser saves it → the API form that runs.
 
 The browser keeps widget values as a list by position; names come from node definitions in the shape
-of ComfyUI's /object_info. Rules: ComfyUI_frontend, `graphToPrompt`.
+of ComfyUI's /object_info. Rules: ComfyUI_frontend, `graphToPrompt`. Two things differ on purpose: of
+the options of a dynamic prompt it is always the same that is chosen, and whole numbers keep all their
+digits, where the browser has 53 bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from datetime import datetime
 from typing import Any
 
-from .definitions import ObjectInfo, choices, declared_inputs
+from .definitions import ObjectInfo
 from .errors import WorkflowError
+from .ui_graph import BYPASS, NEVER, read_ui
+from .ui_ids import with_unique_ids
+from .ui_live import VIRTUAL, LiveNode, load
+from .ui_primitives import apply_primitives
+from .ui_resolve import Resolver, Value
+from .ui_scopes import Scope, unfold
+from .ui_text import dynamic_prompt, with_replacements
+from .ui_widgets import MISSING, Widget
 
-NEVER, BYPASS = 2, 4  # node modes
-NOTES = {"Note", "MarkdownNote"}
-REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-AFTER_RUN = {"fixed", "increment", "decrement", "randomize", "increment-wrap"}
+SAVE_NODES = {
+    *("SaveImage", "SaveImageAdvanced", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio"),
+    *("SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced", "SaveGLB", "Save3DAdvanced", "SaveGaussianSplat"),
+    *("SavePointCloud", "SaveAnimatedPNG", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent"),
+}
 
 
 def is_ui_format(workflow: Any) -> bool:
     """Return whether decoded JSON is a workflow as the browser saves it."""
     return isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list) and "links" in workflow
-
-
-@dataclass(frozen=True)
-class UILink:
-    """A wire: output `slot` of node `source`, of type `kind`."""
-
-    source: str
-    slot: int
-    kind: str
-
-
-class UIGraph:
-    """Nodes and wires of a UI workflow, by id."""
-
-    def __init__(self, workflow: dict[str, Any]) -> None:
-        self.nodes = {str(node["id"]): node for node in workflow["nodes"]}
-        self.links: dict[Any, UILink] = dict(_parse_link(link) for link in workflow["links"])
-
-    def source(self, link_id: Any) -> UILink | None:
-        """Return the real output a wire comes from, through reroutes and bypassed nodes.
-
-        None where it comes from nothing, or from a muted node.
-
-        Raises:
-            WorkflowError: reroutes or bypassed nodes go in a circle.
-        """
-        seen: set[Any] = set()
-        link: UILink | None
-        while (link := self.links.get(link_id)) is not None:
-            if link_id in seen:
-                raise WorkflowError(f"Link {link_id} goes in a circle of reroutes or bypassed nodes.")
-            seen.add(link_id)
-            node = self.nodes.get(link.source)
-            if node is None or node.get("mode") == NEVER:
-                return None
-            if node["type"] != REROUTE and node.get("mode") != BYPASS:
-                return link
-            link_id = _passed_through(node, link)
-        return None
-
-
-def _parse_link(link: Any) -> tuple[Any, UILink]:
-    if isinstance(link, dict):
-        return link["id"], UILink(str(link["origin_id"]), link["origin_slot"], str(link.get("type")))
-    return link[0], UILink(str(link[1]), link[2], str(link[5]) if len(link) > 5 else "*")
-
-
-def _passed_through(node: dict[str, Any], link: UILink) -> Any:
-    """Return the incoming link that a reroute or bypassed node passes on to its output, if any.
-
-    A bypassed node passes the input in the output's position where the types agree, else the first
-    that does.
-    """
-    inputs = node.get("inputs") or []
-    if node["type"] == REROUTE:
-        return inputs[0].get("link") if inputs else None
-    ordered = inputs[link.slot : link.slot + 1] + inputs
-    matching = [entry for entry in ordered if entry.get("type") == link.kind]
-    return matching[0].get("link") if matching else None
 
 
 def to_api(workflow: dict[str, Any], info: ObjectInfo) -> dict[str, Any]:
@@ -89,104 +41,88 @@ def to_api(workflow: dict[str, Any], info: ObjectInfo) -> dict[str, Any]:
     Raises:
         WorkflowError: the file is malformed, or a node's class is not in `info`.
     """
-    try:
-        graph = UIGraph(workflow)
-        return {node_id: _api_node(node, graph, info) for node_id, node in graph.nodes.items() if _runs(node)}
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise WorkflowError(
-            f"The workflow's nodes or links are malformed ({type(error).__name__}: {error})."
-        ) from error
+    scopes = scopes_of(workflow, info)
+    export = _Export(scopes, info)
+    return {
+        scope.prefix + node.id: export.node(scope, node)
+        for scope in scopes
+        if scope.runs
+        for node in scope.graph.nodes.values()
+        if runs(node)
+    }
 
 
-def _runs(node: dict[str, Any]) -> bool:
-    return node.get("mode") not in (NEVER, BYPASS) and node["type"] not in {*NOTES, REROUTE, PRIMITIVE}
+def scopes_of(workflow: dict[str, Any], info: ObjectInfo) -> list[Scope]:
+    """Return the canvas and the instances of subgraphs, as the browser has them when it exports.
 
-
-def _api_node(node: dict[str, Any], graph: UIGraph, info: ObjectInfo) -> dict[str, Any]:
-    definition = info.get(node["type"])
-    if definition is None:
-        raise WorkflowError(_unknown_class(node))
-    inputs = {name: _wrapped(value) for name, value in widget_values(node, definition).items()}
-    for entry in node.get("inputs") or []:
-        source = graph.source(entry.get("link"))
-        if source is not None:
-            inputs[entry["name"]] = _linked_value(source, graph)
-    title = node.get("title") or definition["display_name"]
-    return {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
-
-
-def _unknown_class(node: dict[str, Any]) -> str:
-    pack = (node.get("properties") or {}).get("cnr_id") or (node.get("properties") or {}).get("aux_id")
-    origin = f" It belongs to the pack {pack!r}." if pack else ""
-    return f"Node {node['id']}: the node class {node['type']!r} is not known here.{origin}"
-
-
-def _linked_value(source: UILink, graph: UIGraph) -> Any:
-    """Return a link; the value itself where it comes from a PrimitiveNode, which never runs."""
-    node = graph.nodes[source.source]
-    if node["type"] == PRIMITIVE:
-        return _wrapped((node.get("widgets_values") or [None])[0])
-    return [source.source, source.slot]
-
-
-def _wrapped(value: Any) -> Any:
-    return {"__value__": value} if isinstance(value, list) else value
-
-
-def widget_values(node: dict[str, Any], definition: dict[str, Any]) -> dict[str, Any]:
-    """Return {input: value} of a UI node's widgets."""
-    stored = node.get("widgets_values")
-    if isinstance(stored, dict):
-        return {name: stored[name] for name in widget_names(definition, []) if name and name in stored}
-    names = widget_names(definition, stored or [])
-    return {name: value for name, value in zip(names, stored or [], strict=False) if name is not None}
-
-
-def widget_names(definition: dict[str, Any], stored: list[Any]) -> list[str | None]:
-    """Return the input name at each position of `widgets_values`.
-
-    None stands for widgets that the browser adds and the API form does not have: what happens to a
-    seed after a run, and upload buttons. A file may lack the first, so the stored value decides.
+    Raises:
+        WorkflowError: the file is malformed.
     """
-    names: list[str | None] = []
-    for name, (kind, options, _) in declared_inputs(definition).items():
-        if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
-            continue
-        names.append(name)
-        following = stored[len(names)] if len(names) < len(stored) else None
-        if (_has_after_run(name, kind, options) and following in AFTER_RUN) or _has_upload(kind, options):
-            names.append(None)
-    return names
+    file = load(with_unique_ids(read_ui(workflow)), info)
+    scopes = unfold(file)
+    for graph in (file.root, *file.subgraphs.values()):
+        apply_primitives(graph)
+    return scopes
 
 
-def _has_after_run(name: str, kind: Any, options: dict[str, Any]) -> bool:
-    return bool(options.get("control_after_generate")) or (kind == "INT" and name in ("seed", "noise_seed"))
+def runs(node: LiveNode) -> bool:
+    """Return whether a node is in the API form."""
+    return not node.subgraph and node.stored.mode not in (NEVER, BYPASS) and node.stored.kind not in VIRTUAL
 
 
-def _has_upload(kind: Any, options: dict[str, Any]) -> bool:
-    uploads = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
-    return choices(kind, options) is not None and any(options.get(upload) for upload in uploads)
+class _Export:
+    """Writes nodes in the API form; knows them all, for file names may speak of other nodes."""
+
+    def __init__(self, scopes: list[Scope], info: ObjectInfo) -> None:
+        self._nodes = {id(node): node for scope in scopes for node in scope.graph.nodes.values()}
+        self._info = info
+        self._now = datetime.now()
+        self._resolver = Resolver()
+
+    def node(self, scope: Scope, node: LiveNode) -> dict[str, Any]:
+        full_id = scope.prefix + node.id
+        if not node.known:
+            raise WorkflowError(unknown_class(full_id, node))
+        widgets = [widget for widget in node.widgets.values() if widget.value is not MISSING]
+        inputs = {w.name: _wrapped(self._value(full_id, node, w), w.spec.widget_kind) for w in widgets}
+        for index, slot in enumerate(node.inputs):
+            source = self._resolver.resolve(scope, node, index)
+            if source is not None:
+                inputs[slot.name] = _wrapped(source.value) if isinstance(source, Value) else [source.id, source.slot]
+        definition = self._info[node.stored.kind]
+        title = node.stored.title or str(definition.get("display_name") or node.stored.kind)
+        return {"inputs": inputs, "class_type": node.stored.kind, "_meta": {"title": title}}
+
+    def _value(self, full_id: str, node: LiveNode, widget: Widget) -> Any:
+        value = widget.value
+        if not isinstance(value, str):
+            return value
+        if widget.spec.options.get("dynamicPrompts") is True:
+            return dynamic_prompt(value, random.Random(f"{full_id}.{widget.name}: {value}"))
+        if widget.name == "filename_prefix" and node.stored.kind in SAVE_NODES and "%" in value:
+            return with_replacements(value, self._lookup, self._now)
+        return value
+
+    def _lookup(self, name: str, widget: str) -> Any:
+        """Return a widget's value of the node that is called so, by property or by title."""
+        nodes = list(self._nodes.values())
+        named = [node for node in nodes if node.stored.properties.get("Node name for S&R") == name]
+        for node in named or [node for node in nodes if node.stored.title == name]:
+            found = node.widgets.get(widget)
+            return None if found is None or found.value is MISSING else found.value
+        return None
 
 
-def set_widget(workflow: dict[str, Any], info: ObjectInfo, node_id: str, name: str, value: Any) -> None:
-    """Write a value into a UI workflow in place, cutting the wire that fed the input before."""
-    node = next(node for node in workflow["nodes"] if str(node["id"]) == node_id)
-    stored = node.get("widgets_values")
-    if isinstance(stored, dict):
-        stored[name] = value
-    elif isinstance(stored, list):
-        names = widget_names(info[node["type"]], stored)
-        if name in names and names.index(name) < len(stored):
-            stored[names.index(name)] = value
-    for entry in node.get("inputs") or []:
-        if entry.get("name") == name and entry.get("link") is not None:
-            _cut(workflow, entry)
+def unknown_class(full_id: str, node: LiveNode) -> str:
+    """Return the sentence for a node whose class is not defined, with its pack where the file names it."""
+    kind, properties = node.stored.kind, node.stored.properties
+    pack = properties.get("cnr_id") or properties.get("aux_id")
+    origin = f" It belongs to the pack {pack!r}." if pack else ""
+    return f"Node {full_id}: the node class {kind!r} is not known here.{origin}"
 
 
-def _cut(workflow: dict[str, Any], entry: dict[str, Any]) -> None:
-    link_id = entry["link"]
-    entry["link"] = None
-    workflow["links"] = [link for link in workflow["links"] if _parse_link(link)[0] != link_id]
-    for node in workflow["nodes"]:
-        for output in node.get("outputs") or []:
-            output["links"] = [each for each in output.get("links") or [] if each != link_id]
+def _wrapped(value: Any, kind: str = "") -> Any:
+    """Return a value so that a list is not taken for a link."""
+    if kind == "CURVE" and value is not None:
+        return {"__type__": kind, "__value__": value}
+    return {"__value__": value} if isinstance(value, list) else value

@@ -14,10 +14,10 @@ from .definitions import ObjectInfo, declared_inputs
 from .errors import WorkflowError
 from .graph import Graph, parse_graph
 from .overrides import Assignment
-from .ui_format import is_ui_format, set_widget, to_api
 from .validate import converted
 
 MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,22 @@ class Workflow:
     def with_values(self, assignments: list[Assignment], info: ObjectInfo) -> Workflow:
         """Return the workflow with values of the command line written into both of its forms.
 
+        Where the UI form cannot say the same as the API form, it is left out.
+
         Raises:
             WorkflowError: a value is not of the input's type.
         """
-        changed = copy.deepcopy(self)
-        for node_id, name, text in assignments:
-            node = changed.api[node_id]
-            value = _typed(node, name, text, info)
-            node.setdefault("inputs", {})[name] = value
-            if "workflow" in changed.extra_pnginfo:
-                set_widget(changed.extra_pnginfo["workflow"], info, node_id, name, value)
-        return changed
+        api = copy.deepcopy(self.api)
+        typed = [(node_id, name, _typed(api[node_id], name, text, info)) for node_id, name, text in assignments]
+        for node_id, name, value in typed:
+            api[node_id].setdefault("inputs", {})[name] = value
+        extra = dict(self.extra_pnginfo)
+        if typed and "workflow" in extra:
+            from .ui_edit import with_values
+
+            ui = with_values(extra.pop("workflow"), info, typed)
+            extra |= {} if ui is None else {"workflow": ui}
+        return Workflow(api, extra)
 
 
 def _typed(node: dict[str, Any], name: str, text: Any, info: ObjectInfo) -> Any:
@@ -72,12 +77,14 @@ def read_workflow_file(path: Path, info: ObjectInfo) -> Workflow:
         WorkflowError: the file is not there, or holds no workflow that can be read.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
+            raise WorkflowError(f"{path}: is not a file. Give a workflow file.")
         with path.open("rb") as file:
             head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     except OSError as error:
         raise WorkflowError(f"{path}: cannot be read ({error.strerror}). Give a workflow file.") from error
     if head[:1] in (b"{", b"["):
-        return _from_json(_decoded(_text(path), str(path)), path, info)
+        return workflow_from_json(_decoded(_text(path), str(path)), str(path), info)
     return _from_media(path)
 
 
@@ -92,18 +99,49 @@ def _text(path: Path) -> str:
 
 def _decoded(text: str, origin: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_twins)
     except RecursionError as error:
         raise WorkflowError(f"{origin}: nested too deeply to be a workflow.") from error
     except ValueError as error:
         raise WorkflowError(f"{origin}: not valid JSON ({error}).") from error
 
 
-def _from_json(decoded: Any, path: Path, info: ObjectInfo) -> Workflow:
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse two entries of one name: only one of two nodes with the same id would run."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"two entries are called {next(name for name in names if names.count(name) > 1)!r}")
+    return found
+
+
+def _check_depth(decoded: Any, origin: str) -> None:
+    level: list[Any] = [decoded]
+    for _ in range(MAX_DEPTH):
+        level = [inner for value in level if isinstance(value, dict | list) for inner in _inside(value)]
+        if not level:
+            return
+    raise WorkflowError(f"{origin}: nested too deeply to be a workflow.")
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo) -> Workflow:
+    """Return the workflow of decoded JSON; `origin` names it in messages.
+
+    Raises:
+        WorkflowError: it is no workflow of either form.
+    """
+    # Not at the top: the command line should answer at once, and most of its answers need no conversion.
+    from .ui_format import is_ui_format, to_api
+
+    _check_depth(decoded, origin)
     if is_ui_format(decoded):
         return Workflow(to_api(decoded, info), {"workflow": decoded})
     if not isinstance(decoded, dict):
-        raise WorkflowError(f"{path}: a workflow is a JSON object, this is a {type(decoded).__name__}.")
+        raise WorkflowError(f"{origin}: a workflow is a JSON object, this is a {type(decoded).__name__}.")
     return Workflow(decoded, {})
 
 

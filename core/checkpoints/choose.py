@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import PiyingError
 from ..host import Host
-from .found import AUTO, BUILT_IN, FoundModel, built_in, find_models
+from .found import AUTO, BUILT_IN, FoundModel, built_in, find_models, why_not
 from .manifest import first_of
 
 log = logging.getLogger("piying")
@@ -54,9 +54,12 @@ def check_model(family: Family, model: str, host: Host) -> None:
         PiyingError: no such model is installed.
     """
     choices = model_choices(family, host)
-    if model.replace("\\", "/") not in choices:
+    name = model.replace("\\", "/")
+    if name not in choices:
+        reason = why_not(name, family.key, host)
         raise PiyingError(
-            f"model {model!r} is not installed. Here are: {', '.join(choices)}. "
+            f"model {model!r} {f'cannot be used: {reason}' if reason else 'is not installed'}. "
+            f"Here are: {', '.join(choices)}. "
             f"Choose one of them, or put the model's folder under models/{family.folder}."
         )
 

@@ -21,6 +21,7 @@ FAMILY_CLASSES = {
     "hunyuan_dit": ("HunyuanDiTPipeline",),
     "prompt": ("Qwen3ForCausalLM",),
 }
+INDEXES = ("model_index.json", "config.json")
 SEARCH_DEPTH = 3  # models/<category>/<author>/<model>
 
 
@@ -60,6 +61,23 @@ def find_models(family: str, host: Host) -> list[FoundModel]:
     return list(found.values())
 
 
+def why_not(name: str, family: str, host: Host) -> str | None:
+    """Return why the folder of that name is no model of the family; None where there is no such folder."""
+    for category, root in host.model_folders():
+        relative = name.removeprefix(f"{category}/") if category else name
+        folder = root / relative
+        if ".." in relative or not folder.is_dir():
+            continue
+        index = next((file for file in INDEXES if (folder / file).is_file()), None)
+        if index is None:
+            return f"the folder {folder} has neither {' nor '.join(INDEXES)}"
+        found = _class_name(folder)
+        if found is None:
+            return f"{folder / index} cannot be read"
+        return f"{folder} is a {found}, not a {' or '.join(FAMILY_CLASSES[family])}"
+    return None
+
+
 def _shown_name(category: str, root: Path, folder: Path) -> str:
     relative = folder.relative_to(root).as_posix()
     return f"{category}/{relative}" if category else relative
@@ -72,7 +90,7 @@ def _model_folders(root: Path, depth: int) -> Iterator[Path]:
     except OSError:
         return  # a folder that is not there, or not ours to read, holds no models for us
     names = {entry.name for entry in entries}
-    if names & {"model_index.json", "config.json"}:
+    if names & set(INDEXES):
         yield root
     elif depth:
         for entry in entries:
@@ -82,11 +100,12 @@ def _model_folders(root: Path, depth: int) -> Iterator[Path]:
 
 def _class_name(folder: Path) -> str | None:
     """Return the class a folder says it is, or None where its index cannot be read."""
-    index = _read_json(folder / "model_index.json")
-    if index is not None:
-        return str(index.get("_class_name"))
-    architectures = (_read_json(folder / "config.json") or {}).get("architectures") or [None]
-    return architectures[0] if isinstance(architectures, list) else None
+    if (folder / INDEXES[0]).is_file():
+        found = (_read_json(folder / INDEXES[0]) or {}).get("_class_name")
+    else:
+        architectures = (_read_json(folder / INDEXES[1]) or {}).get("architectures")
+        found = architectures[0] if isinstance(architectures, list) and architectures else None
+    return found if isinstance(found, str) else None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from . import disk
+
+if TYPE_CHECKING:
+    import subprocess
 
 # Containers that hold their own data. Playlists (HLS, concat) would let one file read others.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,gif,apng,flv,mpeg,mpegts,mpegvideo,ogg,asf,mxf,nut,h264,hevc,ivf"
@@ -111,6 +113,8 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 
 def _started(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    import subprocess
+
     # A session of its own: Ctrl-C reaches us alone, and we decide what becomes of the half-written file.
     apart: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,8 @@ def read_image(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     import numpy as np
     import torch
 
-    colours, alphas = zip(*_decoded(path), strict=True)
+    with opened(path) as file:
+        colours, alphas = zip(*_frames(file, path), strict=True)
     image = torch.from_numpy(np.stack(colours)).to(torch.float32) / 255.0
     if all(alpha is None for alpha in alphas):
         return image, torch.zeros(len(colours), 64, 64)
@@ -102,14 +104,16 @@ def read_image(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return image, 1.0 - torch.from_numpy(alpha).to(torch.float32) / 255.0
 
 
-def _decoded(path: Path) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]]:
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Yield an image file for decoding; what goes wrong in the body with the file becomes a PiyingError."""
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         with Image.open(path, formats=formats) as image:
-            return list(_frames(image, path))
+            yield image
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
     except UnidentifiedImageError as error:
@@ -120,13 +124,18 @@ def _decoded(path: Path) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uin
         raise PiyingError(f"{path} is damaged or cut short ({error}). Copy or download it again.") from error
 
 
+def eight_bit(frame: Image.Image) -> Image.Image:
+    """Return a frame with greys of 16 bits brought to 8: Pillow would cut them off at 255, which leaves white."""
+    return frame.convert("I").point(lambda grey: grey * (1 / 255)) if frame.mode.startswith("I") else frame
+
+
 def _frames(file: Image.Image, path: Path) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]]:
     import numpy as np
     from PIL import ImageOps, ImageSequence
 
     size, room = None, MAX_PIXELS
     for page in ImageSequence.Iterator(file):
-        frame = _eight_bit(ImageOps.exif_transpose(page))
+        frame = eight_bit(ImageOps.exif_transpose(page))
         size = size or frame.size
         if frame.size != size:
             continue
@@ -136,11 +145,6 @@ def _frames(file: Image.Image, path: Path) -> Iterator[tuple[npt.NDArray[np.uint
         yield np.array(frame.convert("RGB")), _alpha(frame)
         if file.format == "MPO":  # Its further pages are previews and depth maps.
             return
-
-
-def _eight_bit(frame: Image.Image) -> Image.Image:
-    # Pillow would cut 16-bit greys off at 255, which leaves white.
-    return frame.convert("I").point(lambda grey: grey * (1 / 255)) if frame.mode.startswith("I") else frame
 
 
 def _alpha(frame: Image.Image) -> npt.NDArray[np.uint8] | None:

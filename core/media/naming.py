@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,7 +56,7 @@ def writing(folder: Path, prefix: str, suffix: str, *, width: int = 0, height: i
     """
     directory, stem = _placed(folder, prefix, width, height)
     doing = f"Cannot save in {directory}"
-    part = directory / f".piying-{secrets.token_hex(8)}.part"
+    part = directory / f".piying-{os.urandom(8).hex()}.part"
     try:
         with explained(doing):
             directory.mkdir(parents=True, exist_ok=True)

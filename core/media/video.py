@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from shlex import split
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from . import disk, ffmpeg
-from .images import to_uint8
-from .metadata import to_ffmetadata
+from .encoding import PRECISE, bt709, encode, frame_rate, scratch_folder, texts_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,21 +24,14 @@ if TYPE_CHECKING:
 CRF = 17
 AUDIO_BIT_RATE = "192k"
 
-_PRECISE = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-# Newer ffmpegs take the tags from the frames, which setparams marks, older ones from _BT709.
-_TO_BT709 = (
-    f"scale=out_color_matrix=bt709:out_range=tv:{_PRECISE},format=yuv420p,"
-    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-)
-_BT709 = split("-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv")
 _H264 = split(f"-c:v libx264 -preset medium -crf {CRF} -flags:v +bitexact")
 _AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
 # bitexact leaves version strings out; use_metadata_tags keeps keys that MP4 does not know; faststart moves
 # them to the front, where ComfyUI's page looks.
-_MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
+MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
 # One frame per 1000 seconds: with that no ffmpeg repeats or drops a frame. Their own options for it (vsync,
 # fps_mode) exist in old and new ones only.
-_ONCE = f"settb=1000,setpts=N,scale={_PRECISE},format=rgb24"
+_ONCE = f"settb=1000,setpts=N,scale={PRECISE},format=rgb24"
 _EVERY_FRAME = split(f"-map 0:v:0 -vf {_ONCE} -r 1/1000 -c:v ppm -f image2pipe pipe:1")
 _PACKETS = split("-map 0:v:0 -map 0:a? -c copy -f framecrc pipe:1")
 _FIRST_FRAME = split("-map 0:v:0 -frames:v 1 -pix_fmt yuv420p -f yuv4mpegpipe pipe:1")
@@ -81,10 +70,11 @@ def write_mp4(
     Raises PiyingError for no frames, frames of unequal size, a bad rate, and when the disk or ffmpeg fails.
     """
     doing = f"Cannot save the video in {path.parent}"
-    rate, sound = _rate(fps), _sound(audio) if audio else None
-    with _scratch(path.parent, doing) as scratch, disk.removed_on_failure(path):
+    rate, sound = frame_rate(fps), _sound(audio) if audio else None
+    with scratch_folder(path.parent, doing) as scratch, disk.removed_on_failure(path):
         silent = scratch / "silent.mp4" if sound else path
-        count = _encode(silent, frames, rate, _tags(scratch, metadata or {}, doing), doing)
+        texts = texts_input(scratch, metadata or {}, doing)
+        count = encode(silent, frames, rate, texts, [*bt709("yuv420p"), *_H264, *MP4], doing, even=True)
         if sound:
             _add_sound(path, silent, sound.cut(count / rate), doing)
 
@@ -140,62 +130,6 @@ class _Sound:
         return _Sound(self.samples[: math.ceil(self.rate * seconds)], self.rate)
 
 
-def _rate(fps: Fraction) -> Fraction:
-    rate = Fraction(fps).limit_denominator(1001)
-    if not 0 < rate <= 1000:
-        raise PiyingError(f"fps is {float(fps):g}. Allowed: above 0, up to 1000. Most videos have 16 to 30.")
-    return rate
-
-
-def _tags(scratch: Path, metadata: Mapping[str, str], doing: str) -> list[str]:
-    file = scratch / "metadata"
-    with disk.explained(doing):
-        file.write_bytes(to_ffmetadata(metadata))
-    return ["-f", "ffmetadata", "-i", ffmpeg.url(file), "-map", "0:v", "-map_metadata", "1"]
-
-
-def _encode(
-    path: Path,
-    frames: Iterable[npt.NDArray[np.uint8] | torch.Tensor],
-    rate: Fraction,
-    tags: list[str],
-    doing: str,
-) -> int:
-    pixels = _even_frames(frames)
-    first = next(pixels, None)
-    if first is None:
-        raise PiyingError(f"{doing}: there are no frames. Give at least one image.")
-    size = f"{first.shape[1]}x{first.shape[0]}"
-    raw = split(f"-y -f rawvideo -pix_fmt rgb24 -s {size} -framerate {rate} -i pipe:0")
-    with ffmpeg.running([*raw, *tags, "-vf", _TO_BT709, *_BT709, *_H264, *_MP4, ffmpeg.url(path)], doing) as process:
-        return ffmpeg.feed(process, (frame.data for frame in chain([first], pixels)))
-
-
-def _even_frames(frames: Iterable[npt.NDArray[np.uint8] | torch.Tensor]) -> Iterator[npt.NDArray[np.uint8]]:
-    import numpy as np
-
-    size = None
-    for index, frame in enumerate(frames):
-        pixels = frame if isinstance(frame, np.ndarray) else to_uint8(frame)
-        size = size or pixels.shape
-        _check_frame(index, pixels, size)
-        odd = [(0, size[0] % 2), (0, size[1] % 2), (0, 0)]
-        yield np.ascontiguousarray(np.pad(pixels, odd, mode="edge") if any(map(sum, odd)) else pixels)
-
-
-def _check_frame(index: int, pixels: npt.NDArray[np.uint8], size: tuple[int, ...]) -> None:
-    if pixels.dtype != "uint8" or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise PiyingError(
-            f"Frame {index} of the video is {pixels.dtype} {list(pixels.shape)}. Give uint8 arrays [H,W,3] "
-            "or float tensors [H,W,3]."
-        )
-    if pixels.shape != size:
-        raise PiyingError(
-            f"Frame {index} of the video is {pixels.shape[1]}×{pixels.shape[0]}, the first is "
-            f"{size[1]}×{size[0]}. Bring all frames to one size first."
-        )
-
-
 def _sound(audio: Mapping[str, Any]) -> _Sound | None:
     import torch
 
@@ -215,16 +149,7 @@ def _add_sound(path: Path, silent: Path, sound: _Sound, doing: str) -> None:
         file.write_bytes(sound.samples.tobytes())
     raw = [*split(f"-f f32le -ar {sound.rate} -ac {sound.samples.shape[1]} -i"), ffmpeg.url(file)]
     copied = split("-map 0:v -map 1:a -map_metadata 0 -c:v copy")
-    ffmpeg.output(["-y", "-i", ffmpeg.url(silent), *raw, *copied, *_AAC, *_MP4, ffmpeg.url(path)], doing)
-
-
-@contextmanager
-def _scratch(folder: Path, doing: str) -> Iterator[Path]:
-    # Beside the video: system folders for temporary files are often small, or in memory.
-    with disk.explained(doing):
-        scratch = tempfile.TemporaryDirectory(prefix=".piying-", dir=folder.absolute(), ignore_cleanup_errors=True)
-    with scratch as name:
-        yield Path(name)
+    ffmpeg.output(["-y", "-i", ffmpeg.url(silent), *raw, *copied, *_AAC, *MP4, ffmpeg.url(path)], doing)
 
 
 def _check_is_file(path: Path, doing: str) -> None:

@@ -1,8 +1,14 @@
-"""Stand-ins for the ComfyUI core nodes that Piying's workflows use: same ids, inputs and outputs."""
+"""Stand-ins for ComfyUI core nodes: same ids, inputs, outputs and arithmetic."""
 
 from __future__ import annotations
 
-from .image import LoadImage, PreviewImage, SaveImage
+from .animation import SaveAnimatedWEBP, SaveWEBM
+from .image_batch import GetImageSize, ImageBatch, ImageFromBatch, RepeatImageBatch
+from .image_files import LoadImage, LoadImageMask, PreviewImage, SaveImage
+from .image_scale import ImageScale, ImageScaleBy
+from .image_transform import ImageCompositeMasked, ImageCrop, ImageInvert, ImagePadForOutpaint
+from .mask import CropMask, ImageToMask, InvertMask, MaskToImage, SolidMask
+from .mask_shape import FeatherMask, GrowMask, MaskComposite
 from .primitive import (
     PreviewAny,
     PrimitiveBoolean,
@@ -11,32 +17,75 @@ from .primitive import (
     PrimitiveString,
     PrimitiveStringMultiline,
 )
-from .video import CreateVideo, SaveVideo
+from .switch import ComfySwitchNode
+from .text import StringConcatenate
+from .video import CreateVideo, GetVideoComponents
+from .video_files import LoadVideo, SaveVideo
 
 CORE_NODE_CLASSES: dict[str, type] = {
     "LoadImage": LoadImage,
+    "LoadImageMask": LoadImageMask,
     "SaveImage": SaveImage,
     "PreviewImage": PreviewImage,
-    "CreateVideo": CreateVideo,
+    "SaveAnimatedWEBP": SaveAnimatedWEBP,
+    "LoadVideo": LoadVideo,
     "SaveVideo": SaveVideo,
+    "SaveWEBM": SaveWEBM,
+    "CreateVideo": CreateVideo,
+    "GetVideoComponents": GetVideoComponents,
+    "ImageScale": ImageScale,
+    "ImageScaleBy": ImageScaleBy,
+    "ImageBatch": ImageBatch,
+    "RepeatImageBatch": RepeatImageBatch,
+    "ImageFromBatch": ImageFromBatch,
+    "GetImageSize": GetImageSize,
+    "ImageCrop": ImageCrop,
+    "ImageInvert": ImageInvert,
+    "ImagePadForOutpaint": ImagePadForOutpaint,
+    "ImageCompositeMasked": ImageCompositeMasked,
+    "SolidMask": SolidMask,
+    "MaskToImage": MaskToImage,
+    "ImageToMask": ImageToMask,
+    "InvertMask": InvertMask,
+    "CropMask": CropMask,
+    "GrowMask": GrowMask,
+    "FeatherMask": FeatherMask,
+    "MaskComposite": MaskComposite,
     "PreviewAny": PreviewAny,
     "PrimitiveString": PrimitiveString,
     "PrimitiveStringMultiline": PrimitiveStringMultiline,
     "PrimitiveInt": PrimitiveInt,
     "PrimitiveFloat": PrimitiveFloat,
     "PrimitiveBoolean": PrimitiveBoolean,
+    "StringConcatenate": StringConcatenate,
+    "ComfySwitchNode": ComfySwitchNode,
 }
 
+# The others are shown by their ids, as in ComfyUI.
 CORE_NODE_TITLES = {
     "LoadImage": "Load Image",
+    "LoadImageMask": "Load Image (as Mask)",
     "SaveImage": "Save Image",
     "PreviewImage": "Preview Image",
-    "CreateVideo": "Create Video",
+    "LoadVideo": "Load Video",
     "SaveVideo": "Save Video",
+    "CreateVideo": "Create Video",
+    "GetVideoComponents": "Get Video Components",
+    "ImageScale": "Upscale Image",
+    "ImageScaleBy": "Upscale Image By",
+    "ImageBatch": "Batch Images",
+    "GetImageSize": "Get Image Size",
+    "ImageCrop": "Image Crop",
+    "ImageInvert": "Invert Image",
+    "ImagePadForOutpaint": "Pad Image for Outpainting",
+    "MaskToImage": "Convert Mask to Image",
+    "ImageToMask": "Convert Image to Mask",
     "PreviewAny": "Preview Any",
     "PrimitiveString": "String",
     "PrimitiveStringMultiline": "String (Multiline)",
     "PrimitiveInt": "Int",
     "PrimitiveFloat": "Float",
     "PrimitiveBoolean": "Boolean",
+    "StringConcatenate": "Concatenate",
+    "ComfySwitchNode": "If/Else Switch",
 }

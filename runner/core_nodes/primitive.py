@@ -28,6 +28,8 @@ class _Primitive:
 class PrimitiveString(_Primitive):
     """A line of text."""
 
+    OPTIONS = {"multiline": False}
+
 
 class PrimitiveStringMultiline(_Primitive):
     """Text of many lines."""

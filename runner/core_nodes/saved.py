@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+PREFIX_TOOLTIP = (
+    "The prefix for the file to save. This may include formatting information such as %date:yyyy-MM-dd% or "
+    "%Empty Latent Image.width% to include values from nodes."
+)
 SAVER_HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 

@@ -1,32 +1,104 @@
-"""Frames → video → file."""
+"""The value of a VIDEO socket, put together from frames and taken apart again."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ...core.errors import PiyingError
-from ...core.host import get_host
-from ...core.media.ffmpeg import ffmpeg_exe
-from ...core.media.naming import numbered, writing
-from ...core.media.video import write_mp4
-from .saved import SAVER_HIDDEN, embedded_texts, saved_entry
+from ...core.media.audio import read_audio
+from ...core.media.clip import clip_frames, load_clip, probe_clip
+from ...core.media.remux import can_copy, copy_to_mp4
+from ...core.media.video import VideoInfo, write_mp4
+from .values import checked_choice, checked_image
+
+FORMATS = ["auto", "mp4"]
+CODECS = ["auto", "h264"]
 
 
 @dataclass(frozen=True)
 class Video:
-    """The value of a VIDEO socket: frames [N, H, W, 3] in 0..1, their rate, and sound as AUDIO."""
+    """Frames [N, H, W, 3] in 0..1, their rate, and sound as AUDIO. Methods are named as ComfyUI's."""
 
     images: Any
     frame_rate: Fraction
     audio: dict[str, Any] | None = None
+
+    def get_components(self) -> Video:
+        """Return frames, rate and sound."""
+        return self
+
+    def get_dimensions(self) -> tuple[int, int]:
+        """Return width and height."""
+        height, width = checked_image(self.images, "images").shape[1:3]
+        return width, height
+
+    def get_duration(self) -> float:
+        """Return the length in seconds."""
+        return float(len(self.images) / self.frame_rate)
+
+    def save_to(
+        self, path: str | Path, format: str = "auto", codec: str = "auto", metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write H.264 in MP4, which is what every choice means."""
+        _check_format(format, codec)
+        frames = checked_image(self.images, "images")[..., :3]
+        write_mp4(Path(path), frames, self.frame_rate, metadata=_texts(metadata), audio=self.audio)
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video file; nothing of it is decoded before it is asked for. Methods are named as ComfyUI's."""
+
+    path: Path
+
+    @cached_property
+    def info(self) -> VideoInfo:
+        """Size, rate and length."""
+        return probe_clip(self.path)
+
+    def get_components(self) -> Video:
+        """Return frames, rate and sound, all decoded."""
+        return Video(load_clip(self.path, self.info), self.info.fps, self._audio())
+
+    def get_dimensions(self) -> tuple[int, int]:
+        """Return width and height."""
+        return self.info.width, self.info.height
+
+    def get_duration(self) -> float:
+        """Return the length in seconds."""
+        return self.info.duration
+
+    def get_stream_source(self) -> str:
+        """Return the file's path."""
+        return str(self.path)
+
+    def save_to(
+        self, path: str | Path, format: str = "auto", codec: str = "auto", metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write MP4: the file's own streams where they fit `format` and `codec`, else H.264, frame by frame."""
+        _check_format(format, codec)
+        if can_copy(self.path, format, codec):
+            copy_to_mp4(self.path, Path(path), _texts(metadata))
+        else:
+            write_mp4(
+                Path(path), clip_frames(self.path), self.info.fps, metadata=_texts(metadata), audio=self._audio()
+            )
+
+    def _audio(self) -> dict[str, Any] | None:
+        return read_audio(self.path) if self.info.has_audio else None
 
 
 class CreateVideo:
     """Puts frames, a rate and sound together."""
 
     CATEGORY = "image/video"
+    DESCRIPTION = "Create a video from images."
     RETURN_TYPES = ("VIDEO",)
     FUNCTION = "create_video"
 
@@ -35,62 +107,48 @@ class CreateVideo:
         """Declare ComfyUI's inputs."""
         return {
             "required": {
-                "images": ("IMAGE",),
+                "images": ("IMAGE", {"tooltip": "The images to create a video from."}),
                 "fps": ("FLOAT", {"default": 30.0, "min": 1.0, "max": 120.0, "step": 1.0}),
             },
-            "optional": {"audio": ("AUDIO",)},
+            "optional": {"audio": ("AUDIO", {"tooltip": "The audio to add to the video."})},
         }
 
     def create_video(self, images: Any, fps: float, audio: Any = None) -> tuple[Video]:
         """Return the video."""
-        return (Video(images, Fraction(fps), audio),)
+        return (Video(checked_image(images, "images"), Fraction(fps), audio),)
 
 
-class SaveVideo:
-    """Writes a numbered mp4 file that carries the workflow."""
+class GetVideoComponents:
+    """Takes a video apart."""
 
     CATEGORY = "image/video"
-    RETURN_TYPES = ()
-    FUNCTION = "save_video"
-    OUTPUT_NODE = True
+    DESCRIPTION = "Extracts all components from a video: frames, audio, and framerate."
+    RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT")
+    RETURN_NAMES = ("images", "audio", "fps")
+    FUNCTION = "get_components"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare ComfyUI's inputs."""
-        return {
-            "required": {
-                "video": ("VIDEO",),
-                "filename_prefix": ("STRING", {"default": "video/ComfyUI"}),
-                "format": (["auto", "mp4"], {"default": "auto"}),
-                "codec": (["auto", "h264"], {"default": "auto"}),
-            },
-            "hidden": SAVER_HIDDEN,
-        }
+        return {"required": {"video": ("VIDEO", {"tooltip": "The video to extract components from."})}}
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, filename_prefix: str | None) -> bool | str:
-        """Refuse a bad name, or a machine without ffmpeg, before minutes go into sampling."""
-        try:
-            ffmpeg_exe()
-            numbered(get_host().folder("output"), filename_prefix or "video", ".mp4")
-        except PiyingError as error:
-            return str(error)
-        return True
+    def get_components(self, video: Any) -> tuple[Any, Any, float]:
+        """Return frames, sound (None where there is none) and frames per second."""
+        parts = checked_video(video).get_components()
+        return parts.images, parts.audio, float(parts.frame_rate)
 
-    def save_video(
-        self,
-        video: Video,
-        filename_prefix: str,
-        format: str,
-        codec: str,
-        prompt: Any = None,
-        extra_pnginfo: Any = None,
-    ) -> dict[str, Any]:
-        """Write the file: H.264 in mp4 is what every choice of `format` and `codec` means."""
-        del format, codec
-        folder = get_host().folder("output")
-        height, width = video.images.shape[1:3]
-        texts = embedded_texts(prompt, extra_pnginfo)
-        with writing(folder, filename_prefix, ".mp4", width=width, height=height) as output:
-            write_mp4(output.path, video.images, video.frame_rate, metadata=texts, audio=video.audio)
-        return {"ui": {"images": [saved_entry(output.path, folder, "output")], "animated": (True,)}}
+
+def checked_video(video: Any) -> Any:
+    """Return a VIDEO as it is, ours or another pack's. Raises PiyingError for anything else."""
+    if not hasattr(video, "get_components"):
+        raise PiyingError(f"video is of the type {type(video).__name__}. Connect a node that gives VIDEO.")
+    return video
+
+
+def _check_format(format: str, codec: str) -> None:
+    checked_choice(format, FORMATS, "format")
+    checked_choice(codec, CODECS, "codec")
+
+
+def _texts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}

@@ -58,7 +58,11 @@ def run(cache, api):
     roots = [node.id for node in graph.values() if INFO[node.class_type]["output_node"]]
     executor = Executor(CLASSES, record, cache)
     try:
-        shown = {node_id: result.ui for node_id, result in executor.run(graph, roots, Hidden(prompt=api)).items()}
+        shown = {
+            node_id: result.ui
+            for node_id, result in executor.run(graph, roots, Hidden(prompt=api)).items()
+            if result.ui
+        }
     except NodeFailed as failed:
         error = [failed.node_id, str(failed.cause)]
     return {

@@ -84,6 +84,18 @@ def test_an_unreadable_index_is_no_model(models):
     assert find_models("hunyuan_dit", host(models)) == []
 
 
+def test_a_folder_that_is_no_such_model_says_why(models):
+    index = models / "diffusers" / "HunyuanDiT" / "model_index.json"
+    with pytest.raises(PiyingError, match="is a HunyuanDiTPipeline, not a WanVACEPipeline"):
+        choose_model(ModelHandle(WAN_VACE, "diffusers/HunyuanDiT"), host(models))
+    index.write_text("{not json")
+    with pytest.raises(PiyingError, match=r"model_index.json cannot be read\. Here are: auto, built-in"):
+        choose_model(ModelHandle(HUNYUAN_DIT, "diffusers/HunyuanDiT"), host(models))
+    index.unlink()
+    with pytest.raises(PiyingError, match="has neither model_index.json nor config.json"):
+        choose_model(ModelHandle(HUNYUAN_DIT, "diffusers/HunyuanDiT"), host(models))
+
+
 def damage_config(folder):
     (folder / "transformer" / "config.json").write_text("{")
 

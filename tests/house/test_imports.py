@@ -14,7 +14,20 @@ SOURCES = sorted(path for part in ("core", "nodes", "runner") for path in (ROOT 
 HEAVY = {"torch", "diffusers", "transformers", "cv2", "accelerate", "numpy", "PIL"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview"}
 FAMILIES = {"wan_vace", "hunyuan_dit", "prompting"}
-STDLIB_ONLY = {"graph", "ui_format", "execute", "cache", "errors", "definitions", "validate", "overrides"}
+STDLIB_ONLY = {
+    "graph",
+    "ui_format",
+    "execute",
+    "cache",
+    "calls",
+    "dynamic",
+    "node_types",
+    "schedule",
+    "errors",
+    "definitions",
+    "validate",
+    "overrides",
+}
 
 
 def is_type_checking(node: ast.stmt) -> bool:

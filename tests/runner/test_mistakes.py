@@ -85,7 +85,7 @@ def test_an_ambiguous_name_lists_the_candidates(command, write):
         ('{"1": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}', ["output 0"]),
         ('{"1": {"class_type": "KSampler", "inputs": {}}}', ["'KSampler' is not known here"]),
         ('{"1": {"class_type": "PiyingVaceSample", "inputs": {}}}', ["Did you mean PiyingVACESample?"]),
-        ('{"nodes": [5], "links": []}', ["malformed"]),
+        ('{"nodes": [5], "links": []}', ["should be an object, not 5"]),
         ('{"nodes": [{"id": 1, "type": "Nope"}], "links": []}', ["'Nope' is not known here"]),
     ],
 )
@@ -98,12 +98,9 @@ def test_wrong_files(command, write, text, words):
 
 def test_a_circle(command, write):
     graph = {
-        "1": {"class_type": "CreateVideo", "inputs": {"images": ["2", 0], "fps": 16}},
-        "2": {"class_type": "LoadImage", "inputs": {"image": ["1", 0]}},
-        "3": {
-            "class_type": "SaveVideo",
-            "inputs": {"video": ["1", 0], "filename_prefix": "a", "format": "auto", "codec": "auto"},
-        },
+        "1": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
     }
     assert_refused(command(write(graph)), 2, "depends on itself")
 

@@ -1,20 +1,36 @@
-"""From what the browser saves to what runs."""
+"""From what the browser saves to what runs.
+
+The folder `pairs` holds graphs that ComfyUI's frontend saved, what it exported for them, and the
+definitions of their nodes. tests/browser/test_export.py makes the exports anew.
+"""
 
 from __future__ import annotations
 
 import copy
+import itertools
+import json
+import random
+import time
+from pathlib import Path
 
 import pytest
-from piying.runner.cli import CLASSES, TITLES
+from piying.core.host import HeadlessHost, set_host
 from piying.runner.definitions import object_info
 from piying.runner.errors import WorkflowError
-from piying.runner.ui_format import is_ui_format, set_widget, to_api
+from piying.runner.session import CLASSES, TITLES
+from piying.runner.ui_edit import set_widgets, with_values
+from piying.runner.ui_format import is_ui_format, to_api
+from piying.runner.ui_text import dynamic_prompt
+
+PAIRS = {path.stem: path for path in sorted((Path(__file__).parent / "pairs").glob("*.json"))}
+
+
+def pair(name):
+    return json.loads(PAIRS[name].read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def info(tmp_path):
-    from piying.core.host import HeadlessHost, set_host
-
     set_host(HeadlessHost(input=tmp_path, output=tmp_path, temp=tmp_path))
     yield object_info(CLASSES, TITLES)
     set_host(None)
@@ -22,6 +38,54 @@ def info(tmp_path):
 
 def by_class(api):
     return {node["class_type"]: (node_id, node["inputs"]) for node_id, node in api.items()}
+
+
+def find(workflow, class_type):
+    return next(node for node in workflow["nodes"] if node["type"] == class_type)
+
+
+def what_runs(api):
+    return {node_id: (node["class_type"], node["inputs"]) for node_id, node in api.items()}
+
+
+@pytest.mark.parametrize("name", sorted(set(PAIRS) - {"dynamic_prompts"}))
+def test_equals_what_the_browser_exports(name):
+    made = pair(name)
+    assert what_runs(to_api(made["ui"], made["object_info"])) == what_runs(made["api"])
+
+
+def test_of_a_dynamic_prompt_one_option_remains():
+    made = pair("dynamic_prompts")
+    ours, theirs = to_api(made["ui"], made["object_info"]), copy.deepcopy(made["api"])
+    node_id = by_class(ours)["PairMake"][0]
+    possible = {
+        f"a {colour} {age} cat \non {{grass}} http:" if kind == "cat" else f"a {colour} fox \non {{grass}} http:"
+        for colour, age, kind in itertools.product(("red", "blue"), ("old", "young"), ("fox", "cat"))
+    }
+    chosen = [api[node_id]["inputs"].pop("text").replace("  ", " ") for api in (ours, theirs)]
+    assert set(chosen) <= possible
+    assert what_runs(ours) == what_runs(theirs)
+    again = to_api(made["ui"], made["object_info"])
+    assert again[node_id]["inputs"]["text"].replace("  ", " ") == chosen[0], "the choice is the same each time"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a // b\nc", "a \nc"),
+        ("a /* b\nc */ d", "a  d"),
+        ("a /* b", "a /* b"),
+        ("/* a // b */ c // d */", " c "),
+        ("{a}", "a"),
+        ("{a", "a"),
+        ("a}", "a}"),
+        ("{{a}|{a}}", "a"),
+        (r"\{a\|b\}", "{a|b}"),
+        ("", ""),
+    ],
+)
+def test_comments_and_braces(text, expected):
+    assert dynamic_prompt(text, random.Random(0)) == expected
 
 
 def test_the_shipped_workflow(t2v, info):
@@ -39,10 +103,6 @@ def test_the_shipped_workflow(t2v, info):
     assert nodes["CreateVideo"][1] == {"images": [sampler, 0], "fps": 16}
 
 
-def find(workflow, class_type):
-    return next(node for node in workflow["nodes"] if node["type"] == class_type)
-
-
 def test_muted_nodes_go_and_so_do_their_links(t2v, info):
     find(t2v, "PiyingExpandPrompt")["mode"] = 2
     nodes = by_class(to_api(t2v, info))
@@ -50,52 +110,32 @@ def test_muted_nodes_go_and_so_do_their_links(t2v, info):
     assert nodes["PiyingVACESample"][1]["prompt"] == "", "the sampler's own widget speaks again"
 
 
-def test_bypassed_nodes_pass_on_what_fits(t2v, info):
-    find(t2v, "PiyingLoadWanVACE")["mode"] = 4
-    assert "model" not in by_class(to_api(t2v, info))["PiyingVACESample"][1]
+def test_circles_of_reroutes_are_refused():
+    made = pair("reroute_nodes")
+    links = made["ui"]["links"]
+    first, second = (node["id"] for node in made["ui"]["nodes"] if node["type"] == "Reroute")
+    into_first = next(link for link in links if link[3] == first)
+    into_first[1] = second
+    with pytest.raises(WorkflowError, match="image: the link goes in a circle"):
+        to_api(made["ui"], made["object_info"])
 
 
-def test_a_bypassed_node_of_one_type_is_a_wire(t2v, info):
-    sampler = find(t2v, "PiyingVACESample")
-    link = next(entry["link"] for entry in find(t2v, "CreateVideo")["inputs"] if entry["name"] == "images")
-    passing = {
-        "id": 99,
-        "type": "ImageInvert",
-        "mode": 4,
-        "inputs": [{"name": "image", "type": "IMAGE", "link": 900}],
-        "outputs": [{"type": "IMAGE", "links": [link]}],
-    }
-    t2v["nodes"].append(passing)
-    t2v["links"] = [[link, 99, 0, *each[3:]] if each[0] == link else each for each in t2v["links"]]
-    t2v["links"].append([900, sampler["id"], 0, 99, 0, "IMAGE"])
-    assert by_class(to_api(t2v, info))["CreateVideo"][1]["images"] == [str(sampler["id"]), 0]
+def test_whole_numbers_keep_their_digits():
+    made = pair("plain")
+    find(made["ui"], "PairMake")["widgets_values"][1] = 2**64 - 1
+    assert by_class(to_api(made["ui"], made["object_info"]))["PairMake"][1]["seed"] == 2**64 - 1
 
 
-def test_reroutes_vanish_and_circles_of_them_are_refused(t2v, info):
-    sampler, video = find(t2v, "PiyingVACESample"), find(t2v, "CreateVideo")
-    link = next(entry["link"] for entry in video["inputs"] if entry["name"] == "images")
-    reroute = {"id": 99, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": 900}], "outputs": []}
-    t2v["nodes"].append(reroute)
-    t2v["links"] = [[link, 99, 0, *each[3:]] if each[0] == link else each for each in t2v["links"]]
-    t2v["links"].append([900, sampler["id"], 0, 99, 0, "IMAGE"])
-    assert by_class(to_api(t2v, info))["CreateVideo"][1]["images"] == [str(sampler["id"]), 0]
-    t2v["links"][-1] = [900, 99, 0, 99, 0, "IMAGE"]
-    with pytest.raises(WorkflowError, match="circle"):
-        to_api(t2v, info)
-
-
-def test_a_primitive_node_gives_its_value(t2v, info):
-    sampler = find(t2v, "PiyingVACESample")
-    t2v["nodes"].append({"id": 99, "type": "PrimitiveNode", "widgets_values": [33, "fixed"], "outputs": []})
-    t2v["links"].append([900, 99, 0, sampler["id"], 5, "INT"])
-    sampler["inputs"] = [e for e in sampler["inputs"] if e["name"] != "num_frames"]
-    sampler["inputs"].append({"name": "num_frames", "type": "INT", "link": 900})
-    assert by_class(to_api(t2v, info))["PiyingVACESample"][1]["num_frames"] == 33
+def test_values_kept_by_name():
+    made = pair("plain")
+    node = find(made["ui"], "PairMake")
+    node["widgets_values"] = {"seed": 5, "mode": "c", "videopreview": {"hidden": False}}
+    inputs = by_class(to_api(made["ui"], made["object_info"]))["PairMake"][1]
+    assert (inputs["seed"], inputs["mode"], inputs["size"]) == (5, "c", 64)
 
 
 def test_older_files_without_the_after_run_widget(t2v, info):
-    sampler = find(t2v, "PiyingVACESample")
-    sampler["widgets_values"].remove("fixed")
+    find(t2v, "PiyingVACESample")["widgets_values"].remove("fixed")
     assert by_class(to_api(t2v, info))["PiyingVACESample"][1]["seed"] == 2025
 
 
@@ -103,13 +143,138 @@ def test_unknown_nodes_are_named_with_their_pack(t2v, info):
     find(t2v, "CreateVideo").update(type="VHS_VideoCombine", properties={"cnr_id": "comfyui-videohelpersuite"})
     with pytest.raises(WorkflowError, match="'VHS_VideoCombine'.*'comfyui-videohelpersuite'"):
         to_api(t2v, info)
+    find(t2v, "VHS_VideoCombine")["mode"] = 2
+    assert "VHS_VideoCombine" not in by_class(to_api(t2v, info)), "a muted node needs no definition"
 
 
 def test_setting_a_widget_reaches_the_saved_form(t2v, info):
     before = copy.deepcopy(t2v)
-    sampler = find(t2v, "PiyingVACESample")
-    set_widget(t2v, info, str(sampler["id"]), "steps", 7)
-    set_widget(t2v, info, str(sampler["id"]), "prompt", "a fox")
+    sampler = str(find(t2v, "PiyingVACESample")["id"])
+    set_widgets(t2v, info, [(sampler, "steps", 7), (sampler, "prompt", "a fox")])
     inputs = by_class(to_api(t2v, info))["PiyingVACESample"][1]
     assert (inputs["steps"], inputs["prompt"], inputs["seed"]) == (7, "a fox", 2025)
     assert len(t2v["links"]) == len(before["links"]) - 1, "the wire that fed the prompt is cut"
+
+
+@pytest.mark.parametrize(
+    ("name", "node_id", "assignment", "possible"),
+    [
+        ("subgraph", "PairMake", ("seed", 9), True),
+        ("subgraph_two_instances", "PairMake", ("seed", 9), True),
+        ("subgraph_two_instances", "PairMake", ("size", 128), False),
+        ("subgraph_nested", "PairMake", ("seed", 9), True),
+        ("subgraph_linked_widget", "PairMake", ("size", 128), False),
+        ("proxy_widgets", "PairMake", ("seed", 9), False),
+        ("primitive", "PairMake", ("seed", 9), True),
+        ("no_values", "PairMake", ("mode", "b"), True),
+        ("dynamic_combo", "PairDynamic", ("how.steps", 9), True),
+        ("reroute_nodes", "PairOut", ("nowhere", 9), False),
+    ],
+)
+def test_the_saved_form_says_what_runs_or_is_left_out(name, node_id, assignment, possible):
+    made = pair(name)
+    api = to_api(made["ui"], made["object_info"])
+    node_id = next(key for key, node in api.items() if node["class_type"] == node_id)
+    changed = with_values(made["ui"], made["object_info"], [(node_id, *assignment)])
+    assert (changed is not None) == possible
+    if changed is not None:
+        api[node_id]["inputs"][assignment[0]] = assignment[1]
+        assert to_api(changed, made["object_info"]) == api
+
+
+JUNK = (None, True, -1, 0, 1.5, 2**70, float("nan"), "", "x", "-10", [], {}, [[]], [1, 2, 3, 4, 5, "*"], {"id": 1})
+
+
+def mutated(workflow, chooser):
+    """A copy with a few values replaced, removed, doubled or moved."""
+    changed = copy.deepcopy(workflow)
+    for _ in range(chooser.randint(1, 4)):
+        places = [(holder, key) for holder in containers(changed) for key in keys(holder)]
+        if places:
+            mutate(*chooser.choice(places), chooser)
+    return changed
+
+
+def containers(value):
+    if isinstance(value, dict | list):
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from containers(inner)
+
+
+def keys(holder):
+    return list(holder) if isinstance(holder, dict) else range(len(holder))
+
+
+def mutate(holder, key, chooser):
+    kind = chooser.randrange(5)
+    if kind == 0:
+        del holder[key]
+    elif kind == 1 and isinstance(holder, list):
+        holder.append(copy.deepcopy(holder[key]))
+    elif kind == 2:
+        holder[key] = copy.deepcopy(holder[chooser.choice(list(keys(holder)))])
+    else:
+        holder[key] = copy.deepcopy(chooser.choice(JUNK))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_malformed_files_are_refused_in_words(seed):
+    chooser = random.Random(seed)
+    cases = [pair(name) for name in PAIRS]
+    for _ in range(150):
+        made = chooser.choice(cases)
+        workflow = mutated(made["ui"], chooser)
+        try:
+            api = to_api(workflow, made["object_info"])
+        except WorkflowError as error:
+            assert str(error)
+        else:
+            assert all(set(node) == {"inputs", "class_type", "_meta"} for node in api.values())
+            with_values(workflow, made["object_info"], [(key, "seed", 3) for key in api])
+
+
+def one_subgraph(nodes):
+    return {"id": "sub", "nodes": nodes, "links": [], "inputs": [], "outputs": []}
+
+
+def chain(length):
+    reroutes = [
+        {"id": n, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": n}]} for n in range(1, length)
+    ]
+    takers = [
+        {"id": n, "type": "PairCount", "inputs": [{"name": "image", "type": "IMAGE", "link": n}]}
+        for n in range(length, 2 * length)
+    ]
+    links = [[n, n - 1, 0, n, 0, "*"] for n in range(1, length)]
+    links += [[n, length - 1, 0, n, 0, "*"] for n in range(length, 2 * length)]
+    return {"nodes": [{"id": 0, "type": "PairMake"}, *reroutes, *takers], "links": links}
+
+
+def test_absurd_graphs_are_quickly_refused_or_done():
+    info = {name: found for each in PAIRS for name, found in pair(each)["object_info"].items()}
+    instances = [{"id": n, "type": "sub"} for n in range(100)]
+    holds_itself = {"nodes": instances, "links": [], "definitions": {"subgraphs": [one_subgraph(instances[:1])]}}
+    doubling = {
+        "nodes": [{"id": 1, "type": "s0"}],
+        "links": [],
+        "definitions": {
+            "subgraphs": [
+                {**one_subgraph([{"id": i, "type": f"s{n + 1}"} for i in (1, 2)]), "id": f"s{n}"} for n in range(90)
+            ]
+        },
+    }
+    many = {"nodes": [{"id": n, "type": "PairMake"} for n in range(100_000)], "links": []}
+    begun = time.process_time()
+    for workflow, words in (
+        (holds_itself, "holds itself|unfold"),
+        (doubling, "unfold to more"),
+        (many, "100000 nodes"),
+    ):
+        with pytest.raises(WorkflowError, match=words):
+            to_api(workflow, info)
+    api = to_api(chain(4000), info)
+    assert api["7999"]["inputs"]["image"] == ["0", 0]
+    with pytest.raises(WorkflowError, match="nested more than"):
+        dynamic_prompt("{" * 20_000, random.Random(0))
+    assert time.process_time() - begun < 5

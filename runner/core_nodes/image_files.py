@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ...core.errors import PiyingError
 from ...core.host import FolderKind, get_host
+from ...core.media.channels import CHANNELS, read_channel
 from ...core.media.images import read_image, write_png
 from ...core.media.naming import numbered, writing
-from .saved import SAVER_HIDDEN, embedded_texts, saved_entry
+from .input_files import file_problem, file_version, input_file, input_names
+from .saved import PREFIX_TOOLTIP, SAVER_HIDDEN, embedded_texts, saved_entry
+from .values import checked_choice, checked_image
 
 
 class SaveImage:
     """Writes numbered PNG files that carry the workflow."""
 
     CATEGORY = "image"
+    DESCRIPTION = "Saves the input images to your ComfyUI output directory."
     RETURN_TYPES = ()
     FUNCTION = "save_images"
     OUTPUT_NODE = True
@@ -25,7 +28,10 @@ class SaveImage:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare ComfyUI's inputs."""
         return {
-            "required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {"default": "ComfyUI"})},
+            "required": {
+                "images": ("IMAGE", {"tooltip": "The images to save."}),
+                "filename_prefix": ("STRING", {"default": "ComfyUI", "tooltip": PREFIX_TOOLTIP}),
+            },
             "hidden": SAVER_HIDDEN,
         }
 
@@ -45,7 +51,7 @@ class SaveImage:
         folder = get_host().folder(self.FOLDER)
         texts = embedded_texts(prompt, extra_pnginfo)
         entries = []
-        for index, image in enumerate(images):
+        for index, image in enumerate(checked_image(images, "images")):
             height, width = image.shape[:2]
             prefix = filename_prefix.replace("%batch_num%", str(index))
             with writing(folder, prefix, ".png", width=width, height=height) as output:
@@ -75,36 +81,47 @@ class LoadImage:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare ComfyUI's inputs; the list is what the input folder holds."""
-        folder = get_host().folder("input")
-        files = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-        return {"required": {"image": (files, {"image_upload": True})}}
+        return {"required": {"image": (input_names("image"), {"image_upload": True})}}
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
-        """Say where the file was looked for; a linked name is not known yet."""
-        try:
-            if image is not None:
-                cls._path(image)
-        except PiyingError as error:
-            return str(error)
-        return True
+        """Say where the file was looked for."""
+        return file_problem(image)
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> Any:
         """Return what tells one version of the file from the next."""
-        status = cls._path(image).stat()
-        return status.st_mtime_ns, status.st_size
+        return file_version(image)
 
     def load_image(self, image: str) -> tuple[Any, Any]:
         """Return the picture [N, H, W, 3] and the mask [N, H, W], 1 where it is transparent."""
-        return read_image(self._path(image))
+        return read_image(input_file(image))
 
-    @staticmethod
-    def _path(image: str) -> Path:
-        folder = get_host().folder("input").resolve()
-        path = (folder / image.removesuffix(" [input]").replace("\\", "/")).resolve()
-        if not path.is_relative_to(folder) or not path.is_file():
-            raise PiyingError(
-                f"image {image!r} is not a file in the input folder {folder}. Put it there, or use --input."
-            )
-        return path
+
+class LoadImageMask:
+    """Reads one channel of an image of the input folder."""
+
+    CATEGORY = "mask"
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "load_image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare ComfyUI's inputs; the list is what the input folder holds."""
+        return {"required": {"image": (input_names(), {"image_upload": True}), "channel": (list(CHANNELS),)}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
+        """Say where the file was looked for."""
+        return file_problem(image)
+
+    @classmethod
+    def IS_CHANGED(cls, image: str, channel: str) -> Any:
+        """Return what tells one version of the file from the next."""
+        del channel
+        return file_version(image)
+
+    def load_image(self, image: str, channel: str) -> tuple[Any]:
+        """Return the channel [1, H, W]; of alpha, 1 where it is transparent."""
+        checked_choice(channel, list(CHANNELS), "channel")
+        return (read_channel(input_file(image), channel),)

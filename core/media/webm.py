@@ -1,0 +1,83 @@
+"""Frames to WebM: VP9, or AV1 in 10 bits, as ComfyUI's SaveWEBM writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from itertools import chain, islice
+from pathlib import Path
+from shlex import split
+from typing import TYPE_CHECKING
+
+from ..errors import PiyingError
+from . import disk, ffmpeg
+from .encoding import bt709, encode, frame_rate, scratch_folder, texts_input
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+CODECS = ("vp9", "av1")
+
+_ENCODERS = {"vp9": ("libvpx-vp9",), "av1": ("libsvtav1", "libaom-av1")}
+_PIXELS = {"vp9": "yuv420p", "av1": "yuv420p10le"}
+_OPTIONS = {
+    "libvpx-vp9": split("-row-mt 1"),
+    "libsvtav1": split("-preset 6"),
+    "libaom-av1": split("-cpu-used 6 -row-mt 1"),
+}
+_WEBM = split("-b:v 0 -flags:v +bitexact -fflags +bitexact -f webm")
+
+
+def write_webm(
+    path: Path,
+    frames: Iterable[npt.NDArray[np.uint8] | torch.Tensor],
+    fps: Fraction,
+    *,
+    codec: str = "vp9",
+    crf: float = 32,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write frames [H,W,3] to `path`, one at a time, in BT.709. Odd sizes stay as they are.
+
+    codec: one of CODECS.
+    crf: 0 (best) to 63.
+    metadata: JSON texts by key (`prompt`, `workflow`), stored where ComfyUI stores them.
+    An existing file is replaced; after a failure there is none. Raises PiyingError for no frames, frames of
+    unequal size, a bad rate, a codec that this ffmpeg lacks, and when the disk or ffmpeg fails.
+    """
+    doing = f"Cannot save the video in {path.parent}"
+    remaining = iter(frames)
+    first = list(islice(remaining, 1))
+    encoder = _encoder(codec, first[0].shape[:2] if first else (64, 64))
+    video = [*bt709(_PIXELS[codec]), "-c:v", encoder, "-crf", f"{crf:g}", *_OPTIONS[encoder], *_WEBM]
+    with scratch_folder(path.parent, doing) as scratch, disk.removed_on_failure(path):
+        texts = texts_input(scratch, metadata or {}, doing)
+        encode(path, chain(first, remaining), frame_rate(fps), texts, video, doing, even=False)
+
+
+def _encoder(codec: str, size: tuple[int, int]) -> str:
+    if codec not in CODECS:
+        raise PiyingError(f"codec is {codec!r}. Choose one of: {', '.join(CODECS)}.")
+    known = ffmpeg.output(["-encoders"], "Cannot ask ffmpeg for its encoders").decode("utf-8", "replace").split()
+    found = next((name for name in _ENCODERS[codec] if name in known and _takes(name, size)), None)
+    if found is None:
+        raise PiyingError(
+            f"This ffmpeg ({ffmpeg.ffmpeg_exe()}) cannot write {codec} of {size[1]}×{size[0]} with "
+            f"{' or '.join(_ENCODERS[codec])}. Choose the other codec, another size, or set IMAGEIO_FFMPEG_EXE to an "
+            "ffmpeg that can."
+        )
+    return found
+
+
+def _takes(encoder: str, size: tuple[int, int]) -> bool:
+    # Older SVT-AV1s refuse odd sizes, and those below 64; a frame of nothing is soon tried.
+    if encoder != "libsvtav1" or (min(size) >= 64 and not any(side % 2 for side in size)):
+        return True
+    blank = f"-f lavfi -i color=size={size[1]}x{size[0]} -vf scale=w={size[1]}:h={size[0]},format=yuv420p10le"
+    try:
+        ffmpeg.output(split(f"{blank} -frames:v 1 -c:v {encoder} -f null -"), "Cannot try the encoder")
+    except PiyingError:
+        return False
+    return True

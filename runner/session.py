@@ -1,0 +1,248 @@
+"""Runs in one process that share node classes, folders and a cache; the way in for people who script."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from ..core.host import HeadlessHost, get_host, set_host
+from .cache import Cache
+from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
+from .definitions import ObjectInfo, object_info
+from .display import Display, EventDisplay, Quiet
+from .errors import InvalidGraph, NodeError, WorkflowError
+from .execute import Executor, Hidden, Result
+from .graph import Graph
+from .overrides import Assignment, find_input, find_node, prompt_assignment, seed_assignments
+from .packs import load_packs, reach_comfyui
+from .validate import examine
+from .workflow_file import Workflow, read_workflow_file, workflow_from_json
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES: dict[str, type] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
+TITLES: dict[str, str] = {**CORE_NODE_TITLES, **NODE_DISPLAY_NAME_MAPPINGS}
+StrPath = str | Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run gave.
+
+    Attributes:
+        graph: the nodes that ran, and those whose results were there already.
+        results: outputs (a list of values per slot) and shown things, by node id.
+        files: the files that were written to the output folder, in the order of their nodes.
+        errors: what was wrong with outputs that were left out; empty unless `partial` was given.
+    """
+
+    graph: Graph
+    results: dict[str, Result]
+    files: list[Path]
+    errors: list[NodeError] = field(default_factory=list)
+
+    def outputs(self, node: str) -> list[list[Any]]:
+        """Return the outputs of a node, named by id, title or class: a list of values per slot."""
+        return self.results[find_node(node, self.graph).id].outputs
+
+
+class Session:
+    """Node classes, folders, a device and a cache for several runs.
+
+    Args:
+        input, output: folders to read from and write to.
+        models: folders of models, looked through before the pack's own and ComfyUI's.
+        device: `auto`, or a torch device.
+        custom_nodes: packs, or folders of packs, to load.
+        comfyui: a ComfyUI checkout whose modules such packs may import.
+        display: who is told what happens; by default warnings go to stderr.
+
+    Raises:
+        WorkflowError: a folder is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        input: StrPath = "input",
+        output: StrPath = "output",
+        models: Iterable[StrPath] = (),
+        device: str = "auto",
+        custom_nodes: Iterable[StrPath] = (),
+        comfyui: StrPath | None = None,
+        display: Display | None = None,
+    ) -> None:
+        self.display = display or Quiet()
+        self.output = Path(output)
+        self._temp = tempfile.TemporaryDirectory(prefix="piying-")
+        self._host = HeadlessHost(
+            input=Path(input),
+            output=self.output,
+            temp=Path(self._temp.name),
+            models=[*_existing(models), *_default_models()],
+            chosen_device=device,
+            on_progress=lambda phase, total: self.display.progress(phase, total),
+        )
+        set_host(self._host)
+        if comfyui is not None:
+            reach_comfyui(Path(comfyui), device)
+        packs = load_packs([Path(folder) for folder in custom_nodes])
+        self._failed_packs = list(packs.failed.values())
+        # As in ComfyUI, a pack cannot take the place of a node that is there.
+        self.classes = {**packs.classes, **CLASSES}
+        self.titles = {**packs.titles, **TITLES}
+        self._cache = Cache()
+
+    def close(self) -> None:
+        """Let go of results and temporary files."""
+        self._cache = Cache()
+        self._temp.cleanup()
+
+    def definitions(self) -> ObjectInfo:
+        """Return the definitions of all node classes, as they are now: lists of files change."""
+        set_host(self._host)
+        return object_info(self.classes, self.titles)
+
+    def prepare(
+        self,
+        source: StrPath | Mapping[str, Any],
+        set: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+        seed: int | str | None = None,
+        info: ObjectInfo | None = None,
+    ) -> Workflow:
+        """Return a workflow with values written into it.
+
+        Args:
+            source: a workflow file of any kind, or decoded JSON of either form.
+            set: {"NODE.INPUT": value}; NODE is an id, a title or a class.
+            prompt: for the one node that takes a prompt of its own.
+            seed: for every seed.
+            info: node definitions; by default those of the session.
+
+        Raises:
+            WorkflowError: the file cannot be read, or a value has no place to go.
+        """
+        info = info or self.definitions()
+        if isinstance(source, Mapping):
+            workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
+        else:
+            workflow = read_workflow_file(Path(source), info)
+        graph = workflow.graph(self.titles)
+        return workflow.with_values(_assignments(graph, info, set or {}, prompt, seed), info)
+
+    def check(self, workflow: Workflow, partial: bool = False) -> tuple[Graph, list[str], list[NodeError]]:
+        """Return the graph, the output nodes to run, and what is wrong with the others.
+
+        Raises:
+            WorkflowError: nothing can be run.
+            InvalidGraph: something is wrong, and `partial` is not given or no output is left.
+        """
+        graph = workflow.graph(self.titles)
+        try:
+            verdict = examine(graph, self.definitions(), self.classes)
+        except WorkflowError as error:
+            if self._failed_packs and "is not known here" in str(error):
+                raise WorkflowError(" ".join([str(error), *self._failed_packs])) from error
+            raise
+        if verdict.errors and not (partial and verdict.roots):
+            raise InvalidGraph(verdict.errors)
+        return graph, verdict.roots, verdict.errors
+
+    def execute(self, workflow: Workflow, graph: Graph, roots: list[str], errors: list[NodeError] = ()) -> Finished:  # type: ignore[assignment]
+        """Run output nodes of a checked graph.
+
+        Raises:
+            NodeFailed: a node raised.
+            PiyingError: the device cannot be used.
+        """
+        import torch
+
+        set_host(self._host)
+        get_host().device()  # a device that cannot be used is said before the first node runs
+        hidden = Hidden(prompt=workflow.api, extra_pnginfo=workflow.extra_pnginfo)
+        with torch.inference_mode():
+            results = Executor(self.classes, self.display, self._cache).run(graph, roots, hidden)
+        return Finished(graph, results, _saved_files(results, self.output), list(errors))
+
+    def run(
+        self,
+        source: StrPath | Mapping[str, Any],
+        *,
+        set: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+        seed: int | None = None,
+        partial: bool = False,
+    ) -> Finished:
+        """Prepare, check and execute; see these for arguments and errors."""
+        workflow = self.prepare(source, set, prompt, seed)
+        graph, roots, errors = self.check(workflow, partial)
+        return self.execute(workflow, graph, roots, errors)
+
+
+def run(
+    source: StrPath | Mapping[str, Any],
+    *,
+    set: Mapping[str, Any] | None = None,
+    prompt: str | None = None,
+    seed: int | None = None,
+    partial: bool = False,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    **options: Any,
+) -> Finished:
+    """Run a workflow once.
+
+    Args:
+        source: a workflow file of any kind, or decoded JSON of either form.
+        set, prompt, seed: values, see `Session.prepare`.
+        partial: run the outputs that are valid even where others are not, as ComfyUI does.
+        on_event: called with what `--json` prints, such as {"event": "progress", "value": 3, …}.
+        options: folders, device and packs, see `Session`.
+
+    Raises:
+        WorkflowError: the workflow or a value cannot be used.
+        NodeFailed: a node raised; the original exception is its `cause`.
+    """
+    display = EventDisplay(on_event) if on_event else None
+    session = Session(display=display, **options)
+    try:
+        return session.run(source, set=set, prompt=prompt, seed=seed, partial=partial)
+    finally:
+        session.close()
+
+
+def _assignments(
+    graph: Graph, info: ObjectInfo, values: Mapping[str, Any], prompt: str | None, seed: int | str | None
+) -> list[Assignment]:
+    """Return all values; those of `set` come last, since they are the most exact."""
+    assignments: list[Assignment] = []
+    if prompt is not None:
+        assignments.append(prompt_assignment(prompt, graph))
+    if seed is not None:
+        assignments += seed_assignments(seed, graph)
+    return assignments + [(*find_input(target, graph, info), value) for target, value in values.items()]
+
+
+def _existing(folders: Iterable[StrPath]) -> list[Path]:
+    paths = [Path(folder) for folder in folders]
+    for folder in paths:
+        if not folder.is_dir():
+            raise WorkflowError(f"--models {folder}: there is no such folder.")
+    return paths
+
+
+def _default_models() -> list[Path]:
+    """Return the pack's models folder, and ComfyUI's where the pack lies in its custom_nodes."""
+    beside = [ROOT.parents[1] / "models"] if ROOT.parent.name == "custom_nodes" else []
+    return [ROOT / "models", *beside]
+
+
+def _saved_files(results: dict[str, Result], output: Path) -> list[Path]:
+    """Return the files that savers report under `images`, as ComfyUI's do, videos too."""
+    shown = [entry for result in results.values() for entry in result.ui.get("images", ())]
+    entries = [entry for entry in shown if isinstance(entry, dict) and entry.get("type") == "output"]
+    return [output / entry.get("subfolder", "") / entry["filename"] for entry in entries]
