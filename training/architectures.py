@@ -1,17 +1,17 @@
 """The built-in models: the architectures of the real ones at toy size.
 
-What the pipelines rely on is kept: Wan's 16 latent channels and three downsamples, VACE's 96 input
-channels, Hunyuan-DiT's two text encoders, Qwen3's chat. Widths and depths are the least that run.
+What the pipelines rely on is kept: the three downsamples of Wan's autoencoder, VACE's masks folded
+into 64 channels, Hunyuan-DiT's two text encoders, Qwen3's chat.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLWan,
     DDPMScheduler,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
@@ -31,75 +31,74 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from .image_autoencoder import image_autoencoder
 from .tokenizers import bert_tokenizer, qwen_tokenizer, t5_tokenizer
+from .video_autoencoder import VIDEO_CHANNELS, video_autoencoder
 
-LATENT_CHANNELS = 16
-TEXT_WIDTH = 32
+TEXT_WIDTH = 64
 
 
 def wan_vace() -> WanVACEPipeline:
-    """Return an untrained Wan VACE pipeline."""
+    """Return a Wan VACE pipeline whose transformer, text encoder and decoder are untrained."""
     tokenizer = t5_tokenizer(max_length=512)
     return WanVACEPipeline(
         tokenizer=tokenizer,
         text_encoder=UMT5EncoderModel(UMT5Config(**_t5_sizes(tokenizer))),
-        vae=_wan_vae(),
-        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=16.0),
+        vae=video_autoencoder(),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),
         transformer=_wan_transformer(),
     )
 
 
-def _t5_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+def _t5_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
         "d_model": TEXT_WIDTH,
         "d_kv": 16,
-        "d_ff": 64,
+        "d_ff": 128,
         "num_layers": 2,
-        "num_heads": 2,
+        "num_heads": 4,
+        "dropout_rate": 0.0,
+        "feed_forward_proj": "gated-gelu",
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
 
 
-def _wan_vae() -> AutoencoderKLWan:
-    return AutoencoderKLWan(
-        base_dim=4,
-        z_dim=LATENT_CHANNELS,
-        dim_mult=[1, 2, 4, 4],
-        num_res_blocks=1,
-        latents_mean=[0.0] * LATENT_CHANNELS,
-        latents_std=[1.0] * LATENT_CHANNELS,
-    )
-
-
 def _wan_transformer() -> WanVACETransformer3DModel:
     return WanVACETransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=2,
+        num_attention_heads=4,
         attention_head_dim=24,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=VIDEO_CHANNELS,
+        out_channels=VIDEO_CHANNELS,
         text_dim=TEXT_WIDTH,
-        freq_dim=64,
-        ffn_dim=96,
-        num_layers=3,
+        freq_dim=128,
+        ffn_dim=384,
+        num_layers=4,
         vace_layers=[0, 2],
-        vace_in_channels=2 * LATENT_CHANNELS + 64,
+        vace_in_channels=2 * VIDEO_CHANNELS + 64,
     )
 
 
 def hunyuan_dit(folder: Path) -> HunyuanDiTPipeline:
-    """Return an untrained Hunyuan-DiT pipeline; `folder` takes its BERT vocabulary file."""
+    """Return a Hunyuan-DiT pipeline, untrained but for the encoder; `folder` takes its BERT vocabulary file."""
     bert, t5 = bert_tokenizer(folder), t5_tokenizer(max_length=256)
     return HunyuanDiTPipeline(
-        vae=_image_vae(),
+        vae=image_autoencoder(),
         text_encoder=BertModel(_bert_config(len(bert))),
         tokenizer=bert,
         transformer=_hunyuan_transformer(),
+        # Training and sampling both start from pure noise: a flat background is all mean colour,
+        # and the mean is what a schedule that ends before pure noise gives away.
         scheduler=DDPMScheduler(
-            beta_start=0.00085, beta_end=0.02, beta_schedule="scaled_linear", prediction_type="v_prediction",
-            clip_sample=False, steps_offset=1, timestep_spacing="leading",
+            beta_start=0.00085,
+            beta_end=0.02,
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction",
+            clip_sample=False,
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -114,34 +113,24 @@ def _bert_config(vocabulary: int) -> BertConfig:
         vocab_size=vocabulary,
         hidden_size=TEXT_WIDTH,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
+        num_attention_heads=4,
+        intermediate_size=128,
         max_position_embeddings=77,
-    )
-
-
-def _image_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-        scaling_factor=0.13025,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
 
 
 def _hunyuan_transformer() -> HunyuanDiT2DModel:
-    return HunyuanDiT2DModel(
-        num_attention_heads=2,
+    transformer = HunyuanDiT2DModel(
+        num_attention_heads=4,
         attention_head_dim=24,
         in_channels=4,
         patch_size=2,
         sample_size=16,
-        hidden_size=48,
-        num_layers=4,
-        mlp_ratio=2.0,
+        hidden_size=96,
+        num_layers=6,
+        mlp_ratio=4.0,
         learn_sigma=True,
         cross_attention_dim=TEXT_WIDTH,
         cross_attention_dim_t5=TEXT_WIDTH,
@@ -151,18 +140,24 @@ def _hunyuan_transformer() -> HunyuanDiT2DModel:
         norm_type="layer_norm",
         use_style_cond_and_image_meta_size=False,
     )
+    # All padding the same (see `text_padding`), and no pooled text: it would be mostly padding.
+    transformer.text_embedding_padding.data.zero_().requires_grad_(False)
+    pooled = transformer.time_extra_emb.pooler.c_proj
+    for weight in (pooled.weight, pooled.bias):
+        weight.requires_grad_(False).zero_()
+    return transformer
 
 
-def prompt() -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
-    """Return an untrained Qwen3 and its tokenizer."""
-    tokenizer = qwen_tokenizer()
+def prompt(texts: Iterable[str] = ()) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+    """Return an untrained Qwen3 and its tokenizer; `texts` are what it will often read."""
+    tokenizer = qwen_tokenizer(texts)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         head_dim=24,
         max_position_embeddings=4096,
         tie_word_embeddings=True,

@@ -32,7 +32,7 @@ def test_text_to_video_prints_the_path_of_an_mp4(finished):
     path = Path(ran.stdout.strip())
     assert command.files() == [path]
     assert path.name == "piying_t2v_00001_.mp4"
-    assert frames(path).shape == (17, 96, 128, 3)
+    assert frames(path).shape == (17, 64, 96, 3)
     assert "built-in toy model" in ran.stderr
     assert "Traceback" not in ran.stderr
 
@@ -47,8 +47,8 @@ def test_the_file_is_what_players_expect(finished):
     expected = {
         "codec_name": "h264",
         "pix_fmt": "yuv420p",
-        "width": 128,
-        "height": 96,
+        "width": 96,
+        "height": 64,
         "r_frame_rate": "16/1",
         "nb_read_frames": "17",
         "color_space": "bt709",
