@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from PIL.Image import Image
 
+    from .host import Progress
+
 STRIDE = 8  # pixels per latent pixel, of both VAEs
 CARD = 16  # the colour card is CARD × CARD patches: 256 equations for at most 17 unknowns a channel
+
+
+def step_callback(progress: Progress, preview: LatentPreview) -> Callable[..., dict[str, Any]]:
+    """Return a diffusers step callback that reports; the host stops the run by raising from it."""
+
+    def on_step_end(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        del pipeline, timestep
+        progress.step(step + 1, lambda: preview.image(tensors["latents"]))
+        return tensors
+
+    return on_step_end
 
 
 class LatentPreview:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,9 @@ class Session:
             raise InvalidGraph(verdict.errors)
         return graph, verdict.roots, verdict.errors
 
-    def execute(self, workflow: Workflow, graph: Graph, roots: list[str], errors: list[NodeError] = ()) -> Finished:  # type: ignore[assignment]
+    def execute(
+        self, workflow: Workflow, graph: Graph, roots: list[str], errors: Sequence[NodeError] = ()
+    ) -> Finished:
         """Run output nodes of a checked graph.
 
         Raises:

@@ -13,7 +13,7 @@ from ..host import Host
 from ..memory.devices import resolve_dtype
 from ..memory.kept import kept
 from ..memory.residency import resident
-from ..preview import LatentPreview
+from ..preview import LatentPreview, step_callback
 from .request import SIZES, TOY_SIZES, ImageRequest, check_size
 
 if TYPE_CHECKING:
@@ -133,11 +133,6 @@ def _denoise(
         preview = LatentPreview(sampler.vae, sampler.scheduler)
         progress = host.progress("Sampling", request.steps)
 
-        def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            del pipe, timestep
-            progress.step(step + 1, lambda: preview.image(tensors["latents"]))
-            return tensors
-
         return sampler(
             **embeds,
             width=request.width,
@@ -147,7 +142,7 @@ def _denoise(
             # On the CPU, so that one seed gives one image on every card.
             generator=torch.Generator("cpu").manual_seed(request.seed),
             use_resolution_binning=False,
-            callback_on_step_end=on_step_end,
+            callback_on_step_end=step_callback(progress, preview),
             output_type="latent",
         ).images
 

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.choose import ModelHandle
-from ..host import Host, Progress
+from ..host import Host
 from ..memory.residency import resident
-from ..preview import LatentPreview
+from ..preview import LatentPreview, step_callback
 from .model import load, warn_if_untrained
 from .request import VACERequest, check_request
 
@@ -107,20 +107,9 @@ def _denoise(
             # On the CPU, so that one seed gives one video on every card.
             generator=torch.Generator("cpu").manual_seed(request.seed),
             max_sequence_length=MAX_PROMPT_TOKENS,
-            callback_on_step_end=_step_callback(progress, preview),
+            callback_on_step_end=step_callback(progress, preview),
             output_type="latent",
         ).frames
-
-
-def _step_callback(progress: Progress, preview: LatentPreview) -> Any:
-    """Return a diffusers step callback that reports; the host stops the run by raising from it."""
-
-    def on_step_end(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        del pipeline, timestep
-        progress.step(step + 1, lambda: preview.image(tensors["latents"]))
-        return tensors
-
-    return on_step_end
 
 
 def _decode(pipeline: WanVACEPipeline, latents: torch.Tensor, device: str, host: Host) -> torch.Tensor:
