@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import CoroutineType
 from typing import Any
 
 from .errors import NodeMisused
@@ -101,7 +101,7 @@ async def call(
             continue
         before(index)
         result = function(**given)
-        results.append(await _started(result) if inspect.iscoroutine(result) else result)
+        results.append(await _started(result) if isinstance(result, CoroutineType) else result)
     return results
 
 

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from .cache import Cache, Key
@@ -66,8 +67,9 @@ class Executor:
             WorkflowError: what nodes expanded into goes in a circle.
         """
         run = Run(self._classes, self._events, self._cache, graph, hidden).all(roots)
-        return _in_a_loop(run) if self._any_async() else _at_once(run)
+        return _in_a_loop(run) if self._any_async else _at_once(run)
 
+    @cached_property
     def _any_async(self) -> bool:
         return any(
             inspect.iscoroutinefunction(getattr(node_class, name, None))
