@@ -112,13 +112,14 @@ def _run(options: argparse.Namespace, display: Display) -> int:
 
 def _run_in(session: Session, options: argparse.Namespace, display: Display) -> int:
     values = dict(map(split_set, options.set))
-    info = session.definitions() | (read_object_info(options.object_info) if options.object_info else {})
+    own = session.definitions()
+    info = own | (read_object_info(options.object_info) if options.object_info else {})
     workflow = session.prepare(options.workflow, values, options.prompt, options.seed, info)
     if options.export_api:
         write_api(options.export_api, workflow.api)
         display.saved(options.export_api)
         return DONE
-    graph, roots, errors = session.check(workflow, options.partial)
+    graph, roots, errors = session.check(workflow, options.partial, own)
     if options.check:
         display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
         return DONE

@@ -135,8 +135,12 @@ class Session:
         graph = workflow.graph(self.titles)
         return workflow.with_values(_assignments(graph, info, set or {}, prompt, seed), info)
 
-    def check(self, workflow: Workflow, partial: bool = False) -> tuple[Graph, list[str], list[NodeError]]:
+    def check(
+        self, workflow: Workflow, partial: bool = False, info: ObjectInfo | None = None
+    ) -> tuple[Graph, list[str], list[NodeError]]:
         """Return the graph, the output nodes to run, and what is wrong with the others.
+
+        `info` are definitions of the session just asked for: asking looks through the model folders.
 
         Raises:
             WorkflowError: nothing can be run.
@@ -144,7 +148,7 @@ class Session:
         """
         graph = workflow.graph(self.titles)
         try:
-            verdict = examine(graph, self.definitions(), self.classes)
+            verdict = examine(graph, info or self.definitions(), self.classes)
         except WorkflowError as error:
             if self._failed_packs and "is not known here" in str(error):
                 raise WorkflowError(" ".join([str(error), *self._failed_packs])) from error
@@ -181,8 +185,9 @@ class Session:
         partial: bool = False,
     ) -> Finished:
         """Prepare, check and execute; see these for arguments and errors."""
-        workflow = self.prepare(source, set, prompt, seed)
-        graph, roots, errors = self.check(workflow, partial)
+        info = self.definitions()
+        workflow = self.prepare(source, set, prompt, seed, info)
+        graph, roots, errors = self.check(workflow, partial, info)
         return self.execute(workflow, graph, roots, errors)
 
 
