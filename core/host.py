@@ -1,16 +1,16 @@
 """The program around the pack: folders, device, progress, cancelling, other tenants of the card.
 
-One protocol with two implementations: ComfyUI, and a headless host that `runner` fills in. The only
-file of the pack that imports ComfyUI's modules.
+One protocol with two implementations: ComfyUI (`comfy_host`), and a headless host that `runner` fills in.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .errors import PiyingError
 
@@ -18,10 +18,40 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FolderKind = Literal["input", "output", "temp"]
-Preview = Callable[[], "Image"]
 
-MODEL_CATEGORIES = ("diffusers", "diffusion_models", "checkpoints", "LLM", "text_encoders")
+MODEL_CATEGORIES = ("diffusers", "diffusion_models", "checkpoints", "LLM", "text_encoders", "vae", "unet", "annotators")
 PREVIEW_PIXELS = 512  # longest side of a preview; ComfyUI's own sampler previews use the same
+
+
+@dataclass(frozen=True)
+class MemoryRules:
+    """What a run may use.
+
+    Attributes:
+        vram, ram: bytes to plan with in place of what the machine has, or None.
+        reserved: bytes of the card that stay free for others.
+        evictable: bytes of the card that other tenants hold and give up when asked.
+        low_vram: the user asked for as little on the card as possible.
+        imagined: only plans are made: a limit may stand for a card that is not there, and a model of the
+            manifest for one that is not installed.
+    """
+
+    vram: int | None = None
+    ram: int | None = None
+    reserved: int = 0
+    evictable: int = 0
+    low_vram: bool = False
+    imagined: bool = False
+
+
+class Preview(Protocol):
+    """A look at unfinished work; made only where a host asks for it."""
+
+    def __call__(self) -> Image:
+        """Return a still picture."""
+
+    def moving(self, side: int, most: int) -> list[Image]:
+        """Return up to `most` frames whose longest side is `side` pixels; a single one where nothing moves."""
 
 
 class Progress(Protocol):
@@ -29,6 +59,9 @@ class Progress(Protocol):
 
     def step(self, done: int, preview: Preview | None = None) -> None:
         """Report `done` steps of the phase; stops the run here where the user has cancelled it."""
+
+    def text(self, text: str) -> None:
+        """Show what has been written so far, all of it each time."""
 
 
 class Host(Protocol):
@@ -52,84 +85,17 @@ class Host(Protocol):
     def make_room(self, size: int) -> None:
         """Ask other tenants of the card to leave until `size` bytes are free."""
 
+    def memory_rules(self) -> MemoryRules:
+        """Return what the user and the program around the pack say about memory."""
 
-class ComfyProgress:
-    """A progress bar on the running ComfyUI node."""
+    def cache_folder(self) -> Path:
+        """Return a folder for files that may be thrown away and are worth keeping between runs."""
 
-    def __init__(self, total: int) -> None:
-        from comfy.utils import ProgressBar
+    def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
+        """Have `evict` called when the user asks that models leave memory; `size` tells how many bytes they hold."""
 
-        self._total = total
-        self._bar = ProgressBar(total)
-
-    def step(self, done: int, preview: Preview | None = None) -> None:
-        """Move the bar and show the preview; raises ComfyUI's own interrupt when cancelled."""
-        from comfy.model_management import throw_exception_if_processing_interrupted
-
-        throw_exception_if_processing_interrupted()
-        image = None if preview is None else ("JPEG", preview(), PREVIEW_PIXELS)
-        self._bar.update_absolute(done, self._total, image)
-
-
-class ComfyHost:
-    """ComfyUI: its folders, its device, its bar, its interrupt."""
-
-    def folder(self, kind: FolderKind) -> Path:
-        """Return ComfyUI's folder, as set on its command line."""
-        import folder_paths
-
-        getters = {
-            "input": folder_paths.get_input_directory,
-            "output": folder_paths.get_output_directory,
-            "temp": folder_paths.get_temp_directory,
-        }
-        return Path(getters[kind]())
-
-    def model_folders(self) -> list[tuple[str, Path]]:
-        """Return ComfyUI's model folders, `extra_model_paths.yaml` included."""
-        import folder_paths
-
-        found = []
-        for category in MODEL_CATEGORIES:
-            known = category in folder_paths.folder_names_and_paths
-            paths = folder_paths.get_folder_paths(category) if known else [Path(folder_paths.models_dir) / category]
-            found += [(category, Path(path)) for path in paths]
-        return found
-
-    def device(self) -> str:
-        """Return the device ComfyUI computes on."""
-        from comfy.model_management import get_torch_device
-
-        return str(get_torch_device())
-
-    def progress(self, phase: str, total: int) -> Progress:
-        """Put a bar on the running node; ComfyUI shows no phase names."""
-        del phase
-        return ComfyProgress(total)
-
-    def check_cancelled(self) -> None:
-        """Raise ComfyUI's interrupt when the user pressed cancel."""
-        from comfy.model_management import throw_exception_if_processing_interrupted
-
-        throw_exception_if_processing_interrupted()
-
-    def make_room(self, size: int) -> None:
-        """Have ComfyUI unload its own models until `size` bytes are free."""
-        from comfy.model_management import free_memory, get_torch_device
-
-        free_memory(size, get_torch_device())
-
-
-def settle_comfyui_device(device: str) -> None:
-    """Tell ComfyUI's modules, loaded without ComfyUI, to stay off the card where we do or there is none.
-
-    They look for a card as soon as they are imported, and fail where there is none.
-    """
-    import torch
-    from comfy.cli_args import args
-
-    if device == "cpu" or not torch.cuda.is_available():
-        args.cpu = True
+    def video_file(self, path: Path) -> Any:
+        """Return what a VIDEO wire carries for a video file; nothing of it is decoded yet."""
 
 
 class SilentProgress:
@@ -138,18 +104,29 @@ class SilentProgress:
     def step(self, done: int, preview: Preview | None = None) -> None:
         """Do nothing."""
 
+    def text(self, text: str) -> None:
+        """Do nothing."""
+
 
 def _silent(phase: str, total: int) -> Progress:
     del phase, total
     return SilentProgress()
 
 
+def _as_it_is(path: Path) -> Path:
+    return path
+
+
 @dataclass
 class HeadlessHost:
     """No ComfyUI: folders given by the caller, progress handed to it.
 
-    `models` are ComfyUI-like model roots (holding `diffusers`, `LLM`, …) or folders that hold model
-    folders directly; both are looked through.
+    Attributes:
+        models: ComfyUI-like model roots (holding `diffusers`, `LLM`, …) or folders that hold model
+            folders directly; both are looked through.
+        vram, ram: bytes to plan with in place of what the machine has.
+        imagined: see `MemoryRules`.
+        as_video: gives what a VIDEO wire carries for a video file; by default its path.
     """
 
     input: Path = Path("input")
@@ -158,6 +135,11 @@ class HeadlessHost:
     models: Iterable[Path] = field(default_factory=tuple)
     chosen_device: str = "auto"
     on_progress: Callable[[str, int], Progress] = _silent
+    cache: Path | None = None
+    vram: int | None = None
+    ram: int | None = None
+    imagined: bool = False
+    as_video: Callable[[Path], Any] = _as_it_is
 
     def folder(self, kind: FolderKind) -> Path:
         """Return the folder the caller gave."""
@@ -191,6 +173,23 @@ class HeadlessHost:
     def make_room(self, size: int) -> None:
         """Do nothing: the process has the card to itself."""
 
+    def memory_rules(self) -> MemoryRules:
+        """Return the limits the caller gave."""
+        return MemoryRules(vram=self.vram, ram=self.ram, imagined=self.imagined)
+
+    def cache_folder(self) -> Path:
+        """Return the folder the caller gave, else the user's own (XDG_CACHE_HOME)."""
+        if self.cache is not None:
+            return self.cache
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "piying"
+
+    def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
+        """Do nothing: nobody but the run itself wants the memory."""
+
+    def video_file(self, path: Path) -> Any:
+        """Return what the caller's `as_video` makes of it."""
+        return self.as_video(path)
+
 
 _host: Host | None = None
 
@@ -210,6 +209,8 @@ def get_host() -> Host:
     if _host is not None:
         return _host
     if "folder_paths" in sys.modules:
+        from .comfy_host import ComfyHost
+
         return ComfyHost()
     raise PiyingError(
         "Piying runs inside ComfyUI or through `python -m runner`; from your own code call set_host() first."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def step_callback(progress: Progress, preview: LatentPreview) -> Callable[..., d
 
     def on_step_end(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         del pipeline, timestep
-        progress.step(step + 1, lambda: preview.image(tensors["latents"]))
+        progress.step(step + 1, preview.of(tensors["latents"]))
         return tensors
 
     return on_step_end
@@ -30,66 +31,108 @@ def step_callback(progress: Progress, preview: LatentPreview) -> Callable[..., d
 class LatentPreview:
     """Turns latents into a small picture by a linear map from latent channels to colour.
 
-    The map is fitted once per VAE: a card of random coloured patches is encoded, and the patches'
-    colours are regressed on its latents. One encode of a 128×128 picture replaces a table of
-    constants for each VAE.
+    Attributes:
+        colours: the map [z + 1, 3] of `fit_colours`.
+        scheduler: asked for its latest guess of the clean latents.
+        skip: latent frames in front that are no part of the video.
     """
 
-    def __init__(self, vae: Any, scheduler: Any) -> None:
-        self._vae = vae
-        self._scheduler = scheduler
-        self._map: torch.Tensor | None = None
+    def __init__(self, colours: torch.Tensor, scheduler: Any, skip: int = 0) -> None:
+        self.colours = colours
+        self.scheduler = scheduler
+        self.skip = skip
+
+    def of(self, latents: torch.Tensor) -> Look:
+        """Return a preview of latents [1, z, H, W] or [1, z, T, H, W], made when a host asks for it."""
+        return Look(self, latents)
 
     def image(self, latents: torch.Tensor) -> Image:
         """Return a picture of latents [1, z, H, W] or [1, z, T, H, W] (the middle frame of these)."""
+        frames = self._frames(latents)
+        middle = frames[frames.shape[0] // 2 :][:1]
+        return _pictures(self._pixels(middle), STRIDE)[0]
+
+    def frames(self, latents: torch.Tensor, side: int, most: int) -> list[Image]:
+        """Return up to `most` frames, evenly taken; the longest side of each is `side` pixels."""
+        frames = self._frames(latents)
+        taken = frames[:: -(-frames.shape[0] // most)]
+        return _pictures(self._pixels(taken), side / max(taken.shape[-2:]))
+
+    def _frames(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the clean latents frame by frame [T, z, H, W]; a picture is one frame."""
+        clean = self._denoised(latents)[0]
+        return clean[:, self.skip :].movedim(1, 0) if clean.ndim == 4 else clean[None]
+
+    def _pixels(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return colours [T, H, W, 3], 0 to 255."""
         import torch
-        from PIL import Image
 
         with torch.no_grad():
-            clean = self._denoised(latents)[0].float().cpu()
-            if clean.ndim == 4:
-                clean = clean[:, clean.shape[1] // 2]
-            pixels = torch.einsum("zhw,zc->hwc", clean, self._colours()[:-1]) + self._colours()[-1]
-        array = (pixels.clamp(0, 1) * 255).byte().numpy()
-        return Image.fromarray(array).resize(
-            (array.shape[1] * STRIDE, array.shape[0] * STRIDE), Image.Resampling.BILINEAR
-        )
+            clean = frames.float().cpu()
+            pixels = torch.einsum("tzhw,zc->thwc", clean, self.colours[:-1]) + self.colours[-1]
+            return (pixels.clamp(0, 1) * 255).byte()
 
     def _denoised(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the scheduler's latest guess of the clean latents; UniPC keeps it, DDPM does not."""
-        outputs = getattr(self._scheduler, "model_outputs", None) or [None]
+        outputs = getattr(self.scheduler, "model_outputs", None) or [None]
         return latents if outputs[-1] is None else outputs[-1]
 
-    def _colours(self) -> torch.Tensor:
-        """Return the map [z + 1, 3]: a row of RGB weights per latent channel, and a constant row."""
-        if self._map is None:
-            self._map = self._fit()
-        return self._map
 
-    def _fit(self) -> torch.Tensor:
-        import torch
+@dataclass(frozen=True)
+class Look:
+    """The preview of one moment."""
 
-        colours = torch.rand(CARD, CARD, 3, generator=torch.Generator().manual_seed(0))
-        latents = self._encode(colours.permute(2, 0, 1)).float().cpu()
-        rows = torch.cat([latents.flatten(1).T, torch.ones(CARD * CARD, 1)], dim=1)
-        return torch.linalg.lstsq(rows, colours.reshape(-1, 3)).solution
+    preview: LatentPreview
+    latents: torch.Tensor
 
-    def _encode(self, colours: torch.Tensor) -> torch.Tensor:
-        """Return latents [z, CARD, CARD] of a card of colours [3, CARD, CARD] in 0..1."""
-        card = colours.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)[None] * 2 - 1
-        card = card.to(self._vae.device, self._vae.dtype)
-        is_video = hasattr(self._vae.config, "z_dim")
-        encoded = self._vae.encode(card[:, :, None] if is_video else card).latent_dist.mode()
-        return self._normalised(encoded, is_video)
+    def __call__(self) -> Image:
+        """Return a still picture."""
+        return self.preview.image(self.latents)
 
-    def _normalised(self, encoded: torch.Tensor, is_video: bool) -> torch.Tensor:
-        """Return encoder output in the scale the sampler works in."""
-        import torch
+    def moving(self, side: int, most: int) -> list[Image]:
+        """Return up to `most` frames whose longest side is `side` pixels."""
+        return self.preview.frames(self.latents, side, most)
 
-        config = self._vae.config
-        if not is_video:
-            return encoded[0] * config.scaling_factor
-        mean, std = (
-            torch.tensor(values).view(-1, 1, 1, 1).to(encoded) for values in (config.latents_mean, config.latents_std)
-        )
-        return ((encoded[0] - mean) / std)[:, 0]
+
+def _pictures(pixels: torch.Tensor, scale: float) -> list[Image]:
+    """Return frames [T, H, W, 3] as pictures, enlarged."""
+    from PIL import Image
+
+    size = round(pixels.shape[2] * scale), round(pixels.shape[1] * scale)
+    return [Image.fromarray(frame.numpy()).resize(size, Image.Resampling.BILINEAR) for frame in pixels]
+
+
+def fit_colours(vae: Any) -> torch.Tensor:
+    """Return the map [z + 1, 3] on the CPU: a row of RGB weights per latent channel, and a constant row.
+
+    A card of random coloured patches is encoded, and the patches' colours are regressed on its
+    latents. One encode of a 128×128 picture replaces a table of constants for each VAE.
+    """
+    import torch
+
+    colours = torch.rand(CARD, CARD, 3, generator=torch.Generator().manual_seed(0))
+    latents = _encode(vae, colours.permute(2, 0, 1)).float().cpu()
+    rows = torch.cat([latents.flatten(1).T, torch.ones(CARD * CARD, 1)], dim=1)
+    return torch.linalg.lstsq(rows, colours.reshape(-1, 3)).solution
+
+
+def _encode(vae: Any, colours: torch.Tensor) -> torch.Tensor:
+    """Return latents [z, CARD, CARD] of a card of colours [3, CARD, CARD] in 0..1."""
+    card = colours.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)[None] * 2 - 1
+    card = card.to(vae.device, vae.dtype)
+    is_video = hasattr(vae.config, "z_dim")
+    encoded = vae.encode(card[:, :, None] if is_video else card).latent_dist.mode()
+    return _normalised(vae, encoded, is_video)
+
+
+def _normalised(vae: Any, encoded: torch.Tensor, is_video: bool) -> torch.Tensor:
+    """Return encoder output in the scale the sampler works in."""
+    import torch
+
+    if not is_video:
+        return encoded[0] * vae.config.scaling_factor
+    mean, std = (
+        torch.tensor(values).view(-1, 1, 1, 1).to(encoded)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return ((encoded[0] - mean) / std)[:, 0]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+MEMORY_CHOICES = ("auto", "resident", "streamed", "fp8")
 
 
 def available_devices() -> list[str]:

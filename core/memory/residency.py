@@ -20,19 +20,24 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 @contextmanager
 def resident(modules: list[torch.nn.Module], device: str, host: Host) -> Iterator[None]:
-    """Hold `modules` on `device` inside the block and in host memory after it."""
+    """Hold `modules` on `device` inside the block.
+
+    The tensors in host memory stay what they are and come back after the block, on an error too:
+    nothing is copied back, and weights mapped from a file stay mapped.
+    """
     import torch
+
+    from .flat import Tensors
 
     if device == "cpu":
         yield
         return
     host.make_room(sum(module_bytes(module) for module in modules))
+    tensors = Tensors(dict.fromkeys(part for module in modules for part in module.modules()))
     try:
-        for module in modules:
-            module.to(device)
+        tensors.bind([tensor.detach().to(device) for tensor in tensors.originals])
         yield
     finally:
-        for module in modules:
-            module.to("cpu")
+        tensors.restore()
         if device.startswith("cuda"):
             torch.cuda.empty_cache()

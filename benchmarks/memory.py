@@ -1,0 +1,325 @@
+"""What memory costs: steps resident, streamed and in FP8, loading, the VAE, and going from phase to phase.
+
+    python benchmarks/memory.py [--models 1.3B 14B] [--sizes 480p 720p] [--caps 24 16 8 6] [--comfyui DIR]
+
+Ours and plain diffusers' ways (and ComfyUI's, given a checkout) run the same random weights in turn, in
+one run: a round of all contenders, then the next. On a card the real models are measured; on a CPU a
+toy, in fp32 and in processor time. Prints tables, and writes them as JSON with the machine's name into
+benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PARTS = ("activations", "step", "vae", "load", "phases")
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Read the options; measure; write."""
+    options = _options()
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    importlib.import_module("conftest")
+    sys.path.pop(0)
+    _be_quiet()
+    machine = describe(options.device)
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    found: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        for part in options.only:
+            found[part] = globals()[f"part_{part}"](options, Path(scratch))
+    target = options.json or HERE / "results" / f"memory-{_slug(machine['device'])}.json"
+    target.write_text(
+        json.dumps({**machine, "command": _command(options), **found}, indent=1) + "\n", encoding="utf-8"
+    )
+    print(f"\n{target}")
+
+
+def _options() -> argparse.Namespace:
+    import torch
+
+    card = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cuda:0" if card else "cpu")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--models", nargs="+", default=["1.3B", "14B"] if card else ["toy"], metavar="MODEL")
+    parser.add_argument("--sizes", nargs="+", default=["480p", "720p"] if card else ["toy"], metavar="SIZE")
+    parser.add_argument("--caps", nargs="*", type=float, default=[24, 16, 8, 6] if card else [], metavar="GB")
+    parser.add_argument("--ways", nargs="+", default=[""], metavar="TEXT", help="only ways with such names")
+    parser.add_argument("--rounds", type=int, default=1 if card else 3, help="rounds of all contenders")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of a contender in a round")
+    parser.add_argument("--threads", type=int, help="threads torch may use on the CPU")
+    parser.add_argument("--comfyui", type=Path, metavar="DIR", help="a ComfyUI checkout to measure beside ours")
+    parser.add_argument(
+        "--comfyui-python", default=sys.executable, metavar="PYTHON", help="the Python that can run it"
+    )
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to write models for the time of the run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return options
+
+
+def _be_quiet() -> None:
+    """Keep progress bars and advice out of the tables."""
+    for library in ("diffusers.utils.logging", "transformers.utils.logging"):
+        logging = importlib.import_module(library)
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    import torch
+
+    card = device.startswith("cuda")
+    found = {
+        "device": torch.cuda.get_device_name(device) if card else _processor(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+    found |= {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")}
+    if not card:
+        found["load average"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    return found
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command with names in place of this machine's folders."""
+    names = {str(options.comfyui): "COMFYUI", options.comfyui_python: "PYTHON", str(options.scratch): "SCRATCH"}
+    return " ".join(["python", "benchmarks/memory.py", *(names.get(each, each) for each in sys.argv[1:])])
+
+
+def _processor() -> str:
+    """Return the processor's name; Linux tells it in a file."""
+    listing = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", listing.read_text()) if listing.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def part_activations(options: argparse.Namespace, scratch: Path) -> list[Row]:
+    """Count the activations of the real models, without a card and without weights."""
+    del options, scratch
+    from wan_phases import activations
+
+    print("\nActivations of a prediction in bf16, GiB, counted on the meta device")
+    print(f"{'':38}{'diffusers':>14}{'one prompt':>14}{'two prompts':>14}")
+    rows = []
+    for model in ("1.3B", "14B"):
+        for size in ("480p", "720p"):
+            found = activations(model, size)
+            print(
+                f"{f'{model} {size}':38}" + "".join(f"{value / 2**30:14.2f}" for value in found.values()), flush=True
+            )
+            rows.append({"model": model, "size": size, **found})
+    return rows
+
+
+def part_step(options: argparse.Namespace, scratch: Path) -> list[Row]:
+    """Measure a denoising step of two prompts: resident, under caps, FP8."""
+    import torch
+    from wan_models import Shape, weights
+    from wan_steps import Case
+
+    dtype = torch.bfloat16 if options.device.startswith("cuda") else torch.float32
+    rows = []
+    print(f"\nA denoising step of two prompts, {str(dtype).removeprefix('torch.')}")
+    _head("seconds", "(from - to)", "peak GB", "planned", "host GB", "moved GB", "stall s", "error")
+    for model in options.models:
+        state = weights(model, dtype, options.device)
+        for size in options.sizes:
+            expected = None
+            for cap in [None, *options.caps]:
+                case = Case(Shape(model, size), options.device, dtype, state, cap, expected)
+                rows += _steps(case, options, scratch)
+                expected = case.expected
+        del state
+        gc.collect()
+    return rows
+
+
+def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> list[Row]:
+    from wan_steps import CONTENDERS
+
+    usable = [contender for contender in CONTENDERS if contender.runs_on(options.device)]
+    usable = [contender for contender in usable if any(text in contender.name for text in options.ways)]
+    found: dict[str, list[Row]] = {contender.name: [] for contender in usable}
+    storages = {"ComfyUI": None, "ComfyUI, fp8": "float8_e4m3fn"} if options.comfyui else {}
+    for _ in range(options.rounds):
+        for contender in usable:
+            if not any("error" in row for row in found[contender.name]):
+                found[contender.name].append(case.measure(contender, options.steps))
+        for name, storage in storages.items():
+            found.setdefault(name, []).append(_comfyui(case, storage, options, scratch))
+    planned = {contender.name: case.predicted(contender) for contender in usable}
+    rows = [
+        {
+            "model": case.shape.model,
+            "size": case.shape.size,
+            "cap": case.cap,
+            "name": name,
+            "planned": planned.get(name),
+            **_together(rounds),
+        }
+        for name, rounds in found.items()
+    ]
+    label = f"{case.shape.model} {case.shape.size}" + (f", {case.cap:g} GB" if case.cap else "")
+    print(f"-- {label}")
+    for row in rows:
+        _line(row)
+    return rows
+
+
+def _together(rounds: list[Row]) -> Row:
+    """Return one row of several rounds': all times, the largest of the rest."""
+    whole = [row for row in rounds if "error" not in row]
+    if not whole:
+        return {"error": rounds[0]["error"]}
+    others = {key: max(row[key] for row in whole) for key in whole[0] if key not in ("seconds", "version")}
+    return {"seconds": [each for row in whole for each in row["seconds"]], **others}
+
+
+def _comfyui(case: Any, storage: str | None, options: argparse.Namespace, scratch: Path) -> Row:
+    """Measure ComfyUI apart from us, on the same weights and inputs."""
+    import torch
+
+    gc.collect()
+    if options.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    result, specification = scratch / "comfyui.pt", scratch / "comfyui.json"
+    wanted = {
+        "model": case.shape.model,
+        "size": case.shape.size,
+        "cap": case.cap,
+        "device": options.device,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "storage": storage,
+        "steps": options.steps,
+        "result": str(result),
+    }
+    specification.write_text(json.dumps(wanted), encoding="utf-8")
+    command = [options.comfyui_python, HERE / "wan_comfyui.py", options.comfyui.resolve(), specification]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    ran = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, cwd=options.comfyui, env=os.environ | threads
+    )
+    if ran.returncode:
+        return {"error": (ran.stderr.strip() or "it ended without a word").splitlines()[-1]}
+    found: Row = json.loads(ran.stdout.splitlines()[-1])
+    return found if "error" in found else {**found, "error_rms": case.compare(torch.load(result))}
+
+
+def part_vae(options: argparse.Namespace, scratch: Path) -> list[Row]:
+    """Measure encoding and decoding a video, in fp32."""
+    del scratch
+    from wan_models import SIZES
+    from wan_phases import measure_vae
+
+    rows = []
+    print("\nThe VAE, float32")
+    _head("seconds", "(from - to)", "peak GB")
+    for size in options.sizes:
+        width, height, frames = SIZES[_own(size, "vae")]
+        found = measure_vae(options.models[0], _own(size, "vae"), options.device, options.rounds)
+        print(f"-- {size}, {width} × {height} × {frames}")
+        for row in found:
+            _line(row)
+        rows += [{"size": size, **row} for row in found]
+    return rows
+
+
+def part_load(options: argparse.Namespace, scratch: Path) -> list[Row]:
+    """Measure the way of a transformer from its file to the device."""
+    import torch
+    from wan_phases import measure_load
+
+    dtype = torch.bfloat16 if options.device.startswith("cuda") else torch.float32
+    rows = []
+    print("\nLoading a transformer; the file is in the system's cache")
+    _head("seconds", "(from - to)", "GB/s")
+    for model in options.models:
+        found = measure_load(model, scratch / f"load-{model}", options.device, dtype, options.rounds)
+        print(f"-- {model}, {found[0]['bytes'] / 1e9:.2f} GB")
+        for row in found:
+            _line({**row, "rate": row["bytes"] / statistics.median(row["seconds"])})
+        rows += [{"model": model, **row} for row in found]
+    return rows
+
+
+def part_phases(options: argparse.Namespace, scratch: Path) -> list[Row]:
+    """Measure whole runs of two steps, from the prompt to the frames."""
+    from wan_phases import RUNS, measure_phases
+
+    rows = []
+    print("\nWhole runs of two steps, seconds")
+    runs = [name for name, _, _ in RUNS]
+    print(f"{'':38}" + "".join(f"{name:>14}" for name in runs) + f"{'peak GB':>10}")
+    for model in options.models[:1]:
+        for size in options.sizes[:1]:
+            for cap in [None, *options.caps]:
+                print(f"-- {model} {size}" + (f", {cap:g} GB" if cap else ""))
+                found = measure_phases(model, _own(size, "run"), options.device, scratch, cap, options.rounds)
+                for row in found:
+                    cells = "".join(f"{row[name]:14.2f}" for name in runs) if "error" not in row else row["error"]
+                    print(f"{row['name']:38}{cells}" + _gigabytes(row.get("peak")), flush=True)
+                rows += [{"model": model, "size": size, "cap": cap, **row} for row in found]
+    return rows
+
+
+def _own(size: str, part: str) -> str:
+    """Return the size a part measures; the toy has one for each."""
+    return f"toy {part}" if size == "toy" else size
+
+
+def _head(*names: str) -> None:
+    print(f"{'':38}" + "".join(f"{name:>{18 if name.startswith('(') else 10}}" for name in names))
+
+
+def _line(row: Row) -> None:
+    if "error" in row:
+        print(f"{row['name']:38}{row['error'][:80]}", flush=True)
+        return
+    times = row["seconds"]
+    cells = f"{statistics.median(times):10.3f}{f'({min(times):.3f} - {max(times):.3f})':>18}"
+    cells += "".join(_gigabytes(row.get(key)) for key in _columns(row))
+    if "error_rms" in row:
+        cells += f"{row['stall_per_step']:10.3f}" if "stall_per_step" in row else f"{'-':>10}"
+        cells += f"{row['error_rms']:10.1e}"
+    print(f"{row['name']:38}{cells}", flush=True)
+
+
+def _columns(row: Row) -> Iterable[str]:
+    if "rate" in row:
+        return ("rate",)
+    return ("peak", "planned", "host", "moved_per_step") if "error_rms" in row else ("peak",)
+
+
+def _gigabytes(value: float | None) -> str:
+    """Return bytes in GB of 10**9, with three figures."""
+    return f"{'-':>10}" if value is None else f"{value / 1e9:10.3g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The planning table of docs/memory.md: what the plan says for cards and memories of common sizes.
+
+Arithmetic alone: needs no card, no models, and no torch. Run it from the project's folder:
+
+    python benchmarks/plan_table.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import conftest  # noqa: F401, E402 - loads the pack under the name piying
+
+CARDS = (6, 8, 12, 16, 24, 80)
+MEMORIES = (16, 32, 64)
+VIDEOS = (("wan2.1-vace-1.3b", "1.3B"), ("wan2.1-vace-14b", "14B"), ("wan2.1-vace-14b-fp8", "14B, FP8 files"))
+VIDEO_SIZES = ((832, 480), (1280, 720))
+FRAMES = 81
+NO = "–"
+
+
+def module(name: str) -> Any:
+    """Return a module of the pack."""
+    return importlib.import_module(f"piying.core.{name}")
+
+
+def cell(work: Any, vram: int, ram: int) -> str:
+    """Return one plan in a few words: how the weights are kept and where, the card's peak, the time."""
+    machine = module("memory.machine").synthetic(vram, ram)
+    plan = module("memory.plan").plan(work, machine)
+    if not plan.fits:
+        return NO
+    sample = plan.phase("sample")
+    from_disk = "* " if any("reads it from disk" in reason for reason in plan.reasons) else " "
+    peak = module("memory.planned").gigabytes(plan.peak_vram)
+    return f"{sample.storage} {sample.placement}{from_disk}{peak:.1f} GB"
+
+
+def rows() -> list[tuple[str, Any]]:
+    """Return (title, work) of each row of the table."""
+    listed = module("checkpoints.sizes").listed_components
+    video, image = module("wan_vace.memory").work, module("hunyuan_dit.memory").work
+    found = [
+        (f"VACE {title}, {width}×{height}, {FRAMES} frames", video(listed(model), width, height, FRAMES))
+        for model, title in VIDEOS
+        for width, height in VIDEO_SIZES
+    ]
+    return [*found, ("Hunyuan-DiT, 1024×1024", image(listed("hunyuan-dit-v1.2"), 1024, 1024))]
+
+
+def table() -> str:
+    """Return the table in Markdown; amounts of main memory with the same plans share a line."""
+    head = "| | main memory | " + " | ".join(f"{card} GB card" for card in CARDS) + " |"
+    lines = [head, "|---" * (len(CARDS) + 2) + "|"]
+    for title, work in rows():
+        plans: dict[tuple[str, ...], list[int]] = {}
+        for ram in MEMORIES:
+            plans.setdefault(tuple(cell(work, card, ram) for card in CARDS), []).append(ram)
+        for cells, rams in plans.items():
+            lines.append(f"| {title} | {', '.join(map(str, rams))} GB | {' | '.join(cells)} |")
+            title = ""
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,249 @@
+"""What happens around the denoising steps: loading, the VAE, and going from one phase to the next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import clock, hold_to, is_card, peak, seconds, settle
+from wan_models import CONFIGS, SIZES, Shape, empty, inputs, weights
+from wan_steps import core
+
+Row = dict[str, Any]
+
+
+def activations(model: str, size: str) -> Row:
+    """Return the peak bytes of a prediction beside the weights, counted on the meta device, in bf16.
+
+    Attention counts as its output alone: what a card's kernels need beside it is small and their own.
+    """
+    predict = core("wan_vace.forward").predict
+    made = empty(model).to("meta", torch.bfloat16)
+    given = inputs(Shape(model, size), torch.bfloat16, "meta")
+    one, scale = given | {"embeds": given["embeds"][:1]}, torch.ones(len(made.config.vace_layers), device="meta")
+
+    def plain() -> Any:
+        control = {"control_hidden_states": given["control"], "control_hidden_states_scale": scale.bfloat16()}
+        return made(given["latents"], given["timestep"], given["embeds"][0], **control, return_dict=False)
+
+    attention = torch.nn.functional.scaled_dot_product_attention
+    torch.nn.functional.scaled_dot_product_attention = lambda query, **_: torch.empty_like(query)
+    try:
+        with torch.no_grad():
+            return {
+                "diffusers": peak(plain, "meta"),
+                "one prompt": peak(lambda: predict(made, **one, scale=scale), "meta"),
+                "two prompts": peak(lambda: predict(made, **given, scale=scale), "meta"),
+            }
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = attention
+
+
+def load(folder: Path, device: str, dtype: torch.dtype) -> list[tuple[str, Callable[[], Any]]]:
+    """Return ways of getting a transformer from a file to the device, ready to compute."""
+    from diffusers import WanVACETransformer3DModel
+
+    memory, loading = core("wan_vace.memory"), core("checkpoints.load")
+    fp8 = {"storage": "fp8", "block_lists": memory.BLOCK_LISTS["transformer"], "keep": memory.FP8_KEEP["transformer"]}
+
+    def there(module: torch.nn.Module) -> torch.nn.Module:
+        module.to(device)
+        for tensor in module.parameters():
+            tensor.flatten().view(torch.uint8)[::4096].sum()  # every page has been read, mapped files too
+        return module
+
+    return [
+        (
+            "diffusers, from_pretrained",
+            lambda: there(WanVACETransformer3DModel.from_pretrained(folder, dtype=dtype, local_files_only=True)),
+        ),
+        ("Piying", lambda: there(loading.load_component("transformer", folder, dtype=dtype))),
+        ("Piying, cast to fp8", lambda: there(loading.load_component("transformer", folder, dtype=dtype, **fp8))),
+    ]
+
+
+def write_transformer(model: str, folder: Path, dtype: torch.dtype, device: str) -> int:
+    """Write a transformer's folder; return its bytes."""
+    from safetensors.torch import save_file
+
+    state = weights(model, dtype, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+    config = {"_class_name": "WanVACETransformer3DModel", **CONFIGS[model]}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return sum(tensor.nbytes for tensor in state.values())
+
+
+def measure_load(model: str, folder: Path, device: str, dtype: torch.dtype, rounds: int) -> list[Row]:
+    """Return rows of seconds from file to device; the file is in the system's cache from the second round on."""
+    size = write_transformer(model, folder, dtype, device)
+    ways = load(folder, device, dtype)
+    times: dict[str, list[float]] = {name: [] for name, _ in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways:
+            settle(device)
+            times[name].append(seconds(way, device))
+    return [{"name": name, "bytes": size, "first": each[0], "seconds": each[1:]} for name, each in times.items()]
+
+
+def vae_of(model: str) -> Any:
+    """Return the built-in VAE for the toy, else one of the published shape with random weights, in fp32."""
+    from diffusers import AutoencoderKLWan
+
+    if model == "toy":
+        path = core("checkpoints.found").built_in("wan_vace").path / "vae"
+        return AutoencoderKLWan.from_pretrained(path, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    return AutoencoderKLWan().eval()
+
+
+def vae_ways(vae: Any, size: str, device: str) -> list[tuple[str, bool, Callable[[], Any]]]:
+    """Return (name, tiled, call) of decoding and encoding a video."""
+    width, height, frames = SIZES[size]
+    generator = torch.Generator().manual_seed(0)
+    rows = (1, vae.config.z_dim, 1 + (frames - 1) // 4, height // 8, width // 8)
+    latents = torch.randn(rows, generator=generator).to(device)
+    video = torch.rand((1, 3, frames, height, width), generator=generator).to(device) * 2 - 1
+    decode, condition = core("wan_vace.decode"), core("wan_vace.condition")
+
+    def all_at_once() -> torch.Tensor:
+        return vae.decode(decode.denormalised(vae, latents), return_dict=False)[0]
+
+    return [
+        ("decode: diffusers", False, all_at_once),
+        ("decode: Piying", False, lambda: decode.decode(vae, latents, False, lambda done: None)),
+        ("decode: diffusers, tiled", True, all_at_once),
+        ("decode: Piying, tiled", True, lambda: decode.decode(vae, latents, True, lambda done: None)),
+        ("encode", False, lambda: condition.encode_with(vae, video)),
+        ("encode, tiled", True, lambda: condition.encode_with(vae, video)),
+    ]
+
+
+def measure_vae(model: str, size: str, device: str, rounds: int) -> list[Row]:
+    """Return rows of seconds and peaks."""
+    vae = vae_of(model).to(device)
+    found: dict[str, Row] = {}
+    with torch.no_grad():
+        for turn in range(rounds + 1):
+            for name, tiled, call in vae_ways(vae, size, device):
+                row = found.setdefault(name, {"name": name, "seconds": []})
+                (vae.enable_tiling if tiled else vae.disable_tiling)()
+                settle(device)
+                try:
+                    took = seconds(call, device)
+                    row["peak"] = row["peak"] if "peak" in row else peak(call, device)
+                except torch.OutOfMemoryError:
+                    row["error"] = "out of memory"
+                    continue
+                row["seconds"] += [took] if turn else []
+    return list(found.values())
+
+
+def write_pipeline(model: str, folder: Path, device: str) -> Path:
+    """Return a whole model's folder: the built-in one for the toy, else one of published shapes, random weights."""
+    built_in = core("checkpoints.found").built_in("wan_vace").path
+    if model == "toy":
+        return Path(built_in)
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    target = folder / "diffusers" / f"random-{model}"
+    for part in ("tokenizer", "scheduler"):
+        shutil.copytree(built_in / part, target / part, dirs_exist_ok=True)
+    shutil.copy(built_in / "model_index.json", target)
+    write_transformer(model, target / "transformer", torch.bfloat16, device)
+    vae_of(model).save_pretrained(target / "vae")
+    # google/umt5-xxl
+    config = UMT5Config(
+        vocab_size=256384,
+        d_model=4096,
+        d_kv=64,
+        d_ff=10240,
+        num_layers=24,
+        num_heads=64,
+        feed_forward_proj="gated-gelu",
+    )
+    with torch.device(device):
+        encoder = UMT5EncoderModel(config).to(torch.bfloat16)
+    encoder.cpu().save_pretrained(target / "text_encoder")
+    return target
+
+
+def measure_phases(model: str, size: str, device: str, folder: Path, cap: float | None, rounds: int) -> list[Row]:
+    """Return rows of whole runs of two steps: the first, one with another prompt, one with the same prompt."""
+    path = write_pipeline(model, folder, device)
+    ways = {"Piying": _our_runs, "diffusers": _their_runs}
+    rows: list[Row] = []
+    for turn in range(rounds):
+        for name, way in ways.items():
+            settle(device)
+            hold_to(cap, device)
+            row: Row = {"name": name, "round": turn}
+            try:
+                row |= way(path, model, size, device, folder / f"cache-{turn}", cap)
+            except torch.OutOfMemoryError:
+                row["error"] = "out of memory"
+            hold_to(None, device)
+            rows.append(row)
+    return rows
+
+
+RUNS = (("first", "a red circle", 1), ("other prompt", "a blue square", 2), ("same prompt", "a blue square", 3))
+
+
+def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: float | None) -> Row:
+    choose, request, host = core("checkpoints.choose"), core("wan_vace.request"), core("host")
+    width, height, frames = SIZES[size]
+    program = host.HeadlessHost(
+        models=[path.parents[1]],
+        chosen_device=device,
+        cache=cache,
+        vram=None if cap is None else int(cap * 10**9),
+    )
+    name = "built-in" if model == "toy" else f"random-{model}"
+    handle = choose.ModelHandle(choose.WAN_VACE, model=name)
+    core("memory.kept").forget()
+    found: Row = {}
+    for run, prompt, seed in RUNS:
+        wanted = request.VACERequest(prompt, width=width, height=height, num_frames=frames, steps=2, seed=seed)
+        begun = clock(device)
+        _, record = core("wan_vace.sample").sample(handle, wanted, program)
+        found[run] = clock(device) - begun
+        found["phases"] = record.get("seconds")
+        found["plan"] = record.get("plan")
+    return found | _card_peak(device)
+
+
+def _their_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: float | None) -> Row:
+    from diffusers import UniPCMultistepScheduler, WanVACEPipeline
+
+    width, height, frames = SIZES[size]
+    found: Row = {}
+    begun = clock(device)
+    dtype = torch.bfloat16 if is_card(device) else torch.float32
+    pipeline = WanVACEPipeline.from_pretrained(path, dtype={"default": dtype, "vae": torch.float32})
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=16.0)
+    pipeline.set_progress_bar_config(disable=True)
+    if is_card(device):
+        pipeline.enable_model_cpu_offload(device=device)
+    for run, prompt, seed in RUNS:
+        pipeline(
+            prompt=prompt,
+            negative_prompt=core("wan_vace.request").NEGATIVE_PROMPT,
+            width=width,
+            height=height,
+            num_frames=frames,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+        )
+        now = clock(device)
+        found[run], begun = now - begun, now
+    return found | _card_peak(device)
+
+
+def _card_peak(device: str) -> Row:
+    return {"peak": torch.cuda.max_memory_allocated(device)} if is_card(device) else {}

@@ -1,0 +1,98 @@
+"""A plan carried out: made, shown, tried, stepped down from, and compared with what happened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..errors import PiyingError
+from .failures import Failures
+from .machine import read_machine
+from .measure import Meter
+from .plan import plan
+from .planned import gigabytes
+from .recovery import with_plans
+from .report import after, table
+
+if TYPE_CHECKING:
+    from ..checkpoints.choose import ModelHandle
+    from ..host import Host
+    from .machine import Machine
+    from .planned import Plan
+    from .work import Phase
+
+log = logging.getLogger("piying")
+Result = TypeVar("Result", covariant=True)
+
+
+class Run(Protocol[Result]):
+    """Work that a plan tells how to do."""
+
+    def attempt(self, plan: Plan) -> Result:
+        """Do it; raises `PhaseOutOfMemoryError` where a phase does not fit."""
+
+
+def carry_out(
+    work: tuple[Phase, ...],
+    handle: ModelHandle,
+    host: Host,
+    make_run: Callable[[str, Meter], Run[Result]],
+    advise: Callable[[Machine], str] | None = None,
+) -> tuple[Result, dict[str, Any]]:
+    """Do `work` by the best plan that holds on this machine.
+
+    Args:
+        work: the phases.
+        handle: the user's wishes for number types and placement.
+        host: the program around the pack.
+        make_run: gives the run, from the device and the meter it reports to.
+        advise: asked what would fit, where nothing does.
+
+    Returns:
+        What the run gives, and a record of how it ran, fit for JSON.
+
+    Raises:
+        PiyingError: nothing fits; the text has the numbers, and the largest size or length that would.
+    """
+    machine = read_machine(host)
+    device = host.device()
+    _limit(device, host)
+    meter = Meter(device)
+    run = make_run(device, meter)
+
+    def next_plan(refused: frozenset[str]) -> Plan:
+        wishes = {"precision": handle.precision, "memory": handle.memory}
+        chosen = plan(work, machine, refused, **wishes, advise=None if advise is None else lambda: advise(machine))
+        if chosen.fits:
+            log.info("%s", table(chosen, machine))
+        return chosen
+
+    failures = Failures(host.cache_folder() / "failed_plans.json", machine, work)
+    result, chosen = with_plans(next_plan, run.attempt, failures, _too_large)
+    log.info("%s", after(chosen, meter.phases))
+    sampled = chosen.phases[-2] if len(chosen.phases) > 1 else chosen.phases[-1]
+    return result, {
+        "device": device,
+        "dtype": sampled.compute,
+        "storage": sampled.storage,
+        "plan": chosen.key,
+        "predicted_seconds": round(chosen.seconds, 1),
+        "predicted_vram_gb": gigabytes(chosen.peak_vram),
+        "seconds": {phase.phase: round(phase.seconds, 3) for phase in meter.phases},
+        "peak_vram_gb": gigabytes(max((phase.vram for phase in meter.phases), default=0)),
+    }
+
+
+def _limit(device: str, host: Host) -> None:
+    """Hold torch to the part of the card that the user allows."""
+    import torch
+
+    allowed = host.memory_rules().vram
+    if allowed is not None and device.startswith("cuda"):
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+
+
+def _too_large(tried: Plan) -> PiyingError:
+    return PiyingError(" ".join(tried.reasons))

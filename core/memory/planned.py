@@ -1,0 +1,132 @@
+"""What a plan says: how each phase runs, what that is predicted to cost, and why it was chosen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+GB = 2**30  # as makers of cards and memory count
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """How one phase runs, and what that is predicted to cost.
+
+    Attributes:
+        phase, component: their names.
+        compute, storage: number types of the arithmetic and of the stored weights.
+        placement: `resident` on the device, `streamed` to it block by block, or `cpu`.
+        variant: the name of the phase's chosen `Variant`.
+        fp8_matmul: whether Linear layers multiply in FP8.
+        vram, ram: predicted peaks in bytes. Mapped files, which the system lets go of when memory
+            is short, are not part of `ram`.
+        moved: bytes from main memory to the device.
+        seconds: estimate.
+        weights: bytes of all weights as stored.
+    """
+
+    phase: str
+    component: str
+    compute: str
+    storage: str
+    placement: str
+    variant: str
+    fp8_matmul: bool
+    vram: int
+    ram: int
+    moved: int
+    seconds: float
+    weights: int = 0
+
+    @property
+    def choice(self) -> str:
+        """The choices in words."""
+        numbers = self.compute if self.storage == self.compute else f"{self.compute} stored as {self.storage}"
+        matmul = ", FP8 matmul" if self.fp8_matmul else ""
+        return f"{numbers}, {self.placement}, {self.variant}{matmul}"
+
+    @property
+    def key(self) -> str:
+        """A stable text of the choices, by which one that failed is remembered."""
+        return f"{self.phase}: {self.component} {self.choice}"
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A way of running a phase that was passed over, and why."""
+
+    phase: str
+    choice: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How all phases run.
+
+    Attributes:
+        phases: in the order in which they run. Where nothing fits a phase, the way that needs the
+            least of the card.
+        fits: whether every phase fits the machine.
+        peak_vram, peak_ram: predicted peaks in bytes.
+        seconds, moved: sums over the phases.
+        reasons: sentences that say why these choices, and what to expect; where it does not fit, why not.
+        rejected: what was passed over.
+    """
+
+    phases: tuple[PhasePlan, ...]
+    fits: bool
+    peak_vram: int
+    peak_ram: int
+    seconds: float
+    moved: int
+    reasons: tuple[str, ...]
+    rejected: tuple[Rejected, ...]
+
+    def phase(self, name: str) -> PhasePlan:
+        """Return the plan of the phase of that name."""
+        return next(phase for phase in self.phases if phase.phase == name)
+
+    @property
+    def key(self) -> str:
+        """A stable text of the choices of all phases."""
+        return "; ".join(phase.key for phase in self.phases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan fit for JSON; sizes in GB of 2**30 bytes."""
+        return {
+            "fits": self.fits,
+            "peak_vram_gb": gigabytes(self.peak_vram),
+            "peak_ram_gb": gigabytes(self.peak_ram),
+            "seconds": round(self.seconds, 1),
+            "components": [_component(phase) for phase in self.phases],
+            "reasons": list(self.reasons),
+            "rejected": [asdict(rejected) for rejected in self.rejected],
+        }
+
+
+def gigabytes(size: float) -> float:
+    """Return bytes as GB of 2**30 bytes, rounded up to three decimals: a peak is never shown as less."""
+    return math.ceil(size / GB * 1000) / 1000
+
+
+def amount(size: float) -> str:
+    """Return bytes for people: "12.3 GB"; see `gigabytes`."""
+    return f"{size / GB:.1f} GB"
+
+
+def _component(phase: PhasePlan) -> dict[str, Any]:
+    return {
+        "name": phase.component,
+        "phase": phase.phase,
+        "storage": phase.storage,
+        "compute": phase.compute,
+        "placement": phase.placement,
+        "variant": phase.variant,
+        "fp8_matmul": phase.fp8_matmul,
+        "gb": gigabytes(phase.weights),
+        "peak_vram_gb": gigabytes(phase.vram),
+        "moved_gb": gigabytes(phase.moved),
+        "seconds": round(phase.seconds, 1),
+    }

@@ -1,0 +1,110 @@
+"""The machine a plan is made for: what is read, what rules change, what is imagined."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from piying.core.host import HeadlessHost
+from piying.core.memory import machine as machines
+from piying.core.memory.kept import forget, kept
+from piying.core.memory.machine import CONTEXT, OTHERS_RAM, Machine, read_machine, synthetic
+from piying.core.memory.rates import peak_operations
+
+GB = 2**30
+CARD = Machine(
+    device="cuda:0",
+    name="NVIDIA GeForce RTX 4090",
+    vram_total=24 * GB,
+    vram_free=20 * GB,
+    ram_total=64 * GB,
+    ram_free=50 * GB,
+    pcie=24e9,
+    disk=2e9,
+    bf16_flops=80e12,
+    fp8_flops=160e12,
+    bandwidth=800e9,
+    capability=(8, 9),
+)
+
+
+def limited(**rules):
+    from piying.core.host import MemoryRules
+
+    return machines._limited(CARD, MemoryRules(**rules))
+
+
+def test_this_machine_is_read():
+    found = read_machine(HeadlessHost(chosen_device="cpu"))
+    assert (found.device, found.vram_free, found.is_cpu) == ("cpu", 0, True)
+    assert found.ram_total == psutil.virtual_memory().total
+    assert 0 < found.ram_free <= found.ram_total
+
+
+def test_limits_stand_for_a_card_only_where_plans_alone_are_made():
+    limits = {"chosen_device": "cpu", "vram": 8 * GB, "ram": 16 * GB}
+    assert read_machine(HeadlessHost(**limits)).is_cpu
+    imagined = read_machine(HeadlessHost(**limits, imagined=True))
+    assert (imagined.device, imagined.vram_total, imagined.vram_free) == ("cuda:0", 8 * GB, 8 * GB - CONTEXT)
+    assert imagined.ram_free == 16 * GB - OTHERS_RAM
+    assert imagined == synthetic(8, 16)
+
+
+@pytest.mark.parametrize(
+    ("rules", "total", "free"),
+    [
+        ({}, 24, 20),
+        ({"evictable": 3 * GB}, 24, 23),
+        ({"evictable": 8 * GB}, 24, 24),
+        ({"reserved": 2 * GB}, 24, 18),
+        ({"vram": 8 * GB}, 8, 8),
+        ({"vram": 80 * GB}, 24, 20),
+        ({"reserved": 30 * GB}, 24, 0),
+    ],
+)
+def test_rules_of_the_program_around(rules, total, free):
+    found = limited(**rules)
+    assert (found.vram_total, found.vram_free) == (total * GB, free * GB)
+
+
+def test_a_larger_card_can_be_imagined_on_a_real_one():
+    found = limited(vram=80 * GB, imagined=True)
+    assert (found.vram_total, found.vram_free) == (80 * GB, 80 * GB - CONTEXT)
+    assert found.bf16_flops == CARD.bf16_flops
+
+
+def test_low_vram_is_passed_on():
+    assert limited(low_vram=True).low_vram
+
+
+# Dense bf16 with float32 sums, from NVIDIA's papers on each architecture.
+@pytest.mark.parametrize(
+    ("name", "capability", "multiprocessors", "clock", "teraflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", (8, 0), 108, 1.41e9, 312),
+        ("NVIDIA H100 80GB HBM3", (9, 0), 132, 1.83e9, 989),
+        ("NVIDIA GeForce RTX 3090", (8, 6), 82, 1.695e9, 71),
+        ("NVIDIA GeForce RTX 4090", (8, 9), 128, 2.52e9, 165.2),
+        ("NVIDIA L40S", (8, 9), 142, 2.52e9, 362),
+        ("Tesla V100-SXM2-32GB", (7, 0), 80, 1.53e9, 125),
+    ],
+)
+def test_rates_are_those_of_the_papers(name, capability, multiprocessors, clock, teraflops):
+    found = peak_operations(capability, multiprocessors, clock, name)
+    assert found / 1e12 == pytest.approx(teraflops, rel=0.02)
+
+
+def test_models_kept_from_before_make_room(monkeypatch):
+    """Else a second run would plan with the memory that its own model takes."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GB, available=8 * GB))
+    host = HeadlessHost(chosen_device="cpu")
+    forget()
+    assert read_machine(host).ram_free == 8 * GB
+    layer = kept("test", "key", lambda: torch.nn.Linear(4096, 4096))
+    try:
+        assert read_machine(host).ram_free == 8 * GB + 4 * (4096 * 4096 + 4096)
+        assert layer.weight.is_cpu
+    finally:
+        forget("test")

@@ -1,0 +1,351 @@
+"""The plan: hand-computed cases, what must fit, what it says, and what it steps down to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
+from piying.core.checkpoints.sizes import listed_components
+from piying.core.hunyuan_dit import memory as hunyuan
+from piying.core.memory.components import Block, Component
+from piying.core.memory.cost import PROCESS_RAM, STAGED
+from piying.core.memory.machine import Machine, synthetic
+from piying.core.memory.plan import plan
+from piying.core.memory.report import after, table
+from piying.core.memory.search import largest
+from piying.core.memory.work import Phase, Variant
+from piying.core.prompting import memory as prompting
+from piying.core.wan_vace import memory as wan
+from piying.core.wan_vace.ask import what_fits
+
+GB = 2**30
+MB = 10**6
+
+# 10 blocks of 100 MB in bf16: 40 million weights and 10 million other parameters each; 50 MB outside them.
+BLOCK = Block(linear=40 * MB, kept=10 * MB, rows=1000, largest=20 * MB)
+MODEL = Component("transformer", Block(0, 25 * MB), (BLOCK,) * 10, "bf16", hidden=100, inner=400)
+MACHINE = Machine(
+    device="cuda:0",
+    name="a card",
+    vram_total=8000 * MB,
+    vram_free=8000 * MB,
+    ram_total=64000 * MB,
+    ram_free=60000 * MB,
+    pcie=10e9,
+    disk=1e9,
+    bf16_flops=1e12,
+    fp8_flops=2e12,
+    bandwidth=100e9,
+)
+
+
+def phase(**changes):
+    """One sampling phase of 20 passes; a pass computes for one second."""
+    values = {
+        "name": "sample",
+        "component": MODEL,
+        "computes": ("bf16",),
+        "storages": ("bf16", "fp8"),
+        "flops": 1e12,
+        "linear_share": 0.5,
+        "passes": 20,
+        "variants": (Variant("whole", 500 * MB),),
+        "streamable": True,
+    }
+    return Phase(**values | changes)
+
+
+def one(machine=MACHINE, refused=(), **options):
+    """Plan one phase without a margin, unless the options say otherwise."""
+    names = ("precision", "memory", "margin", "advise")
+    asked = {name: options.pop(name) for name in names if name in options}
+    return plan((phase(**options),), machine, refused, **{"margin": 0, **asked})
+
+
+def with_vram(size):
+    return replace(MACHINE, vram_free=size)
+
+
+def test_resident_by_hand():
+    (chosen,) = one().phases
+    assert (chosen.compute, chosen.storage, chosen.placement) == ("bf16", "bf16", "resident")
+    assert chosen.weights == 50 * MB + 10 * 100 * MB
+    assert chosen.vram == 1050 * MB + 500 * MB
+    assert chosen.moved == 1050 * MB
+    assert chosen.ram == PROCESS_RAM  # the file stays mapped
+    assert chosen.seconds == 20.0  # arithmetic; copying would take 0.105 s, the disk 1.05 s
+
+
+def test_streamed_by_hand():
+    (chosen,) = one(with_vram(1549 * MB)).phases
+    assert (chosen.storage, chosen.placement) == ("bf16", "streamed")
+    assert chosen.vram == 50 * MB + 2 * 100 * MB + 500 * MB
+    assert chosen.moved == 50 * MB + 20 * 1000 * MB
+    assert chosen.ram == PROCESS_RAM + STAGED
+    assert chosen.seconds == 20.0  # 20.05 GB take 2 s over PCIe, behind the arithmetic
+
+
+def test_fp8_by_hand():
+    """Streamed in bf16 needs 750 MB; in FP8 a block is 40 MB + 4 kB of scales + 20 MB, and 40 MB are unpacked."""
+    (chosen,) = one(with_vram(749 * MB)).phases
+    block = 40 * MB + 4 * 1000 + 20 * MB
+    assert (chosen.storage, chosen.placement) == ("fp8", "streamed")
+    assert chosen.vram == 50 * MB + 2 * block + 40 * MB + 500 * MB
+    assert chosen.ram == PROCESS_RAM + STAGED + 50 * MB + 10 * block  # cast weights are a copy of their own
+
+
+def test_nothing_fits():
+    least = 50 * MB + 2 * (60 * MB + 4000) + 40 * MB + 500 * MB
+    assert one(with_vram(least)).fits
+    made = one(with_vram(least - 1), advise=lambda: "Try less.")
+    assert not made.fits
+    assert made.phases[0].vram == least
+    assert "sample does not fit a card" in made.reasons[-2]
+    assert made.reasons[-1] == "Try less."
+
+
+def test_the_margin_is_left_alone():
+    assert one(with_vram(1550 * MB)).phases[0].placement == "resident"
+    assert one(with_vram(1550 * MB), margin=1).phases[0].placement == "streamed"
+
+
+def test_quality_where_both_are_as_fast():
+    """FP8 would fit whole on the card where bf16 has to be streamed, and is no faster for it."""
+    fp8_resident = 50 * MB + 10 * (60 * MB + 4000) + 40 * MB + 500 * MB
+    (chosen,) = one(with_vram(fp8_resident)).phases
+    assert (chosen.storage, chosen.placement) == ("bf16", "streamed")
+
+
+def test_fp8_where_copies_take_longer_than_arithmetic():
+    """20 passes of 1 GB over PCIe take 2 s, of 0.6 GB 1.2 s, arithmetic 0.2 s, the disk 1.05 s."""
+    (chosen,) = one(with_vram(1000 * MB), flops=1e10).phases
+    assert (chosen.storage, chosen.placement) == ("fp8", "streamed")
+    assert chosen.seconds == pytest.approx((50 * MB + 20 * 10 * (60 * MB + 4000)) / 10e9)
+
+
+def test_a_patient_phase_keeps_its_number_type():
+    (chosen,) = one(with_vram(1000 * MB), flops=1e10, patient=True).phases
+    assert (chosen.storage, chosen.placement) == ("bf16", "streamed")
+
+
+def test_fp8_arithmetic_must_be_asked_for_or_worth_it():
+    """With half the operations in Linear layers, twice the rate there makes a pass 4/3 as fast."""
+    assert not one().phases[0].fp8_matmul
+    assert one(linear_share=0.7).phases[0].fp8_matmul  # 1 / (0.3 + 0.35) = 1.54
+    (asked,) = one(memory="fp8").phases
+    assert asked.fp8_matmul
+    assert asked.seconds == pytest.approx(15.0)
+    older = replace(MACHINE, fp8_flops=None)
+    assert one(older, memory="fp8").phases[0].storage == "fp8"
+    assert not one(older, memory="fp8").phases[0].fp8_matmul
+
+
+def test_packing_inputs_for_fp8_arithmetic_takes_room():
+    (chosen,) = one(memory="fp8", fp8_inputs=300 * MB).phases
+    assert chosen.vram == 50 * MB + 10 * (60 * MB + 4000) + 300 * MB + 500 * MB
+
+
+@pytest.mark.parametrize(
+    ("memory", "placement", "storage"),
+    [("resident", "resident", "bf16"), ("streamed", "streamed", "bf16"), ("fp8", "resident", "fp8")],
+)
+def test_widgets_overrule(memory, placement, storage):
+    (chosen,) = one(memory=memory).phases
+    assert (chosen.placement, chosen.storage) == (placement, storage)
+    assert not one(with_vram(600 * MB), memory=memory).fits
+
+
+def test_low_vram_streams():
+    assert one(replace(MACHINE, low_vram=True)).phases[0].placement == "streamed"
+    assert one(replace(MACHINE, low_vram=True), memory="resident").phases[0].placement == "resident"
+
+
+def test_precision_overrules_all_but_the_vae():
+    assert one(precision="fp32").phases[0].compute == "fp32"
+    assert one(precision="fp32").phases[0].vram == 2 * 1550 * MB
+    assert one(precision="bf16", computes=("fp32", "bf16"), storages=("fp32",)).phases[0].compute == "fp32"
+
+
+def test_a_lesser_type_only_where_nothing_else_fits():
+    vae = {"computes": ("fp32", "bf16"), "storages": ("fp32",), "streamable": False}
+    variants = (Variant("whole", 1000 * MB), Variant("tiled", 100 * MB, 1.5))
+    in_tiles = 2100 * MB + 200 * MB
+    made = one(with_vram(in_tiles), variants=variants, **vae).phases[0]
+    assert (made.compute, made.variant) == ("fp32", "tiled")  # though bf16 fits whole
+    least = one(with_vram(in_tiles - 1), variants=variants, **vae)
+    assert (least.phases[0].compute, least.phases[0].variant) == ("bf16", "whole")
+    assert "sample: fp32 is advised and does not fit." in least.reasons
+
+
+def test_refused_choices_are_not_taken_again():
+    """Each attempt that fails gives the next, until none is left."""
+    refused = []
+    while (made := one(refused=refused)).fits:
+        assert made.phases[0].key not in refused
+        refused.append(made.phases[0].key)
+    assert [key.partition(" ")[2] for key in refused] == [
+        "transformer bf16, resident, whole",
+        "transformer bf16, streamed, whole",
+        "transformer bf16 stored as fp8, resident, whole",
+        "transformer bf16 stored as fp8, streamed, whole",
+    ]
+    assert made.phases == ()
+    assert made.reasons == (
+        "sample ran out of memory on a card (7.5 GB free) in every way it can be run. Close other programs, or choose "
+        "a smaller size or length.",
+    )
+
+
+def test_a_file_larger_than_memory_is_read_in_every_pass():
+    """1.05 GB a pass at 1 GB/s: 21 s, a little more than the arithmetic."""
+    small = replace(MACHINE, ram_free=PROCESS_RAM + STAGED + 1000 * MB, vram_free=800 * MB)
+    made = one(small, storages=("bf16",))
+    assert made.phases[0].seconds == pytest.approx(21.0)
+    assert "each of the 20 passes reads it from disk" in made.reasons[-1]
+    enough = replace(small, ram_free=PROCESS_RAM + STAGED + 1050 * MB)
+    assert one(enough, storages=("bf16",)).phases[0].seconds == 20.0
+    assert one(small).phases[0].storage == "fp8"  # which stays in memory
+
+
+def test_cast_weights_must_fit_main_memory():
+    room = PROCESS_RAM + STAGED + 50 * MB + 10 * (60 * MB + 4000)
+    assert one(replace(MACHINE, ram_free=room, vram_free=749 * MB)).fits
+    made = one(replace(MACHINE, ram_free=room - 1, vram_free=749 * MB))
+    assert not made.fits
+
+
+def test_types_on_disk_decide_what_is_copied():
+    stored = replace(MODEL, stored="fp32")
+    assert one(component=stored).phases[0].ram == PROCESS_RAM + 1050 * MB
+    fp8 = replace(MODEL, stored="fp8")
+    assert one(component=fp8, memory="fp8").phases[0].ram == PROCESS_RAM
+
+
+def test_the_cpu_computes_in_fp32_from_main_memory():
+    cpu = replace(MACHINE, device="cpu", name="CPU", vram_total=0, vram_free=0, fp8_flops=None)
+    (chosen,) = one(cpu).phases
+    assert (chosen.compute, chosen.placement, chosen.vram, chosen.moved) == ("fp32", "cpu", 0, 0)
+    assert chosen.ram == PROCESS_RAM + 2 * 1050 * MB + 2 * 500 * MB
+    assert one(replace(cpu, ram_free=chosen.ram - 1)).phases[0].storage == "fp8"
+
+
+def test_every_other_way_is_told_with_its_reason():
+    made = one(with_vram(1000 * MB))
+    told = {rejected.choice: rejected.reason for rejected in made.rejected}
+    assert set(told) == {
+        "bf16, resident, whole",
+        "bf16 stored as fp8, resident, whole",
+        "bf16 stored as fp8, streamed, whole",
+    }
+    assert told["bf16, resident, whole"] == "needs 1.4 GB of the card, 0.9 GB can be used"
+    assert told["bf16 stored as fp8, streamed, whole"] == "is no faster and rounds the weights"
+    assert "weights are streamed, because bf16, resident, whole needs 1.4 GB" in " ".join(made.reasons)
+
+
+def test_json_holds_what_was_promised():
+    made = one().to_json()
+    assert made["fits"] is True
+    assert made["peak_vram_gb"] == pytest.approx(1550 * MB / GB, abs=0.001)
+    assert made["peak_vram_gb"] * GB >= 1550 * MB
+    (part,) = made["components"]
+    assert (part["name"], part["storage"], part["placement"]) == ("transformer", "bf16", "resident")
+    assert {"seconds", "peak_ram_gb", "reasons", "rejected"} <= set(made)
+
+
+def video(model, width, height, machine, frames=81, **options):
+    return plan(wan.work(listed_components(model), width, height, frames), machine, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "height", "vram", "ram"),
+    [
+        ("wan2.1-vace-14b", 1280, 720, 16, 16),
+        ("wan2.1-vace-14b", 1280, 720, 16, 32),
+        ("wan2.1-vace-14b", 832, 480, 8, 16),
+        ("wan2.1-vace-14b", 832, 480, 8, 64),
+        ("wan2.1-vace-14b-fp8", 1280, 720, 16, 32),
+        ("wan2.1-vace-1.3b", 832, 480, 6, 16),
+        ("wan2.1-vace-1.3b-fp16", 832, 480, 6, 16),
+    ],
+)
+def test_videos_that_must_fit(model, width, height, vram, ram):
+    machine = synthetic(vram, ram)
+    made = video(model, width, height, machine)
+    assert made.fits, made.reasons
+    assert made.peak_vram < vram * GB
+    assert made.peak_ram < ram * GB
+
+
+def image(machine):
+    return plan(hunyuan.work(listed_components("hunyuan-dit-v1.2"), 1024, 1024), machine)
+
+
+def test_an_image_fits_6_gb_and_below():
+    assert image(synthetic(6, 16)).fits
+    assert image(synthetic(2, 16)).fits
+    assert not image(synthetic(1.9, 16)).fits
+
+
+def test_a_prompt_model_is_bound_by_reading_its_weights():
+    component = listed_components("qwen3-4b")["prompt_model"]
+    machine = synthetic(24, 32)
+    (chosen,) = plan(prompting.work(component, max_new_tokens=2000), machine).phases
+    assert chosen.seconds == pytest.approx(2000 * component.bytes("bf16", "bf16") / machine.bandwidth)
+    assert chosen.placement == "resident"
+
+
+def test_what_would_fit_does_fit_and_no_more():
+    components, machine = listed_components("wan2.1-vace-14b"), synthetic(6, 32)
+    handle = ModelHandle(WAN_VACE)
+    assert not video("wan2.1-vace-14b", 1280, 720, machine).fits
+    text = what_fits(components, machine, handle, 1280, 720, 81)
+    frames = int(text.split("num_frames ")[1].split(" ")[0])
+    assert text.startswith(f"What would fit: num_frames {frames} at 1280×720, or ")
+    assert video("wan2.1-vace-14b", 1280, 720, machine, frames).fits
+    assert not video("wan2.1-vace-14b", 1280, 720, machine, frames + 4).fits
+    size = text.split(", or ")[1].split(" ")[0]
+    width, height = map(int, size.split("×"))
+    assert video("wan2.1-vace-14b", width, height, machine).fits
+    assert width * height < 1280 * 720
+    assert "No size or length fits" in what_fits(components, synthetic(1, 32), handle, 1280, 720, 81)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 9, 80, 81, 1000])
+def test_halving_finds_the_largest(limit):
+    expected = max((number for number in range(1, 82, 4) if number <= limit), default=None)
+    assert largest(lambda number: number <= limit, 1, 81, 4) == expected
+
+
+def test_the_table_shows_every_phase():
+    machine = synthetic(8, 32)
+    made = video("wan2.1-vace-14b", 832, 480, machine)
+    text = table(made, machine)
+    for name in ("encode", "condition", "sample", "decode"):
+        assert f"\n{name}" in text
+    assert "streamed" in text
+    assert "does not fit" in table(video("wan2.1-vace-14b", 1280, 720, machine), machine)
+
+
+def test_after_a_run_both_numbers_are_shown():
+    from piying.core.memory.measure import Measured
+
+    text = after(one(), [Measured("sample", 25.0, 1400 * MB, 0)])
+    row = text.splitlines()[1].split("  ")
+    assert [cell.strip() for cell in row if cell.strip()] == ["sample", "1.4 GB", "1.3 GB", "20 s", "25 s"]
+
+
+def test_a_vae_that_fits_no_card_runs_beside_it():
+    """Its slow way is the last: every way on the card comes first."""
+    phases = wan.work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81)
+    small = plan(phases, replace(synthetic(6, 32), vram_free=700 * 2**20))
+    assert small.phase("decode").placement == "cpu"
+    assert small.phase("decode").compute == "fp32"
+    assert plan(phases, synthetic(6, 32)).phase("decode").placement == "resident"
+
+
+def test_apples_devices_hold_no_float8():
+    apple = replace(MACHINE, device="mps", capability=None, fp8_flops=None, vram_free=700 * MB)
+    phases = wan.work(listed_components("wan2.1-vace-14b"), 832, 480, 81)
+    assert {phase.storage for phase in plan(phases, apple, memory="fp8").phases} == {"bf16", "fp32"}
+    assert {phase.storage for phase in plan(phases, MACHINE, memory="fp8").phases} == {"fp8", "fp32"}

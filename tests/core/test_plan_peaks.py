@@ -1,0 +1,241 @@
+"""The formulas of memory peaks against live tensors of the real architectures, counted on the meta device."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from piying.core.checkpoints.sizes import listed_components
+from piying.core.hunyuan_dit import memory as hunyuan
+from piying.core.wan_vace import memory as wan
+from torch.utils._python_dispatch import TorchDispatchMode
+
+GIB = 2**30
+
+
+class LiveTensors(TorchDispatchMode):
+    """Follows the bytes of all tensors that operations make; the model's own and its inputs are not counted."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given = [tensor.untyped_storage() for tensor in given]
+        self.known = {storage._cdata for storage in self.given}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.count(tensor.untyped_storage())
+        return result
+
+    def count(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.forget, key, size)
+
+    def forget(self, key, size):
+        self.known.discard(key)
+        self.now -= size
+
+
+def peak(module, run, *inputs):
+    """Return the peak bytes of `run()`, beside the module's own tensors and the inputs."""
+    gc.collect()
+    live = LiveTensors(*module.parameters(), *module.buffers(), *inputs)
+    with torch.no_grad(), live:
+        run()
+    return live.peak
+
+
+def on_meta(*shape, dtype=torch.bfloat16):
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+@pytest.fixture(autouse=True)
+def attention_counts_by_its_output(monkeypatch):
+    """As the kernels of a card work; torch's fallback on the meta device makes the scores."""
+    import diffusers.models.transformers.transformer_wan as transformer_wan
+
+    def output_sized(query, *others, **options):
+        return torch.empty_like(query)
+
+    monkeypatch.setattr(transformer_wan, "dispatch_attention_fn", output_sized)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", output_sized)
+
+
+def transformer(heads, inner):
+    """The real width with four of the blocks: interleaved, the peak is the same with all."""
+    from diffusers import WanVACETransformer3DModel
+
+    with torch.device("meta"):
+        model = WanVACETransformer3DModel(
+            num_attention_heads=heads, ffn_dim=inner, num_layers=4, vace_layers=[0, 2], text_dim=4096
+        )
+    islands = WanVACETransformer3DModel._keep_in_fp32_modules
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        if not any(island in name for island in islands):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+WAN_ROWS = [("wan2.1-vace-1.3b", 12, 8960), ("wan2.1-vace-14b", 40, 13824)]
+
+
+@pytest.mark.parametrize(("name", "heads", "inner"), WAN_ROWS)
+@pytest.mark.parametrize(("width", "height", "branches"), [(832, 480, 2), (1280, 720, 1)])
+def test_sampling_a_video(name, heads, inner, width, height, branches):
+    from piying.core.wan_vace.forward import predict
+
+    model, shape = transformer(heads, inner), (21, height // 8, width // 8)
+    latents, control, timestep = on_meta(1, 16, *shape), on_meta(1, 96, *shape), on_meta(1)
+    embeds = [on_meta(1, 512, 4096) for _ in range(branches)]
+    measured = peak(
+        model, lambda: predict(model, latents, timestep, embeds, control), latents, control, timestep, *embeds
+    )
+    component = listed_components(name)["transformer"]
+    predicted = wan.sampling_memory(component, 21 * width * height // 256, branches).peak("bf16")
+    assert predicted == pytest.approx(measured, rel=0.05)
+    assert predicted >= measured  # the latents that the loop holds are in the prediction alone
+
+
+# Counted once for one branch with all blocks, hints interleaved, latents left out; GiB.
+@pytest.mark.parametrize(
+    ("name", "tokens", "expected"),
+    [
+        ("wan2.1-vace-1.3b", 32_760, 1.67),
+        ("wan2.1-vace-1.3b", 75_600, 3.86),
+        ("wan2.1-vace-14b", 32_760, 4.40),
+        ("wan2.1-vace-14b", 75_600, 10.14),
+    ],
+)
+def test_the_table_of_peaks(name, tokens, expected):
+    component = listed_components(name)["transformer"]
+    assert wan.sampling_memory(component, tokens, 1).activations / GIB == pytest.approx(expected, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def video_vae():
+    from diffusers import AutoencoderKLWan
+
+    with torch.device("meta"):
+        return AutoencoderKLWan().eval().requires_grad_(False)
+
+
+def predicted(name, variant, size, frames, dtype):
+    vae = listed_components("wan2.1-vace-14b")["vae"]
+    variants = {found.name: found for found in wan.vae_memory(name, vae, *size, frames)}
+    return variants[variant].peak("fp32" if dtype == torch.float32 else "bf16")
+
+
+@pytest.mark.parametrize(("size", "dtype"), [((832, 480), torch.float32), ((256, 256), torch.bfloat16)])
+def test_decoding_a_video(video_vae, size, dtype):
+    """A latent frame at a time, as `decode` runs the VAE; from the third on the peak stays."""
+    from piying.core.wan_vace.decode import _in_time
+
+    vae = video_vae.to(dtype)
+    latents = on_meta(1, 16, 3, size[1] // 8, size[0] // 8, dtype=dtype)
+    measured = peak(vae, lambda: [None for _ in _in_time(vae, latents)], latents)
+    assert predicted("decode", "whole", size, 9, dtype) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("variant", "size", "dtype"),
+    [
+        ("whole", (832, 480), torch.float32),
+        ("tiled", (448, 256), torch.float32),
+        ("whole", (256, 256), torch.bfloat16),
+    ],
+)
+def test_encoding_a_video(video_vae, variant, size, dtype):
+    from piying.core.wan_vace.decode import tiling
+
+    vae = video_vae.to(dtype)
+    video = on_meta(1, 3, 9, size[1], size[0], dtype=dtype)
+    with tiling(vae, variant == "tiled"):
+        measured = peak(vae, lambda: vae.encode(video)) + video.numel() * video.element_size()
+    assert predicted("condition", variant, size, 9, dtype) == pytest.approx(measured, rel=0.05)
+
+
+def test_tiles_of_a_video_are_those_of_diffusers(video_vae):
+    assert (video_vae.tile_sample_min_height, video_vae.tile_sample_stride_height) == (wan.TILE, wan.TILE_STRIDE)
+    assert wan.tiled_length(832) == 256 + 256 + 256 + 256 + 64
+
+
+def test_sampling_an_image():
+    from diffusers import HunyuanDiT2DModel
+
+    with torch.device("meta"):
+        model = HunyuanDiT2DModel(
+            num_attention_heads=16,
+            attention_head_dim=88,
+            in_channels=4,
+            patch_size=2,
+            activation_fn="gelu-approximate",
+            sample_size=128,
+            hidden_size=1408,
+            num_layers=40,
+            mlp_ratio=4.3637,
+            learn_sigma=True,
+            cross_attention_dim=1024,
+            cross_attention_dim_t5=2048,
+            pooled_projection_dim=1024,
+            text_len=77,
+            text_len_t5=256,
+            norm_type="layer_norm",
+            use_style_cond_and_image_meta_size=False,
+        ).to(torch.float16)
+    half = {"dtype": torch.float16}
+    side, tokens = 1024, 4096
+    inputs = {
+        "hidden_states": on_meta(2, 4, side // 8, side // 8, **half),
+        "timestep": on_meta(2, **half),
+        "encoder_hidden_states": on_meta(2, 77, 1024, **half),
+        "text_embedding_mask": on_meta(2, 77, **half),
+        "encoder_hidden_states_t5": on_meta(2, 256, 2048, **half),
+        "text_embedding_mask_t5": on_meta(2, 256, **half),
+        "image_rotary_emb": (on_meta(tokens, 88, dtype=torch.float32), on_meta(tokens, 88, dtype=torch.float32)),
+    }
+    measured = peak(model, lambda: model(**inputs, return_dict=False))
+    component = listed_components("hunyuan-dit-v1.2")["transformer"]
+    assert hunyuan.sampling_memory(component, tokens, 2).peak("fp16") == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("variant", ["whole", "tiled"])
+def test_decoding_an_image(variant):
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            block_out_channels=[128, 256, 512, 512],
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=hunyuan.TILE,
+        ).to(torch.float16)
+    if variant == "tiled":
+        vae.enable_tiling()
+    latents = on_meta(1, 4, 128, 128, dtype=torch.float16)
+    measured = peak(vae, lambda: vae.decode(latents, return_dict=False))
+    variants = hunyuan.decoding_memory(listed_components("hunyuan-dit-v1.2")["vae"], 1024, 1024)
+    (chosen,) = [found for found in variants if found.name == variant]
+    assert chosen.peak("fp16") == pytest.approx(measured, rel=0.05)
+
+
+def test_operations_of_a_prediction():
+    """Published for 81 frames of T2V at 480p: 14B 1,678 TFLOP, 1.3B 283; VACE adds 8 blocks to 40, and 15 to 30."""
+    for name, tokens, teraflops in (
+        ("14b", 32_760, 1678 * 48 / 40),
+        ("14b", 75_600, 6523 * 48 / 40),
+        ("1.3b", 32_760, 283 * 1.5),
+    ):
+        component = listed_components(f"wan2.1-vace-{name}")["transformer"]
+        total = tokens * sum(wan.flops_per_token(component, tokens))
+        assert total / 1e12 == pytest.approx(teraflops, rel=0.02)
