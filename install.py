@@ -1,7 +1,8 @@
 """Install what Piying needs into the Python that runs this file: `python install.py`.
 
 A torch that is already there stays as it is, and so does whatever provides cv2. On a Python that belongs to
-the operating system the packages go into a `.venv` beside this file.
+the operating system the packages go into a `.venv` beside this file. `--models ID` fetches a model after that;
+docs/models.md has the ids and the rest.
 """
 # ruff: noqa: E402 - the version is looked at before imports that an old Python may not have
 
@@ -29,6 +30,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
@@ -36,6 +38,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 OWN_VENV = ROOT / ".venv"
+PACK = "piying_files"
 WINDOWS = os.name == "nt"
 
 TORCH = "torch==2.13.0"
@@ -114,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return install(options)
+        return carry_out_options(options)
     except InstallError as error:
         say(str(error))
         return 1
@@ -131,12 +134,55 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dev", action="store_true", help="also install what the tests need")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    return parser.parse_args(argv)
+    add_model_options(parser)
+    options = parser.parse_args(argv)
+    if options.print_files and not options.models:
+        parser.error("--print-files needs --models ID")
+    return options
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that are about models."""
+    group = parser.add_argument_group(
+        "models",
+        "Large files, fetched only when asked for. Without the network: "
+        "--print-files elsewhere, then --verify LIST here.",
+    )
+    group.add_argument("--models", nargs="+", action="extend", default=[], metavar="ID", help="fetch these models")
+    task = group.add_mutually_exclusive_group()
+    task.add_argument("--list", action="store_true", help="show the models that can be fetched, and stop")
+    task.add_argument(
+        "--verify",
+        nargs="?",
+        const="",
+        metavar="LIST",
+        help="compare the models that are here with what they have to be, and stop",
+    )
+    task.add_argument("--print-files", action="store_true", help="print address, path, bytes and sha256, and stop")
+    group.add_argument(
+        "--source", choices=("auto", "huggingface", "modelscope"), default="auto", help="where to fetch from"
+    )
+    group.add_argument("--to", metavar="DIR", help=f"the models folder; {default_models_folder()} if not given")
+    group.add_argument("--no-dependencies", action="store_true", help="fetch models and install nothing")
 
 
 def say(line: str) -> None:
     """Print at once: behind a pipe the lines would otherwise wait for the end."""
     print(line, flush=True)
+
+
+def carry_out_options(options: argparse.Namespace) -> int:
+    """Do what the command line says: dependencies first, then models."""
+    task = model_task(options)
+    if task:
+        return run_models(options, task)
+    # Before minutes of installing rather than after them.
+    code = run_models(options, "check") if options.models else 0
+    if code == 0 and not options.no_dependencies:
+        code = install(options)
+    if code == 0 and options.models and not is_fetched_elsewhere(options):
+        code = run_models(options, "plan" if options.dry_run else "fetch")
+    return code
 
 
 def install(options: argparse.Namespace) -> int:
@@ -403,6 +449,8 @@ def install_into_own_venv(options: argparse.Namespace) -> int:
             return 0
         make_own_venv()
     flags = [flag for flag, given in (("--dev", options.dev), ("--dry-run", options.dry_run)) if given]
+    if options.models and not options.dry_run:
+        flags += ["--source", options.source, "--to", str(models_folder(options)), "--models", *options.models]
     code = subprocess.run([python, ROOT / "install.py", *flags], check=False).returncode
     if code == 0:
         say_how_to_go_on(python, options.dev)
@@ -442,6 +490,58 @@ def say_how_to_go_on(python: Path, dev: bool) -> None:
 def quoted(arguments: list[str]) -> str:
     """Write a command as one line for this system's shell."""
     return subprocess.list2cmdline(arguments) if WINDOWS else shlex.join(arguments)
+
+
+# Models
+
+
+def model_task(options: argparse.Namespace) -> str | None:
+    """Return what is to be done with models and nothing else, if that is asked for."""
+    if options.list:
+        return "list"
+    if options.verify is not None:
+        return "verify"
+    return "files" if options.print_files else None
+
+
+def is_fetched_elsewhere(options: argparse.Namespace) -> bool:
+    """Tell whether the Python of our `.venv` was given the models to fetch."""
+    if options.dry_run or options.no_dependencies or not externally_managed():
+        return False
+    return bool(make_plan(options.dev, installed_version))
+
+
+def run_models(options: argparse.Namespace, task: str) -> int:
+    """Have the pack's own code do something with models; it needs the standard library alone, as this file does."""
+    command = load_pack("core.checkpoints.fetch_command")
+    carried = Path(options.verify) if options.verify else None
+    request = command.Request(task, options.models, models_folder(options), options.source, carried)
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    code: int = command.run(request, write, sys.stdout.isatty())
+    return code
+
+
+def models_folder(options: argparse.Namespace) -> Path:
+    """Return the folder that models go to."""
+    return Path(options.to).expanduser().resolve() if options.to else default_models_folder()
+
+
+def default_models_folder() -> Path:
+    """Return ComfyUI's models folder where this is one of its custom nodes, else the one beside this file."""
+    return ROOT.parents[1] / "models" if ROOT.parent.name == "custom_nodes" else ROOT / "models"
+
+
+def load_pack(name: str) -> types.ModuleType:
+    """Load a module of the pack by its place, without running the pack's `__init__`, which is ComfyUI's."""
+    if PACK not in sys.modules:
+        package = types.ModuleType(PACK)
+        package.__path__ = [str(ROOT)]
+        sys.modules[PACK] = package
+    return importlib.import_module(f"{PACK}.{name}")
 
 
 if __name__ == "__main__":

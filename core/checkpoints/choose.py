@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import PiyingError
 from ..host import Host
 from .found import AUTO, BUILT_IN, FoundModel, built_in, find_models, why_not
-from .manifest import first_of
+from .manifest import first_of, listed_models
 
 log = logging.getLogger("piying")
 
@@ -21,6 +21,11 @@ class Family:
     title: str
     folder: str
 
+
+PART_PLACES = {
+    "text_encoder": "the UMT5-XXL text encoder with its tokenizer inside, in models/text_encoders",
+    "vae": "the Wan2.1 VAE, in models/vae",
+}
 
 WAN_VACE = Family("wan_vace", "Wan VACE", "diffusers")
 HUNYUAN_DIT = Family("hunyuan_dit", "Hunyuan-DiT", "diffusers")
@@ -35,11 +40,13 @@ class ModelHandle:
         family: which kind of model.
         model: the `model` widget: `auto`, `built-in`, or a name from `model_choices`.
         precision: the `precision` widget, one of `core.memory.devices.PRECISIONS`.
+        memory: the `memory` widget, one of `core.memory.devices.MEMORY_CHOICES`.
     """
 
     family: Family
     model: str = AUTO
     precision: str = "auto"
+    memory: str = "auto"
 
 
 def model_choices(family: Family, host: Host) -> list[str]:
@@ -47,14 +54,27 @@ def model_choices(family: Family, host: Host) -> list[str]:
     return [AUTO, *(found.name for found in find_models(family.key, host)), BUILT_IN]
 
 
+def model_details(family: Family, host: Host) -> list[str]:
+    """Return a line for each model in single files: its name, and what it is."""
+    return [f"{found.name}: {found.details}" for found in find_models(family.key, host) if found.details]
+
+
 def check_model(family: Family, model: str, host: Host) -> None:
-    """Accept a name from `model_choices`, spelled with either slash.
+    """Accept a name from `model_choices`, spelled with either slash; to plan with, also an id of the manifest.
 
     Raises:
         PiyingError: no such model is installed.
     """
     choices = model_choices(family, host)
     name = model.replace("\\", "/")
+    listed = any((entry.id, entry.family, entry.kind) == (name, family.key, "model") for entry in listed_models())
+    if name not in choices and listed and host.memory_rules().imagined:
+        return
+    if name not in choices and listed:
+        raise PiyingError(
+            f"model {model!r} is not installed. Fetch it with `python install.py --models {name}`, "
+            f"or choose one of these: {', '.join(choices)}."
+        )
     if name not in choices:
         reason = why_not(name, family.key, host)
         raise PiyingError(
@@ -79,8 +99,19 @@ def choose_model(handle: ModelHandle, host: Host) -> FoundModel:
     if name == BUILT_IN:
         return built_in(handle.family.key)
     if name != AUTO:
-        return next(found for found in installed if found.name == name)
-    return _best(installed, host) if installed else _fall_back(handle.family)
+        return _complete(next(found for found in installed if found.name == name))
+    whole = [found for found in installed if not found.lacking]
+    return _best(whole, host) if whole else _fall_back(handle.family)
+
+
+def _complete(found: FoundModel) -> FoundModel:
+    """Accept a model all of whose parts are here."""
+    if found.lacking:
+        raise PiyingError(
+            f"model {found.name!r} ({found.details}) is a transformer alone; not here: "
+            f"{', '.join(PART_PLACES[part] for part in found.lacking)}. Put it there, or choose another model."
+        )
+    return found
 
 
 def _best(installed: list[FoundModel], host: Host) -> FoundModel:
@@ -96,10 +127,10 @@ def _best(installed: list[FoundModel], host: Host) -> FoundModel:
 def _fall_back(family: Family) -> FoundModel:
     advised = first_of(family.key)
     log.warning(
-        "No %s model is installed: using the built-in toy model. For a real one put the files of "
-        "https://huggingface.co/%s into models/%s.",
+        "No %s model is installed: using the built-in toy model. For a real one run "
+        "`python install.py --models %s`; it fetches %s.",
         family.title,
-        advised.sources["huggingface"]["repo"],
-        advised.folder,
+        advised.id,
+        advised.files[0].sources["huggingface"].repo,
     )
     return built_in(family.key)

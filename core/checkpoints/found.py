@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,56 @@ BUILT_IN_ROOT = Path(__file__).resolve().parents[2] / "builtin_models"
 FAMILY_CLASSES = {
     "wan_vace": ("WanVACEPipeline",),
     "hunyuan_dit": ("HunyuanDiTPipeline",),
-    "prompt": ("Qwen3ForCausalLM",),
+    "prompt": (
+        "Qwen3ForCausalLM",
+        "Qwen2ForCausalLM",
+        "Ernie4_5ForCausalLM",
+        "GlmForCausalLM",
+        "Glm4ForCausalLM",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen3VLForConditionalGeneration",
+    ),
+    "depth": ("DepthAnythingForDepthEstimation", "DPTForDepthEstimation"),
+    "segmentation": ("SegformerForSemanticSegmentation", "UperNetForSemanticSegmentation"),
+    "pose": ("VitPoseForPoseEstimation",),
+    "detector": ("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection"),
 }
 INDEXES = ("model_index.json", "config.json")
+NEEDED_PARTS = ("transformer", "text_encoder", "vae")
 SEARCH_DEPTH = 3  # models/<category>/<author>/<model>
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """An installed model: the name shown in lists, its folder, and the bytes of its weights."""
+    """An installed model.
+
+    Attributes:
+        name: shown in lists.
+        path: its folder, or its file.
+        size: the bytes of its weights.
+        parts: of a model in single files: {part: the files or the folder that hold it}.
+        details: what a single file is, in a few words.
+    """
 
     name: str
     path: Path
     size: int
+    parts: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
+    details: str = ""
 
     @property
     def is_built_in(self) -> bool:
         """Whether this is the toy model that ships with the pack."""
         return self.name == BUILT_IN
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Return the parts that a model in single files needs and that are not here."""
+        return tuple(part for part in NEEDED_PARTS if self.parts and part not in self.parts)
+
+    def place(self, part: str) -> tuple[Path, ...]:
+        """Return the files or the folder that hold a part."""
+        return self.parts.get(part) or (self.path / part,)
 
 
 def built_in(family: str) -> FoundModel:
@@ -58,11 +90,40 @@ def find_models(family: str, host: Host) -> list[FoundModel]:
             path = folder.resolve()
             if path not in found and _class_name(folder) in FAMILY_CLASSES[family]:
                 found[path] = FoundModel(_shown_name(category, root, folder), path, weight_bytes(path))
-    return list(found.values())
+    folders = list(found.values())
+    return folders + (_wan_single_files(folders, host) if family == "wan_vace" else [])
+
+
+def _wan_single_files(folders: list[FoundModel], host: Host) -> list[FoundModel]:
+    """Return the transformers in single files, with the text encoder and VAE that lie in files or in a folder."""
+    from .single_files import wan_companions, wan_files
+
+    offered = wan_files(host)
+    if not offered:
+        return []
+    beside: dict[str, tuple[Path, ...]] = {"scheduler": (BUILT_IN_ROOT / "wan_vace" / "scheduler",)}
+    for part in ("text_encoder", "tokenizer", "vae"):
+        here = [folder.path / part for folder in folders if (folder.path / part).is_dir()]
+        if here:
+            beside[part] = (here[0],)
+    if not beside.keys() >= {"text_encoder", "tokenizer", "vae"}:
+        beside = {part: (path,) for part, path in wan_companions(host).items()} | beside
+    return [
+        FoundModel(
+            name,
+            files[-1].path,
+            sum(one.found.bytes for one in files),
+            {**beside, "transformer": tuple(one.path for one in files)},
+            files[-1].details,
+        )
+        for name, files in offered.items()
+    ]
 
 
 def why_not(name: str, family: str, host: Host) -> str | None:
-    """Return why the folder of that name is no model of the family; None where there is no such folder."""
+    """Return why the folder or file of that name is no model of the family; None where there is neither."""
+    from .single_files import what_is
+
     for category, root in host.model_folders():
         relative = name.removeprefix(f"{category}/") if category else name
         folder = root / relative
@@ -75,7 +136,7 @@ def why_not(name: str, family: str, host: Host) -> str | None:
         if found is None:
             return f"{folder / index} cannot be read"
         return f"{folder} is a {found}, not a {' or '.join(FAMILY_CLASSES[family])}"
-    return None
+    return what_is(name, host)
 
 
 def _shown_name(category: str, root: Path, folder: Path) -> str:

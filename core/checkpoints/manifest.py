@@ -1,13 +1,53 @@
-"""`models_manifest.json`: the models that can be fetched, and from where."""
+"""`models_manifest.json`: the models that can be fetched, and from where.
+
+Needs the standard library alone, as all of `fetch*` does: `install.py` reads it before anything is installed.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from ..errors import PiyingError
 
 MANIFEST = Path(__file__).resolve().parents[2] / "models_manifest.json"
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a hub keeps a file, or the folder of files of a whole repository where `file` is None."""
+
+    repo: str
+    revision: str
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """One file of a model, or all files of a repository.
+
+    Attributes:
+        path: where it goes, below the models folder, with `/`; a repository's path ends with `/`.
+        bytes, sha256: None where nobody has verified them; the hub is asked then.
+        sources: {hub: where}; hubs are `huggingface` and `modelscope`.
+        only: for a repository, shell patterns of the files that are needed.
+    """
+
+    path: str
+    bytes: int | None
+    sha256: str | None
+    sources: dict[str, Source]
+    only: tuple[str, ...] = ()
+
+    @property
+    def is_repository(self) -> bool:
+        """Whether this stands for the files of a repository, whose names the hub knows."""
+        return self.path.endswith("/")
 
 
 @dataclass(frozen=True)
@@ -17,25 +57,92 @@ class Listed:
     Attributes:
         id: its name on the command line.
         family: `wan_vace`, `hunyuan_dit` or `prompt`.
+        kind: `model`, a `part` (text encoder, VAE) or a `lora`.
         title, licence: for people.
-        folder: where its files go, below the models folder.
-        sources: {hub: {"repo": name}}.
+        min_vram_gb: the smallest card that runs it, GB, with offloading; None for parts and LoRAs. An estimate.
+        files: what it is made of.
+        needs: ids of the parts it runs with.
+        settings: for a distilled LoRA, the `steps`, `cfg`, `shift` and `strength` it was made for.
     """
 
     id: str
     family: str
+    kind: str
     title: str
     licence: str
-    folder: str
-    sources: dict[str, dict[str, str]]
+    min_vram_gb: int | None
+    files: tuple[ListedFile, ...]
+    needs: tuple[str, ...] = ()
+    settings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Return where its first file or repository goes, below the models folder."""
+        path = self.files[0].path
+        return path.rstrip("/") if path.endswith("/") else path.rpartition("/")[0]
+
+
+def read_manifest(path: Path) -> tuple[Listed, ...]:
+    """Return the models of a manifest file.
+
+    Raises:
+        PiyingError: it is not a manifest of this version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}")
+        return tuple(_model(entry) for entry in content["models"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PiyingError(
+            f"{path} cannot be read as a list of models of schema {SCHEMA} ({error}). Install Piying anew."
+        ) from error
+
+
+def _model(entry: dict[str, Any]) -> Listed:
+    names = ("id", "family", "kind", "title", "licence", "min_vram_gb")
+    return Listed(
+        **{name: entry[name] for name in names},
+        files=tuple(_file(file) for file in entry["files"]),
+        needs=tuple(entry.get("needs", ())),
+        settings=entry.get("settings", {}),
+    )
+
+
+def _file(entry: dict[str, Any]) -> ListedFile:
+    sources = {hub: Source(**source) for hub, source in entry["sources"].items()}
+    return ListedFile(entry["path"], entry["bytes"], entry["sha256"], sources, tuple(entry.get("only", ())))
 
 
 @cache
 def listed_models() -> tuple[Listed, ...]:
     """Return the models of the manifest, the one to begin with first in each family."""
-    return tuple(Listed(**entry) for entry in json.loads(MANIFEST.read_text(encoding="utf-8"))["models"])
+    return read_manifest(MANIFEST)
 
 
 def first_of(family: str) -> Listed:
     """Return the model a newcomer to a family should fetch."""
     return next(model for model in listed_models() if model.family == family)
+
+
+def find_listed(ids: Iterable[str]) -> list[Listed]:
+    """Return the models of these ids.
+
+    Raises:
+        PiyingError: the manifest has no such model.
+    """
+    known = {model.id: model for model in listed_models()}
+    wanted = list(ids)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise PiyingError(f"There is no model {unknown[0]!r} to fetch. There are: {', '.join(known)}.")
+    return [known[name] for name in wanted]
+
+
+def files_of(models: Iterable[Listed]) -> list[ListedFile]:
+    """Return the files of models and of the parts they need, each once, in order."""
+    found: dict[str, ListedFile] = {}
+    for model in models:
+        for listed in (model, *find_listed(model.needs)):
+            found.update({file.path: file for file in listed.files if file.path not in found})
+    return list(found.values())

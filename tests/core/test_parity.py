@@ -9,7 +9,7 @@ from piying.core.checkpoints.found import built_in
 from piying.core.host import HeadlessHost
 from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.sample import sample as draw
-from piying.core.prompting.expand import ExpandRequest, clean_answer, expand
+from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.presets import preset_text
 from piying.core.wan_vace.request import VACERequest
 from piying.core.wan_vace.sample import sample
@@ -73,11 +73,11 @@ def test_hunyuan_dit_equals_the_plain_pipeline(size, cfg):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_expand_equals_plain_generate(temperature):
+def test_expand_equals_plain_generate(temperature, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    request = ExpandRequest("red ball", max_new_tokens=12, temperature=temperature, seed=11)
-    text, _ = expand(ModelHandle(PROMPT), request, HOST)
+    request = ExpandRequest("red ball", max_new_tokens=96, temperature=temperature, seed=11, strict=True)
+    text, _ = expand(ModelHandle(PROMPT), request, HeadlessHost(chosen_device="cpu", cache=tmp_path))
     folder = built_in("prompt").path
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -90,17 +90,9 @@ def test_expand_equals_plain_generate(temperature):
     )
     drawing = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20} if temperature else {}
     torch.manual_seed(11)
-    tokens = model.generate(**inputs, max_new_tokens=12, **drawing)
+    tokens = model.generate(**inputs, max_new_tokens=96, **drawing)
     answer = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert text == clean_answer(answer) or (not clean_answer(answer) and text == "red ball")
-
-
-def test_expanding_leaves_the_global_generator_alone():
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    expand(ModelHandle(PROMPT), ExpandRequest("red ball", max_new_tokens=4), HOST)
-    assert torch.equal(torch.rand(4), expected)
+    assert text == answer
 
 
 def test_seeds_decide():
@@ -111,16 +103,3 @@ def test_seeds_decide():
     assert torch.equal(frames(1), frames(1))
     assert not torch.equal(frames(1), frames(2))
     assert frames(2**64 - 1).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("<think>\n\n</think>\n\nA fox runs.", "A fox runs."),
-        ("<think>never closed", ""),
-        ("A fox\nruns  in snow.", "A fox runs in snow."),
-        ("<think>a</think>A <think>b</think>fox.", "A fox."),
-    ],
-)
-def test_thinking_never_reaches_the_prompt(text, cleaned):
-    assert clean_answer(text) == cleaned

@@ -1,0 +1,187 @@
+"""How long loading a transformer takes and how much memory, beside what others do with the same file.
+
+    python benchmarks/load.py --gb 4 --json benchmarks/results/load.json
+
+Every figure is of a process of its own, from the first call to the last tensor read: files are mapped,
+so a loader that has read nothing yet is made to. Peaks are the kernel's (VmHWM), less what the process
+held before. "cold" has the file's pages dropped first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH, FFN = 2048, 8192
+BLOCK_BYTES = 2 * (8 * WIDTH * WIDTH + 2 * WIDTH * FFN)
+
+
+def main() -> None:
+    """Write the file, run every case cold and warm, print a table."""
+    arguments = _arguments()
+    if arguments.case:
+        print(json.dumps(measure(arguments.case, Path(arguments.folder))))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "transformer"
+        size = write(folder, arguments.gb)
+        rows = [row for case in CASES for row in _both(case, folder)]
+    report = {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "torch": _version("torch"),
+        "diffusers": _version("diffusers"),
+        "bytes": size,
+        "rows": rows,
+    }
+    _show(report)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gb", type=float, default=4.0, help="size of the bf16 file")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def write(folder: Path, gigabytes: float) -> int:
+    """Write a diffusers folder of a Wan VACE transformer in bf16; return the bytes of its one file."""
+    import torch
+    from accelerate import init_empty_weights
+    from diffusers import WanVACETransformer3DModel
+    from safetensors.torch import save_file
+
+    layers = max(2, round(gigabytes * 1e9 / BLOCK_BYTES) - 1)
+    sizes = {"num_attention_heads": WIDTH // 128, "ffn_dim": FFN, "num_layers": layers, "vace_layers": [0]}
+    with init_empty_weights():
+        model = WanVACETransformer3DModel(**sizes)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2 * WIDTH * FFN, generator=generator).mul_(0.02).bfloat16()
+    tensors = {name: noise[: p.numel()].clone().view(p.shape) for name, p in model.named_parameters()}
+    folder.mkdir()
+    path = folder / "diffusion_pytorch_model.safetensors"
+    save_file(tensors, path)
+    model.save_config(folder)
+    return path.stat().st_size
+
+
+def load_plain(path: Path) -> Any:
+    """Read all tensors with safetensors alone: no module, no check."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def load_diffusers(path: Path) -> Any:
+    """Load with diffusers, from the folder."""
+    import torch
+    from diffusers import WanVACETransformer3DModel
+
+    return WanVACETransformer3DModel.from_pretrained(path.parent, dtype=torch.bfloat16)
+
+
+def load_diffusers_fp8(path: Path) -> Any:
+    """Load with diffusers and cast with its layerwise casting."""
+    import torch
+
+    model = load_diffusers(path)
+    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    return model
+
+
+def load_ours(path: Path, storage: str | None = None) -> Any:
+    """Load with Piying."""
+    from piying.core.checkpoints import load_component
+
+    return load_component("transformer", path.parent, dtype="bf16", storage=storage)
+
+
+CASES: dict[str, Callable[[Path], Any]] = {
+    "safetensors load_file": load_plain,
+    "diffusers from_pretrained": load_diffusers,
+    "Piying": load_ours,
+    "diffusers, layerwise casting to fp8": load_diffusers_fp8,
+    "Piying, fp8 per channel": lambda path: load_ours(path, "fp8"),
+}
+
+
+def measure(case: str, folder: Path) -> dict[str, float]:
+    """Load once in this process; return seconds, processor seconds, peak bytes and bytes held."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import conftest  # noqa: F401 - loads the pack under its name
+    import torch
+    from diffusers import WanVACETransformer3DModel  # noqa: F401 - importing is not loading
+    from piying.core.checkpoints import load_component  # noqa: F401
+
+    path = folder / "diffusion_pytorch_model.safetensors"
+    before, begun, busy = peak(), time.perf_counter(), time.process_time()
+    loaded = CASES[case](path)
+    held = list(loaded.values()) if isinstance(loaded, dict) else [*loaded.parameters(), *loaded.buffers()]
+    for tensor in held:
+        tensor.detach().reshape(-1).view(torch.uint8)[:: os.sysconf("SC_PAGESIZE")].sum()
+    return {
+        "seconds": time.perf_counter() - begun,
+        "processor_seconds": time.process_time() - busy,
+        "peak": peak() - before,
+        "held": sum(tensor.numel() * tensor.element_size() for tensor in held),
+    }
+
+
+def peak() -> int:
+    """Return the most bytes of memory this process has had."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def _both(case: str, folder: Path) -> list[dict[str, Any]]:
+    return [{"case": case, "cache": cache, **_run(case, folder, cache == "cold")} for cache in ("cold", "warm")]
+
+
+def _run(case: str, folder: Path, cold: bool) -> dict[str, float]:
+    path = folder / "diffusion_pytorch_model.safetensors"
+    with path.open("rb") as file:
+        if cold:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        else:
+            while file.read(1 << 24):
+                pass
+    command = [sys.executable, __file__, "--case", case, "--folder", str(folder)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def _show(report: dict[str, Any]) -> None:
+    print(f"{report['bytes'] / 1e9:.2f} GB in bf16; {report['machine']}; torch {report['torch']}")
+    print(f"{'':38}{'cache':>6}{'s':>8}{'CPU s':>8}{'peak GB':>9}{'held GB':>9}")
+    for row in report["rows"]:
+        numbers = (
+            f"{row['seconds']:8.2f}{row['processor_seconds']:8.2f}{row['peak'] / 1e9:9.2f}{row['held'] / 1e9:9.2f}"
+        )
+        print(f"{row['case']:38}{row['cache']:>6}{numbers}")
+
+
+if __name__ == "__main__":
+    main()

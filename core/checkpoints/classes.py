@@ -1,0 +1,100 @@
+"""From a configuration to an empty module of the class it names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import PiyingError
+
+# The classes that are loaded here, by kind of component.
+DIFFUSERS = {
+    "transformer": ("WanVACETransformer3DModel", "HunyuanDiT2DModel"),
+    "vae": ("AutoencoderKLWan", "AutoencoderKL"),
+}
+TRANSFORMERS = {
+    "text_encoder": ("UMT5EncoderModel", "T5EncoderModel", "BertModel"),
+    "prompt_model": (
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "Ernie4_5ForCausalLM",
+        "GlmForCausalLM",
+        "Glm4ForCausalLM",
+    ),
+}
+POOLING = "add_pooling_layer"  # an argument of BertModel, beside its configuration
+MODEL_TYPES = {
+    "umt5": "UMT5EncoderModel",
+    "t5": "T5EncoderModel",
+    "mt5": "T5EncoderModel",
+    "bert": "BertModel",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "glm": "GlmForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+}
+KINDS = (*DIFFUSERS, *TRANSFORMERS)
+
+
+def class_name(config: dict[str, Any]) -> str:
+    """Return the class a configuration is for; "" where it names none."""
+    architectures = config.get("architectures")
+    named = config.get("_class_name") or (
+        architectures[0] if isinstance(architectures, list) and architectures else ""
+    )
+    return named if isinstance(named, str) else ""
+
+
+def known(kind: str) -> tuple[str, ...]:
+    """Return the classes of one kind of component."""
+    return DIFFUSERS.get(kind) or TRANSFORMERS[kind]
+
+
+def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = "") -> torch.nn.Module:
+    """Return a module with all its parameters on the meta device and its constant buffers computed.
+
+    Args:
+        kind: one of `KINDS`.
+        config: what diffusers or transformers write into config.json.
+        source: where the configuration is from, for messages.
+        assumed: the class where the configuration names none.
+
+    Raises:
+        PiyingError: it is for another class, or its values make no model.
+    """
+    from accelerate import init_empty_weights
+
+    name = class_name(config) or assumed
+    if name not in known(kind):  # a text encoder's file may be of a larger model, which its config.json names
+        model_type = config.get("model_type")
+        name = MODEL_TYPES.get(model_type, name) if isinstance(model_type, str) else name
+    if name not in known(kind):
+        raise PiyingError(
+            f"{source}: is {f'a {name}' if name else 'not named'}; as {kind} there can be {', '.join(known(kind))}."
+        )
+    build = _diffusers if kind in DIFFUSERS else _transformers
+    try:
+        with init_empty_weights(include_buffers=False):
+            return build(name, config).eval().requires_grad_(False)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.") from error
+
+
+def _diffusers(name: str, config: dict[str, Any]) -> torch.nn.Module:
+    import diffusers
+
+    module: torch.nn.Module = getattr(diffusers, name).from_config(config)
+    return module
+
+
+def _transformers(name: str, config: dict[str, Any]) -> torch.nn.Module:
+    import transformers
+
+    cls = getattr(transformers, name)
+    settings = {key: value for key, value in config.items() if key not in ("quantization_config", POOLING)}
+    arguments = {POOLING: config[POOLING]} if POOLING in config else {}
+    module: torch.nn.Module = cls(cls.config_class.from_dict(settings), **arguments)
+    return module

@@ -1,0 +1,69 @@
+"""From what a person names, a file or a folder, to the files that hold the tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import PiyingError
+
+CONFIG = "config.json"
+STEMS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers call their files
+
+
+def component_folder(path: Path, kind: str) -> Path:
+    """Return the folder of one component: `path` itself, or the part of a pipeline's folder named for it."""
+    inside = path / kind
+    return inside if not (path / CONFIG).is_file() and inside.is_dir() else path
+
+
+def component_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that together hold a folder's component.
+
+    An index names its shards; without one there is a single file, and where a folder has variants
+    (`.fp16.safetensors`) the plain one counts.
+
+    Raises:
+        PiyingError: there is none, or several and no index to say which.
+    """
+    for stem in STEMS:
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            return _shards(folder, index)
+        if (folder / f"{stem}.safetensors").is_file():
+            return [folder / f"{stem}.safetensors"]
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
+    if len(found) == 1:
+        return found
+    raise PiyingError(
+        f"{folder}: there {'is no safetensors file' if not found else 'are several safetensors files and no index'} "
+        "in this folder. Fetch it again, or name one file."
+    )
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    table = read_json(index).get("weight_map")
+    names = set(table.values()) if isinstance(table, dict) and table else {None}
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise PiyingError(f"{index}: its weight_map is no list of files beside it. Fetch the folder again.")
+    files = [folder / str(name) for name in sorted(map(str, names))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise PiyingError(f"{folder}: {', '.join(missing[:5])} missing. Fetch the folder again.")
+    return files
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the table in a JSON file.
+
+    Raises:
+        PiyingError: the file cannot be read or holds no table.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PiyingError(f"{path}: cannot be read ({str(error)[:100]}). Fetch it again.") from error
+    if not isinstance(value, dict):
+        raise PiyingError(f"{path}: is no table of settings. Fetch it again.")
+    return value

@@ -1,0 +1,105 @@
+"""What every layout says of itself, and how tables of names are applied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Shapes = Mapping[str, tuple[int, ...]]
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A tensor that only changes its name; `squeeze` drops the trailing dimensions of size 1."""
+
+    name: str
+    squeeze: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """A tensor whose rows are several tensors of equal size, one below the other."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SwapHalves:
+    """A tensor whose upper and lower half change places."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A tensor that repeats another one."""
+
+
+Place = Whole | Split | SwapHalves | LeftOut
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which one component lies in files.
+
+    Attributes:
+        kind: "transformer", "vae", "text_encoder" or "prompt_model".
+        family: "wan_vace", "hunyuan_dit", "prompt"; "" where several families share it.
+        style: "diffusers", "transformers" or "original".
+        title: for people.
+        marks: names that are all in such a file, each a regular expression of a whole name.
+        place: where a tensor goes; None for a name of no tensor of this layout. It sees all shapes.
+        config: the configuration of the class, from the shapes under the class's names.
+        class_name: the class of diffusers or transformers; "" where the configuration's model_type says.
+        spare: patterns of tensors that are left out.
+        layers: names of the original layers, "{}" for a block's number: kohya's LoRA files write them
+            with underscores only, so that they must be known to be found.
+    """
+
+    kind: str
+    family: str
+    style: Literal["diffusers", "transformers", "original"]
+    title: str
+    marks: tuple[str, ...]
+    place: Callable[[str, Shapes], Place | None]
+    config: Callable[[Shapes], Config]
+    class_name: str = ""
+    spare: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+
+    def matches(self, names: Mapping[str, object]) -> bool:
+        """Return whether all marks are among the names."""
+        return all(_has(names, mark) for mark in self.marks)
+
+
+def _has(names: Mapping[str, object], mark: str) -> bool:
+    if re.escape(mark) == mark.replace(".", r"\."):
+        return mark in names
+    pattern = re.compile(mark)
+    return any(pattern.fullmatch(name) for name in names)
+
+
+def same(name: str, shapes: Shapes) -> Place:
+    """Place a tensor under its own name."""
+    del shapes
+    return Whole(name)
+
+
+def by_prefix(name: str, table: Mapping[str, str]) -> str | None:
+    """Return `name` with the one prefix that the table has replaced, or None.
+
+    A prefix ends where a part of the name ends: "ffn.0" is none of "ffn.01".
+    """
+    for old, new in table.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return None
+
+
+def count(shapes: Shapes, prefix: str) -> int:
+    """Return how many numbered parts there are below `prefix`, such as "blocks."."""
+    numbers = {name[len(prefix) :].partition(".")[0] for name in shapes if name.startswith(prefix)}
+    return len({number for number in numbers if number.isdigit()})

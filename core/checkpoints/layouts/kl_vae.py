@@ -1,0 +1,106 @@
+"""The image VAE of Stable Diffusion XL, which Hunyuan-DiT uses: AutoencoderKL of diffusers, or as first published.
+
+Original names: ldm/modules/diffusionmodules/model.py of CompVis/latent-diffusion. ComfyUI's all-in-one
+checkpoints have them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .base import Config, Layout, Place, Shapes, Whole, by_prefix, count, same
+
+RESNET = {
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "norm2": "norm2",
+    "conv2": "conv2",
+    "nin_shortcut": "conv_shortcut",
+}
+ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+OUTSIDE = {
+    "quant_conv": "quant_conv",
+    "post_quant_conv": "post_quant_conv",
+    **{
+        f"{half}.{old}": f"{half}.{new}"
+        for half in ("encoder", "decoder")
+        for old, new in {"conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}.items()
+    },
+}
+MIDDLE = re.compile(r"(encoder|decoder)\.mid\.(block_1|block_2|attn_1)\.(.+)")
+LEVEL = re.compile(r"(encoder|decoder)\.(down|up)\.(\d+)\.(?:block\.(\d+)|(?:down|up)sample)\.(.+)")
+SDXL_SCALING = 0.13025  # vae/config.json of stabilityai/stable-diffusion-xl-base-1.0
+GROUPS = 32
+
+
+def place(name: str, shapes: Shapes) -> Place | None:
+    """Place a tensor of the original layout; its attention is made of 1 × 1 convolutions."""
+    middle, level = MIDDLE.fullmatch(name), LEVEL.fullmatch(name)
+    if middle is not None:
+        return _middle(*middle.groups())
+    if level is not None:
+        return _level(level, count(shapes, f"{level[1]}.{level[2]}."))
+    new = by_prefix(name, OUTSIDE)
+    return None if new is None else Whole(new)
+
+
+def _middle(half: str, part: str, own: str) -> Place | None:
+    attention = part == "attn_1"
+    new = by_prefix(own, ATTENTION if attention else RESNET)
+    if new is None:
+        return None
+    if attention:
+        return Whole(f"{half}.mid_block.attentions.0.{new}", squeeze=True)
+    return Whole(f"{half}.mid_block.resnets.{int(part[-1]) - 1}.{new}")
+
+
+def _level(found: re.Match[str], levels: int) -> Place | None:
+    """Place a tensor of one resolution; the original counts the decoder's from the finest."""
+    half, direction, number, resnet, own = found.groups()
+    index = int(number) if direction == "down" else levels - 1 - int(number)
+    block = f"{half}.{direction}_blocks.{index}"
+    if resnet is None:
+        return Whole(f"{block}.{direction}samplers.0.{own}")
+    new = by_prefix(own, RESNET)
+    return None if new is None else Whole(f"{block}.resnets.{resnet}.{new}")
+
+
+def config(shapes: Shapes) -> Config:
+    """Return the configuration."""
+    levels = count(shapes, "encoder.down_blocks.")
+    widths = [shapes[f"encoder.down_blocks.{level}.resnets.0.conv2.weight"][0] for level in range(levels)]
+    return {
+        "_class_name": "AutoencoderKL",
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "block_out_channels": widths,
+        "layers_per_block": count(shapes, "encoder.down_blocks.0.resnets."),
+        "latent_channels": shapes["post_quant_conv.weight"][0],
+        "norm_num_groups": GROUPS,
+        "scaling_factor": SDXL_SCALING,
+    }
+
+
+TITLE = "Stable Diffusion VAE"
+KL_DIFFUSERS = Layout(
+    "vae",
+    "hunyuan_dit",
+    "diffusers",
+    TITLE,
+    ("encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_norm_out.weight", "quant_conv.weight"),
+    same,
+    config,
+    "AutoencoderKL",
+)
+KL_ORIGINAL = Layout(
+    "vae",
+    "hunyuan_dit",
+    "original",
+    TITLE,
+    ("encoder.down.0.block.0.conv1.weight", "decoder.norm_out.weight", "quant_conv.weight"),
+    place,
+    config,
+    "AutoencoderKL",
+)

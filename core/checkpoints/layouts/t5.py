@@ -1,0 +1,89 @@
+"""T5 text encoders: UMT5 of Wan2.1 (wan/modules/t5.py or transformers' names), mT5 of Hunyuan-DiT."""
+
+from __future__ import annotations
+
+import re
+
+from .base import Config, Layout, LeftOut, Place, Shapes, Whole, by_prefix, count
+
+HEAD_DIM = 64  # of every published T5
+
+OUTSIDE = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
+INSIDE = {
+    "norm1": "layer.0.layer_norm",
+    "attn.q": "layer.0.SelfAttention.q",
+    "attn.k": "layer.0.SelfAttention.k",
+    "attn.v": "layer.0.SelfAttention.v",
+    "attn.o": "layer.0.SelfAttention.o",
+    "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
+    "norm2": "layer.1.layer_norm",
+    "ffn.gate.0": "layer.1.DenseReluDense.wi_0",
+    "ffn.fc1": "layer.1.DenseReluDense.wi_1",
+    "ffn.fc2": "layer.1.DenseReluDense.wo",
+}
+BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+def place(name: str, shapes: Shapes) -> Place | None:
+    """Place a tensor of the original layout."""
+    del shapes
+    block = BLOCK.fullmatch(name)
+    if block is None:
+        new = by_prefix(name, OUTSIDE)
+    else:
+        inside = by_prefix(block[2], INSIDE)
+        new = None if inside is None else f"encoder.block.{block[1]}.{inside}"
+    return None if new is None else Whole(new)
+
+
+def place_transformers(name: str, shapes: Shapes) -> Place:
+    """Place a tensor under transformers' names: the embeddings lie under either of their two."""
+    if name == "encoder.embed_tokens.weight":
+        return LeftOut() if "shared.weight" in shapes else Whole("shared.weight")
+    return Whole(name)
+
+
+def config(shapes: Shapes) -> Config:
+    """Return the configuration: UMT5 has a position bias in every block, T5 and mT5 in the first alone."""
+    vocabulary, width = shapes["shared.weight"]
+    umt5 = BIAS.format(1) in shapes
+    layers = count(shapes, "encoder.block.")
+    return {
+        "architectures": ["UMT5EncoderModel" if umt5 else "T5EncoderModel"],
+        "model_type": "umt5" if umt5 else "t5",
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": HEAD_DIM,
+        "num_heads": shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // HEAD_DIM,
+        "d_ff": shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+        "num_layers": layers,
+        "num_decoder_layers": layers,
+        "relative_attention_num_buckets": shapes[BIAS.format(0)][0],
+        "relative_attention_max_distance": 128,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": umt5,
+        "tie_word_embeddings": False,
+    }
+
+
+TITLE = "T5 text encoder"
+T5_TRANSFORMERS = Layout(
+    "text_encoder",
+    "",
+    "transformers",
+    TITLE,
+    (r"shared\.weight|encoder\.embed_tokens\.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+    place_transformers,
+    config,
+    spare=(r"spiece_model", r"logit_scale", r"decoder\..+", r"lm_head\.weight"),
+)
+T5_ORIGINAL = Layout(
+    "text_encoder",
+    "",
+    "original",
+    TITLE,
+    ("token_embedding.weight", "blocks.0.ffn.gate.0.weight", "norm.weight"),
+    place,
+    config,
+)

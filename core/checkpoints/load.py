@@ -1,0 +1,141 @@
+"""One component, from whatever files hold it, to a module that is ready to call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import PiyingError
+from .assemble import Types, assemble
+from .classes import KINDS, class_name, empty_module, known
+from .describe import describe
+from .files import CONFIG, component_files, component_folder, read_json
+from .header import Entry
+from .open_file import open_tensors
+from .parts import Part, find_parts
+from .tensors import Stored
+from .translate import translated
+
+NAMED_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load_component(
+    kind: str,
+    paths: str | Path | Sequence[str | Path],
+    *,
+    config: dict[str, Any] | str | Path | None = None,
+    dtype: torch.dtype | str | None = None,
+    storage: str | None = None,
+    block_lists: tuple[str, ...] = (),
+    keep: tuple[str, ...] = (),
+    cancelled: Callable[[], None] = lambda: None,
+) -> torch.nn.Module:
+    """Return a diffusers or transformers module in host memory, in evaluation mode.
+
+    Tensors are read one at a time and go straight to their final type; those that keep their type
+    stay views of the mapped file. No code from a file is run.
+
+    Args:
+        kind: "transformer", "vae", "text_encoder", "text_encoder_2" (the second one where a folder or
+            a file has two) or "prompt_model".
+        paths: one file, one folder (of the component or of its pipeline), or several that hold the
+            component together, such as a Wan2.1 text-to-video model and a VACE module.
+        config: where shapes cannot tell: the contents of a config.json, its path, or its folder.
+        dtype: a torch type, or its short name: "bf16", "fp16", "fp32".
+        storage, block_lists, keep: see `core.checkpoints.assemble.Types`, also for `dtype`.
+        cancelled: called between tensors; raises to stop.
+
+    Raises:
+        PiyingError: the files are incomplete, damaged, of another model, or in a format that is not
+            read here.
+    """
+    if kind not in (*KINDS, "text_encoder_2"):
+        raise PiyingError(f"kind is {kind!r}; there are {', '.join(KINDS)}.")
+    places = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    sources = [_read(place, kind) for place in places]
+    source = ", ".join(str(place) for place in places)
+    tensors = _together(sources, source)
+    given = _config(config)
+    chosen = _found_config(sources, tensors, source) if given is None else given
+    layout = sources[0].part.layout
+    module = empty_module(kind.removesuffix("_2"), chosen, source, layout.class_name if given and layout else "")
+    types = Types(NAMED_DTYPES[dtype] if isinstance(dtype, str) else dtype, storage, block_lists, keep)
+    assemble(module, tensors, types, source, cancelled)
+    return module
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One of the places a component comes from: its tensors under the class's names."""
+
+    part: Part
+    tensors: dict[str, Stored]
+    config: dict[str, Any] | None
+
+
+def _read(place: Path, kind: str) -> _Source:
+    folder = component_folder(place, kind) if place.is_dir() else None
+    if folder is None and not place.is_file():
+        raise PiyingError(f"{place}: there is no such file or folder.")
+    files = [place] if folder is None else component_files(folder)
+    tensors: dict[str, Stored] = {}
+    for file in files:
+        tensors |= open_tensors(file)
+    config = read_json(folder / CONFIG) if folder and (folder / CONFIG).is_file() else None
+    part = _part(tensors, kind, config, place)
+    if config is not None and _original(part) and class_name(config) not in known(kind.removesuffix("_2")):
+        config = None
+    return _Source(part, translated(part, tensors, str(place)), config)
+
+
+def _original(part: Part) -> bool:
+    """Whether a part is laid out as its authors published it; their config.json is none of diffusers."""
+    return part.layout is not None and part.layout.style == "original"
+
+
+def _part(tensors: dict[str, Stored], kind: str, config: dict[str, Any] | None, place: Path) -> Part:
+    """Return the part of that kind; in a folder with a configuration, all there is."""
+    parts = find_parts(tensors)
+    fitting = [part for part in parts if part.kind == kind.removesuffix("_2")]
+    if fitting:
+        return fitting[-1] if kind.endswith("_2") else fitting[0]
+    if config is not None and len(parts) == 1 and parts[0].layout is None:
+        return parts[0]
+    entries = {name: Entry("", stored.shape, 0, 0) for name, stored in tensors.items()}
+    raise PiyingError(f"{place}: this is {describe(entries)}, not a {kind.replace('_', ' ')}. Choose another file.")
+
+
+def _together(sources: list[_Source], source: str) -> dict[str, Stored]:
+    tensors: dict[str, Stored] = {}
+    for one in sources:
+        twice = tensors.keys() & one.tensors.keys()
+        if twice:
+            raise PiyingError(f"{source}: {min(twice)} is in more than one of them. Choose one file for each part.")
+        tensors |= one.tensors
+    return tensors
+
+
+def _config(config: dict[str, Any] | str | Path | None) -> dict[str, Any] | None:
+    if config is None or isinstance(config, dict):
+        return config
+    path = Path(config)
+    return read_json(path / CONFIG if path.is_dir() else path)
+
+
+def _found_config(sources: list[_Source], tensors: dict[str, Stored], source: str) -> dict[str, Any]:
+    """Return the configuration beside the files, or what the shapes tell."""
+    beside = next((one.config for one in sources if one.config is not None), None)
+    if beside is not None:
+        return beside
+    layout = sources[0].part.layout
+    assert layout is not None  # `_part` lets the unknown pass only with a configuration
+    try:
+        return layout.config({name: stored.shape for name, stored in tensors.items()})
+    except PiyingError as error:
+        raise PiyingError(f"{source}: {error}") from error
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise PiyingError(f"{source}: tensors of a {layout.title} are missing ({error}). Fetch it again.") from error

@@ -1,0 +1,96 @@
+"""The tokenizer that ComfyUI's T5 files carry in themselves: a SentencePiece model in the tensor `spiece_model`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PiyingError
+from .open_file import open_tensors
+from .tokenizer_name import NAME
+
+if TYPE_CHECKING:
+    import torch
+
+    from .found import FoundModel
+
+PAD, END = 0, 1  # of T5, mT5 and UMT5
+
+
+class SentencePieceTokenizer:
+    """What the pipelines of diffusers ask of a T5 tokenizer, on SentencePiece alone."""
+
+    pad_token_id, eos_token_id = PAD, END
+
+    def __init__(self, model: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = SentencePieceProcessor(model_proto=model)
+        self.vocab_size = self._processor.vocab_size()
+        self.model_max_length = 512
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        padding: str | bool = "max_length",
+        max_length: int | None = None,
+        truncation: bool = True,
+        **options: Any,
+    ) -> Any:
+        """Return input_ids and attention_mask, int64 [texts, max_length]: pieces, an end mark, then padding.
+
+        Other options of transformers' tokenizers are accepted; what they could ask for is done anyway.
+        """
+        import torch
+        from transformers import BatchEncoding
+
+        del options
+        most = max_length or self.model_max_length
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = [self._processor.encode(one) for one in texts]
+        rows = [[*(row[: most - 1] if truncation else row), END] for row in rows]
+        width = most if padding == "max_length" else max(map(len, rows))
+        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+
+    def decode(self, tokens: torch.Tensor | Sequence[int], **options: Any) -> str:
+        """Return the text of tokens, without end marks and padding."""
+        del options
+        return str(self._processor.decode([int(token) for token in tokens if int(token) not in (PAD, END)]))
+
+
+def tokenizer_of(found: FoundModel) -> Any:
+    """Return the tokenizer of an installed model: its folder's, or the one inside its text encoder's file.
+
+    Raises:
+        PiyingError: there is neither.
+    """
+    (folder,), (encoder, *_) = found.place("tokenizer"), found.place("text_encoder")
+    if encoder.is_file():
+        inside = tokenizer_in(encoder)
+        if inside is not None:
+            return inside
+    from transformers import AutoTokenizer
+
+    from .folders import reading
+
+    with reading(folder, "tokenizer"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
+    """Return the tokenizer inside a text encoder's file, or None where it has none.
+
+    Raises:
+        PiyingError: the file is damaged, or what it calls a tokenizer is none.
+    """
+    tensors = open_tensors(Path(path))
+    found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == NAME), None)
+    if found is None:
+        return None
+    try:
+        return SentencePieceTokenizer(found.read().contiguous().numpy().tobytes())
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise PiyingError(f"{path}: the tokenizer in it cannot be read. Fetch the file again.") from error

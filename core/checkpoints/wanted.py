@@ -1,0 +1,39 @@
+"""The sizes of the model a handle stands for, installed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from ..errors import PiyingError
+from ..host import Host
+from ..memory.components import Component
+from .choose import ModelHandle, choose_model, model_choices
+from .sizes import found_components, listed_components
+
+
+def wanted_components(
+    handle: ModelHandle,
+    host: Host,
+    block_lists: Mapping[str, Collection[str]],
+    keep: Mapping[str, Collection[str]],
+) -> tuple[str, Mapping[str, Component]]:
+    """Return the model's name and its components.
+
+    Where only plans are made, a model that is not installed is taken from the manifest.
+
+    Args:
+        block_lists, keep: see `found_components`.
+
+    Raises:
+        PiyingError: the model is neither installed nor listed with its sizes, or its files are damaged.
+    """
+    if host.memory_rules().imagined and handle.model not in model_choices(handle.family, host):
+        listed = listed_components(handle.model)
+        if not listed:
+            raise PiyingError(
+                f"model {handle.model!r} is not installed, and the manifest does not say what its parts weigh. "
+                f"Install it first: `python install.py --models {handle.model}`."
+            )
+        return handle.model, listed
+    found = choose_model(handle, host)
+    return found.name, found_components(found, block_lists, keep)

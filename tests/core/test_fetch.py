@@ -1,0 +1,323 @@
+"""Whole models: which hub is asked, what is remembered, and what a person is told."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+from pathlib import Path
+
+import pytest
+from piying.core.checkpoints import fetch as fetching
+from piying.core.checkpoints import fetch_hubs
+from piying.core.checkpoints.fetch import fetch
+from piying.core.checkpoints.fetch_http import Patience, Refused
+from piying.core.checkpoints.fetch_hubs import HubFile, ModelScope, safe_path
+from piying.core.checkpoints.fetch_proof import LEDGER, Ledger, Seen, changing, exclusive, is_whole_safetensors
+from piying.core.checkpoints.fetch_text import Console, size_text, time_text
+from piying.core.checkpoints.manifest import Listed, ListedFile, Source
+from piying.core.errors import PiyingError
+from piying.tests.install.hub import running_hub
+
+DATA, OTHER = (random.Random(seed).randbytes(20_000) for seed in (1, 2))
+QUICK = Patience(timeout=5, pauses=(0,))
+FILE = "/Org/Model/resolve/main/weights.safetensors"
+REPOSITORY = "/Org/Folder/resolve/main/"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(fetch_hubs, "_library_settings", lambda: None)
+    monkeypatch.setenv("HF_HOME", "/nowhere")
+    with running_hub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", running.url + "/scope")
+        yield running
+
+
+def model(*files):
+    return Listed("model", "wan_vace", "model", "Model", "MIT", 6, files)
+
+
+def one_file(size=None, sha256=None):
+    return model(
+        ListedFile(
+            "vae/x.safetensors", size, sha256, {"huggingface": Source("Org/Model", "main", "weights.safetensors")}
+        )
+    )
+
+
+def repository(*patterns):
+    return model(
+        ListedFile("LLM/Folder/", None, None, {"huggingface": Source("Org/Folder", "main")}, patterns or ("*",))
+    )
+
+
+class Log:
+    def __init__(self):
+        self.lines, self.steps = [], []
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def advance(self, name, done, total):
+        self.steps.append((name, done, total))
+
+
+def test_the_progress_and_the_files_are_told(hub, tmp_path):
+    hub.put(FILE, DATA)
+    log = Log()
+    assert fetch([one_file()], tmp_path, report=log, patience=QUICK) == [tmp_path / "vae/x.safetensors"]
+    assert log.steps[-1] == ("vae/x.safetensors", len(DATA), len(DATA))
+    assert log.lines[-1] == f"1 files are in {tmp_path}, 1 of them new."
+
+
+def test_a_report_may_stop_it(hub, tmp_path):
+    hub.put(FILE, DATA)
+
+    class Cancelled(Exception):
+        pass
+
+    class Impatient(Log):
+        def advance(self, name, done, total):
+            if done:
+                raise Cancelled
+
+    with pytest.raises(Cancelled):
+        fetch([one_file()], tmp_path, report=Impatient(), patience=QUICK)
+    assert (tmp_path / "vae/x.safetensors.part").stat().st_size > 0
+    fetch([one_file()], tmp_path, patience=QUICK)
+    assert (tmp_path / "vae/x.safetensors").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("free", [10_000, 20_000, 0])
+def test_a_disk_without_room_is_found_before(hub, tmp_path, monkeypatch, free):
+    hub.put(FILE, DATA)
+    monkeypatch.setattr(fetching, "SPARE_BYTES", 1000)
+    usage = type("Usage", (), {"free": free})
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(PiyingError, match=r"0\.0 GB are to come and the disk of .* has .* free. Make room"):
+        fetch([one_file()], tmp_path / "new" / "folder", patience=QUICK)
+    assert hub.asked_for(FILE) == []
+    usage.free = 21_000
+    assert fetch([one_file()], tmp_path / "new" / "folder", patience=QUICK)
+
+
+def test_what_is_here_of_a_file_needs_no_room(hub, tmp_path, monkeypatch):
+    hub.put(FILE, DATA, cuts=[15_000, 0])
+    with pytest.raises(Refused):
+        fetch([one_file()], tmp_path, patience=QUICK)
+    monkeypatch.setattr(fetching, "SPARE_BYTES", 0)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5_000}))
+    assert fetch([one_file()], tmp_path, patience=QUICK)
+
+
+def test_the_first_hash_is_held_against_what_comes_later(hub, tmp_path):
+    served = hub.put(FILE, DATA, sha256=None)
+    fetch([one_file()], tmp_path, patience=QUICK)
+    first = Ledger.read(tmp_path).files["vae/x.safetensors"]
+    served.data = OTHER
+    (tmp_path / "vae/x.safetensors").unlink()
+    with pytest.raises(Refused, match=f"and {first.sha256} was expected"):
+        fetch([one_file()], tmp_path, patience=QUICK)
+    served.sha256 = ""
+    with pytest.raises(Refused, match=f"is another file at Hugging Face .* remove its entry from {LEDGER}"):
+        fetch([one_file()], tmp_path, patience=QUICK)
+    assert not (tmp_path / "vae/x.safetensors").exists()
+    with changing(tmp_path) as ledger:
+        del ledger.files["vae/x.safetensors"]
+    fetch([one_file()], tmp_path, patience=QUICK)
+    assert (tmp_path / "vae/x.safetensors").read_bytes() == OTHER
+
+
+def test_the_manifest_is_held_above_the_hub(hub, tmp_path):
+    """Whoever changes the repository changes its listing too."""
+    hub.put(FILE, OTHER)
+    with pytest.raises(Refused, match="is not the right file"):
+        fetch([one_file(len(DATA), "0" * 64)], tmp_path, patience=QUICK)
+
+
+@pytest.mark.parametrize(
+    "name", ["../escape", "/etc/passwd", "a/../../b", "C:/windows", "a\\..\\b", "", "a\0b", "con:stream"]
+)
+def test_names_that_leave_the_folder_are_refused(name):
+    with pytest.raises(PiyingError, match="leaves its folder"):
+        safe_path(name)
+
+
+def test_a_listing_that_leaves_the_folder_fetches_nothing(hub, tmp_path, monkeypatch):
+    hub.put(REPOSITORY + "good.json", b"{}")
+    monkeypatch.setattr(
+        fetch_hubs.HuggingFace, "listing", lambda *_: [HubFile("a", 1, None), HubFile("../b", 1, None)]
+    )
+    with pytest.raises(PiyingError, match="leaves its folder"):
+        fetch([repository()], tmp_path, patience=QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"siblings": 3}',
+        b'{"siblings": [{"size": 1}]}',
+        b'{"siblings": ["x"]}',
+        b'{"siblings": [{"rfilename": 3}]}',
+        b"[" * 200_000,
+    ],
+)
+def test_a_listing_that_is_none(hub, tmp_path, answer):
+    hub.put("/api/models/Org/Folder/revision/main", answer)
+    with pytest.raises(Refused, match="Hugging Face"):
+        fetch([repository()], tmp_path, patience=QUICK)
+
+
+def test_a_repository_without_what_is_needed(hub, tmp_path):
+    hub.put(REPOSITORY + "README.md", b"moved")
+    with pytest.raises(Refused, match="lists no file of Org/Folder that is needed"):
+        fetch([repository("*.safetensors")], tmp_path, patience=QUICK)
+
+
+def test_a_hub_that_was_not_chosen_is_not_asked(hub, tmp_path):
+    hub.put(FILE, DATA)
+    with pytest.raises(PiyingError, match="is not on ModelScope. Leave --source out"):
+        fetch([one_file()], tmp_path, source="modelscope", patience=QUICK)
+    assert hub.asked == []
+
+
+def test_modelscope_lists_a_hash_for_every_file(hub, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+    served = hub.put("/models/Org/Folder/resolve/master/config.json", b"{}")
+    (file,) = ModelScope().listing(Source("Org/Folder", "master"), QUICK)
+    assert file == HubFile("config.json", 2, served.listed_hash())
+
+
+def test_a_damaged_list_of_hashes_is_said_and_kept(hub, tmp_path):
+    (tmp_path / LEDGER).write_text('{"files": {"a": 1}}')
+    with pytest.raises(PiyingError, match="cannot be read .*Bring it back"):
+        fetch([one_file()], tmp_path, patience=QUICK)
+    assert (tmp_path / LEDGER).read_text() == '{"files": {"a": 1}}'
+
+
+def _add(root, number):
+    for index in range(20):
+        with changing(Path(root)) as ledger:
+            ledger.files[f"{number}/{index}"] = Seen(1, "0" * 64, "here")
+
+
+def test_processes_that_remember_at_once_lose_nothing(tmp_path):
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    workers = [context.Process(target=_add, args=(str(tmp_path), number)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert len(Ledger.read(tmp_path).files) == 60
+    assert [path.name for path in tmp_path.iterdir()] == [LEDGER]
+
+
+def test_a_lock_is_let_go_where_its_holder_fails(tmp_path):
+    with pytest.raises(ValueError, match="inside"), exclusive(tmp_path / "lock"):
+        raise ValueError("inside")
+    with exclusive(tmp_path / "lock", waiting=lambda: pytest.fail("nobody holds it")):
+        pass
+
+
+def tensors(data_bytes, claimed=None, header=None):
+    entry = {"dtype": "U8", "shape": [data_bytes], "data_offsets": [0, claimed or data_bytes]}
+    text = header if header is not None else json.dumps({"__metadata__": {"a": "b"}, "x": entry}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(data_bytes)
+
+
+@pytest.mark.parametrize(
+    ("content", "whole"),
+    [
+        (tensors(100), True),
+        (tensors(100)[:-1], False),
+        (tensors(100) + b"x", False),
+        (tensors(100, claimed=101), False),
+        (b"", False),
+        (b"\0" * 8, False),
+        ((1 << 63).to_bytes(8, "little") + b"{}", False),
+        (tensors(5, header=b"[1]"), False),
+        (tensors(5, header=b'{"x": {"data_offsets": []}}'), False),
+        (tensors(5, header=b"not json"), False),
+        (tensors(0, header=b"[" * 100_000), False),
+    ],
+)
+def test_a_safetensors_file_is_whole_or_not(tmp_path, content, whole):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    assert is_whole_safetensors(path) is whole
+
+
+# The line that moves
+
+
+class Screen:
+    def __init__(self, is_terminal):
+        self.text, self.now = "", 100.0
+        self.console = Console(self.write, is_terminal, lambda: self.now)
+
+    def write(self, text):
+        self.text += text
+
+
+def test_a_terminal_shows_speed_and_time_left(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    screen = Screen(is_terminal=True)
+    for done in range(0, 1_000_000_000, 50_000_000):
+        screen.console.advance("vae/x.safetensors", done, 4_000_000_000)
+        screen.now += 0.5
+    states = screen.text.split("\r")
+    assert states[0] == ""
+    assert states[-1].split("  ")[:5] == [
+        "vae/x.safetensors",
+        "23 %",
+        "950.0 MB of 4.0 GB",
+        "100.0 MB/s",
+        "0:30 left",
+    ]
+    assert {len(state) for state in states[1:]} == {99}
+    screen.console.say("done")
+    assert screen.text.endswith("\r" + " " * 99 + "\rdone\n")
+
+
+def test_the_speed_is_that_of_the_last_seconds():
+    screen = Screen(is_terminal=True)
+    for done, seconds in ((0, 0), (1000, 1), (1000, 100), (2000, 5), (4000, 5)):
+        screen.now += seconds
+        screen.console.advance("x", done, 10_000)
+    assert "300 bytes/s" in screen.text.split("\r")[-1]
+
+
+def test_a_pipe_gets_a_line_now_and_then():
+    screen = Screen(is_terminal=False)
+    for _ in range(130):
+        screen.console.advance("x", round(screen.now - 100) * 1000, 1_000_000)
+        screen.now += 0.5
+    assert len(screen.text.splitlines()) == 2
+    assert "\r" not in screen.text
+    assert screen.text.startswith("x  3 %  30.0 kB of 1.0 MB  1.0 kB/s")
+
+
+def test_a_file_that_begins_anew_shows_no_backward_speed():
+    screen = Screen(is_terminal=True)
+    screen.console.advance("x", 500_000, 1_000_000)
+    screen.now += 1
+    screen.console.advance("x", 0, 1_000_000)
+    assert "-" not in screen.text
+
+
+def test_sizes_and_times():
+    sizes = (None, 0, 999, 1000, 253_815_318, 34_675_323_640)
+    assert [size_text(size) for size in sizes] == ["?", "0 bytes", "999 bytes", "1.0 kB", "253.8 MB", "34.7 GB"]
+    assert [time_text(seconds) for seconds in (0, 59.6, 3599, 3600, 36_061)] == [
+        "0:00",
+        "1:00",
+        "59:59",
+        "1:00:00",
+        "10:01:01",
+    ]

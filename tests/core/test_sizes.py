@@ -1,0 +1,251 @@
+"""What models weigh: from headers, and from the manifest, against the modules themselves."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from piying.core.checkpoints.choose import HUNYUAN_DIT, WAN_VACE, ModelHandle
+from piying.core.checkpoints.found import FoundModel, built_in
+from piying.core.checkpoints.manifest import MANIFEST
+from piying.core.checkpoints.sizes import (
+    Stored,
+    component,
+    folder_components,
+    found_components,
+    listed_components,
+)
+from piying.core.checkpoints.wanted import wanted_components
+from piying.core.errors import PiyingError
+from piying.core.host import HeadlessHost
+from piying.core.hunyuan_dit import memory as hunyuan
+from piying.core.memory.components import Block, Component
+from piying.core.memory.fp8 import castable
+from piying.core.prompting import memory as prompting
+from piying.core.wan_vace import memory as wan
+
+
+def tensors_of(module):
+    """Return a module's parameters as a file's header tells them, tied ones once."""
+    return {name: Stored(tuple(tensor.shape), "BF16") for name, tensor in module.named_parameters()}
+
+
+def wan_transformer(heads, inner, layers, every):
+    from diffusers import WanVACETransformer3DModel
+
+    return WanVACETransformer3DModel(
+        num_attention_heads=heads,
+        ffn_dim=inner,
+        num_layers=layers,
+        vace_layers=list(range(0, layers, every)),
+        text_dim=4096,
+    )
+
+
+def wan_vae():
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan()
+
+
+def umt5():
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return UMT5EncoderModel(
+        UMT5Config(vocab_size=256_384, d_model=4096, d_kv=64, d_ff=10_240, num_layers=24, num_heads=64)
+    )
+
+
+def mt5():
+    from transformers import MT5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        MT5Config(
+            vocab_size=250_112,
+            d_model=2048,
+            d_kv=64,
+            d_ff=5120,
+            num_layers=24,
+            num_heads=32,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def chinese_clip():
+    from transformers import BertConfig, BertModel
+
+    return BertModel(
+        BertConfig(
+            vocab_size=47_020,
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+        )
+    )
+
+
+def hunyuan_transformer():
+    from diffusers import HunyuanDiT2DModel
+
+    return HunyuanDiT2DModel(
+        num_attention_heads=16,
+        attention_head_dim=88,
+        in_channels=4,
+        patch_size=2,
+        activation_fn="gelu-approximate",
+        sample_size=128,
+        hidden_size=1408,
+        num_layers=40,
+        mlp_ratio=4.3637,
+        learn_sigma=True,
+        cross_attention_dim=1024,
+        cross_attention_dim_t5=2048,
+        pooled_projection_dim=1024,
+        text_len=77,
+        text_len_t5=256,
+        norm_type="layer_norm",
+        use_style_cond_and_image_meta_size=False,
+    )
+
+
+def hunyuan_vae():
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=[128, 256, 512, 512],
+        layers_per_block=2,
+        latent_channels=4,
+    )
+
+
+def qwen3(hidden, inner, layers, heads):
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=151_936,
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=8,
+            head_dim=128,
+            tie_word_embeddings=True,
+        )
+    )
+    model.lm_head.weight = model.model.embed_tokens.weight  # the meta device unties them
+    return model
+
+
+# The published configurations: (manifest id, part, family, module).
+PUBLISHED = [
+    ("wan2.1-vace-1.3b", "transformer", wan, lambda: wan_transformer(12, 8960, 30, 2)),
+    ("wan2.1-vace-14b", "transformer", wan, lambda: wan_transformer(40, 13_824, 40, 5)),
+    ("wan2.1-vace-14b", "text_encoder", wan, umt5),
+    ("wan2.1-vace-14b", "vae", wan, wan_vae),
+    ("hunyuan-dit-v1.2", "transformer", hunyuan, hunyuan_transformer),
+    ("hunyuan-dit-v1.2", "text_encoder", hunyuan, chinese_clip),
+    ("hunyuan-dit-v1.2", "text_encoder_2", hunyuan, mt5),
+    ("hunyuan-dit-v1.2", "vae", hunyuan, hunyuan_vae),
+    ("qwen3-0.6b", "prompt_model", prompting, lambda: qwen3(1024, 3072, 28, 16)),
+    ("qwen3-1.7b", "prompt_model", prompting, lambda: qwen3(2048, 6144, 28, 16)),
+    ("qwen3-4b", "prompt_model", prompting, lambda: qwen3(2560, 9728, 36, 32)),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "part", "family", "make"), PUBLISHED, ids=[f"{row[0]}-{row[1]}" for row in PUBLISHED]
+)
+def test_the_manifest_tells_what_the_published_models_weigh(model, part, family, make):
+    with torch.device("meta"):
+        module = make()
+    found = component(part, tensors_of(module), family.BLOCK_LISTS[part], family.FP8_KEEP[part])
+    listed = listed_components(model)[part]
+    assert listed.parameters == sum(parameter.numel() for parameter in module.parameters())
+    assert (listed.root, Counter(listed.blocks)) == (found.root, Counter(found.blocks))
+    assert (listed.hidden, listed.inner) == (found.hidden, found.inner)
+
+
+def test_every_model_of_the_three_families_tells_its_parts():
+    entries = json.loads(MANIFEST.read_text(encoding="utf-8"))["models"]
+    told = {entry["id"] for entry in entries if "components" in entry}
+    assert {"wan2.1-vace-1.3b", "wan2.1-vace-14b", "hunyuan-dit-v1.2", "qwen3-0.6b"} <= told
+    for model in told:
+        assert all(part.parameters > 10**7 for part in listed_components(model).values())
+    assert listed_components("no-such-model") == {}
+
+
+BUILT_IN = [("wan_vace", wan), ("hunyuan_dit", hunyuan)]
+
+
+@pytest.mark.parametrize(("name", "family"), BUILT_IN)
+def test_headers_tell_what_the_loaded_model_weighs(name, family):
+    import diffusers
+
+    folder = built_in(name).path
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    for part, found in folder_components(folder, family.BLOCK_LISTS, family.FP8_KEEP).items():
+        module = getattr(pipeline, part)
+        assert found.stored in ("fp16", "bf16", "fp32")
+        assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
+        lists, keep = family.BLOCK_LISTS[part], family.FP8_KEEP[part]
+        layers = [layer.weight for _, layer in castable(module, lists, keep)] if lists else []
+        assert sum(block.linear for block in found.blocks) == sum(weight.numel() for weight in layers)
+        assert sum(block.rows for block in found.blocks) == sum(weight.shape[0] for weight in layers)
+        assert max((block.largest for block in found.blocks), default=0) == max(map(torch.numel, layers), default=0)
+
+
+@pytest.mark.parametrize(("name", "family"), BUILT_IN)
+def test_single_files_tell_the_same(name, family):
+    """Of a model that is not in one folder, each part names its files; their names are translated."""
+    folder = built_in(name).path
+    files = {part: (next((folder / part).glob("*.safetensors")),) for part in family.BLOCK_LISTS}
+    found = FoundModel("single files", files["transformer"][0], 0, files)
+    of_files = found_components(found, family.BLOCK_LISTS, family.FP8_KEEP)
+    assert of_files == found_components(built_in(name), family.BLOCK_LISTS, family.FP8_KEEP)
+
+
+def test_the_prompt_model_lies_in_its_folder_itself():
+    found = folder_components(built_in("prompt").path, prompting.BLOCK_LISTS, prompting.FP8_KEEP)
+    assert found["prompt_model"].blocks
+
+
+def test_bytes_by_hand():
+    block = Block(linear=1000, kept=100, rows=10, largest=600)
+    model = Component("transformer", Block(0, 50), (block, block), "bf16")
+    assert model.bytes("bf16", "bf16") == 2 * (50 + 2 * 1100)
+    assert model.bytes("fp32", "fp32") == 4 * (50 + 2 * 1100)
+    assert model.bytes("bf16", "fp8") == 2 * 50 + 2 * (1000 + 4 * 10 + 2 * 100)
+    assert model.streamed_bytes("bf16", "fp8") == 2 * 1240
+    assert model.largest_block("bf16", "bf16") == 2200
+    assert model.unpacked("bf16") == 1200
+    assert model.file_bytes() == 2 * 2250
+
+
+def test_the_type_most_weights_have_is_the_files():
+    mixed = {"a": Stored((10, 10), "F32"), "b": Stored((100, 10), "F8_E4M3"), "c": Stored((5,), "BF16")}
+    assert component("transformer", mixed).stored == "fp8"
+
+
+def test_models_that_are_not_installed_are_planned_from_the_manifest(tmp_path):
+    handle = ModelHandle(WAN_VACE, "wan2.1-vace-14b")
+    imagined = HeadlessHost(models=[tmp_path], chosen_device="cpu", imagined=True)
+    name, parts = wanted_components(handle, imagined, wan.BLOCK_LISTS, wan.FP8_KEEP)
+    assert name == "wan2.1-vace-14b"
+    assert parts["transformer"].parameters == 17_337_592_896
+    real = HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    with pytest.raises(PiyingError, match=r"python install.py --models wan2.1-vace-14b"):
+        wanted_components(handle, real, wan.BLOCK_LISTS, wan.FP8_KEEP)
+
+
+def test_a_listed_model_of_unknown_size_says_so(tmp_path):
+    handle = ModelHandle(HUNYUAN_DIT, "hunyuan-dit-v1.1")
+    imagined = HeadlessHost(models=[tmp_path], chosen_device="cpu", imagined=True)
+    with pytest.raises(PiyingError, match="does not say what its parts weigh"):
+        wanted_components(handle, imagined, hunyuan.BLOCK_LISTS, hunyuan.FP8_KEEP)

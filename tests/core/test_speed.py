@@ -1,0 +1,215 @@
+"""What is given up for speed: what each measure does exactly, and that without any nothing changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
+from piying.core.checkpoints.found import built_in
+from piying.core.errors import PiyingError
+from piying.core.host import HeadlessHost
+from piying.core.memory import kept
+from piying.core.wan_vace.forward import predict
+from piying.core.wan_vace.request import SPEEDS, VACERequest, check_request
+from piying.core.wan_vace.sample import sample
+from piying.core.wan_vace.speed import explained, with_speed
+from piying.core.wan_vace.step_cache import MOST_IN_A_ROW, StepCache
+
+REQUEST = VACERequest("a red circle moves right", "", 32, 32, 5, steps=4, cfg=4.0, shift=5.0, seed=3)
+HANDLE = ModelHandle(WAN_VACE, "built-in", "fp32")
+
+
+@pytest.fixture
+def host(tmp_path):
+    return HeadlessHost(chosen_device="cpu", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def counted(host):
+    """Sample, and return frames, record and how often the blocks of the end ran, a prompt each."""
+
+    def run(request):
+        sample(HANDLE, replace(request, steps=1, seed=request.seed + 1), host)  # the transformer is then kept
+        blocks = next(model for slot, (_, model) in kept._kept.items() if slot == "wan_vace/transformer").blocks
+        calls = []
+        hook = blocks[-1].register_forward_hook(lambda *_: calls.append(1))
+        try:
+            frames, record = sample(HANDLE, request, host)
+        finally:
+            hook.remove()
+        return frames, record, len(calls)
+
+    return run
+
+
+# --- guidance in a range of steps --------------------------------------------------------------------------------
+
+
+def test_guidance_that_ends_equals_the_plain_pipeline_told_to_end_it(counted):
+    from diffusers import UniPCMultistepScheduler, WanVACEPipeline
+
+    pipeline = WanVACEPipeline.from_pretrained(built_in("wan_vace").path, dtype=torch.float32)
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=REQUEST.shift)
+
+    def end_it(pipe, step, timestep, tensors):
+        if step == 1:
+            pipe._guidance_scale = 1.0
+        return tensors
+
+    plain = pipeline(
+        prompt=REQUEST.prompt,
+        negative_prompt="",
+        width=32,
+        height=32,
+        num_frames=5,
+        num_inference_steps=4,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(3),
+        callback_on_step_end=end_it,
+        output_type="np",
+    ).frames[0]
+    frames, _, calls = counted(replace(REQUEST, cfg_end=0.5))
+    assert torch.equal(frames, torch.from_numpy(plain))
+    assert calls == 2 + 2 + 1 + 1
+
+
+def test_guidance_may_begin_late(counted):
+    _, _, calls = counted(replace(REQUEST, cfg_start=0.25))
+    assert calls == 1 + 2 + 2 + 2
+    assert [REQUEST.cfg_at(step, 4) for step in range(4)] == [4.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("measures", "said"),
+    [
+        ({"cfg_start": 0.5, "cfg_end": 0.5}, "cfg_start is 0.5 and cfg_end 0.5"),
+        ({"cfg_end": 1.5}, "both from 0 to 1"),
+        ({"step_cache": 2.0}, "step_cache is 2. It goes from 0"),
+        ({"speed": "warp"}, "speed is 'warp'. Choose one of: reference, balanced, fast, draft"),
+    ],
+)
+def test_measures_out_of_range_are_refused(measures, said):
+    with pytest.raises(PiyingError, match=said):
+        check_request(replace(REQUEST, **measures))
+
+
+# --- steps taken again -------------------------------------------------------------------------------------------
+
+
+def test_a_cache_that_skips_nothing_changes_nothing(counted):
+    plain, record, calls = counted(REQUEST)
+    assert (calls, "steps_taken_again" in record) == (8, False)
+    cached, record, again = counted(replace(REQUEST, step_cache=1e-9))
+    assert torch.equal(plain, cached)
+    assert (again, record["steps_taken_again"]) == (8, 0)
+
+
+def test_steps_are_left_out_but_the_first_and_the_last(counted):
+    frames, record, calls = counted(replace(REQUEST, steps=12, cfg=1.0, step_cache=1.0))
+    # The first two, then one after every three that are left out, and the last.
+    assert (calls, record["steps_taken_again"]) == (5, 7)
+    assert frames.isfinite().all()
+
+
+def steps_computed(steps, threshold=1.0, scales=None, changes=None):
+    """Return which steps a cache has computed, fed with tokens that change by so much."""
+    cache, computed = StepCache(threshold), []
+    tokens = torch.ones(1, 16, 4)
+    for step in range(steps):
+        cache.begin(step, steps, scales[step] if scales else 1.0)
+        before, after = [tokens], [tokens * (2 + (changes[step] if changes else 0.0))]
+        if not cache.skips(before, after):
+            computed.append(step)
+            cache.keep(after, [after[0] + 1])
+    return computed
+
+
+def test_no_more_than_so_many_are_left_out_in_a_row():
+    computed = steps_computed(20)
+    assert computed[:3] == [0, 1, 2] and computed[-1] == 19
+    assert max(later - earlier for earlier, later in pairwise(computed)) == MOST_IN_A_ROW + 1
+
+
+def test_change_is_counted_from_the_last_step_computed():
+    creeping = [0.02 * step for step in range(20)]
+    assert steps_computed(20, 0.05, changes=creeping) == [0, 1, 2, 5, 8, 11, 14, 17, 19]
+
+
+def test_another_strength_of_the_control_is_computed():
+    scales = [1.0] * 10 + [0.0] * 10
+    assert 10 in steps_computed(20, scales=scales)
+
+
+def test_what_is_taken_again_is_what_the_blocks_added():
+    from diffusers import WanVACETransformer3DModel
+
+    transformer = WanVACETransformer3DModel.from_pretrained(built_in("wan_vace").path / "transformer")
+    config, draw = transformer.config, torch.Generator().manual_seed(1)
+    latents = torch.randn(1, config.in_channels, 2, 4, 4, generator=draw)
+    control = torch.randn(1, config.vace_in_channels, 2, 4, 4, generator=draw)
+    embeds = [torch.randn(1, 8, config.text_dim, generator=draw) for _ in range(2)]
+    asked = {"timestep": torch.tensor([500]), "embeds": embeds, "control": control}
+    cache = StepCache(0.5)
+    with torch.no_grad():
+        plain = predict(transformer, latents, **asked)
+        results = []
+        for step in range(4):
+            cache.begin(step, 10, 1.0)
+            results.append(predict(transformer, latents, **asked, cache=cache))
+        cache.begin(4, 10, 1.0)
+        one = predict(transformer, latents, **{**asked, "embeds": embeds[:1]}, cache=cache)
+    assert cache.skipped == 3
+    assert all(torch.equal(*pair) for pair in zip(results[0], plain, strict=True))
+    for result in results[1:]:
+        for pair in zip(result, plain, strict=True):
+            torch.testing.assert_close(*pair, atol=1e-5, rtol=1e-4)
+    assert len(one) == 1, "guidance ended; what is remembered of the prompt still serves"
+    torch.testing.assert_close(one[0], plain[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_plan_counts_what_is_remembered():
+    from piying.core.memory.components import Component
+    from piying.core.wan_vace.memory import sampling_memory
+
+    transformer = Component("transformer", None, (None,) * 45, "bf16", hidden=1536, inner=8960)
+    unit = 2 * 32760 * 1536
+    plain, cached = (sampling_memory(transformer, 32760, 2, on).activations for on in (False, True))
+    assert cached - plain == pytest.approx(2.25 * unit, rel=1e-3)
+
+
+# --- one word ----------------------------------------------------------------------------------------------------
+
+
+def test_reference_is_what_there_was_before():
+    assert with_speed(replace(REQUEST, steps=50)) == replace(REQUEST, steps=50)
+    assert VACERequest("x").speed == "reference" == SPEEDS[0]
+
+
+def test_each_word_gives_up_more():
+    done = [with_speed(replace(REQUEST, steps=50, speed=word)) for word in SPEEDS]
+    assert [each.step_cache for each in done] == sorted(each.step_cache for each in done)
+    assert [each.cfg_end for each in done] == sorted((each.cfg_end for each in done), reverse=True)
+    assert [each.steps for each in done] == [50, 50, 50, 25]
+
+
+def test_what_is_set_by_hand_stays():
+    by_hand = replace(REQUEST, steps=50, speed="fast", cfg_start=0.1, step_cache=0.01)
+    done = with_speed(by_hand)
+    assert (done.cfg_start, done.cfg_end, done.step_cache) == (0.1, 1.0, 0.01)
+
+
+def test_few_steps_stay_as_they_are():
+    few = replace(REQUEST, steps=4, speed="draft")
+    assert with_speed(few) == few
+    assert "few already" in explained(few, with_speed(few))[0]
+
+
+def test_a_word_reaches_the_work_and_the_record(counted, caplog):
+    caplog.set_level("INFO", logger="piying")
+    _, record, calls = counted(replace(REQUEST, steps=20, speed="draft"))
+    assert (record["steps"], record["cfg_end"], record["speed"]) == (10, 0.4, "draft")
+    assert 14 - 2 * record["steps_taken_again"] <= calls <= 14 - record["steps_taken_again"]
+    assert any("10 steps in place of 20" in line for line in caplog.messages)
