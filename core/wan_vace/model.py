@@ -1,21 +1,24 @@
-"""The WanVACEPipeline of a handle, in host memory."""
+"""A Wan2.1-VACE model on disk, and its parts as the phases need them."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..checkpoints.choose import ModelHandle, choose_model
-from ..checkpoints.folders import load_pipeline
 from ..checkpoints.found import FoundModel
+from ..checkpoints.model_parts import ModelParts
 from ..host import Host
-from ..memory.devices import resolve_dtype
-from ..memory.kept import kept
+from .memory import BLOCK_LISTS, FP8_KEEP
 from .request import VACERequest
 
 if TYPE_CHECKING:
-    import torch
-    from diffusers import WanVACEPipeline
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+
+    from ..memory.components import Component
+    from ..memory.planned import PhasePlan
 
 log = logging.getLogger("piying")
 
@@ -23,27 +26,53 @@ log = logging.getLogger("piying")
 SMALLEST_TRAINED_AREA = 256 * 256
 
 
-def load(handle: ModelHandle, host: Host) -> tuple[WanVACEPipeline, FoundModel]:
-    """Return the handle's pipeline and the model it was read from.
+@dataclass(frozen=True)
+class WanVACEModel:
+    """One installed model: where it is, and the parts it is made of."""
 
-    The VAE is read in fp32, as its authors advise: in 16 bit it shows in flat areas.
+    found: FoundModel
+    parts: ModelParts
+
+    def components(self) -> Mapping[str, Component]:
+        """Return the sizes of its parts, read from the headers of its files."""
+        from ..checkpoints.sizes import found_components
+
+        return found_components(self.found, BLOCK_LISTS, FP8_KEEP)
+
+    def encoder_pipeline(self, choice: PhasePlan) -> WanVACEPipeline:
+        """Return a pipeline of tokenizer and text encoder alone."""
+        from diffusers import WanVACEPipeline
+
+        from ..checkpoints.tokenizer import tokenizer_of
+
+        return WanVACEPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), None, None)
+
+    def transformer(self, choice: PhasePlan) -> WanVACETransformer3DModel:
+        """Return the transformer in host memory, stored as the plan says."""
+        transformer: WanVACETransformer3DModel = self.parts.load("transformer", choice)
+        return transformer
+
+    def vae(self, choice: PhasePlan) -> AutoencoderKLWan:
+        """Return the VAE in host memory."""
+        vae: AutoencoderKLWan = self.parts.load("vae", choice)
+        return vae
+
+    def scheduler(self, shift: float) -> UniPCMultistepScheduler:
+        """Return a fresh scheduler with the request's timestep shift."""
+        from diffusers import UniPCMultistepScheduler
+
+        config = UniPCMultistepScheduler.load_config(self.found.place("scheduler")[0], local_files_only=True)
+        return UniPCMultistepScheduler.from_config(config, flow_shift=shift)
+
+
+def load(handle: ModelHandle, host: Host) -> WanVACEModel:
+    """Return the model a handle stands for; nothing is read yet.
 
     Raises:
-        PiyingError: the model is not installed or cannot be read.
+        PiyingError: the model is not installed.
     """
     found = choose_model(handle, host)
-    dtype = resolve_dtype(handle.precision, host.device())
-    host.check_cancelled()
-    return kept("wan_vace", (found.path, dtype), lambda: _read(found, dtype)), found
-
-
-def _read(found: FoundModel, dtype: torch.dtype) -> WanVACEPipeline:
-    import torch
-    from diffusers import WanVACEPipeline
-
-    log.info("Loading Wan VACE: %s", found.name)
-    dtypes = {"default": dtype, "vae": torch.float32}
-    return load_pipeline(WanVACEPipeline, found.path, "Wan VACE", dtypes)
+    return WanVACEModel(found, ModelParts("wan_vace", found.name, found, host, BLOCK_LISTS, FP8_KEEP))
 
 
 def warn_if_untrained(request: VACERequest, found: FoundModel) -> None:

@@ -10,11 +10,17 @@ from ..sizes import MULTIPLE, either, nearest_multiples
 MIN_SIDE, MAX_SIDE = 16, 2048
 FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
 MIN_FRAMES, MAX_FRAMES = 1, 241
+LONGEST_FRAMES = 9601  # of a video made in windows: ten minutes
 FPS = 16  # what Wan2.1 was trained on
 
 # Defaults published with Wan2.1-VACE (vace_wan_inference.py).
 DEFAULT_WIDTH, DEFAULT_HEIGHT, DEFAULT_FRAMES = 832, 480, 81
 DEFAULT_STEPS, DEFAULT_CFG, DEFAULT_SHIFT, DEFAULT_SEED = 50, 5.0, 16.0, 2025
+
+# How much may be given up for speed; what each word does is in speed.py.
+REFERENCE = "reference"
+SPEEDS = (REFERENCE, "balanced", "fast", "draft")
+MAX_STEP_CACHE = 1.0
 
 # The negative prompt published with Wan2.1 (wan/configs/shared_config.py, sample_neg_prompt).
 NEGATIVE_PROMPT = (
@@ -37,6 +43,11 @@ class VACERequest:
         cfg: classifier-free guidance scale; 1 turns guidance off and halves the work.
         shift: timestep shift of the flow-matching schedule; higher spends more steps on layout.
         seed: 0 … 2**64-1.
+        cfg_start, cfg_end: shares of the steps between which guidance is on, 0..1; outside of them a step
+            follows the prompt alone and takes half the time.
+        step_cache: relative change below which a step takes again what the one before computed (see
+            `step_cache.StepCache`); 0 computes every step.
+        speed: one of `speed.SPEEDS`, a bundle of such measures on top of those set by hand.
     """
 
     prompt: str
@@ -48,6 +59,14 @@ class VACERequest:
     cfg: float = DEFAULT_CFG
     shift: float = DEFAULT_SHIFT
     seed: int = DEFAULT_SEED
+    cfg_start: float = 0.0
+    cfg_end: float = 1.0
+    step_cache: float = 0.0
+    speed: str = REFERENCE
+
+    def cfg_at(self, step: int, steps: int) -> float:
+        """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
+        return self.cfg if self.cfg_start <= step / steps < self.cfg_end else 1.0
 
 
 def check_side(name: str, value: int) -> None:
@@ -72,9 +91,10 @@ def check_num_frames(value: int) -> None:
     """
     if value % FRAME_STEP != 1 or not MIN_FRAMES <= value <= MAX_FRAMES:
         nearest = nearest_multiples(value, FRAME_STEP, MIN_FRAMES, MAX_FRAMES, offset=1)
+        longer = " Longer ones are made by VACE Long Video." if value > MAX_FRAMES else ""
         raise PiyingError(
             f"num_frames is {value}. Wan VACE takes 4n+1 frames from {MIN_FRAMES} to {MAX_FRAMES} "
-            f"(5, 9, … 81): use {either(nearest)}."
+            f"(5, 9, … 81): use {either(nearest)}.{longer}"
         )
 
 
@@ -87,3 +107,22 @@ def check_request(request: VACERequest) -> None:
     check_side("width", request.width)
     check_side("height", request.height)
     check_num_frames(request.num_frames)
+    check_measures(request)
+
+
+def check_measures(request: VACERequest) -> None:
+    """Accept the measures taken for speed.
+
+    Raises:
+        PiyingError: a range of steps is empty, or a value is outside of its own range.
+    """
+    start, end = request.cfg_start, request.cfg_end
+    if not 0 <= start < end <= 1:
+        raise PiyingError(
+            f"cfg_start is {start:g} and cfg_end {end:g}. Choose a start below the end, both from 0 to 1; for no "
+            "guidance at all set cfg to 1."
+        )
+    if not 0 <= request.step_cache <= MAX_STEP_CACHE:
+        raise PiyingError(f"step_cache is {request.step_cache:g}. It goes from 0 (off) to {MAX_STEP_CACHE:g}.")
+    if request.speed not in SPEEDS:
+        raise PiyingError(f"speed is {request.speed!r}. Choose one of: {', '.join(SPEEDS)}.")

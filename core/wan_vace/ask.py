@@ -1,0 +1,85 @@
+"""What a video would need, asked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..checkpoints.choose import ModelHandle
+from ..checkpoints.wanted import wanted_components
+from ..host import Host
+from ..memory.answer import Answer
+from ..memory.components import Component
+from ..memory.machine import Machine, read_machine
+from ..memory.plan import plan
+from ..memory.search import largest
+from ..sizes import MULTIPLE
+from .memory import BLOCK_LISTS, FP8_KEEP, work
+from .request import (
+    DEFAULT_CFG,
+    DEFAULT_FRAMES,
+    DEFAULT_HEIGHT,
+    DEFAULT_STEPS,
+    DEFAULT_WIDTH,
+    FRAME_STEP,
+    MIN_FRAMES,
+)
+
+
+def ask(
+    handle: ModelHandle,
+    host: Host,
+    width: int = DEFAULT_WIDTH,
+    height: int = DEFAULT_HEIGHT,
+    num_frames: int = DEFAULT_FRAMES,
+    references: int = 0,
+    cfg: float = DEFAULT_CFG,
+    steps: int = DEFAULT_STEPS,
+    task: bool = True,
+) -> Answer:
+    """Return the plan of a video; see `memory.work` for the arguments.
+
+    Raises:
+        PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
+    """
+    name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
+    machine = read_machine(host)
+    phases = work(components, width, height, num_frames, references, cfg, steps, task)
+    made = plan(
+        phases,
+        machine,
+        precision=handle.precision,
+        memory=handle.memory,
+        advise=lambda: what_fits(components, machine, handle, width, height, num_frames, references, cfg),
+    )
+    return Answer(name, made, machine)
+
+
+def what_fits(
+    components: Mapping[str, Component],
+    machine: Machine,
+    handle: ModelHandle,
+    width: int,
+    height: int,
+    num_frames: int,
+    references: int = 0,
+    cfg: float = DEFAULT_CFG,
+) -> str:
+    """Return a sentence on the longest video of this size and the largest of this length that fit."""
+
+    def fits(wide: int, high: int, frames: int) -> bool:
+        phases = work(components, wide, high, frames, references, cfg)
+        return plan(phases, machine, precision=handle.precision, memory=handle.memory).fits
+
+    def side(part: int) -> tuple[int, int]:
+        """Return a size of the same shape whose shorter side is `part` times 16."""
+        short = part * MULTIPLE
+        long = max(1, round(short * max(width, height) / min(width, height) / MULTIPLE)) * MULTIPLE
+        return (long, short) if width >= height else (short, long)
+
+    frames = largest(lambda count: fits(width, height, count), MIN_FRAMES, num_frames, FRAME_STEP)
+    part = largest(lambda count: fits(*side(count), num_frames), 1, min(width, height) // MULTIPLE, 1)
+    found = [f"num_frames {frames} at {width}×{height}"] if frames else []
+    found += ["{}×{} with num_frames {}".format(*side(part), num_frames)] if part else []
+    if not found:
+        return "No size or length fits. Choose a smaller model, or one whose files are in FP8."
+    return f"What would fit: {', or '.join(found)}."

@@ -1,0 +1,231 @@
+"""A long request → a video file, window by window."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...checkpoints.choose import ModelHandle
+from ...errors import PiyingError
+from ...host import Host, Progress
+from ...media.naming import writing
+from ...media.video import write_mp4
+from ...portion import PARTS, Portion
+from ..compose import Canvas, lay, with_given
+from ..condition import VACEInputs, paste, references_on_white
+from ..model import WanVACEModel, load
+from ..request import FPS
+from ..sample import make
+from ..task import Layer, Strength, VACETask
+from .colour import colours_of_all, matched, pulled_back
+from .cut import cut
+from .request import LongRequest, Window, check_long_request, shown, window_request, windows
+from .shelf import Shelf, key_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+log = logging.getLogger("piying")
+
+TITLE = "VACE Long Video"
+# What each phase takes of a window's time, roughly, for the bar.
+SHARES = {
+    "Encoding prompt": (0.0, 0.02),
+    "Preparing the task": (0.02, 0.06),
+    "Sampling": (0.06, 0.9),
+    "Decoding": (0.9, 0.99),
+}
+
+
+def make_long_video(
+    handle: ModelHandle,
+    request: LongRequest,
+    host: Host,
+    task: VACETask | None = None,
+    audio: dict[str, Any] | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Make a video of any length.
+
+    The windows are made one after the other. Each is given the last frames of the one before it, as
+    VACE's `firstclip` does, and the part of the task that lies in it. What is finished is kept on disk without
+    loss, so that memory does not depend on the length, and a run that was stopped goes on behind it.
+
+    Args:
+        task: made for the whole length.
+        audio: ComfyUI's AUDIO, put under the video and cut where it ends.
+
+    Returns:
+        An MP4 file in the host's temp folder, and a record of what ran, fit for JSON.
+
+    Raises:
+        PiyingError: the request, the task, the model or the device cannot be used, no plan fits the machine,
+            or the disk is full; the text says why.
+    """
+    check_long_request(request)
+    model = load(handle, host)
+    # By its name: `auto` may mean another model by the time of the last window.
+    film = _Film(replace(handle, model=model.found.name), request, host, task or VACETask(), model)
+    film.check()
+    keys, record = film.make()
+    shown_of = shown(film.windows, request.overlap)
+    with writing(host.folder("temp"), "piying/long", ".mp4") as output:
+        frames = _joined(film.shelf, list(zip(keys, shown_of, strict=True)), host)
+        write_mp4(output.path, frames, Fraction(FPS), audio=audio)
+    assert output.path is not None
+    return output.path, record
+
+
+def _joined(shelf: Shelf, parts: list[tuple[str, tuple[int, int]]], host: Host) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the frames of the whole video, one in memory at a time."""
+    for key, (first, behind) in parts:
+        for index, frame in enumerate(shelf.read(key)):
+            host.check_cancelled()
+            if first <= index < behind:
+                yield frame
+
+
+@dataclass
+class _Film:
+    """A long video in the making."""
+
+    handle: ModelHandle
+    request: LongRequest
+    host: Host
+    task: VACETask
+    model: WanVACEModel
+    shelf: Shelf = field(init=False)
+    windows: list[Window] = field(init=False)
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.shelf = Shelf(self.host.cache_folder() / "long_video")
+        self.windows = windows(request.video.num_frames, request.window, request.overlap)
+
+    def check(self) -> None:
+        """Lay out every window, so that a task that does not fit is refused before anything is sampled.
+
+        Raises:
+            PiyingError: a layer does not go with the size or length, or nothing is to be made in any window.
+        """
+        if not self.task.layers:
+            return
+        to_make = sum(int(self._canvas(window).make.sum()) for window in self.windows)
+        if not to_make:
+            raise PiyingError("The task keeps every pixel of every frame, so nothing is left to make.")
+
+    def make(self) -> tuple[list[str], dict[str, Any]]:
+        """Return the keys of all windows, which are then on the shelf, and a record."""
+        bar = self.host.progress("Long video", len(self.windows) * PARTS)
+        keys: list[str] = []
+        ran: dict[str, Any] = {}
+        resumed = 0
+        for window in self.windows:
+            canvas = self._canvas(window)
+            keys.append(self._key(window, canvas, keys))
+            if self.shelf.has(keys[-1], window.count):
+                resumed += 1
+                bar.step((window.index + 1) * PARTS)
+                continue
+            self._say(window, resumed)
+            frames, ran = self._window(window, canvas, keys, bar)
+            self.shelf.put(keys[-1], frames)
+            self.shelf.let_go(keys)
+            bar.step((window.index + 1) * PARTS)
+        described = {"task": self.task.describe()} if self.task.layers or self.task.references else {}
+        settings = asdict(self.request.video) | {
+            name: value for name, value in asdict(self.request).items() if name != "video"
+        }
+        counts = {"windows": len(self.windows), "windows_kept_from_before": resumed}
+        return keys, {"model": self.model.found.name, **ran, **settings, **counts, **described}
+
+    def _say(self, window: Window, resumed: int) -> None:
+        if resumed and resumed == window.index:
+            log.info("%s: %d finished windows are kept from a run before.", TITLE, resumed)
+        log.info(
+            "%s: window %d of %d, frames %d to %d.",
+            TITLE,
+            window.index + 1,
+            len(self.windows),
+            window.start + window.given,
+            window.end - 1,
+        )
+
+    def _canvas(self, window: Window) -> Canvas:
+        """Return what the task says about a window."""
+        video = self.request.video
+        part = cut(self.task, window, video.num_frames)
+        return lay(part, video.width, video.height, window.count)
+
+    def _key(self, window: Window, canvas: Canvas, before: list[str]) -> str:
+        """Return the name of a window; it changes with all that decides its pixels."""
+        request = self.request
+        decides = {
+            "before": before[-1:],
+            "first": before[:1] if request.anchor != "none" else [],
+            "window": asdict(window),
+            "request": asdict(window_request(request, window)),
+            "joining": [request.overlap, request.seams, request.match_colours, request.anchor] if window.given else [],
+            "model": [self.model.parts.identity(part) for part in ("text_encoder", "transformer", "vae")],
+            "handle": str(self.handle),
+            "device": self.host.device().partition(":")[0],
+            "strength": str(self.task.strength),
+        }
+        layers = [canvas.frames, canvas.make] + ([] if canvas.weights is None else [canvas.weights])
+        return key_of(decides, [*(layers if self.task.layers else []), *self.task.references])
+
+    def _window(
+        self, window: Window, canvas: Canvas, keys: list[str], bar: Progress
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return a window's frames [n, h, w, 3] in 0..1, as they are shown, and a record of what ran."""
+        before = self.shelf.last(keys[-2], window.given) if window.given else None
+        seen = canvas if before is None else with_given(canvas, [_given(before, window)])
+        ran: dict[str, Any] = {}
+        if seen.make.any():
+            inputs = VACEInputs(seen, self._references(window, keys), self.task.strength or Strength())
+            portion = Portion(self.host, bar, window.index, SHARES)
+            frames, ran = make(
+                self.handle,
+                window_request(self.request, window),
+                inputs,
+                portion,
+                has_task=bool(self.task.layers) or before is not None,
+            )
+        else:
+            frames = seen.frames
+        if before is not None:
+            frames = self._joined_to(before, frames, window, keys)
+        return paste(frames, VACEInputs(canvas)), ran
+
+    def _references(self, window: Window, keys: list[str]) -> tuple[torch.Tensor, ...]:
+        """Return the task's pictures, and the video's first frame where later windows are held to it."""
+        video, pictures = self.request.video, self.task.references
+        if window.index and self.request.anchor == "reference":
+            pictures = (*pictures, self.shelf.first(keys[0]))
+        return references_on_white(pictures, video.width, video.height)
+
+    def _joined_to(self, before: torch.Tensor, frames: torch.Tensor, window: Window, keys: list[str]) -> torch.Tensor:
+        """Return a window's frames brought together with those of the window before, which it begins with."""
+        request = self.request
+        frames = matched(frames, before, request.match_colours)
+        if request.anchor == "colours":
+            wanted = colours_of_all(self.shelf.read(keys[0]))
+            frames = pulled_back(frames, window.given, request.overlap, wanted, request.match_colours)
+        weight = torch.zeros(window.given)
+        if request.seams == "crossfade":
+            rising = torch.arange(1, request.overlap + 1) / (request.overlap + 1)
+            weight[-request.overlap :] = rising
+        blended = torch.lerp(before, frames[: window.given], weight[:, None, None, None].expand_as(before))
+        return torch.cat([blended, frames[window.given :]])
+
+
+def _given(before: torch.Tensor, window: Window) -> Layer:
+    """Return the frames a window begins with as a layer; the model's version of them is wanted, to compare."""
+    slots = tuple(range(window.given))
+    return Layer("given", TITLE, "window before", before, slots=slots, total=window.count)

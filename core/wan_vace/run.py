@@ -1,0 +1,166 @@
+"""One run of Wan VACE under a plan: encode, condition, sample, decode; what is done stays done."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..host import Host
+from ..memory.measure import Meter
+from ..memory.place import placed
+from ..memory.store import TensorStore
+from ..preview import LatentPreview, fit_colours
+from .condition import VACEInputs, condition, encode_with
+from .decode import decode, decode_steps, tiling
+from .denoise import denoise
+from .embeds import encode
+from .forward import block_order
+from .model import WanVACEModel
+from .request import VACERequest
+from .step_cache import StepCache
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import WanVACETransformer3DModel
+
+    from ..memory.planned import PhasePlan, Plan
+
+log = logging.getLogger("piying")
+
+TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+KEPT_LATENTS = 4  # videos whose latents outlive the run, 20 MB each at 720p
+
+
+@dataclass
+class VACERun:
+    """A request on its way to frames. `attempt` may be called again after running out of memory.
+
+    Attributes:
+        cache: takes steps again that hardly differ; None computes every one.
+        embeds, control, latents: results of finished phases, on the CPU.
+        colours: the preview's map from latent channels to colour.
+    """
+
+    model: WanVACEModel
+    request: VACERequest
+    inputs: VACEInputs
+    host: Host
+    device: str
+    meter: Meter
+    cache: StepCache | None = None
+    embeds: list[torch.Tensor] = field(default_factory=list)
+    control: torch.Tensor | None = None
+    colours: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+
+    def attempt(self, plan: Plan) -> torch.Tensor:
+        """Return frames [N, H, W, 3] float32 in 0..1 on the CPU.
+
+        Raises:
+            PhaseOutOfMemoryError: a phase does not fit; phases before it are not run again.
+        """
+        if not self.embeds:
+            self.embeds = self._encode(plan.phase("encode"))
+        if self.control is None:
+            self.control, self.colours = self._condition(plan.phase("condition"))
+        if self.latents is None:
+            self.latents = self._latents(plan.phase("sample"))
+        return self._decode(plan.phase("decode"), self.latents)
+
+    def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
+        request = self.request
+        prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
+        with self.meter.phase(choice):
+            return encode(prompts, self.model, choice, self.device, self.host)
+
+    def _condition(self, choice: PhasePlan) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the control [1, 2z + 64, T, h, w] and the preview's colours."""
+        with self.meter.phase(choice):
+            vae = self.model.vae(choice)
+            with placed(vae, [], choice, self.device, self.host):
+                progress = self.host.progress("Preparing the task", 1)
+                with tiling(vae, choice.variant == "tiled"):
+                    control = condition(lambda video: encode_with(vae, video), self.inputs).cpu()
+                colours = fit_colours(vae)
+                progress.step(1)
+        return control, colours
+
+    def _latents(self, choice: PhasePlan) -> torch.Tensor:
+        """Return latents [1, z, T, h, w], of a run before where one made the very same.
+
+        They are kept until later runs push them out, so that a decode or a save that failed can be
+        done again without sampling.
+        """
+        store = TensorStore(self.host.cache_folder() / "latents", KEPT_LATENTS)
+        key = self._key(choice)
+        kept = store.get(key)
+        if kept is not None:
+            log.info("The latents of this video are kept from a run before: going on from them.")
+            return kept["latents"]
+        latents = self._sample(choice)
+        store.put(key, {"latents": latents})
+        return latents
+
+    def _key(self, choice: PhasePlan) -> dict[str, Any]:
+        assert self.control is not None
+        tensors = [self.control, *self.embeds]
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            digest.update(tensor.float().contiguous().numpy().tobytes())
+        steps = self.request.steps
+        return {
+            "model": self.model.parts.identity("transformer"),
+            "as": f"{choice.compute} {choice.storage} {choice.fp8_matmul} {self.device.partition(':')[0]}",
+            "request": asdict(self.request),
+            "scales": [self.inputs.scale_at(step, steps) for step in range(steps)],
+            "tensors": digest.hexdigest(),
+        }
+
+    def _sample(self, choice: PhasePlan) -> torch.Tensor:
+        import torch
+
+        with self.meter.phase(choice):
+            transformer = self.model.transformer(choice)
+            with placed(transformer, block_order(transformer), choice, self.device, self.host):
+                latents = self._loop(transformer, getattr(torch, TORCH_NAMES[choice.compute]))
+            if self.cache is not None:
+                self.cache.let_go()
+        return latents[:, :, len(self.inputs.references) :].cpu()
+
+    def _loop(self, transformer: WanVACETransformer3DModel, dtype: torch.dtype) -> torch.Tensor:
+        """Return latents of references and video on the device."""
+        import torch
+
+        assert self.control is not None and self.colours is not None
+        request = self.request
+        # On the CPU, so that one seed gives one video on every card.
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        noise = torch.randn((1, transformer.config.in_channels, *self.control.shape[2:]), generator=generator)
+        scheduler = self.model.scheduler(request.shift)
+        if self.cache is not None:
+            self.cache.clear()  # of an attempt before, which ran out of memory
+        preview = LatentPreview(self.colours, scheduler, len(self.inputs.references))
+        progress = self.host.progress("Sampling", request.steps)
+        return denoise(
+            transformer,
+            scheduler,
+            noise.to(self.device),
+            [states.to(self.device, dtype) for states in self.embeds],
+            self.control.to(self.device, dtype),
+            request.steps,
+            request.cfg_at,
+            self.inputs.scale_at,
+            lambda done, latents: progress.step(done, preview.of(latents)),
+            self.host.check_cancelled,
+            self.cache,
+        )
+
+    def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
+        tiled = choice.variant == "tiled"
+        with self.meter.phase(choice):
+            vae = self.model.vae(choice)
+            with placed(vae, [], choice, self.device, self.host):
+                progress = self.host.progress("Decoding", decode_steps(vae, latents, tiled))
+                return decode(vae, latents, tiled, progress.step)

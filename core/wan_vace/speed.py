@@ -1,0 +1,63 @@
+"""The word of the `speed` widget → what is done for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .request import REFERENCE, VACERequest
+
+FEW_STEPS = 12  # what distilled models take; there is nothing to leave out of so few
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A bundle of measures.
+
+    Attributes:
+        steps: share of the steps that are taken.
+        cfg_end: share of the steps after which guidance is off: by then the layout it decides stands.
+        step_cache: see `step_cache.StepCache`.
+    """
+
+    steps: float = 1.0
+    cfg_end: float = 1.0
+    step_cache: float = 0.0
+
+
+# What each gives up, on the built-in model: docs/benchmarks.md, "Speed".
+BUNDLES = {
+    REFERENCE: Speed(),
+    "balanced": Speed(step_cache=0.06),
+    "fast": Speed(cfg_end=0.6, step_cache=0.12),
+    "draft": Speed(steps=0.5, cfg_end=0.4, step_cache=0.12),
+}
+
+
+def with_speed(request: VACERequest) -> VACERequest:
+    """Return a request with the measures its `speed` stands for; what was set by hand stays."""
+    bundle = BUNDLES[request.speed]
+    if request.speed == REFERENCE or request.steps <= FEW_STEPS:
+        return request
+    by_hand = (request.cfg_start, request.cfg_end) != (0.0, 1.0)
+    return replace(
+        request,
+        steps=max(1, round(request.steps * bundle.steps)),
+        cfg_end=request.cfg_end if by_hand else bundle.cfg_end,
+        step_cache=request.step_cache or bundle.step_cache,
+    )
+
+
+def explained(asked: VACERequest, done: VACERequest) -> list[str]:
+    """Return what was done for speed, a sentence each."""
+    said = []
+    if done.steps != asked.steps:
+        said.append(f"{done.steps} steps in place of {asked.steps}.")
+    if done.cfg > 1 and (done.cfg_start, done.cfg_end) != (0.0, 1.0):
+        said.append(
+            f"Guidance from {done.cfg_start:.0%} to {done.cfg_end:.0%} of the steps; the others take half as long."
+        )
+    if done.step_cache:
+        said.append(f"Steps that change by less than {done.step_cache:.0%} take again what the one before computed.")
+    if asked.speed != REFERENCE and asked.steps <= FEW_STEPS:
+        said.append(f"speed is {asked.speed}, and {asked.steps} steps are few already: they stay as they are.")
+    return said

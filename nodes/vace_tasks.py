@@ -1,0 +1,359 @@
+"""VACE's jobs: each node takes what a person has and gives a task for VACE Sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.wan_vace.choices import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS
+from ..core.wan_vace.request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_SIDE
+from .shared import VACE, checked
+from .widgets import Declared, choice, line, number, socket, toggle, whole
+
+MORE = (2, 3, 4)  # further pictures a Reference node takes; for still more, one follows another
+
+
+class _Task:
+    """What the task nodes share: a task goes in, a larger one comes out."""
+
+    CATEGORY = VACE
+    RETURN_TYPES: tuple[str, ...] = ("VACE_TASK",)
+    RETURN_NAMES: tuple[str, ...] = ("task",)
+    OUTPUT_TOOLTIPS: tuple[str, ...] = ("For VACE Sample, or for another VACE node to build on.",)
+    FUNCTION = "make"
+
+
+class _SizedTask(_Task):
+    """A task with pictures of its own, which says the size and length it is to be sampled at."""
+
+    RETURN_TYPES = ("VACE_TASK", "INT", "INT", "INT")
+    RETURN_NAMES = ("task", "width", "height", "num_frames")
+    OUTPUT_TOOLTIPS = (
+        *_Task.OUTPUT_TOOLTIPS,
+        "The task's width, for VACE Sample; the nearest multiple of 16 below where a fit is chosen.",
+        "The task's height, for VACE Sample; the nearest multiple of 16 below where a fit is chosen.",
+        "The task's number of frames, for VACE Sample: 4n+1.",
+    )
+
+
+class PiyingVACEReference(_Task):
+    """Pictures of what the video is to show."""
+
+    DESCRIPTION = (
+        "Shows the model pictures of a subject, an object or a place to put into the video, in the order given, each "
+        "on a white canvas. They say what things look like; where they are and what they do is for the prompt."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare sockets and widgets."""
+        more = {}
+        for index in MORE:
+            more[f"image_{index}"] = socket("IMAGE", "More pictures, of any size; they come after those above.")
+            more[f"mask_{index}"] = socket("MASK", f"White is the subject of image_{index}; the rest becomes white.")
+        return {
+            "required": {
+                "image": socket("IMAGE", "One picture or several of one size. What alpha hides becomes white."),
+                "invert_mask": toggle(
+                    False, "Turn on for masks whose black part is the subject, such as the one that Load Image gives."
+                ),
+                "crop": toggle(
+                    False,
+                    "Cut each picture to what its mask shows, so that the subject is as large as can be. Pictures "
+                    "without a mask stay whole.",
+                ),
+            },
+            "optional": {
+                "task": _task_input("The pictures come behind those it has."),
+                "mask": socket(
+                    "MASK", "White is the subject; the rest becomes white. One for all pictures, or one for each."
+                ),
+                **more,
+            },
+        }
+
+    def make(
+        self, image: Any, invert_mask: bool, crop: bool, task: Any = None, mask: Any = None, **more: Any
+    ) -> tuple[Any]:
+        """Return the task with the pictures."""
+        from ..core.wan_vace.tasks.reference import reference
+
+        numbered = [(more.get(f"image_{index}"), more.get(f"mask_{index}")) for index in MORE]
+        pictures = [(image, mask), *((picture, own) for picture, own in numbered if picture is not None)]
+        return (reference(pictures, invert_mask, crop, task),)
+
+
+class PiyingVACERepaint(_SizedTask):
+    """A control video says where things are."""
+
+    DESCRIPTION = (
+        "Has the model draw over a control video: depth, pose, edges or scribble, gray, optical flow or layout boxes. "
+        "The prompt says what it looks like. To change a part of a video and keep the rest use VACE: Inpaint."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare sockets and widgets."""
+        return {
+            "required": {
+                "control": socket("IMAGE", "The control video, as its preprocessor made it."),
+                "strength": number(
+                    1.0,
+                    0.0,
+                    2.0,
+                    0.05,
+                    "How strongly the model follows the task. It has one strength for all of it: less also loosens "
+                    "references and kept parts.",
+                ),
+                "start_percent": number(
+                    0.0, 0.0, 1.0, 0.01, "From which part of the steps on the task counts: 0 is the first step."
+                ),
+                "end_percent": number(
+                    1.0, 0.0, 1.0, 0.01, "Up to which part of the steps the task counts: 1 is the last step."
+                ),
+                **_fitting_inputs(),
+            },
+            "optional": {
+                "task": _task_input("The control counts where it has something made."),
+                "mask": socket("MASK", "White is where the control counts. One frame, or as many as control has."),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, start_percent: float | None, end_percent: float | None) -> bool | str:
+        """Say so where no step would be left."""
+        from ..core.wan_vace.task import check_steps
+
+        return start_percent is None or end_percent is None or checked(check_steps, start_percent, end_percent)
+
+    def make(
+        self,
+        control: Any,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        task: Any = None,
+        mask: Any = None,
+        **fitting: Any,
+    ) -> tuple[Any, int, int, int]:
+        """Return the task with the control video."""
+        from ..core.wan_vace.task import Strength
+        from ..core.wan_vace.tasks.repaint import repaint
+
+        chosen = Strength(strength, start_percent, end_percent)
+        return _sized(repaint(control, mask, chosen, **fitting, task=task))
+
+
+class PiyingVACEInpaint(_SizedTask):
+    """A part of a video is made anew."""
+
+    DESCRIPTION = (
+        "Has the white part of a mask made anew, to go with the rest of the video. The gray that the model expects "
+        "there is filled in by itself. Let the prompt describe the result, not the change."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare sockets and widgets."""
+        return {
+            "required": {
+                "video": socket("IMAGE", "The frames of the video."),
+                "mask": socket(
+                    "MASK",
+                    "White is made anew, black is kept; a soft mask is cut in the middle. One frame for all, or as "
+                    "many as the video has.",
+                ),
+                "invert": toggle(False, "Turn on where black marks what is made anew."),
+                "shape": choice(
+                    SHAPES,
+                    "What is made anew: the mask as drawn, or the box or the convex hull around it in each frame. "
+                    "Give room where the new thing has another outline.",
+                ),
+                "grow": whole(
+                    0, -256, 256, "Pixels of the video by which the mask grows; a negative number shrinks it."
+                ),
+                **_keeping_inputs("the original outside the mask", "outside the mask"),
+                **_fitting_inputs(),
+            },
+            "optional": {"task": _task_input("What both leave alone is kept.")},
+        }
+
+    def make(
+        self, video: Any, mask: Any, invert: bool, shape: Any, grow: int, task: Any = None, **rest: Any
+    ) -> tuple[Any, int, int, int]:
+        """Return the task with the video and the area."""
+        from ..core.wan_vace.tasks.inpaint import Brush, inpaint
+
+        return _sized(inpaint(video, mask, Brush(invert, shape, grow), **rest, task=task))
+
+
+class PiyingVACEOutpaint(_SizedTask):
+    """What lies around a video is made."""
+
+    DESCRIPTION = (
+        "Puts a video on a larger canvas and has what lies around it made. The canvas, not the video, is the size to "
+        "sample at: wire width and height into VACE Sample."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare sockets and widgets."""
+        return {
+            "required": {
+                "video": socket("IMAGE", "The frames of the video."),
+                "left": whole(25, 0, MAX_SIDE, "How much is added left of the video."),
+                "top": whole(0, 0, MAX_SIDE, "How much is added above the video."),
+                "right": whole(25, 0, MAX_SIDE, "How much is added right of the video."),
+                "bottom": whole(0, 0, MAX_SIDE, "How much is added below the video."),
+                "unit": choice(
+                    UNITS,
+                    "percent: of the video's width and height, rounded up to a canvas of multiples of 16. pixels: "
+                    "exactly as many.",
+                ),
+                "aspect": choice(
+                    ASPECTS,
+                    "Widens the canvas further, to these proportions: evenly, or as left and right (top and bottom) "
+                    "are to each other.",
+                ),
+                "overlap": whole(
+                    0, 0, 256, "Pixels of the video's edge that are made anew as well, against a visible seam."
+                ),
+                **_keeping_inputs("the original video", "inside the video's edge"),
+                **_fitting_inputs(),
+            },
+            "optional": {"task": _task_input("Its pictures have to be of the canvas's size.")},
+        }
+
+    def make(
+        self,
+        video: Any,
+        left: int,
+        top: int,
+        right: int,
+        bottom: int,
+        unit: Any,
+        aspect: Any,
+        task: Any = None,
+        **rest: Any,
+    ) -> tuple[Any, int, int, int]:
+        """Return the task with the canvas."""
+        from ..core.wan_vace.tasks.outpaint import Sides, outpaint
+
+        return _sized(outpaint(video, Sides(left, top, right, bottom, unit, aspect), **rest, task=task))
+
+
+class PiyingVACEExtend(_SizedTask):
+    """Some frames are given, the others are made."""
+
+    DESCRIPTION = (
+        "Has the missing frames made: after a first frame or clip, before a last one, between both, or around frames "
+        "at given times. Wire at least one of first, last and between."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare sockets and widgets."""
+        return {
+            "required": {
+                "num_frames": whole(
+                    DEFAULT_FRAMES,
+                    1,
+                    LONGEST_FRAMES,
+                    "How many frames: in all or new, as count says. In all it is 4n+1, over 241 for VACE Long Video.",
+                ),
+                "count": choice(COUNTS, "in all: given and new frames together. new: the new ones alone."),
+                "times": line(
+                    "Where the frames of between go, one place for each: 40 is a frame counted from 0, 2.5s a time in "
+                    "seconds. Example: 20, 40, 3.5s"
+                ),
+                "clip_frames": whole(
+                    0,
+                    0,
+                    LONGEST_FRAMES,
+                    "How much of a clip is given: the last frames of first, the first frames of last. 0: all of it.",
+                ),
+                "fps": number(
+                    float(FPS),
+                    1.0,
+                    240.0,
+                    0.01,
+                    "Frames a second of the clips. At 16 they are taken as they are; at another rate frames are left "
+                    "out or repeated, so that they keep their speed.",
+                ),
+                "keep": toggle(True, "Bring the given frames back into the result, untouched."),
+                "fit": _fit_input("given frames"),
+            },
+            "optional": {
+                "task": _task_input("The given frames lie on top of its video."),
+                "first": socket("IMAGE", "The frame or the clip that the video begins with."),
+                "last": socket("IMAGE", "The frame or the clip that it ends with."),
+                "between": socket("IMAGE", "Frames to pass through; times says where."),
+            },
+        }
+
+    def make(
+        self,
+        num_frames: int,
+        count: Any,
+        times: str,
+        clip_frames: int,
+        fps: float,
+        keep: bool,
+        fit: Any,
+        task: Any = None,
+        first: Any = None,
+        last: Any = None,
+        between: Any = None,
+    ) -> tuple[Any, int, int, int]:
+        """Return the task with the given frames."""
+        from ..core.wan_vace.tasks.extend import GivenFrames, extend
+
+        given = GivenFrames(first, last, between, times, clip_frames, fps)
+        return _sized(extend(given, num_frames, count, keep, fit, task))
+
+
+def _sized(task: Any) -> tuple[Any, int, int, int]:
+    return (task, *task.offered_size(), task.offered_length())
+
+
+def _task_input(how: str) -> Declared:
+    return socket("VACE_TASK", f"A task to build on, from another VACE node. {how}")
+
+
+def _fit_input(what: str) -> Declared:
+    return choice(
+        FITS,
+        f"What to do where the {what} are of another size than VACE Sample makes. refuse: stop and say so. crop: fill "
+        "the size and cut the middle out. letterbox: show all, with black bars. stretch: let the proportions go.",
+    )
+
+
+def _fitting_inputs() -> dict[str, Declared]:
+    return {
+        "fit": _fit_input("frames"),
+        "length": choice(
+            LENGTHS,
+            "What to do where there are more or fewer frames than VACE Sample makes. refuse: stop and say so. trim: "
+            "cut the end. hold: repeat the last frame. resample: take 16 frames a second, then cut the end. spread: "
+            "take frames evenly from beginning to end, which changes the speed. continue: leave the frames behind the "
+            "last one to the model.",
+        ),
+        "fps": number(
+            float(FPS),
+            1.0,
+            240.0,
+            0.01,
+            "Frames a second of the source, for length resample; without effect otherwise.",
+        ),
+    }
+
+
+def _keeping_inputs(what: str, where: str) -> dict[str, Declared]:
+    return {
+        "keep": toggle(True, f"Bring {what} back into the result, untouched. Off: as the model gives it, softer."),
+        "feather": whole(
+            8,
+            0,
+            256,
+            f"Pixels {where} over which old and new blend. 0: a hard border. Without effect where keep is off.",
+        ),
+    }

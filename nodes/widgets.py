@@ -1,0 +1,38 @@
+"""Declarations of sockets and widgets, in ComfyUI's form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Declared = tuple[Any, dict[str, Any]]
+
+
+def socket(kind: str, tooltip: str) -> Declared:
+    """Return an input that is wired."""
+    return kind, {"tooltip": tooltip}
+
+
+def toggle(default: bool, tooltip: str) -> Declared:
+    """Return a switch."""
+    return "BOOLEAN", {"default": default, "tooltip": tooltip}
+
+
+def choice(words: Sequence[str], tooltip: str) -> Declared:
+    """Return a list to choose from, the first word chosen."""
+    return list(words), {"default": words[0], "tooltip": tooltip}
+
+
+def whole(default: int, low: int, high: int, tooltip: str) -> Declared:
+    """Return a whole number between two limits."""
+    return "INT", {"default": default, "min": low, "max": high, "tooltip": tooltip}
+
+
+def number(default: float, low: float, high: float, step: float, tooltip: str) -> Declared:
+    """Return a number between two limits."""
+    return "FLOAT", {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip}
+
+
+def line(tooltip: str) -> Declared:
+    """Return a line of text, empty at first."""
+    return "STRING", {"default": "", "tooltip": tooltip}

@@ -1,0 +1,211 @@
+"""What the browser may ask: plans, models, fetching; and what it may not."""
+
+from __future__ import annotations
+
+import pytest
+from piying.core import comfy_server
+from piying.core.comfy_server import MAX_TABS, Tabs, parse, refusal
+from piying.core.errors import PiyingError
+from piying.core.host import HeadlessHost, set_host
+from piying.nodes import routes
+
+GB = 2**30
+JSON = {"Content-Type": "application/json", "Host": "127.0.0.1:8188"}
+SIZE = {"width": 832, "height": 480, "num_frames": 81, "steps": 20, "cfg": 5.0}
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path):
+    """A card of 8 GB that is not there, so that models of the manifest can be planned for."""
+    set_host(HeadlessHost(models=[tmp_path], chosen_device="cpu", vram=8 * GB, ram=32 * GB, imagined=True))
+    yield
+    set_host(None)
+
+
+def loader(model="wan2.1-vace-14b", **more):
+    inputs = {"model": model, "precision": "auto", "memory": "auto", **more}
+    return {"class_type": "PiyingLoadWanVACE", "inputs": inputs, "slot": 0}
+
+
+def asked(**inputs):
+    return {"class_type": "PiyingVACESample", "inputs": {"model": loader(), **SIZE, **inputs}}
+
+
+def refused(question, pattern):
+    with pytest.raises(PiyingError, match=pattern):
+        routes.plan(question)
+
+
+def test_a_plan_says_what_a_run_needs():
+    found = routes.plan(asked())
+    assert found["verdict"] == "streams"
+    assert 0 < found["peak_vram_gb"] < 8
+    assert found["text"].startswith("wan2.1-vace-14b\n")
+    assert [832, 480] in [list(size) for size in found["sizes"]]
+    assert found["toy"] is False
+
+
+def test_it_changes_with_size_length_model_and_precision():
+    first = routes.plan(asked())
+    for question in (
+        asked(width=1280, height=720),
+        asked(num_frames=17),
+        asked(model=loader("wan2.1-vace-1.3b")),
+        asked(model=loader(memory="fp8")),
+    ):
+        assert routes.plan(question)["peak_vram_gb"] != first["peak_vram_gb"]
+
+
+def test_large_cards_hold_everything_and_small_ones_not_every_size():
+    set_host(HeadlessHost(chosen_device="cpu", vram=80 * GB, ram=128 * GB, imagined=True))
+    assert routes.plan(asked(model=loader("wan2.1-vace-1.3b")))["verdict"] == "fits"
+    set_host(HeadlessHost(chosen_device="cpu", vram=6 * GB, ram=32 * GB, imagined=True))
+    found = routes.plan(asked(width=2048, height=2048, num_frames=241))
+    assert found["verdict"] == "too big"
+    assert found["fits"] is False
+
+
+def test_what_only_the_run_knows_is_named():
+    found = routes.plan(asked(width=None, height=None, task=None))
+    assert found["unknown"] == ["width", "height"]
+
+
+def test_images_too():
+    question = {
+        "class_type": "PiyingHunyuanDiT",
+        "inputs": {
+            "model": {"class_type": "PiyingLoadHunyuanDiT", "inputs": {"model": "built-in", "precision": "auto"}},
+            **{name: SIZE[name] for name in ("steps", "cfg")},
+            "width": 64,
+            "height": 64,
+        },
+    }
+    found = routes.plan(question)
+    assert found["toy"] is True
+    assert found["offer"] == "hunyuan-dit-v1.2"
+
+
+def test_a_model_that_is_not_here_says_what_to_fetch():
+    set_host(HeadlessHost(chosen_device="cpu"))
+    found = routes.plan(asked())
+    assert (found["verdict"], found["offer"]) == ("missing", "wan2.1-vace-14b")
+    assert "not installed" in found["error"]
+    assert routes.plan(asked(model=loader("nobody's")))["offer"] == "wan2.1-vace-1.3b"
+
+
+@pytest.mark.parametrize(
+    ("question", "pattern"),
+    [
+        ({"class_type": "os.system"}, "no node of Piying"),
+        ({"class_type": ["x"]}, "no node of Piying"),
+        ({"class_type": "PiyingFrameRate"}, "Connect a loader"),
+        ({"class_type": "PiyingVACESample"}, "Connect a loader"),
+        ({"class_type": "PiyingVACESample", "inputs": []}, "no JSON object"),
+        (asked(width="wide"), "width is no number"),
+        (asked(width=True), "width is no number"),
+        (asked(width=0), "width is 0. It goes from 16 to 2048"),
+        (asked(cfg=float("nan")), "cfg is nan"),
+        (asked(model={"class_type": "PiyingLoadWanVACE"}), "model of PiyingLoadWanVACE is missing"),
+        (asked(model={**loader(), "slot": 7}), "no output 7"),
+        (asked(model={**loader(), "slot": -1}), "no output -1"),
+        (asked(model=loader(["x"])), "model is no text"),
+        (asked(model=loader("x" * 3000)), "model is no text of up to 2000"),
+    ],
+)
+def test_a_wrong_question_gets_a_sentence(question, pattern):
+    refused(question, pattern)
+
+
+def test_a_model_is_a_name_and_no_path(tmp_path):
+    set_host(HeadlessHost(models=[tmp_path / "models"], chosen_device="cpu"))
+    for name in ("../../etc/passwd", "/etc", "..\\..\\windows"):
+        assert routes.plan(asked(model=loader(name)))["verdict"] == "missing"
+
+
+def test_nodes_that_do_work_are_not_run():
+    """Only loaders are; what a video or a server would give stays unknown."""
+    server = {"class_type": "PiyingPromptServer", "inputs": {"url": "http://127.0.0.1:1", "model": "x", "timeout": 1}}
+    refused(asked(model=server), "Connect a loader")
+
+
+def test_endless_questions_end():
+    question = asked()
+    for _ in range(30):
+        question = asked(task=question)
+    refused(question, "More than 8 nodes")
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://proxy.example"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "none"}, False),
+        ({"Origin": "http://127.0.0.1:8188"}, True),
+        ({"Origin": "http://127.0.0.1:9999"}, False),
+        ({"Origin": "https://evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Content-Type": "text/plain"}, False),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, False),
+        ({"Content-Type": "Application/JSON; charset=utf-8"}, True),
+    ],
+)
+def test_only_comfyuis_own_pages_may_ask(headers, allowed):
+    assert (refusal({**JSON, **headers}) is None) is allowed
+
+
+@pytest.mark.parametrize("data", [b"", b"[1]", b"{", b"\xff", b"null", b"[" * 5000])
+def test_what_is_no_question_is_refused(data):
+    with pytest.raises(PiyingError, match="no JSON"):
+        parse(data)
+
+
+# News
+
+
+def test_tabs_that_asked_hear_of_their_own_runs(monkeypatch):
+    sent = []
+
+    class Server:
+        client_id, last_node_id = "a", "7"
+
+        def send_sync(self, kind, news, client):
+            sent.append((kind, news, client))
+
+    monkeypatch.setattr(comfy_server, "comfy_server", Server)
+    tabs = Tabs()
+    tabs.tell("piying.progress", {"done": 1})
+    assert sent == []
+    tabs.join("b", True)
+    tabs.tell("piying.progress", {"done": 1})
+    assert sent == []
+    tabs.join("a", False)
+    tabs.tell("piying.progress", {"done": 1})
+    assert sent == [("piying.progress", {"node": "7", "done": 1}, "a")]
+    assert not tabs.wants_motion()
+    tabs.join("a", True)
+    assert tabs.wants_motion()
+
+
+def test_tabs_are_forgotten_in_time():
+    tabs = Tabs()
+    for number in range(3 * MAX_TABS):
+        tabs.join(str(number), True)
+    assert len(tabs._moving) == MAX_TABS
+
+
+@pytest.mark.parametrize("question", [{}, {"client": ""}, {"client": "x" * 101, "moving": True}, {"client": "x"}])
+def test_a_tab_says_who_it_is(question):
+    with pytest.raises(PiyingError, match="client is a text"):
+        routes.watch(question)
+
+
+def test_nothing_is_registered_without_comfyui():
+    assert comfy_server.comfy_server() is None
+    routes.offer_routes()

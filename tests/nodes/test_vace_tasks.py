@@ -1,0 +1,195 @@
+"""The VACE task nodes as a graph calls them: by their widgets, wired into each other."""
+
+from __future__ import annotations
+
+import piying.runner
+import pytest
+import torch
+from piying.core.errors import PiyingError
+from piying.core.host import set_host
+
+from ..core.vace_clips import box, clip, moving_box
+
+SIZE = (64, 48)
+
+
+@pytest.fixture(autouse=True)
+def own_host():
+    yield
+    set_host(None)
+
+
+def widgets(name):
+    """Return the widgets' defaults, as a new node on the canvas has them."""
+    required = piying.NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["required"]
+    return {key: options["default"] for key, (_, options) in required.items() if "default" in options}
+
+
+def call(name, **given):
+    """Run a node whose other widgets hold their defaults."""
+    node = piying.NODE_CLASS_MAPPINGS[name]
+    declared = node.INPUT_TYPES()
+    assert set(given) <= {**declared["required"], **declared["optional"]}.keys()
+    results = getattr(node(), node.FUNCTION)(**{**widgets(name), **given})
+    assert len(results) == len(node.RETURN_TYPES)
+    return results
+
+
+def prepared(task, size=SIZE, count=9):
+    from piying.core.wan_vace.condition import prepare
+
+    return prepare(task, *size, count)
+
+
+def test_each_node_with_its_defaults():
+    (task,) = call("PiyingVACEReference", image=clip(2))
+    assert len(task.references) == 2
+    assert call("PiyingVACERepaint", control=clip())[1:] == (64, 48, 9)
+    assert call("PiyingVACEInpaint", video=clip(), mask=box())[1:] == (64, 48, 9)
+    assert call("PiyingVACEOutpaint", video=clip())[1:] == (96, 48, 9)
+    assert call("PiyingVACEExtend", first=clip(1))[1:] == (64, 48, 81)
+
+
+def test_references_come_in_the_order_of_the_sockets():
+    pictures = {"image_4": clip(1, 16, 40), "image_2": clip(1, 16, 20), "image": clip(1, 16, 10)}
+    (task,) = call("PiyingVACEReference", **pictures, image_3=clip(2, 16, 30), mask_3=box(16, 30, slice(0, 9)))
+    assert [picture.shape[1] for picture in task.references] == [10, 20, 30, 30, 40]
+    assert (task.references[2][10:] == 1).all(), "each mask belongs to the image of its number"
+
+
+def test_a_chain_of_all():
+    """The authors' swap, animate and expand, in one graph."""
+    video = clip(width=32)
+    task, *size = call("PiyingVACEOutpaint", video=video, left=50, right=50)
+    (task,) = call("PiyingVACEReference", image=clip(1, 20, 20), image_3=clip(2, 9, 40), mask=box(20, 20), task=task)
+    task, *_ = call("PiyingVACERepaint", control=clip(seed=1), mask=box(), strength=0.5, end_percent=0.4, task=task)
+    task, *last = call("PiyingVACEExtend", last=clip(1, seed=2), num_frames=9, task=task)
+    assert size == last == [64, 48, 9]
+    inputs = prepared(task)
+    assert len(inputs.references) == 3
+    assert (inputs.scale_at(3, 10), inputs.scale_at(4, 10)) == (0.5, 0)
+    assert torch.equal(inputs.canvas.frames[8], clip(1, seed=2)[0])
+    assert torch.equal(inputs.canvas.frames[0, :, 16:48], video[0])
+    assert torch.equal(inputs.canvas.frames[0, 16:40, 8:16], clip(seed=1)[0, 16:40, 8:16])
+    assert inputs.mask[0, 0, :8, :, 16:48].sum() == 0
+
+
+CHANGED = {
+    "PiyingVACERepaint": [
+        {"strength": 0.5},
+        {"start_percent": 0.5},
+        {"end_percent": 0.5},
+        {"fit": "crop"},
+        {"length": "trim"},
+        {"fps": 24.0, "length": "resample"},
+    ],
+    "PiyingVACEInpaint": [
+        {"invert": True},
+        {"shape": "box"},
+        {"grow": 2},
+        {"keep": False},
+        {"feather": 0},
+        {"fit": "stretch"},
+        {"length": "spread"},
+    ],
+    "PiyingVACEOutpaint": [
+        {"left": 50},
+        {"top": 50},
+        {"right": 0},
+        {"bottom": 50},
+        {"unit": "pixels", "left": 32, "right": 0},
+        {"aspect": "21:9"},
+        {"overlap": 3},
+        {"keep": False},
+        {"feather": 1},
+        {"length": "continue"},
+    ],
+    "PiyingVACEExtend": [
+        {"num_frames": 21},
+        {"count": "new", "num_frames": 36},
+        {"clip_frames": 3},
+        {"fps": 8.0},
+        {"keep": False},
+        {"fit": "stretch"},
+    ],
+}
+
+
+def pictures(name):
+    drawn = moving_box()
+    drawn[:, 20:24] = 0
+    return {
+        "PiyingVACERepaint": {"control": clip()},
+        "PiyingVACEInpaint": {"video": clip(), "mask": drawn},
+        "PiyingVACEOutpaint": {"video": clip()},
+        "PiyingVACEExtend": {"first": clip(5)},
+    }[name]
+
+
+@pytest.mark.parametrize(("name", "changes"), [(name, changes) for name in CHANGED for changes in CHANGED[name]])
+def test_every_widget_reaches_the_work(name, changes):
+    plain = fingerprint(call(name, **pictures(name)))
+    assert fingerprint(call(name, **pictures(name), **changes)) != plain
+
+
+def fingerprint(results):
+    """Return all that a task says, with its pictures reduced to sums."""
+    task, *offered = results
+    layers = []
+    for layer in task.layers:
+        area = None if layer.area is None else layer.area.sum((1, 2)).tolist()
+        words = (layer.fit, layer.length, layer.fps, layer.paste, layer.feather, layer.slots)
+        layers.append((*words, area, layer.frames.sum().item()))
+    return offered, layers, task.strength
+
+
+@pytest.mark.parametrize("name", ["PiyingVACEReference", *CHANGED])
+def test_sockets_that_may_stay_open_hold_no_widgets(name):
+    """Values of widgets are stored by position; one that comes and goes would move the others."""
+    optional = piying.NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["optional"]
+    assert optional["task"][0] == "VACE_TASK"
+    assert {kind for kind, _ in optional.values()} <= {"VACE_TASK", "IMAGE", "MASK"}
+
+
+def test_a_graph_takes_size_and_length_from_its_task(tmp_path):
+    """A picture, outpainted and held for five frames, sampled by the runner."""
+    from PIL import Image
+
+    Image.fromarray((clip(1, 48, 32)[0] * 255).round().byte().numpy()).save(tmp_path / "picture.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "picture.png"}},
+        "2": {"class_type": "RepeatImageBatch", "inputs": {"image": ["1", 0], "amount": 5}},
+        "3": {"class_type": "PiyingVACEOutpaint", "inputs": {**widgets("PiyingVACEOutpaint"), "video": ["2", 0]}},
+        "4": {"class_type": "PiyingLoadWanVACE", "inputs": {"model": "built-in", "precision": "auto"}},
+        "5": {
+            "class_type": "PiyingVACESample",
+            "inputs": {
+                **widgets("PiyingVACESample"),
+                "model": ["4", 0],
+                "task": ["3", 0],
+                "prompt": "",
+                "steps": 1,
+                "cfg": 1.0,
+                "width": ["3", 1],
+                "height": ["3", 2],
+                "num_frames": ["3", 3],
+            },
+        },
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+    }
+    finished = piying.runner.run(graph, input=tmp_path, output=tmp_path / "output")
+    frames = finished.outputs("VACE Sample")[0][0]
+    assert tuple(frames.shape) == (5, 48, 48, 3)
+    assert torch.equal(frames[:, :, 16:24], clip(1, 48, 32)[:, :, 8:16].expand(5, -1, -1, -1)), "behind the feather"
+
+
+def test_mistakes_are_said_before_anything_is_sampled():
+    validate = piying.NODE_CLASS_MAPPINGS["PiyingVACERepaint"].VALIDATE_INPUTS
+    assert validate(0.0, 1.0) is True
+    assert validate(None, 0.5) is True
+    assert "Choose a start below the end" in validate(0.6, 0.5)
+    assert "both from 0 to 1" in validate(0.0, 7.0), "ComfyUI leaves limits to nodes that validate"
+    with pytest.raises(PiyingError, match="The mask has 5 frames, the video 9"):
+        call("PiyingVACEInpaint", video=clip(), mask=moving_box(5))
+    with pytest.raises(PiyingError, match="Wire at least one frame"):
+        call("PiyingVACEExtend")
