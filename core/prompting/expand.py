@@ -1,158 +1,227 @@
-"""Qwen3 writes the prompt: a chat template, `generate`, and the answer cleaned of its thinking."""
+"""A short line → a prompt: asked for, checked, remembered, and never in the way of a render."""
 
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from ..checkpoints.choose import ModelHandle, choose_model
-from ..checkpoints.folders import check_tensors, reading
-from ..checkpoints.found import FoundModel
-from ..host import Host, Progress
-from ..memory.devices import resolve_dtype
-from ..memory.kept import kept
-from ..memory.residency import resident
-from .presets import preset_text
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from ..checkpoints.choose import ModelHandle
+from ..errors import PiyingError
+from ..host import Host
+from .checks import most_words, off_language, refuses, repeats, too_short
+from .clean import clean_answer
+from .edits import is_edit, result_of, speaks_of_edit
+from .facts import ADDABLE, Fact, clauses_with, find_facts, missing_facts
+from .local import LocalModel
+from .messages import answer_language, compose, plain
+from .negative import suggest_negative
+from .picture import Picture, first_picture
+from .presets import preset_text, shows_motion
+from .remembered import RememberedAnswers
+from .request import LANGUAGES, LENGTHS, ExpandRequest
+from .script import first_sentences, joined, language_of
+from .server import ServerHandle, ServerModel
+from .writer import Answer, Write, Writer
 
 log = logging.getLogger("piying")
 
-DEFAULT_PRESET = "text_to_video"
-DEFAULT_MAX_NEW_TOKENS = 256
-DEFAULT_TEMPERATURE = 0.7
-# Sampling advised for Qwen3 without thinking, in its model card.
-TOP_P, TOP_K = 0.8, 20
+TRIES = 2
+SEEDS = 2**64
+PromptHandle = ModelHandle | ServerHandle
 
-THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+
+class Unusable(PiyingError):
+    """A model answered, and not with a prompt."""
 
 
 @dataclass(frozen=True)
-class ExpandRequest:
-    """One prompt to expand.
+class Brief:
+    """A request as it is worked on: with its system prompt, its picture, and what its answer must have."""
 
-    Attributes:
-        prompt: the short line.
-        preset: a name from `presets.preset_names`.
-        max_new_tokens: the longest answer.
-        temperature: 0 always takes the likeliest token; higher wanders more.
-        seed: 0 … 2**64-1; the same seed, model and text give the same answer.
-    """
-
-    prompt: str
-    preset: str = DEFAULT_PRESET
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    temperature: float = DEFAULT_TEMPERATURE
-    seed: int = 0
+    request: ExpandRequest
+    system: str
+    picture: Picture | None
+    facts: tuple[Fact, ...]
+    language: str | None
 
 
-def expand(handle: ModelHandle, request: ExpandRequest, host: Host) -> tuple[str, dict[str, Any]]:
+def expand(handle: PromptHandle, request: ExpandRequest, host: Host, image: Any = None) -> tuple[str, dict[str, Any]]:
     """Return the expanded prompt and a record of what ran, fit for JSON.
 
-    An empty answer gives the original prompt back, with a warning: a render is worth more than a
-    failed expansion.
+    Whatever goes wrong gives the original prompt back, with a warning: a render is worth more than a
+    failed expansion. The record says where the text comes from (`source`: model, server, cache, frozen or
+    original), why the original was used (`problem`), and holds the suggested negative prompt.
+
+    Args:
+        handle: a local model, or a server.
+        request: what to write.
+        host: where folders, device and display come from.
+        image: frames [N, H, W, 3] in 0..1 to look at, of which the first is used; None for none.
 
     Raises:
-        PiyingError: the model is not installed or cannot be read, or the preset does not exist.
+        PiyingError: the request itself is wrong; in strict mode also whatever else goes wrong.
     """
-    system = preset_text(request.preset)
-    found = choose_model(handle, host)
-    model, tokenizer = _load(found, handle, host)
-    answer = _generate(model, tokenizer, system, request, host)
-    if not answer:
-        log.warning("The prompt model %s gave an empty answer: using the prompt as it was written.", found.name)
-        answer = request.prompt
-    return answer, {
-        "model": found.name,
-        "dtype": str(model.dtype),
-        "device": host.device(),
-        **asdict(request),
-    }
+    _check(request)
+    if request.frozen_prompt.strip():
+        return _result(request, request.frozen_prompt.strip(), {"source": "frozen"})
+    brief = _brief(request, host, image)
+    record: dict[str, Any] = {}
+    try:
+        text = _expanded(handle, brief, host, record)
+    except PiyingError as error:
+        if request.strict:
+            raise
+        log.warning("%s Using the prompt as it was written.", error)
+        text = request.prompt
+        record |= {"source": "original", "problem": str(error)}
+    return _result(request, text, record)
 
 
-def _load(found: FoundModel, handle: ModelHandle, host: Host) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    dtype = resolve_dtype(handle.precision, host.device())
-    host.check_cancelled()
-    return kept("prompt", (found.path, dtype), lambda: _read(found, dtype))
+def _check(request: ExpandRequest) -> None:
+    for name, value, choices in (
+        ("language", request.language, LANGUAGES),
+        ("length", request.length, tuple(LENGTHS)),
+    ):
+        if value not in choices:
+            raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(choices)}.")
 
 
-def _read(found: FoundModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    log.info("Loading prompt model: %s", found.name)
-    with reading(found.path, "prompt"):
-        tokenizer = AutoTokenizer.from_pretrained(found.path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            found.path, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-        check_tensors(model, found.path, "prompt")
-    return model.eval(), tokenizer
+def _result(request: ExpandRequest, text: str, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    negative = suggest_negative(f"{request.prompt} {request.style}", request.preset, language_of(text))
+    return text, {**asdict(request), **record, "expanded": text, "negative_prompt": negative}
 
 
-def _generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    system: str,
-    request: ExpandRequest,
-    host: Host,
-) -> str:
-    import torch
-    from transformers import StoppingCriteriaList
-
-    device = host.device()
-    progress = host.progress("Expanding prompt", request.max_new_tokens)
-    inputs = _chat(tokenizer, system, request.prompt).to(device)
-    start = inputs["input_ids"].shape[1]
-    # generate() draws from torch's global generator: fork it, so that nobody else's draws change.
-    with resident([model], device, host), torch.no_grad(), _forked_rng(device):
-        torch.manual_seed(request.seed)
-        tokens = model.generate(
-            **inputs,
-            **sampling_arguments(request),
-            stopping_criteria=StoppingCriteriaList([_token_counter(progress, start)]),
-        )
-    return clean_answer(tokenizer.decode(tokens[0, start:], skip_special_tokens=True))
-
-
-def _forked_rng(device: str) -> Any:
-    import torch
-
-    return torch.random.fork_rng(devices=[device] if device.startswith("cuda") else [])
-
-
-def sampling_arguments(request: ExpandRequest) -> dict[str, Any]:
-    """Return the arguments `generate` is called with."""
-    arguments: dict[str, Any] = {"max_new_tokens": request.max_new_tokens}
-    if request.temperature == 0:
-        return arguments | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return arguments | {"do_sample": True, "temperature": request.temperature, "top_p": TOP_P, "top_k": TOP_K}
-
-
-def _chat(tokenizer: PreTrainedTokenizerBase, system: str, prompt: str) -> Any:
-    """Return input_ids and attention_mask of the conversation, thinking switched off."""
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, enable_thinking=False, return_tensors="pt", return_dict=True
+def _brief(request: ExpandRequest, host: Host, image: Any) -> Brief:
+    said = result_of(request.prompt) if is_edit(request.preset) else request.prompt
+    return Brief(
+        request,
+        preset_text(request.preset, host),
+        None if image is None else first_picture(image),
+        tuple(find_facts(said, shows_motion(request.preset), request.keep)),
+        answer_language(request),
     )
 
 
-def _token_counter(progress: Progress, start: int) -> StoppingCriteria:
-    """Return a criterion that never stops `generate`, but reports each token so that a cancel can."""
-    import torch
-    from transformers import StoppingCriteria
+def _expanded(handle: PromptHandle, brief: Brief, host: Host, record: dict[str, Any]) -> str:
+    """Return a prompt from the handle's model, or from the one that stands in for a server that fails.
 
-    class TokenCounter(StoppingCriteria):  # type: ignore[misc]
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            progress.step(input_ids.shape[1] - start)
-            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+    `record` is filled with who was asked, whether an answer comes or not.
+    """
+    if not brief.request.prompt.strip() and brief.picture is None:
+        raise PiyingError("prompt is empty. Write what to show, or connect an image to look at.")
+    if not isinstance(handle, ServerHandle):
+        return _remembered(LocalModel(handle, host, brief.picture is not None), "model", brief, host, record)
+    try:
+        return _remembered(ServerModel(handle, host), "server", brief, host, record)
+    except PiyingError as error:
+        if handle.fallback is None:
+            raise
+        log.warning("%s Asking the local model instead.", error)
+        record.clear()
+        record["server_problem"] = str(error)
+        return _expanded(handle.fallback, brief, host, record)
 
-    return TokenCounter()
+
+def _remembered(writer: Writer, source: str, brief: Brief, host: Host, record: dict[str, Any]) -> str:
+    """Return what the writer answered to this before, or answers now."""
+    record |= writer.record()
+    if brief.picture is not None and not writer.sees:
+        _cannot_see(writer, brief.request)
+        brief = replace(brief, picture=None)
+    record["saw_image"] = brief.picture is not None
+    answers = RememberedAnswers(host.cache_folder() / "prompts")
+    key = {
+        "writer": writer.identity(),
+        "system": brief.system,
+        "request": asdict(replace(brief.request, strict=False)),
+        "picture": brief.picture.digest if brief.picture else None,
+    }
+    text = answers.get(key)
+    if text is not None and _problem(text, brief) is None:
+        log.info("Expanded prompt: as this model wrote it before.")
+        record["source"] = "cache"
+        return text
+    text = _write(writer, brief)
+    answers.put(key, text)
+    record |= {**writer.record(), "source": source}
+    return text
 
 
-def clean_answer(text: str) -> str:
-    """Return the answer without its thinking, on one line."""
-    return " ".join(THINKING.sub("", text).split())
+def _cannot_see(writer: Writer, request: ExpandRequest) -> None:
+    said = f"{writer.name} cannot look at the image: it reads text alone. A Qwen2.5-VL or Qwen3-VL folder can."
+    if request.strict or not request.prompt.strip():
+        raise PiyingError(said)
+    log.warning("%s Going by the text.", said)
+
+
+def _write(writer: Writer, brief: Brief) -> str:
+    """Return the first answer that can be used.
+
+    Raises:
+        Unusable: none of them can.
+    """
+    return writer.hold(lambda write: _ask(write, writer, brief), brief.request.max_new_tokens)
+
+
+def _ask(write: Write, writer: Writer, brief: Brief) -> str:
+    problem = ""
+    for number in range(_tries(writer, brief)):
+        request = replace(brief.request, seed=(brief.request.seed + number) % SEEDS)
+        chat = (
+            plain(brief.system, request)
+            if writer.plain
+            else compose(brief.system, request, brief.facts, brief.picture is not None, problem)
+        )
+        text = usable_text(write(chat, brief.picture, request), brief)
+        found = _problem(text, brief)
+        if found is None:
+            return text
+        problem = found
+        log.info("%s: %s", writer.name, problem)
+    raise Unusable(f"The prompt model {writer.name} gave nothing to use: {problem}")
+
+
+def _tries(writer: Writer, brief: Brief) -> int:
+    """Return how often to ask: the likeliest words of a chat that stays the same are the same again."""
+    return 1 if writer.plain and brief.request.temperature == 0 else TRIES
+
+
+def usable_text(answer: Answer, brief: Brief) -> str:
+    """Return an answer cleaned, cut to its length at a sentence, and with words added that it only forgot."""
+    limit = most_words(LENGTHS[brief.request.length])
+    text = first_sentences(clean_answer(answer.text), limit, answer.finished)
+    forgotten = _missing(text, brief)
+    if text and forgotten and all(fact.kind in ADDABLE for fact in forgotten) and not _translated(brief):
+        listed = [fact.said for fact in forgotten if fact.kind == "kept"]
+        clauses = clauses_with([fact for fact in forgotten if fact.kind != "kept"], brief.request.prompt)
+        text = joined([text, *filter(None, [clauses, ", ".join(listed)])])
+    return text
+
+
+def _problem(text: str, brief: Brief) -> str | None:
+    """Return what is wrong with a text, None where nothing is."""
+    prompt = brief.request.prompt
+    if not text:
+        return "It was empty, or never came to an end."
+    if refuses(text, prompt):
+        return "It talked to the user, and described nothing."
+    if repeats(text):
+        return "It repeated itself."
+    kept = [fact.said for fact in brief.facts if fact.kind in ("quoted", "name", "kept")]
+    if off_language(text, brief.language, kept):
+        return f"It was not in {'Chinese' if brief.language == 'zh' else 'English'}."
+    if is_edit(brief.request.preset) and speaks_of_edit(text):
+        return "It told of the change, and not of what is seen."
+    if too_short(text, prompt):
+        return "It left out most of the text."
+    missing = _missing(text, brief)
+    return f"It left out: {', '.join(fact.said for fact in missing)}." if missing else None
+
+
+def _missing(text: str, brief: Brief) -> list[Fact]:
+    return missing_facts(list(brief.facts), text, _translated(brief))
+
+
+def _translated(brief: Brief) -> bool:
+    return brief.language != language_of(brief.request.prompt)

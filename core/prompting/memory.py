@@ -1,0 +1,42 @@
+"""What writing a prompt costs: one phase, whose time is that of reading the weights once a token."""
+
+from __future__ import annotations
+
+from ..memory.components import Component
+from ..memory.work import Phase, Variant
+
+BLOCK_LISTS = {"prompt_model": ("model.layers",)}
+FP8_KEEP: dict[str, tuple[str, ...]] = {"prompt_model": ()}
+
+# Keys and values of all published sizes of Qwen3: 8 heads of 128 (their config.json).
+KEY_VALUE_WIDTH = 1024
+# Peak per token and width of the prompt's pass, 16-bit, from live tensors of a small Qwen3.
+ACTIVATION_BYTES = 37
+LOGIT_BYTES = 4 * 4 * 151_936  # four fp32 copies of one position's scores over the vocabulary
+
+
+def work(component: Component, prompt_tokens: int = 512, max_new_tokens: int = 256) -> tuple[Phase, ...]:
+    """Return the one phase of expanding a prompt.
+
+    Args:
+        component: the language model.
+        prompt_tokens: the system prompt and the line, in tokens.
+        max_new_tokens: the longest answer.
+    """
+    tokens = prompt_tokens + max_new_tokens
+    cache = 2 * tokens * KEY_VALUE_WIDTH * len(component.blocks)  # elements
+    active = ACTIVATION_BYTES * prompt_tokens * component.hidden
+    return (
+        Phase(
+            name="expand",
+            component=component,
+            computes=("bf16",),
+            storages=("bf16", "fp8"),
+            # The prompt's tokens go through at once, then one at a time.
+            flops=2.0 * component.parameters * tokens / max_new_tokens,
+            linear_share=0.0,
+            passes=max_new_tokens,
+            variants=(Variant("whole", active + 2 * cache, fixed=LOGIT_BYTES),),
+            streamable=True,
+        ),
+    )

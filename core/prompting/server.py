@@ -1,0 +1,142 @@
+"""A language model behind an OpenAI-compatible server: Ollama, vLLM, LM Studio, llama.cpp.
+
+Requests are made with the standard library alone: no proxy from the environment sees a prompt, and no
+redirect is followed. A thread reads the answer, so that a cancel and the time limit work while it is
+silent.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..checkpoints.choose import ModelHandle
+from ..errors import PiyingError
+from ..host import Host
+from .addresses import API_KEY, Address, read_address
+from .clean import clean_answer
+from .exchange import Refused, ServerFailed, Terms, exchange
+from .messages import Chat
+from .picture import Picture
+from .request import ExpandRequest
+from .writer import Answer, Write
+
+log = logging.getLogger("piying")
+
+DEFAULT_TIMEOUT = 60
+TRIES = 2  # for what a second request may mend
+SEED_BITS = 31  # some servers keep a seed in 32 bits with a sign
+# Switches thinking off in vLLM, SGLang and llama.cpp, and in Ollama; servers that refuse what they do not
+# know are asked again without.
+EXTRAS: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "none"}
+
+
+@dataclass(frozen=True)
+class ServerHandle:
+    """A prompt model behind a server; travels along the graph's wires like a `ModelHandle`.
+
+    Attributes:
+        url: of the server, see `addresses.read_address`.
+        model: its name there.
+        timeout: seconds for one answer, second tries included.
+        fallback: the model to ask when the server fails, None for the original prompt.
+    """
+
+    url: str
+    model: str
+    timeout: int = DEFAULT_TIMEOUT
+    fallback: ModelHandle | None = None
+
+
+class ServerModel:
+    """A writer: the model behind a server."""
+
+    sees, plain = True, False
+
+    def __init__(self, handle: ServerHandle, host: Host) -> None:
+        """Check the address.
+
+        Raises:
+            PiyingError: it is none, or one that prompts may not go to.
+        """
+        self._handle, self._host = handle, host
+        self._address = read_address(handle.url)
+        self.name = f"{handle.model} at {self._address}"
+
+    def identity(self) -> dict[str, Any]:
+        """Return address and model; whether the server answers alike for one seed is up to it."""
+        return self.record()
+
+    def record(self) -> dict[str, Any]:
+        """Return address and model."""
+        return {"model": self._handle.model, "server": str(self._address)}
+
+    def hold(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
+        """Let `use` ask the server, which holds its model itself."""
+        return use(self._write)
+
+    def _write(self, chat: Chat, picture: Picture | None, request: ExpandRequest) -> Answer:
+        terms = Terms(
+            self._address,
+            _headers(self._address),
+            self._handle.timeout,
+            time.monotonic() + self._handle.timeout,
+            TRIES,
+        )
+        refused: Refused | None = None
+        for body, sees in _bodies(self._handle.model, chat, picture, request):
+            if picture is not None and not sees:
+                log.warning("%s does not take pictures: it goes by the text alone.", self._address)
+            try:
+                return exchange(terms, body, self._host, clean_answer)
+            except Refused as error:
+                refused = error
+        raise ServerFailed(str(refused)) from refused
+
+
+def _bodies(
+    model: str, chat: Chat, picture: Picture | None, request: ExpandRequest
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yield the request, then with less of what a server may not know, and whether the picture is in it."""
+    yield {**_body(model, chat, picture, request), **EXTRAS}, True
+    yield _body(model, chat, picture, request), True
+    if picture is not None:
+        yield _body(model, chat, None, request), False
+
+
+def _body(model: str, chat: Chat, picture: Picture | None, request: ExpandRequest) -> dict[str, Any]:
+    user: Any = chat.user
+    if picture is not None:
+        data = base64.b64encode(picture.png()).decode()
+        image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+        user = [image, {"type": "text", "text": chat.user}]
+    return {
+        "model": model,
+        "messages": [{"role": "system", "content": chat.system}, {"role": "user", "content": user}],
+        "max_tokens": request.max_new_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed % 2**SEED_BITS,
+        "stream": True,
+    }
+
+
+def _headers(address: Address) -> dict[str, str]:
+    """Return the headers of a request.
+
+    Raises:
+        PiyingError: the API key would go unencrypted over a network.
+    """
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
+    key = os.environ.get(API_KEY, "").strip()
+    if not key:
+        return headers
+    if not address.secure and not address.is_loopback:
+        raise PiyingError(f"{API_KEY} is set, and {address} is not encrypted. Use https, or unset the key.")
+    if not key.isascii() or not key.isprintable():
+        raise PiyingError(f"{API_KEY} holds characters that no key has. Set it again.")
+    return {**headers, "Authorization": f"Bearer {key}"}
