@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ..core.checkpoints.choose import ModelHandle
 from ..core.host import get_host
 from ..core.hunyuan_dit import request as dit
 from ..core.sizes import MULTIPLE
-from .shared import CATEGORY, checked, record_run, seed_input
+from .shared import IMAGES, checked, record_run, seed_input, shown
 
 ALL_SIZES = dit.SIZES + dit.TOY_SIZES
+SIZING = ("width", "height", "cfg", "steps")  # what the need for memory depends on
 
 
 class PiyingHunyuanDiT:
     """Text → image."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = IMAGES
     DESCRIPTION = "Draws an image from Chinese or English text with Hunyuan-DiT."
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
@@ -79,13 +81,20 @@ class PiyingHunyuanDiT:
 
     def draw(
         self, model: ModelHandle, extra_pnginfo: Any = None, unique_id: str | None = None, **widgets: Any
-    ) -> tuple[Any]:
-        """Return the image [1, H, W, 3]."""
+    ) -> dict[str, Any]:
+        """Return the image [1, H, W, 3], and show on the node how it was made."""
         from ..core.hunyuan_dit.sample import sample
 
         image, record = sample(model, dit.ImageRequest(**widgets), get_host())
         record_run(extra_pnginfo, unique_id, record)
-        return (image,)
+        return shown(record, image)
+
+    def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
+        """Return what a run would need; `linked` are the inputs that only the run will know."""
+        from ..core.hunyuan_dit.ask import ask
+
+        del linked
+        return ask(model, get_host(), **{name: known[name] for name in SIZING if name in known})
 
 
 def _side(default: int, axis: int) -> dict[str, Any]:

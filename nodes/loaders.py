@@ -12,10 +12,17 @@ from ..core.checkpoints.choose import (
     ModelHandle,
     check_model,
     model_choices,
+    model_details,
 )
 from ..core.host import get_host
-from ..core.memory.devices import PRECISIONS
-from .shared import CATEGORY, checked
+from ..core.memory.devices import MEMORY_CHOICES, PRECISIONS
+from .shared import IMAGES, PROMPTS, VACE, checked
+
+MEMORY_TOOLTIP = (
+    "auto: the fastest way that fits the card, found anew for every size and length, and shown in the log. "
+    "resident: whole models on the card. streamed: block by block, for the smallest cards. "
+    "fp8: weights of one byte, half the memory."
+)
 
 
 class _Loader:
@@ -23,23 +30,27 @@ class _Loader:
 
     FAMILY: Family
     PRECISION_TOOLTIP: str
-    CATEGORY = CATEGORY
+    ALSO = ""
+    CATEGORY: str
     RETURN_NAMES = ("model",)
     FUNCTION = "load"
+    RUNS_AT_ONCE = True  # a plan may run it to learn what it gives
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets; the list of models is what is installed now."""
         model_tooltip = (
             "auto: the largest installed model that fits this machine, else the built-in toy model. "
-            f"Models are folders under models/{cls.FAMILY.folder}."
+            f"Models are folders under models/{cls.FAMILY.folder}{cls.ALSO}."
         )
         models = model_choices(cls.FAMILY, get_host())
+        model_tooltip = "\n".join([model_tooltip, *model_details(cls.FAMILY, get_host())])
         return {
             "required": {
                 "model": (models, {"default": "auto", "tooltip": model_tooltip}),
                 "precision": (list(PRECISIONS), {"default": "auto", "tooltip": cls.PRECISION_TOOLTIP}),
-            }
+            },
+            "optional": {"memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": MEMORY_TOOLTIP})},
         }
 
     @classmethod
@@ -47,17 +58,19 @@ class _Loader:
         """Say which models are installed when the chosen one is not."""
         return model is None or checked(check_model, cls.FAMILY, model, get_host())
 
-    def load(self, model: str, precision: str) -> tuple[ModelHandle]:
+    def load(self, model: str, precision: str, memory: str = "auto") -> tuple[ModelHandle]:
         """Return a handle."""
-        return (ModelHandle(self.FAMILY, model, precision),)
+        return (ModelHandle(self.FAMILY, model, precision, memory),)
 
 
 class PiyingLoadWanVACE(_Loader):
     """Choose a Wan2.1-VACE model."""
 
     FAMILY = WAN_VACE
+    CATEGORY = VACE
     DESCRIPTION = "Chooses a Wan2.1-VACE model. Nothing is loaded until a sampler needs it."
     RETURN_TYPES = ("WAN_VACE",)
+    ALSO = ", or single files under models/diffusion_models with a text encoder and a VAE beside them"
     OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
     PRECISION_TOOLTIP = (
         "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. "
@@ -69,6 +82,7 @@ class PiyingLoadHunyuanDiT(_Loader):
     """Choose a Hunyuan-DiT model."""
 
     FAMILY = HUNYUAN_DIT
+    CATEGORY = IMAGES
     DESCRIPTION = "Chooses a Hunyuan-DiT model. Nothing is loaded until an image is drawn."
     RETURN_TYPES = ("HUNYUAN_DIT",)
     OUTPUT_TOOLTIPS = ("The model, for Hunyuan-DiT Text to Image.",)
@@ -79,6 +93,7 @@ class PiyingLoadPromptModel(_Loader):
     """Choose a Qwen3 model that writes prompts."""
 
     FAMILY = PROMPT
+    CATEGORY = PROMPTS
     DESCRIPTION = "Chooses the language model that writes prompts. Nothing is loaded until a prompt is expanded."
     RETURN_TYPES = ("PROMPT_MODEL",)
     OUTPUT_TOOLTIPS = ("The model, for Expand Prompt.",)

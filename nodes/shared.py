@@ -8,6 +8,9 @@ from typing import Any
 from ..core.errors import PiyingError
 
 CATEGORY = "Piying"
+VACE = f"{CATEGORY}/VACE"
+IMAGES = f"{CATEGORY}/Hunyuan-DiT"
+PROMPTS = f"{CATEGORY}/prompts"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
 
@@ -25,7 +28,7 @@ def seed_input(default: int = 0) -> tuple[str, dict[str, Any]]:
     )
 
 
-def checked(check: Callable[..., None], *values: Any) -> bool | str:
+def checked(check: Callable[..., object], *values: Any) -> bool | str:
     """Return True where `check` accepts the values, its sentence where not (ComfyUI's convention)."""
     try:
         check(*values)
@@ -42,3 +45,8 @@ def record_run(extra_pnginfo: Any, unique_id: str | None, record: dict[str, Any]
     """
     if isinstance(extra_pnginfo, dict) and unique_id is not None:
         extra_pnginfo.setdefault("piying", {})[str(unique_id)] = record
+
+
+def shown(record: dict[str, Any], *results: Any) -> dict[str, Any]:
+    """Return a node's results with a record of how they were made, which the browser shows on the node."""
+    return {"ui": {"piying": [record]}, "result": results}

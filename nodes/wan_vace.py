@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ..core.checkpoints.choose import ModelHandle
 from ..core.host import get_host
 from ..core.sizes import MULTIPLE
 from ..core.wan_vace import request as vace
-from .shared import CATEGORY, checked, record_run, seed_input
+from .shared import VACE, checked, record_run, seed_input, shown
+from .widgets import choice, number
+
+SIZING = ("width", "height", "num_frames", "cfg", "steps")  # what the need for memory depends on
 
 
 class PiyingVACESample:
-    """Text → video frames."""
+    """Text, and a task where there is one → video frames."""
 
-    CATEGORY = CATEGORY
+    CATEGORY = VACE
     DESCRIPTION = "Makes a video with Wan2.1-VACE. Gives its frames; Create Video and Save Video make a file of them."
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("frames",)
@@ -89,6 +93,16 @@ class PiyingVACESample:
                 ),
                 "seed": seed_input(vace.DEFAULT_SEED),
             },
+            "optional": {
+                "task": (
+                    "VACE_TASK",
+                    {
+                        "tooltip": "From a VACE node: what the video is made from beside its prompt. Without one it is "
+                        "text to video. Wire the node's width, height and num_frames here too."
+                    },
+                ),
+                **speed_inputs(),
+            },
             "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }
 
@@ -102,14 +116,50 @@ class PiyingVACESample:
         return " ".join(result for result in results if isinstance(result, str)) or True
 
     def sample(
-        self, model: ModelHandle, extra_pnginfo: Any = None, unique_id: str | None = None, **widgets: Any
-    ) -> tuple[Any]:
-        """Return the frames [N, H, W, 3]."""
+        self,
+        model: ModelHandle,
+        task: Any = None,
+        extra_pnginfo: Any = None,
+        unique_id: str | None = None,
+        **widgets: Any,
+    ) -> dict[str, Any]:
+        """Return the frames [N, H, W, 3], and show on the node how they were made."""
         from ..core.wan_vace.sample import sample
 
-        frames, record = sample(model, vace.VACERequest(**widgets), get_host())
+        frames, record = sample(model, vace.VACERequest(**widgets), get_host(), task)
         record_run(extra_pnginfo, unique_id, record)
-        return (frames,)
+        return shown(record, frames)
+
+    def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
+        """Return what a run would need; `linked` are the inputs that only the run will know."""
+        from ..core.wan_vace.ask import ask
+
+        sizes = {name: known[name] for name in SIZING if name in known}
+        return ask(model, get_host(), **sizes, task="task" in linked)
+
+
+def speed_inputs() -> dict[str, Any]:
+    """Return the widgets that trade exactness for time; all of them do nothing as they stand."""
+    low, high, step = 0.0, 1.0, 0.05
+    return {
+        "speed": choice(
+            vace.SPEEDS,
+            "reference: every step in full, as published. balanced: steps that hardly differ are taken again. fast: "
+            "also no guidance in the last steps. draft: also half the steps. What is set below by hand stays.",
+        ),
+        "cfg_start": number(0.0, low, high, step, "Share of the steps after which guidance begins."),
+        "cfg_end": number(
+            1.0, low, high, step, "Share of the steps after which guidance ends. A step without takes half the time."
+        ),
+        "step_cache": number(
+            0.0,
+            0.0,
+            vace.MAX_STEP_CACHE,
+            0.01,
+            "A step whose first blocks change by less than this takes again what the one before computed. 0: off. "
+            "Try 0.05 to 0.15.",
+        ),
+    }
 
 
 def _side(default: int, name: str) -> dict[str, Any]:

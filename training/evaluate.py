@@ -19,6 +19,7 @@ from diffusers import DiffusionPipeline, HunyuanDiTPipeline, UniPCMultistepSched
 
 from .data import clips
 from .language import LANGUAGES, Scene, caption, scenes
+from .precision import PRECISIONS, lower
 from .prompt_score import score as score_prompts
 from .reading import VideoReading, read_video
 from .task_score import score_tasks
@@ -87,12 +88,22 @@ def load(kind: type[DiffusionPipeline], folder: Path) -> Any:
     return pipeline
 
 
-def load_video(folder: Path, sampling: Sampling, dtype: torch.dtype = torch.float32) -> WanVACEPipeline:
-    """Return the Wan VACE pipeline with the timestep shift asked for."""
+def load_video(folder: Path, sampling: Sampling, precision: str = "fp32") -> WanVACEPipeline:
+    """Return the Wan VACE pipeline with the timestep shift and the precision asked for; its VAE stays fp32."""
     pipeline = load(WanVACEPipeline, folder)
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=sampling.shift)
-    pipeline.transformer.to(dtype)
-    pipeline.text_encoder.to(dtype)
+    lower(pipeline.transformer, precision)
+    lower(pipeline.text_encoder, precision)
+    return pipeline
+
+
+def load_image(folder: Path, precision: str = "fp32") -> HunyuanDiTPipeline:
+    """Return the Hunyuan-DiT pipeline in the precision asked for."""
+    pipeline = load(HunyuanDiTPipeline, folder)
+    for part in (pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2):
+        lower(part, precision)
+    if precision == "bf16":
+        pipeline.vae.to(torch.bfloat16)  # the pipeline hands it latents as they are
     return pipeline
 
 
@@ -144,7 +155,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--shift", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", action="store_true", help="run transformer and text encoder in bf16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of transformer and text encoders")
     parser.add_argument("--tasks", nargs="*", default=None, help="only these VACE tasks")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -155,16 +166,15 @@ def main() -> None:
     given = parse()
     torch.set_num_threads(given.threads)
     sampling = Sampling(given.width, given.height, given.frames, given.steps, given.cfg, given.shift, given.seed)
-    dtype = torch.bfloat16 if given.bf16 else torch.float32
     scores: dict[str, Any]
     if given.what == "prompt":
         scores = score_prompts(given.models / "prompt", given.count, given.seed)
     elif given.what == "image":
-        scores = score_image(load(HunyuanDiTPipeline, given.models / "hunyuan_dit"), given.count, sampling)
+        scores = score_image(load_image(given.models / "hunyuan_dit", given.precision), given.count, sampling)
     elif given.what == "ceiling":
         scores = ceiling(given.models, given.count, sampling)
     else:
-        pipeline = load_video(given.models / "wan_vace", sampling, dtype)
+        pipeline = load_video(given.models / "wan_vace", sampling, given.precision)
         video = given.what == "video"
         scores = (
             score_video(pipeline, given.count, sampling)

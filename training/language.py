@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 LANGUAGES = ("en", "zh")
@@ -132,12 +132,17 @@ def tidy(text: str) -> str:
 
 def caption(scene: Scene, language: str, draw: random.Random) -> str:
     """Return a caption in a wording drawn at random."""
-    motion = draw.choice(MOTION_WORDS[language][scene.motion]) if scene.motion else ""
-    shape = draw.choice(SHAPE_WORDS[language][scene.shape])
-    text = tidy(fill(draw.choice(CAPTIONS[language]), scene, language, shape, motion))
+    motion = pick(MOTION_WORDS[language][scene.motion], draw) if scene.motion else ""
+    shape = pick(SHAPE_WORDS[language][scene.shape], draw)
+    text = tidy(fill(pick(CAPTIONS[language], draw), scene, language, shape, motion))
     if draw.random() < 0.3:
-        return finished(text, language, draw.choice(STYLES[language]))
+        return finished(text, language, pick(STYLES[language], draw))
     return text
+
+
+def pick(choices: Sequence[str], draw: random.Random) -> str:
+    """Return one of some choices; `draw` moves on alike however many there are (`choice` does not)."""
+    return choices[int(draw.random() * len(choices))]
 
 
 def finished(text: str, language: str, style: str) -> str:

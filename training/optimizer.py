@@ -10,6 +10,7 @@ from torch import nn
 # A quintic iteration that drives the singular values of a matrix towards 1 (Keller Jordan's Muon).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 INSIDE_BLOCKS = ("blocks.", "layers.", "block.", "layer.")
+READS_TEXT = "text_embedder."
 NOT_MATRICES = ("embed", "relative_attention_bias", "scale_shift_table")
 WARM_UP = 100
 DECAY = 0.3  # the last part of training, in which the rate falls to nothing
@@ -48,7 +49,13 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def is_matrix(name: str, weight: nn.Parameter) -> bool:
-    """Tell whether a weight is one Muon suits: two-dimensional, inside a block, no table."""
+    """Tell whether a weight is one Muon suits: two-dimensional, inside a block, no table.
+
+    The layers that take in the text are among them. Under AdamW they let through what moves many
+    pixels and held back what tells a circle from a square.
+    """
+    if READS_TEXT in name:
+        return weight.ndim == 2
     inside = any(part in name for part in INSIDE_BLOCKS)
     return weight.ndim == 2 and inside and not any(part in name for part in NOT_MATRICES)
 

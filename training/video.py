@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from . import architectures
 from .loop import Options, Run, common_arguments, load_average, options_from
 from .text_encoders import teach
 from .text_padding import WanPaddedText, padding_scores
-from .video_batches import FRAMES, TRAINED_ON, Batch, draw_batch
+from .video_batches import FRAMES, SIZES, TRAINED_ON, Batch, draw_batch
 from .video_decoder import train_decoder
 
 TEXT_LENGTH = 512  # what the pipeline pads captions to
@@ -46,20 +46,26 @@ def noise_levels(count: int, noisy: float) -> torch.Tensor:
     return torch.where(torch.rand(count) < noisy, 0.75 + 0.25 * torch.rand(count), level)
 
 
-def flow_loss(pipeline: WanVACEPipeline, processor: WanPaddedText, batch: Batch, noisy: float) -> torch.Tensor:
-    """Return how far the predicted flow from picture to noise is off."""
+def flow_loss(
+    pipeline: WanVACEPipeline, processor: WanPaddedText, batch: Batch, noisy: float, hidden: float = 0.0
+) -> torch.Tensor:
+    """Return how far the predicted flow, from the clip to what is shown of it, is off."""
     states, processor.scores = encode_texts(pipeline, batch.captions)
-    noise = torch.randn_like(batch.latents)
-    level = noise_levels(len(noise), noisy)
+    noise = batch.groups.noise_like(batch.latents)
+    level = noise_levels(batch.groups.count, noisy)[batch.groups.rows]
     mix = level.view(-1, 1, 1, 1, 1)
+    hide = batch.groups.hidden(hidden, level).view(-1, 1, 1, 1, 1)
+    shown = (1 - mix) * torch.where(hide, batch.neutral, batch.latents) + mix * noise
     predicted = pipeline.transformer(
-        hidden_states=(1 - mix) * batch.latents + mix * noise,
+        hidden_states=shown,
         timestep=level * 1000,
         encoder_hidden_states=states,
         control_hidden_states=batch.control,
         return_dict=False,
     )[0]
-    error = (predicted - (noise - batch.latents)) ** 2
+    # Noise minus clip, and where the shape is hidden, what leads to the clip all the same.
+    flow = torch.where(hide, (shown - batch.latents) / mix, noise - batch.latents)
+    error = (predicted - flow) ** 2
     return (error[:, :6] * batch.weights).mean() + PLACE_WEIGHT * error[:, 6:].mean()
 
 
@@ -72,12 +78,16 @@ class Mix:
         noisy: share of steps at the noisiest quarter, where layout and motion are decided.
         frames: lengths of clips, drawn evenly from this list.
         reading: steps in which the text encoder learns to read, before anything else.
+        sizes: how often each width and height is drawn.
+        hidden: share of groups whose noisy clips hide the shape, see `groups`.
     """
 
     tasks: float
     noisy: float
     frames: Sequence[int] = FRAMES
     reading: int = 1200
+    sizes: Mapping[tuple[int, int], int] = field(default_factory=lambda: SIZES)
+    hidden: float = 0.3
 
 
 def train_transformer(pipeline: WanVACEPipeline, options: Options, mix: Mix) -> None:
@@ -91,7 +101,8 @@ def train_transformer(pipeline: WanVACEPipeline, options: Options, mix: Mix) -> 
 
     def loss_at(step: int) -> torch.Tensor:
         draw = random.Random(f"{options.seed} {step}")
-        return flow_loss(pipeline, processor, draw_batch(draw, mix.tasks, mix.frames), mix.noisy)
+        batch = draw_batch(draw, mix.tasks, mix.frames, mix.sizes)
+        return flow_loss(pipeline, processor, batch, mix.noisy, mix.hidden)
 
     run.train(loss_at)
     run.use_average()
@@ -107,6 +118,20 @@ def assemble(pipeline: WanVACEPipeline, runs: Options) -> None:
             load_average(path, modules)
 
 
+def start_from(pipeline: WanVACEPipeline, folder: Path) -> None:
+    """Give a pipeline what was trained of the model in a folder; its encoder stays as set by hand."""
+    trained = WanVACEPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.transformer.load_state_dict(trained.transformer.state_dict())
+    pipeline.text_encoder.load_state_dict(trained.text_encoder.state_dict())
+    pipeline.vae.decoder.load_state_dict(trained.vae.decoder.state_dict())
+
+
+def size(text: str) -> tuple[int, int]:
+    """Return the size written as WIDTHxHEIGHT."""
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
 def main() -> None:
     """Train a part, and write the whole pipeline where asked."""
     parser = argparse.ArgumentParser(description="Train the built-in Wan VACE model.")
@@ -116,21 +141,24 @@ def main() -> None:
     parser.add_argument("--noisy", type=float, default=0.15, help="share of steps at the noisiest quarter")
     parser.add_argument("--frames", type=int, nargs="+", default=FRAMES, help="lengths of clips, drawn evenly")
     parser.add_argument("--reading", type=int, default=1200, help="steps in which the text encoder learns to read")
-    parser.add_argument("--start", type=Path, help="begin with the transformer of another run's checkpoint")
+    parser.add_argument("--sizes", type=size, nargs="+", help="sizes as 64x64, drawn evenly")
+    parser.add_argument("--hidden", type=float, default=0.3, help="share of groups that hide the shape in the noise")
+    parser.add_argument("--from", type=Path, dest="folder", help="begin with a model folder, whose encoder can read")
     parser.add_argument("--muon", type=float, default=0.008, help="learning rate of the matrices")
     parser.add_argument("--adamw", type=float, default=8e-4, help="learning rate of the rest")
     arguments = parser.parse_args()
     architectures.seeded(arguments.seed)
     pipeline = architectures.wan_vace()
-    if arguments.start:
-        load_average(arguments.start, {"transformer": pipeline.transformer})
+    if arguments.folder:
+        start_from(pipeline, arguments.folder)
     if arguments.part == "decoder":
         train_decoder(pipeline.vae, options_from(arguments, "video_decoder", adamw=1.5e-3, ema=0.99))
     elif arguments.part == "transformer":
         options = options_from(arguments, "video", muon=arguments.muon, adamw=arguments.adamw)
-        train_transformer(
-            pipeline, options, Mix(arguments.tasks, arguments.noisy, arguments.frames, arguments.reading)
-        )
+        reading = 0 if arguments.folder else arguments.reading
+        sizes = dict.fromkeys(arguments.sizes, 1) if arguments.sizes else SIZES
+        mix = Mix(arguments.tasks, arguments.noisy, arguments.frames, reading, sizes, arguments.hidden)
+        train_transformer(pipeline, options, mix)
     if arguments.out:
         assemble(pipeline, options_from(arguments, "video"))
         pipeline.to(torch.bfloat16).save_pretrained(arguments.out)

@@ -7,14 +7,15 @@ means of frames 4t and 4t - 2 and constants (see `video_autoencoder`).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 from . import tasks
-from .data import block_weights, colours, coverage, draw_paths, paint
+from .data import Paths, block_weights, colours, coverage, paint
+from .groups import Groups, draw_groups
 from .language import LANGUAGES, Scene, caption, scenes
 from .video_autoencoder import PICTURE_STD
 
@@ -47,26 +48,36 @@ DROPPED = 0.15
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean latents [B, 9, T, h, w], control [B, 82, T, h, w], loss weights [B, 1, T, h, w], captions."""
+    """Clean latents [B, 9, T, h, w], control [B, 82, T, h, w], loss weights [B, 1, T, h, w], captions, groups.
+
+    `neutral` are latents that show no shape, see `groups`.
+    """
 
     latents: torch.Tensor
+    neutral: torch.Tensor
     control: torch.Tensor
     weights: torch.Tensor
     captions: list[str]
+    groups: Groups
 
 
 TRAINED_ON = [scene for scene in scenes() if not scene.held_out]
 
 
-def draw_batch(draw: random.Random, task_share: float, lengths: Sequence[int] = FRAMES) -> Batch:
+def draw_batch(
+    draw: random.Random,
+    task_share: float,
+    lengths: Sequence[int] = FRAMES,
+    sizes: Mapping[tuple[int, int], int] = SIZES,
+) -> Batch:
     """Draw one batch; `task_share` of its clips come with a task, the rest with a caption alone."""
-    width, height = draw.choices(list(SIZES), SIZES.values())[0]
+    width, height = draw.choices(list(sizes), list(sizes.values()))[0]
     frames = draw.choice(lengths)
     tokens = (width // 16) * (height // 16) * (1 + frames // 4)
-    chosen = [draw.choice(TRAINED_ON) for _ in range(max(4, min(32, TOKENS // tokens)))]
+    groups = draw_groups(max(4, min(32, TOKENS // tokens)), TRAINED_ON, draw)
     with_reference = draw.random() < task_share / 6
-    named = ["reference" if with_reference else drawn_task(draw, task_share) for _ in chosen]
-    return make_batch(chosen, named, frames, width, height, draw)
+    named = ["reference" if with_reference else drawn_task(draw, task_share) for _ in range(groups.count)]
+    return make_batch(groups, named, frames, width, height, draw)
 
 
 def drawn_task(draw: random.Random, share: float) -> str:
@@ -75,25 +86,30 @@ def drawn_task(draw: random.Random, share: float) -> str:
 
 
 def make_batch(
-    chosen: Sequence[Scene], named: Sequence[str], frames: int, width: int, height: int, draw: random.Random
+    groups: Groups, named: Sequence[str], frames: int, width: int, height: int, draw: random.Random
 ) -> Batch:
-    """Return the batch of some scenes, each with the task named for it."""
-    paths = draw_paths(chosen, frames, width, height)
-    even = type(paths)(paths.centres[:, ::2], paths.radii)
+    """Return the batch of some groups of scenes, each group with the task named for it."""
+    chosen, rows = groups.scenes, groups.rows.tolist()
+    paths = groups.paths(frames, width, height)
+    even = Paths(paths.centres[:, ::2], paths.radii)
     covered = coverage([scene.shape for scene in chosen], even, width, height)
     objects, backgrounds = (colours([getattr(s, name) for s in chosen]) for name in ("colour", "background"))
     video = paint(covered, objects, backgrounds)
+    keys = [draw.random() for _ in named]
     made = [
-        tasks.make(name, video[index], covered[index], paths.centres[index], paths.radii[index], draw)
-        for index, name in enumerate(named)
+        tasks.make(named[row], video[i], covered[i], paths.centres[i], paths.radii[i], random.Random(keys[row]))
+        for i, row in enumerate(rows)
     ]
     control = control_latents(torch.stack([m.video for m in made]), torch.stack([m.mask for m in made]))
     latents = picture_latents(video)
+    neutral = picture_latents(paint(groups.neutral(even, width, height), objects, backgrounds))
     weights = latent_weights(covered)
     if named[0] == "reference":
-        latents, control, weights = with_references(chosen, objects, latents, control, weights)
-    texts = [text_for(scene, name, draw) for scene, name in zip(chosen, named, strict=True)]
-    return Batch(latents, control, weights, texts)
+        front = picture_latents(tasks.reference_pictures([s.shape for s in chosen], objects, width, height))
+        latents, neutral = torch.cat([front, latents], dim=2), torch.cat([front, neutral], dim=2)
+        control, weights = with_reference(front, control, weights)
+    texts = [text_for(s, named[row], random.Random(keys[row])) for s, row in zip(chosen, rows, strict=True)]
+    return Batch(latents, neutral, control, weights, texts, groups)
 
 
 def text_for(scene: Scene, task: str, draw: random.Random) -> str:
@@ -149,18 +165,10 @@ def latent_weights(covered: torch.Tensor) -> torch.Tensor:
     return torch.cat([weights[:, :1], pairs], dim=1)[:, None]
 
 
-def with_references(
-    chosen: Sequence[Scene],
-    objects: torch.Tensor,
-    latents: torch.Tensor,
-    control: torch.Tensor,
-    weights: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Put one latent frame in front: the object alone on white."""
-    height, width = latents.shape[-2] * 8, latents.shape[-1] * 8
-    picture = tasks.reference_pictures([scene.shape for scene in chosen], objects, width, height)
-    front = picture_latents(picture)
+def with_reference(
+    front: torch.Tensor, control: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put a reference's latent frame in front of control and weights."""
     unmasked = torch.zeros_like(control[:, :64, :1])
     control = torch.cat([torch.cat([front, torch.zeros_like(front), unmasked], dim=1), control], dim=2)
-    weights = torch.cat([torch.ones_like(weights[:, :, :1]), weights], dim=2)
-    return torch.cat([front, latents], dim=2), control, weights
+    return control, torch.cat([torch.ones_like(weights[:, :, :1]), weights], dim=2)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import HunyuanDiTPipeline, WanVACEPipeline
 from piying.training import architectures, image, loop, prompts, video
+from piying.training.evaluate import BUILT_IN, load
 from piying.training.language import Scene
 from piying.training.optimizer import Muon, optimizers, orthogonal
 from piying.training.text_encoders import teach
@@ -39,9 +40,40 @@ def test_video(tmp_path, monkeypatch, part):
 def test_image(tmp_path, monkeypatch, part):
     steps = ("--steps", "2", "--runs", str(tmp_path), "--part", part)
     monkeypatch.setattr(image, "TOKENS", 50)
-    run(image.main, monkeypatch, *steps, "--out", str(tmp_path / "out"))
+    run(image.main, monkeypatch, *steps, "--reading", "3", "--out", str(tmp_path / "out"))
     without = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     assert HunyuanDiTPipeline.from_pretrained(tmp_path / "out", **without).vae.config.latent_channels == 4
+
+
+def test_video_begins_with_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("piying.training.video_batches.TOKENS", 50)
+    more = ("--sizes", "64x64", "--frames", "5", "--hidden", "1", "--muon", "1e-9", "--adamw", "1e-9")
+    run(video.main, monkeypatch, "--from", str(BUILT_IN / "wan_vace"), "--steps", "1", "--runs", str(tmp_path), *more)
+    state = torch.load(tmp_path / "video.pt", weights_only=True)["modules"]
+    shipped = WanVACEPipeline.from_pretrained(BUILT_IN / "wan_vace", dtype=torch.float32)
+    for name, weights in state.items():
+        for key, expected in getattr(shipped, name).state_dict().items():
+            assert torch.allclose(weights[key], expected, atol=1e-6), key
+
+
+def test_image_begins_with_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(image, "TOKENS", 50)
+    more = ("--hidden", "1", "--muon", "1e-9", "--adamw", "1e-9")
+    run(
+        image.main,
+        monkeypatch,
+        "--from",
+        str(BUILT_IN / "hunyuan_dit"),
+        "--steps",
+        "1",
+        "--runs",
+        str(tmp_path),
+        *more,
+    )
+    state = torch.load(tmp_path / "image.pt", weights_only=True)["modules"]
+    shipped = load(HunyuanDiTPipeline, BUILT_IN / "hunyuan_dit")
+    expected = shipped.text_encoder_2.state_dict()
+    assert all(torch.allclose(weights, expected[key], atol=1e-6) for key, weights in state["text_encoder_2"].items())
 
 
 def fit(folder, steps: int, stops: list[int]) -> nn.Linear:

@@ -1,0 +1,37 @@
+"""What the widgets of the control makers offer."""
+
+from __future__ import annotations
+
+from ..errors import PiyingError
+
+AS_VACE = "as VACE"
+
+BRIGHTNESS = "brightness"
+GRAY_WEIGHTS = (AS_VACE, BRIGHTNESS)
+
+BLACK_ON_WHITE, WHITE_ON_BLACK = "black on white", "white on black"
+LINES = (BLACK_ON_WHITE, WHITE_ON_BLACK)
+
+BOX, HULL, OUTLINE = "box", "hull", "outline"
+OUTLINES = (BOX, HULL, OUTLINE)
+
+DIS, FARNEBACK = "dis", "farneback"
+FLOW_METHODS = (DIS, FARNEBACK)
+
+PER_FRAME, WHOLE_CLIP = "per frame", "whole clip"
+SCALES = (PER_FRAME, WHOLE_CLIP)
+
+OPENPOSE = "OpenPose"
+POSE_COLOURS = (AS_VACE, OPENPOSE)
+
+WHOLE_FRAME = "whole frame"
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Accept one of `choices`; values that come by wire are checked by nobody else.
+
+    Raises:
+        PiyingError: any other value.
+    """
+    if value not in choices:
+        raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(choices)}.")

@@ -1,0 +1,84 @@
+"""Segmentation: a mask of the things named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PiyingError
+from ..host import Host
+from ..memory.residency import resident
+from .frames import checked_frames
+from .models import SEGMENTATION, choose, image_processor, load
+
+if TYPE_CHECKING:
+    import torch
+
+SHOWN = 12  # names in a message
+
+
+def segment(images: Any, model: str, names: str, host: Host) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the mask of the named things in every frame, MASK [N, H, W] of 0 and 1, and what ran.
+
+    Args:
+        images: IMAGE [N, H, W, 3] in 0..1.
+        model: from `models.choices(SEGMENTATION, host)`.
+        names: the model's own class names, separated by commas.
+
+    Raises:
+        PiyingError: no frames, no such model, its files cannot be read, or it knows no such name.
+    """
+    import torch
+
+    from ..media.images import to_uint8
+
+    frames = checked_frames(images)
+    found = choose(SEGMENTATION, model, host)
+    network, processor = load(SEGMENTATION, found, host), image_processor(SEGMENTATION, found)
+    device = host.device()
+    wanted = torch.tensor(class_numbers(names, network.config.id2label), device=device)
+    masks = torch.empty(frames.shape[:3])
+    progress = host.progress("Segmentation", len(frames))
+    with torch.no_grad(), resident([network], device, host):
+        for index, frame in enumerate(frames):
+            pixels = processor(images=to_uint8(frame), return_tensors="pt").to(device)
+            size = [tuple(frame.shape[:2])]
+            (classes,) = processor.post_process_semantic_segmentation(network(**pixels), target_sizes=size)
+            masks[index] = torch.isin(classes, wanted)
+            progress.step(index + 1)
+    return masks, {"model": found.name, "device": device, "names": names}
+
+
+def class_numbers(names: str, known: dict[int, str]) -> list[int]:
+    """Return the numbers of the classes named, whatever their case; a class may have several names.
+
+    Args:
+        names: separated by commas (Chinese ones too).
+        known: {number: "name" or "name;other name"} as in a model's config.
+
+    Raises:
+        PiyingError: a name is not known; the nearest are named.
+    """
+    by_name = {
+        part.strip().lower(): int(number)
+        for number, label in known.items()
+        for part in (label, *label.replace(";", ",").split(","))
+    }
+    wanted = [name.strip().lower() for name in names.replace("，", ",").split(",") if name.strip()]
+    if not wanted:
+        raise PiyingError(f"names is empty. Say what to look for: {_some(list(by_name))}.")
+    missing = [name for name in wanted if name not in by_name]
+    if missing:
+        raise PiyingError(f"names has {missing[0]!r}, which this model does not know. {_near(missing[0], by_name)}")
+    return sorted({by_name[name] for name in wanted})
+
+
+def _near(name: str, by_name: dict[str, int]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, by_name)
+    return f"Nearest: {', '.join(close)}." if close else f"It knows: {_some(list(by_name))}."
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

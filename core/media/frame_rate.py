@@ -1,0 +1,99 @@
+"""Another frame rate for the same seconds, and lengths that Wan VACE takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..errors import PiyingError
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    import torch
+
+NEAREST, BLEND = "nearest", "blend"
+METHODS = (NEAREST, BLEND)
+AS_IT_IS, TRIM, HOLD = "as it is", "trim to 4n+1", "hold to 4n+1"
+LENGTHS = (AS_IT_IS, TRIM, HOLD)
+FASTEST = 1000
+
+
+def exact_rate(name: str, fps: float) -> Fraction:
+    """Return a rate as files hold it (29.97 is 30000/1001).
+
+    Raises:
+        PiyingError: it is not above 0 and at most 1000.
+    """
+    from fractions import Fraction
+
+    if not 0 < fps <= FASTEST:
+        raise PiyingError(f"{name} is {fps:g}. Allowed: above 0, up to {FASTEST}. Most videos have 16 to 60.")
+    return Fraction(fps).limit_denominator(1001)
+
+
+def new_count(count: int, fps: Fraction, to_fps: Fraction) -> int:
+    """Return how many frames at `to_fps` it takes to show `count` frames at `fps` to their end."""
+    return math.ceil(count * to_fps / fps)
+
+
+def fitted_count(count: int, length: str) -> int:
+    """Return `count`, or the nearest 4n+1 below (trim) or above (hold) it; at least 1."""
+    if length == TRIM:
+        return max(1, (count - 1) // 4 * 4 + 1)
+    return -(-(count - 1) // 4) * 4 + 1 if length == HOLD else count
+
+
+def change_rate(frames: torch.Tensor, fps: float, to_fps: float, method: str, length: str) -> torch.Tensor:
+    """Return frames that show the same seconds at another rate.
+
+    Frame k shows what is on screen from k/to_fps to (k+1)/to_fps seconds: at the beginning of that time
+    (`nearest`: no frame is mixed, motion may stutter), or on average over it (`blend`: smooth, softer).
+
+    Args:
+        frames: IMAGE [N, H, W, C].
+        fps, to_fps: above 0, up to 1000.
+        method: one of `METHODS`.
+        length: one of `LENGTHS`: leave the count, cut its end to 4n+1 frames, or hold the last frame to 4n+1.
+
+    Raises:
+        PiyingError: a rate, method or length that is none.
+    """
+    for name, value, allowed in (("method", method, METHODS), ("length", length, LENGTHS)):
+        if value not in allowed:
+            raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(allowed)}.")
+    source, target = exact_rate("fps", fps), exact_rate("to_fps", to_fps)
+    count = new_count(len(frames), source, target)
+    wanted = fitted_count(count, length)
+    shown = range(min(wanted, count))
+    if method == NEAREST or source == target:
+        result = frames[[math.floor(k * source / target) for k in shown]]
+    else:
+        result = _averages(frames, source / target, len(shown))
+    return _held(result, wanted)
+
+
+def _averages(frames: torch.Tensor, step: Fraction, count: int) -> torch.Tensor:
+    """Return the mean of the source over [k·step, (k+1)·step) frames, for every k below `count`."""
+    result = frames.new_zeros(count, *frames.shape[1:])
+    for k in range(count):
+        seen = list(_overlaps(k * step, (k + 1) * step, len(frames)))
+        whole = sum(part for _, part in seen)
+        for index, part in seen:
+            result[k] += float(part / whole) * frames[index]
+    return result
+
+
+def _overlaps(start: Fraction, end: Fraction, count: int) -> Iterator[tuple[int, Fraction]]:
+    """Yield (i, length of what [start, end) and [i, i+1) have in common) for every i below `count`."""
+    for index in range(math.floor(start), min(math.ceil(end), count)):
+        before, after = max(start - index, start * 0), max(index + 1 - end, start * 0)
+        yield index, 1 - before - after
+
+
+def _held(frames: torch.Tensor, count: int) -> torch.Tensor:
+    import torch
+
+    missing = count - len(frames)
+    return torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])]) if missing > 0 else frames

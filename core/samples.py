@@ -1,0 +1,63 @@
+"""Small clips and pictures that come with the pack, so that every workflow runs before anything is put in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .checkpoints.found import BUILT_IN_ROOT
+from .errors import PiyingError
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    import torch
+
+FOLDER = BUILT_IN_ROOT / "samples"
+# Name in the widget → file, without its ending. `training/samples.py` draws them.
+CLIPS = {
+    "moving circle": "moving_circle",
+    "moving square, depth": "moving_square_depth",
+    "waving person, pose": "waving_person_pose",
+}
+PICTURES = {"red triangle": "red_triangle", "first frame": "first_frame", "last frame": "last_frame"}
+
+
+def sample_clip(name: str) -> tuple[torch.Tensor, dict[str, Any] | None, Fraction, torch.Tensor]:
+    """Return frames [N, H, W, 3], sound or None, frames per second, and a mask [N, H, W].
+
+    The mask follows the thing that moves; where a clip has none it is 0 everywhere.
+
+    Raises:
+        PiyingError: there is no clip of that name.
+    """
+    import torch
+
+    from .media.audio import read_audio
+    from .media.clip import load_clip, probe_clip
+
+    path = FOLDER / f"{_file(name, CLIPS)}.mp4"
+    info = probe_clip(path)
+    frames = load_clip(path, info)
+    track = path.with_name(f"{path.stem}_mask.webp")
+    if track.is_file():
+        mask = (load_clip(track, probe_clip(track))[..., 0] > 0.5).float()
+    else:
+        mask = torch.zeros(frames.shape[:3])
+    return frames, read_audio(path) if info.has_audio else None, info.fps, mask
+
+
+def sample_picture(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a picture [1, H, W, 3] and its mask [1, H, W], 1 where it is transparent, as Load Image gives them.
+
+    Raises:
+        PiyingError: there is no picture of that name.
+    """
+    from .media.images import read_image
+
+    return read_image(FOLDER / f"{_file(name, PICTURES)}.png")
+
+
+def _file(name: str, known: dict[str, str]) -> str:
+    if name not in known:
+        raise PiyingError(f"sample is {name!r}. Choose one of: {', '.join(known)}.")
+    return known[name]

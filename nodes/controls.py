@@ -1,0 +1,313 @@
+"""Control makers: from a video to what VACE: Repaint follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.controls import choices, models
+from ..core.host import get_host
+from .shared import CATEGORY, checked, record_run
+from .widgets import Declared, choice, number, socket, whole
+
+CONTROLS = f"{CATEGORY}/controls"
+FRAMES = socket("IMAGE", "The video's frames.")
+LINES = choice(choices.LINES, "Colour of lines and paper. VACE was trained on black on white.")
+HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
+
+
+def _models(looker: models.Looker) -> Declared:
+    fallback = "the built-in toy one" if looker.ships else "it stops and says what to fetch"
+    tooltip = f"auto: the largest {looker.title} model under models/{models.FOLDER}; without any, {fallback}."
+    return choice(models.choices(looker, get_host()), tooltip)
+
+
+def _stepped(step: int, declared: Declared) -> Declared:
+    return declared[0], {**declared[1], "step": step}
+
+
+class _Control:
+    """What the control makers share."""
+
+    CATEGORY = CONTROLS
+    RETURN_TYPES: tuple[str, ...] = ("IMAGE",)
+    RETURN_NAMES: tuple[str, ...] = ("control",)
+    OUTPUT_TOOLTIPS: tuple[str, ...] = ("The control video, for VACE: Repaint.",)
+    FUNCTION = "make"
+
+
+class PiyingControlGray(_Control):
+    """Frames without colour."""
+
+    DESCRIPTION = "Takes the colour out of a video. VACE puts new colours in and keeps everything else."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        tooltip = "as VACE: what its own tool makes, red and blue exchanged in weight. brightness: what the eye sees."
+        return {"required": {"frames": FRAMES, "weights": choice(choices.GRAY_WEIGHTS, tooltip)}}
+
+    def make(self, frames: Any, weights: str) -> tuple[Any]:
+        """Return the frames in gray [N, H, W, 3]."""
+        from ..core.controls.lines import gray
+
+        return (gray(frames, weights, get_host()),)
+
+
+class PiyingControlEdges(_Control):
+    """Canny edges."""
+
+    DESCRIPTION = "Draws the edges of a video, one pixel wide (Canny)."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        most = 1020
+        return {
+            "required": {
+                "frames": FRAMES,
+                "low": whole(100, 0, most, "An edge goes on while it is stronger than this."),
+                "high": whole(200, 0, most, "An edge begins where it is stronger than this."),
+                "lines": choice(choices.LINES[::-1], "Colour of lines and paper."),
+            }
+        }
+
+    def make(self, frames: Any, low: int, high: int, lines: str) -> tuple[Any]:
+        """Return the edges [N, H, W, 3]."""
+        from ..core.controls.lines import edges
+
+        return (edges(frames, low, high, lines, get_host()),)
+
+
+class PiyingControlScribble(_Control):
+    """Pencil lines."""
+
+    DESCRIPTION = "Draws a video in pencil: soft lines without shading, as VACE's scribble control."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "frames": FRAMES,
+                "line_width": number(1.0, 0.3, 10.0, 0.1, "Softness of the pencil, in pixels."),
+                "strength": number(1.0, 0.1, 10.0, 0.1, "How dark weak edges become."),
+                "lines": LINES,
+            }
+        }
+
+    def make(self, frames: Any, line_width: float, strength: float, lines: str) -> tuple[Any]:
+        """Return the drawing [N, H, W, 3]."""
+        from ..core.controls.lines import scribble
+
+        return (scribble(frames, line_width, strength, lines, get_host()),)
+
+
+class PiyingControlFlow(_Control):
+    """Optical flow."""
+
+    DESCRIPTION = "Paints the motion of a video: the hue says where to, its strength how fast, white is still."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "frames": FRAMES,
+                "method": choice(
+                    choices.FLOW_METHODS, "dis: fast and sharp. farneback: smoother, better on flat areas."
+                ),
+                "scale": choice(
+                    choices.SCALES,
+                    "What full colour means: the fastest pixel of each frame, as VACE was trained, or of all frames.",
+                ),
+            }
+        }
+
+    def make(self, frames: Any, method: str, scale: str) -> tuple[Any]:
+        """Return the painted motion [N, H, W, 3]."""
+        from ..core.controls.flow import optical_flow
+
+        return (optical_flow(frames, method, scale, get_host()),)
+
+
+class PiyingControlLayoutMask(_Control):
+    """Outlines of a mask."""
+
+    DESCRIPTION = "Draws where a thing is in every frame, from its mask: VACE puts the thing of the prompt there."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "mask": socket("MASK", "One mask per frame; above 0.5 is the thing."),
+                "outline": choice(choices.OUTLINES, "A box around all of it, its convex hull, or its own outline."),
+                "lines": LINES,
+            }
+        }
+
+    def make(self, mask: Any, outline: str, lines: str) -> tuple[Any]:
+        """Return the outlines [N, H, W, 3]."""
+        from ..core.controls.layout import mask_layout
+
+        return (mask_layout(mask, outline, lines, get_host()),)
+
+
+class PiyingControlLayoutBox(_Control):
+    """A box that moves from one place to another."""
+
+    DESCRIPTION = "Draws a box that moves and grows evenly from one place to another: VACE moves a thing along."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        how = "left, top, right, bottom, in parts of the picture (0.1, 0.2, 0.5, 0.6) or in pixels."
+        return {
+            "required": {
+                "start": ("STRING", {"default": "0.05, 0.3, 0.35, 0.7", "tooltip": f"Box in the first frame: {how}"}),
+                "end": ("STRING", {"default": "0.65, 0.3, 0.95, 0.7", "tooltip": f"Box in the last frame: {how}"}),
+                "width": _stepped(16, whole(832, 16, 2048, "Width in pixels, as in VACE Sample.")),
+                "height": _stepped(16, whole(480, 16, 2048, "Height in pixels, as in VACE Sample.")),
+                "num_frames": _stepped(4, whole(81, 1, 241, "Number of frames, as in VACE Sample.")),
+                "lines": LINES,
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, start: str | None, end: str | None, width: int | None, height: int | None) -> bool | str:
+        """Read the boxes before anything runs; linked values are not known yet."""
+        if width is None or height is None:
+            return True
+        from ..core.controls.layout import parse_box
+
+        boxes = [(name, box) for name, box in (("start", start), ("end", end)) if box is not None]
+        results = [checked(parse_box, name, box, width, height) for name, box in boxes]
+        return next((result for result in results if isinstance(result, str)), True)
+
+    def make(self, start: str, end: str, width: int, height: int, num_frames: int, lines: str) -> tuple[Any]:
+        """Return the moving box [num_frames, height, width, 3]."""
+        from ..core.controls.layout import box_path, parse_box
+
+        first, last = (parse_box(*box, width, height) for box in (("start", start), ("end", end)))
+        return (box_path(first, last, num_frames, width, height, lines, get_host()),)
+
+
+class PiyingControlDepth(_Control):
+    """Depth maps."""
+
+    DESCRIPTION = "Measures how near everything is: near is light, far is dark."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        tooltip = (
+            "What white and black are taken from: each frame by itself, as VACE was trained, or all frames, "
+            "which is steadier where things come and go."
+        )
+        widgets = {"frames": FRAMES, "model": _models(models.DEPTH), "range_of": choice(choices.SCALES, tooltip)}
+        return {"required": widgets, "hidden": {**HIDDEN}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
+        """Say which models are installed when the chosen one is not."""
+        return model is None or checked(models.check_model, models.DEPTH, model, get_host())
+
+    def make(
+        self, frames: Any, model: str, range_of: str, extra_pnginfo: Any = None, unique_id: str | None = None
+    ) -> tuple[Any]:
+        """Return the depth [N, H, W, 3]."""
+        from ..core.controls.depth import depth
+
+        control, record = depth(frames, model, range_of, get_host())
+        record_run(extra_pnginfo, unique_id, record)
+        return (control,)
+
+
+class PiyingControlPose(_Control):
+    """People as sticks."""
+
+    DESCRIPTION = "Finds people and draws their joints as coloured sticks."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        detector_tooltip = (
+            "Finds people first. auto: the largest detector under models/annotators, else the whole frame is "
+            f"taken for one person. {models.advice(models.DETECTOR)}"
+        )
+        colours_tooltip = "as VACE: what its own tool makes of videos, red and blue exchanged. OpenPose: as others do."
+        return {
+            "required": {
+                "frames": FRAMES,
+                "model": _models(models.POSE),
+                "detector": choice(models.detector_choices(get_host()), detector_tooltip),
+                "min_score": number(0.5, 0.0, 1.0, 0.05, "How sure the detector has to be of a person."),
+                "colours": choice(choices.POSE_COLOURS, colours_tooltip),
+            },
+            "hidden": {**HIDDEN},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str | None, detector: str | None) -> bool | str:
+        """Say which models are installed when the chosen one is not, and what to fetch where there is none."""
+        good = model is None or checked(models.check_model, models.POSE, model, get_host())
+        return (
+            good if isinstance(good, str) or detector is None else checked(models.check_detector, detector, get_host())
+        )
+
+    def make(
+        self,
+        frames: Any,
+        model: str,
+        detector: str,
+        min_score: float,
+        colours: str,
+        extra_pnginfo: Any = None,
+        unique_id: str | None = None,
+    ) -> tuple[Any]:
+        """Return the people [N, H, W, 3]."""
+        from ..core.controls.pose import pose
+
+        control, record = pose(frames, model, detector, min_score, colours, get_host())
+        record_run(extra_pnginfo, unique_id, record)
+        return (control,)
+
+
+class PiyingSegment(_Control):
+    """A mask of the things named."""
+
+    DESCRIPTION = "Masks what you name in every frame: for VACE: Inpaint, or for the layout of a control video."
+    RETURN_TYPES = ("MASK",)
+    RETURN_NAMES = ("mask",)
+    OUTPUT_TOOLTIPS = ("One mask per frame: 1 on what was named.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        tooltip = (
+            "What to mask, in the model's own words, separated by commas. The built-in model knows circle, "
+            "square, triangle and background."
+        )
+        return {
+            "required": {
+                "frames": FRAMES,
+                "model": _models(models.SEGMENTATION),
+                "names": ("STRING", {"default": "circle", "tooltip": tooltip}),
+            },
+            "hidden": {**HIDDEN},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
+        """Say which models are installed when the chosen one is not."""
+        return model is None or checked(models.check_model, models.SEGMENTATION, model, get_host())
+
+    def make(
+        self, frames: Any, model: str, names: str, extra_pnginfo: Any = None, unique_id: str | None = None
+    ) -> tuple[Any]:
+        """Return the mask [N, H, W]."""
+        from ..core.controls.segmentation import segment
+
+        mask, record = segment(frames, model, names, get_host())
+        record_run(extra_pnginfo, unique_id, record)
+        return (mask,)

@@ -1,0 +1,131 @@
+"""A video of any length, made in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from ..core.checkpoints.choose import ModelHandle
+from ..core.host import get_host
+from ..core.wan_vace import request as vace
+from ..core.wan_vace.long import request as long
+from .shared import VACE, checked, record_run, shown
+from .wan_vace import PiyingVACESample, speed_inputs
+from .widgets import choice, socket
+
+JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
+SIZING = ("width", "height", "cfg", "steps")
+
+
+class PiyingVACELongVideo:
+    """Text, and a task where there is one → a video file of any length."""
+
+    CATEGORY = VACE
+    DESCRIPTION = (
+        "Makes a video longer than the model can at once: in windows, each going on from the last frames of the one "
+        "before. Takes memory for one window; a stopped run that is started again goes on behind the finished ones."
+    )
+    RETURN_TYPES = ("VIDEO",)
+    RETURN_NAMES = ("video",)
+    OUTPUT_TOOLTIPS = ("The video file, 16 frames a second, for Save Video.",)
+    FUNCTION = "sample"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets: VACE Sample's, and how windows follow each other."""
+        declared = PiyingVACESample.INPUT_TYPES()
+        required = declared["required"]
+        length = "Length of the whole video: 4n+1 frames, 16 a second."
+        required["num_frames"] = _frames(long.DEFAULT_LENGTH, vace.MIN_FRAMES, vace.LONGEST_FRAMES, length)
+        return {
+            "required": {
+                **required,
+                "window": _frames(
+                    long.DEFAULT_WINDOW,
+                    vace.MIN_FRAMES + vace.FRAME_STEP,
+                    vace.MAX_FRAMES,
+                    "Frames made at once, 4n+1. Wan2.1 was trained on 81. The need for memory depends on it, and not "
+                    "on num_frames.",
+                ),
+                "overlap": _frames(
+                    long.DEFAULT_OVERLAP,
+                    1,
+                    vace.MAX_FRAMES - vace.FRAME_STEP,
+                    "Frames at the end of a window that the next one goes on from, 4n+1. More carry motion over "
+                    "better; each is made twice.",
+                ),
+                "seams": choice(
+                    long.SEAMS,
+                    "crossfade: over the overlap one window turns into the next. cut: the earlier one's.",
+                ),
+                "match_colours": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "How far a window's brightness and contrast are brought to those of the window "
+                        "before, measured on the frames they share. 0: not at all.",
+                    },
+                ),
+                "anchor": choice(
+                    long.ANCHORS,
+                    "What later windows are held to beside the one before. colours: those of the first window, for "
+                    "scenes that stay the same. reference: its first frame, as a reference picture.",
+                ),
+            },
+            "optional": {
+                "task": socket(
+                    "VACE_TASK",
+                    "From a VACE node, made for the whole length: each window takes its part. Give both the same "
+                    "num_frames.",
+                ),
+                "audio": socket("AUDIO", "Sound to put under the video; cut where it ends."),
+                **speed_inputs(),
+            },
+            "hidden": declared["hidden"],
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, width: int | None, height: int | None, num_frames: int | None, window: int | None, overlap: int | None
+    ) -> bool | str:
+        """Name the nearest good number for a size or length that cannot be made."""
+        sides = (("width", width), ("height", height))
+        results = [checked(vace.check_side, name, value) for name, value in sides if value is not None]
+        if num_frames is not None and window is not None and overlap is not None:
+            results.append(checked(long.check_lengths, num_frames, window, overlap))
+        return " ".join(result for result in results if isinstance(result, str)) or True
+
+    def sample(
+        self,
+        model: ModelHandle,
+        task: Any = None,
+        audio: Any = None,
+        extra_pnginfo: Any = None,
+        unique_id: str | None = None,
+        **widgets: Any,
+    ) -> dict[str, Any]:
+        """Return the video, and show on the node how it was made."""
+        from ..core.wan_vace.long.make import make_long_video
+
+        joining = {name: widgets.pop(name) for name in JOINING}
+        request = long.LongRequest(vace.VACERequest(**widgets), **joining)
+        host = get_host()
+        path, record = make_long_video(model, request, host, task, audio)
+        record_run(extra_pnginfo, unique_id, record)
+        return shown(record, host.video_file(path))
+
+    def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
+        """Return what one window would need; `linked` are the inputs that only the run will know."""
+        from ..core.wan_vace.ask import ask
+
+        sizes = {name: known[name] for name in SIZING if name in known}
+        if "window" in known:
+            sizes["num_frames"] = min(known["window"], known.get("num_frames", known["window"]))
+        return ask(model, get_host(), **sizes)
+
+
+def _frames(default: int, least: int, most: int, tooltip: str) -> tuple[str, dict[str, Any]]:
+    return "INT", {"default": default, "min": least, "max": most, "step": vace.FRAME_STEP, "tooltip": tooltip}

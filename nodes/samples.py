@@ -1,0 +1,57 @@
+"""Sample inputs: something to begin with, in place of Load Video and Load Image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core import samples
+from .shared import CATEGORY
+from .widgets import choice
+
+SAMPLES = f"{CATEGORY}/samples"
+
+
+class PiyingSampleClip:
+    """A small clip that comes with the pack."""
+
+    CATEGORY = SAMPLES
+    DESCRIPTION = "A small clip that comes with Piying. Put Load Video and Get Video Components in its place."
+    RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT", "MASK")
+    RETURN_NAMES = ("images", "audio", "fps", "mask")
+    OUTPUT_TOOLTIPS = (
+        "The clip's frames.",
+        "Its sound; moving circle has one.",
+        "Its frames per second.",
+        "A mask that follows what moves, where there is one; else empty.",
+    )
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widget."""
+        return {"required": {"sample": choice(list(samples.CLIPS), "Which clip.")}}
+
+    def load(self, sample: str) -> tuple[Any, Any, float, Any]:
+        """Return frames [N, H, W, 3], sound, rate and mask [N, H, W]."""
+        frames, audio, fps, mask = samples.sample_clip(sample)
+        return frames, audio, float(fps), mask
+
+
+class PiyingSampleImage:
+    """A small picture that comes with the pack."""
+
+    CATEGORY = SAMPLES
+    DESCRIPTION = "A small picture that comes with Piying. Put Load Image in its place."
+    RETURN_TYPES = ("IMAGE", "MASK")
+    RETURN_NAMES = ("image", "mask")
+    OUTPUT_TOOLTIPS = ("The picture.", "1 where it is transparent, as Load Image gives it.")
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widget."""
+        return {"required": {"sample": choice(list(samples.PICTURES), "Which picture.")}}
+
+    def load(self, sample: str) -> tuple[Any, Any]:
+        """Return the picture [1, H, W, 3] and its mask [1, H, W]."""
+        return samples.sample_picture(sample)

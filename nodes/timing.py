@@ -1,0 +1,87 @@
+"""Time and sound: another frame rate for the same seconds, and a soundtrack that goes along."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.errors import PiyingError
+from ..core.media import frame_rate
+from .shared import CATEGORY
+from .widgets import choice, number, socket, whole
+
+TIMING = f"{CATEGORY}/timing"
+RATES = (0.1, 1000.0, 0.01)  # frames per second: least, most, step
+MANY = 1 << 20
+
+
+class PiyingFrameRate:
+    """The same seconds at another frame rate."""
+
+    CATEGORY = TIMING
+    DESCRIPTION = (
+        "Brings a video to another frame rate; it lasts as long as before. Wan VACE works at 16 frames a second and "
+        "in 4n+1 frames."
+    )
+    RETURN_TYPES = ("IMAGE", "FLOAT", "INT")
+    RETURN_NAMES = ("frames", "fps", "num_frames")
+    OUTPUT_TOOLTIPS = (
+        "The frames at the new rate.",
+        "The new rate, for Create Video.",
+        "How many frames there are now, for VACE Sample.",
+    )
+    FUNCTION = "convert"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "frames": socket("IMAGE", "The video's frames."),
+                "fps": number(24.0, *RATES, "Their rate, from Get Video Components."),
+                "to_fps": number(16.0, *RATES, "The new rate. Wan was trained on 16."),
+                "method": choice(
+                    frame_rate.METHODS,
+                    "nearest: whole frames, sharp. blend: all that is on screen meanwhile, mixed.",
+                ),
+                "length": choice(
+                    frame_rate.LENGTHS, "Wan VACE takes 4n+1 frames. trim: cut the end. hold: repeat the last frame."
+                ),
+            }
+        }
+
+    def convert(self, frames: Any, fps: float, to_fps: float, method: str, length: str) -> tuple[Any, float, int]:
+        """Return frames [M, H, W, 3], their rate and their count."""
+        if getattr(frames, "ndim", 0) != 4 or not len(frames):
+            raise PiyingError("frames holds no video. Connect an IMAGE: [frames, height, width, 3].")
+        converted = frame_rate.change_rate(frames, fps, to_fps, method, length)
+        return converted, float(to_fps), len(converted)
+
+
+class PiyingAlignAudio:
+    """A soundtrack as long as the new video."""
+
+    CATEGORY = TIMING
+    DESCRIPTION = "Moves and cuts a soundtrack so that it fits a video to which frames were added, or cut from."
+    RETURN_TYPES = ("AUDIO",)
+    RETURN_NAMES = ("audio",)
+    OUTPUT_TOOLTIPS = ("The sound, for Create Video.",)
+    FUNCTION = "align"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        added = "How many frames were added in front; silence there. Below 0: cut off."
+        return {
+            "required": {
+                "num_frames": whole(81, 1, MANY, "Number of frames of the new video."),
+                "fps": number(16.0, *RATES, "Rate of the new video."),
+                "frames_before": whole(0, -MANY, MANY, added),
+            },
+            "optional": {"audio": socket("AUDIO", "The sound of the original. A video without sound stays without.")},
+        }
+
+    def align(self, num_frames: int, fps: float, frames_before: int, audio: Any = None) -> tuple[Any]:
+        """Return the sound, or None where there is none."""
+        from ..core.media.sound import align
+
+        return (align(audio, num_frames, fps, frames_before),)
