@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import os
 import signal
@@ -16,13 +17,14 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..core.errors import PiyingError
-from .display import Display, LogToDisplay, choose_display
+from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_event
 from .errors import NodeFailed, NodeMisused, WorkflowError
 from .export import read_object_info, write_api
 from .options import parser
 from .overrides import split_set
 
 if TYPE_CHECKING:
+    from .graph import Graph
     from .session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,11 +44,16 @@ QUIET_LIBRARIES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = parser().parse_args(arguments)
-    display = choose_display(options.json, options.quiet)
+    parse = parser()
+    options = parse.parse_args(arguments)
+    if options.workflow is None and options.inspect is None:
+        parse.error("the following arguments are required: workflow")
+    display = (
+        PlanDisplay(print_event) if options.plan and options.json else choose_display(options.json, options.quiet)
+    )
     _prepare_process(options.verbose, display)
     try:
-        return _run(options, display)
+        return _inspect(options) if options.inspect else _run(options, display)
     except (WorkflowError, PiyingError) as error:
         return _fail(display, error, WRONG, options.verbose)
     except NodeFailed as error:
@@ -88,6 +95,13 @@ def _sentence(error: BaseException) -> str:
     return str(error)
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    from .inspecting import inspected
+
+    print(inspected(options.inspect, options.json))
+    return DONE
+
+
 def _run(options: argparse.Namespace, display: Display) -> int:
     from .session import Session  # what --help does not need
 
@@ -100,12 +114,15 @@ def _run(options: argparse.Namespace, display: Display) -> int:
         custom_nodes=options.custom_nodes,
         comfyui=options.comfyui,
         display=display,
+        vram=options.vram_gb,
+        ram=options.ram_gb,
+        imagined=options.plan,
     )
     try:
         code = _run_in(session, options, display)
     finally:
         session.close()
-    if code == DONE and not options.check and not options.export_api:
+    if code == DONE and not (options.check or options.plan or options.export_api):
         display.done(time.monotonic() - begun)
     return code
 
@@ -125,11 +142,25 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display) -> 
         return DONE
     for error in errors:
         display.message(f"left out: {error}", "WARNING")
+    if options.plan:
+        return _show_plan(session, graph, roots, options.json)
     _check_installed()
     _check_writable(options.output)
+    if options.vram_gb is not None and session.device() == "cpu":
+        display.message("--vram-gb: there is no card here to limit; it tells --plan what to plan for.", "WARNING")
     for path in session.execute(workflow, graph, roots).files:
         display.saved(path)
     return WRONG if errors else DONE
+
+
+def _show_plan(session: Session, graph: Graph, roots: list[str], as_object: bool) -> int:
+    """Print what the samplers would need, as text or as one JSON object."""
+    from .plan import as_json, as_text
+
+    _check_installed()
+    plans = session.plan(graph, roots)
+    print(json.dumps(as_json(plans), ensure_ascii=False) if as_object else as_text(plans))
+    return DONE
 
 
 def _check_installed() -> None:

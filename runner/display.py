@@ -14,6 +14,7 @@ from ..core.host import Preview, Progress
 from .graph import Node
 
 SECONDS_BETWEEN_LINES = 5.0
+TEXT_SHOWN = 40  # characters of a growing text that fit behind a bar
 
 
 class Display(Protocol):
@@ -129,6 +130,9 @@ class _Lines:
             rest = f", {left:.0f} s left" if done < self._total else f" in {now - self._begun:.1f} s"
             self._display.line(f"{self._display.title}: {self._phase} {done}/{self._total}{rest}")
 
+    def text(self, text: str) -> None:
+        """Show nothing: lines that change are for terminals."""
+
 
 class Terminal(Plain):
     """A bar with the time left for every phase."""
@@ -174,6 +178,10 @@ class _Bar:
         del preview
         self._bar.update(done - self._bar.n)
 
+    def text(self, text: str) -> None:
+        """Show the end of the text behind the bar."""
+        self._bar.set_postfix_str(text[-TEXT_SHOWN:])
+
 
 class EventDisplay(Quiet):
     """Gives one dictionary for everything that happens."""
@@ -217,6 +225,14 @@ class EventDisplay(Quiet):
         self._emit({"event": event, **values})
 
 
+class PlanDisplay(EventDisplay):
+    """Gives errors alone as events, so that a plan is the one object on stdout; warnings go to stderr."""
+
+    def message(self, text: str, level: str) -> None:
+        """Show warnings."""
+        Quiet.message(self, text, level)
+
+
 class _EventProgress:
     def __init__(self, display: EventDisplay, phase: str, total: int) -> None:
         self._display, self._phase, self._total = display, phase, total
@@ -225,6 +241,10 @@ class _EventProgress:
         """Give the step."""
         del preview
         self._display.emit("progress", node=self._display.node, phase=self._phase, value=done, max=self._total)
+
+    def text(self, text: str) -> None:
+        """Give the text so far."""
+        self._display.emit("text", node=self._display.node, phase=self._phase, text=text)
 
 
 def print_event(event: dict[str, Any]) -> None:

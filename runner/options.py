@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 EPILOG = "Exit codes: 0 done, 1 a node failed, 2 the workflow or the options are wrong, 130 cancelled."
@@ -13,7 +14,9 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
         prog="python -m runner", description="Run a ComfyUI workflow file without ComfyUI.", epilog=EPILOG
     )
-    parse.add_argument("workflow", type=Path, help="UI or API JSON, or a PNG, WEBP, MP4 or WEBM that carries one")
+    parse.add_argument(
+        "workflow", type=Path, nargs="?", help="UI or API JSON, or a PNG, WEBP, MP4 or WEBM that carries one"
+    )
     _add_values(parse.add_argument_group("values"))
     _add_places(parse.add_argument_group("places"))
     _add_modes(parse.add_argument_group("instead of running"))
@@ -48,10 +51,23 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
         "--comfyui", type=Path, metavar="DIR", help="a ComfyUI checkout that such packs may import from"
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    size = {"type": _gigabytes, "metavar": "GB"}
+    group.add_argument(
+        "--vram-gb",
+        help="use so much of the card, or plan for such a card; a GB is 2**30 bytes",
+        **size,  # type: ignore[arg-type]
+    )
+    group.add_argument("--ram-gb", help="plan with so much main memory", **size)  # type: ignore[arg-type]
 
 
 def _add_modes(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--check", action="store_true", help="validate the workflow and stop")
+    group.add_argument(
+        "--plan",
+        action="store_true",
+        help="show what it would need and stop; models of the manifest need not be installed",
+    )
+    group.add_argument("--inspect", type=Path, metavar="FILE", help="say what a file of weights is and stop")
     group.add_argument("--export-api", type=Path, metavar="FILE", help="write the API form and stop")
     group.add_argument(
         "--object-info",
@@ -66,3 +82,14 @@ def _add_shown(group: argparse._ArgumentGroup) -> None:
     shown.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
     shown.add_argument("--quiet", action="store_true", help="paths of the files on stdout, nothing else but errors")
     group.add_argument("--verbose", action="store_true", help="tracebacks, and what libraries have to say")
+
+
+def _gigabytes(text: str) -> int:
+    """Return the bytes of a number of GB above 0."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GB above 0, such as 16.")
+    return int(size * 2**30)

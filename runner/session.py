@@ -13,6 +13,7 @@ from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from ..core.host import HeadlessHost, get_host, set_host
 from .cache import Cache
 from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
+from .core_nodes.video import VideoFile
 from .definitions import ObjectInfo, object_info
 from .display import Display, EventDisplay, Quiet
 from .errors import InvalidGraph, NodeError, WorkflowError
@@ -20,6 +21,7 @@ from .execute import Executor, Hidden, Result
 from .graph import Graph
 from .overrides import Assignment, find_input, find_node, prompt_assignment, seed_assignments
 from .packs import load_packs, reach_comfyui
+from .plan import NodePlan, plan_graph
 from .validate import examine
 from .workflow_file import Workflow, read_workflow_file, workflow_from_json
 
@@ -60,6 +62,8 @@ class Session:
         custom_nodes: packs, or folders of packs, to load.
         comfyui: a ComfyUI checkout whose modules such packs may import.
         display: who is told what happens; by default warnings go to stderr.
+        vram, ram: bytes of the card and of main memory to use, or to plan with.
+        imagined: only plans are made, for limits and models that may not be there.
 
     Raises:
         WorkflowError: a folder is not there.
@@ -75,6 +79,9 @@ class Session:
         custom_nodes: Iterable[StrPath] = (),
         comfyui: StrPath | None = None,
         display: Display | None = None,
+        vram: int | None = None,
+        ram: int | None = None,
+        imagined: bool = False,
     ) -> None:
         self.display = display or Quiet()
         self.output = Path(output)
@@ -86,6 +93,10 @@ class Session:
             models=[*_existing(models), *_default_models()],
             chosen_device=device,
             on_progress=lambda phase, total: self.display.progress(phase, total),
+            vram=vram,
+            ram=ram,
+            imagined=imagined,
+            as_video=VideoFile,
         )
         set_host(self._host)
         if comfyui is not None:
@@ -156,6 +167,20 @@ class Session:
         if verdict.errors and not (partial and verdict.roots):
             raise InvalidGraph(verdict.errors)
         return graph, verdict.roots, verdict.errors
+
+    def plan(self, graph: Graph, roots: list[str]) -> list[NodePlan]:
+        """Return what the samplers of a checked graph would need.
+
+        Raises:
+            WorkflowError: no node can tell.
+            PiyingError: a model or the device cannot be used.
+        """
+        set_host(self._host)
+        return plan_graph(graph, roots, self.classes)
+
+    def device(self) -> str:
+        """Return the torch device that runs compute on."""
+        return self._host.device()
 
     def execute(
         self, workflow: Workflow, graph: Graph, roots: list[str], errors: Sequence[NodeError] = ()

@@ -12,6 +12,7 @@ class _Primitive:
 
     CATEGORY = "utils/primitive"
     FUNCTION = "value"
+    RUNS_AT_ONCE = True  # a plan may run it to learn what it gives
     RETURN_TYPES: tuple[str, ...] = ("STRING",)
     OPTIONS: dict[str, Any] = {}
 

@@ -19,7 +19,7 @@ export async function openFrontend({ url, playwright: folder, chromium: executab
   const said = [];
   page.on("console", (m) => said.push({ type: m.type(), text: m.text(), at: m.location().url }));
   page.on("pageerror", (e) => said.push({ type: "pageerror", text: String(e.stack ?? e), at: "" }));
-  await page.goto(url, { waitUntil: "domcontentloaded" });
+  await page.goto(url, { waitUntil: "domcontentloaded", timeout: 120000 });
   await appReady(page);
   return { browser, page, said };
 }

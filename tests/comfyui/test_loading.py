@@ -12,7 +12,8 @@ OUTPUTS = {
     "PiyingLoadHunyuanDiT": ["HUNYUAN_DIT"],
     "PiyingHunyuanDiT": ["IMAGE"],
     "PiyingLoadPromptModel": ["PROMPT_MODEL"],
-    "PiyingExpandPrompt": ["STRING"],
+    "PiyingExpandPrompt": ["STRING", "STRING"],
+    "PiyingPromptServer": ["PROMPT_MODEL"],
 }
 
 

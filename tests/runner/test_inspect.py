@@ -1,0 +1,133 @@
+"""`python -m runner --inspect FILE`: what a file of weights is, from its header alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDTH = 5120
+
+
+def inspect(*arguments):
+    command = [sys.executable, "-m", "runner", "--inspect", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def entry(start, count, dtype="BF16", size=2, shape=None):
+    return {"dtype": dtype, "shape": shape or [count], "data_offsets": [start, start + count * size]}
+
+
+def write(path, shapes, dtype="BF16", size=2, length=None, metadata=None):
+    """Write a header and a hole in place of the weights."""
+    table, at = {"__metadata__": metadata} if metadata else {}, 0
+    for name, shape in shapes.items():
+        count = 1
+        for side in shape:
+            count *= side
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + count * size]}
+        at += count * size
+    text = json.dumps(table).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at if length is None else length)
+    return path
+
+
+def wan(layers=40, vace=8):
+    shapes = {
+        "patch_embedding.weight": [WIDTH, 16, 1, 2, 2],
+        "vace_patch_embedding.weight": [WIDTH, 96, 1, 2, 2],
+        "time_embedding.0.weight": [WIDTH, 256],
+    }
+    for blocks, count in (("blocks", layers), ("vace_blocks", vace)):
+        for index in range(count):
+            for name in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o"):
+                shapes[f"model.diffusion_model.{blocks}.{index}.{name}.weight"] = [WIDTH, WIDTH]
+            shapes[f"model.diffusion_model.{blocks}.{index}.ffn.0.weight"] = [13824, WIDTH]
+            shapes[f"model.diffusion_model.{blocks}.{index}.ffn.2.weight"] = [WIDTH, 13824]
+    return {n if n.startswith("model.") else f"model.diffusion_model.{n}": s for n, s in shapes.items()}
+
+
+def test_a_file_of_60_gb_in_well_under_a_second(tmp_path):
+    path = write(tmp_path / "no name at all", wan(), "F32", 4)
+    assert path.stat().st_size > 56e9
+    before = os.times()
+    ran = inspect(path)
+    used = sum(os.times()[2:4]) - sum(before[2:4])
+    assert ran.returncode == 0, ran.stderr
+    assert "is       a Wan2.1-VACE transformer (14.35B, original names)" in ran.stdout
+    assert "safetensors, 57.39 GB, 387 tensors" in ran.stdout
+    assert "fp32 (fp32 57.39 GB)" in ran.stdout
+    assert "read     yes" in ran.stdout
+    assert "needs    the UMT5-XXL text encoder, the Wan2.1 VAE" in ran.stdout
+    assert used < 0.6
+
+
+def test_json(tmp_path):
+    path = write(tmp_path / "model.safetensors", wan(2, 1))
+    found = json.loads(inspect(path, "--json").stdout)
+    assert found["what"] == "a Wan2.1-VACE transformer"
+    assert (found["format"], found["precision"], found["readable"]) == ("safetensors", "bf16", True)
+    assert found["parts"][0]["family"] == "wan_vace"
+    assert found["parts"][0]["kind"] == "transformer"
+    assert found["bytes"] == path.stat().st_size
+    assert found["types"] == {"bf16": 2 * found["parts"][0]["parameters"]}
+
+
+def test_it_needs_no_torch(tmp_path):
+    path = write(tmp_path / "model.safetensors", wan(2, 1))
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import conftest\n"
+        "from piying.runner.cli import main\n"
+        f"main(['--inspect', {str(path)!r}])\n"
+        "print(sorted({'torch', 'numpy', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+OTHERS = {
+    "a Wan2.1 VACE module": {n: s for n, s in wan(0, 1).items() if "vace" in n},
+    "a Wan2.1 text-to-video transformer": {n: s for n, s in wan(1, 0).items() if "vace" not in n},
+    "a T5 text encoder": {
+        "shared.weight": [10, 4],
+        "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": [8, 4],
+    },
+    "a CLIP-L text encoder": {"text_model.embeddings.token_embedding.weight": [10, 768]},
+    "a Stable Diffusion checkpoint": {"model.diffusion_model.input_blocks.0.0.weight": [4, 4]},
+    "a LoRA": {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": [4, 8]},
+    "no model known here": {"a": [1]},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_a_file_is(tmp_path, what):
+    from piying.core.checkpoints.inspect import inspect as ask
+
+    found = ask(write(tmp_path / "x.bin", OTHERS[what]))
+    assert found.what == what
+    assert found.readable == (what.startswith(("a Wan", "a T5", "a LoRA")))
+    assert found.readable or what in found.reason
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    text = {"_quantization_metadata": json.dumps({"layers": json.dumps({"blocks.0": "nvfp4"})})}
+    ran = inspect(write(tmp_path / "x.safetensors", wan(1, 1), metadata=text))
+    assert "no: stored as nvfp4, which this pack cannot read. Readable: bf16" in ran.stdout
+    assert ran.returncode == 0
+
+
+def test_a_damaged_file_or_none(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xff" * 40)
+    for path, reason in ((tmp_path / "x", "damaged"), (tmp_path / "y", "there is no such file")):
+        ran = inspect(path)
+        assert ran.returncode == 2
+        assert reason in ran.stderr
+        assert "Traceback" not in ran.stderr

@@ -1,0 +1,158 @@
+"""`--plan`: what a workflow would need, before anything is downloaded or loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from piying.runner.errors import WorkflowError
+from piying.runner.plan import plan_graph
+from piying.runner.session import Session
+
+T2V, T2I = "workflows/t2v.json", "workflows/t2i.json"
+VIDEO_720P = [
+    "--set=PiyingLoadWanVACE.model=wan2.1-vace-14b",
+    "--set=PiyingVACESample.width=1280",
+    "--set=PiyingVACESample.height=720",
+    "--set=PiyingVACESample.num_frames=81",
+]
+
+
+def planned(command, *arguments):
+    ran = command(*arguments, "--plan", "--json")
+    assert ran.returncode == 0, ran.stderr
+    (line,) = ran.stdout.splitlines()
+    return json.loads(line)
+
+
+def test_asking_before_downloading(command):
+    """The sentence of the documentation: will 14B at 720p run on a card of 16 GB?"""
+    plan = planned(command, T2V, "--vram-gb", 16, "--ram-gb", 32, *VIDEO_720P)
+    assert plan["fits"] is True
+    assert 8 < plan["peak_vram_gb"] < 16
+    assert 0 < plan["peak_ram_gb"] < 32
+    assert plan["seconds"] > 0
+    assert plan["reasons"]
+    assert plan["rejected"]
+    parts = {part["name"]: part for part in plan["components"]}
+    assert set(parts) == {"text_encoder", "transformer", "vae"}
+    assert parts["transformer"]["placement"] == "streamed"
+    assert parts["transformer"]["gb"] > 16
+    (node,) = plan["nodes"]
+    assert (node["class_type"], node["model"]) == ("PiyingVACESample", "wan2.1-vace-14b")
+    assert node["machine"]["vram_gb"] == 16
+    assert not command.output.exists()
+
+
+def test_what_does_not_fit_says_what_would(command):
+    plan = planned(command, T2V, "--vram-gb", 6, "--ram-gb", 32, *VIDEO_720P)
+    assert plan["fits"] is False
+    assert plan["reasons"][-1].startswith("What would fit: num_frames ")
+
+
+def test_the_plan_as_a_table(command):
+    ran = command(T2I, "--plan", "--vram-gb", 6, "--ram-gb", 16, "--set=PiyingLoadHunyuanDiT.model=hunyuan-dit-v1.2")
+    assert ran.returncode == 0, ran.stderr
+    assert "Hunyuan-DiT Text to Image" in ran.stdout
+    assert "\nphase" in ran.stdout
+    assert "\nsample" in ran.stdout
+
+
+def test_this_machine_is_planned_for_without_numbers(command):
+    plan = planned(command, T2V, "--device", "cpu")
+    assert plan["fits"] is True
+    assert plan["peak_vram_gb"] == 0
+    assert {part["placement"] for part in plan["components"]} == {"cpu"}
+
+
+def test_a_run_wants_the_model_installed(command):
+    ran = command(T2V, "--set=PiyingLoadWanVACE.model=wan2.1-vace-14b")
+    assert ran.returncode == 2
+    assert "python install.py --models wan2.1-vace-14b" in ran.stderr
+
+
+def test_mistakes_are_still_told(command):
+    ran = command(T2V, "--plan", "--json", "--set=PiyingVACESample.num_frames=10")
+    assert ran.returncode == 2
+    assert json.loads(ran.stdout)["event"] == "error"
+    assert "use 9 or 13" in ran.stdout
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "much", "inf"])
+def test_sizes_are_numbers_above_zero(command, size):
+    ran = command(T2V, "--plan", f"--vram-gb={size}")
+    assert ran.returncode == 2
+    assert "is no number of GB above 0" in ran.stderr
+
+
+def test_a_limit_without_a_card_is_said_to_have_no_effect(command, write):
+    text = write({"1": {"class_type": "PreviewAny", "inputs": {"source": "a"}}})
+    ran = command(text, "--vram-gb", 4, "--device", "cpu")
+    assert ran.returncode == 0, ran.stderr
+    assert "there is no card here to limit" in ran.stderr
+
+
+@pytest.fixture
+def session(tmp_path):
+    session = Session(output=tmp_path, device="cpu", vram=16 * 2**30, ram=32 * 2**30, imagined=True)
+    yield session
+    session.close()
+
+
+def plans_of(session, api):
+    graph, roots, _ = session.check(session.prepare(api))
+    return session.plan(graph, roots)
+
+
+def sampler(**inputs):
+    values = {"width": 64, "height": 64, "steps": 4, "cfg": 5.0, "prompt": "", "negative_prompt": "", "seed": 1}
+    return {"class_type": "PiyingHunyuanDiT", "inputs": {"model": ["1", 0], **values, **inputs}}
+
+
+LOADER = {"class_type": "PiyingLoadHunyuanDiT", "inputs": {"model": "hunyuan-dit-v1.2", "precision": "auto"}}
+SHOWN = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
+
+
+def test_values_of_primitives_are_known_before_a_run(session):
+    api = {
+        "1": LOADER,
+        "2": sampler(width=["4", 0], height=["4", 0]),
+        "3": SHOWN,
+        "4": {"class_type": "PrimitiveInt", "inputs": {"value": 1024}},
+    }
+    (linked,) = plans_of(session, api)
+    (literal,) = plans_of(session, {**api, "2": sampler(width=1024, height=1024)})
+    assert linked.unknown == []
+    assert linked.answer == literal.answer
+    (small,) = plans_of(session, {**api, "2": sampler()})
+    assert small.answer.plan.peak_vram < linked.answer.plan.peak_vram
+
+
+def test_values_that_only_the_run_knows_are_named(session):
+    api = {
+        "1": LOADER,
+        "2": sampler(prompt=["5", 0]),
+        "3": SHOWN,
+        "4": {"class_type": "PiyingLoadPromptModel", "inputs": {"model": "built-in", "precision": "auto"}},
+        "5": {
+            "class_type": "PiyingExpandPrompt",
+            "inputs": {
+                "model": ["4", 0],
+                "prompt": "a cat",
+                "preset": "text_to_image",
+                "max_new_tokens": 4,
+                "temperature": 0.0,
+                "seed": 1,
+            },
+        },
+    }
+    (plan,) = [plan for plan in plans_of(session, api) if plan.node.id == "2"]
+    assert plan.unknown == ["prompt"]
+
+
+def test_a_graph_of_which_no_node_can_tell(session):
+    graph, roots, _ = session.check(
+        session.prepare({"1": {"class_type": "PreviewAny", "inputs": {"source": "a"}}}),
+    )
+    with pytest.raises(WorkflowError, match="no node of the workflow can tell"):
+        plan_graph(graph, roots, session.classes)

@@ -1,0 +1,22 @@
+// Small helpers for elements; text only ever goes in as text.
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+export function dialog(title, closeText, ...children) {
+  const made = element(
+    "dialog", { class: "piying-dialog" },
+    element("header", {}, element("h3", {}, title), element("button", { onclick: () => made.close() }, closeText)),
+    ...children,
+  );
+  made.addEventListener("close", () => made.remove());
+  document.body.append(made);
+  made.showModal();
+  return made;
+}
