@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 FolderKind = Literal["input", "output", "temp"]
 
-MODEL_CATEGORIES = ("diffusers", "diffusion_models", "checkpoints", "LLM", "text_encoders", "vae", "unet", "annotators")
+MODEL_CATEGORIES = (
+    "diffusers",
+    "diffusion_models",
+    "checkpoints",
+    "LLM",
+    "text_encoders",
+    "vae",
+    "unet",
+    "annotators",
+)
 PREVIEW_PIXELS = 512  # longest side of a preview; ComfyUI's own sampler previews use the same
 
 

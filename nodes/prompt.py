@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from typing import Any
 
@@ -73,6 +72,8 @@ class PiyingExpandPrompt:
     @classmethod
     def IS_CHANGED(cls, preset: str | None = None, unique_id: str | None = None, **_: Any) -> str:
         """Run again when the preset's file was edited, or the last run could not use an answer."""
+        import hashlib
+
         try:
             text = preset_text(preset, get_host()) if preset else ""
         except PiyingError as error:

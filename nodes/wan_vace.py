@@ -97,8 +97,8 @@ class PiyingVACESample:
                 "task": (
                     "VACE_TASK",
                     {
-                        "tooltip": "From a VACE node: what the video is made from beside its prompt. Without one it is "
-                        "text to video. Wire the node's width, height and num_frames here too."
+                        "tooltip": "From a VACE node: what the video is made from beside its prompt. Without one it "
+                        "is text to video. Wire the node's width, height and num_frames here too."
                     },
                 ),
                 **speed_inputs(),

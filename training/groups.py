@@ -31,10 +31,6 @@ class Groups:
     scenes: list[Scene]
     rows: torch.Tensor
 
-    def hidden(self, share: float, level: torch.Tensor) -> torch.Tensor:
-        """Draw which scenes hide their shape [B]: a share of the groups, where `level` of noise is not too low."""
-        return (torch.rand(self.count) < share)[self.rows] & (level > LEAST_NOISE)
-
     @property
     def count(self) -> int:
         """Return how many groups there are."""
@@ -51,11 +47,15 @@ class Groups:
         firsts = [int((self.rows == row).nonzero()[0]) for row in range(self.count)]
         own = Paths(paths.centres[firsts], paths.radii[firsts])
         every = [coverage([shape] * self.count, own, width, height) for shape in SHAPES]
-        return (sum(every) / len(every))[self.rows]
+        return torch.stack(every).mean(0)[self.rows]
 
     def noise_like(self, latents: torch.Tensor) -> torch.Tensor:
         """Draw the same noise for all scenes of a group."""
         return torch.randn_like(latents[: self.count])[self.rows]
+
+    def hidden(self, share: float, level: torch.Tensor) -> torch.Tensor:
+        """Draw which scenes hide their shape [B]: a share of the groups, where `level` of noise is not too low."""
+        return (torch.rand(self.count) < share)[self.rows] & (level > LEAST_NOISE)
 
 
 def draw_groups(count: int, pool: Sequence[Scene], draw: random.Random) -> Groups:

@@ -48,7 +48,9 @@ def offers(family: str, root: Path) -> list[Offer]:
         root: the models folder. No hub is asked.
     """
     ledger = Ledger.read(root)
-    return [_offer(model, root, ledger) for model in listed_models() if (model.family, model.kind) == (family, "model")]
+    return [
+        _offer(model, root, ledger) for model in listed_models() if (model.family, model.kind) == (family, "model")
+    ]
 
 
 def _offer(model: Listed, root: Path, ledger: Ledger) -> Offer:

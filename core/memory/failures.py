@@ -67,6 +67,6 @@ class Failures:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             beside.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-            os.replace(beside, self.path)
+            beside.replace(self.path)
         except OSError as error:
             log.debug("%s cannot be written (%s): the plan may be tried again.", self.path, error)

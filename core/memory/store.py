@@ -50,7 +50,7 @@ class TensorStore:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
-            os.replace(beside, path)
+            beside.replace(path)
             self._let_go()
         except OSError as error:
             log.debug("%s cannot be written (%s): nothing is kept for the next run.", path, error)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from ..errors import PiyingError
 
@@ -75,6 +73,8 @@ def _allowed(environment: Mapping[str, str]) -> set[str]:
 
 
 def _parse(url: str) -> Address:
+    from urllib.parse import urlsplit
+
     bad = PiyingError(f"url is {url!r}. Write the address of an OpenAI-compatible server, such as {EXAMPLE}.")
     try:
         parts = urlsplit(url)
@@ -94,7 +94,9 @@ def _endpoint(path: str) -> str:
 
 
 def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"

@@ -24,7 +24,7 @@ class Speed:
     step_cache: float = 0.0
 
 
-# What each gives up, on the built-in model: docs/benchmarks.md, "Speed".
+# Starting points; benchmarks/speed.py measures what each gains and gives up.
 BUNDLES = {
     REFERENCE: Speed(),
     "balanced": Speed(step_cache=0.06),

@@ -20,7 +20,11 @@ SAMPLER = {
     "class_type": "PiyingVACESample",
     "inputs": {
         "model": {"class_type": "PiyingLoadWanVACE", "inputs": {"model": "built-in", "precision": "auto"}},
-        **{"width": 96, "height": 64, "num_frames": 17, "steps": 4, "cfg": 5.0},
+        "width": 96,
+        "height": 64,
+        "num_frames": 17,
+        "steps": 4,
+        "cfg": 5.0,
     },
 }
 
@@ -133,6 +137,6 @@ def test_help_texts_and_templates_are_served(server):
         with urlopen(f"{server.url}/{path}", timeout=30) as answer:
             assert answer.status == 200
             assert answer.read(4)
-    status, texts = request_json(f"{server.url}/i18n")
+    texts = request_json(f"{server.url}/i18n")[1]
     assert "文生视频" in texts["zh"]["nodeDefs"]["PiyingVACESample"]["display_name"]
     assert texts["zh"]["nodeCategories"]["samples"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 
 import torch
+from PIL import Image
 from piying.core.comfy_news import MOTION, MOTION_PIXELS, PROGRESS, News, animated
 from piying.core.preview import LatentPreview
-from PIL import Image
 
 
 class Listener:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     store = TensorStore(tmp_path, 2)
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     store.put(KEY, {"states": torch.ones(1)})
     assert list(tmp_path.iterdir()) == []
 

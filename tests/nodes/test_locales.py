@@ -162,7 +162,19 @@ def test_what_people_type_is_in_the_titles():
     chinese_titles = [entry["display_name"].lower() for entry in read("zh").values()]
     for word in ("vace", "wan", "hunyuan", "inpaint", "video", "text to video", "text to image", "depth", "prompt"):
         assert any(word in title for title in english_titles), word
-    for word in ("vace", "wan", "混元", "文生视频", "文生图", "局部重绘", "深度", "提示词", "inpaint", "万相", "长视频"):
+    for word in (
+        "vace",
+        "wan",
+        "混元",
+        "文生视频",
+        "文生图",
+        "局部重绘",
+        "深度",
+        "提示词",
+        "inpaint",
+        "万相",
+        "长视频",
+    ):
         assert any(word in title for title in chinese_titles), word
 
 

@@ -17,7 +17,7 @@ def cut(task: VACETask, window: Window, total: int) -> VACETask:
 
     Args:
         task: made for `total` frames.
-        window: its given frames are left to the window before, which had what the task says about them.
+        window: with the frames that the window before has made too.
         total: the length of the whole video.
 
     Raises:
@@ -44,13 +44,13 @@ def _part(layer: Layer, window: Window, total: int) -> Layer | None:
 
 
 def _given(layer: Layer, window: Window, total: int) -> Layer | None:
-    """Return the given frames whose place is in the window and not among those it begins with."""
+    """Return the given frames whose place is in the window."""
     if layer.total != total:
         raise PiyingError(
             f"{layer.title} makes a video of {layer.total} frames, VACE Long Video is set to {total}. Give both the "
             "same num_frames, or wire it from this node."
         )
-    inside = [index for index, slot in enumerate(layer.slots) if window.start + window.given <= slot < window.end]
+    inside = [index for index, slot in enumerate(layer.slots) if window.start <= slot < window.end]
     if not inside:
         return None
     slots = tuple(layer.slots[index] - window.start for index in inside)
