@@ -62,8 +62,14 @@ def carry_out(
     run = make_run(device, meter)
 
     def next_plan(refused: frozenset[str]) -> Plan:
-        wishes = {"precision": handle.precision, "memory": handle.memory}
-        chosen = plan(work, machine, refused, **wishes, advise=None if advise is None else lambda: advise(machine))
+        chosen = plan(
+            work,
+            machine,
+            refused,
+            precision=handle.precision,
+            memory=handle.memory,
+            advise=None if advise is None else lambda: advise(machine),
+        )
         if chosen.fits:
             log.info("%s", table(chosen, machine))
         return chosen
