@@ -73,4 +73,4 @@ def test_the_peak_is_the_weights_it_ends_as(model, storage, dtype):
     taken, held = peak(folder, storage, dtype)
     assert size > 200e6
     assert held < size * (0.65 if storage == "fp8" else 1.03)
-    assert taken < held + 50e6
+    assert taken < held + 100e6

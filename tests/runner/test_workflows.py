@@ -191,7 +191,7 @@ def test_inpainting_keeps_what_is_far_from_the_mask(ran):
     given, _, _, mask = sample_clip("moving circle")
     frames = sampled(ran("inpaint"))
     far = torch.nn.functional.max_pool2d(mask[:, None], 41, 1, 20)[:, 0] == 0
-    assert far.float().mean() > 0.1
+    assert far.float().mean() > 0.05
     assert torch.equal(frames[far], given[far])
     assert (frames - given).abs()[mask > 0].mean() > 0.05
 
