@@ -43,6 +43,7 @@ class TensorStore:
 
     def put(self, key: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Keep tensors under a key, and let the least recently used go."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         path = self._path(key)
@@ -52,7 +53,7 @@ class TensorStore:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
             beside.replace(path)
             self._let_go()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             log.debug("%s cannot be written (%s): nothing is kept for the next run.", path, error)
             with suppress(OSError):
                 beside.unlink()

@@ -51,6 +51,20 @@ def test_a_folder_that_cannot_be_made_is_gone_without(tmp_path):
     assert store.get(KEY) is None
 
 
+def test_a_full_disk_costs_nothing_but_time(tmp_path, monkeypatch):
+    """safetensors has an error of its own for it."""
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    TensorStore(tmp_path, 2).put(KEY, {"states": torch.ones(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError("No space left on device")
