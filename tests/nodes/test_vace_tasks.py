@@ -133,13 +133,13 @@ def test_every_widget_reaches_the_work(name, changes):
 
 
 def fingerprint(results):
-    """Return all that a task says, with its pictures reduced to sums."""
+    """Return all that a task says, with its pictures reduced to sums of their rows and of their columns."""
     task, *offered = results
     layers = []
     for layer in task.layers:
         area = None if layer.area is None else layer.area.sum((1, 2)).tolist()
         words = (layer.fit, layer.length, layer.fps, layer.paste, layer.feather, layer.slots)
-        layers.append((*words, area, layer.frames.sum().item()))
+        layers.append((*words, area, *(layer.frames.sum(axes).tolist() for axes in ((0, 1, 3), (0, 2, 3)))))
     return offered, layers, task.strength
 
 
