@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import PiyingError
+from ..memory.devices import named_dtype
 from .assemble import Types, assemble
 from .classes import KINDS, class_name, empty_module, known
 from .describe import describe
@@ -19,8 +20,6 @@ from .open_file import open_tensors
 from .parts import Part, find_parts
 from .tensors import Stored
 from .translate import translated
-
-NAMED_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def load_component(
@@ -63,7 +62,7 @@ def load_component(
     chosen = _found_config(sources, tensors, source) if given is None else given
     layout = sources[0].part.layout
     module = empty_module(kind.removesuffix("_2"), chosen, source, layout.class_name if given and layout else "")
-    types = Types(NAMED_DTYPES[dtype] if isinstance(dtype, str) else dtype, storage, block_lists, keep)
+    types = Types(named_dtype(dtype) if isinstance(dtype, str) else dtype, storage, block_lists, keep)
     assemble(module, tensors, types, source, cancelled)
     return module
 

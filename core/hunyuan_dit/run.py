@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..host import Host
+from ..memory.devices import named_dtype
 from ..memory.embeddings import Encoded, encoded
 from ..memory.measure import Meter
 from ..memory.place import placed
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from ..memory.planned import PhasePlan, Plan
 
-TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # (part, phase, text length, suffix of the pipeline's arguments), as in HunyuanDiTPipeline.
 ENCODERS = (("text_encoder", "encode", 77, ""), ("text_encoder_2", "encode_2", 256, "_2"))
 
@@ -110,7 +110,7 @@ class ImageRun:
             preview = LatentPreview(self.colours, sampler.scheduler)
             with placed(transformer, list(transformer.blocks), choice, self.device, self.host):
                 latents: torch.Tensor = sampler(
-                    **self._arguments(getattr(torch, TORCH_NAMES[choice.compute])),
+                    **self._arguments(named_dtype(choice.compute)),
                     width=self.request.width,
                     height=self.request.height,
                     num_inference_steps=self.request.steps,

@@ -52,13 +52,18 @@ def resolve_dtype(precision: str, device: str, preferred: str = "bf16") -> torch
     Raises:
         PiyingError: `precision` is not one of `PRECISIONS`.
     """
-    import torch
-
     if precision not in PRECISIONS:
         raise PiyingError(f"precision is {precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
     if precision == "auto":
         precision = "fp32" if device == "cpu" else preferred
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    return named_dtype(precision)
+
+
+def named_dtype(name: str) -> torch.dtype:
+    """Return the torch type of `bf16`, `fp16` or `fp32`."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
 
 
 def memory_bytes(device: str) -> int:

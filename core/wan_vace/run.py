@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..host import Host
+from ..memory.devices import named_dtype
 from ..memory.measure import Meter
 from ..memory.place import placed
 from ..memory.store import TensorStore
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("piying")
 
-TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 KEPT_LATENTS = 4  # videos whose latents outlive the run, 20 MB each at 720p
 
 
@@ -119,12 +119,11 @@ class VACERun:
         }
 
     def _sample(self, choice: PhasePlan) -> torch.Tensor:
-        import torch
 
         with self.meter.phase(choice):
             transformer = self.model.transformer(choice)
             with placed(transformer, block_order(transformer), choice, self.device, self.host):
-                latents = self._loop(transformer, getattr(torch, TORCH_NAMES[choice.compute]))
+                latents = self._loop(transformer, named_dtype(choice.compute))
             if self.cache is not None:
                 self.cache.let_go()
         return latents[:, :, len(self.inputs.references) :].cpu()
