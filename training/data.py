@@ -27,6 +27,9 @@ TRAVEL = (0.38, 0.46)  # of the side travelled along
 # Sizes that give the three shapes about the same area.
 HALF_SQUARE, TRIANGLE = 0.886, 1.3
 REACH = 1.13  # the furthest a shape reaches from its centre, in radii: a triangle to the side
+# Where a caption is all there is, the object keeps near the middle (`draw_paths`): a caption does not say where,
+# and over all places a circle and a square look the same on average, so that the word would explain nothing.
+CAPTION_SPREAD = 0.15
 DIRECTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
 
 
@@ -48,8 +51,13 @@ def between(low: float, high: float, *shape: int) -> torch.Tensor:
     return low + (high - low) * torch.rand(*shape)
 
 
-def draw_paths(scenes: Sequence[Scene], frames: int, width: int, height: int) -> Paths:
-    """Draw where each scene's object starts, how large it is and how far it goes, all inside the picture."""
+def draw_paths(
+    scenes: Sequence[Scene], frames: int, width: int, height: int, spread: torch.Tensor | float = 1.0
+) -> Paths:
+    """Draw where each scene's object starts, how large it is and how far it goes, all inside the picture.
+
+    `spread` is how much of the room it may start in, around the middle of that room: 0..1, one number or [B, 1].
+    """
     count = len(scenes)
     sides = torch.tensor([float(width), float(height)])
     radii = between(*RADIUS, count) * min(width, height)
@@ -57,7 +65,8 @@ def draw_paths(scenes: Sequence[Scene], frames: int, width: int, height: int) ->
     journeys = ways * between(*TRAVEL, count, 1) * sides
     low = REACH * radii[:, None] + (-journeys).clamp(min=0)
     high = sides - REACH * radii[:, None] - journeys.clamp(min=0)
-    starts = low + torch.rand(count, 2) * (high - low).clamp(min=0)
+    place = 0.5 + (torch.rand(count, 2) - 0.5) * spread
+    starts = low + place * (high - low).clamp(min=0)
     times = torch.linspace(0, 1, frames) if frames > 1 else torch.zeros(1)
     return Paths(starts[:, None] + journeys[:, None] * times[None, :, None], radii)
 

@@ -22,6 +22,7 @@ from .language import LANGUAGES, Scene, caption, scenes
 from .precision import PRECISIONS, lower
 from .prompt_score import score as score_prompts
 from .reading import VideoReading, read_video
+from .short_prompts import PRESETS
 from .task_score import score_tasks
 from .video_sampling import Sampling, draw_video
 
@@ -157,6 +158,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of transformer and text encoders")
     parser.add_argument("--tasks", nargs="*", default=None, help="only these VACE tasks")
+    parser.add_argument("--presets", nargs="+", default=PRESETS, help="what prompts are for")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -168,7 +170,7 @@ def main() -> None:
     sampling = Sampling(given.width, given.height, given.frames, given.steps, given.cfg, given.shift, given.seed)
     scores: dict[str, Any]
     if given.what == "prompt":
-        scores = score_prompts(given.models / "prompt", given.count, given.seed)
+        scores = score_prompts(given.models / "prompt", given.count, given.seed, presets=given.presets)
     elif given.what == "image":
         scores = score_image(load_image(given.models / "hunyuan_dit", given.precision), given.count, sampling)
     elif given.what == "ceiling":

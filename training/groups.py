@@ -36,10 +36,10 @@ class Groups:
         """Return how many groups there are."""
         return int(self.rows[-1]) + 1
 
-    def paths(self, frames: int, width: int, height: int) -> Paths:
-        """Draw one path for each group."""
+    def paths(self, frames: int, width: int, height: int, spread: torch.Tensor | float = 1.0) -> Paths:
+        """Draw one path for each group; `spread` is one number or [groups, 1], see `draw_paths`."""
         firsts = [self.scenes[int((self.rows == row).nonzero()[0])] for row in range(self.count)]
-        paths = draw_paths(firsts, frames, width, height)
+        paths = draw_paths(firsts, frames, width, height, spread)
         return Paths(paths.centres[self.rows], paths.radii[self.rows])
 
     def neutral(self, paths: Paths, width: int, height: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from . import architectures
-from .data import block_weights, colours, coverage, paint
+from .data import CAPTION_SPREAD, block_weights, colours, coverage, paint
 from .groups import Groups, draw_groups
 from .image_autoencoder import SCALE, picture_latents
 from .language import LANGUAGES, Scene, caption, scenes
@@ -43,7 +43,7 @@ TRAINED_ON = [scene for scene in scenes(moving=False) if not scene.held_out]
 
 def draw_pictures(groups: Groups, width: int, height: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return pictures [B, 3, H, W] in -1..1 of some scenes, the same without a shape, and the coverage [B, H, W]."""
-    paths = groups.paths(1, width, height)
+    paths = groups.paths(1, width, height, CAPTION_SPREAD)
     covered = coverage([s.shape for s in groups.scenes], paths, width, height)
     palette = [colours([getattr(scene, name) for scene in groups.scenes]) for name in ("colour", "background")]
     neutral = paint(groups.neutral(paths, width, height), *palette)

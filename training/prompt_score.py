@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .language import BACKGROUNDS, COLOURS, MOTION_WORDS, SHAPE_WORDS
 from .prompts import chat, system_prompt
-from .short_prompts import NOUNS, TINTS, Example, example
+from .short_prompts import NOUNS, PRESETS, STILL, TINTS, Example, example
 
 # As core/prompting/expand.py samples.
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "max_new_tokens": 96}
 CHINESE = re.compile("[\u4e00-\u9fff]")
-MEASURES = ("facts", "language", "no_contradiction", "no_motion_in_pictures")
+MEASURES = ("facts", "language", "no_contradiction", "no_motion_in_pictures", "no_looks_made_up")
 
 
-def unseen(count: int, seed: int) -> list[Example]:
+def unseen(count: int, seed: int, presets: Sequence[str] = PRESETS) -> list[Example]:
     """Return examples whose lines were held out of training, no two alike."""
     draw, found = random.Random(f"unseen {seed}"), {}
     while len(found) < count:
-        item = example(draw)
+        item = example(draw, presets)
         if item.held_out:
             found[item.preset, item.line] = item
     return list(found.values())
@@ -54,7 +54,8 @@ def judge(item: Example, text: str) -> dict[str, bool]:
         "facts": all(says(lower, name, word.lower(), item.language) for name, word in item.said.items()),
         "language": in_chinese == (item.language == "zh"),
         "no_contradiction": "text" in item.said or consistent(item, lower),
-        "no_motion_in_pictures": item.preset == "text_to_video" or "text" in item.said or not moves,
+        "no_looks_made_up": item.preset in PRESETS or "text" in item.said or not made_up_looks(item, lower),
+        "no_motion_in_pictures": item.preset != STILL or "text" in item.said or not moves,
     }
 
 
@@ -74,14 +75,23 @@ def has_word(text: str, word: str, language: str) -> bool:
 def consistent(item: Example, text: str) -> bool:
     """Tell whether an answer names one background, one motion and no thing or colour beyond its own two."""
     said, language = item.said, item.language
-    colours = {*COLOURS, *BACKGROUNDS} if language == "en" else {*COLOURS.values(), *BACKGROUNDS.values()}
-    named = [word for word in colours | set(TINTS[language]) if has_word(text, word, language)]
     things = {w for words in SHAPE_WORDS[language].values() for w in words} | set(NOUNS[language])
     found = longest({word for word in things if has_word(text, word, language)})
     shape = said.get("shape", "").lower()
     extra = {word for word in found if word not in shape and shape not in word}
     motions = sum(any(way in text for way in ways) for ways in MOTION_WORDS[language].values())
-    return len(named) <= 2 and not extra and motions <= 1
+    return len(named_colours(text, language)) <= 2 and not extra and motions <= 1
+
+
+def named_colours(text: str, language: str) -> set[str]:
+    """Return the colours of the data that a text names."""
+    colours = {*COLOURS, *BACKGROUNDS} if language == "en" else {*COLOURS.values(), *BACKGROUNDS.values()}
+    return {word for word in colours | set(TINTS[language]) if has_word(text, word, language)}
+
+
+def made_up_looks(item: Example, text: str) -> set[str]:
+    """Return the colours an answer has and its line has not: a picture or a video may show others."""
+    return named_colours(text, item.language) - {word.lower() for word in item.said.values()}
 
 
 def longest(words: set[str]) -> set[str]:
@@ -89,9 +99,9 @@ def longest(words: set[str]) -> set[str]:
     return {word for word in words if not any(word != other and word in other for other in words)}
 
 
-def score(folder: Path, count: int, seed: int = 0, show: int = 0) -> dict[str, Any]:
+def score(folder: Path, count: int, seed: int = 0, show: int = 0, presets: Sequence[str] = PRESETS) -> dict[str, Any]:
     """Return the share of unseen lines that pass each measure, and all of them at once."""
-    items = unseen(count, seed)
+    items = unseen(count, seed, presets)
     passed: Counter[str] = Counter()
     for index, (item, text) in enumerate(zip(items, answers(folder, items, seed), strict=True)):
         result = judge(item, text)

@@ -12,14 +12,17 @@ import random
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from torch.nn import functional
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from . import architectures
 from .loop import Run, common_arguments, options_from
-from .short_prompts import Example, example
+from .short_prompts import OTHERS, PRESETS, Example, example
 
 SYSTEM_PROMPTS = Path(__file__).resolve().parents[1] / "core" / "prompting" / "system_prompts"
 BATCH = 32
+TRAINED = (*PRESETS * (len(OTHERS) // len(PRESETS)), *OTHERS)  # half the lines are for the first two
+ODD = 0.5  # share of lines with words from outside the language: copying them is what takes longest
 IGNORED = -100  # the label transformers leaves out of the loss
 
 
@@ -31,7 +34,7 @@ def system_prompt(preset: str) -> str:
 def shortened(text: str, share: float, draw: random.Random) -> str:
     """Return a text with its first words and a random `share` of the rest, in order."""
     pieces = text.split(" ")
-    first = 6  # "You write prompts for a text-to-… model": says which preset it is
+    first = 10  # "You write prompts for a video model that paints a": says which preset it is
     return " ".join(pieces[:first] + [piece for piece in pieces[first:] if draw.random() < share])
 
 
@@ -45,7 +48,7 @@ def chat(tokenizer: PreTrainedTokenizerFast, system: str, line: str) -> str:
 def training_example(draw: random.Random) -> Example:
     """Return an example that is not held out."""
     while True:
-        found = example(draw)
+        found = example(draw, TRAINED, ODD)
         if not found.held_out:
             return found
 
@@ -68,6 +71,13 @@ def batch(
     return tokens, labels
 
 
+def answer_loss(model: Qwen3ForCausalLM, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the loss the model itself gives, without scoring the vocabulary where nothing is learned."""
+    learned = labels[:, 1:] != IGNORED
+    states = model.model(input_ids=tokens).last_hidden_state[:, :-1]
+    return functional.cross_entropy(model.lm_head(states[learned]), labels[:, 1:][learned])
+
+
 def share_at(step: int, steps: int, draw: random.Random) -> float:
     """Return how much of the system prompt a step's batch carries: little at first, then often all of it."""
     progress = step / steps
@@ -76,17 +86,24 @@ def share_at(step: int, steps: int, draw: random.Random) -> float:
     return 1.0 if draw.random() < 0.5 else draw.random()
 
 
+def start(folder: Path | None) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+    """Return the model of a folder, or an untrained one, with its tokenizer."""
+    if folder is None:
+        return architectures.prompt([system_prompt(preset) for preset in PRESETS])
+    return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+
+
 def train(arguments: argparse.Namespace) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     """Train as the command line says and return the averaged model."""
-    options = options_from(arguments, "prompts", ema=0.995)
+    options = options_from(arguments, "prompts", ema=0.995, muon=arguments.muon, adamw=arguments.adamw)
     architectures.seeded(arguments.seed)
-    model, tokenizer = architectures.prompt([system_prompt("text_to_video"), system_prompt("text_to_image")])
+    model, tokenizer = start(arguments.folder)
     run = Run({"model": model}, options)
 
     def loss_at(step: int) -> torch.Tensor:
         draw = random.Random(f"{arguments.seed} {step}")
         tokens, labels = batch(tokenizer, share_at(step, options.steps, draw), draw)
-        return model(input_ids=tokens, labels=labels).loss
+        return answer_loss(model, tokens, labels)
 
     run.train(loss_at)
     run.use_average()
@@ -97,6 +114,9 @@ def main() -> None:
     """Train, and write the model where asked."""
     parser = argparse.ArgumentParser(description="Train the built-in prompt model.")
     common_arguments(parser, steps=3000)
+    parser.add_argument("--from", type=Path, dest="folder", help="begin with a model folder")
+    parser.add_argument("--muon", type=float, default=0.02, help="learning rate of the matrices")
+    parser.add_argument("--adamw", type=float, default=2e-3, help="learning rate of the rest")
     arguments = parser.parse_args()
     model, tokenizer = train(arguments)
     if arguments.out:

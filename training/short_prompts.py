@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from .language import (
     BACKGROUNDS,
@@ -21,7 +22,12 @@ from .language import (
     tidy,
 )
 
-PRESETS = ("text_to_video", "text_to_image")
+STILL = "text_to_image"  # the one preset for pictures
+PRESETS = ("text_to_video", STILL)
+OTHERS = ("image_to_video", "vace_repaint", "vace_inpaint", "vace_outpaint", "vace_extend", "vace_reference")
+MOVED = ("image_to_video", "vace_extend", "vace_reference")  # those of them that want a motion made up
+ORDERED = ("vace_repaint", "vace_inpaint")  # presets whose lines may say what to change
+ODD = 0.3  # share of lines with words from outside the language
 HELD_OUT = 10  # one line in so many is never trained on
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NOUNS = {
@@ -119,6 +125,18 @@ SURROUNDINGS = {
     ],
 }
 
+# What is to change, and into what: the answer speaks of the second alone.
+ORDERS = {
+    "en": [
+        "replace the {other} with {{object}}",
+        "change the {other} to {{object}}",
+        "turn the {other} into {{object}}",
+    ],
+    "zh": ["把{other}换成{{object}}", "将{other}变成{{object}}", "把{other}改为{{object}}"],
+}
+# Captions in which a colour or a motion may be missing.
+ANYWHERE = {"en": "a {colour} {shape} {motion}", "zh": "一个{colour}{shape}{motion}"}
+
 
 @dataclass(frozen=True)
 class Example:
@@ -147,23 +165,31 @@ class Facts:
     said: frozenset[str]
 
 
-def example(draw: random.Random) -> Example:
-    """Return one line with its answer."""
-    preset, language = draw.choice(PRESETS), draw.choice(("en", "zh"))
+def example(draw: random.Random, presets: Sequence[str] = PRESETS, odd: float = ODD) -> Example:
+    """Return one line with its answer.
+
+    Args:
+        draw: decides everything.
+        presets: what it may be for, evenly.
+        odd: share of lines with words from outside the language, half of them in free text.
+    """
+    preset, language = draw.choice(presets), draw.choice(("en", "zh"))
     kind = draw.random()
-    if kind < 0.15:
+    if kind < odd / 2:
         return free_text(preset, language, draw)
-    facts = draw_facts(language, strange=kind < 0.3, draw=draw)
+    facts = draw_facts(language, strange=kind < odd, draw=draw)
     if draw.random() < 0.15:
         return full_caption(facts, preset, language, draw)
-    line = dressed(short_line(facts, language, draw), language, draw)
+    order = an_order(language, draw) if preset in ORDERED and draw.random() < 0.5 else ""
+    line = short_line(facts, language, draw, order)
+    line = line if order else dressed(line, language, draw)
     style = draw.choice(STYLES[language])
     return Example(preset, language, line, answer(facts, preset, language, style, draw), stated(facts, preset))
 
 
 def stated(facts: Facts, preset: str) -> dict[str, str]:
     """Return the words that must be in the answer; a picture has no motion."""
-    kept = facts.said - ({"motion"} if preset == "text_to_image" else set())
+    kept = facts.said - ({"motion"} if preset == STILL else set())
     return {name: getattr(facts, name) for name in sorted(kept)}
 
 
@@ -196,8 +222,16 @@ def made_up(language: str, draw: random.Random) -> str:
     return "".join(chr(draw.randint(0x4E00, 0x8FFF)) for _ in range(draw.randint(1, 2)))
 
 
-def short_line(facts: Facts, language: str, draw: random.Random) -> str:
-    """Return a line that says the said facts and nothing else."""
+def an_order(language: str, draw: random.Random) -> str:
+    """Return an order to change something, with a place for what it becomes."""
+    colours, _ = _colour_words(language)
+    shape = draw.choice(SHAPE_WORDS[language][draw.choice(list(SHAPE_WORDS[language]))])
+    other = draw.choice([shape, f"{draw.choice(colours)} {shape}"])
+    return draw.choice(ORDERS[language]).format(other=other if language == "en" else other.replace(" ", ""))
+
+
+def short_line(facts: Facts, language: str, draw: random.Random, order: str = "") -> str:
+    """Return a line that says the said facts and nothing else; with an `order`, that something becomes them."""
     colour = facts.colour if "colour" in facts.said else ""
     if language == "zh" and draw.random() < 0.3:
         colour = colour.replace("色", "")
@@ -205,6 +239,7 @@ def short_line(facts: Facts, language: str, draw: random.Random) -> str:
     text = template.format(colour=colour, shape=facts.shape)
     if "motion" in facts.said:
         text += (" " if language == "en" else draw.choice(["", ","])) + said_motion(facts.motion, language, draw)
+    text = order.format(object=text) if order else text
     if "background" in facts.said:
         word = facts.background
         if language == "zh" and draw.random() < 0.3:
@@ -233,12 +268,21 @@ def dressed(line: str, language: str, draw: random.Random) -> str:
 def answer(facts: Facts, preset: str, language: str, style: str, draw: random.Random) -> str:
     """Return the caption an expander should give: every fact, as a sentence, and a style."""
     template = CAPTIONS[language][0] if draw.random() < 0.8 else draw.choice(CAPTIONS[language])
+    if preset in OTHERS:
+        facts = as_given(facts, preset)
+        template = CAPTIONS[language][0] if facts.background else ANYWHERE[language]
     return finished(caption_of(facts, preset, template), language, style)
+
+
+def as_given(facts: Facts, preset: str) -> Facts:
+    """Return facts without looks that the line does not say: there is a picture or a video that has them."""
+    made_up = {"colour", "background", *(() if preset in MOVED else ("motion",))} - facts.said
+    return replace(facts, **dict.fromkeys(made_up, ""))
 
 
 def caption_of(facts: Facts, preset: str, template: str) -> str:
     """Return a caption in the very words of `facts`."""
-    motion = facts.motion if preset == "text_to_video" else ""
+    motion = "" if preset == STILL else facts.motion
     text = template.format(colour=facts.colour, shape=facts.shape, motion=motion, background=facts.background)
     return tidy(text).replace(" ,", ",")
 

@@ -46,9 +46,10 @@ def make_case(task: str, sampling: Sampling, draw: random.Random, index: int) ->
         return Case(scene, text, truth, covered[0], Given(reference=picture))
     # `make` takes the even frames of a clip; a clip of twice the length has all of these as its even ones.
     control = tasks.make(task, truth[::2], covered[0][::2], paths.centres[0], paths.radii[0], draw)
-    video = (
-        tasks.control_video(task, truth, covered[0]) if task in tasks.CONTROLS else truth * (1 - control.mask[:, None])
-    )
+    if task in tasks.CONTROLS:
+        video = tasks.control_video(task, truth, covered[0], control.dark)
+    else:
+        video = truth * (1 - control.mask[:, None])
     return Case(scene, text, truth, covered[0], Given(video, control.mask))
 
 

@@ -20,10 +20,14 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Control:
-    """The even frames of a control video [2T - 1, 3, H, W] in -1..1 and its mask [frames, H, W], 1 = to make."""
+    """The even frames of a control video [2T - 1, 3, H, W] in -1..1 and its mask [frames, H, W], 1 = to make.
+
+    `dark` says that edges and boxes are dark lines on white.
+    """
 
     video: torch.Tensor
     mask: torch.Tensor
+    dark: bool = False
 
 
 def make(
@@ -37,7 +41,8 @@ def make(
     """Return a task's control; `video` and `covered` hold the clip's even frames, `centres` all of them."""
     mask = torch.ones(len(centres), *video.shape[-2:])
     if name in CONTROLS:
-        return Control(control_video(name, video, covered), mask)
+        dark = draw.random() < 0.5
+        return Control(control_video(name, video, covered, dark), mask, dark)
     if name in EXTENSIONS:
         _uncover_frames(name, mask)
     elif name == "inpaint":
@@ -84,16 +89,18 @@ def outpaint_mask(mask: torch.Tensor, draw: random.Random) -> torch.Tensor:
     return (1 - kept.view(shape)).expand_as(mask).contiguous()
 
 
-def control_video(name: str, video: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
-    """Return a control video [T, 3, H, W] in -1..1: edges and boxes white on black, depth light when near."""
+def control_video(name: str, video: torch.Tensor, covered: torch.Tensor, dark: bool = False) -> torch.Tensor:
+    """Return a control video [T, 3, H, W] in -1..1: edges and boxes white on black or `dark` on white.
+
+    Depth is light when near. VACE knows lines in both polarities.
+    """
     if name == "gray":
         luma = torch.einsum("tchw,c->thw", video, LUMA)
     elif name == "depth":
         luma = covered * 1.2 - 0.6
-    elif name == "boxes":
-        luma = box_outline(covered) * 2 - 1
     else:
-        luma = edges(covered) * 2 - 1
+        lines = box_outline(covered) if name == "boxes" else edges(covered)
+        luma = (1 - 2 * lines) if dark else (2 * lines - 1)
     return luma[:, None].expand(-1, 3, -1, -1)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from . import tasks
-from .data import Paths, block_weights, colours, coverage, paint
+from .data import CAPTION_SPREAD, Paths, block_weights, colours, coverage, paint
 from .groups import Groups, draw_groups
 from .language import LANGUAGES, Scene, caption, scenes
 from .video_autoencoder import PICTURE_STD
@@ -90,7 +90,7 @@ def make_batch(
 ) -> Batch:
     """Return the batch of some groups of scenes, each group with the task named for it."""
     chosen, rows = groups.scenes, groups.rows.tolist()
-    paths = groups.paths(frames, width, height)
+    paths = groups.paths(frames, width, height, spreads(named))
     even = Paths(paths.centres[:, ::2], paths.radii)
     covered = coverage([scene.shape for scene in chosen], even, width, height)
     objects, backgrounds = (colours([getattr(s, name) for s in chosen]) for name in ("colour", "background"))
@@ -110,6 +110,12 @@ def make_batch(
         control, weights = with_reference(front, control, weights)
     texts = [text_for(s, named[row], random.Random(keys[row])) for s, row in zip(chosen, rows, strict=True)]
     return Batch(latents, neutral, control, weights, texts, groups)
+
+
+def spreads(named: Sequence[str]) -> torch.Tensor:
+    """Return how much of the room the object of each group may start in [groups, 1]."""
+    free = [CAPTION_SPREAD if name in ("text", "reference") else 1.0 for name in named]
+    return torch.tensor(free)[:, None]
 
 
 def text_for(scene: Scene, task: str, draw: random.Random) -> str:

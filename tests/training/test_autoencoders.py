@@ -48,7 +48,7 @@ def test_control_is_what_the_pipeline_prepares(pipeline, task):
     made = tasks.make(task, clip[::2], covered[::2], paths.centres[0], paths.radii[0], random.Random(0))
     full = clip * (1 - made.mask[:, None])
     if task in tasks.CONTROLS:
-        full = tasks.control_video(task, clip, covered)
+        full = tasks.control_video(task, clip, covered, made.dark)
     mask = made.mask[None, None].expand(1, 3, -1, -1, -1)
     with torch.no_grad():
         latents = pipeline.prepare_video_latents(full.transpose(0, 1)[None], mask, [[]])
