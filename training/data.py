@@ -24,8 +24,9 @@ SHAPE_NAMES = list(SHAPES)
 # Large enough to be told apart when a picture is cut into blocks of 8×8: see training/video_autoencoder.py.
 RADIUS = (0.21, 0.25)  # of the shorter side
 TRAVEL = (0.38, 0.46)  # of the side travelled along
-# Sizes that give the three shapes about the same area.
-HALF_SQUARE, TRIANGLE = 0.886, 1.3
+# Sizes that give the three shapes about the same width. With one area a circle and a square differ in a few corner
+# pixels alone, and the words for them are learned last.
+HALF_SQUARE, TRIANGLE = 1.0, 1.3
 REACH = 1.13  # the furthest a shape reaches from its centre, in radii: a triangle to the side
 # Where a caption is all there is, the object keeps near the middle (`draw_paths`): a caption does not say where,
 # and over all places a circle and a square look the same on average, so that the word would explain nothing.

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -205,8 +204,11 @@ def test_verbose_shows_the_traceback(command):
 
 
 def test_an_error_comes_within_two_seconds(command, t2v, write):
+    """In time of the processor, which does not depend on what else the machine does."""
+    resource = pytest.importorskip("resource", reason="process times are read with the resource module of Unix")
     t2v["nodes"][0]["mode"] = 2
-    begun = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ran = command(write(json.dumps(t2v)))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert ran.returncode == 2
-    assert time.monotonic() - begun < 2
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
