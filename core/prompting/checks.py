@@ -27,6 +27,13 @@ ANOTHER_ORDER = re.compile(
 )
 REPEATS = 4  # a pattern so many times in a row is a loop
 LONGEST_PERIOD = 60
+STEM = 3  # letters by which "running" is a form of "runs"
+FUNCTION_WORDS = re.compile(
+    "the|and|with|for|from|into|onto|over|under|near|that|this|these|those|are|was|were|its|his|her|their|our|your|who"
+    "|has|have|had|not|but|very|some|any|all|there|here|then|than|out|off|one|makes?|shows?|please|want|video|picture"
+    "|image|scene"
+)
+FUNCTION_CHARACTERS = frozenset("的了在一只个着是和有地得与上下里中把被这那请我你他她它们很都也就会到从")
 SHORTEST_LOOP = 12  # words or characters; "very, very, very, very" is none
 
 
@@ -68,3 +75,18 @@ def most_words(length: tuple[int, int] | None) -> int:
 def too_short(answer: str, prompt: str) -> bool:
     """Return whether an answer says less than half of what the prompt did."""
     return word_count(answer) < min(word_count(prompt), LONGEST) / 2
+
+
+def is_about(answer: str, prompt: str) -> bool:
+    """Return whether an answer in the prompt's language has any of its words, in some form.
+
+    It may have another word for a single one.
+    """
+    asked = _content(prompt)
+    return len(asked) < 2 or bool(asked & _content(answer))
+
+
+def _content(text: str) -> set[str]:
+    """Return what a text's words begin with, and its Chinese characters; without those that any text has."""
+    words = {word for word in WORD.findall(text.lower()) if len(word) >= STEM and not FUNCTION_WORDS.fullmatch(word)}
+    return {word[:STEM] for word in words} | (set(HAN.findall(text)) - FUNCTION_CHARACTERS)

@@ -13,6 +13,12 @@ GONE = re.compile(
     r"|(?:去掉|去除|移除|删除|删掉|擦除|抹去|没有|不要)[^，。；]+",
     re.IGNORECASE,
 )
+REMOVED = re.compile(
+    r"\b(?:remove|delete|erase|take away|get rid of)\s+(?:the |an? |all )*"
+    r"(.+?)(?=\s+(?:from|on|in|at|behind|and|so|then)\b|[.;,!]|\Z)"
+    r"|(?:去掉|去除|移除|删除|删掉|擦除|抹去)(?:画面[中里]的|那个|这个|一个)?([^，。；！]+)",
+    re.IGNORECASE,
+)
 TALK = re.compile(
     r"\breplac(?:e[sd]?|ing) (?:by|with|the)\b|\b(?:in|instead of|in place of) the original\b"
     r"|\boriginal (?:video|clip|footage)"
@@ -35,3 +41,12 @@ def result_of(prompt: str) -> str:
 def speaks_of_edit(answer: str) -> bool:
     """Return whether an answer tells of a change, a mask or a reference in place of what is seen."""
     return TALK.search(answer) is not None
+
+
+def names_what_is_removed(answer: str, prompt: str) -> bool:
+    """Return whether an answer has in it, word for word, what a prompt wants to be gone."""
+    for match in REMOVED.finditer(prompt):
+        gone = re.escape((match.group(1) or match.group(2)).strip())
+        if re.search(f"(?<![A-Za-z]){gone}(?![A-Za-z])", answer, re.IGNORECASE):
+            return True
+    return False

@@ -145,6 +145,8 @@ class _Exchange:
             self._found.put(None)
         except PiyingError as error:
             self._found.put(error)
+        except ConnectionRefusedError:
+            self._found.put(Unreachable(f"{self.address} cannot be reached: nothing listens there. Start the server."))
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = f"{type(error).__name__}: {error}".strip(": ")[:REASON]
             self._found.put(Unreachable(f"{self.address} cannot be reached, or broke off ({reason})."))
@@ -169,7 +171,7 @@ class _Exchange:
         self._connection.request("POST", self.address.path, body=data, headers=self.terms.headers)
         response = self._connection.getresponse()
         if response.status != http.client.OK:
-            raise _failure(self.address, response)
+            raise _failure(self.terms, response)
         return response
 
     def _pieces(self, response: http.client.HTTPResponse) -> Iterator[str]:
@@ -231,11 +233,14 @@ def _text(message: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _failure(address: Address, response: http.client.HTTPResponse) -> ServerFailed:
+def _failure(terms: Terms, response: http.client.HTTPResponse) -> ServerFailed:
     """Return what a status other than 200 means for the person at the screen."""
-    status, said = response.status, _quoted(response.read1(CHUNK).decode("utf-8", "replace"))
+    address, status = terms.address, response.status
+    said = _quoted(_message(response.read1(CHUNK).decode("utf-8", "replace")))
     if 300 <= status < 400:
         return ServerFailed(f"{address} sends requests elsewhere ({status}). Write the address it is really at.")
+    if status in (401, 403) and "Authorization" in terms.headers:
+        return ServerFailed(f"{address} does not accept the API key in {API_KEY} ({status}: {said}).")
     if status in (401, 403):
         return ServerFailed(f"{address} wants an API key ({status}). Set the environment variable {API_KEY}.")
     if status == 404:
@@ -243,6 +248,15 @@ def _failure(address: Address, response: http.client.HTTPResponse) -> ServerFail
     if status == 429 or status >= 500:
         return Unreachable(f"{address} failed ({status}: {said}).")
     return Refused(f"{address} does not take the request ({status}: {said}).")
+
+
+def _message(text: str) -> str:
+    """Return the words of an error, as OpenAI's servers and Ollama wrap them; else the text."""
+    try:
+        error = json.loads(text)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        return text
 
 
 def _quoted(text: str) -> str:

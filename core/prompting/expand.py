@@ -9,9 +9,9 @@ from typing import Any
 from ..checkpoints.choose import ModelHandle
 from ..errors import PiyingError
 from ..host import Host
-from .checks import most_words, off_language, refuses, repeats, too_short
+from .checks import is_about, most_words, off_language, refuses, repeats, too_short
 from .clean import clean_answer
-from .edits import is_edit, result_of, speaks_of_edit
+from .edits import is_edit, names_what_is_removed, result_of, speaks_of_edit
 from .facts import ADDABLE, Fact, clauses_with, find_facts, missing_facts
 from .local import LocalModel
 from .messages import answer_language, compose, plain
@@ -93,14 +93,18 @@ def _result(request: ExpandRequest, text: str, record: dict[str, Any]) -> tuple[
 
 
 def _brief(request: ExpandRequest, host: Host, image: Any) -> Brief:
-    said = result_of(request.prompt) if is_edit(request.preset) else request.prompt
     return Brief(
         request,
         preset_text(request.preset, host),
         None if image is None else first_picture(image),
-        tuple(find_facts(said, shows_motion(request.preset), request.keep)),
+        tuple(find_facts(_said(request), shows_motion(request.preset), request.keep)),
         answer_language(request),
     )
+
+
+def _said(request: ExpandRequest) -> str:
+    """Return what of a prompt the result shows; of an order to edit, what it leads to."""
+    return result_of(request.prompt) if is_edit(request.preset) else request.prompt
 
 
 def _expanded(handle: PromptHandle, brief: Brief, host: Host, record: dict[str, Any]) -> str:
@@ -213,14 +217,27 @@ def _problem(text: str, brief: Brief) -> str | None:
         return f"It was not in {'Chinese' if brief.language == 'zh' else 'English'}."
     if is_edit(brief.request.preset) and speaks_of_edit(text):
         return "It told of the change, and not of what is seen."
+    if is_edit(brief.request.preset) and names_what_is_removed(text, prompt):
+        return "It named what is to go."
     if too_short(text, prompt):
         return "It left out most of the text."
-    missing = _missing(text, brief)
-    return f"It left out: {', '.join(fact.said for fact in missing)}." if missing else None
+    if missing := _missing(text, brief):
+        return f"It left out: {', '.join(fact.said for fact in missing)}."
+    if not _translated(brief) and not is_about(text, _unchecked(brief)):
+        return "It was about something else."
+    return None
 
 
 def _missing(text: str, brief: Brief) -> list[Fact]:
     return missing_facts(list(brief.facts), text, _translated(brief))
+
+
+def _unchecked(brief: Brief) -> str:
+    """Return the words of the prompt that are no facts."""
+    text = _said(brief.request)
+    for fact in brief.facts:
+        text = text.replace(fact.said, " ")
+    return text
 
 
 def _translated(brief: Brief) -> bool:

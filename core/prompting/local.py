@@ -34,6 +34,7 @@ log = logging.getLogger("piying")
 # Sampling advised for Qwen3 and Qwen2.5 without thinking, in their model cards.
 TOP_P, TOP_K = 0.8, 20
 # What decides how a folder answers, besides its weights.
+WORDS = "tokenizer"  # the part of a model in one file that lies beside it
 READ_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 BROKEN = (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, ImportError, OSError)
 
@@ -64,7 +65,7 @@ class LocalModel:
     def identity(self) -> dict[str, Any]:
         """Return the model's files with their sizes and times, and how the user wants it to compute."""
         wishes = {"precision": self._handle.precision, "memory": self._handle.memory, "device": self._host.device()}
-        return {"name": self.name, "files": _files(self.found.path), **wishes}
+        return {"name": self.name, "files": _places(self.found), **wishes}
 
     def record(self) -> dict[str, Any]:
         """Return the model's name and device; once it has run, how."""
@@ -122,6 +123,12 @@ def can_see(folder: Path) -> bool:
         return False
 
 
+def _places(found: FoundModel) -> list[list[Any]]:
+    """Return the files of a model in a folder, or of its parts."""
+    places = [place for part in found.parts.values() for place in part] or [found.path]
+    return [file for place in places for file in _files(place)]
+
+
 def _files(folder: Path) -> list[list[Any]]:
     found = sorted({path for pattern in READ_FILES for path in folder.glob(pattern)}) or [folder]
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found]
@@ -143,7 +150,8 @@ def load_reader(found: FoundModel) -> Reader:
     Raises:
         PiyingError: the folder is incomplete or damaged.
     """
-    return kept("prompt/reader", str(_files(found.path)), lambda: _read_reader(found.path))
+    folder = found.place(WORDS)[0] if found.parts else found.path
+    return kept("prompt/reader", str(_places(found)), lambda: _read_reader(folder))
 
 
 def _read_model(found: FoundModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -11,8 +11,9 @@ from ..checkpoints.model_parts import ModelParts
 from ..host import Host
 from ..memory.measure import Meter
 from ..memory.place import placed
-from .local import generate, load_reader
+from .local import Reader, generate, load_reader
 from .memory import BLOCK_LISTS, FP8_KEEP
+from .one_file import finish_alone
 from .writer import Write
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ class PromptRun:
         choice = plan.phase(PHASE)
         with self.meter.phase(choice):
             reader = load_reader(self.found)
-            model = self._load(choice)
+            model = self._load(choice, reader)
             with placed(model, list(model.model.layers), choice, self.device, self.host), torch.no_grad():
                 return self.use(
                     lambda chat, picture, request: generate(model, reader, chat, picture, request, self.host)
                 )
 
-    def _load(self, choice: PhasePlan) -> Any:
+    def _load(self, choice: PhasePlan, reader: Reader) -> Any:
         from transformers import GenerationConfig
 
         # The folder of a language model holds it itself, not in a folder for each part.
@@ -63,4 +64,6 @@ class PromptRun:
         model = parts.load(PART, choice)
         if (self.found.path / GENERATION).is_file():  # which tokens end an answer, beside the model's own
             model.generation_config = GenerationConfig.from_pretrained(self.found.path)
+        elif self.found.parts:
+            finish_alone(model, reader)
         return model

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from piying.core.prompting.checks import loops, off_language, refuses, repeats
+from piying.core.prompting.checks import is_about, loops, off_language, refuses, repeats
 from piying.core.prompting.clean import clean_answer
+from piying.core.prompting.edits import names_what_is_removed
 from piying.core.prompting.script import first_sentences, is_finished, is_in, language_of, sentences, word_count
 
 FOX = "A fox runs."
@@ -216,3 +217,37 @@ def test_a_cut_text_is_a_beginning_of_the_whole(text, words):
     cut = first_sentences(text, words)
     assert word_count(cut) <= words
     assert text.replace(" ", "").startswith(cut.replace(" ", ""))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("a fox runs in snow", "A red fox sprints through silent woods, powder flying.", True),
+        ("kids playing football", "Children play soccer on a dusty field.", True),
+        ("雪地里的狐狸奔跑", "一只毛色火红的狐狸在林间飞奔。", True),
+        ("赛博朋克城市夜景", "霓虹灯闪烁的未来都市，雨夜的街道反射着光。", True),
+        ("a fox runs in snow", "A wolf walks on the sand by the sea at dusk.", False),
+        ("a paper lantern", "A sun. Flat colours, clean edges.", False),
+        ("雪地里的狐狸奔跑", "海边的沙滩上，少女迎着晚霞起舞。", False),
+        ("sunrise, please", "Dawn breaks over the hills.", True),  # too few words to judge by
+        ("", "Dawn breaks over the hills.", True),
+    ],
+)
+def test_an_answer_has_words_of_its_prompt(prompt, answer, expected):
+    assert is_about(answer, prompt) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("remove the red ball", "A red ball. Even light.", True),
+        ("Remove the man from the beach, please", "An empty beach; a man walks by.", True),
+        ("去掉红色的球", "一个红色的球静止不动。", True),
+        ("remove the red ball", "An empty lawn, even light.", False),
+        ("remove the man from the beach", "A woman and her dog on the beach.", False),
+        ("去掉红色的球", "空旷的草地，光线均匀。", False),
+        ("a red ball", "A red ball.", False),
+    ],
+)
+def test_what_is_to_go_is_not_named(prompt, answer, expected):
+    assert names_what_is_removed(answer, prompt) == expected

@@ -155,6 +155,11 @@ def broken(handler, number):
     handler.wfile.write(b"\x1b[31mout of memory\x1b[0m")
 
 
+def wrapped(handler, number):
+    handler.begin("application/json", 503)
+    handler.wfile.write(b'{"error": {"message": "the model is loading", "type": "unavailable"}}')
+
+
 def not_found(handler, number):
     handler.begin("application/json", 404)
     handler.wfile.write(b'{"error": "model toy not found"}')
@@ -191,7 +196,8 @@ MISTAKES = [
     (hangs_up, 20, "cannot be reached, or broke off"),
     (wants_a_key, 20, "wants an API key \\(401\\). Set the environment variable PIYING_SERVER_API_KEY"),
     (broken, 20, "failed \\(500: \\[31mout of memory"),
-    (not_found, 20, "404: .*model toy not found"),
+    (wrapped, 20, "failed \\(503: the model is loading\\)"),
+    (not_found, 20, "404: model toy not found"),
     (redirects, 20, "sends requests elsewhere \\(307\\)"),
     (empty, 20, "It was empty"),
     (cut_off_at_once, 20, "never came to an end"),
@@ -314,6 +320,7 @@ def test_what_was_left_out_is_asked_for_again(server, host):
         ("A blue fox runs in deep snow.", "left out: red"),
         ("<think>The user wants a red fox running in snow", "empty"),
         ("Red.", "left out most"),
+        ("Red roses bloom by an old stone wall.", "about something else"),
     ],
 )
 def test_what_cannot_be_used_gives_the_prompt_back(server, host, answer, problem):
@@ -462,3 +469,17 @@ def test_no_proxy_sees_a_prompt(server, host, monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     server.say(FOX)
     assert expand(server.handle(), STRICT, host)[0] == FOX
+
+
+def test_a_key_that_is_not_accepted_is_not_asked_for_again(server, host, monkeypatch):
+    monkeypatch.setenv("PIYING_SERVER_API_KEY", "old")
+    server.behave = wants_a_key
+    with pytest.raises(PiyingError, match="does not accept the API key in PIYING_SERVER_API_KEY \\(401: invalid key"):
+        expand(server.handle(), STRICT, host)
+
+
+def test_a_server_that_is_not_running_is_to_be_started(server, host):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(PiyingError, match="cannot be reached: nothing listens there. Start the server."):
+        expand(server.handle(), STRICT, host)
