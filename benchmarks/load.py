@@ -33,19 +33,23 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(measure(arguments.case, Path(arguments.folder))))
         return
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "transformer"
         size = write(folder, arguments.gb)
-        rows = [row for case in CASES for row in _both(case, folder)]
-    report = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "torch": _version("torch"),
-        "diffusers": _version("diffusers"),
-        "bytes": size,
-        "rows": rows,
-    }
-    _show(report)
+        keep_cast(folder / "diffusion_pytorch_model.safetensors")
+        print(f"{size / 1e9:.2f} GB in bf16; {machine}, load {os.getloadavg()[1]:.0f}; torch {_version('torch')}")
+        print(f"{'':38}{'cache':>6}{'s':>8}{'CPU s':>8}{'peak GB':>9}{'held GB':>9}", flush=True)
+        rows = [row for case in arguments.only or CASES for row in _both(case, folder)]
     if arguments.json:
+        report = {
+            "machine": machine,
+            "load": os.getloadavg()[1],
+            "torch": _version("torch"),
+            "diffusers": _version("diffusers"),
+            "bytes": size,
+            "rows": rows,
+        }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
@@ -53,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=4.0, help="size of the bf16 file")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--only", nargs="+", choices=list(CASES), help="these cases alone")
     parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -110,19 +115,68 @@ def load_ours(path: Path, storage: str | None = None) -> Any:
     return load_component("transformer", path.parent, dtype="bf16", storage=storage)
 
 
+def load_single_file(path: Path) -> Any:
+    """Load with diffusers, from the file, with the folder's configuration."""
+    import torch
+    from diffusers import WanVACETransformer3DModel
+
+    return WanVACETransformer3DModel.from_single_file(path, config=str(path.parent), torch_dtype=torch.bfloat16)
+
+
+def load_bytes(path: Path) -> Any:
+    """Copy the file into memory and do nothing else: what the machine can do."""
+    import torch
+
+    held = torch.empty(path.stat().st_size, dtype=torch.uint8)
+    with path.open("rb") as file:
+        file.readinto(memoryview(held.numpy()))
+    return {"bytes": held}
+
+
+def keep_cast(path: Path) -> None:
+    """Write the file that PIYING_KEEP_FP8 keeps."""
+    import_pack()
+    from piying.core.checkpoints.cast_file import CastFile
+
+    CastFile("transformer", [path.parent], "benchmark", "bf16").load(lambda _: load_ours(path, "fp8"))
+
+
+def load_cast(path: Path) -> Any:
+    """Load what PIYING_KEEP_FP8 keeps."""
+    from piying.core.checkpoints import load_component
+
+    return load_component("transformer", _file(path.parent, KEPT), config=path.parent, dtype="bf16", storage="fp8")
+
+
+KEPT = "Piying, fp8 kept from before"
 CASES: dict[str, Callable[[Path], Any]] = {
+    "the bytes alone": load_bytes,
     "safetensors load_file": load_plain,
     "diffusers from_pretrained": load_diffusers,
+    "diffusers from_single_file": load_single_file,
     "Piying": load_ours,
     "diffusers, layerwise casting to fp8": load_diffusers_fp8,
     "Piying, fp8 per channel": lambda path: load_ours(path, "fp8"),
+    KEPT: load_cast,
 }
+
+
+def _file(folder: Path, case: str) -> Path:
+    """Return the file that a case reads."""
+    if case == KEPT:
+        return next(folder.glob("*.fp8cast"))
+    return folder / "diffusion_pytorch_model.safetensors"
+
+
+def import_pack() -> None:
+    """Load the pack under its name."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import conftest  # noqa: F401
 
 
 def measure(case: str, folder: Path) -> dict[str, float]:
     """Load once in this process; return seconds, processor seconds, peak bytes and bytes held."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import conftest  # noqa: F401 - loads the pack under its name
+    import_pack()
     import torch
     from diffusers import WanVACETransformer3DModel  # noqa: F401 - importing is not loading
     from piying.core.checkpoints import load_component  # noqa: F401
@@ -149,12 +203,15 @@ def peak() -> int:
 
 
 def _both(case: str, folder: Path) -> list[dict[str, Any]]:
-    return [{"case": case, "cache": cache, **_run(case, folder, cache == "cold")} for cache in ("cold", "warm")]
+    rows = []
+    for cache in ("cold", "warm"):
+        rows.append({"case": case, "cache": cache, **_run(case, folder, cache == "cold")})
+        _show(rows[-1])
+    return rows
 
 
 def _run(case: str, folder: Path, cold: bool) -> dict[str, float]:
-    path = folder / "diffusion_pytorch_model.safetensors"
-    with path.open("rb") as file:
+    with _file(folder, case).open("rb") as file:
         if cold:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -173,14 +230,9 @@ def _version(package: str) -> str:
     return version(package)
 
 
-def _show(report: dict[str, Any]) -> None:
-    print(f"{report['bytes'] / 1e9:.2f} GB in bf16; {report['machine']}; torch {report['torch']}")
-    print(f"{'':38}{'cache':>6}{'s':>8}{'CPU s':>8}{'peak GB':>9}{'held GB':>9}")
-    for row in report["rows"]:
-        numbers = (
-            f"{row['seconds']:8.2f}{row['processor_seconds']:8.2f}{row['peak'] / 1e9:9.2f}{row['held'] / 1e9:9.2f}"
-        )
-        print(f"{row['case']:38}{row['cache']:>6}{numbers}")
+def _show(row: dict[str, Any]) -> None:
+    numbers = f"{row['seconds']:8.2f}{row['processor_seconds']:8.2f}{row['peak'] / 1e9:9.2f}{row['held'] / 1e9:9.2f}"
+    print(f"{row['case']:38}{row['cache']:>6}{numbers}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,14 +22,38 @@ class Family:
     folder: str
 
 
+# What a model in single files may lack, and where it goes.
 PART_PLACES = {
-    "text_encoder": "the UMT5-XXL text encoder with its tokenizer inside, in models/text_encoders",
-    "vae": "the Wan2.1 VAE, in models/vae",
+    "wan_vace": {
+        "text_encoder": "the UMT5-XXL text encoder with its tokenizer inside, in models/text_encoders",
+        "vae": "the Wan2.1 VAE, in models/vae",
+    },
+    "hunyuan_dit": {
+        "text_encoder": "its BERT text encoder",
+        "text_encoder_2": "its mT5 text encoder",
+        "tokenizer": "the tokenizer of its BERT, in models/tokenizers",
+        "tokenizer_2": "the tokenizer of its mT5",
+        "vae": "the Stable Diffusion XL VAE",
+    },
+    "prompt": {"tokenizer": "the tokenizer of a Qwen model, in models/tokenizers or in a Qwen folder in models/LLM"},
+}
+MEND = {
+    "wan_vace": "Put it there",
+    "hunyuan_dit": "Fetch it with `python install.py --models hunyuan-dit-v1.2`, whose folder lends its parts",
+    "prompt": "Fetch it with `python install.py --models qwen3-0.6b`, whose folder lends its tokenizer",
 }
 
 WAN_VACE = Family("wan_vace", "Wan VACE", "diffusers")
 HUNYUAN_DIT = Family("hunyuan_dit", "Hunyuan-DiT", "diffusers")
 PROMPT = Family("prompt", "prompt", "LLM")
+
+
+@dataclass(frozen=True)
+class ChosenLora:
+    """A LoRA to put on a model: its name from `core.checkpoints.loras.lora_choices`, and how strongly."""
+
+    name: str
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -41,12 +65,14 @@ class ModelHandle:
         model: the `model` widget: `auto`, `built-in`, or a name from `model_choices`.
         precision: the `precision` widget, one of `core.memory.devices.PRECISIONS`.
         memory: the `memory` widget, one of `core.memory.devices.MEMORY_CHOICES`.
+        loras: what is put on it, in the order in which it was added.
     """
 
     family: Family
     model: str = AUTO
     precision: str = "auto"
     memory: str = "auto"
+    loras: tuple[ChosenLora, ...] = ()
 
 
 def model_choices(family: Family, host: Host) -> list[str]:
@@ -99,17 +125,18 @@ def choose_model(handle: ModelHandle, host: Host) -> FoundModel:
     if name == BUILT_IN:
         return built_in(handle.family.key)
     if name != AUTO:
-        return _complete(next(found for found in installed if found.name == name))
+        return _complete(next(found for found in installed if found.name == name), handle.family)
     whole = [found for found in installed if not found.lacking]
     return _best(whole, host) if whole else _fall_back(handle.family)
 
 
-def _complete(found: FoundModel) -> FoundModel:
+def _complete(found: FoundModel, family: Family) -> FoundModel:
     """Accept a model all of whose parts are here."""
     if found.lacking:
+        places = PART_PLACES[family.key]
         raise PiyingError(
-            f"model {found.name!r} ({found.details}) is a transformer alone; not here: "
-            f"{', '.join(PART_PLACES[part] for part in found.lacking)}. Put it there, or choose another model."
+            f"model {found.name!r} ({found.details}) cannot run alone; not here: "
+            f"{', '.join(places[part] for part in found.lacking)}. {MEND[family.key]}, or choose another model."
         )
     return found
 

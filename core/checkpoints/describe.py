@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from .header import Entry
+from .lora_names import lora_shape
 from .parts import Part, find_parts
 
 LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".diff", ".diff_b")
@@ -39,7 +40,7 @@ def is_lora(names: Mapping[str, object]) -> bool:
 def describe(entries: Mapping[str, Entry]) -> str:
     """Return what a file is: "a Wan2.1 VAE", "a CLIP-L text encoder", "no model known here"."""
     if is_lora(entries):
-        return "a LoRA"
+        return lora_shape(entries).title
     titles = [title_of(part) for part in find_parts(entries) if part.layout is not None]
     if titles:
         return "a checkpoint of " + ", ".join(titles) if len(titles) > 1 else f"a {titles[0]}"

@@ -1,4 +1,4 @@
-"""Which models are installed: diffusers and transformers folders, known by what they say they are."""
+"""Which models are installed: folders that say what they are, and single files known by their contents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ FAMILY_CLASSES = {
     "detector": ("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection"),
 }
 INDEXES = ("model_index.json", "config.json")
-NEEDED_PARTS = ("transformer", "text_encoder", "vae")
 SEARCH_DEPTH = 3  # models/<category>/<author>/<model>
 
 
@@ -48,6 +47,7 @@ class FoundModel:
         size: the bytes of its weights.
         parts: of a model in single files: {part: the files or the folder that hold it}.
         details: what a single file is, in a few words.
+        needed: the parts it cannot run without, where they are looked for one by one.
     """
 
     name: str
@@ -55,6 +55,7 @@ class FoundModel:
     size: int
     parts: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
     details: str = ""
+    needed: tuple[str, ...] = ()
 
     @property
     def is_built_in(self) -> bool:
@@ -64,7 +65,7 @@ class FoundModel:
     @property
     def lacking(self) -> tuple[str, ...]:
         """Return the parts that a model in single files needs and that are not here."""
-        return tuple(part for part in NEEDED_PARTS if self.parts and part not in self.parts)
+        return tuple(part for part in self.needed if part not in self.parts)
 
     def place(self, part: str) -> tuple[Path, ...]:
         """Return the files or the folder that hold a part."""
@@ -84,45 +85,28 @@ def weight_bytes(folder: Path) -> int:
 
 def find_models(family: str, host: Host) -> list[FoundModel]:
     """Return the family's installed models, in the host's order of preference, without the built-in one."""
+    from .single_models import in_single_files
+
     found: dict[Path, FoundModel] = {}
     for category, root in host.model_folders():
         for folder in _model_folders(root, SEARCH_DEPTH):
             path = folder.resolve()
-            if path not in found and _class_name(folder) in FAMILY_CLASSES[family]:
+            ours = path not in found and _class_name(folder) in FAMILY_CLASSES[family]
+            if ours and not _is_on_its_way(folder):
                 found[path] = FoundModel(_shown_name(category, root, folder), path, weight_bytes(path))
     folders = list(found.values())
-    return folders + (_wan_single_files(folders, host) if family == "wan_vace" else [])
+    return folders + in_single_files(family, folders, host)
 
 
-def _wan_single_files(folders: list[FoundModel], host: Host) -> list[FoundModel]:
-    """Return the transformers in single files, with the text encoder and VAE that lie in files or in a folder."""
-    from .single_files import wan_companions, wan_files
-
-    offered = wan_files(host)
-    if not offered:
-        return []
-    beside: dict[str, tuple[Path, ...]] = {"scheduler": (BUILT_IN_ROOT / "wan_vace" / "scheduler",)}
-    for part in ("text_encoder", "tokenizer", "vae"):
-        here = [folder.path / part for folder in folders if (folder.path / part).is_dir()]
-        if here:
-            beside[part] = (here[0],)
-    if not beside.keys() >= {"text_encoder", "tokenizer", "vae"}:
-        beside = {part: (path,) for part, path in wan_companions(host).items()} | beside
-    return [
-        FoundModel(
-            name,
-            files[-1].path,
-            sum(one.found.bytes for one in files),
-            {**beside, "transformer": tuple(one.path for one in files)},
-            files[-1].details,
-        )
-        for name, files in offered.items()
-    ]
+def _is_on_its_way(folder: Path) -> bool:
+    """Return whether a fetch of this model goes on or was stopped: `fetch_part` leaves NAME.part files."""
+    return next(folder.rglob("*.part"), None) is not None
 
 
 def why_not(name: str, family: str, host: Host) -> str | None:
     """Return why the folder or file of that name is no model of the family; None where there is neither."""
     from .single_files import what_is
+    from .single_models import unfit
 
     for category, root in host.model_folders():
         relative = name.removeprefix(f"{category}/") if category else name
@@ -135,8 +119,10 @@ def why_not(name: str, family: str, host: Host) -> str | None:
         found = _class_name(folder)
         if found is None:
             return f"{folder / index} cannot be read"
+        if _is_on_its_way(folder):
+            return f"{folder} is not all here yet: fetch it again, it goes on where it stopped"
         return f"{folder} is a {found}, not a {' or '.join(FAMILY_CLASSES[family])}"
-    return what_is(name, host)
+    return unfit(name, family, host) or what_is(name, host)
 
 
 def _shown_name(category: str, root: Path, folder: Path) -> str:

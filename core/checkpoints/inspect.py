@@ -26,6 +26,7 @@ class FoundPart:
         kind, family, style: see `core.checkpoints.layouts.Layout`.
         parameters: how many there are.
         width: of its most common layers, [width, width].
+        has_tokenizer: whether the tokenizer it needs is in the file.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class FoundPart:
     style: str
     parameters: int
     width: int
+    has_tokenizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Inspected:
         readable: whether they can be loaded.
         reason: why not, or "".
         needs: what has to lie beside it.
+        is_lora: whether it changes a model and is none itself.
     """
 
     file: str
@@ -64,6 +67,7 @@ class Inspected:
     readable: bool
     reason: str
     needs: tuple[str, ...]
+    is_lora: bool = False
 
 
 def inspect(path: Path) -> Inspected:
@@ -87,7 +91,8 @@ def inspect(path: Path) -> Inspected:
         parts=tuple(_found(part, header.entries) for part in parts),
         readable=not reason,
         reason=reason,
-        needs=tuple(need for part in parts for need in _needs(part)),
+        needs=tuple(need for part in parts for need in _needs(part, parts)),
+        is_lora=lora,
     )
 
 
@@ -105,11 +110,13 @@ def _found(part: Part, entries: dict[str, Entry]) -> FoundPart:
     squares = Counter(one.shape[0] for one in weights if len(one.shape) == 2 and one.shape[0] == one.shape[1])
     width = squares.most_common(1)[0][0] if squares else 0
     count = sum(one.count for one in weights)
-    return FoundPart(part.kind, part.layout.family, title_of(part), part.layout.style, count, width)
+    return FoundPart(
+        part.kind, part.layout.family, title_of(part), part.layout.style, count, width, NAME in part.names
+    )
 
 
-def _needs(part: Part) -> list[str]:
-    """Return what a component cannot run without and does not bring."""
+def _needs(part: Part, together: tuple[Part, ...]) -> list[str]:
+    """Return what a component cannot run without and the file does not bring."""
     assert part.layout is not None
     names = part.names
     if part.kind == "transformer" and part.layout.family == "wan_vace":
@@ -119,10 +126,12 @@ def _needs(part: Part) -> list[str]:
             return ["the Wan2.1 text-to-video model of the same size"]
         return ["the UMT5-XXL text encoder", "the Wan2.1 VAE"]
     if part.kind == "transformer":
-        return ["its BERT and mT5 text encoders", "the Stable Diffusion XL VAE"]
+        kinds = Counter(one.kind for one in together)
+        encoders = [] if kinds["text_encoder"] > 1 else ["its BERT and mT5 text encoders"]
+        return encoders + ([] if kinds["vae"] else ["the Stable Diffusion XL VAE"])
     if part.kind == "vae" or NAME in names:
         return []
-    return ["its tokenizer"]
+    return ["the tokenizer of its BERT" if part.layout.family == "hunyuan_dit" else "its tokenizer"]
 
 
 def as_json(found: Inspected) -> dict[str, Any]:

@@ -67,6 +67,16 @@ def load_component(
     return module
 
 
+def config_beside(kind: str, places: Sequence[Path]) -> dict[str, Any] | None:
+    """Return the configuration that lies beside a component's files; None where shapes have to tell.
+
+    Raises:
+        PiyingError: the files are incomplete, damaged, or of another model.
+    """
+    found = (_read(place, kind).config for place in places)
+    return next((config for config in found if config is not None), None)
+
+
 @dataclass(frozen=True)
 class _Source:
     """One of the places a component comes from: its tensors under the class's names."""

@@ -18,8 +18,8 @@ from .lora_file import Change, Target, Targets, read_lora, unplaced
 class AppliedLora:
     """One LoRA on one model."""
 
-    def __init__(self, path: Path, scale: float) -> None:
-        self.path, self.scale = path, scale
+    def __init__(self, path: Path, scale: float, dtype: torch.dtype | None = None) -> None:
+        self.path, self.scale, self.dtype = path, scale, dtype
         self.layers = 0
         self._undo: list[Callable[[], None]] = []
 
@@ -28,13 +28,20 @@ class AppliedLora:
         while self._undo:
             self._undo.pop()()
 
+    def addition(self, down: torch.Tensor, up: torch.Tensor | None = None) -> Addition:
+        """Return factors as they go beside a layer's weights."""
+        parts = [None if part is None else part.to(self.dtype or part.dtype) for part in (down, up)]
+        return Addition(parts[0], parts[1], self.scale)
+
     def undo_with(self, step: Callable[[], None]) -> None:
         """Remember one more step of `remove`."""
         self.layers += 1
         self._undo.append(step)
 
 
-def apply_lora(model: nn.Module, path: str | Path, scale: float = 1.0) -> AppliedLora:
+def apply_lora(
+    model: nn.Module, path: str | Path, scale: float = 1.0, dtype: torch.dtype | None = None
+) -> AppliedLora:
     """Put a LoRA on a transformer, before or after its layers were cast to FP8.
 
     Its factors are kept beside the weights and added to the layers' outputs. What it changes of norms,
@@ -44,6 +51,7 @@ def apply_lora(model: nn.Module, path: str | Path, scale: float = 1.0) -> Applie
         model: a transformer from `load_component`, in host memory.
         path: a safetensors file, in the spelling of the original code, of diffusers or of kohya.
         scale: strength; 1 is what it was made for.
+        dtype: what the factors are brought to; None leaves them as they are in the file.
 
     Returns:
         What takes it off again.
@@ -60,7 +68,7 @@ def apply_lora(model: nn.Module, path: str | Path, scale: float = 1.0) -> Applie
             f"{path}: {len(missing)} of its {len(changes)} layers are not in a {type(model).__name__}, "
             f"{missing[0][:80]} first. It was made for another model; choose another LoRA."
         )
-    applied = AppliedLora(path, scale)
+    applied = AppliedLora(path, scale, dtype)
     try:
         for name, change in changes.items():
             for target in targets.find(name):
@@ -84,14 +92,14 @@ def _apply(model: nn.Module, target: Target, change: Change, applied: AppliedLor
         down, up = change.factors()
         up = target.rows(up)
         if linear:
-            _beside(model, target.name, Addition(down, up, applied.scale), applied)
+            _beside(model, target.name, applied.addition(down, up), applied)
         else:
             product = up.float() @ down.flatten(1).float()
             _shift(model, f"{target.name}.weight", product.view(_shape(model, target.name)), applied)
     if "weight" in change.parts:
         whole = target.rows(change.parts["weight"].read())
         if linear:
-            _beside(model, target.name, Addition(whole, None, applied.scale), applied)
+            _beside(model, target.name, applied.addition(whole), applied)
         else:
             _shift(model, f"{target.name}.weight", whole, applied)
     if "bias" in change.parts:

@@ -17,6 +17,7 @@ import torch
 from ..errors import PiyingError
 from .layouts import LAYOUTS, Layout
 from .layouts.base import Split, SwapHalves, Whole
+from .lora_names import ENDINGS, TEXT_ENCODER
 from .open_file import open_tensors
 from .tensors import Stored
 
@@ -24,18 +25,6 @@ PREFIXES = re.compile(
     r"(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|unet\.|module\.)*"
 )
 KOHYA = re.compile(r"lora_(unet|transformer|dit)_+")
-TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoder")
-ENDINGS = {
-    "lora_down.weight": "down",
-    "lora_A.weight": "down",
-    "lora_A.default.weight": "down",
-    "lora_up.weight": "up",
-    "lora_B.weight": "up",
-    "lora_B.default.weight": "up",
-    "alpha": "alpha",
-    "diff": "weight",
-    "diff_b": "bias",
-}
 FOREIGN = re.compile(r"\.(lokr_\w+|hada_\w+|dora_scale|lora_mid|oft_\w+|lora_magnitude_vector)")
 
 

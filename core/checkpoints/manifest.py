@@ -59,7 +59,7 @@ class Listed:
         family: `wan_vace`, `hunyuan_dit` or `prompt`.
         kind: `model`, a `part` (text encoder, VAE) or a `lora`.
         title, licence: for people.
-        min_vram_gb: the smallest card that runs it, GB, with offloading; None for parts and LoRAs. An estimate.
+        min_vram_gb: the smallest card the memory plan finds a way for, GB; None for parts and LoRAs.
         files: what it is made of.
         needs: ids of the parts it runs with.
         settings: for a distilled LoRA, the `steps`, `cfg`, `shift` and `strength` it was made for.

@@ -16,6 +16,7 @@ ENDINGS = (".safetensors", ".sft", ".gguf")
 # PyTorch's own files are looked at for parts alone: their headers cannot be read without torch.
 PART_ENDINGS = (*ENDINGS, ".pth", ".pt")
 TRANSFORMER_FOLDERS = ("diffusion_models", "unet", "checkpoints", "")
+PROMPT_FOLDERS = ("LLM", "text_encoders", "")
 SEARCH_DEPTH = 3
 MODULE, BASE = "Wan2.1 VACE module", "Wan2.1 text-to-video transformer"
 WHOLE = "Wan2.1-VACE transformer"
@@ -39,7 +40,8 @@ class SingleFile:
     def details(self) -> str:
         """Return family, parameters, format and size: "Wan2.1-VACE transformer, 17.3B, fp8 scaled, 17.4 GB"."""
         parameters = sum(part.parameters for part in self.found.parts) / GB
-        return f"{self.title}, {parameters:.1f}B, {self.found.precision}, {self.found.bytes / GB:.1f} GB"
+        what = self.title or self.found.what.removeprefix("a ")
+        return f"{what}, {parameters:.1f}B, {self.found.precision}, {self.found.bytes / GB:.1f} GB"
 
 
 def single_files(host: Host, wanted: Callable[[str], bool], endings: tuple[str, ...] = ENDINGS) -> list[SingleFile]:
@@ -110,11 +112,12 @@ def _width(one: SingleFile) -> int:
 
 
 def wan_companions(host: Host) -> dict[str, Path]:
-    """Return the files of the UMT5 text encoder, with its tokenizer inside, and of the VAE that are here."""
+    """Return the files of the UMT5 text encoder, with its tokenizer inside it, and of the VAE that are here."""
     found: dict[str, Path] = {}
     for one in single_files(host, lambda category: category not in ("diffusers", "LLM", "loras"), PART_ENDINGS):
         if one.title == TEXT_ENCODER and one.found.readable and not one.found.needs:
             found.setdefault("text_encoder", one.path)
+            found.setdefault("tokenizer", one.path)
         if one.title == VAE and one.found.readable:
             found.setdefault("vae", one.path)
     return found

@@ -1,4 +1,4 @@
-"""The tokenizer that ComfyUI's T5 files carry in themselves: a SentencePiece model in the tensor `spiece_model`."""
+"""Tokenizers of T5: the SentencePiece model that ComfyUI's files carry in the tensor `spiece_model`, or a folder's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .found import FoundModel
 
+PIECES = "spiece.model"  # what transformers calls a SentencePiece model in a folder
 PAD, END = 0, 1  # of T5, mT5 and UMT5
 
 
@@ -55,29 +56,39 @@ class SentencePieceTokenizer:
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
+    def batch_decode(self, rows: torch.Tensor | Sequence[Sequence[int]], **options: Any) -> list[str]:
+        """Return the texts of rows of tokens."""
+        return [self.decode(row, **options) for row in rows]
+
     def decode(self, tokens: torch.Tensor | Sequence[int], **options: Any) -> str:
         """Return the text of tokens, without end marks and padding."""
         del options
         return str(self._processor.decode([int(token) for token in tokens if int(token) not in (PAD, END)]))
 
 
-def tokenizer_of(found: FoundModel) -> Any:
-    """Return the tokenizer of an installed model: its folder's, or the one inside its text encoder's file.
+def tokenizer_of(found: FoundModel, part: str = "tokenizer") -> Any:
+    """Return a tokenizer of an installed model: that of a folder, or the one inside a file of weights.
+
+    Args:
+        part: `tokenizer`, or `tokenizer_2` of the second text encoder.
 
     Raises:
-        PiyingError: there is neither.
+        PiyingError: it is not there, or damaged.
     """
-    (folder,), (encoder, *_) = found.place("tokenizer"), found.place("text_encoder")
-    if encoder.is_file():
-        inside = tokenizer_in(encoder)
+    place = found.place(part)[0]
+    if place.is_file():
+        inside = tokenizer_in(place)
         if inside is not None:
             return inside
+        raise PiyingError(f"{place}: there is no tokenizer in it. Choose another file.")
+    if (place / PIECES).is_file() and not (place / "tokenizer.json").is_file():
+        return _of_pieces((place / PIECES).read_bytes(), place / PIECES)
     from transformers import AutoTokenizer
 
     from .folders import reading
 
-    with reading(folder, "tokenizer"):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with reading(place, "tokenizer"):
+        return AutoTokenizer.from_pretrained(place, local_files_only=True)
 
 
 def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
@@ -90,7 +101,11 @@ def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
     found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == NAME), None)
     if found is None:
         return None
+    return _of_pieces(found.read().contiguous().numpy().tobytes(), Path(path))
+
+
+def _of_pieces(model: bytes, path: Path) -> SentencePieceTokenizer:
     try:
-        return SentencePieceTokenizer(found.read().contiguous().numpy().tobytes())
+        return SentencePieceTokenizer(model)
     except (RuntimeError, ValueError, TypeError) as error:
         raise PiyingError(f"{path}: the tokenizer in it cannot be read. Fetch the file again.") from error

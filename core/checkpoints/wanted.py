@@ -8,6 +8,8 @@ from ..errors import PiyingError
 from ..host import Host
 from ..memory.components import Component
 from .choose import ModelHandle, choose_model, model_choices
+from .lora_sizes import with_loras
+from .loras import lora_files
 from .sizes import found_components, listed_components
 
 
@@ -25,7 +27,8 @@ def wanted_components(
         block_lists, keep: see `found_components`.
 
     Raises:
-        PiyingError: the model is neither installed nor listed with its sizes, or its files are damaged.
+        PiyingError: the model is neither installed nor listed with its sizes, its files are damaged, or a LoRA
+            is not installed or was made for another model.
     """
     if host.memory_rules().imagined and handle.model not in model_choices(handle.family, host):
         listed = listed_components(handle.model)
@@ -34,6 +37,7 @@ def wanted_components(
                 f"model {handle.model!r} is not installed, and the manifest does not say what its parts weigh. "
                 f"Install it first: `python install.py --models {handle.model}`."
             )
-        return handle.model, listed
+        return handle.model, with_loras(listed, lora_files(handle, host))
     found = choose_model(handle, host)
-    return found.name, found_components(found, block_lists, keep)
+    components = found_components(found, block_lists, keep)
+    return found.name, with_loras(components, lora_files(handle, host))

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.choose import ModelHandle, choose_model
 from ..checkpoints.found import FoundModel
+from ..checkpoints.lora_sizes import with_loras
+from ..checkpoints.loras import lora_files
 from ..checkpoints.model_parts import ModelParts
 from ..host import Host
 from .memory import BLOCK_LISTS, FP8_KEEP
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, HunyuanDiT2DModel, HunyuanDiTPipeline
+    from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 
     from ..memory.components import Component
     from ..memory.planned import PhasePlan
@@ -28,9 +30,9 @@ class HunyuanDiTModel:
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of its parts, read from the headers of its files."""
-        from ..checkpoints.sizes import folder_components
+        from ..checkpoints.sizes import found_components
 
-        return folder_components(self.found.path, BLOCK_LISTS, FP8_KEEP)
+        return with_loras(found_components(self.found, BLOCK_LISTS, FP8_KEEP), self.parts.loras)
 
     def encoder_pipeline(self, encoder: str, choice: PhasePlan) -> HunyuanDiTPipeline:
         """Return a pipeline of one text encoder and its tokenizer.
@@ -39,30 +41,50 @@ class HunyuanDiTModel:
             encoder: `text_encoder` or `text_encoder_2`.
             choice: the plan of its phase.
         """
-        from transformers import AutoTokenizer
+        from ..checkpoints.tokenizer import tokenizer_of
 
         tokenizer = encoder.replace("text_encoder", "tokenizer")
-        loaded = AutoTokenizer.from_pretrained(self.found.path / tokenizer, local_files_only=True)
+        loaded = tokenizer_of(self.found, tokenizer)
         return pipeline_of(**{encoder: self.parts.load(encoder, choice), tokenizer: loaded})
 
     def sampler(self, choice: PhasePlan) -> HunyuanDiTPipeline:
         """Return a pipeline of the transformer and a fresh scheduler alone."""
-        from diffusers import HunyuanDiTPipeline
-
-        # The scheduler's class is the folder's own: v1.1 and the distilled models differ.
-        index = HunyuanDiTPipeline.load_config(self.found.path, local_files_only=True)
         transformer: HunyuanDiT2DModel = self.parts.load("transformer", choice)
-        return pipeline_of(transformer=transformer, scheduler=self._scheduler(index["scheduler"][1]))
+        in_files = bool(self.found.parts)
+        scheduler = scheduler_of(transformer) if in_files else self._scheduler()
+        return pipeline_of(transformer=transformer, scheduler=scheduler)
 
     def vae(self, choice: PhasePlan) -> AutoencoderKL:
         """Return the VAE in host memory."""
         vae: AutoencoderKL = self.parts.load("vae", choice)
         return vae
 
-    def _scheduler(self, name: str) -> Any:
+    def _scheduler(self) -> Any:
+        """Return the folder's own: v1.1 and the distilled models differ."""
         import diffusers
 
-        return getattr(diffusers, name).from_pretrained(self.found.path / "scheduler", local_files_only=True)
+        index = diffusers.HunyuanDiTPipeline.load_config(self.found.path, local_files_only=True)
+        kind = getattr(diffusers, index["scheduler"][1])
+        return kind.from_pretrained(self.found.path / "scheduler", local_files_only=True)
+
+
+def scheduler_of(transformer: HunyuanDiT2DModel) -> DDPMScheduler:
+    """Return the noise schedule of a transformer without a folder: v1.1 knows its style condition, v1.2 has none.
+
+    Values: SAMPLER_FACTORY in hydit/constants.py of Tencent-Hunyuan/HunyuanDiT; the ends are those of ComfyUI's
+    comfy/supported_models.py (HunyuanDiT, HunyuanDiT1).
+    """
+    from diffusers import DDPMScheduler
+
+    old = transformer.config.use_style_cond_and_image_meta_size
+    return DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.03 if old else 0.018,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        steps_offset=1,
+    )
 
 
 def pipeline_of(**parts: Any) -> HunyuanDiTPipeline:
@@ -80,7 +102,9 @@ def load(handle: ModelHandle, host: Host) -> HunyuanDiTModel:
     """Return the model a handle stands for; nothing is read yet.
 
     Raises:
-        PiyingError: the model is not installed.
+        PiyingError: the model or a LoRA is not installed.
     """
     found = choose_model(handle, host)
-    return HunyuanDiTModel(found, ModelParts("hunyuan_dit", found.name, found, host, BLOCK_LISTS, FP8_KEEP))
+    loras = lora_files(handle, host)
+    parts = ModelParts("hunyuan_dit", found.name, found, host, BLOCK_LISTS, FP8_KEEP, loras)
+    return HunyuanDiTModel(found, parts)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.choose import ModelHandle
+from ..checkpoints.loras import record_of
 from ..host import Host
 from ..memory.carry_out import carry_out
 from .ask import what_fits
@@ -45,4 +46,4 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
             lambda device, meter: ImageRun(model, request, host, device, meter),
             lambda machine: what_fits(components, machine, handle, request.cfg),
         )
-    return image, {"model": model.found.name, **ran, **asdict(request)}
+    return image, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request)}

@@ -30,10 +30,15 @@ class Addition(nn.Module):  # type: ignore[misc]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return what is added to the output [..., out] for inputs [..., in]."""
-        product = nn.functional.linear(inputs, self.down.to(inputs.dtype))
-        if self.up is not None:
-            product = nn.functional.linear(product, self.up.to(inputs.dtype))
-        return product * self.strength
+        if self.up is None:
+            return nn.functional.linear(inputs, self.down.to(inputs.dtype)) * self.strength
+        # The strength goes on between the factors, where there are few numbers.
+        narrow = nn.functional.linear(inputs, self.down.to(inputs.dtype)) * self.strength
+        return nn.functional.linear(narrow, self.up.to(inputs.dtype))
+
+    def add_to(self, output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the output with what is added to it, in its own memory: a block's peak stays what it was."""
+        return output.add_(self(inputs).to(output.dtype))
 
 
 def add(layer: nn.Module, addition: Addition) -> None:
@@ -68,5 +73,5 @@ def move_additions(old: nn.Module, new: nn.Module) -> None:
 
 def _add_all(layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
     for addition in layer.get_submodule(CHILD):
-        output = output + addition(inputs[0]).to(output.dtype)
+        output = addition.add_to(output, inputs[0])
     return output

@@ -19,15 +19,29 @@ from piying.core.checkpoints.manifest import (
     listed_models,
     read_manifest,
 )
+from piying.core.checkpoints.sizes import listed_components
 from piying.core.errors import PiyingError
 from piying.core.host import MODEL_CATEGORIES, HeadlessHost
+from piying.core.memory.machine import synthetic
+from piying.core.memory.plan import plan
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 # The folders of ComfyUI's models folder that such files belong into, and the two for folders of several files.
-PLACES = {"diffusion_models", "text_encoders", "vae", "loras", "checkpoints", "diffusers", "LLM"}
+PLACES = {
+    "diffusion_models",
+    "text_encoders",
+    "vae",
+    "loras",
+    "checkpoints",
+    "diffusers",
+    "LLM",
+    "annotators",
+    "tokenizers",
+}
 MODELS = listed_models()
 FILES = [file for model in MODELS for file in model.files]
-FOLDERS = [model for model in MODELS if model.files[0].is_repository]
+REPOSITORIES = [model for model in MODELS if model.files[0].is_repository]
+FOLDERS = [model for model in REPOSITORIES if model.kind == "model"]
 
 
 def ids(item):
@@ -67,6 +81,33 @@ def test_a_model_says_what_people_ask(model):
     assert {part.kind for part in find_listed(model.needs)} <= {"part"}
 
 
+CARDS = (4, 6, 8, 12, 16, 24)  # GB
+PLANNED = [model for model in MODELS if model.kind == "model" and listed_components(model.id)]
+
+
+def planned_work(model):
+    """Return what docs/models.md says the smallest card is for."""
+    from piying.core.hunyuan_dit.memory import work as picture
+    from piying.core.prompting.memory import work as prompt
+    from piying.core.wan_vace.memory import work as video
+
+    parts = listed_components(model.id)
+    if model.family == "wan_vace":
+        return video(parts, 832, 480, 81)
+    return picture(parts, 1024, 1024) if model.family == "hunyuan_dit" else prompt(parts["prompt_model"])
+
+
+@pytest.mark.parametrize("model", PLANNED, ids=ids)
+def test_the_smallest_card_is_the_first_that_has_a_plan(model):
+    cards = (card for card in CARDS if plan(planned_work(model), synthetic(card, 16)).fits)
+    assert model.min_vram_gb == next(cards)
+
+
+def test_nearly_every_model_has_a_planned_card():
+    rest = {model.id for model in MODELS if model.kind == "model"} - {model.id for model in PLANNED}
+    assert rest == {"hunyuan-dit-v1.1", "hunyuan-dit-v1.2-checkpoint", "qwen3-vl-2b", "ernie-4.5-0.3b"}
+
+
 @pytest.mark.parametrize("file", FILES, ids=ids)
 def test_a_file_has_a_place_and_sources(file):
     assert PurePosixPath(file.path).parts[0] in PLACES
@@ -83,7 +124,7 @@ def test_a_file_has_a_place_and_sources(file):
         }
 
 
-@pytest.mark.parametrize("model", FOLDERS, ids=ids)
+@pytest.mark.parametrize("model", REPOSITORIES, ids=ids)
 def test_of_a_repository_nothing_that_runs_code_is_fetched(model):
     patterns = model.files[0].only
     assert patterns

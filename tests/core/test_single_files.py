@@ -88,7 +88,7 @@ def test_a_module_is_offered_with_its_base(folders, host):
 
 def test_what_is_not_there_is_named(folders, host):
     (folders / "vae" / "y.pth").unlink()
-    with pytest.raises(PiyingError, match="is a transformer alone; not here: the Wan2.1 VAE, in models/vae"):
+    with pytest.raises(PiyingError, match="cannot run alone; not here: the Wan2.1 VAE, in models/vae"):
         choose_model(ModelHandle(WAN_VACE, NAME), host)
     assert choose_model(ModelHandle(WAN_VACE), host).is_built_in, "auto takes what can run"
 

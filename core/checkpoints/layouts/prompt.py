@@ -9,6 +9,8 @@ ATTENTION = "model.layers.0.self_attn"
 # Values that no shape tells, from the config.json files of Qwen/Qwen3-* and Qwen/Qwen2.5-*.
 ROPE_THETA = 1_000_000.0
 RMS_NORM_EPS = 1e-6
+# From this width on Qwen's models have an output layer of their own; smaller ones use their embeddings.
+UNTIED_WIDTH = 3584
 QWEN2_HEAD_DIM = {896: 64, 1536: 128, 2048: 128, 3584: 128, 5120: 128}
 
 
@@ -23,6 +25,8 @@ def config(shapes: Shapes) -> Config:
     qwen2 = f"{ATTENTION}.q_proj.bias" in shapes and width in QWEN2_HEAD_DIM
     if not (qwen3 or qwen2) or f"{ATTENTION}.o_proj.weight" not in shapes:
         raise PiyingError("this is a language model that its shapes do not name: it needs its config.json beside it.")
+    if width >= UNTIED_WIDTH and "lm_head.weight" not in shapes:
+        raise PiyingError("its output layer is not in it: it can encode prompts and cannot write them.")
     head = shapes[f"{ATTENTION}.q_norm.weight"][0] if qwen3 else QWEN2_HEAD_DIM[width]
     return {
         "architectures": ["Qwen3ForCausalLM" if qwen3 else "Qwen2ForCausalLM"],

@@ -1,0 +1,128 @@
+"""What was cast to FP8 is kept beside its original where the user asks for it, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from piying.core.checkpoints import assemble, cast_file
+from piying.core.checkpoints.choose import WAN_VACE, ModelHandle, model_choices
+from piying.core.checkpoints.found import BUILT_IN_ROOT, find_models
+from piying.core.host import HeadlessHost
+from piying.core.memory import kept
+from piying.core.memory.planned import PhasePlan
+from piying.core.wan_vace.model import load
+
+PARTS = ("transformer", "text_encoder")
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A models folder with the toy model under the name of a real one."""
+    shutil.copytree(BUILT_IN_ROOT / "wan_vace", tmp_path / "diffusers" / "model")
+    yield HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    kept.forget()
+
+
+@pytest.fixture
+def wanted(monkeypatch):
+    monkeypatch.setenv(cast_file.SETTING, "1")
+
+
+def read(host, part="transformer", compute="fp32"):
+    """Return a part as it is read when nothing is kept in memory."""
+    kept.forget()
+    choice = PhasePlan("sample", part, compute, "fp8", "resident", "whole", False, 0, 0, 0, 0.0)
+    return load(ModelHandle(WAN_VACE, "diffusers/model"), host).parts.load(part, choice)
+
+
+def cast_files(host):
+    return sorted(path for root in host.models for path in root.rglob("*.fp8cast"))
+
+
+def leftovers(host):
+    return [path for root in host.models for path in root.rglob(f"*{cast_file.UNFINISHED}")]
+
+
+def test_nothing_is_kept_unless_it_is_asked_for(host):
+    read(host)
+    assert cast_files(host) == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_second_reading_casts_nothing_and_is_the_same_to_the_bit(host, wanted, monkeypatch, part):
+    first = {name: tensor.clone() for name, tensor in read(host, part).state_dict().items()}
+    (path,) = cast_files(host)
+    monkeypatch.setattr(assemble, "quantize", None)
+    second = read(host, part).state_dict()
+    assert second.keys() == first.keys()
+    for name, tensor in first.items():
+        assert second[name].dtype == tensor.dtype, name
+        assert torch.equal(second[name].view(torch.uint8), tensor.view(torch.uint8)), name
+    assert path.parent.name == part
+    assert leftovers(host) == []
+
+
+def test_it_is_no_model_of_its_own(host, wanted):
+    before = find_models("wan_vace", host)
+    read(host)
+    assert find_models("wan_vace", host) == before
+    assert model_choices(WAN_VACE, host) == ["auto", "diffusers/model", "built-in"]
+
+
+def test_an_original_that_changed_is_cast_anew(host, wanted):
+    read(host)
+    (old,) = cast_files(host)
+    original = old.parent / "diffusion_pytorch_model.safetensors"
+    content = bytearray(original.read_bytes())
+    content[-200:] = bytes(200)
+    original.write_bytes(content)
+    changed = read(host).state_dict()
+    (new,) = cast_files(host)
+    assert new != old
+    kept.forget()
+    assert all(torch.equal(changed[name].float(), t.float()) for name, t in read(host).state_dict().items())
+
+
+def test_each_type_of_the_rest_has_its_own(host, wanted):
+    read(host)
+    read(host, compute="bf16")
+    assert len(cast_files(host)) == 2
+
+
+def test_a_damaged_one_is_made_anew(host, wanted, caplog):
+    expected = {name: tensor.clone() for name, tensor in read(host).state_dict().items()}
+    (path,) = cast_files(host)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    found = read(host).state_dict()
+    assert all(torch.equal(found[name].float(), tensor.float()) for name, tensor in expected.items())
+    assert "It is made anew" in caplog.text
+    assert path.read_bytes() == whole
+
+
+def test_a_full_disk_costs_nothing_but_time(host, wanted, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(cast_file.shutil, "disk_usage", lambda path: usage(1, 1, 1 << 20))
+    read(host)
+    assert cast_files(host) == leftovers(host) == []
+
+
+def test_a_write_that_fails_leaves_nothing(host, wanted, monkeypatch):
+    def fail(file, tensors):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cast_file, "_write", fail)
+    read(host)
+    assert cast_files(host) == leftovers(host) == []
+
+
+def test_an_original_in_fp8_is_left_alone(host, wanted):
+    read(host)
+    (path,) = cast_files(host)
+    shutil.move(path, path.parent / "diffusion_pytorch_model.safetensors")
+    read(host)
+    assert cast_files(host) == []
