@@ -4,7 +4,8 @@
 
 Every measure makes the same videos, of the built-in model unless another is named: a thing that stays where it is on a
 background of one colour, so that whatever moves in brightness is drift. The last part makes one video of `--frames`
-frames and counts the bytes of all tensors alive at the end of each window.
+frames twice: once counting the bytes of all tensors alive at the end of each window, and once stopped half-way and
+started again, which must give the same file. The floor is the arithmetic of sampling at the rate of a matrix product.
 """
 
 from __future__ import annotations
@@ -18,23 +19,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from floors import rates
 from measuring import _Alive
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW, OVERLAP, SIDE = 17, 5, 64
 PROMPTS = ("a red circle stays still on a blue background", "a white square stays still on a gray background")
 OFF = {"seams": "cut", "match_colours": 0.0, "anchor": "none"}
+CROSSFADE = {**OFF, "seams": "crossfade"}
+BLENDED = {**OFF, "seams": "blended"}
 MEASURES: dict[str, dict[str, Any]] = {
     "none": OFF,
-    "crossfade": {**OFF, "seams": "crossfade"},
     "colours matched": {**OFF, "match_colours": 1.0},
-    "crossfade, colours matched (default)": {"seams": "crossfade", "match_colours": 1.0, "anchor": "none"},
-    "default, anchor colours": {"seams": "crossfade", "match_colours": 1.0, "anchor": "colours"},
-    "default, anchor reference": {"seams": "crossfade", "match_colours": 1.0, "anchor": "reference"},
+    "crossfade (default)": CROSSFADE,
+    "crossfade, colours matched": {**CROSSFADE, "match_colours": 1.0},
+    "crossfade, anchor colours": {**CROSSFADE, "anchor": "colours"},
+    "crossfade, anchor colours, colours matched": {**CROSSFADE, "anchor": "colours", "match_colours": 1.0},
+    "crossfade, anchor reference": {**CROSSFADE, "anchor": "reference"},
+    "blended": BLENDED,
+    "blended, colours matched": {**BLENDED, "match_colours": 1.0},
+    "blended, anchor colours": {**BLENDED, "anchor": "colours"},
 }
 
 
@@ -55,7 +64,7 @@ class Maker:
         self.handle = choose.ModelHandle(choose.WAN_VACE, options.model)
 
     def make(self, name: str, frames: int, prompt: str, seed: int, joining: dict[str, Any], when: Any) -> Any:
-        """Return the whole video, uint8 [n, h, w, 3], its windows, and processor seconds."""
+        """Return the whole video, uint8 [n, h, w, 3], its windows, processor seconds, and the file."""
         long, request = self.pack("core.wan_vace.long.request"), self.pack("core.wan_vace.request")
         video = request.VACERequest(
             prompt, "", SIDE, SIDE, frames, steps=self.options.steps, cfg=4.0, shift=5.0, seed=seed
@@ -66,10 +75,17 @@ class Maker:
             chosen_device=self.options.device, temp=folder, cache=folder, on_progress=when
         )
         begun = time.process_time()
-        self.pack("core.wan_vace.long.make").make_long_video(self.handle, asked, host)
+        path, _ = self.pack("core.wan_vace.long.make").make_long_video(self.handle, asked, host)
         taken = time.process_time() - begun
         windows = long.windows(frames, WINDOW, OVERLAP)
-        return self.joined(folder, long.shown(windows, OVERLAP)), windows, taken
+        return self.joined(folder, long.shown(windows, OVERLAP)), windows, taken, path
+
+    def flops(self) -> float:
+        """Return the operations that sampling a window takes."""
+        memory, load = self.pack("core.wan_vace.memory"), self.pack("core.wan_vace.model").load
+        transformer = load(self.handle, self.pack("core.host").HeadlessHost()).components()["transformer"]
+        tokens = memory.latent_frames(WINDOW) * (SIDE // 16) ** 2
+        return float(2 * self.options.steps * tokens * sum(memory.flops_per_token(transformer, tokens)))
 
     def joined(self, folder: Path, parts: list[tuple[int, int]]) -> np.ndarray:
         """Return the frames of the windows kept, oldest first."""
@@ -98,15 +114,16 @@ def judged(frames: np.ndarray, windows: list[Any]) -> dict[str, float]:
 
     drift: how far the mean colour of the last window lies from that of the first, largest channel.
     contrast: the spread of the last window over that of the first.
-    seam, inside: median change from frame to frame, where windows meet and elsewhere.
+    seam, inside: the largest change from one frame to the next where two windows meet, and in as many frames before;
+        medians over the windows.
     """
     values = frames.astype(np.float32)
     first, last = values[:WINDOW], values[-WINDOW:]
     steps = np.abs(np.diff(values, axis=0)).mean((1, 2, 3))
-    seams = {index for window in windows[:-1] for index in range(window.end - OVERLAP - 1, window.end)}
     # A measure may lay the seam anywhere in an overlap: the largest change there counts.
-    worst = [max(steps[window.end - OVERLAP - 1 : window.end]) for window in windows[:-1]]
-    inside = [step for index, step in enumerate(steps) if index not in seams]
+    span = OVERLAP + 1
+    worst = [max(steps[window.end - span : window.end]) for window in windows[:-1]]
+    inside = [max(steps[window.end - 2 * span : window.end - span]) for window in windows[:-1]]
     return {
         "drift": float(np.abs(first.mean((0, 1, 2)) - last.mean((0, 1, 2))).max()),
         "contrast": float(last.std() / max(first.std(), 1e-6)),
@@ -119,10 +136,13 @@ def measure(maker: Maker, options: argparse.Namespace) -> dict[str, Any]:
     """Return a row for each measure: means over prompts and seeds."""
     frames = WINDOW + (options.windows - 1) * (WINDOW - OVERLAP)
     rows = {}
+    maker.make("first", WINDOW, PROMPTS[0], 0, OFF, lambda *_: Quiet(lambda done: None))  # reads the models
     for name, joining in MEASURES.items():
+        if options.only is not None and name not in options.only:
+            continue
         found = []
         for index in range(options.seeds):
-            made, windows, taken = maker.make(
+            made, windows, taken, _ = maker.make(
                 f"{name} {index}",
                 frames,
                 PROMPTS[index % len(PROMPTS)],
@@ -136,19 +156,44 @@ def measure(maker: Maker, options: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
-def memory(maker: Maker, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the bytes of live tensors at the end of the second window and of the last, for a video of that length."""
+class Stopped(Exception):
+    """The run is to end here."""
+
+
+def long_one(maker: Maker, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is asked of one long video.
+
+    second, last: bytes of live tensors at the end of the second window and of the last.
+    same file: whether a run that was stopped half-way and started again gives the same bytes.
+    """
     alive, held = _Alive(), []
 
     def note(done: int) -> None:
         if done % 1000 == 0:
             held.append(alive.now)
 
+    def stop(done: int) -> None:
+        if done > half:
+            raise Stopped
+
+    asked = (options.frames, PROMPTS[0], 0, MEASURES["crossfade, anchor colours"])
     with alive:
-        _, windows, taken = maker.make(
-            "long", options.frames, PROMPTS[0], 0, MEASURES["default, anchor colours"], lambda *_: Quiet(note)
-        )
-    return {"frames": options.frames, "windows": len(windows), "seconds": taken, "second": held[1], "last": held[-1]}
+        made, windows, taken, path = maker.make("long", *asked, lambda *_: Quiet(note))
+    half = 1000 * len(windows) // 2 + 500
+    with suppress(Stopped):
+        maker.make("stopped", *asked, lambda *_: Quiet(stop))
+    kept = len(list((maker.scratch / "stopped" / "long_video").glob("*.mkv")))
+    _, _, _, again = maker.make("stopped", *asked, lambda *_: Quiet(lambda done: None))
+    return {
+        "frames": options.frames,
+        "windows": len(windows),
+        "seconds": round(taken, 1),
+        "second": held[1],
+        "last": held[-1],
+        "stopped behind": kept,
+        "same file": path.read_bytes() == again.read_bytes(),
+        **judged(made, windows),
+    }
 
 
 def main() -> None:
@@ -157,6 +202,7 @@ def main() -> None:
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--windows", type=int, default=11, help="windows of a video")
+    parser.add_argument("--only", nargs="*", metavar="MEASURE", help="these alone; without a name none")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=2, help="videos for each measure")
     parser.add_argument("--frames", type=int, default=481, help="of the video whose memory is counted; 0: none")
@@ -166,12 +212,15 @@ def main() -> None:
         maker = Maker(load_pack(), options, Path(scratch))
         found: dict[str, Any] = {"measures": measure(maker, options)}
         if options.frames:
-            found["memory"] = memory(maker, options)
-    print("\n| | drift | contrast | at seams | inside | seconds |\n|---|---|---|---|---|---|")
+            found["long"] = long_one(maker, options)
+        best = rates(options.device)
+        found["flops_per_second"] = best.flops
+        floor = options.windows * best.floor(maker.flops(), 0)
+    print("\n| | drift | contrast | at seams | inside | seconds | floor |\n|---|---|---|---|---|---|---|")
     for name, row in found["measures"].items():
-        cells = (row["drift"], row["contrast"], row["seam"], row["inside"], row["seconds"])
+        cells = (row["drift"], row["contrast"], row["seam"], row["inside"], row["seconds"], floor)
         print(f"| {name} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
-    print(found.get("memory", ""))
+    print(found.get("long", ""))
     if options.json:
         about = {"machine": platform.platform(), "command": " ".join(sys.argv)}
         options.json.write_text(json.dumps({**about, **found}, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ in its list of templates.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +22,10 @@ from training.sheets import row, sheet, some
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
 # The nodes whose pictures are shown, in the order of the rows.
-SHOWN = ("PiyingSampleClip", "PiyingSampleImage", "PiyingControlDepth", "PiyingHunyuanDiT", "PiyingVACESample")
+SHOWN = (
+    *("PiyingSampleClip", "PiyingSampleImage", "PiyingControlDepth", "PiyingHunyuanDiT"),
+    *("PiyingVACESample", "PiyingVACELongVideo"),
+)
 HEIGHT, COLUMNS = 64, 9
 TILE = 192  # pixels of one of a thumbnail's four pictures
 
@@ -30,7 +34,14 @@ def clips(finished: Any) -> list[np.ndarray]:
     """Return what the shown nodes gave, frames [N, H, W, 3] each."""
     nodes = [node for node in finished.graph.values() if node.class_type in SHOWN and node.id in finished.results]
     nodes.sort(key=lambda node: (SHOWN.index(node.class_type), int(node.id)))
-    return [finished.results[node.id].outputs[0][0].numpy() for node in nodes]
+    made = [finished.results[node.id].outputs[0][0] for node in nodes]
+    return [each.numpy() if hasattr(each, "numpy") else frames_of(finished.files[0]) for each in made]
+
+
+def frames_of(path: Path) -> np.ndarray:
+    """Return the frames of a video file, [N, H, W, 3] in 0..1."""
+    read = importlib.import_module("piying.core.media.video").read_frames
+    return np.stack(list(read(path))) / 255
 
 
 def scaled(picture: np.ndarray, height: int) -> np.ndarray:

@@ -1,12 +1,13 @@
 """What each measure for speed gains, and what it gives up, against the reference path on the same noise.
 
-    python benchmarks/speed.py [--captions 8] [--steps 30] [--device cpu] [--json FILE]
+    python benchmarks/speed.py [--captions 12] [--steps 30] [--device cpu] [--json FILE]
 
 Every measure makes the same videos of captions that the built-in model was never trained on. What they show is read
 from pixels (training/reading.py): the share of videos whose background, colour, shape and motion are as the caption
 says. PSNR and SSIM compare with the reference video. Seconds are those of sampling, medians; on a CPU seconds of the
-processor. The floor is the arithmetic of the steps that were computed at the rate of a matrix product of
-2048 × 2048, measured in the same run.
+processor. The floor is the arithmetic of the predictions that went through all blocks at the rate of a matrix
+product of 2048 × 2048, or reading the weights once a prediction at the rate of a copy, whichever takes longer; both
+rates are measured in the same run.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from measuring import clock, seconds
+from floors import rates
+from measuring import clock
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, FRAMES = 64, 64, 17
@@ -36,12 +37,14 @@ MEASURES: dict[str, dict[str, Any]] = {
     "speed balanced": {"speed": "balanced"},
     "speed fast": {"speed": "fast"},
     "speed draft": {"speed": "draft"},
-    "cfg_end 0.6": {"cfg_end": 0.6},
-    "cfg_start 0.2": {"cfg_start": 0.2},
-    "step_cache 0.03": {"step_cache": 0.03},
-    "step_cache 0.06": {"step_cache": 0.06},
+    "half the steps": {"steps": 0.5},
+    "half the steps, step_cache 0.12": {"steps": 0.5, "step_cache": 0.12},
     "step_cache 0.12": {"step_cache": 0.12},
     "step_cache 0.25": {"step_cache": 0.25},
+    "cfg_end 0.8": {"cfg_end": 0.8},
+    "cfg_end 0.6": {"cfg_end": 0.6},
+    "cfg_start 0.2": {"cfg_start": 0.2},
+    "cfg_start 0.4": {"cfg_start": 0.4},
 }
 
 
@@ -97,6 +100,8 @@ class Sampled:
         request = self.pack("core.wan_vace.request").VACERequest(
             text, "", WIDTH, HEIGHT, FRAMES, steps=self.options.steps, cfg=4.0, shift=5.0, seed=seed
         )
+        if "steps" in measure:
+            measure = {**measure, "steps": round(measure["steps"] * self.options.steps)}
         store = self.host.cache_folder() / "latents"
         for path in store.glob("*"):
             path.unlink()  # nothing is taken from a run before
@@ -130,20 +135,13 @@ def judged(scene: Any, frames: np.ndarray) -> dict[str, float]:
 ATTRIBUTES = ("background", "colour", "shape", "motion")
 
 
-def rate(device: str) -> float:
-    """Return operations a second of a matrix product of 2048 × 2048, the best of three."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    one = torch.randn(2048, 2048, device=device, dtype=dtype)
-    one @ one
-    return 2 * 2048**3 / min(seconds(lambda: one @ one, device) for _ in range(3))
-
-
-def operations(pack: Callable[[str], Any], sampled: Sampled) -> float:
-    """Return the floating point operations of one prediction."""
+def cost(pack: Callable[[str], Any], sampled: Sampled) -> tuple[float, float]:
+    """Return the floating point operations of one prediction, and the bytes of the weights."""
     memory = pack("core.wan_vace.memory")
     transformer = pack("core.wan_vace.model").load(sampled.handle, sampled.host).components()["transformer"]
     tokens = memory.latent_frames(FRAMES) * (WIDTH // 16) * (HEIGHT // 16)
-    return float(tokens * sum(memory.flops_per_token(transformer, tokens)))
+    kind = "fp32" if sampled.options.device == "cpu" else "bf16"
+    return float(tokens * sum(memory.flops_per_token(transformer, tokens))), float(transformer.bytes(kind, kind))
 
 
 def measure(pack: Callable[[str], Any], options: argparse.Namespace, cache: Path) -> dict[str, Any]:
@@ -151,17 +149,18 @@ def measure(pack: Callable[[str], Any], options: argparse.Namespace, cache: Path
     psnr = importlib.import_module("training.reading").psnr
     sampled, known = Sampled(pack, options, cache), scenes(options.captions)
     sampled.video(known[0][1], 0, {})  # models are read, kernels are chosen
-    best, each = rate(options.device), operations(pack, sampled)
+    best, (flops, weights) = rates(options.device), cost(pack, sampled)
     rows: dict[str, Any] = {name: [] for name in MEASURES}
+    reference = np.empty(0)
     for index, (scene, text) in enumerate(known):
-        reference, _, _ = sampled.video(text, index, {})
         for name, measures in MEASURES.items():
             frames, record, taken = sampled.video(text, index, measures)
+            reference = reference if measures else frames  # which is the first of each caption
             same = np.array_equal(frames, reference)
             rows[name].append(
                 {
                     "seconds": taken,
-                    "floor": sampled.whole * each / best,
+                    "floor": best.floor(sampled.whole * flops, sampled.whole * weights),
                     "predictions": sampled.whole,
                     "steps left out": record.get("steps_taken_again", 0),
                     "psnr": None if same else psnr(frames, reference),
@@ -170,8 +169,10 @@ def measure(pack: Callable[[str], Any], options: argparse.Namespace, cache: Path
                 }
             )
     return {
-        "flops_per_second": best,
-        "flops_per_prediction": each,
+        "flops_per_second": best.flops,
+        "bytes_per_second": best.bandwidth,
+        "flops_per_prediction": flops,
+        "bytes_of_weights": weights,
         "measures": {n: summed(r) for n, r in rows.items()},
     }
 
@@ -191,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--captions", type=int, default=8)
+    parser.add_argument("--captions", type=int, default=12)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()

@@ -56,17 +56,18 @@ class PiyingVACELongVideo:
                 ),
                 "seams": choice(
                     long.SEAMS,
-                    "crossfade: over the overlap one window turns into the next. cut: the earlier one's.",
+                    "crossfade: over the overlap one window turns into the next. cut: the earlier one's. blended: as "
+                    "crossfade, and the next one is drawn to the earlier one's latents while it is made.",
                 ),
                 "match_colours": (
                     "FLOAT",
                     {
-                        "default": 1.0,
+                        "default": 0.0,
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.05,
-                        "tooltip": "How far a window's brightness and contrast are brought to those of the window "
-                        "before, measured on the frames they share. 0: not at all.",
+                        "tooltip": "How far a window begins with the brightness and contrast of the window before, "
+                        "measured on the frames they share, and let go of towards its end. 0: not at all.",
                     },
                 ),
                 "anchor": choice(

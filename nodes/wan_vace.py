@@ -10,7 +10,7 @@ from ..core.host import get_host
 from ..core.sizes import MULTIPLE
 from ..core.wan_vace import request as vace
 from .shared import VACE, checked, record_run, seed_input, shown
-from .widgets import choice, number
+from .widgets import choice, number, toggle
 
 SIZING = ("width", "height", "num_frames", "cfg", "steps")  # what the need for memory depends on
 
@@ -145,7 +145,8 @@ def speed_inputs() -> dict[str, Any]:
         "speed": choice(
             vace.SPEEDS,
             "reference: every step in full, as published. balanced: steps that hardly differ are taken again. fast: "
-            "also no guidance in the last steps. draft: also half the steps. What is set below by hand stays.",
+            "also half the steps. draft: more of them are taken again. fast and draft take the few steps of a "
+            "step-distilled LoRA where one is installed. What is set below by hand stays.",
         ),
         "cfg_start": number(0.0, low, high, step, "Share of the steps after which guidance begins."),
         "cfg_end": number(
@@ -158,6 +159,16 @@ def speed_inputs() -> dict[str, Any]:
             0.01,
             "A step whose first blocks change by less than this takes again what the one before computed. 0: off. "
             "Try 0.05 to 0.15.",
+        ),
+        "attention": choice(
+            vace.ATTENTIONS,
+            "Which kernel computes attention. auto: torch's own where speed is reference, else the fastest one that "
+            "is installed and runs on this card. sage rounds to eight bits, and is taken for fast and draft alone.",
+        ),
+        "compile_blocks": toggle(
+            False,
+            "Have torch.compile make code for the model's blocks: minutes at first, then faster steps. On a card that "
+            "holds the whole model; left out elsewhere.",
         ),
     }
 

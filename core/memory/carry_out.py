@@ -39,6 +39,7 @@ def carry_out(
     host: Host,
     make_run: Callable[[str, Meter], Run[Result]],
     advise: Callable[[Machine], str] | None = None,
+    told: set[str] | None = None,
 ) -> tuple[Result, dict[str, Any]]:
     """Do `work` by the best plan that holds on this machine.
 
@@ -48,6 +49,7 @@ def carry_out(
         host: the program around the pack.
         make_run: gives the run, from the device and the meter it reports to.
         advise: asked what would fit, where nothing does.
+        told: the plans that were shown before, in pieces of work that are much alike; one of them is not shown again.
 
     Returns:
         What the run gives, and a record of how it ran, fit for JSON.
@@ -56,6 +58,7 @@ def carry_out(
         PiyingError: nothing fits; the text has the numbers, and the largest size or length that would.
     """
     machine = read_machine(host)
+    told = set() if told is None else told
     device = host.device()
     _limit(device, host)
     meter = Meter(device)
@@ -70,13 +73,15 @@ def carry_out(
             memory=handle.memory,
             advise=None if advise is None else lambda: advise(machine),
         )
-        if chosen.fits:
+        if chosen.fits and chosen.key not in told:
             log.info("%s", table(chosen, machine))
         return chosen
 
     failures = Failures(host.cache_folder() / "failed_plans.json", machine, work)
     result, chosen = with_plans(next_plan, run.attempt, failures, _too_large)
-    log.info("%s", after(chosen, meter.phases))
+    if chosen.key not in told:
+        log.info("%s", after(chosen, meter.phases, machine))
+    told.add(chosen.key)
     sampled = chosen.phases[-2] if len(chosen.phases) > 1 else chosen.phases[-1]
     return result, {
         "device": device,

@@ -36,6 +36,7 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
         yield f"{name}: done in pieces, because {_against('variant', chosen, ways, limits)}."
     if chosen.compute != phase.computes[0] == "fp32":
         yield f"{name}: fp32 is advised and does not fit."
+    yield from (f"{name}: {note}" for note in phase.notes)
     if reread_every_pass(phase, chosen.storage, chosen.placement, machine.ram_free - chosen.ram):
         size = amount(phase.component.file_bytes())
         yield (

@@ -112,8 +112,8 @@ def gigabytes(size: float) -> float:
 
 
 def amount(size: float) -> str:
-    """Return bytes for people: "12.3 GB"; see `gigabytes`."""
-    return f"{size / GB:.1f} GB"
+    """Return bytes for people: "12.3 GB", "40 MB"; a GB is 2**30 bytes, a MB 2**20."""
+    return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{math.ceil(size / 2**20)} MB"
 
 
 def _component(phase: PhasePlan) -> dict[str, Any]:

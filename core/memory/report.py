@@ -10,6 +10,8 @@ from .measure import Measured
 from .planned import Plan, amount
 
 HEAD = ("phase", "model", "computes in", "stored as", "where", "how", "card", "memory", "copied", "time")
+AFTER = ("phase", "card, predicted", "card, measured", "time, estimated", "time, measured")
+OF_CARDS = ("where", "card", "copied", "card, predicted", "card, measured")  # columns that say nothing without one
 
 
 def table(plan: Plan, machine: Machine) -> str:
@@ -29,10 +31,11 @@ def table(plan: Plan, machine: Machine) -> str:
         )
         for phase in plan.phases
     ]
-    return "\n".join([_verdict(plan, machine), *columns([HEAD, *rows]), *(f"- {reason}" for reason in plan.reasons)])
+    lines = columns(_for([HEAD, *rows], machine))
+    return "\n".join([_verdict(plan, machine), *lines, *(f"- {reason}" for reason in plan.reasons)])
 
 
-def after(plan: Plan, measured: Sequence[Measured]) -> str:
+def after(plan: Plan, measured: Sequence[Measured], machine: Machine) -> str:
     """Return predicted beside measured for each phase that was measured."""
     predicted = {phase.phase: phase for phase in plan.phases}
     rows = [
@@ -46,8 +49,14 @@ def after(plan: Plan, measured: Sequence[Measured]) -> str:
         for phase in measured
         if phase.phase in predicted
     ]
-    head = ("phase", "card, predicted", "measured", "time, estimated", "measured")
-    return "\n".join(columns([head, *rows]))
+    return "\n".join(columns(_for([AFTER, *rows], machine)))
+
+
+def _for(rows: Sequence[Sequence[str]], machine: Machine) -> list[list[str]]:
+    """Return a table, on a CPU without the columns about a card."""
+    hidden = OF_CARDS if machine.is_cpu else ()
+    wanted = [index for index, name in enumerate(rows[0]) if name not in hidden]
+    return [[row[index] for index in wanted] for row in rows]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -61,7 +70,8 @@ def _verdict(plan: Plan, machine: Machine) -> str:
     memory = f"{amount(machine.ram_free)} of main memory free"
     if not plan.fits:
         return f"This does not fit {place}, {memory}."
+    card = "" if machine.is_cpu else f"{amount(plan.peak_vram)} of the card and "
     return (
-        f"Plan for {place}, {memory}: peak {amount(plan.peak_vram)} of the card and "
-        f"{amount(plan.peak_ram)} of main memory, about {duration(plan.seconds)}."
+        f"Plan for {place}, {memory}: peak {card}{amount(plan.peak_ram)} of main memory, "
+        f"about {duration(plan.seconds)}."
     )

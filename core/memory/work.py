@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .components import ELEMENT_BYTES, Component
 
@@ -47,6 +47,7 @@ class Phase:
         host: bytes of main memory it holds beside weights, such as the frames.
         fp8_inputs: peak bytes of bringing a layer's input to FP8, where layers multiply in it.
         patient: whether FP8 is taken only where nothing else fits, however long that takes; for short phases.
+        notes: further sentences on how it runs, for the plan's text.
     """
 
     name: str
@@ -61,3 +62,5 @@ class Phase:
     host: int = 0
     fp8_inputs: int = 0
     patient: bool = False
+    # Not a part of what tells one work from another.
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)

@@ -13,6 +13,7 @@ from .compose import Canvas, compose, empty_canvas
 from .fitting import on_white
 from .request import FRAME_STEP
 from .task import Strength, VACETask
+from .turning import Before
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -31,11 +32,13 @@ class VACEInputs:
         canvas: kept pixels, control, and gray where the model is shown nothing; and what it makes.
         references: float32 [3, H, W] in -1..1, letterboxed on white, in the order the model gets them.
         strength: how strongly the model follows all of it.
+        before: what the video begins as and turns from while it is sampled, or None.
     """
 
     canvas: Canvas
     references: tuple[torch.Tensor, ...] = ()
     strength: Strength = field(default_factory=Strength)
+    before: Before | None = None
 
     @property
     def video(self) -> torch.Tensor:

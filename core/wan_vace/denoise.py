@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Scale = Callable[[int, int], float]
 OnStep = Callable[[int, "torch.Tensor"], None]
+# Flow, latents and noise level of a step → the flow that is followed instead.
+Steer = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
 
 
 def denoise(
@@ -29,6 +31,7 @@ def denoise(
     on_step: OnStep,
     check: Callable[[], None],
     cache: StepCache | None = None,
+    steer: Steer | None = None,
 ) -> torch.Tensor:
     """Return clean latents, float32, shaped like `noise`.
 
@@ -44,6 +47,7 @@ def denoise(
         on_step: told the number of steps done and the latents; stops the run by raising.
         check: called before every block; stops the run by raising.
         cache: takes steps again that hardly differ; None computes every one.
+        steer: given the flow of each step, guidance included, before it is followed; the noise level is 1..0.
     """
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise
@@ -54,6 +58,8 @@ def denoise(
             cache.begin(index, steps, scale)
         branches = predict(transformer, state, timestep.expand(1), followed, control, scale, check, cache)
         flow = branches[0] if len(branches) == 1 else branches[1] + cfg * (branches[0] - branches[1])
+        if steer is not None:
+            flow = steer(flow, latents, float(scheduler.sigmas[index]))
         latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
         on_step(index + 1, latents)
     return latents

@@ -23,21 +23,23 @@ def encode(prompts: list[str], model: WanVACEModel, choice: PhasePlan, device: s
     Raises:
         PiyingError: the encoder cannot be read.
     """
-    progress = host.progress("Encoding prompt", len(prompts))
+    progress, done = host.progress("Encoding prompt", len(prompts)), 0
 
     def run(new: list[str]) -> list[Encoded]:
+        nonlocal done
         pipeline = model.encoder_pipeline(choice)
         encoder = pipeline.text_encoder
         states = []
         with placed(encoder, list(encoder.encoder.block), choice, device, host):
-            for index, prompt in enumerate(new):
+            for done, prompt in enumerate(new, len(prompts) - len(new) + 1):
                 embeds, _ = pipeline.encode_prompt(
                     prompt, do_classifier_free_guidance=False, max_sequence_length=MAX_PROMPT_TOKENS, device=device
                 )
                 states.append({"states": embeds.cpu()})
-                progress.step(index + 1)
+                progress.step(done)
         return states
 
     found = encoded(prompts, model.parts.identity("text_encoder"), choice, host, run)
-    progress.step(len(prompts))
+    if done < len(prompts):  # all of them were encoded before
+        progress.step(len(prompts))
     return [tensors["states"] for tensors in found]

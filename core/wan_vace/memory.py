@@ -7,6 +7,7 @@ its output alone (tests/core/test_plan_peaks.py runs them again).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..memory.components import Component
 from ..memory.encoders import encoding
@@ -52,6 +53,7 @@ def work(
     steps: int = 50,
     task: bool = True,
     step_cache: bool = False,
+    notes: tuple[str, ...] = (),
 ) -> tuple[Phase, ...]:
     """Return the phases of a run.
 
@@ -64,6 +66,7 @@ def work(
         steps: denoising steps.
         task: whether there is a video to follow or keep; its two parts are then encoded one by one.
         step_cache: whether the activations of a step are remembered for the next.
+        notes: sentences on how it samples, for the plan's text.
     """
     branches = 2 if cfg > 1 else 1
     tokens = (latent_frames(num_frames) + references) * (width // 16) * (height // 16)
@@ -72,7 +75,7 @@ def work(
     return (
         _encode(components["text_encoder"], branches, frames),
         _vae_phase("condition", *shape, 2 if task else 1),
-        _sample(components["transformer"], tokens, branches, steps, frames, step_cache),
+        replace(_sample(components["transformer"], tokens, branches, steps, frames, step_cache), notes=notes),
         _vae_phase("decode", *shape, 1),
     )
 

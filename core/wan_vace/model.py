@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints.choose import ModelHandle, choose_model
 from ..checkpoints.found import FoundModel
+from ..checkpoints.lora_sizes import with_loras
+from ..checkpoints.loras import LoraFile, in_words, lora_files, made_for
 from ..checkpoints.model_parts import ModelParts
 from ..host import Host
 from .memory import BLOCK_LISTS, FP8_KEEP
@@ -37,7 +39,7 @@ class WanVACEModel:
         """Return the sizes of its parts, read from the headers of its files."""
         from ..checkpoints.sizes import found_components
 
-        return found_components(self.found, BLOCK_LISTS, FP8_KEEP)
+        return with_loras(found_components(self.found, BLOCK_LISTS, FP8_KEEP), self.parts.loras)
 
     def encoder_pipeline(self, choice: PhasePlan) -> WanVACEPipeline:
         """Return a pipeline of tokenizer and text encoder alone."""
@@ -69,10 +71,12 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
     """Return the model a handle stands for; nothing is read yet.
 
     Raises:
-        PiyingError: the model is not installed.
+        PiyingError: the model or a LoRA is not installed.
     """
     found = choose_model(handle, host)
-    return WanVACEModel(found, ModelParts("wan_vace", found.name, found, host, BLOCK_LISTS, FP8_KEEP))
+    loras = lora_files(handle, host)
+    parts = ModelParts("wan_vace", found.name, found, host, BLOCK_LISTS, FP8_KEEP, loras)
+    return WanVACEModel(found, parts)
 
 
 def warn_if_untrained(request: VACERequest, found: FoundModel) -> None:
@@ -88,4 +92,16 @@ def warn_if_untrained(request: VACERequest, found: FoundModel) -> None:
         log.warning(
             "num_frames is %d; Wan2.1 was trained on 81 and tends to repeat itself beyond.",
             request.num_frames,
+        )
+
+
+def warn_if_not_made_for(request: VACERequest, loras: tuple[LoraFile, ...]) -> None:
+    """Say so when a LoRA made for few steps is run with other settings."""
+    wanted = {name: value for name, value in made_for(loras).items() if name != "strength"}
+    if any(getattr(request, name) != value for name, value in wanted.items()):
+        log.warning(
+            "%s was made for %s; this run has %s. Wire the outputs of Add LoRA to the sampler to have the former.",
+            next(lora.name for lora in reversed(loras) if lora.settings),
+            in_words(wanted),
+            in_words({name: getattr(request, name) for name in wanted}),
         )

@@ -21,6 +21,9 @@ DEFAULT_STEPS, DEFAULT_CFG, DEFAULT_SHIFT, DEFAULT_SEED = 50, 5.0, 16.0, 2025
 REFERENCE = "reference"
 SPEEDS = (REFERENCE, "balanced", "fast", "draft")
 MAX_STEP_CACHE = 1.0
+# Which kernel computes attention; what each is is in attention.py.
+AUTO_ATTENTION, SDPA = "auto", "sdpa"
+ATTENTIONS = (AUTO_ATTENTION, SDPA, "cudnn", "flash", "xformers", "sage")
 
 # The negative prompt published with Wan2.1 (wan/configs/shared_config.py, sample_neg_prompt).
 NEGATIVE_PROMPT = (
@@ -47,7 +50,9 @@ class VACERequest:
             follows the prompt alone and takes half the time.
         step_cache: relative change below which a step takes again what the one before computed (see
             `step_cache.StepCache`); 0 computes every step.
-        speed: one of `speed.SPEEDS`, a bundle of such measures on top of those set by hand.
+        speed: one of `SPEEDS`, a bundle of such measures on top of those set by hand.
+        attention: one of `ATTENTIONS`; `auto` is torch's own where `speed` is reference.
+        compile_blocks: have `torch.compile` make code for the transformer's blocks, on a card that holds them all.
     """
 
     prompt: str
@@ -63,6 +68,8 @@ class VACERequest:
     cfg_end: float = 1.0
     step_cache: float = 0.0
     speed: str = REFERENCE
+    attention: str = AUTO_ATTENTION
+    compile_blocks: bool = False
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
@@ -126,3 +133,5 @@ def check_measures(request: VACERequest) -> None:
         raise PiyingError(f"step_cache is {request.step_cache:g}. It goes from 0 (off) to {MAX_STEP_CACHE:g}.")
     if request.speed not in SPEEDS:
         raise PiyingError(f"speed is {request.speed!r}. Choose one of: {', '.join(SPEEDS)}.")
+    if request.attention not in ATTENTIONS:
+        raise PiyingError(f"attention is {request.attention!r}. Choose one of: {', '.join(ATTENTIONS)}.")

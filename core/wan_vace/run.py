@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from ..memory.measure import Meter
 from ..memory.place import placed
 from ..memory.store import TensorStore
 from ..preview import LatentPreview, fit_colours
+from .attention import Attention
+from .compiling import compiled, why_not
 from .condition import VACEInputs, condition, encode_with
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
@@ -38,7 +42,9 @@ class VACERun:
     """A request on its way to frames. `attempt` may be called again after running out of memory.
 
     Attributes:
+        attention: which kernel computes it.
         cache: takes steps again that hardly differ; None computes every one.
+        on_latents: told the video's latents [1, z, T, h, w] once they are there, before they are decoded.
         embeds, control, latents: results of finished phases, on the CPU.
         colours: the preview's map from latent channels to colour.
     """
@@ -49,7 +55,9 @@ class VACERun:
     host: Host
     device: str
     meter: Meter
+    attention: Attention
     cache: StepCache | None = None
+    on_latents: Callable[[torch.Tensor], None] | None = None
     embeds: list[torch.Tensor] = field(default_factory=list)
     control: torch.Tensor | None = None
     colours: torch.Tensor | None = None
@@ -67,6 +75,8 @@ class VACERun:
             self.control, self.colours = self._condition(plan.phase("condition"))
         if self.latents is None:
             self.latents = self._latents(plan.phase("sample"))
+            if self.on_latents is not None:
+                self.on_latents(self.latents)
         return self._decode(plan.phase("decode"), self.latents)
 
     def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
@@ -105,7 +115,8 @@ class VACERun:
 
     def _key(self, choice: PhasePlan) -> dict[str, Any]:
         assert self.control is not None
-        tensors = [self.control, *self.embeds]
+        before = self.inputs.before
+        tensors = [self.control, *self.embeds, *([] if before is None else [before.latents, before.weights()])]
         digest = hashlib.sha256()
         for tensor in tensors:
             digest.update(tensor.float().contiguous().numpy().tobytes())
@@ -113,27 +124,41 @@ class VACERun:
         return {
             "model": self.model.parts.identity("transformer"),
             "as": f"{choice.compute} {choice.storage} {choice.fp8_matmul} {self.device.partition(':')[0]}",
+            "attention": self.attention.name,
             "request": asdict(self.request),
             "scales": [self.inputs.scale_at(step, steps) for step in range(steps)],
             "tensors": digest.hexdigest(),
         }
 
     def _sample(self, choice: PhasePlan) -> torch.Tensor:
-
         with self.meter.phase(choice):
             transformer = self.model.transformer(choice)
-            with placed(transformer, block_order(transformer), choice, self.device, self.host):
+            with (
+                placed(transformer, block_order(transformer), choice, self.device, self.host),
+                self.attention.used(choice.compute),
+                self._compiled(transformer, choice),
+            ):
                 latents = self._loop(transformer, named_dtype(choice.compute))
             if self.cache is not None:
                 self.cache.let_go()
         return latents[:, :, len(self.inputs.references) :].cpu()
+
+    def _compiled(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> AbstractContextManager[None]:
+        """Return what has the blocks compiled where that was asked for and is of use."""
+        if not self.request.compile_blocks:
+            return nullcontext()
+        reason = why_not(choice, self.device)
+        if reason:
+            log.info("compile_blocks is left out: %s.", reason)
+            return nullcontext()
+        return compiled(transformer)
 
     def _loop(self, transformer: WanVACETransformer3DModel, dtype: torch.dtype) -> torch.Tensor:
         """Return latents of references and video on the device."""
         import torch
 
         assert self.control is not None and self.colours is not None
-        request = self.request
+        request, before = self.request, self.inputs.before
         # On the CPU, so that one seed gives one video on every card.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         noise = torch.randn((1, transformer.config.in_channels, *self.control.shape[2:]), generator=generator)
@@ -154,6 +179,7 @@ class VACERun:
             lambda done, latents: progress.step(done, preview.of(latents)),
             self.host.check_cancelled,
             self.cache,
+            None if before is None else before.steer(len(self.inputs.references)),
         )
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:

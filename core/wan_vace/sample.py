@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.choose import ModelHandle
+from ..checkpoints.loras import record_of
 from ..host import Host
 from ..memory.carry_out import carry_out
 from .ask import what_fits
+from .attention import attention_for
 from .condition import VACEInputs, paste, prepare
+from .distilled import with_distilled
 from .memory import work
-from .model import load, warn_if_untrained
+from .model import load, warn_if_not_made_for, warn_if_untrained
 from .request import VACERequest, check_request
 from .run import VACERun
 from .speed import explained, with_speed
@@ -45,18 +49,27 @@ def sample(
             the machine; the text says why.
     """
     check_request(request)
+    handle, request = with_distilled(handle, request, host)
     inputs = prepare(task, request.width, request.height, request.num_frames)
     frames, record = make(handle, request, inputs, host, task is not None)
     return paste(frames, inputs), record | ({"task": task.describe()} if task else {})
 
 
 def make(
-    handle: ModelHandle, request: VACERequest, inputs: VACEInputs, host: Host, has_task: bool
+    handle: ModelHandle,
+    request: VACERequest,
+    inputs: VACEInputs,
+    host: Host,
+    has_task: bool,
+    on_latents: Callable[[torch.Tensor], None] | None = None,
+    told: set[str] | None = None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Make one video from prepared inputs; kept pixels are as the model gives them.
 
     Args:
         has_task: whether there is a video to follow or keep.
+        on_latents: told the latents [1, z, T, h, w], float32 on the CPU, before they are decoded.
+        told: what the log was told of videos much like this one; it is not said again, and what is said is added.
 
     Returns:
         Frames and a record, as `sample` does.
@@ -67,11 +80,14 @@ def make(
     import torch
 
     asked, request = request, with_speed(request)
-    for sentence in explained(asked, request):
-        log.info("Speed: %s", sentence)
     model = load(handle, host)
-    warn_if_untrained(request, model.found)
+    if not told:
+        for sentence in explained(asked, request):
+            log.info("Speed: %s", sentence)
+        warn_if_untrained(request, model.found)
+        warn_if_not_made_for(request, model.parts.loras)
     components = model.components()
+    attention = attention_for(request.attention, request.speed, host.device(), model.found.is_built_in)
     phases = work(
         components,
         width=request.width,
@@ -82,6 +98,7 @@ def make(
         steps=request.steps,
         task=has_task,
         step_cache=request.step_cache > 0,
+        notes=(attention.why,),
     )
 
     def advise(machine: Machine) -> str:
@@ -92,9 +109,9 @@ def make(
     cache = StepCache(request.step_cache) if request.step_cache else None
 
     def run(device: str, meter: Meter) -> VACERun:
-        return VACERun(model, request, inputs, host, device, meter, cache)
+        return VACERun(model, request, inputs, host, device, meter, attention, cache, on_latents)
 
     with torch.no_grad():
-        frames, ran = carry_out(phases, handle, host, run, advise)
-    left_out = {"steps_taken_again": cache.skipped} if cache else {}
-    return frames, {"model": model.found.name, **ran, **asdict(request), **left_out}
+        frames, ran = carry_out(phases, handle, host, run, advise, told)
+    done = {"attention": attention.name} | ({"steps_taken_again": cache.skipped} if cache else {})
+    return frames, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request), **done}

@@ -15,21 +15,20 @@ class Speed:
 
     Attributes:
         steps: share of the steps that are taken.
-        cfg_end: share of the steps after which guidance is off: by then the layout it decides stands.
         step_cache: see `step_cache.StepCache`.
     """
 
     steps: float = 1.0
-    cfg_end: float = 1.0
     step_cache: float = 0.0
 
 
-# Starting points; benchmarks/speed.py measures what each gains and gives up.
+# Chosen by what benchmarks/speed.py measures on the built-in model (docs/speed.md). For what they give up, fewer steps
+# save more than a higher step_cache does, and guidance left out saves least: that is left to be set by hand.
 BUNDLES = {
     REFERENCE: Speed(),
     "balanced": Speed(step_cache=0.06),
-    "fast": Speed(cfg_end=0.6, step_cache=0.12),
-    "draft": Speed(steps=0.5, cfg_end=0.4, step_cache=0.12),
+    "fast": Speed(steps=0.5, step_cache=0.06),
+    "draft": Speed(steps=0.5, step_cache=0.25),
 }
 
 
@@ -38,11 +37,9 @@ def with_speed(request: VACERequest) -> VACERequest:
     bundle = BUNDLES[request.speed]
     if request.speed == REFERENCE or request.steps <= FEW_STEPS:
         return request
-    by_hand = (request.cfg_start, request.cfg_end) != (0.0, 1.0)
     return replace(
         request,
         steps=max(1, round(request.steps * bundle.steps)),
-        cfg_end=request.cfg_end if by_hand else bundle.cfg_end,
         step_cache=request.step_cache or bundle.step_cache,
     )
 

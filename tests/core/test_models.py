@@ -86,6 +86,16 @@ def test_an_unreadable_index_is_no_model(models):
     assert find_models("hunyuan_dit", host(models)) == []
 
 
+def test_a_model_whose_fetch_was_stopped_is_not_taken(models):
+    folder = models / "diffusers" / "HunyuanDiT"
+    (folder / "transformer").mkdir(exist_ok=True)
+    (folder / "transformer" / "model.safetensors.part").write_bytes(b"half")
+    assert find_models("hunyuan_dit", host(models)) == []
+    assert choose_model(ModelHandle(HUNYUAN_DIT), host(models)).is_built_in
+    with pytest.raises(PiyingError, match="not all here yet: fetch it again"):
+        choose_model(ModelHandle(HUNYUAN_DIT, "diffusers/HunyuanDiT"), host(models))
+
+
 def test_a_folder_that_is_no_such_model_says_why(models):
     index = models / "diffusers" / "HunyuanDiT" / "model_index.json"
     with pytest.raises(PiyingError, match="is a HunyuanDiTPipeline, not a WanVACEPipeline"):

@@ -12,6 +12,7 @@ from piying.core.memory.components import Block, Component
 from piying.core.memory.cost import PROCESS_RAM, STAGED
 from piying.core.memory.machine import Machine, synthetic
 from piying.core.memory.plan import plan
+from piying.core.memory.planned import amount
 from piying.core.memory.report import after, table
 from piying.core.memory.search import largest
 from piying.core.memory.work import Phase, Variant
@@ -38,6 +39,7 @@ MACHINE = Machine(
     fp8_flops=2e12,
     bandwidth=100e9,
 )
+CPU = replace(MACHINE, device="cpu", name="CPU", vram_total=0, vram_free=0, fp8_flops=None)
 
 
 def phase(**changes):
@@ -223,11 +225,10 @@ def test_types_on_disk_decide_what_is_copied():
 
 
 def test_the_cpu_computes_in_fp32_from_main_memory():
-    cpu = replace(MACHINE, device="cpu", name="CPU", vram_total=0, vram_free=0, fp8_flops=None)
-    (chosen,) = one(cpu).phases
+    (chosen,) = one(CPU).phases
     assert (chosen.compute, chosen.placement, chosen.vram, chosen.moved) == ("fp32", "cpu", 0, 0)
     assert chosen.ram == PROCESS_RAM + 2 * 1050 * MB + 2 * 500 * MB
-    assert one(replace(cpu, ram_free=chosen.ram - 1)).phases[0].storage == "fp8"
+    assert one(replace(CPU, ram_free=chosen.ram - 1)).phases[0].storage == "fp8"
 
 
 def test_every_other_way_is_told_with_its_reason():
@@ -330,9 +331,26 @@ def test_the_table_shows_every_phase():
 def test_after_a_run_both_numbers_are_shown():
     from piying.core.memory.measure import Measured
 
-    text = after(one(), [Measured("sample", 25.0, 1400 * MB, 0)])
-    row = text.splitlines()[1].split("  ")
-    assert [cell.strip() for cell in row if cell.strip()] == ["sample", "1.4 GB", "1.3 GB", "20 s", "25 s"]
+    measured = [Measured("sample", 25.0, 1400 * MB, 0)]
+    assert cells(after(one(), measured, MACHINE))[1] == ["sample", "1.4 GB", "1.3 GB", "20 s", "25 s"]
+    assert cells(after(one(), measured, CPU)) == [
+        ["phase", "time, estimated", "time, measured"],
+        ["sample", "20 s", "25 s"],
+    ]
+
+
+def test_without_a_card_nothing_is_said_of_one():
+    made = plan(wan.work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81), CPU)
+    text = table(made, CPU)
+    assert cells(text)[1] == ["phase", "model", "computes in", "stored as", "how", "memory", "time"]
+    assert " 0.0 GB" not in text
+    assert "card" not in text
+    assert {"where", "card", "copied"} < set(cells(table(video("wan2.1-vace-1.3b", 832, 480, MACHINE), MACHINE))[1])
+
+
+def cells(text):
+    """Return the words of each line that stand apart."""
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
 
 
 def test_a_vae_that_fits_no_card_runs_beside_it():
@@ -349,3 +367,8 @@ def test_apples_devices_hold_no_float8():
     phases = wan.work(listed_components("wan2.1-vace-14b"), 832, 480, 81)
     assert {phase.storage for phase in plan(phases, apple, memory="fp8").phases} == {"bf16", "fp32"}
     assert {phase.storage for phase in plan(phases, MACHINE, memory="fp8").phases} == {"fp8", "fp32"}
+
+
+def test_small_amounts_are_said_in_mb():
+    sizes = (0, 1, 3 * 2**20, 2**30 // 10 + 1, 2**30)
+    assert [amount(size) for size in sizes] == ["0 MB", "1 MB", "3 MB", "0.1 GB", "1.0 GB"]

@@ -9,9 +9,11 @@ import pytest
 import torch
 from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
 from piying.core.checkpoints.found import built_in
+from piying.core.checkpoints.loras import with_lora
 from piying.core.errors import PiyingError
 from piying.core.host import HeadlessHost
 from piying.core.memory import kept
+from piying.core.wan_vace.distilled import with_distilled
 from piying.core.wan_vace.forward import predict
 from piying.core.wan_vace.request import SPEEDS, VACERequest, check_request
 from piying.core.wan_vace.sample import sample
@@ -180,6 +182,118 @@ def test_the_plan_counts_what_is_remembered():
     assert cached - plain == pytest.approx(2.25 * unit, rel=1e-3)
 
 
+# --- code made for the blocks ------------------------------------------------------------------------------------
+
+
+def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all():
+    from diffusers import WanVACETransformer3DModel
+    from piying.core.wan_vace.compiling import compiled
+
+    transformer = WanVACETransformer3DModel.from_pretrained(built_in("wan_vace").path / "transformer").eval()
+    config, draw = transformer.config, torch.Generator().manual_seed(1)
+    asked = (
+        torch.randn(1, config.in_channels, 1, 4, 4, generator=draw),
+        torch.tensor([500]),
+        [torch.randn(1, 8, config.text_dim, generator=draw) for _ in range(2)],
+        torch.randn(1, config.vace_in_channels, 1, 4, 4, generator=draw),
+    )
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    with torch.no_grad():
+        plain = predict(transformer, *asked)
+        with compiled(transformer, backend=count):
+            found = predict(transformer, *asked)
+            made = len(graphs)
+            predict(transformer, *asked)
+        again = predict(transformer, *asked)
+    assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(again, plain, strict=True))
+    assert 0 < made == len(graphs) < len(transformer.blocks) + len(transformer.vace_blocks)
+
+
+@pytest.mark.parametrize(
+    ("placement", "device", "said"),
+    [("resident", "cpu", "no card"), ("streamed", "cuda", "streaming"), ("resident", "cuda:1", "")],
+)
+def test_blocks_are_compiled_on_a_card_that_holds_them(placement, device, said):
+    from piying.core.memory.planned import PhasePlan
+    from piying.core.wan_vace.compiling import why_not
+
+    choice = PhasePlan("sample", "transformer", "bf16", "bf16", placement, "whole", False, 1, 1, 1, 1.0)
+    assert said in why_not(choice, device)
+    assert bool(why_not(choice, device)) == bool(said)
+
+
+def test_on_a_cpu_compiling_is_left_out_and_said(counted, caplog):
+    caplog.set_level("INFO", logger="piying")
+    plain, _, _ = counted(REQUEST)
+    frames, _, _ = counted(replace(REQUEST, compile_blocks=True))
+    assert torch.equal(frames, plain)
+    assert any("compile_blocks is left out: the device is no card" in line for line in caplog.messages)
+
+
+# --- few steps -----------------------------------------------------------------------------------------------------
+
+NAMED = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"  # of the manifest, which knows it by its name
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A host with a LoRA of the manifest's name that fits the built-in model."""
+    from safetensors.torch import save_file
+
+    draw = torch.Generator().manual_seed(0)
+    width = built_in_width()
+    (tmp_path / "loras").mkdir()
+    parts = {"lora_A.weight": (4, width), "lora_B.weight": (width, 4)}
+    tensors = {f"blocks.0.attn1.to_q.{end}": torch.randn(shape, generator=draw) for end, shape in parts.items()}
+    save_file(tensors, tmp_path / "loras" / NAMED)
+    return HeadlessHost(models=[tmp_path], chosen_device="cpu", cache=tmp_path / "cache")
+
+
+def built_in_width():
+    from piying.core.wan_vace.model import load
+
+    return load(HANDLE, HeadlessHost(chosen_device="cpu")).components()["transformer"].hidden
+
+
+@pytest.mark.parametrize("word", ["fast", "draft"])
+def test_an_installed_lora_for_few_steps_is_used(models, word, caplog):
+    caplog.set_level("INFO", logger="piying")
+    _, record = sample(HANDLE, replace(REQUEST, steps=50, speed=word), models)
+    assert (record["steps"], record["cfg"], record["shift"]) == (4, 1.0, 5.0)
+    assert record["loras"] == [{"name": NAMED, "strength": 1.0}]
+    assert f"Speed: 4 steps, cfg 1, shift 5 in place of 50 steps, cfg 4, shift 5, with {NAMED}." in caplog.messages
+
+
+@pytest.mark.parametrize("changes", [{"speed": "reference"}, {"speed": "balanced"}, {"speed": "fast", "steps": 8}])
+def test_it_is_left_alone_otherwise(models, changes):
+    request = replace(REQUEST, steps=50)
+    assert with_distilled(HANDLE, replace(request, **changes), models) == (HANDLE, replace(request, **changes))
+
+
+def test_one_that_is_on_the_model_already_says_the_settings(models):
+    handle = with_lora(HANDLE, NAMED, 0.5, models)
+    asked = replace(REQUEST, steps=50, cfg=6.0, shift=16.0, speed="draft")
+    again, request = with_distilled(handle, asked, models)
+    assert again == handle, "no second one is put on it"
+    assert request == replace(asked, steps=4, cfg=1.0, shift=5.0)
+
+
+def test_one_for_another_model_is_passed_over(models, tmp_path):
+    from safetensors.torch import save_file
+
+    parts = {"lora_A.weight": (4, 5120), "lora_B.weight": (5120, 4)}
+    tensors = {f"blocks.0.attn1.to_q.{end}": torch.zeros(shape) for end, shape in parts.items()}
+    save_file(tensors, tmp_path / "loras" / NAMED)
+    asked = replace(REQUEST, steps=50, speed="fast")
+    assert with_distilled(HANDLE, asked, models) == (HANDLE, asked)
+
+
 # --- one word ----------------------------------------------------------------------------------------------------
 
 
@@ -191,8 +305,8 @@ def test_reference_is_what_there_was_before():
 def test_each_word_gives_up_more():
     done = [with_speed(replace(REQUEST, steps=50, speed=word)) for word in SPEEDS]
     assert [each.step_cache for each in done] == sorted(each.step_cache for each in done)
-    assert [each.cfg_end for each in done] == sorted((each.cfg_end for each in done), reverse=True)
-    assert [each.steps for each in done] == [50, 50, 50, 25]
+    assert len({(each.steps, each.step_cache) for each in done}) == len(SPEEDS)
+    assert [each.steps for each in done] == [50, 50, 25, 25]
 
 
 def test_what_is_set_by_hand_stays():
@@ -210,6 +324,6 @@ def test_few_steps_stay_as_they_are():
 def test_a_word_reaches_the_work_and_the_record(counted, caplog):
     caplog.set_level("INFO", logger="piying")
     _, record, calls = counted(replace(REQUEST, steps=20, speed="draft"))
-    assert (record["steps"], record["cfg_end"], record["speed"]) == (10, 0.4, "draft")
-    assert 14 - 2 * record["steps_taken_again"] <= calls <= 14 - record["steps_taken_again"]
+    assert (record["steps"], record["step_cache"], record["speed"]) == (10, 0.25, "draft")
+    assert calls == 2 * (10 - record["steps_taken_again"])
     assert any("10 steps in place of 20" in line for line in caplog.messages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
@@ -99,3 +101,27 @@ def test_strength_and_its_range_of_steps_reach_the_model(host):
     differences = [(one - frames[2]).abs().max().item() for one in frames[:2]]
     assert min(differences) > 0.01
     assert not torch.equal(frames[0], frames[1])
+
+
+class Counted:
+    """Progress of one phase: the steps it was told of."""
+
+    def __init__(self):
+        self.steps = []
+
+    def step(self, done, preview=None):
+        self.steps.append(done)
+
+
+def test_every_prompt_is_reported_once(tmp_path):
+    """Also those that were encoded before."""
+    phases = {}
+    host = HeadlessHost(
+        chosen_device="cpu", cache=tmp_path, on_progress=lambda phase, total: phases.setdefault(phase, Counted())
+    )
+    told = []
+    for negative in ("noise", "noise", "dust"):
+        phases.clear()
+        sample(ModelHandle(WAN_VACE), replace(REQUEST, negative_prompt=negative, steps=1), host)
+        told.append(phases["Encoding prompt"].steps)
+    assert told == [[1, 2], [2], [2]]

@@ -58,18 +58,25 @@ def moved(frames: torch.Tensor, now: Colours, wanted: Colours, strength: float |
     return torch.lerp(frames, there, far.expand_as(frames)).clamp(0, 1)
 
 
-def matched(frames: torch.Tensor, before: torch.Tensor, strength: float) -> torch.Tensor:
-    """Return a window's frames with the colours of the frames that it shares with the window before.
+def matched(frames: torch.Tensor, before: torch.Tensor, strength: float, over: int) -> torch.Tensor:
+    """Return a window's frames that begin with the colours of those shared with the window before.
+
+    What is moved at the seam is let go of evenly, so that the window ends as the model made it. Held to the end,
+    each window would begin with what the ones before it have drifted, and the model could never go back to the
+    colours of the prompt by itself (docs/long_video.md has the figures).
 
     Args:
         frames: [n, h, w, 3] as the model made them, its version of the shared ones first.
         before: [m, h, w, 3], the shared ones as they were.
-        strength: how far, 0..1.
+        strength: how far at the seam, 0..1.
+        over: how many frames behind the shared ones it takes to let go.
     """
-    return moved(frames, colours_of(frames[: len(before)]), colours_of(before), strength)
+    ramp = torch.ones(len(frames))
+    ramp[len(before) :] -= torch.arange(1, len(frames) - len(before) + 1) / over
+    return moved(frames, colours_of(frames[: len(before)]), colours_of(before), strength * ramp.clamp(min=0))
 
 
-def pulled_back(frames: torch.Tensor, shared: int, end: int, wanted: Colours, strength: float) -> torch.Tensor:
+def pulled_back(frames: torch.Tensor, shared: int, end: int, wanted: Colours) -> torch.Tensor:
     """Return a window's frames led to the colours `wanted` towards its end; those shared with the one before stay.
 
     Args:
@@ -77,8 +84,7 @@ def pulled_back(frames: torch.Tensor, shared: int, end: int, wanted: Colours, st
         shared: how many of them the window before has too.
         end: how many of the last ones tell where the colours have come to.
         wanted: the first window's.
-        strength: how far at the last frame, 0..1.
     """
     ramp = torch.zeros(len(frames))
-    ramp[shared:] = torch.linspace(0, strength, len(frames) - shared + 1)[1:]
+    ramp[shared:] = torch.linspace(0, 1, len(frames) - shared + 1)[1:]
     return moved(frames, colours_of(frames[-end:]), wanted, ramp)

@@ -19,10 +19,12 @@ from ...media.video import write_mp4
 from ...portion import PARTS, Portion
 from ..compose import Canvas, lay, with_given
 from ..condition import VACEInputs, paste, references_on_white
+from ..distilled import with_distilled
 from ..model import WanVACEModel, load
-from ..request import FPS
+from ..request import FPS, FRAME_STEP
 from ..sample import make
 from ..task import Layer, Strength, VACETask
+from ..turning import Before
 from .colour import colours_of_all, matched, pulled_back
 from .cut import cut
 from .request import LongRequest, Window, check_long_request, shown, window_request, windows
@@ -69,6 +71,9 @@ def make_long_video(
             or the disk is full; the text says why.
     """
     check_long_request(request)
+    # Once for all windows: a LoRA that is fetched meanwhile changes nothing of this video.
+    handle, video = with_distilled(handle, request.video, host)
+    request = replace(request, video=video)
     model = load(handle, host)
     # By its name: `auto` may mean another model by the time of the last window.
     film = _Film(replace(handle, model=model.found.name), request, host, task or VACETask(), model)
@@ -102,6 +107,7 @@ class _Film:
     model: WanVACEModel
     shelf: Shelf = field(init=False)
     windows: list[Window] = field(init=False)
+    told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         request = self.request
@@ -134,8 +140,8 @@ class _Film:
                 bar.step((window.index + 1) * PARTS)
                 continue
             self._say(window, resumed)
-            frames, ran = self._window(window, canvas, keys, bar)
-            self.shelf.put(keys[-1], frames)
+            frames, latents, ran = self._window(window, canvas, keys, bar)
+            self.shelf.put(keys[-1], frames, latents)
             self.shelf.let_go(keys)
             bar.step((window.index + 1) * PARTS)
         described = {"task": self.task.describe()} if self.task.layers or self.task.references else {}
@@ -176,19 +182,21 @@ class _Film:
             "handle": str(self.handle),
             "device": self.host.device().partition(":")[0],
             "strength": str(self.task.strength),
-        }
+        } | ({"latents": "kept"} if self._blended else {})
         layers = [canvas.frames, canvas.make] + ([] if canvas.weights is None else [canvas.weights])
         return key_of(decides, [*(layers if self.task.layers else []), *self.task.references])
 
     def _window(
         self, window: Window, canvas: Canvas, keys: list[str], bar: Progress
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Return a window's frames [n, h, w, 3] in 0..1, as they are shown, and a record of what ran."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
+        """Return a window's frames [n, h, w, 3] in 0..1, as they are shown, its latents, and a record of what ran."""
         before = self.shelf.last(keys[-2], window.given) if window.given else None
         seen = canvas if before is None else with_given(canvas, [_given(before, window)])
         ran: dict[str, Any] = {}
+        latents: list[torch.Tensor] = []
         if seen.make.any():
-            inputs = VACEInputs(seen, self._references(window, keys), self.task.strength or Strength())
+            strength = self.task.strength or Strength()
+            inputs = VACEInputs(seen, self._references(window, keys), strength, self._before(window, keys))
             portion = Portion(self.host, bar, window.index, SHARES)
             frames, ran = make(
                 self.handle,
@@ -196,12 +204,25 @@ class _Film:
                 inputs,
                 portion,
                 has_task=bool(self.task.layers) or before is not None,
+                on_latents=latents.append if self._blended else None,
+                told=self.told,
             )
         else:
             frames = seen.frames
         if before is not None:
             frames = self._joined_to(before, frames, window, keys)
-        return paste(frames, VACEInputs(canvas)), ran
+        return paste(frames, VACEInputs(canvas)), latents[-1] if latents else None, ran
+
+    @property
+    def _blended(self) -> bool:
+        return self.request.seams == "blended"
+
+    def _before(self, window: Window, keys: list[str]) -> Before | None:
+        """Return the latents that the window before has made of the frames both have, to be turned from."""
+        latents = self.shelf.latents(keys[-2]) if self._blended and window.given else None
+        if latents is None:
+            return None
+        return Before(latents[:, :, -(window.given // FRAME_STEP) :], self.request.overlap // FRAME_STEP)
 
     def _references(self, window: Window, keys: list[str]) -> tuple[torch.Tensor, ...]:
         """Return the task's pictures, and the video's first frame where later windows are held to it."""
@@ -213,12 +234,12 @@ class _Film:
     def _joined_to(self, before: torch.Tensor, frames: torch.Tensor, window: Window, keys: list[str]) -> torch.Tensor:
         """Return a window's frames brought together with those of the window before, which it begins with."""
         request = self.request
-        frames = matched(frames, before, request.match_colours)
+        frames = matched(frames, before, request.match_colours, window.count - request.overlap)
         if request.anchor == "colours":
             wanted = colours_of_all(self.shelf.read(keys[0]))
-            frames = pulled_back(frames, window.given, request.overlap, wanted, request.match_colours)
+            frames = pulled_back(frames, window.given, request.overlap, wanted)
         weight = torch.zeros(window.given)
-        if request.seams == "crossfade":
+        if request.seams != "cut":
             rising = torch.arange(1, request.overlap + 1) / (request.overlap + 1)
             weight[-request.overlap :] = rising
         blended = torch.lerp(before, frames[: window.given], weight[:, None, None, None].expand_as(before))

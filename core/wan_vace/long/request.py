@@ -9,7 +9,7 @@ from ...errors import PiyingError
 from ...sizes import either, nearest_multiples
 from ..request import FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MIN_FRAMES, VACERequest, check_measures, check_side
 
-Seams = Literal["crossfade", "cut"]
+Seams = Literal["crossfade", "cut", "blended"]
 Anchor = Literal["none", "colours", "reference"]
 
 SEAMS: tuple[Seams, ...] = get_args(Seams)
@@ -28,8 +28,9 @@ class LongRequest:
         video: prompt, size and settings; its `num_frames` is the length of the whole.
         window: frames the model makes at once, those it goes on from included; 4n+1.
         overlap: frames at the end of a window that the next one is given; 4n+1.
-        seams: how the frames of an overlap, which both windows have, come together.
-        match_colours: how far a window's colours are brought to those of the window before, 0..1.
+        seams: how the frames of an overlap, which both windows have, come together; `blended` has a window's
+            latents turn into the next one's while that is sampled, which takes an overlap of 5 or more.
+        match_colours: how far a window begins with the colours of the window before, 0..1.
         anchor: what of the first window every later one is held to, beside the window before it.
     """
 
@@ -37,7 +38,7 @@ class LongRequest:
     window: int = DEFAULT_WINDOW
     overlap: int = DEFAULT_OVERLAP
     seams: Seams = "crossfade"
-    match_colours: float = 1.0
+    match_colours: float = 0.0
     anchor: Anchor = "none"
 
 
@@ -119,6 +120,11 @@ def check_long_request(request: LongRequest) -> None:
     for name, value, words in (("seams", request.seams, SEAMS), ("anchor", request.anchor, ANCHORS)):
         if value not in words:
             raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(words)}.")
+    if request.seams == "blended" and request.overlap <= FRAME_STEP:
+        raise PiyingError(
+            f"seams is blended and overlap {request.overlap}, which holds no latent frame that both windows have. Set "
+            "overlap to 5 or more, or seams to crossfade."
+        )
 
 
 def check_lengths(num_frames: int, window: int, overlap: int) -> None:

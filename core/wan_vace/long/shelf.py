@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 KEPT_BYTES = 8 * 2**30  # of finished windows beside those of the run; minutes of 720p
-SUFFIX = ".mkv"
+SUFFIX, LATENTS = ".mkv", ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Shelf:
             return False
         return whole
 
-    def put(self, key: str, frames: torch.Tensor) -> None:
-        """Keep a window's frames [n, h, w, 3] in 0..1, to eight bits.
+    def put(self, key: str, frames: torch.Tensor, latents: torch.Tensor | None = None) -> None:
+        """Keep a window's frames [n, h, w, 3] in 0..1, to eight bits, and its latents where there are any.
 
         Raises:
             PiyingError: the disk or ffmpeg fails.
@@ -53,8 +53,11 @@ class Shelf:
         part = self.folder / f".{key}.{os.getpid()}.part"
         with disk.explained(doing), disk.removed_on_failure(part):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if latents is not None:
+                _write_latents(part, latents)
+                part.replace(self._path(key, LATENTS))
             write_lossless(part, _rounded(frames), doing)
-            part.replace(self._path(key))
+            part.replace(self._path(key))  # the last: a window that has its frames has everything
 
     def read(self, key: str) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield a window's frames, uint8 [h, w, 3], one at a time."""
@@ -73,6 +76,13 @@ class Shelf:
 
         return torch.from_numpy(next(self.read(key))).float() / 255
 
+    def latents(self, key: str) -> torch.Tensor | None:
+        """Return a window's latents [1, z, T, h, w]; None where it was kept without."""
+        from safetensors.torch import load_file
+
+        path = self._path(key, LATENTS)
+        return load_file(path)["latents"] if path.is_file() else None
+
     def let_go(self, needed: Collection[str]) -> None:
         """Delete the windows least recently used beyond `KEPT_BYTES`; those of the run stay."""
         with suppress(OSError):
@@ -83,9 +93,16 @@ class Shelf:
                 size += path.stat().st_size
                 if size > KEPT_BYTES:
                     path.unlink()
+                    path.with_suffix(LATENTS).unlink(missing_ok=True)
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}{SUFFIX}"
+    def _path(self, key: str, suffix: str = SUFFIX) -> Path:
+        return self.folder / f"{key}{suffix}"
+
+
+def _write_latents(path: Path, latents: torch.Tensor) -> None:
+    from safetensors.torch import save
+
+    path.write_bytes(save({"latents": latents.contiguous()}))
 
 
 def _rounded(frames: torch.Tensor) -> Iterator[npt.NDArray[np.uint8]]:

@@ -1,0 +1,36 @@
+"""What a machine cannot go below: its rates, and the least time that arithmetic and reading weights take at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from measuring import seconds
+
+SIDE = 2048  # of the matrices multiplied
+COPIED = 256 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Operations and bytes a second."""
+
+    flops: float
+    bandwidth: float
+
+    def floor(self, flops: float, read: float) -> float:
+        """Return the seconds that so many operations, or reading so many bytes, take at least."""
+        return max(flops / self.flops, read / self.bandwidth)
+
+
+def rates(device: str) -> Rates:
+    """Measure a device, the best of three: a matrix product in the number type it samples in, and a copy."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    one = torch.randn(SIDE, SIDE, device=device, dtype=dtype)
+    given = torch.ones(COPIED // 4, device=device)
+    taken = torch.empty_like(given)
+    one @ one
+    taken.copy_(given)  # pages that were never touched are slow
+    product = min(seconds(lambda: one @ one, device) for _ in range(3))
+    copy = min(seconds(lambda: taken.copy_(given), device) for _ in range(3))
+    return Rates(2 * SIDE**3 / product, 2 * COPIED / copy)  # a copy reads and writes
