@@ -29,9 +29,9 @@ class ComfyProgress:
         from comfy.model_management import throw_exception_if_processing_interrupted
 
         throw_exception_if_processing_interrupted()
-        image = None if preview is None else ("JPEG", preview(), PREVIEW_PIXELS)
-        self._bar.update_absolute(done, self._total, image)
         self._news.step(done, preview)
+        still = None if preview is None or self._news.moves else ("JPEG", preview(), PREVIEW_PIXELS)
+        self._bar.update_absolute(done, self._total, still)
 
     def text(self, text: str) -> None:
         """Show the text on the running node, in a ComfyUI that can."""
@@ -59,13 +59,15 @@ class ComfyHost:
     def model_folders(self) -> list[tuple[str, Path]]:
         """Return ComfyUI's model folders, `extra_model_paths.yaml` included."""
         import folder_paths
+        from comfy import model_management
 
         found = []
         for category in MODEL_CATEGORIES:
             known = category in folder_paths.folder_names_and_paths
             paths = folder_paths.get_folder_paths(category) if known else [Path(folder_paths.models_dir) / category]
             found += [(category, Path(path)) for path in paths]
-        return found
+        # The tokenizers that ComfyUI comes with, for files of weights that bring none.
+        return [*found, ("tokenizers", Path(model_management.__file__).parent / "text_encoders")]
 
     def device(self) -> str:
         """Return the device ComfyUI computes on."""

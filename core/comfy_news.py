@@ -30,6 +30,9 @@ class News:
         phase: its name, for people.
         total: its steps.
         clock: gives seconds.
+
+    Attributes:
+        moves: whether a moving preview was shown; a still one beside it would be one too many.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class News:
         self._phase, self._total, self._tabs, self._clock = phase, total, listeners, clock
         self._first: tuple[float, int] | None = None
         self._told = self._moved = -SECONDS_BETWEEN_MOTIONS
+        self.moves = False
         self._tell(0)
 
     def step(self, done: int, preview: Preview | None) -> None:
@@ -67,6 +71,7 @@ class News:
         frames = preview.moving(MOTION_PIXELS, MOTION_FRAMES)
         if len(frames) > 1:
             self._tabs.tell(MOTION, {"webp": base64.b64encode(animated(frames)).decode()})
+            self.moves = True
 
 
 def animated(frames: list[Image]) -> bytes:

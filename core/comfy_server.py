@@ -6,6 +6,7 @@ Nothing is opened here: ComfyUI's own server listens, and its settings say for w
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,6 +53,17 @@ def add_routes(answers: Mapping[str, Answer]) -> None:
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="piying")
     for name, answer in answers.items():
         server.routes.post(f"{PREFIX}/{name}")(_handler(answer, pool))
+
+
+def offer_help(pack: Path) -> None:
+    """Serve a pack's help pages where the page asks for them.
+
+    It asks under the folder's name up to the first dot or @, ComfyUI serves the whole name.
+    """
+    server = comfy_server()
+    asked_for = re.split("[.@]", pack.name)[0]
+    if server is not None and asked_for not in ("", pack.name):
+        server.routes.static(f"/extensions/{asked_for}/docs", pack / "web" / "docs")
 
 
 def _handler(answer: Answer, pool: ThreadPoolExecutor) -> Callable[[Request], Any]:

@@ -28,6 +28,8 @@ MODEL_CATEGORIES = (
     "vae",
     "unet",
     "annotators",
+    "loras",
+    "tokenizers",
 )
 PREVIEW_PIXELS = 512  # longest side of a preview; ComfyUI's own sampler previews use the same
 

@@ -15,6 +15,7 @@ from .controls import (
 from .hunyuan_dit import PiyingHunyuanDiT
 from .loaders import PiyingLoadHunyuanDiT, PiyingLoadPromptModel, PiyingLoadWanVACE
 from .long_video import PiyingVACELongVideo
+from .lora import PiyingHunyuanDiTLoRA, PiyingLoRA
 from .memory_plan import PiyingMemoryPlan
 from .prompt import PiyingExpandPrompt
 from .prompt_server import PiyingPromptServer
@@ -32,6 +33,7 @@ from .wan_vace import PiyingVACESample
 # Literals, since ComfyUI-Manager finds node names by reading this file, not by running it.
 NODE_CLASS_MAPPINGS = {
     "PiyingLoadWanVACE": PiyingLoadWanVACE,
+    "PiyingLoRA": PiyingLoRA,
     "PiyingVACEReference": PiyingVACEReference,
     "PiyingVACERepaint": PiyingVACERepaint,
     "PiyingVACEInpaint": PiyingVACEInpaint,
@@ -40,6 +42,7 @@ NODE_CLASS_MAPPINGS = {
     "PiyingVACESample": PiyingVACESample,
     "PiyingVACELongVideo": PiyingVACELongVideo,
     "PiyingLoadHunyuanDiT": PiyingLoadHunyuanDiT,
+    "PiyingHunyuanDiTLoRA": PiyingHunyuanDiTLoRA,
     "PiyingHunyuanDiT": PiyingHunyuanDiT,
     "PiyingLoadPromptModel": PiyingLoadPromptModel,
     "PiyingExpandPrompt": PiyingExpandPrompt,
@@ -62,6 +65,7 @@ NODE_CLASS_MAPPINGS = {
 
 NODE_DISPLAY_NAME_MAPPINGS = {
     "PiyingLoadWanVACE": "Load Wan VACE",
+    "PiyingLoRA": "Add LoRA",
     "PiyingVACEReference": "VACE: Reference",
     "PiyingVACERepaint": "VACE: Repaint",
     "PiyingVACEInpaint": "VACE: Inpaint",
@@ -70,6 +74,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "PiyingVACESample": "VACE Sample",
     "PiyingVACELongVideo": "VACE Long Video",
     "PiyingLoadHunyuanDiT": "Load Hunyuan-DiT",
+    "PiyingHunyuanDiTLoRA": "Add Hunyuan-DiT LoRA",
     "PiyingHunyuanDiT": "Hunyuan-DiT Text to Image",
     "PiyingLoadPromptModel": "Load Prompt Model",
     "PiyingExpandPrompt": "Expand Prompt",

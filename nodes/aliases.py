@@ -8,6 +8,7 @@ PROMPT = ["qwen", "qwen3", "prompt enhance", "提示词", "扩写"]
 
 ALIASES = {
     "PiyingLoadWanVACE": [*VIDEO, "load video model", "加载模型"],
+    "PiyingLoRA": [*VIDEO, "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"],
     "PiyingVACEReference": [*VIDEO, "reference to video", "subject to video", "参考图", "主体"],
     "PiyingVACERepaint": [*VIDEO, "controlnet video", "video to video", "视频转视频", "重绘"],
     "PiyingVACEInpaint": [*VIDEO, "inpaint video", "mask video", "remove object", "replace object", "局部重绘"],
@@ -16,6 +17,7 @@ ALIASES = {
     "PiyingVACESample": [*VIDEO, "text to video", "txt2vid", "t2v", "sampler", "文生视频", "采样"],
     "PiyingVACELongVideo": [*VIDEO, "long video", "长视频", "文生视频"],
     "PiyingLoadHunyuanDiT": [*IMAGE, "load image model", "加载模型"],
+    "PiyingHunyuanDiTLoRA": [*IMAGE, "lora loader", "加载LoRA"],
     "PiyingHunyuanDiT": [*IMAGE, "text to image", "txt2img", "t2i", "文生图"],
     "PiyingLoadPromptModel": [*PROMPT, "llm", "语言模型"],
     "PiyingExpandPrompt": [*PROMPT, "expand prompt", "llm"],

@@ -85,16 +85,18 @@ class PiyingLoadHunyuanDiT(_Loader):
     CATEGORY = IMAGES
     DESCRIPTION = "Chooses a Hunyuan-DiT model. Nothing is loaded until an image is drawn."
     RETURN_TYPES = ("HUNYUAN_DIT",)
+    ALSO = ", or ComfyUI's all-in-one checkpoint or Tencent's own files under models/checkpoints"
     OUTPUT_TOOLTIPS = ("The model, for Hunyuan-DiT Text to Image.",)
     PRECISION_TOOLTIP = "Number type. auto: fp16 on a card, fp32 on a CPU."
 
 
 class PiyingLoadPromptModel(_Loader):
-    """Choose a Qwen3 model that writes prompts."""
+    """Choose a language model that writes prompts."""
 
     FAMILY = PROMPT
     CATEGORY = PROMPTS
     DESCRIPTION = "Chooses the language model that writes prompts. Nothing is loaded until a prompt is expanded."
     RETURN_TYPES = ("PROMPT_MODEL",)
+    ALSO = ", or Qwen3 and Qwen2.5 in one file under models/text_encoders or models/LLM"
     OUTPUT_TOOLTIPS = ("The model, for Expand Prompt.",)
     PRECISION_TOOLTIP = "Number type. auto: bf16 on a card, fp32 on a CPU."

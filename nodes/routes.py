@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import comfy_server
@@ -43,6 +44,7 @@ def offer_routes() -> None:
             "watch": watch,
         }
     )
+    comfy_server.offer_help(Path(__file__).parents[1])
 
 
 def plan(question: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +55,8 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         What `Answer.to_json` gives, and `verdict`, `text`, `toy`, `offer` (the id of a model to fetch, or None),
-        `sizes` (width and height to choose from), `unknown`. Of a model that is not installed `verdict`, `error`,
-        `offer` and `sizes` alone.
+        `sizes` (width and height to choose from), `unknown`. Of a model that is not installed `verdict`, `model`,
+        `error`, `offer` and `sizes` alone.
 
     Raises:
         PiyingError: the node is no sampler, or its model cannot be planned for.
@@ -70,7 +72,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     except PiyingError as error:
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
-        return {"verdict": MISSING, "error": str(error), "offer": offer, "sizes": sizes}
+        return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, "sizes": sizes}
     return {**_planned(asked), "sizes": sizes, "offer": first_of(family).id}
 
 

@@ -3,6 +3,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { inquire } from "./lib/ask.js";
 import { LOADERS, SAMPLERS, TEXTS } from "./lib/graph.js";
+import { matchByName } from "./lib/older.js";
 import { addPanel } from "./lib/panel.js";
 import { watchPlans } from "./lib/plan.js";
 import { listen, restoreRecords } from "./lib/run.js";
@@ -50,6 +51,9 @@ app.registerExtension({
       restoreRecords();
       watchPlans();
     }, TICK);
+  },
+  beforeConfigureGraph(graph) {
+    matchByName(graph, (type) => window.LiteGraph.registered_node_types[type]?.nodeData?.input);
   },
   nodeCreated(node) {
     const name = node.comfyClass;

@@ -25,7 +25,7 @@ export async function openFrontend({ url, playwright: folder, chromium: executab
 }
 
 // The canvas exists before the node types are registered; both are needed to build a graph.
-async function appReady(page) {
+export async function appReady(page) {
   await page.waitForFunction(
     () => window.app?.canvas && window.app?.api && "SaveImage" in (window.LiteGraph?.registered_node_types ?? {})
       && window.app.vueAppReady !== false,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from piying.tests.browser.tools import Outcome, Tools, find_tools
 from piying.tests.comfyui.server import Server, running_server
+from piying.tests.install.hub import Hub, running_hub
 
 Drive = Callable[[list[dict[str, Any]]], Outcome]
 
@@ -23,15 +24,30 @@ def tools() -> Tools:
 
 
 @pytest.fixture(scope="session")
-def comfyui(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(tmp_path_factory.mktemp("comfyui")) as server:
-        yield server
+def hub() -> Iterator[Hub]:
+    with running_hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def comfyui(tools: Tools, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ComfyUI whose Hugging Face is the hub of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        with running_server(tmp_path_factory.mktemp("comfyui")) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")
 def drive(tools: Tools, comfyui: Server) -> Drive:
-    """Perform actions in a fresh browser on the frontend."""
-    return lambda actions: tools.drive(comfyui.url, actions)
+    """Perform actions in a fresh browser on the frontend; an error of ours on its console fails the test."""
+
+    def driven(actions: list[dict[str, Any]]) -> Outcome:
+        outcome = tools.drive(comfyui.url, actions)
+        assert outcome.errors_of_ours() == []
+        return outcome
+
+    return driven
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,12 @@
 // Drives the ComfyUI frontend: node drive.mjs SCRIPT.json (or the script on stdin), a JSON result on stdout.
 // The script: { url, chromium, playwright, viewport, actions: [{ do: NAME, ... }] }.
-// The result: { results: [one per action], events, console, error }.
+// The result: { results: [one per action], events, console, error }. The action `attempt` has actions of its own and
+// gives such a result: what fails in it ends it alone.
 import { readFileSync } from "node:fs";
 import { openFrontend } from "./chromium.mjs";
 import { graphActions } from "./graph_actions.mjs";
+import { pageActions } from "./page_actions.mjs";
 import { runActions } from "./run_actions.mjs";
-
-const ACTIONS = { ...graphActions, ...runActions };
 
 async function perform(session, action, index) {
   const known = ACTIONS[action.do];
@@ -18,18 +18,29 @@ async function perform(session, action, index) {
   }
 }
 
-async function drive(script) {
-  const session = await openFrontend(script);
+// Performs actions up to the first that fails; what the page did and said meanwhile comes with the results.
+async function attempt(session, { actions }) {
+  const begin = session.said.length;
+  const earlier = await session.page.evaluate(() => window.drive.events.length);
   const results = [];
   let error = null;
   try {
-    for (const [index, action] of script.actions.entries()) results.push(await perform(session, action, index));
+    for (const [index, action] of actions.entries()) results.push(await perform(session, action, index));
   } catch (failure) {
     error = failure.message;
   }
-  const events = await session.page.evaluate(() => window.drive.events);
+  const events = await session.page.evaluate((n) => window.drive.events.slice(n), earlier);
+  return { results, events, console: session.said.slice(begin), error };
+}
+
+const ACTIONS = { ...graphActions, ...runActions, ...pageActions, attempt };
+
+async function drive(script) {
+  const session = await openFrontend(script);
+  const outcome = await attempt(session, script);
+  outcome.console = session.said; // with what the page said while it was opened
   await session.browser.close();
-  return { results, events, console: session.said, error };
+  return outcome;
 }
 
 function readScript() {

@@ -93,10 +93,19 @@
     for (const kind of ["dragenter", "dragover", "drop"]) canvas.dispatchEvent(new DragEvent(kind, where));
   };
 
+  const select = (ref) => {
+    const node = find(ref);
+    window.app.canvas.deselectAll?.();
+    window.app.canvas.selectNode(node);
+    window.app.canvas.centerOnNode?.(node);
+    window.app.canvas.setDirty(true, true);
+  };
+
   window.drive = {
-    events, listen, find, setWidget, addNode, link, addGroup, clear, dropFile,
+    events, listen, find, select, setWidget, addNode, link, addGroup, clear, dropFile,
     serialize: () => graph().serialize(),
     count: () => nodes().length,
+    ofClass: (pattern) => nodes().filter((n) => pattern.test(n.type)),
     finished: () => events.filter((e) => FINAL.includes(e.type)),
     media: (ref) => { const node = find(ref); return [...mediaOf(node), ...videoOf(node)]; },
     unknownTypes: () => nodes().map((n) => n.type).filter((t) => !(t in window.LiteGraph.registered_node_types)),

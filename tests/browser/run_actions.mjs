@@ -41,10 +41,16 @@ async function wait_event({ page }, { type, max, timeout_s }) {
   await page.waitForFunction(seen, [type, max ?? null], { timeout, polling: 50 });
 }
 
+// Answers too how many steps were told of after ComfyUI had heard of it.
 async function interrupt({ page }, { timeout_s }) {
   const before = await page.evaluate(() => window.drive.finished().length);
+  const heard = page.waitForResponse((r) => r.request().method() === "POST" && /\/interrupt$/.test(r.url()));
   const by = await press(page, page.getByRole("button", { name: CANCEL }), "Comfy.Interrupt");
-  return { by, end: await finished(page, before, timeout_s) };
+  await heard;
+  const steps = () => page.evaluate(() => window.drive.events.filter((e) => e.type === "progress").length);
+  const told = await steps();
+  const end = await finished(page, before, timeout_s);
+  return { by, end, steps_after: (await steps()) - told };
 }
 
 async function events({ page }) {
@@ -64,8 +70,4 @@ async function screenshot({ page }, { file, fit }) {
   await page.screenshot({ path: file });
 }
 
-async function evaluate({ page }, { script }) {
-  return page.evaluate(script);
-}
-
-export const runActions = { run, wait_event, interrupt, events, media, screenshot, evaluate };
+export const runActions = { run, wait_event, interrupt, events, media, screenshot };

@@ -1,93 +1,146 @@
-"""The panel on our nodes, help, and search, in the frontend of a real ComfyUI, in English and Chinese."""
+"""The panel on our nodes: the plan that follows the widgets, a model that is missing, and one that is fetched."""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from piying.tests.browser.page import PANELS, click, opened, picture, set_widgets, until
 from piying.tests.comfyui.convert import WORKFLOWS
 
 pytestmark = pytest.mark.browser
 
-PANELS = "[...document.querySelectorAll('.piying-panel')].map((panel) => panel.innerText)"
-SEARCH = """(() => {
-  const stores = document.querySelector("#vue-app").__vue_app__.config.globalProperties.$pinia._s;
-  const search = stores.get("nodeDef").nodeSearchService;
-  const found = (word) => search.searchNode(word, [], { limit: 8 }).map((node) => node.name);
-  return Object.fromEntries(%s.map((word) => [word, found(word)]));
-})()"""
-HELP = """(async () => {
-  const types = window.LiteGraph.registered_node_types;
-  const folder = types.PiyingVACESample.nodeData.python_module.split(".")[1];
-  const paths = [`docs/PiyingVACESample/%s.md`, "docs/PiyingVACESample.md"];
-  for (const path of paths) {
-    const answer = await fetch(`/extensions/${folder}/${path}`);
-    if (answer.ok) return await answer.text();
-  }
-})()"""
-SIZES = {"width": 832, "height": 480, "num_frames": 81}
+PLAN = f"{PANELS}.find((text) => /main memory/.test(text))"
+TEXT = "document.querySelector('.piying-dialog pre')?.innerText"
+REPO = "/Qwen/Qwen3-0.6B/resolve"
+CARD = "[data-model='qwen3-0.6b']"
+BAR = f"""(() => {{
+  const bar = document.querySelector("{CARD} .piying-bar");
+  const share = parseFloat(bar?.querySelector("i").style.width);
+  return share > 0 && share < 100 ? {{ share, text: bar.innerText }} : null;
+}})()"""
+OFFERED = "window.drive.find('PiyingLoadPromptModel').widgets.find((w) => w.name === 'model').options.values"
 
 
-def evaluate(script):
-    return {"do": "evaluate", "script": script}
-
-
-def until(condition):
-    """Wait in the page, at most a minute."""
-    return evaluate(
-        "new Promise((done) => { const end = Date.now() + 60000; const look = () => "
-        f"(({condition}) || Date.now() > end) ? done() : setTimeout(look, 200); look(); }})"
-    )
-
-
-def searched(drive, words, *before):
-    return drive([*before, evaluate(SEARCH % json.dumps(words))]).results[-1]
+def read_plan() -> list[dict]:
+    """Open the whole plan, read it, and close it."""
+    return [click(".piying-panel button", "Plan"), until(TEXT), click(".piying-dialog header button")]
 
 
 @pytest.fixture(scope="module")
-def in_chinese(drive):
-    drive([evaluate("window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")])
-    yield
-    drive([evaluate("window.app.extensionManager.setting.set('Comfy.Locale', 'en')")])
-
-
-def test_what_people_type_finds_nodes(drive):
-    found = searched(drive, ["vace", "wan", "inpaint video", "hunyuan", "text to video"])
-    assert "PiyingVACESample" in found["vace"]
-    assert "PiyingVACESample" in found["wan"] or "PiyingLoadWanVACE" in found["wan"]
-    assert found["inpaint video"][0] == "PiyingVACEInpaint"
-    assert "PiyingHunyuanDiT" in found["hunyuan"]
-    assert "PiyingVACESample" in found["text to video"]
-
-
-def test_what_people_type_finds_nodes_in_chinese(drive, in_chinese):
-    found = searched(drive, ["混元", "文生视频", "局部重绘", "提示词"])
-    assert "PiyingHunyuanDiT" in found["混元"]
-    assert found["文生视频"][0] == "PiyingVACESample"
-    assert "PiyingVACEInpaint" in found["局部重绘"]
-    assert "PiyingExpandPrompt" in found["提示词"]
-
-
-def test_help_pages_come_from_where_the_frontend_looks(drive):
-    english, chinese = drive([evaluate(HELP % "en"), evaluate(HELP % "zh")]).results
-    assert "## Inputs" in english
-    assert "## 输入" in chinese
-
-
-def test_the_plan_follows_the_widgets(drive):
-    actions = [
-        {"do": "load_graph", "file": str(WORKFLOWS / "t2v.json")},
-        until(f"{PANELS}.some((text) => /GB/.test(text))"),
-        evaluate(PANELS),
-        *({"do": "set_widget", "node": "PiyingVACESample", "name": key, "value": n} for key, n in SIZES.items()),
-        evaluate("new Promise((done) => setTimeout(done, 5000))"),
-        evaluate(PANELS),
+def planned(drive, screenshots):
+    """The plan at the workflow's values, and after each of the changes, made one after the other."""
+    changes = {
+        "size": set_widgets("PiyingVACESample", width=832, height=480),
+        "length": set_widgets("PiyingVACESample", num_frames=81),
+        "precision": set_widgets("PiyingLoadWanVACE", precision="bf16"),
+    }
+    actions = [opened("t2v"), until(PLAN), *read_plan()]
+    for change in changes.values():
+        actions += [*change, {"do": "pause", "seconds": 2.5}, until(PLAN), *read_plan()]
+    actions += [
+        picture(screenshots / "plan.png"),
+        *set_widgets("PiyingLoadWanVACE", model="wan2.1-vace-14b"),
+        until(f"{PANELS}.find((text) => /Not installed/.test(text))"),
+        picture(screenshots / "missing.png"),
+        click(".piying-panel button", "Get a model"),
+        until("[...document.querySelectorAll('.piying-dialog article')].map((card) => card.innerText)"),
     ]
     results = drive(actions).results
-    small = next(text for text in results[2] if "GB" in text)
-    large = next(text for text in results[-1] if "GB" in text)
-    assert "On the CPU" in small
-    assert small != large
+    plans = [result for result in results if isinstance(result, str) and result.startswith("built-in")]
+    missing = next(result for result in results if isinstance(result, str) and "Not installed" in result)
+    return {"plans": dict(zip(["first", *changes], plans, strict=True)), "missing": missing, "cards": results[-1]}
+
+
+def test_the_plan_follows_size_length_and_precision(planned):
+    plans = planned["plans"]
+    assert len(set(plans.values())) == len(plans), plans
+    assert "bf16" in plans["precision"]
+
+
+def test_a_missing_model_is_named_with_what_to_fetch(planned):
+    assert "wan2.1-vace-14b" in planned["missing"]
+    first = planned["cards"][0]
+    assert "14B" in first
+    assert "GB" in first
+    assert "licence" in first
+    assert "Wan-AI/Wan2.1-VACE-14B-diffusers" in first
+    assert "Fetch" in first
+
+
+@pytest.fixture(scope="module")
+def fetched(drive, hub, comfyui, screenshots):
+    """A model fetched by its button; the hub stalls once, so that the bar can be seen."""
+    for revision in ("main", "c0ffee"):
+        hub.put(f"{REPO}/{revision}/config.json", b'{"architectures": ["Qwen3ForCausalLM"]}')
+        hub.put(f"{REPO}/{revision}/vocab.txt", b"x" * 4_000_000, stalls=[2_000_000])
+    actions = {
+        "graph": opened("t2v"),
+        "open": click(".piying-panel button", "Models"),
+        "card": until(f'document.querySelector("{CARD}")?.innerText'),
+        "press": click(f"{CARD} button", "Fetch"),
+        "bar": until(BAR),
+        "picture": picture(screenshots / "fetch.png"),
+        "end": until(f'document.querySelector("{CARD} .piying-said")?.innerText'),
+        "close": click(".piying-dialog header button"),
+        "offered": until(f"{OFFERED}.find((name) => /Qwen3/i.test(name))"),
+    }
+    before = len(hub.asked)
+    yield {"asked before": before, **dict(zip(actions, drive(list(actions.values())).results, strict=True))}
+    # It has no weights: other tests must not find it installed.
+    shutil.rmtree(comfyui.base / "models/LLM")
+
+
+def test_a_model_is_fetched_by_its_button_under_a_bar(fetched, comfyui):
+    assert 0 < fetched["bar"]["share"] < 100
+    assert "Here" in fetched["end"]
+    assert (comfyui.base / "models/LLM/Qwen3-0.6B/vocab.txt").stat().st_size == 4_000_000
+    assert fetched["offered"]
+
+
+def test_nothing_is_fetched_without_a_click(fetched):
+    assert fetched["asked before"] == 0
+
+
+def saved_by_an_older_version(workflow, order):
+    """A sampler with the widgets of `order` alone, in that order, as an older definition would have had them."""
+    node = next(node for node in workflow["nodes"] if node["type"] == "PiyingVACESample")
+    names = [entry["widget"]["name"] for entry in node["inputs"] if "widget" in entry]
+    with_control = [part for name in names for part in ([name, "control"] if name == "seed" else [name])]
+    values = dict(zip(with_control, node["widgets_values"], strict=True))
+    sockets = [entry for entry in node["inputs"] if "widget" not in entry]
+    by_name = {entry["name"]: entry for entry in node["inputs"]}
+    node["inputs"] = sockets + [by_name[name] for name in order]
+    node["widgets_values"] = [
+        part for name in order for part in ([values[name], values["control"]] if name == "seed" else [values[name]])
+    ]
+    slots = {entry["name"]: index for index, entry in enumerate(node["inputs"])}
+    for link in workflow["links"]:
+        if link[3] == node["id"]:
+            link[4] = next(slots[entry["name"]] for entry in node["inputs"] if entry.get("link") == link[0])
+    return workflow
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["prompt", "negative_prompt", "width", "height", "num_frames", "steps", "cfg", "shift", "seed"],
+        ["seed", "steps", "cfg", "prompt", "negative_prompt", "height", "width", "num_frames"],
+    ],
+    ids=["fewer", "other order"],
+)
+def test_a_workflow_of_an_older_version_opens_with_nothing_lost(drive, order):
+    shipped = json.loads((WORKFLOWS / "t2v.json").read_text(encoding="utf-8"))
+    older = saved_by_an_older_version(json.loads(json.dumps(shipped)), order)
+    actions = [
+        opened("t2v"),
+        {"do": "graph_to_prompt"},
+        {"do": "load_graph", "workflow": older},
+        {"do": "graph_to_prompt"},
+    ]
+    _, now, _, before = drive(actions).results
+    assert before["output"] == now["output"]
 
 
 def test_the_panel_leaves_no_trace_in_a_workflow(drive):

@@ -26,6 +26,15 @@ class Outcome:
     def of_type(self, kind: str) -> list[dict[str, Any]]:
         return [event["detail"] for event in self.events if event["type"] == kind]
 
+    def errors_of_ours(self) -> list[dict[str, str]]:
+        """The console's errors that name the pack: its files, its nodes or its routes.
+
+        The frontend looks for a help page in English by a name of its own, before it takes the one that is.
+        """
+        bad = [said for said in self.console if said["type"] in ("error", "pageerror")]
+        ours = [said for said in bad if "piying" in json.dumps(said).lower()]
+        return [said for said in ours if not said["at"].endswith("/en.md")]
+
 
 @dataclass(frozen=True)
 class Tools:

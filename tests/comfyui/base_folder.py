@@ -10,8 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # The dot and the hyphen are characters that a user's folder has and a Python module name has not.
 FOLDER = "ComfyUI-Piying.test"
-# Without these the first visit opens the template browser and the minimap over the graph.
+# Without these the first visit opens the template browser and the minimap over the graph, and a busy machine takes
+# longer between two clicks than a person.
 SETTINGS = {
+    "Comfy.Pointer.DoubleClickTime": 1000,
     "Comfy.TutorialCompleted": True,
     "Comfy.Minimap.Visible": False,
     "Comfy.Notification.ShowVersionUpdates": False,

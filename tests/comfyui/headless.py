@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLERS = ("PiyingVACESample", "PiyingHunyuanDiT")
+SAMPLERS = ("PiyingVACESample", "PiyingVACELongVideo", "PiyingHunyuanDiT")
 SAVER = "frames-saver"
 
 # Widgets that make each workflow run long enough to be stopped.
@@ -33,8 +34,13 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def sampler_id(prompt: dict[str, Any]) -> str:
-    (found,) = [key for key, node in prompt.items() if node["class_type"] in SAMPLERS]
-    return found
+    """The sampler whose result is saved: the nearest one above the one node that saves."""
+    waiting = deque(key for key, node in prompt.items() if node["class_type"].startswith("Save"))
+    assert len(waiting) == 1
+    while prompt[waiting[0]]["class_type"] not in SAMPLERS:
+        inputs = prompt[waiting.popleft()]["inputs"].values()
+        waiting.extend(value[0] for value in inputs if isinstance(value, list))
+    return waiting[0]
 
 
 def without_previews(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in
 NAMES = sorted(WORKFLOWS)
 DELIVERED = {
     *("t2i", "t2v", "reference", "repaint_depth", "repaint_pose", "inpaint", "outpaint", "extend"),
-    *("first_last_frame", "text_image_video_edit"),
+    *("first_last_frame", "text_image_video_edit", "long_video"),
 }
 # Frames, width, height, and whether the clip's sound goes along.
 VIDEOS = {
@@ -33,9 +33,11 @@ VIDEOS = {
     "extend": (33, 64, 64, True),
     "first_last_frame": (17, 64, 64, False),
     "text_image_video_edit": (17, 64, 64, False),
+    "long_video": (41, 64, 64, False),
 }
 FEW = {
     "PiyingVACESample": {"steps": 1, "cfg": 1.0},
+    "PiyingVACELongVideo": {"steps": 1, "cfg": 1.0},
     "PiyingHunyuanDiT": {"steps": 1, "cfg": 1.0},
     "PiyingExpandPrompt": {"max_new_tokens": 2},
 }
@@ -177,6 +179,15 @@ def test_first_and_last_frame_are_those_given(ran):
     frames = sampled(ran("first_last_frame"))
     for place, name in ((0, "first frame"), (-1, "last frame")):
         assert torch.equal(frames[place], sample_picture(name)[0][0])
+
+
+def test_the_long_video_is_made_in_windows_and_begins_with_its_picture(ran):
+    finished = ran("long_video")
+    (record,) = json.loads(read_workflow(finished.files[0])["piying"]).values()
+    assert (record["windows"], record["window"], record["num_frames"]) == (3, 17, 41)
+    info = probe_clip(finished.files[0])
+    picture = sample_picture("first frame")[0][0]
+    assert (load_clip(finished.files[0], info)[0] - picture).abs().mean() < 0.03, "what H.264 leaves of it"
 
 
 def test_outpainting_keeps_the_video_in_the_middle(ran):

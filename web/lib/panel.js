@@ -66,13 +66,16 @@ export function render(panel) {
   if (panel.running) parts.push(bar(panel.running));
   if (panel.motion) parts.push(element("img", { class: "piying-motion", src: panel.motion, alt: "" }));
   box.replaceChildren(...parts);
-  grow(node);
+  grow(panel);
 }
 
-// A node never shrinks below what it shows; what it no longer shows leaves its height to its text boxes.
-function grow(node) {
-  const least = node.computeSize?.()[1] ?? 0;
-  if (node.size[1] < least) node.setSize([node.size[0], least]);
+// A node grows for what it shows, and has its own height back when that is gone. A height other than the one set here
+// comes from a file or a person: it is the node's own.
+function grow(panel) {
+  const { node } = panel;
+  if (panel.height !== node.size[1]) panel.own = node.size[1];
+  panel.height = Math.max(panel.own, node.computeSize?.()[1] ?? 0);
+  if (panel.height !== node.size[1]) node.setSize([node.size[0], panel.height]);
   node.setDirtyCanvas?.(true, true);
 }
 
@@ -81,7 +84,7 @@ function samplerParts(panel) {
   const verdict = plan?.verdict ?? (problem ? "unknown" : "asking");
   return [
     element(
-      "div", { class: "piying-line", title: plan?.reasons?.join("\n") ?? problem ?? undefined },
+      "div", { class: "piying-line", title: plan?.reasons?.join("\n") ?? plan?.error ?? problem ?? undefined },
       element("span", { class: "piying-verdict", "data-verdict": verdict }, problem ? "?" : say(verdict)),
       element("span", {}, problem ?? figures(plan)),
     ),
@@ -98,7 +101,7 @@ function samplerParts(panel) {
 
 function figures(plan) {
   if (!plan) return "";
-  if (plan.verdict === "missing") return plan.error;
+  if (plan.verdict === "missing") return plan.model;
   const [kind, peak, all] = plan.verdict === "cpu"
     ? ["memory", plan.peak_ram_gb, plan.machine.ram_gb]
     : ["card", plan.peak_vram_gb, plan.machine.vram_gb];
@@ -109,6 +112,7 @@ function figures(plan) {
 }
 
 function smallPrint({ plan, record }) {
+  if (plan?.verdict === "missing") return say("fetchable", { button: say("get") });
   const parts = [];
   if (plan?.model) parts.push(plan.toy ? say("toy") : plan.model);
   if (record?.seconds) {
