@@ -14,7 +14,7 @@ from .language import COLOURS, Scene
 
 EXTENSIONS = ["first_frame", "last_frame", "first_and_last", "first_clip"]
 CONTROLS = ["edges", "boxes", "depth", "gray"]
-WITHOUT_REFERENCE = [*EXTENSIONS, *EXTENSIONS, "inpaint", "inpaint", "inpaint", "outpaint", "outpaint", *CONTROLS]
+WITHOUT_REFERENCE = [*EXTENSIONS, "inpaint", "inpaint", "outpaint", "outpaint", *CONTROLS, *CONTROLS]
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
