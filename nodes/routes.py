@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # Sizes to offer: those Wan2.1-VACE was trained on, 1.3B at the first two.
 VIDEO_SIZES = [(832, 480), (480, 832), (1280, 720), (720, 1280), (624, 624), (960, 960)]
-FITS, STREAMS, TOO_BIG, ON_CPU, MISSING = "fits", "streams", "too big", "cpu", "missing"
+FITS, STREAMS, TOO_BIG, ON_CPU, MISSING, WRONG = "fits", "streams", "too big", "cpu", "missing", "wrong"
 MAX_CLIENT = 100  # characters of a tab's name
 
 
@@ -56,7 +57,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What `Answer.to_json` gives, and `verdict`, `text`, `toy`, `offer` (the id of a model to fetch, or None),
         `sizes` (width and height to choose from), `unknown`. Of a model that is not installed `verdict`, `model`,
-        `error`, `offer` and `sizes` alone.
+        `error`, `offer` and `sizes` alone; of values that a run would refuse `verdict`, `error` and `sizes`.
 
     Raises:
         PiyingError: the node is no sampler, or its model cannot be planned for.
@@ -66,6 +67,9 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     if not hasattr(asked.node_class, "plan_memory") or not isinstance(handle, ModelHandle):
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
     sizes = VIDEO_SIZES if "num_frames" in asked.node_class.INPUT_TYPES()["required"] else IMAGE_SIZES
+    refused = _refused(asked)
+    if refused is not None:
+        return {"verdict": WRONG, "error": refused, "sizes": sizes}
     family = handle.family.key
     try:
         check_model(handle.family, handle.model, get_host())
@@ -74,6 +78,13 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, "sizes": sizes}
     return {**_planned(asked), "sizes": sizes, "offer": first_of(family).id}
+
+
+def _refused(asked: Asked) -> str | None:
+    """Return the sentence with which ComfyUI would refuse the values, None where it would take them."""
+    validate = asked.node_class.VALIDATE_INPUTS
+    answer = validate(**{name: asked.known.get(name) for name in signature(validate).parameters})
+    return None if answer is True else str(answer)
 
 
 def _planned(asked: Asked) -> dict[str, Any]:

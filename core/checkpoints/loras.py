@@ -1,4 +1,7 @@
-"""LoRA files in the models folders: listed, chosen by name, and the settings they were made for."""
+"""LoRA files in the models folders: listed, chosen by name, and the settings they were made for.
+
+What reads headers is imported where it is used: the node is declared at ComfyUI's start, which none of it may slow.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
 from ..host import Host
-from .any_header import read_header
 from .choose import ChosenLora, ModelHandle
-from .fetch_proof import sha256_of
-from .lora_names import LoraShape, lora_shape
 from .manifest import Listed, listed_models
-from .single_files import SingleFile, single_files, what_is
+
+if TYPE_CHECKING:
+    from .lora_names import LoraShape
+    from .single_files import SingleFile
 
 NONE = "none"
 FOLDER = "loras"
@@ -44,6 +48,8 @@ class LoraFile:
 
 
 def _found(host: Host) -> list[SingleFile]:
+    from .single_files import single_files
+
     files = single_files(host, (FOLDER, "").__contains__)
     return [replace(one, name=one.name.removeprefix(f"{FOLDER}/")) for one in files if one.found.is_lora]
 
@@ -84,6 +90,8 @@ def check_lora(name: str, host: Host) -> None:
     choices = lora_choices(host)
     if name in choices:
         return
+    from .single_files import what_is
+
     what = what_is(f"{FOLDER}/{name}", host) or what_is(name, host)
     raise PiyingError(
         f"lora {name!r} {f'cannot be used: {what}' if what else 'is not installed'}. "
@@ -122,6 +130,9 @@ def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:
 
 
 def _lora_file(chosen: ChosenLora, path: Path) -> LoraFile:
+    from .any_header import read_header
+    from .lora_names import lora_shape
+
     shape = lora_shape(read_header(path).entries)
     return LoraFile(chosen.name, path, chosen.strength, shape, settings_of(path))
 
@@ -154,5 +165,7 @@ def _listed_by_content(path: Path, size: int, changed: int) -> Listed | None:
     same = [model for model in _distilled() if model.files[0].bytes == size]
     if not same:
         return None
+    from .fetch_proof import sha256_of
+
     digest = sha256_of(path)
     return next((model for model in same if model.files[0].sha256 == digest), None)

@@ -102,8 +102,15 @@ def test_the_file_is_what_the_frontend_saves(visit):
     if UPDATE:
         text = json.dumps(saved, ensure_ascii=False, indent=2) + "\n"
         (WORKFLOWS / f"{visit.name}.json").write_text(text, encoding="utf-8")
-    assert saved["nodes"] == visit.shipped["nodes"]
-    assert saved == visit.shipped
+    assert shared(saved)["nodes"] == shared(visit.shipped)["nodes"]
+    assert shared(saved) == shared(visit.shipped)
+
+
+def shared(workflow):
+    """What frontends have in common: since 1.58 they save values by name too, and no size of a group's title."""
+    nodes = [{key: part for key, part in node.items() if key != "widgets_values_named"} for node in workflow["nodes"]]
+    groups = [{key: part for key, part in group.items() if key != "font_size"} for group in workflow["groups"]]
+    return {**workflow, "nodes": nodes, "groups": groups}
 
 
 def test_nothing_lies_over_anything_else(visit):

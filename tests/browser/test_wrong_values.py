@@ -1,16 +1,16 @@
-"""A wrong value is refused before anything runs: the node is marked and a sentence says what to change."""
+"""A wrong value: its node says at once what to change, and Run refuses it before anything runs."""
 
 from __future__ import annotations
 
 import pytest
-from piying.tests.browser.page import evaluate, opened, picture, until
+from piying.tests.browser.page import PANELS, evaluate, opened, picture, until
 
 pytestmark = pytest.mark.browser
 
 # As a file of another program may hold it: typed into the widget it would be rounded to its steps.
 WRONG = "window.drive.find('PiyingVACESample').widgets.find((w) => w.name === 'num_frames').value = 10"
 SENTENCE = "num_frames is 10"
-SHOWN = f"document.body.innerText.includes({SENTENCE!r})"
+SHOWN = f"{PANELS}.find((text) => text.includes({SENTENCE!r}))"
 MARKED = "[String(window.drive.find('PiyingVACESample').id), Object.keys(window.app.lastNodeErrors ?? {})]"
 
 
@@ -19,9 +19,9 @@ def refused(drive, screenshots):
     actions = {
         "graph": opened("reference"),
         "wrong": evaluate(WRONG),
-        "before": picture(screenshots / "right_value.png"),
-        "run": {"do": "run"},
         "shown": until(SHOWN),
+        "before": picture(screenshots / "before_run.png"),
+        "run": {"do": "run"},
         "marked": evaluate(MARKED),
         "sentence": picture(screenshots / "wrong_value.png"),
         "close": {"do": "press", "key": "Escape"},
@@ -30,17 +30,20 @@ def refused(drive, screenshots):
     return dict(zip(actions, drive(list(actions.values())).results, strict=True))
 
 
-def test_the_sentence_says_what_is_allowed(refused):
+def test_the_node_says_what_is_allowed_before_a_run(refused):
+    assert "9 or 13" in refused["shown"]
+
+
+def test_run_is_refused_with_the_same_sentence(refused):
     sampler, _ = refused["marked"]
     errors = refused["run"]["body"]["node_errors"][sampler]["errors"]
     assert any(SENTENCE in error["details"] and "9 or 13" in error["details"] for error in errors)
-    assert refused["shown"]
 
 
 def test_the_node_is_marked(refused, screenshots):
     sampler, told = refused["marked"]
     assert told == [sampler]
-    assert reds(screenshots / "marked.png") > reds(screenshots / "right_value.png") + 200
+    assert reds(screenshots / "marked.png") > reds(screenshots / "before_run.png") + 200
 
 
 def reds(file):

@@ -21,7 +21,10 @@ def folders(comfyui):
     models = comfyui.base / "models"
     write_lora(models / "loras" / LORA)
     all_in_one(hunyuan(bert_words=BERT_WORDS), models / CHECKPOINT)
-    return models
+    yield models
+    # Other tests must find the built-in models under auto.
+    (models / "loras" / LORA).unlink()
+    (models / CHECKPOINT).unlink()
 
 
 def write_lora(path):

@@ -94,6 +94,21 @@ def test_a_model_that_is_not_here_says_what_to_fetch():
 
 
 @pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"num_frames": 10}, "num_frames is 10"),
+        ({"width": 100}, "width is 100"),
+        ({"height": None, "width": 90}, "width is 90"),
+    ],
+)
+def test_values_that_a_run_would_refuse_get_its_sentence(value, sentence):
+    found = routes.plan(asked(**value))
+    assert set(found) == {"verdict", "error", "sizes"}
+    assert found["verdict"] == "wrong"
+    assert sentence in found["error"]
+
+
+@pytest.mark.parametrize(
     ("question", "pattern"),
     [
         ({"class_type": "os.system"}, "no node of Piying"),

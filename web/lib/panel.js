@@ -82,13 +82,18 @@ function grow(panel) {
 function samplerParts(panel) {
   const { plan, problem } = panel;
   const verdict = plan?.verdict ?? (problem ? "unknown" : "asking");
+  const sentence = problem ?? (verdict === "wrong" ? plan.error : null);
   return [
     element(
-      "div", { class: "piying-line", title: plan?.reasons?.join("\n") ?? plan?.error ?? problem ?? undefined },
+      "div",
+      {
+        class: sentence ? "piying-line piying-sentence" : "piying-line",
+        title: plan?.reasons?.join("\n") ?? plan?.error ?? problem ?? undefined,
+      },
       element("span", { class: "piying-verdict", "data-verdict": verdict }, problem ? "?" : say(verdict)),
-      element("span", {}, problem ?? figures(plan)),
+      element("span", {}, sentence ?? figures(plan)),
     ),
-    element("div", { class: "piying-small" }, smallPrint(panel)),
+    sentence ? null : element("div", { class: "piying-small" }, smallPrint(panel)),
     element(
       "div", { class: "piying-row" },
       plan?.text ? element("button", { onclick: () => showPlan(plan) }, say("plan")) : null,
@@ -96,7 +101,7 @@ function samplerParts(panel) {
       sizes(panel),
       plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
     ),
-  ];
+  ].filter(Boolean);
 }
 
 function figures(plan) {

@@ -3,7 +3,7 @@ import { app } from "../../../scripts/app.js";
 
 const WORDS = {
   en: {
-    fits: "Fits", streams: "Streams", "too big": "Too big", cpu: "On the CPU", missing: "Not installed", asking: "…",
+    fits: "Fits", streams: "Streams", "too big": "Too big", cpu: "On the CPU", missing: "Not installed", wrong: "Refused", asking: "…",
     toy: "toy model", connect: "Connect a loader to model to see what a run needs.",
     card: "{peak} of {all} GB", memory: "{peak} of {all} GB main memory", about: "about {time}",
     unknown: "{names} will be known in the run; planned with the defaults",
@@ -19,7 +19,7 @@ const WORDS = {
     negative: "Negative prompt", copy: "Copy",
   },
   zh: {
-    fits: "放得下", streams: "分块载入", "too big": "放不下", cpu: "用 CPU 计算", missing: "未安装", asking: "…",
+    fits: "放得下", streams: "分块载入", "too big": "放不下", cpu: "用 CPU 计算", missing: "未安装", wrong: "不能用", asking: "…",
     toy: "内置小模型", connect: "给 model 接上加载节点，即可预估所需显存。",
     card: "显存 {peak} / {all} GB", memory: "内存 {peak} / {all} GB", about: "约 {time}",
     unknown: "{names} 运行时才知道，先按默认值估算",
