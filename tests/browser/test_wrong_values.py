@@ -21,6 +21,8 @@ def refused(drive, screenshots):
         "wrong": evaluate(WRONG),
         "shown": until(SHOWN),
         "before": picture(screenshots / "before_run.png"),
+        # Frontend 1.21 tells in a dialog, over the page, of models that the file names and that are not there.
+        "told": {"do": "press", "key": "Escape"},
         "run": {"do": "run"},
         "marked": evaluate(MARKED),
         "sentence": picture(screenshots / "wrong_value.png"),

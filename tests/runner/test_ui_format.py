@@ -98,7 +98,7 @@ def test_the_shipped_workflow(t2v, info):
     assert inputs["prompt"] == [expand, 0]
     assert inputs["model"] == [nodes["PiyingLoadWanVACE"][0], 0]
     numbers = {name: inputs[name] for name in ("width", "height", "num_frames", "steps", "cfg", "shift", "seed")}
-    expected = {"width": 96, "height": 64, "num_frames": 17, "steps": 20, "cfg": 5.0, "shift": 16.0, "seed": 2025}
+    expected = {"width": 96, "height": 64, "num_frames": 17, "steps": 20, "cfg": 3.0, "shift": 16.0, "seed": 2025}
     assert numbers == expected
     assert nodes["CreateVideo"][1] == {"images": [sampler, 0], "fps": 16}
 
