@@ -17,6 +17,7 @@ from .loaders import PiyingLoadHunyuanDiT, PiyingLoadPromptModel, PiyingLoadWanV
 from .long_video import PiyingVACELongVideo
 from .lora import PiyingHunyuanDiTLoRA, PiyingLoRA
 from .memory_plan import PiyingMemoryPlan
+from .missing import explain_missing
 from .prompt import PiyingExpandPrompt
 from .prompt_server import PiyingPromptServer
 from .samples import PiyingSampleClip, PiyingSampleImage
@@ -97,3 +98,5 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 
 for _name, _words in ALIASES.items():
     NODE_CLASS_MAPPINGS[_name].SEARCH_ALIASES = _words  # type: ignore[attr-defined]
+for _node in NODE_CLASS_MAPPINGS.values():
+    explain_missing(_node)
