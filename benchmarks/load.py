@@ -4,7 +4,8 @@
 
 Every figure is of a process of its own, from the first call to the last tensor read: files are mapped,
 so a loader that has read nothing yet is made to. Peaks are the kernel's (VmHWM), less what the process
-held before. "cold" has the file's pages dropped first.
+held before. "cold" has the file's pages dropped first. ComfyUI takes part where COMFYUI_PATH names a checkout
+and this is the Python that runs it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "transformer"
         size = write(folder, arguments.gb)
-        keep_cast(folder / "diffusion_pytorch_model.safetensors")
+        cases = arguments.only or [case for case in CASES if case != COMFYUI or os.environ.get("COMFYUI_PATH")]
+        if KEPT in cases:
+            keep_cast(_file(folder, ""))
+        if COMFYUI in cases:
+            write_original(_file(folder, ""))
         print(f"{size / 1e9:.2f} GB in bf16; {machine}, load {os.getloadavg()[1]:.0f}; torch {_version('torch')}")
         print(f"{'':38}{'cache':>6}{'s':>8}{'CPU s':>8}{'peak GB':>9}{'held GB':>9}", flush=True)
-        rows = [row for case in arguments.only or CASES for row in _both(case, folder)]
+        rows = [row for case in cases for row in _both(case, folder)]
     if arguments.json:
         report = {
             "machine": machine,
@@ -148,6 +153,36 @@ def load_cast(path: Path) -> Any:
     return load_component("transformer", _file(path.parent, KEPT), config=path.parent, dtype="bf16", storage="fp8")
 
 
+def write_original(path: Path) -> None:
+    """Write the same weights under the names of the authors' code, which are those ComfyUI reads."""
+    import_pack()
+    from piying.tests.core.formats.names import wan_transformer
+    from safetensors.torch import load_file, save_file
+
+    original = path.parent.with_name(ORIGINAL)
+    original.mkdir()
+    save_file(wan_transformer(load_file(path)), original / path.name)
+
+
+def start_comfyui() -> None:
+    """Import the ComfyUI that COMFYUI_PATH names; this Python has to have what it needs."""
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import comfy.sd  # noqa: F401
+
+
+def load_comfyui(path: Path) -> Any:
+    """Load as ComfyUI's node for diffusion models does, in the file's type: on a CPU it would take fp32."""
+    import comfy.sd
+    import torch
+
+    options = {"dtype": torch.bfloat16}
+    return comfy.sd.load_diffusion_model(str(path), model_options=options).model.diffusion_model
+
+
+ORIGINAL, COMFYUI = "original", "ComfyUI"
 KEPT = "Piying, fp8 kept from before"
 CASES: dict[str, Callable[[Path], Any]] = {
     "the bytes alone": load_bytes,
@@ -158,6 +193,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "diffusers, layerwise casting to fp8": load_diffusers_fp8,
     "Piying, fp8 per channel": lambda path: load_ours(path, "fp8"),
     KEPT: load_cast,
+    COMFYUI: load_comfyui,
 }
 
 
@@ -165,6 +201,8 @@ def _file(folder: Path, case: str) -> Path:
     """Return the file that a case reads."""
     if case == KEPT:
         return next(folder.glob("*.fp8cast"))
+    if case == COMFYUI:
+        folder = folder.with_name(ORIGINAL)
     return folder / "diffusion_pytorch_model.safetensors"
 
 
@@ -181,7 +219,10 @@ def measure(case: str, folder: Path) -> dict[str, float]:
     from diffusers import WanVACETransformer3DModel  # noqa: F401 - importing is not loading
     from piying.core.checkpoints import load_component  # noqa: F401
 
-    path = folder / "diffusion_pytorch_model.safetensors"
+    if case == COMFYUI:
+        start_comfyui()
+        folder = folder.with_name(ORIGINAL)
+    path = _file(folder, "")
     before, begun, busy = peak(), time.perf_counter(), time.process_time()
     loaded = CASES[case](path)
     held = list(loaded.values()) if isinstance(loaded, dict) else [*loaded.parameters(), *loaded.buffers()]
