@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 WIDTH, FFN = 2048, 8192
 BLOCK_BYTES = 2 * (8 * WIDTH * WIDTH + 2 * WIDTH * FFN)
 
@@ -40,9 +41,9 @@ def main() -> None:
         size = write(folder, arguments.gb)
         cases = arguments.only or [case for case in CASES if case != COMFYUI or os.environ.get("COMFYUI_PATH")]
         if KEPT in cases:
-            keep_cast(_file(folder, ""))
+            keep_cast(folder / WEIGHTS)
         if COMFYUI in cases:
-            write_original(_file(folder, ""))
+            write_original(folder / WEIGHTS)
         print(f"{size / 1e9:.2f} GB in bf16; {machine}, load {os.getloadavg()[1]:.0f}; torch {_version('torch')}")
         print(f"{'':38}{'cache':>6}{'s':>8}{'CPU s':>8}{'peak GB':>9}{'held GB':>9}", flush=True)
         rows = [row for case in cases for row in _both(case, folder)]
@@ -83,7 +84,7 @@ def write(folder: Path, gigabytes: float) -> int:
     noise = torch.randn(2 * WIDTH * FFN, generator=generator).mul_(0.02).bfloat16()
     tensors = {name: noise[: p.numel()].clone().view(p.shape) for name, p in model.named_parameters()}
     folder.mkdir()
-    path = folder / "diffusion_pytorch_model.safetensors"
+    path = folder / WEIGHTS
     save_file(tensors, path)
     model.save_config(folder)
     return path.stat().st_size
@@ -150,7 +151,7 @@ def load_cast(path: Path) -> Any:
     """Load what PIYING_KEEP_FP8 keeps."""
     from piying.core.checkpoints import load_component
 
-    return load_component("transformer", _file(path.parent, KEPT), config=path.parent, dtype="bf16", storage="fp8")
+    return load_component("transformer", path, config=path.parent, dtype="bf16", storage="fp8")
 
 
 def write_original(path: Path) -> None:
@@ -201,9 +202,7 @@ def _file(folder: Path, case: str) -> Path:
     """Return the file that a case reads."""
     if case == KEPT:
         return next(folder.glob("*.fp8cast"))
-    if case == COMFYUI:
-        folder = folder.with_name(ORIGINAL)
-    return folder / "diffusion_pytorch_model.safetensors"
+    return (folder.with_name(ORIGINAL) if case == COMFYUI else folder) / WEIGHTS
 
 
 def import_pack() -> None:
@@ -221,8 +220,7 @@ def measure(case: str, folder: Path) -> dict[str, float]:
 
     if case == COMFYUI:
         start_comfyui()
-        folder = folder.with_name(ORIGINAL)
-    path = _file(folder, "")
+    path = _file(folder, case)
     before, begun, busy = peak(), time.perf_counter(), time.process_time()
     loaded = CASES[case](path)
     held = list(loaded.values()) if isinstance(loaded, dict) else [*loaded.parameters(), *loaded.buffers()]
