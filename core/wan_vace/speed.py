@@ -22,8 +22,8 @@ class Speed:
     step_cache: float = 0.0
 
 
-# Chosen by what benchmarks/speed.py measures on the built-in model (docs/speed.md): half the steps save most time, a low
-# step_cache gives up next to nothing, and guidance left out saves least: that is left to be set by hand.
+# Chosen by what benchmarks/speed.py measures on the built-in model (docs/speed.md): half the steps save most time, a
+# low step_cache gives up next to nothing, and guidance left out saves least: that is left to be set by hand.
 BUNDLES = {
     REFERENCE: Speed(),
     "balanced": Speed(step_cache=0.06),
