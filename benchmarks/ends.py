@@ -1,9 +1,10 @@
 """What lies around the steps: both prompts of a step in one batch, the VAE's memory format and chunks, writing files.
 
-    python benchmarks/ends.py [--device cpu] [--rounds 5] [--json FILE]
+    python benchmarks/ends.py [--device cpu] [--rounds 5] [--compile] [--json FILE]
 
 The built-in model, 64 × 64, 17 frames; files at 832 × 480. Seconds are the best of the rounds, which take turns; on a
-CPU seconds of the processor, but for files, which other processes write: there it is time that passes.
+CPU seconds of the processor, but for files, which other processes write: there it is time that passes. `--compile`
+tries torch.compile on the decoder instead, which takes many minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from measuring import clock
+from vae_compile import compiled, table
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, LATENT_FRAMES = 64, 5
@@ -77,15 +79,28 @@ def decodes(pack: Callable[[str], Any], device: str) -> Ways:
     }
 
 
+def compiles(pack: Callable[[str], Any], device: str, rounds: int) -> dict[str, Any]:
+    """Return what compiling parts of the decoder gives."""
+    from diffusers import AutoencoderKLWan
+
+    path = pack("core.checkpoints.found").built_in("wan_vace").path
+    vae = AutoencoderKLWan.from_pretrained(path / "vae").to(device)
+    z = torch.randn(1, vae.config.z_dim, LATENT_FRAMES, SIDE // 8, SIDE // 8, device=device)
+    decode = pack("core.wan_vace.decode").decode
+    with torch.no_grad():
+        return compiled(vae, lambda: decode(vae, z, False, lambda done: None), device, rounds)
+
+
 def files(pack: Callable[[str], Any], folder: Path) -> dict[str, float]:
     """Return the seconds that keeping a window and writing its part of the video take."""
     draw = torch.Generator().manual_seed(0)
     small = torch.rand(1, 3, 11, 30, 52, generator=draw)
     clip = torch.nn.functional.interpolate(small, size=(FRAMES, HEIGHT, WIDTH), mode="trilinear")[0]
     frames = clip.permute(1, 2, 3, 0).contiguous()
-    shelf = pack("core.wan_vace.long.shelf").Shelf(folder)
+    shelves = pack("core.wan_vace.long.shelf")
+    shelf = shelves.Shelf(folder)
     begun = time.perf_counter()
-    shelf.put("window", frames)
+    shelf.put("window", shelves.Finished(shelves.rounded(frames)))
     kept = time.perf_counter()
     pack("core.media.video").write_mp4(folder / "video.mp4", shelf.read("window"), Fraction(16))
     return {"a window of 81 frames kept, 832 × 480": kept - begun, "written as H.264": time.perf_counter() - kept}
@@ -108,9 +123,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="torch.compile on the VAE's decoder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     pack = load_pack()
+    if options.compile:
+        print(table(compiles(pack, options.device, options.rounds)))
+        return
     found = best(steps(pack, options.device), options.device, options.rounds)
     found |= best(decodes(pack, options.device), options.device, options.rounds)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,18 +13,16 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import importlib.metadata
 import json
-import os
-import platform
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from machine import be_quiet, command, describe
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("activations", "step", "vae", "load", "phases")
@@ -37,7 +35,7 @@ def main() -> None:
     sys.path.insert(0, str(HERE.parent / "tests"))
     importlib.import_module("conftest")
     sys.path.pop(0)
-    _be_quiet()
+    be_quiet()
     machine = describe(options.device)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     found: dict[str, list[Row]] = {}
@@ -77,42 +75,9 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _be_quiet() -> None:
-    """Keep progress bars and advice out of the tables."""
-    for library in ("diffusers.utils.logging", "transformers.utils.logging"):
-        logging = importlib.import_module(library)
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-
-
-def describe(device: str) -> dict[str, Any]:
-    """Return what the figures depend on."""
-    import torch
-
-    card = device.startswith("cuda")
-    found = {
-        "device": torch.cuda.get_device_name(device) if card else _processor(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-    }
-    found |= {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")}
-    if not card:
-        found["load average"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-    return found
-
-
 def _command(options: argparse.Namespace) -> str:
-    """Return the command with names in place of this machine's folders."""
     names = {str(options.comfyui): "COMFYUI", options.comfyui_python: "PYTHON", str(options.scratch): "SCRATCH"}
-    return " ".join(["python", "benchmarks/memory.py", *(names.get(each, each) for each in sys.argv[1:])])
-
-
-def _processor() -> str:
-    """Return the processor's name; Linux tells it in a file."""
-    listing = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.+)", listing.read_text()) if listing.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()
+    return command("memory.py", sys.argv[1:], names)
 
 
 def _slug(name: str) -> str:
@@ -161,7 +126,8 @@ def part_step(options: argparse.Namespace, scratch: Path) -> list[Row]:
 
 
 def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> list[Row]:
-    from wan_steps import CONTENDERS
+    from apart import comfyui_steps
+    from wan_steps import CONTENDERS, merged
 
     usable = [contender for contender in CONTENDERS if contender.runs_on(options.device)]
     usable = [contender for contender in usable if any(text in contender.name for text in options.ways)]
@@ -172,7 +138,9 @@ def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> list[Row]:
             if not any("error" in row for row in found[contender.name]):
                 found[contender.name].append(case.measure(contender, options.steps))
         for name, storage in storages.items():
-            found.setdefault(name, []).append(_comfyui(case, storage, options, scratch))
+            found.setdefault(name, []).append(
+                comfyui_steps(case, storage, options.steps, options.comfyui, options.comfyui_python, scratch)
+            )
     planned = {contender.name: case.predicted(contender) for contender in usable}
     rows = [
         {
@@ -181,7 +149,7 @@ def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> list[Row]:
             "cap": case.cap,
             "name": name,
             "planned": planned.get(name),
-            **_together(rounds),
+            **merged(rounds),
         }
         for name, rounds in found.items()
     ]
@@ -190,45 +158,6 @@ def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> list[Row]:
     for row in rows:
         _line(row)
     return rows
-
-
-def _together(rounds: list[Row]) -> Row:
-    """Return one row of several rounds': all times, the largest of the rest."""
-    whole = [row for row in rounds if "error" not in row]
-    if not whole:
-        return {"error": rounds[0]["error"]}
-    others = {key: max(row[key] for row in whole) for key in whole[0] if key not in ("seconds", "version")}
-    return {"seconds": [each for row in whole for each in row["seconds"]], **others}
-
-
-def _comfyui(case: Any, storage: str | None, options: argparse.Namespace, scratch: Path) -> Row:
-    """Measure ComfyUI apart from us, on the same weights and inputs."""
-    import torch
-
-    gc.collect()
-    if options.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    result, specification = scratch / "comfyui.pt", scratch / "comfyui.json"
-    wanted = {
-        "model": case.shape.model,
-        "size": case.shape.size,
-        "cap": case.cap,
-        "device": options.device,
-        "dtype": str(case.dtype).removeprefix("torch."),
-        "storage": storage,
-        "steps": options.steps,
-        "result": str(result),
-    }
-    specification.write_text(json.dumps(wanted), encoding="utf-8")
-    command = [options.comfyui_python, HERE / "wan_comfyui.py", options.comfyui.resolve(), specification]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    ran = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, cwd=options.comfyui, env=os.environ | threads
-    )
-    if ran.returncode:
-        return {"error": (ran.stderr.strip() or "it ended without a word").splitlines()[-1]}
-    found: Row = json.loads(ran.stdout.splitlines()[-1])
-    return found if "error" in found else {**found, "error_rms": case.compare(torch.load(result))}
 
 
 def part_vae(options: argparse.Namespace, scratch: Path) -> list[Row]:

@@ -1,11 +1,14 @@
 """What expanding a prompt costs: tokens per second beside plain `generate`, time to the first token, memory.
 
-    python benchmarks/prompting.py [--models DIR --model NAME] [--device DEVICE] [--static] [--json FILE]
+    python benchmarks/prompting.py [--models DIR --model NAME | --random] [--device DEVICE] [--static] [--compile]
+                                   [--tokens N] [--rounds N] [--lines N] [--json FILE]
 
 The same chats with the same seeds go through the pack and through transformers' `generate` alone, in turn;
 both must give the same tokens. Each figure is the best of several rounds; on a CPU seconds are those of the
-processor, so that other programs on a busy machine do not count. `--static` adds a round with a static cache,
-which transformers compiles on a card.
+processor, so that other programs on a busy machine do not count. `--static` adds `generate` with a static cache, not
+compiled; `--compile` adds the pack with `compile_step`, whose first answer is timed by the clock on the wall, for
+compilers run as programs of their own. `--random` measures a model of the size of Qwen3-0.6B whose weights are random
+numbers and whose vocabulary is the built-in model's.
 """
 
 from __future__ import annotations
@@ -14,9 +17,13 @@ import argparse
 import importlib
 import json
 import platform
+import shutil
+import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +35,16 @@ LINES = (
     "蓝色背景,白色三角形向上",
     "a small fox in snow, 雪",
 )
-ROUNDS = 12
+# config.json of Qwen/Qwen3-0.6B
+SIZES = {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "layer_types": ["full_attention"] * 28,
+}
 MEGABYTE = 1e6
 
 
@@ -55,6 +71,19 @@ def load_pack() -> Callable[[str], Any]:
     return lambda name: importlib.import_module(f"piying.{name}")
 
 
+def make_random(models: Path) -> str:
+    """Write a model of random numbers under a models folder; return its name."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    built_in, folder = ROOT / "builtin_models" / "prompt", models / "LLM" / "random"
+    shutil.copytree(built_in, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.manual_seed(0)
+    config = Qwen3Config.from_pretrained(built_in, **SIZES, dtype=torch.float32)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return "LLM/random"
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return all figures."""
     pack = load_pack()
@@ -76,39 +105,55 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model.hold(lambda write: "", options.tokens)
     seconds_to_load = timed.clock() - begun
     memory["loaded"] = resident_bytes()
-    rows = compare(pack, model, host, timed, options)
+    quick = pack("core.prompting.local").LocalModel(replace(handle, compile_step=True), host)
+    rows = compare(pack, {"ours": model, **({"compiled": quick} if options.compile else {})}, host, timed, options)
     memory["after"] = resident_bytes()
     pack("core.memory.kept").forget()
     return {"model": model.name, **model.record(), "load_seconds": seconds_to_load, "memory": memory, **rows}
 
 
-def compare(pack: Any, model: Any, host: Any, timed: Timed, options: argparse.Namespace) -> dict[str, Any]:
-    """Return tokens per second of both, and the pack's time to the first token."""
-    chats = [chat_of(pack, model, line, options.tokens, index) for index, line in enumerate(LINES)]
-    rates: dict[str, list[float]] = {"ours": [], "plain": [], **({"static": []} if options.static else {})}
+def compare(
+    pack: Any, writers: dict[str, Any], host: Any, timed: Timed, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return tokens per second of all ways, the pack's time to the first token, and that of compiling."""
+    model = writers["ours"]
+    lines = LINES[: options.lines]
+    chats = [chat_of(pack, model, line, options, index) for index, line in enumerate(lines)]
+    begun = time.perf_counter()
+    if "compiled" in writers:
+        ours(writers["compiled"], chats[:1], timed)
+    compiling = time.perf_counter() - begun
+    bare = ["plain", "static"] if options.static else ["plain"]
+    rates: dict[str, list[float]] = {name: [] for name in [*writers, *bare]}
     firsts: list[float] = []
-    for _ in range(ROUNDS):
-        tokens, seconds, first = ours(model, chats, timed)
-        firsts.append(first)
-        rates["ours"].append(tokens / seconds)
-        for name in [name for name in rates if name != "ours"]:
-            counted, seconds = plain(pack, model, host, chats, name == "static", timed.clock)
-            rates[name].append(counted / seconds)
-            if name == "plain" and counted != tokens:
-                raise RuntimeError(f"the pack wrote {tokens} tokens, generate {counted}")
+    for _ in range(options.rounds):
+        counts = {}
+        for name, writer in writers.items():
+            counts[name], seconds, first = ours(writer, chats, timed)
+            rates[name].append(counts[name] / seconds)
+            firsts += [first] if name == "ours" else []
+        for name in bare:
+            counts[name], seconds = plain(pack, model, host, chats, name == "static", timed.clock)
+            rates[name].append(counts[name] / seconds)
+        if len(set(counts.values())) > 1:
+            raise RuntimeError(f"not all wrote as many tokens: {counts}")
     return {
-        "tokens": tokens,
+        "tokens": counts["ours"],
         "tokens_per_second": {name: max(found) for name, found in rates.items()},
+        "median_tokens_per_second": {name: statistics.median(found) for name, found in rates.items()},
         "first_token_seconds": min(firsts),
+        "first_compiled_answer_seconds": compiling if "compiled" in writers else None,
     }
 
 
-def chat_of(pack: Any, model: Any, line: str, tokens: int, seed: int) -> tuple[Any, Any]:
-    """Return a line's chat and request, as the pack would send it."""
-    request = pack("core.prompting.request").ExpandRequest(line, max_new_tokens=tokens, seed=seed)
+def chat_of(pack: Any, model: Any, line: str, options: argparse.Namespace, seed: int) -> tuple[Any, Any]:
+    """Return a line's chat and request, as the pack would send it; to random numbers, as to the built-in model."""
+    request = pack("core.prompting.request").ExpandRequest(line, max_new_tokens=options.tokens, seed=seed)
     messages = pack("core.prompting.messages")
     system = pack("core.prompting.presets").preset_text(request.preset)
-    return (messages.plain(system, request) if model.plain else messages.compose(system, request, [])), request
+    return (
+        messages.plain(system, request) if model.plain or options.random else messages.compose(system, request, [])
+    ), request
 
 
 def ours(model: Any, chats: list[Any], timed: Timed) -> tuple[int, float, float]:
@@ -144,7 +189,8 @@ def plain(
         encoded = pack("core.prompting.chat_format").encode(reader.tokenizer, None, chat, None)
         with pack("core.memory.residency").resident([module], host.device(), host), torch.no_grad():
             torch.manual_seed(request.seed)
-            arguments = local.sampling_arguments(request) | ({"cache_implementation": "static"} if static else {})
+            fixed = {"cache_implementation": "static", "disable_compile": True} if static else {}
+            arguments = local.sampling_arguments(request) | fixed
             answer = module.generate(**encoded.on(host.device(), module.dtype), **arguments)
         reader.tokenizer.decode(answer[0, encoded.length :])
         tokens += answer.shape[1] - encoded.length
@@ -158,21 +204,35 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def main() -> None:
-    """Read the options; measure; print."""
+def read_options() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", type=Path, metavar="DIR", help="a models folder")
     parser.add_argument("--model", default="built-in", metavar="NAME", help="such as LLM/Qwen3-0.6B")
+    parser.add_argument("--random", action="store_true", help="a model of random numbers, of Qwen3-0.6B's size")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--tokens", type=int, default=128, help="the longest answer")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--lines", type=int, default=len(LINES), help="how many prompts")
     parser.add_argument("--static", action="store_true", help="measure a static cache too")
+    parser.add_argument("--compile", action="store_true", help="measure compile_step too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    options = parser.parse_args()
-    found = measure(options)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure; print."""
+    options = read_options()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.random:
+            options.models, options.model = Path(folder), make_random(Path(folder))
+        found = measure(options)
     print(f"{found['model']}, {found['dtype']}, {found['device']}; {platform.machine()}, {platform.platform()}")
     for name, rate in found["tokens_per_second"].items():
-        print(f"{name:8}{rate:8.1f} tokens/s")
+        print(f"{name:8}{rate:8.1f} tokens/s, median {found['median_tokens_per_second'][name]:.1f}")
+    if found["first_compiled_answer_seconds"] is not None:
+        print(f"first compiled answer after {found['first_compiled_answer_seconds']:.1f} s")
     print(f"first token after {found['first_token_seconds'] * 1e3:.1f} ms; load {found['load_seconds']:.2f} s")
     print(", ".join(f"{name} {size / MEGABYTE:.0f} MB" for name, size in found["memory"].items()))
     if options.json:

@@ -41,6 +41,10 @@ NAMES = [
 ]
 
 
+# On a card ComfyUI takes torch's attention by itself; without one it has to be told.
+TORCH_ATTENTION = "--use-pytorch-cross-attention"
+
+
 def original_name(name: str) -> str:
     """Return the name a weight of diffusers' has in the original checkpoints."""
     for pattern, replacement in NAMES:
@@ -74,6 +78,28 @@ def _stand_in(management: Any, limit: float, device: str) -> None:
     management.get_total_memory = lambda dev=None, torch_total_too=False: (limit, limit) if torch_total_too else limit
 
 
+def predicted(
+    patcher: Any, latents: torch.Tensor, timestep: torch.Tensor, embeds: list[torch.Tensor], control: torch.Tensor
+) -> torch.Tensor:
+    """Return the prediction for two prompts in one batch, as ComfyUI samples: [2, z, T, h, w]."""
+    return patcher.model.diffusion_model(
+        latents.expand(2, -1, -1, -1, -1),
+        timestep.expand(2),
+        torch.cat(embeds),
+        vace_context=control.unsqueeze(1).expand(2, -1, -1, -1, -1, -1),
+        vace_strength=[1.0],
+        transformer_options={},
+    )
+
+
+def start(checkout: Path, device: str, *options: str) -> str:
+    """Have ComfyUI's modules be found, with the options of its command line; return its version."""
+    sys.path.insert(0, str(checkout))
+    sys.argv[1:] = list(options) if is_card(device) else ["--cpu", *options]
+    importlib.import_module("comfy.options").enable_args_parsing()
+    return str(importlib.import_module("comfyui_version").__version__)
+
+
 def measure(specification: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of a few steps, both prompts in one batch, as ComfyUI samples."""
     device, dtype = specification["device"], getattr(torch, specification["dtype"])
@@ -85,14 +111,7 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
         settle(device)
 
         def step() -> torch.Tensor:
-            return patcher.model.diffusion_model(
-                given["latents"].expand(2, -1, -1, -1, -1),
-                given["timestep"].expand(2),
-                torch.cat(given["embeds"]),
-                vace_context=given["control"].unsqueeze(1).expand(2, -1, -1, -1, -1, -1),
-                vace_strength=[1.0],
-                transformer_options={},
-            )
+            return predicted(patcher, **given)
 
         result = step()
         times = [seconds(step, device) for _ in range(specification["steps"])]
@@ -104,14 +123,11 @@ def measure(specification: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure what the specification names."""
     checkout, specification = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
-    sys.path.insert(0, str(checkout))
-    sys.argv[1:] = [] if is_card(specification["device"]) else ["--cpu"]
-    importlib.import_module("comfy.options").enable_args_parsing()
+    version = start(checkout, specification["device"], *specification["options"])
     try:
         found = measure(specification)
     except torch.OutOfMemoryError:
         found = {"error": "out of memory"}
-    version = importlib.import_module("comfyui_version").__version__
     print(json.dumps(found | {"version": version}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -53,8 +53,22 @@ class Contender:
         return is_card(device) or not self.card
 
 
-def ours(storage: str, placement: str, fp8_matmul: bool = False) -> Any:
-    """Return the opener of one of our ways."""
+Inside = Callable[[Any], AbstractContextManager[Any]]
+
+
+def ours(
+    storage: str,
+    placement: str,
+    fp8_matmul: bool = False,
+    together: bool = False,
+    inside: Inside = nullcontext,
+) -> Any:
+    """Return the opener of one of our ways.
+
+    Args:
+        together: predict for both prompts in one batch.
+        inside: given the model on its device, what its steps run in.
+    """
 
     @contextmanager
     def opened(model: Any, given: dict[str, Any], device: str) -> Iterator[Opened]:
@@ -65,11 +79,12 @@ def ours(storage: str, placement: str, fp8_matmul: bool = False) -> Any:
             fp8.use_fp8_matmul(model, fp8_matmul)
 
         def step() -> list[torch.Tensor]:
-            return forward.predict(model, given["latents"], given["timestep"], given["embeds"], given["control"])
+            return forward.predict(model, **given, together=together)
 
         if placement == "resident":
             model.to(device)
-            yield Opened(step)
+            with inside(model):
+                yield Opened(step)
         else:
             with core("memory.streaming").streamed(model, forward.block_order(model), device) as traffic:
                 yield Opened(step, traffic)
@@ -216,7 +231,7 @@ class Case:
         """Return the planner's peak: all on a card, what a step makes on the CPU."""
         if contender.plan is None:
             return None
-        phase = _phase(self.shape)
+        phase = phase_of(self.shape)
         storage, placement = contender.plan
         if not is_card(self.device):
             unpacked = phase.component.unpacked("fp32") if storage == "fp8" else 0
@@ -226,7 +241,7 @@ class Case:
         return int(cost.cost(phase, choice, core("memory.machine").synthetic(self.cap or 80)).vram)
 
 
-def _phase(shape: Shape) -> Any:
+def phase_of(shape: Shape) -> Any:
     """Return the planner's sampling phase of a shape."""
     memory, sizes = core("wan_vace.memory"), core("checkpoints.sizes")
     tensors = {
@@ -240,3 +255,12 @@ def _phase(shape: Shape) -> Any:
     parts = {"transformer": transformer, "text_encoder": nothing, "vae": nothing}
     phases = memory.work(parts, width, height, frames)
     return next(phase for phase in phases if phase.name == "sample")
+
+
+def merged(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one row of several rounds': all times, the largest of the rest."""
+    whole = [row for row in rounds if "error" not in row]
+    if not whole:
+        return {"error": rounds[0]["error"]}
+    others = {key: max(row[key] for row in whole) for key in whole[0] if key not in ("seconds", "version")}
+    return {"seconds": [each for row in whole for each in row["seconds"]], **others}

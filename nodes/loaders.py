@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..core.checkpoints.choose import (
@@ -22,6 +23,11 @@ MEMORY_TOOLTIP = (
     "auto: the fastest way that fits the card, found anew for every size and length, and shown in the log. "
     "resident: whole models on the card. streamed: block by block, for the smallest cards. "
     "fp8: weights of one byte, half the memory."
+)
+COMPILE_TOOLTIP = (
+    "Have torch.compile make code for writing one token: the first answer waits for it, up to minutes. For a queue of "
+    "many prompts on a card that holds the whole model. Needs Triton there, and a C++ compiler on a CPU, where models "
+    "of real size came out slower. Left out where weights are streamed, and for models that see."
 )
 
 
@@ -100,3 +106,15 @@ class PiyingLoadPromptModel(_Loader):
     ALSO = ", or Qwen3 and Qwen2.5 in one file under models/text_encoders or models/LLM"
     OUTPUT_TOOLTIPS = ("The model, for Expand Prompt.",)
     PRECISION_TOOLTIP = "Number type. auto: bf16 on a card, fp32 on a CPU."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets of every loader, and compiling."""
+        inputs = super().INPUT_TYPES()
+        inputs["optional"]["compile_step"] = ("BOOLEAN", {"default": False, "tooltip": COMPILE_TOOLTIP})
+        return inputs
+
+    def load(self, model: str, precision: str, memory: str = "auto", compile_step: bool = False) -> tuple[ModelHandle]:
+        """Return a handle."""
+        (handle,) = super().load(model, precision, memory)
+        return (replace(handle, compile_step=compile_step),)

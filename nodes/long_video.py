@@ -10,11 +10,10 @@ from ..core.host import get_host
 from ..core.wan_vace import request as vace
 from ..core.wan_vace.long import request as long
 from .shared import VACE, checked, record_run, shown
-from .wan_vace import PiyingVACESample, speed_inputs
+from .wan_vace import SIZING, PiyingVACESample, speed_inputs
 from .widgets import choice, socket
 
 JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
-SIZING = ("width", "height", "cfg", "steps")
 
 
 class PiyingVACELongVideo:
@@ -123,9 +122,10 @@ class PiyingVACELongVideo:
         from ..core.wan_vace.ask import ask
 
         sizes = {name: known[name] for name in SIZING if name in known}
-        if "window" in known:
-            sizes["num_frames"] = min(known["window"], known.get("num_frames", known["window"]))
-        return ask(model, get_host(), **sizes)
+        sizes["num_frames"] = min(
+            sizes.get("num_frames", long.DEFAULT_LENGTH), known.get("window", long.DEFAULT_WINDOW)
+        )
+        return ask(model, get_host(), vace.VACERequest("", **sizes))
 
 
 def _frames(default: int, least: int, most: int, tooltip: str) -> tuple[str, dict[str, Any]]:

@@ -99,7 +99,8 @@ class PiyingMemoryPlan:
         if hunyuan_dit is not None:
             answers.append(ask_image(hunyuan_dit, host, width, height, cfg, steps))
         if wan_vace is not None:
-            answers.append(ask_video(wan_vace, host, width, height, num_frames, references, cfg, steps))
+            request = vace.VACERequest("", width=width, height=height, num_frames=num_frames, cfg=cfg, steps=steps)
+            answers.append(ask_video(wan_vace, host, request, references))
         text = "\n\n".join(answer.to_text() for answer in answers)
         text = text or "Connect a model on this machine to see what it would need."
         return {"ui": {"text": [text]}, "result": (text,)}

@@ -12,7 +12,8 @@ from ..core.wan_vace import request as vace
 from .shared import VACE, checked, record_run, seed_input, shown
 from .widgets import choice, number, toggle
 
-SIZING = ("width", "height", "num_frames", "cfg", "steps")  # what the need for memory depends on
+# What the need for memory depends on.
+SIZING = ("width", "height", "num_frames", "cfg", "steps", "speed", "step_cache", "batch_cfg", "vae_precision")
 
 
 class PiyingVACESample:
@@ -134,8 +135,8 @@ class PiyingVACESample:
         """Return what a run would need; `linked` are the inputs that only the run will know."""
         from ..core.wan_vace.ask import ask
 
-        sizes = {name: known[name] for name in SIZING if name in known}
-        return ask(model, get_host(), **sizes, task="task" in linked)
+        request = vace.VACERequest("", **{name: known[name] for name in SIZING if name in known})
+        return ask(model, get_host(), request, task="task" in linked)
 
 
 def speed_inputs() -> dict[str, Any]:
@@ -144,9 +145,10 @@ def speed_inputs() -> dict[str, Any]:
     return {
         "speed": choice(
             vace.SPEEDS,
-            "reference: every step in full, as published. balanced: steps that hardly differ are taken again. fast: "
-            "also half the steps. draft: more of them are taken again. fast and draft take the few steps of a "
-            "step-distilled LoRA where one is installed. What is set below by hand stays.",
+            "reference: every step in full, as published. balanced: steps that hardly differ are forecast, and the "
+            "VAE computes in fp16 on a card. fast: also half the steps. draft: more of them are forecast. fast and "
+            "draft take the few steps of a step-distilled LoRA where one is installed. What is set below by hand "
+            "stays.",
         ),
         "cfg_start": number(0.0, low, high, step, "Share of the steps after which guidance begins."),
         "cfg_end": number(
@@ -157,8 +159,8 @@ def speed_inputs() -> dict[str, Any]:
             0.0,
             vace.MAX_STEP_CACHE,
             0.01,
-            "A step whose first blocks change by less than this takes again what the one before computed. 0: off. "
-            "Try 0.05 to 0.15.",
+            "A step whose first blocks change by less than this is forecast from those before. 0: off. Try 0.05 to "
+            "0.15.",
         ),
         "attention": choice(
             vace.ATTENTIONS,
@@ -169,6 +171,16 @@ def speed_inputs() -> dict[str, Any]:
             False,
             "Have torch.compile make code for the model's blocks: minutes at first, then faster steps. On a card that "
             "holds the whole model; left out elsewhere.",
+        ),
+        "batch_cfg": toggle(
+            False,
+            "Compute prompt and negative prompt in one batch where memory allows: a little faster for small videos. "
+            "Every speed but reference does so.",
+        ),
+        "vae_precision": choice(
+            vace.VAE_PRECISIONS,
+            "What the VAE computes in. auto: fp32 where speed is reference, else fp16 on a card. fp16 is faster and "
+            "takes half the memory; what is too large for it is done again in a wider type.",
         ),
     }
 

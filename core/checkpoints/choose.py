@@ -66,6 +66,7 @@ class ModelHandle:
         precision: the `precision` widget, one of `core.memory.devices.PRECISIONS`.
         memory: the `memory` widget, one of `core.memory.devices.MEMORY_CHOICES`.
         loras: what is put on it, in the order in which it was added.
+        compile_step: have `torch.compile` make code for writing one token; language models alone.
     """
 
     family: Family
@@ -73,6 +74,7 @@ class ModelHandle:
     precision: str = "auto"
     memory: str = "auto"
     loras: tuple[ChosenLora, ...] = ()
+    compile_step: bool = False
 
 
 def model_choices(family: Family, host: Host) -> list[str]:

@@ -61,7 +61,11 @@ def record_of(files: tuple[LoraFile, ...]) -> dict[str, list[dict[str, object]]]
 
 def lora_choices(host: Host) -> list[str]:
     """Return what the `lora` widget offers: `none` first, then the files by their places below models/loras."""
-    return [NONE, *dict.fromkeys(one.name for one in _found(host) if one.found.readable)]
+    return _choices(_found(host))
+
+
+def _choices(found: list[SingleFile]) -> list[str]:
+    return [NONE, *dict.fromkeys(one.name for one in found if one.found.readable)]
 
 
 def lora_details(host: Host) -> list[str]:
@@ -86,8 +90,10 @@ def check_lora(name: str, host: Host) -> None:
     Raises:
         PiyingError: there is no such LoRA; a file of another kind says what it is.
     """
-    name = _plain(name)
-    choices = lora_choices(host)
+    _check(_plain(name), _choices(_found(host)), host)
+
+
+def _check(name: str, choices: list[str], host: Host) -> None:
     if name in choices:
         return
     from .single_files import what_is
@@ -123,9 +129,10 @@ def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:
     """
     if not handle.loras:
         return ()
-    places = {one.name: one.path for one in _found(host)}
+    found = _found(host)
+    places, choices = {one.name: one.path for one in found}, _choices(found)
     for chosen in handle.loras:
-        check_lora(chosen.name, host)
+        _check(chosen.name, choices, host)
     return tuple(_lora_file(chosen, places[chosen.name]) for chosen in handle.loras)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -66,7 +66,8 @@ def write_mp4(
     metadata: JSON texts by key (`prompt`, `workflow`), stored where ComfyUI looks for them.
     audio: ComfyUI's AUDIO, {"waveform": float tensor [B,C,T], "sample_rate": int}; the first of the batch is
         taken and cut where the video ends.
-    The same input gives the same bytes. An existing file is replaced; after a failure there is none.
+    The same input gives the same bytes, but for x264 builds whose macroblock tree is not reproducible with AVX-512.
+    An existing file is replaced; after a failure there is none.
     Raises PiyingError for no frames, frames of unequal size, a bad rate, and when the disk or ffmpeg fails.
     """
     doing = f"Cannot save the video in {path.parent}"
@@ -79,10 +80,11 @@ def write_mp4(
             _add_sound(path, silent, sound.cut(count / rate), doing)
 
 
-def read_frames(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+def read_frames(path: Path) -> Generator[npt.NDArray[np.uint8], None, None]:
     """Yield every frame once, as a uint8 array [H,W,3], turned the way its camera noted.
 
-    One frame at a time is in memory. Raises PiyingError when the file is missing, damaged or no video.
+    One frame at a time is in memory. Closing the generator early ends the ffmpeg that reads. Raises PiyingError when
+    the file is missing, damaged or no video.
     """
     import numpy as np
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import PiyingError
 from .failures import Failures
 from .machine import read_machine
 from .measure import Meter
+from .overflow import Overflow, carried, without
 from .plan import plan
 from .planned import gigabytes
 from .recovery import with_plans
@@ -64,9 +65,9 @@ def carry_out(
     meter = Meter(device)
     run = make_run(device, meter)
 
-    def next_plan(refused: frozenset[str]) -> Plan:
+    def next_plan(refused: frozenset[str], overflows: Collection[Overflow]) -> Plan:
         chosen = plan(
-            work,
+            without(work, overflows),
             machine,
             refused,
             precision=handle.precision,
@@ -78,7 +79,11 @@ def carry_out(
         return chosen
 
     failures = Failures(host.cache_folder() / "failed_plans.json", machine, work)
-    result, chosen = with_plans(next_plan, run.attempt, failures, _too_large)
+
+    def attempt(overflows: Collection[Overflow]) -> tuple[Result, Plan]:
+        return with_plans(lambda refused: next_plan(refused, overflows), run.attempt, failures, _too_large)
+
+    result, chosen = carried(attempt)
     if chosen.key not in told:
         log.info("%s", after(chosen, meter.phases, machine))
     told.add(chosen.key)
@@ -87,6 +92,7 @@ def carry_out(
         "device": device,
         "dtype": sampled.compute,
         "storage": sampled.storage,
+        "computes": {phase.phase: phase.compute for phase in chosen.phases},
         "plan": chosen.key,
         "predicted_seconds": round(chosen.seconds, 1),
         "predicted_vram_gb": gigabytes(chosen.peak_vram),

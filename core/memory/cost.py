@@ -37,7 +37,7 @@ def choices(phase: Phase, machine: Machine, precision: str = "auto", memory: str
     """Yield the ways of running a phase on a machine, best quality first.
 
     Args:
-        precision: `auto`, or the type to compute in. Phases whose best type is fp32 keep it.
+        precision: `auto`, or the type to compute in, where the phase leaves that to the user.
         memory: one of `devices.MEMORY_CHOICES`; what a phase cannot do it is not held to.
     """
     storages = _wished(_storable(phase.storages, machine), "fp8", memory)
@@ -60,11 +60,11 @@ def is_last_resort(choice: Choice, machine: Machine) -> bool:
 
 
 def _computes(phase: Phase, machine: Machine, precision: str) -> tuple[str, ...]:
+    if phase.on_cpu:
+        return phase.on_cpu if machine.is_cpu else phase.computes
     if machine.is_cpu and precision == "auto":
         return ("fp32",)  # 16-bit products are emulated there, many times slower
-    if precision == "auto" or phase.computes[0] == "fp32":
-        return phase.computes
-    return (precision,)
+    return phase.computes if precision == "auto" else (precision,)
 
 
 def _storable(storages: tuple[str, ...], machine: Machine) -> tuple[str, ...]:

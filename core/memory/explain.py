@@ -15,6 +15,7 @@ LIMITED_BY = {
     "disk": "reading weights from disk",
     "memory": "reading weights from memory",
 }
+IN_VARIANT = {"tiled": "in pieces", "whole": "one prompt after the other"}
 CHOICES = ("placement", "storage", "variant", "compute", "fp8_matmul")
 
 
@@ -33,9 +34,11 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
     if chosen.placement == "streamed":
         yield f"{name}: weights are streamed, because {_against('placement', chosen, ways, limits)}."
     if chosen.variant != phase.variants[0].name:
-        yield f"{name}: done in pieces, because {_against('variant', chosen, ways, limits)}."
+        yield f"{name}: done {IN_VARIANT[chosen.variant]}, because {_against('variant', chosen, ways, limits)}."
     if chosen.compute != phase.computes[0] == "fp32":
         yield f"{name}: fp32 is advised and does not fit."
+    if phase.why and chosen.compute == phase.computes[0]:
+        yield f"{name}: {phase.why}"
     yield from (f"{name}: {note}" for note in phase.notes)
     if reread_every_pass(phase, chosen.storage, chosen.placement, machine.ram_free - chosen.ram):
         size = amount(phase.component.file_bytes())

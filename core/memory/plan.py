@@ -88,7 +88,7 @@ def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> 
         if is_last_resort(choice, machine):
             lesser = (len(phase.computes), 0)
         variant = phase.variants.index(choice.variant)
-        rank = (rounded + choice.fp8_matmul, variant, planned.moved, planned.vram, planned.ram)
+        rank = (rounded + choice.fp8_matmul, planned.moved, variant, planned.vram, planned.ram)
         found.append(Candidate(planned, lesser, rank))
     return [_without_credit(candidate, found) for candidate in found]
 

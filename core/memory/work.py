@@ -47,6 +47,9 @@ class Phase:
         host: bytes of main memory it holds beside weights, such as the frames.
         fp8_inputs: peak bytes of bringing a layer's input to FP8, where layers multiply in it.
         patient: whether FP8 is taken only where nothing else fits, however long that takes; for short phases.
+        on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
+            user's `precision`; empty where that decides.
+        why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
     """
 
@@ -62,5 +65,7 @@ class Phase:
     host: int = 0
     fp8_inputs: int = 0
     patient: bool = False
+    on_cpu: tuple[str, ...] = ()
     # Not a part of what tells one work from another.
+    why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)

@@ -19,7 +19,7 @@ def ask(handle: ModelHandle, host: Host, max_new_tokens: int = 256) -> Answer:
     """
     name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
     machine = read_machine(host)
-    phases = work(components["prompt_model"], max_new_tokens=max_new_tokens)
+    phases = work(components["prompt_model"], max_new_tokens=max_new_tokens, fixed_cache=handle.compile_step)
     made = plan(
         phases,
         machine,

@@ -19,6 +19,7 @@ from ..memory.kept import kept
 from ..memory.residency import resident
 from .chat_format import Encoded, encode
 from .clean import clean_answer
+from .compiling import CompiledStep, left_out
 from .messages import Chat
 from .picture import Picture
 from .request import ExpandRequest
@@ -65,7 +66,8 @@ class LocalModel:
     def identity(self) -> dict[str, Any]:
         """Return the model's files with their sizes and times, and how the user wants it to compute."""
         wishes = {"precision": self._handle.precision, "memory": self._handle.memory, "device": self._host.device()}
-        return {"name": self.name, "files": _places(self.found), **wishes}
+        compiled = {"compile_step": True} if self._handle.compile_step else {}
+        return {"name": self.name, "files": _places(self.found), **wishes, **compiled}
 
     def record(self) -> dict[str, Any]:
         """Return the model's name and device; once it has run, how."""
@@ -82,13 +84,15 @@ class LocalModel:
         from .planned_run import PART, PromptRun
 
         component = found_components(self.found, BLOCK_LISTS, FP8_KEEP)[PART]
-        text, self._ran = carry_out(
-            work(component, max_new_tokens=max_new_tokens),
+        wanted, notes = self._handle.compile_step, dict[str, Any]()
+        text, ran = carry_out(
+            work(component, max_new_tokens=max_new_tokens, fixed_cache=wanted),
             self._handle,
             self._host,
-            lambda device, meter: PromptRun(self.found, use, self._host, device, meter),
+            lambda device, meter: PromptRun(self.found, use, self._host, device, meter, wanted, notes),
             lambda machine: "Choose a smaller model.",
         )
+        self._ran = ran | notes
         return text
 
     def _held(self, use: Callable[[Write], str]) -> str:
@@ -98,6 +102,8 @@ class LocalModel:
         host = self._host
         dtype = resolve_dtype(self._handle.precision, host.device())
         self._ran = {"dtype": str(dtype)}
+        if self._handle.compile_step:
+            self._ran |= left_out("models that see are not compiled")
         model = load(self.found, dtype, host)
         reader = load_reader(self.found)
         with resident([model], host.device(), host), torch.no_grad():
@@ -183,9 +189,24 @@ def _read_reader(folder: Path) -> Reader:
 
 
 def generate(
-    model: PreTrainedModel, reader: Reader, chat: Chat, picture: Picture | None, request: ExpandRequest, host: Host
+    model: PreTrainedModel,
+    reader: Reader,
+    chat: Chat,
+    picture: Picture | None,
+    request: ExpandRequest,
+    host: Host,
+    step: CompiledStep | None = None,
 ) -> Answer:
     """Return what the model answers; the same as `generate` gives for the same seed.
+
+    Args:
+        model: on the device it computes on.
+        reader: of the same model.
+        chat: what it is told.
+        picture: what it looks at; for models with eyes.
+        request: how it writes.
+        host: shown the answer while it grows.
+        step: has its code compiled.
 
     Raises:
         PiyingError: the text is too long for the model, or the model fails.
@@ -195,7 +216,7 @@ def generate(
         encoded = encode(reader.tokenizer, reader.images, chat, picture)
         _check_room(model, encoded, request)
         criterion = watch(progress, encoded.length, lambda tokens: clean_answer(_decode(reader, tokens)))
-        tokens = _run(model, encoded, request, criterion, host.device())
+        tokens = _run(model, encoded, request, criterion, host.device(), step)
     except BROKEN as error:
         reason = " ".join(str(error).split())[:300]
         raise PiyingError(
@@ -208,20 +229,27 @@ def generate(
 
 
 def _run(
-    model: PreTrainedModel, encoded: Encoded, request: ExpandRequest, criterion: Any, device: str
+    model: PreTrainedModel,
+    encoded: Encoded,
+    request: ExpandRequest,
+    criterion: Any,
+    device: str,
+    step: CompiledStep | None,
 ) -> torch.Tensor:
     """Return the tokens of the answer [n], on the CPU."""
     import torch
     from transformers import StoppingCriteriaList
 
-    # generate() draws from torch's global generator: fork it, so that nobody else's draws change.
-    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
-        torch.manual_seed(request.seed)
-        tokens = model.generate(
-            **encoded.on(device, model.dtype),
-            **sampling_arguments(request),
-            stopping_criteria=StoppingCriteriaList([criterion]),
-        )
+    arguments = encoded.on(device, model.dtype) | sampling_arguments(request)
+
+    def write(**further: Any) -> torch.Tensor:
+        # generate() draws from torch's global generator: fork it, so that nobody else's draws change.
+        with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
+            torch.manual_seed(request.seed)
+            watching = StoppingCriteriaList([criterion])
+            return model.generate(**arguments, stopping_criteria=watching, **further)  # type: ignore[no-any-return]
+
+    tokens = write() if step is None else step.use(write, encoded.length, request.max_new_tokens)
     return tokens[0, encoded.length :].cpu()
 
 

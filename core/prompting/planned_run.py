@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,15 @@ from ..checkpoints.model_parts import ModelParts
 from ..host import Host
 from ..memory.measure import Meter
 from ..memory.place import placed
+from .compiling import CompiledStep, compiled_step, left_out, why_not
 from .local import Reader, generate, load_reader
 from .memory import BLOCK_LISTS, FP8_KEEP
 from .one_file import finish_alone
 from .writer import Write
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..memory.planned import PhasePlan, Plan
 
 PART, PHASE = "prompt_model", "expand"
@@ -29,6 +33,8 @@ class PromptRun:
 
     Attributes:
         use: asks the model, by the function it is given.
+        compile_step: whether code for writing one token is wanted.
+        notes: is told whether there was any, where it was wanted.
     """
 
     found: FoundModel
@@ -36,6 +42,8 @@ class PromptRun:
     host: Host
     device: str
     meter: Meter
+    compile_step: bool
+    notes: dict[str, Any]
 
     def attempt(self, plan: Plan) -> str:
         """Return what `use` makes of the answers.
@@ -50,10 +58,24 @@ class PromptRun:
         with self.meter.phase(choice):
             reader = load_reader(self.found)
             model = self._load(choice, reader)
-            with placed(model, list(model.model.layers), choice, self.device, self.host), torch.no_grad():
+            with (
+                placed(model, list(model.model.layers), choice, self.device, self.host),
+                torch.no_grad(),
+                self._step(model, choice) as step,
+            ):
                 return self.use(
-                    lambda chat, picture, request: generate(model, reader, chat, picture, request, self.host)
+                    lambda chat, picture, request: generate(model, reader, chat, picture, request, self.host, step)
                 )
+
+    def _step(self, model: PreTrainedModel, choice: PhasePlan) -> AbstractContextManager[CompiledStep | None]:
+        """Return what compiles the model's step where that is wanted and possible."""
+        if not self.compile_step:
+            return nullcontext()
+        reason = why_not(model, choice.placement)
+        if reason:
+            self.notes |= left_out(reason)
+            return nullcontext()
+        return compiled_step(model, self.notes)
 
     def _load(self, choice: PhasePlan, reader: Reader) -> Any:
         from transformers import GenerationConfig

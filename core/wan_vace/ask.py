@@ -14,42 +14,39 @@ from ..memory.plan import plan
 from ..memory.search import largest
 from ..sizes import MULTIPLE
 from .memory import BLOCK_LISTS, FP8_KEEP, work
-from .request import (
-    DEFAULT_CFG,
-    DEFAULT_FRAMES,
-    DEFAULT_HEIGHT,
-    DEFAULT_STEPS,
-    DEFAULT_WIDTH,
-    FRAME_STEP,
-    MIN_FRAMES,
-)
+from .request import DEFAULT_CFG, FRAME_STEP, MIN_FRAMES, VACERequest, check_measures
+from .speed import vae_types, with_speed
 
 
-def ask(
-    handle: ModelHandle,
-    host: Host,
-    width: int = DEFAULT_WIDTH,
-    height: int = DEFAULT_HEIGHT,
-    num_frames: int = DEFAULT_FRAMES,
-    references: int = 0,
-    cfg: float = DEFAULT_CFG,
-    steps: int = DEFAULT_STEPS,
-    task: bool = True,
-) -> Answer:
-    """Return the plan of a video; see `memory.work` for the arguments.
+def ask(handle: ModelHandle, host: Host, request: VACERequest, references: int = 0, task: bool = True) -> Answer:
+    """Return the plan of a video, its `speed` without a distilled LoRA's steps; see `memory.work` for the rest.
 
     Raises:
-        PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
+        PiyingError: a measure for speed is out of range, the model is neither installed nor listed with its sizes, or
+            the device cannot be used.
     """
+    check_measures(request)
     name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
     machine = read_machine(host)
-    phases = work(components, width, height, num_frames, references, cfg, steps, task)
+    request = with_speed(request)
+    size = (request.width, request.height, request.num_frames)
+    phases = work(
+        components,
+        *size,
+        references=references,
+        cfg=request.cfg,
+        steps=request.steps,
+        task=task,
+        step_cache=request.step_cache > 0,
+        batch_cfg=request.batch_cfg,
+        vae=vae_types(request.vae_precision, request.speed),
+    )
     made = plan(
         phases,
         machine,
         precision=handle.precision,
         memory=handle.memory,
-        advise=lambda: what_fits(components, machine, handle, width, height, num_frames, references, cfg),
+        advise=lambda: what_fits(components, machine, handle, *size, references, request.cfg),
     )
     return Answer(name, made, machine)
 

@@ -90,12 +90,22 @@ def condition(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
             It may compute in chunks and tiles, on any device; latents are joined where they arrive.
         inputs: from `prepare`.
     """
+    return with_mask(encoded(encode, inputs), inputs)
+
+
+def encoded(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
+    """Return what of `condition` the VAE makes, [1, 2z, R + T, H / 8, W / 8]; see there for the arguments."""
     latents = _video_latents(encode, inputs)
     # The authors' order: the first reference is the first latent frame.
     pictures = [encode(picture[None, :, None]) for picture in inputs.references]
     front = [torch.cat([picture, torch.zeros_like(picture)], dim=1) for picture in pictures]
-    mask = fold_mask(inputs.mask, len(pictures)).to(latents)
-    return torch.cat([torch.cat([*front, latents], dim=2), mask], dim=1)
+    return torch.cat([*front, latents], dim=2)
+
+
+def with_mask(latents: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
+    """Return `condition`'s result from that of `encoded`."""
+    mask = fold_mask(inputs.mask, len(inputs.references)).to(latents)
+    return torch.cat([latents, mask], dim=1)
 
 
 def _video_latents(encode: Encode, inputs: VACEInputs) -> torch.Tensor:

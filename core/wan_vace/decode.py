@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
 Step = Callable[[int], None]
+Check = Callable[["torch.Tensor"], None]
 
 
-def decode(vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool, step: Step) -> torch.Tensor:
-    """Return frames [N, H, W, 3] float32 in 0..1 on the CPU, equal to what WanVACEPipeline decodes.
+def decode(
+    vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool, step: Step, check: Check | None = None
+) -> torch.Tensor:
+    """Return frames [N, H, W, 3] float32 in 0..1 on the CPU, equal to what WanVACEPipeline decodes in fp32.
 
     `AutoencoderKLWan.decode` holds the whole video on the device, twice while it appends to it.
     Here only the frames of one latent frame are there at a time.
@@ -24,6 +27,7 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool, step: Step
         latents: [1, z, T, h, w] as the transformer leaves them.
         tiled: decode in overlapping tiles, blended as `AutoencoderKLWan.tiled_decode` blends them.
         step: told how many of `decode_steps` are done.
+        check: shown each piece before it is brought to 0..1, which hides what overflowed.
     """
     import torch
 
@@ -31,6 +35,8 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool, step: Step
     frames = torch.empty(1 + 4 * (z.shape[2] - 1), z.shape[3] * 8, z.shape[4] * 8, 3)
     pieces = _tiles(vae, z, step) if tiled and _larger_than_a_tile(vae, z) else _chunks(vae, z, step)
     for when, rows, columns, piece in pieces:
+        if check is not None:
+            check(piece)
         shown = (piece[0].clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1)
         frames[when, rows, columns] = shown.permute(1, 2, 3, 0).float().cpu()
     return frames
@@ -46,14 +52,14 @@ def decode_steps(vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool) -> i
 
 
 def denormalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Return latents in the scale of the VAE, on its device and in its number type."""
+    """Return latents in the scale of the VAE, on its device and in its number type, rounded to it once."""
     import torch
 
-    z = latents.to(vae.device, vae.dtype)
+    z = latents.to(vae.device, torch.float32)
     shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(z.device, z.dtype)
-    scale = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(z.device, z.dtype)
-    return z / scale + mean
+    mean = torch.tensor(vae.config.latents_mean, device=z.device).view(shape)
+    scale = 1.0 / torch.tensor(vae.config.latents_std, device=z.device).view(shape)
+    return (z / scale + mean).to(vae.dtype)
 
 
 def _larger_than_a_tile(vae: AutoencoderKLWan, z: torch.Tensor) -> bool:
@@ -109,12 +115,15 @@ def _tiles(vae: AutoencoderKLWan, z: torch.Tensor, step: Step) -> Iterator[Piece
 def _tile(
     vae: AutoencoderKLWan, z: torch.Tensor, top: int, left: int, done: int, step: Step
 ) -> tuple[torch.Tensor, int]:
-    """Return one tile of all frames [1, 3, N, h, w] on the CPU, and the steps done by then."""
+    """Return one tile of all frames [1, 3, N, h, w] on the CPU, and the steps done by then.
+
+    It is float32 whatever the VAE computes in: 16 bits would round each blend once more.
+    """
     import torch
 
     high, wide = vae.tile_sample_min_height // 8, vae.tile_sample_min_width // 8
     cut = z[:, :, :, top : top + high, left : left + wide]
-    frames = torch.empty(1, 3, 1 + 4 * (z.shape[2] - 1), cut.shape[3] * 8, cut.shape[4] * 8, dtype=z.dtype)
+    frames = torch.empty(1, 3, 1 + 4 * (z.shape[2] - 1), cut.shape[3] * 8, cut.shape[4] * 8)
     for index, (when, piece) in enumerate(_in_time(vae, cut)):
         frames[:, :, when] = piece.cpu()
         step(done + index + 1)

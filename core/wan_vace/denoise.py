@@ -32,6 +32,7 @@ def denoise(
     check: Callable[[], None],
     cache: StepCache | None = None,
     steer: Steer | None = None,
+    together: bool = False,
 ) -> torch.Tensor:
     """Return clean latents, float32, shaped like `noise`.
 
@@ -46,20 +47,22 @@ def denoise(
         scale_at: the conditioning scale of a step, from its index and the number of steps.
         on_step: told the number of steps done and the latents; stops the run by raising.
         check: called before every block; stops the run by raising.
-        cache: takes steps again that hardly differ; None computes every one.
+        cache: forecasts steps that hardly differ; None computes every one.
         steer: given the flow of each step, guidance included, before it is followed; the noise level is 1..0.
+        together: predict for both prompts in one batch.
     """
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise
     for index, timestep in enumerate(scheduler.timesteps):
         state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)
         followed = embeds if cfg > 1 else embeds[:1]
+        level = float(scheduler.sigmas[index])
         if cache is not None:
-            cache.begin(index, steps, scale)
-        branches = predict(transformer, state, timestep.expand(1), followed, control, scale, check, cache)
+            cache.begin(index, steps, scale, level)
+        branches = predict(transformer, state, timestep.expand(1), followed, control, scale, check, cache, together)
         flow = branches[0] if len(branches) == 1 else branches[1] + cfg * (branches[0] - branches[1])
         if steer is not None:
-            flow = steer(flow, latents, float(scheduler.sigmas[index]))
+            flow = steer(flow, latents, level)
         latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
         on_step(index + 1, latents)
     return latents

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..memory.components import Component
 from ..memory.encoders import encoding
 from ..memory.work import Phase, Variant
+from .vae_types import EXACT, VAETypes
 
 BLOCK_LISTS = {"text_encoder": ("encoder.block",), "transformer": ("blocks", "vace_blocks"), "vae": ()}
 # The VACE blocks' projections in and out are among the most sensitive to rounding; an embedding is no Linear layer.
@@ -21,6 +22,7 @@ FP8_KEEP = {
     "vae": (),
 }
 
+BATCHED = "batched"  # the name of a way of sampling: both prompts in one batch
 TEXT_TOKENS = 512
 HEAD = 128  # width of an attention head; rotary embeddings are two fp32 tables of it
 LATENT_CHANNELS, CONTROL_CHANNELS = 16, 96
@@ -34,7 +36,7 @@ DECODE_BYTES, ENCODE_BYTES, VAE_FIXED_BYTES = 9363, 6650, 785
 DECODE_FLOPS, ENCODE_FLOPS = (10.8e6, 33.8e6), (6.7e6, 20.0e6)
 TILE, TILE_STRIDE = 256, 192  # diffusers' AutoencoderKLWan
 FRAME_BYTES = 12  # a pixel of a frame: three float32
-REMEMBERED = 1.125  # activations a branch: what the blocks added, and every eighth token's first change
+REMEMBERED = 0.125  # activations a branch: every eighth token's first change (StepCache)
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
 
 
@@ -53,7 +55,9 @@ def work(
     steps: int = 50,
     task: bool = True,
     step_cache: bool = False,
+    batch_cfg: bool = False,
     notes: tuple[str, ...] = (),
+    vae: VAETypes = EXACT,
 ) -> tuple[Phase, ...]:
     """Return the phases of a run.
 
@@ -65,17 +69,21 @@ def work(
         cfg: above 1 each step predicts twice, in one pass over the weights.
         steps: denoising steps.
         task: whether there is a video to follow or keep; its two parts are then encoded one by one.
-        step_cache: whether the activations of a step are remembered for the next.
+        step_cache: whether a StepCache looks at the steps.
+        batch_cfg: whether both prompts may go through a block in one batch, where that fits.
         notes: sentences on how it samples, for the plan's text.
+        vae: the number types it may compute in.
     """
     branches = 2 if cfg > 1 else 1
     tokens = (latent_frames(num_frames) + references) * (width // 16) * (height // 16)
     frames = FRAME_BYTES * width * height * num_frames
-    shape = (components["vae"], width, height, num_frames)
+    ways = (True, False) if batch_cfg and branches > 1 else (False,)
+    variants = tuple(sampling_memory(components["transformer"], tokens, branches, step_cache, way) for way in ways)
+    shape = (components["vae"], vae, width, height, num_frames)
     return (
         _encode(components["text_encoder"], branches, frames),
         _vae_phase("condition", *shape, 2 if task else 1),
-        replace(_sample(components["transformer"], tokens, branches, steps, frames, step_cache), notes=notes),
+        replace(_sample(components["transformer"], variants, tokens, branches, steps, frames), notes=notes),
         _vae_phase("decode", *shape, 1),
     )
 
@@ -97,7 +105,9 @@ def _encode(encoder: Component, prompts: int, frames: int) -> Phase:
     )
 
 
-def _sample(transformer: Component, tokens: int, branches: int, steps: int, frames: int, step_cache: bool) -> Phase:
+def _sample(
+    transformer: Component, variants: tuple[Variant, ...], tokens: int, branches: int, steps: int, frames: int
+) -> Phase:
     linear, attention = flops_per_token(transformer, tokens)
     return Phase(
         name="sample",
@@ -107,7 +117,7 @@ def _sample(transformer: Component, tokens: int, branches: int, steps: int, fram
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
         passes=steps,
-        variants=(sampling_memory(transformer, tokens, branches, step_cache),),
+        variants=variants,
         streamable=True,
         host=2 * frames,
         fp8_inputs=_fp8_inputs(transformer, tokens),
@@ -128,20 +138,25 @@ def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
     return blocks * 2.0 * (6 * hidden**2 + 2 * hidden * inner), blocks * 4.0 * (tokens + TEXT_TOKENS) * hidden
 
 
-def sampling_memory(transformer: Component, tokens: int, branches: int, step_cache: bool = False) -> Variant:
+def sampling_memory(
+    transformer: Component, tokens: int, branches: int, step_cache: bool = False, batched: bool = False
+) -> Variant:
     """Return what a prediction holds beside the weights, VACE hints interleaved.
 
     In units of one activation (tokens × hidden): the busiest moment inside a block is its feed-forward
     (3 units and twice the inner width) or the norm in fp32 of the first VACE block (11). Outside are
     the first branch's tokens, control and result, and two units for each further branch. What a
-    StepCache remembers of each comes on top.
+    StepCache remembers of each comes on top. In one batch every branch is inside at once.
     """
     unit = 2 * tokens * transformer.hidden
-    outside = 3 + 2 * (branches - 1) + (REMEMBERED * branches if step_cache else 0)
+    held = branches * (_inside(transformer) + 3) if batched else _inside(transformer) + 3 + 2 * (branches - 1)
+    held += REMEMBERED * branches if step_cache else 0
     pixels = 4 * tokens  # of the latents; a token covers 2 × 2
     latents = pixels * (LATENT_COPIES * LATENT_CHANNELS * 4 + CONTROL_CHANNELS * 2)
+    if batched:
+        latents += branches * pixels * (LATENT_CHANNELS + CONTROL_CHANNELS) * 2
     rotary = tokens * HEAD * 2 * 4
-    return Variant("whole", int(unit * (_inside(transformer) + outside)), fixed=latents + rotary)
+    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary)
 
 
 def _inside(transformer: Component) -> float:
@@ -154,14 +169,18 @@ def _fp8_inputs(transformer: Component, tokens: int) -> int:
     return int(2 * tokens * transformer.hidden * max(0.0, 3 + 5 * ratio - _inside(transformer)))
 
 
-def _vae_phase(name: str, vae: Component, width: int, height: int, num_frames: int, passes: int) -> Phase:
+def _vae_phase(
+    name: str, vae: Component, types: VAETypes, width: int, height: int, num_frames: int, passes: int
+) -> Phase:
     first, further = DECODE_FLOPS if name == "decode" else ENCODE_FLOPS
     wide = vae.hidden / VAE_CHANNELS
     frames = FRAME_BYTES * width * height * num_frames
     return Phase(
         name=name,
         component=vae,
-        computes=("fp32", "bf16"),
+        computes=types.computes,
+        on_cpu=types.on_cpu,
+        why=types.why,
         storages=("fp32",),
         flops=wide**2 * width * height * (first + further * (latent_frames(num_frames) - 1)),
         linear_share=0.0,

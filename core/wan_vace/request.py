@@ -24,6 +24,9 @@ MAX_STEP_CACHE = 1.0
 # Which kernel computes attention; what each is is in attention.py.
 AUTO_ATTENTION, SDPA = "auto", "sdpa"
 ATTENTIONS = (AUTO_ATTENTION, SDPA, "cudnn", "flash", "xformers", "sage")
+# What the VAE computes in; what auto is stands in speed.py.
+AUTO_VAE = "auto"
+VAE_PRECISIONS = (AUTO_VAE, "fp32", "fp16")
 
 # The negative prompt published with Wan2.1 (wan/configs/shared_config.py, sample_neg_prompt).
 NEGATIVE_PROMPT = (
@@ -48,11 +51,13 @@ class VACERequest:
         seed: 0 … 2**64-1.
         cfg_start, cfg_end: shares of the steps between which guidance is on, 0..1; outside of them a step
             follows the prompt alone and takes half the time.
-        step_cache: relative change below which a step takes again what the one before computed (see
-            `step_cache.StepCache`); 0 computes every step.
+        step_cache: relative change below which a step is forecast from those before (see `step_cache.StepCache`); 0
+            computes every step.
         speed: one of `SPEEDS`, a bundle of such measures on top of those set by hand.
         attention: one of `ATTENTIONS`; `auto` is torch's own where `speed` is reference.
         compile_blocks: have `torch.compile` make code for the transformer's blocks, on a card that holds them all.
+        batch_cfg: have each step predict for both prompts in one batch, where memory allows.
+        vae_precision: one of `VAE_PRECISIONS`; `auto` is fp32 where `speed` is reference and on a CPU, else fp16.
     """
 
     prompt: str
@@ -70,6 +75,8 @@ class VACERequest:
     speed: str = REFERENCE
     attention: str = AUTO_ATTENTION
     compile_blocks: bool = False
+    batch_cfg: bool = False
+    vae_precision: str = AUTO_VAE
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
@@ -135,3 +142,5 @@ def check_measures(request: VACERequest) -> None:
         raise PiyingError(f"speed is {request.speed!r}. Choose one of: {', '.join(SPEEDS)}.")
     if request.attention not in ATTENTIONS:
         raise PiyingError(f"attention is {request.attention!r}. Choose one of: {', '.join(ATTENTIONS)}.")
+    if request.vae_precision not in VAE_PRECISIONS:
+        raise PiyingError(f"vae_precision is {request.vae_precision!r}. Choose one of: {', '.join(VAE_PRECISIONS)}.")

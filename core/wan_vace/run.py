@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..host import Host
 from ..memory.devices import named_dtype
 from ..memory.measure import Meter
+from ..memory.overflow import check_of
 from ..memory.place import placed
 from ..memory.store import TensorStore
 from ..preview import LatentPreview, fit_colours
 from .attention import Attention
 from .compiling import compiled, why_not
-from .condition import VACEInputs, condition, encode_with
+from .condition import VACEInputs, encode_with, encoded, with_mask
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .embeds import encode
+from .encoded import EncodedTasks, digest
 from .forward import block_order
+from .memory import BATCHED
 from .model import WanVACEModel
-from .request import VACERequest
+from .request import AUTO_VAE, VACERequest
 from .step_cache import StepCache
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class VACERun:
 
     Attributes:
         attention: which kernel computes it.
-        cache: takes steps again that hardly differ; None computes every one.
+        cache: forecasts steps that hardly differ; None computes every one.
         on_latents: told the video's latents [1, z, T, h, w] once they are there, before they are decoded.
         embeds, control, latents: results of finished phases, on the CPU.
         colours: the preview's map from latent channels to colour.
@@ -86,16 +88,38 @@ class VACERun:
             return encode(prompts, self.model, choice, self.device, self.host)
 
     def _condition(self, choice: PhasePlan) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the control [1, 2z + 64, T, h, w] and the preview's colours."""
+        """Return the control [1, 2z + 64, T, h, w] and the preview's colours.
+
+        Latents of a task that was seen before, with whatever prompt and seed, are not encoded again.
+        """
+        kind = self.device.partition(":")[0]
+        how = f"{choice.compute} {choice.storage} {choice.variant} {choice.placement} {kind}"
+        by = {"vae": self.model.parts.identity("vae"), "as": how}
+        tasks = EncodedTasks.under(self.host.cache_folder(), by)
+        kept = tasks.get(self.inputs)
+        if kept is None:
+            kept = self._encoded_task(choice, tasks)
+            tasks.put(self.inputs, kept)
+        return with_mask(kept["latents"], self.inputs), kept["colours"]
+
+    def _encoded_task(self, choice: PhasePlan, tasks: EncodedTasks) -> dict[str, torch.Tensor]:
+        """Return the task's latents [1, 2z, T, h, w] and the preview's colours, on the CPU."""
+        check = check_of(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
+
+            def checked(video: torch.Tensor) -> torch.Tensor:
+                latents = encode_with(vae, video)
+                check(latents)
+                return latents.cpu()
+
             with placed(vae, [], choice, self.device, self.host):
                 progress = self.host.progress("Preparing the task", 1)
                 with tiling(vae, choice.variant == "tiled"):
-                    control = condition(lambda video: encode_with(vae, video), self.inputs).cpu()
+                    latents = encoded(tasks.gray_once(checked), self.inputs)
                 colours = fit_colours(vae)
                 progress.step(1)
-        return control, colours
+        return {"latents": latents, "colours": colours}
 
     def _latents(self, choice: PhasePlan) -> torch.Tensor:
         """Return latents [1, z, T, h, w], of a run before where one made the very same.
@@ -117,17 +141,15 @@ class VACERun:
         assert self.control is not None
         before = self.inputs.before
         tensors = [self.control, *self.embeds, *([] if before is None else [before.latents, before.weights()])]
-        digest = hashlib.sha256()
-        for tensor in tensors:
-            digest.update(tensor.float().contiguous().numpy().tobytes())
-        steps = self.request.steps
+        steps, kind = self.request.steps, self.device.partition(":")[0]
         return {
             "model": self.model.parts.identity("transformer"),
-            "as": f"{choice.compute} {choice.storage} {choice.fp8_matmul} {self.device.partition(':')[0]}",
+            "as": f"{choice.compute} {choice.storage} {choice.fp8_matmul} {choice.variant} {kind}",
             "attention": self.attention.name,
-            "request": asdict(self.request),
+            # What the VAE computes in is in the control already, and decoding is not part of the latents.
+            "request": asdict(replace(self.request, vae_precision=AUTO_VAE)),
             "scales": [self.inputs.scale_at(step, steps) for step in range(steps)],
-            "tensors": digest.hexdigest(),
+            "tensors": digest(tensors),
         }
 
     def _sample(self, choice: PhasePlan) -> torch.Tensor:
@@ -138,7 +160,7 @@ class VACERun:
                 self.attention.used(choice.compute),
                 self._compiled(transformer, choice),
             ):
-                latents = self._loop(transformer, named_dtype(choice.compute))
+                latents = self._loop(transformer, choice)
             if self.cache is not None:
                 self.cache.let_go()
         return latents[:, :, len(self.inputs.references) :].cpu()
@@ -153,11 +175,12 @@ class VACERun:
             return nullcontext()
         return compiled(transformer)
 
-    def _loop(self, transformer: WanVACETransformer3DModel, dtype: torch.dtype) -> torch.Tensor:
+    def _loop(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
         """Return latents of references and video on the device."""
         import torch
 
         assert self.control is not None and self.colours is not None
+        dtype = named_dtype(choice.compute)
         request, before = self.request, self.inputs.before
         # On the CPU, so that one seed gives one video on every card.
         generator = torch.Generator("cpu").manual_seed(request.seed)
@@ -180,12 +203,13 @@ class VACERun:
             self.host.check_cancelled,
             self.cache,
             None if before is None else before.steer(len(self.inputs.references)),
+            choice.variant == BATCHED,
         )
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
-        tiled = choice.variant == "tiled"
+        tiled, check = choice.variant == "tiled", check_of(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
             with placed(vae, [], choice, self.device, self.host):
                 progress = self.host.progress("Decoding", decode_steps(vae, latents, tiled))
-                return decode(vae, latents, tiled, progress.step)
+                return decode(vae, latents, tiled, progress.step, check)

@@ -19,7 +19,7 @@ from .memory import work
 from .model import load, warn_if_not_made_for, warn_if_untrained
 from .request import VACERequest, check_request
 from .run import VACERun
-from .speed import explained, with_speed
+from .speed import explained, vae_types, with_speed
 from .step_cache import StepCache
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ def make(
         steps=request.steps,
         task=has_task,
         step_cache=request.step_cache > 0,
+        batch_cfg=request.batch_cfg,
         notes=(attention.why,),
+        vae=vae_types(request.vae_precision, request.speed),
     )
 
     def advise(machine: Machine) -> str:
@@ -113,5 +115,5 @@ def make(
 
     with torch.no_grad():
         frames, ran = carry_out(phases, handle, host, run, advise, told)
-    done = {"attention": attention.name} | ({"steps_taken_again": cache.skipped} if cache else {})
+    done = {"attention": attention.name} | ({"steps_forecast": cache.skipped} if cache else {})
     return frames, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request), **done}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .request import REFERENCE, VACERequest
+from .request import AUTO_VAE, REFERENCE, VACERequest
+from .vae_types import EXACT, HALF, VAETypes
 
 FEW_STEPS = 12  # what distilled models take; there is nothing to leave out of so few
 
@@ -16,16 +17,20 @@ class Speed:
     Attributes:
         steps: share of the steps that are taken.
         step_cache: see `step_cache.StepCache`.
+        batch_cfg: see `VACERequest`.
+        vae: the number type of the VAE on a card.
     """
 
     steps: float = 1.0
     step_cache: float = 0.0
+    batch_cfg: bool = True
+    vae: str = "fp16"
 
 
 # Chosen by what benchmarks/speed.py measures on the built-in model (docs/speed.md): half the steps save most time, a
 # low step_cache gives up next to nothing, and guidance left out saves least: that is left to be set by hand.
 BUNDLES = {
-    REFERENCE: Speed(),
+    REFERENCE: Speed(batch_cfg=False, vae="fp32"),
     "balanced": Speed(step_cache=0.06),
     "fast": Speed(steps=0.5, step_cache=0.06),
     "draft": Speed(steps=0.5, step_cache=0.25),
@@ -35,13 +40,31 @@ BUNDLES = {
 def with_speed(request: VACERequest) -> VACERequest:
     """Return a request with the measures its `speed` stands for; what was set by hand stays."""
     bundle = BUNDLES[request.speed]
-    if request.speed == REFERENCE or request.steps <= FEW_STEPS:
+    if request.speed == REFERENCE:
+        return request
+    request = replace(request, batch_cfg=request.batch_cfg or bundle.batch_cfg)
+    if request.steps <= FEW_STEPS:
         return request
     return replace(
         request,
         steps=max(1, round(request.steps * bundle.steps)),
         step_cache=request.step_cache or bundle.step_cache,
     )
+
+
+def vae_types(vae_precision: str = AUTO_VAE, speed: str = REFERENCE) -> VAETypes:
+    """Return the number types that the VAE may compute in; one that is set by hand holds on a CPU too.
+
+    Args:
+        vae_precision: one of `request.VAE_PRECISIONS`.
+        speed: one of `request.SPEEDS`.
+    """
+    by_hand = vae_precision != AUTO_VAE
+    if (vae_precision if by_hand else BUNDLES[speed].vae) == "fp32":
+        return EXACT
+    said = f"vae_precision is {vae_precision}" if by_hand else f"speed is {speed}"
+    why = f"fp16 in place of fp32, because {said}."
+    return VAETypes(HALF, HALF, why) if by_hand else VAETypes(HALF, why=why)
 
 
 def explained(asked: VACERequest, done: VACERequest) -> list[str]:
@@ -54,7 +77,7 @@ def explained(asked: VACERequest, done: VACERequest) -> list[str]:
             f"Guidance from {done.cfg_start:.0%} to {done.cfg_end:.0%} of the steps; the others take half as long."
         )
     if done.step_cache:
-        said.append(f"Steps that change by less than {done.step_cache:.0%} take again what the one before computed.")
+        said.append(f"Steps that change by less than {done.step_cache:.0%} are forecast from those before.")
     if asked.speed != REFERENCE and asked.steps <= FEW_STEPS:
         said.append(f"speed is {asked.speed}, and {asked.steps} steps are few already: they stay as they are.")
     return said

@@ -1,13 +1,15 @@
-"""Steps that are nearly like the one before: what the blocks did then is taken again.
+"""Steps that can be foretold: what the model would predict is forecast from the steps before.
 
-The idea of first-block caching (chengzeyi, ParaAttention; diffusers' `FirstBlockCacheConfig`), for the
-interleaved forward with its VACE blocks: the first block runs in every step, and where its change to the
-tokens is nearly what it was in the last step computed in full, what all further blocks and hints
-added then is added again.
+When a step may be foretold is told by its first block, as in first-block caching (chengzeyi, ParaAttention;
+diffusers' `FirstBlockCacheConfig`): that block runs in every step, and the others only where what it changes
+differs from the last step computed in full. What is foretold is the prediction itself, by a straight line through
+the two computed last, of which half is followed (TaylorSeer, Liu et al. 2025, forecasts features by such lines; the
+idea of a damped trend is Gardner's and McKenzie's, 1985). Nothing as large as an activation is remembered.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,14 +18,17 @@ if TYPE_CHECKING:
     import torch
 
 # The first steps lay out the picture and the last one cleans it; neither is guessed.
-FIRST_SHARE, FIRST_LEAST, LAST = 0.15, 2, 1
+FIRST_SHARE, FIRST_LEAST, LAST = 0.15, 3, 1
 MOST_IN_A_ROW = 3
 EVERY = 8  # one token in so many is compared, which costs an eighth of an activation to remember
+# How much of the line is followed, and never further than its two points are apart: repeating the last prediction (0)
+# lags behind, all of the line (1) overshoots.
+DAMPING = 0.5
 
 
 @dataclass
 class StepCache:
-    """What one run remembers of the last step computed in full.
+    """What one run remembers of the steps computed in full.
 
     Attributes:
         threshold: relative change of the first block's contribution below which a step is not
@@ -33,11 +38,12 @@ class StepCache:
 
     threshold: float
     skipped: int = 0
-    _may: bool = False
+    _inside: bool = False
     _row: int = 0
     _scale: float = 0.0
+    _level: float = 0.0
     _seen: list[torch.Tensor] = field(default_factory=list)
-    _rest: list[torch.Tensor] = field(default_factory=list)
+    _made: deque[tuple[float, list[torch.Tensor]]] = field(default_factory=lambda: deque(maxlen=2))
 
     def clear(self) -> None:
         """Forget everything: the first step comes again."""
@@ -45,16 +51,23 @@ class StepCache:
         self.let_go()
 
     def let_go(self) -> None:
-        """Give back the activations: they are on the card."""
-        self._seen, self._rest = [], []
+        """Give back the tensors: they are on the card."""
+        self._seen = []
+        self._made.clear()
 
-    def begin(self, step: int, steps: int, scale: float) -> None:
-        """Tell which step comes, from 0, of how many, and the strength of the control in it."""
+    def begin(self, step: int, steps: int, scale: float, level: float) -> None:
+        """Tell what comes.
+
+        Args:
+            step: its number, from 0, of `steps`.
+            scale: the strength of the control in it.
+            level: its noise level, 1..0.
+        """
         first = max(FIRST_LEAST, round(FIRST_SHARE * steps))
-        inside = first <= step < steps - LAST
-        # What the blocks added was added with another strength: it says nothing about this step.
-        self._may = inside and self._row < MOST_IN_A_ROW and scale == self._scale
-        self._scale = scale
+        self._inside = first <= step < steps - LAST
+        if scale != self._scale:
+            self._made.clear()  # predictions under another strength say nothing about this one
+        self._scale, self._level = scale, level
 
     def skips(self, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> bool:
         """Return whether the blocks behind the first one need not run.
@@ -62,21 +75,29 @@ class StepCache:
         Args:
             before, after: each prompt's tokens [batch, tokens, dim], around the first block.
         """
-        now = [(out - into)[:, ::EVERY] for into, out in zip(before, after, strict=True)]
-        if self._may and len(self._rest) >= len(now) and self._change(now) < self.threshold:
+        now = [out[:, ::EVERY] - into[:, ::EVERY] for into, out in zip(before, after, strict=True)]
+        if self._may(len(now)) and self._change(now) < self.threshold:
             self._row += 1
             self.skipped += 1
             return True
-        self._row, self._seen, self._rest = 0, now, []
+        self._row, self._seen = 0, now
         return False
 
-    def again(self, after: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return each prompt's tokens behind the last block, from those behind the first one."""
-        return [tokens + rest for tokens, rest in zip(after, self._rest[: len(after)], strict=True)]
+    def forecast(self, prompts: int) -> list[torch.Tensor]:
+        """Return what the model would predict, for so many prompts."""
+        (early, older), (late, newer) = self._made
+        ahead = DAMPING * min(1.0, (self._level - late) / (late - early))
+        pairs = zip(older[:prompts], newer[:prompts], strict=True)
+        return [last + ahead * (last - former) for former, last in pairs]
 
-    def keep(self, after: Sequence[torch.Tensor], final: Sequence[torch.Tensor]) -> None:
-        """Remember what the blocks behind the first one added."""
-        self._rest = [last - first for first, last in zip(after, final, strict=True)]
+    def keep(self, predictions: list[torch.Tensor]) -> None:
+        """Remember the prediction for each prompt in a step computed in full."""
+        self._made.append((self._level, predictions))
+
+    def _may(self, prompts: int) -> bool:
+        """Whether a forecast is allowed now, and two predictions for as many prompts are there to make it from."""
+        known = len(self._made) == 2 and all(len(predictions) >= prompts for _, predictions in self._made)
+        return known and self._inside and self._row < MOST_IN_A_ROW
 
     def _change(self, now: Sequence[torch.Tensor]) -> float:
         """Return the largest relative change of any prompt, by the mean of absolute values."""

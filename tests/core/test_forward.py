@@ -132,6 +132,28 @@ def test_every_prompt_may_have_its_own_video(transformer):
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("prompts", [1, 2, 3])
+def test_prompts_in_one_batch_are_predicted_alike(transformer, prompts):
+    given = inputs(transformer, prompts)
+    ran = []
+    hook = transformer.blocks[0].register_forward_pre_hook(lambda _, taken: ran.append(len(taken[0])))
+    with torch.no_grad():
+        found = predict(transformer, *given, together=True)
+    hook.remove()
+    assert ran == [prompts]
+    for ours, theirs in zip(found, plain(transformer, *given), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_in_one_batch_every_prompt_keeps_its_own_video_and_strengths(transformer):
+    (latents, timestep, embeds, control), other = inputs(transformer), inputs(transformer)[0].flip(2)
+    given = [latents, other], timestep, embeds, [control, control * 0.5], [0.3, 1.7]
+    with torch.no_grad():
+        apart, together = predict(transformer, *given), predict(transformer, *given, together=True)
+    for ours, theirs in zip(together, apart, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_batches(transformer):
     given = inputs(transformer, batch=2)
     with torch.no_grad():

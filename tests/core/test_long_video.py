@@ -25,7 +25,7 @@ from piying.core.wan_vace.long.colour import colours_of, colours_of_all, matched
 from piying.core.wan_vace.long.cut import cut
 from piying.core.wan_vace.long.make import make_long_video
 from piying.core.wan_vace.long.request import LongRequest, check_lengths, check_long_request, shown, windows
-from piying.core.wan_vace.long.shelf import Shelf
+from piying.core.wan_vace.long.shelf import Finished, Shelf, rounded
 from piying.core.wan_vace.model import load
 from piying.core.wan_vace.request import VACERequest
 from piying.core.wan_vace.sample import sample
@@ -505,10 +505,12 @@ def test_the_shelf_keeps_eight_bits_exactly_and_lets_the_oldest_go(tmp_path, mon
     shelf = Shelf(tmp_path / "shelf")
     assert not shelf.has("a", 5)
     for name in "abc":
-        shelf.put(name, clip(5), torch.full((1, 2, 3), 0.1))
-    assert torch.equal(shelf.last("a", 2), clip(5)[-2:]) and torch.equal(shelf.first("b"), clip(5)[0])
+        shelf.put(name, Finished(rounded(clip(5)), torch.full((1, 2, 3), 0.1)))
+    shelf.put("plain", Finished(rounded(clip(5))))
+    back = shelf.get("a")
+    assert torch.equal(back.last(2), clip(5)[-2:]) and torch.equal(back.frames, rounded(clip(5)))
     assert shelf.has("a", 5) and not shelf.has("a", 6)
-    assert torch.equal(shelf.latents("a"), torch.full((1, 2, 3), 0.1)) and shelf.latents("d") is None
+    assert torch.equal(back.latents, torch.full((1, 2, 3), 0.1)) and shelf.get("plain").latents is None
     monkeypatch.setattr("piying.core.wan_vace.long.shelf.KEPT_BYTES", 0)
     shelf.let_go(["b"])
     assert [shelf.has(name, 5) for name in "abc"] == [False, True, False]

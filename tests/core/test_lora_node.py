@@ -27,6 +27,7 @@ from .formats import models, writers
 
 REQUEST = VACERequest("the red cat", width=32, height=32, num_frames=5, steps=2, seed=3)
 HANDLE = ModelHandle(WAN_VACE, "built-in")
+SMALL = VACERequest("", width=32, height=32, num_frames=5)
 NODES = piying.NODE_CLASS_MAPPINGS
 RANK = 4
 
@@ -192,8 +193,7 @@ def test_the_plan_counts_what_is_kept_beside_the_weights(host, layers, tmp_path)
     largest = max(sum(p.numel() for p in block.parameters()) for block in transformer.blocks)
     assert heavier.largest_block("fp32", "fp32") >= 4 * largest
     assert (
-        ask(handle, host, 32, 32, 5).plan.phase("sample").weights
-        > ask(HANDLE, host, 32, 32, 5).plan.phase("sample").weights
+        ask(handle, host, SMALL).plan.phase("sample").weights > ask(HANDLE, host, SMALL).plan.phase("sample").weights
     )
 
 
@@ -205,7 +205,7 @@ def test_a_lora_for_a_model_of_another_size_is_refused_before_anything_is_read(h
     ):
         sample(add(HANDLE, "big.safetensors"), REQUEST, host)
     with pytest.raises(PiyingError, match="Choose a LoRA made for this model"):
-        ask(add(HANDLE, "big.safetensors"), host, 32, 32, 5)
+        ask(add(HANDLE, "big.safetensors"), host, SMALL)
 
 
 def test_one_that_does_not_fit_does_not_stay(host, layers, tmp_path):

@@ -11,6 +11,7 @@ from piying.core.hunyuan_dit import memory as hunyuan
 from piying.core.memory.components import Block, Component
 from piying.core.memory.cost import PROCESS_RAM, STAGED
 from piying.core.memory.machine import Machine, synthetic
+from piying.core.memory.overflow import without
 from piying.core.memory.plan import plan
 from piying.core.memory.planned import amount
 from piying.core.memory.report import after, table
@@ -19,6 +20,7 @@ from piying.core.memory.work import Phase, Variant
 from piying.core.prompting import memory as prompting
 from piying.core.wan_vace import memory as wan
 from piying.core.wan_vace.ask import what_fits
+from piying.core.wan_vace.speed import vae_types
 
 GB = 2**30
 MB = 10**6
@@ -166,7 +168,9 @@ def test_low_vram_streams():
 def test_precision_overrules_all_but_the_vae():
     assert one(precision="fp32").phases[0].compute == "fp32"
     assert one(precision="fp32").phases[0].vram == 2 * 1550 * MB
-    assert one(precision="bf16", computes=("fp32", "bf16"), storages=("fp32",)).phases[0].compute == "fp32"
+    vae = {"computes": ("fp32", "fp16"), "on_cpu": ("fp32",), "storages": ("fp32",)}
+    assert one(precision="bf16", **vae).phases[0].compute == "fp32"
+    assert one(CPU, precision="bf16", **vae).phases[0].compute == "fp32"
 
 
 def test_a_lesser_type_only_where_nothing_else_fits():
@@ -351,6 +355,46 @@ def test_without_a_card_nothing_is_said_of_one():
 def cells(text):
     """Return the words of each line that stand apart."""
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
+
+
+VAE_TYPES = [
+    ({}, "fp32", "fp32"),
+    ({"speed": "fast"}, "fp16", "fp32"),
+    ({"speed": "fast", "vae_precision": "fp32"}, "fp32", "fp32"),
+    ({"vae_precision": "fp16"}, "fp16", "fp16"),
+]
+
+
+@pytest.mark.parametrize(("asked", "on_card", "on_cpu"), VAE_TYPES)
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
+def test_what_the_vae_computes_in(asked, on_card, on_cpu, precision):
+    phases = wan.work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81, vae=vae_types(**asked))
+    for machine, expected in ((synthetic(24, 64), on_card), (CPU, on_cpu)):
+        made = plan(phases, machine, precision=precision)
+        assert {made.phase(name).compute for name in ("condition", "decode")} == {expected}
+        reason = [line for line in made.reasons if "in place of fp32, because" in line]
+        said = "vae_precision is fp16" if "vae_precision" in asked else "speed is fast"
+        assert [said in line for line in reason] == [True] * (2 if expected == "fp16" else 0)
+
+
+def test_fp16_saves_the_vae_memory_and_time():
+    components = listed_components("wan2.1-vace-1.3b")
+    exact, half = (
+        plan(wan.work(components, 832, 480, 81, vae=vae_types(name)), synthetic(24, 64)).phase("decode")
+        for name in ("fp32", "fp16")
+    )
+    assert 1.8 < exact.vram / half.vram < 2.1
+    assert exact.seconds == pytest.approx(4 * half.seconds)
+
+
+def test_the_vae_steps_down_to_fp16():
+    decode = wan.work(listed_components("wan2.1-vace-1.3b"), 1280, 720, 81)[-1]
+    machine = replace(synthetic(6, 32), vram_free=2000 * 2**20)
+    made = plan((decode,), machine)
+    assert made.phases[0].choice == "fp16, resident, tiled"
+    assert "decode: fp32 is advised and does not fit." in made.reasons
+    overflowed = plan(without((decode,), [("decode", "fp16")]), machine)
+    assert overflowed.phases[0].choice == "bf16, resident, tiled"
 
 
 def test_a_vae_that_fits_no_card_runs_beside_it():

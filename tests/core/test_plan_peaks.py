@@ -89,18 +89,25 @@ WAN_ROWS = [("wan2.1-vace-1.3b", 12, 8960), ("wan2.1-vace-14b", 40, 13824)]
 
 
 @pytest.mark.parametrize(("name", "heads", "inner"), WAN_ROWS)
-@pytest.mark.parametrize(("width", "height", "branches"), [(832, 480, 2), (1280, 720, 1)])
-def test_sampling_a_video(name, heads, inner, width, height, branches):
+@pytest.mark.parametrize(
+    ("width", "height", "branches", "batched"), [(832, 480, 2, False), (1280, 720, 1, False), (832, 480, 2, True)]
+)
+def test_sampling_a_video(name, heads, inner, width, height, branches, batched):
     from piying.core.wan_vace.forward import predict
 
     model, shape = transformer(heads, inner), (21, height // 8, width // 8)
     latents, control, timestep = on_meta(1, 16, *shape), on_meta(1, 96, *shape), on_meta(1)
     embeds = [on_meta(1, 512, 4096) for _ in range(branches)]
     measured = peak(
-        model, lambda: predict(model, latents, timestep, embeds, control), latents, control, timestep, *embeds
+        model,
+        lambda: predict(model, latents, timestep, embeds, control, together=batched),
+        latents,
+        control,
+        timestep,
+        *embeds,
     )
     component = listed_components(name)["transformer"]
-    predicted = wan.sampling_memory(component, 21 * width * height // 256, branches).peak("bf16")
+    predicted = wan.sampling_memory(component, 21 * width * height // 256, branches, batched=batched).peak("bf16")
     assert predicted == pytest.approx(measured, rel=0.05)
     assert predicted >= measured  # the latents that the loop holds are in the prediction alone
 

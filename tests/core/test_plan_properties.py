@@ -14,6 +14,8 @@ from piying.core.memory.machine import Machine
 from piying.core.memory.plan import MARGIN, plan
 from piying.core.memory.work import Phase, Variant
 from piying.core.wan_vace import memory as wan
+from piying.core.wan_vace.request import VAE_PRECISIONS
+from piying.core.wan_vace.speed import vae_types
 
 GB = 2**30
 VIDEO_MODELS = [
@@ -54,9 +56,10 @@ def videos(draw):
     """The work of some video, as a function of its size and length."""
     components = draw(st.sampled_from(VIDEO_MODELS))
     references, cfg, steps = draw(st.integers(0, 3)), draw(st.sampled_from([1.0, 5.0])), draw(st.integers(1, 60))
+    vae = vae_types(draw(st.sampled_from(VAE_PRECISIONS)))
 
     def work(width, height, frames):
-        return wan.work(components, width, height, frames, references, cfg, steps)
+        return wan.work(components, width, height, frames, references, cfg, steps, vae=vae)
 
     return work
 
@@ -71,7 +74,8 @@ def phases(draw):
     return Phase(
         name="sample",
         component=component,
-        computes=draw(st.sampled_from([("bf16",), ("fp32", "bf16")])),
+        computes=draw(st.sampled_from([("bf16",), ("fp32", "bf16"), ("fp16", "fp32", "bf16")])),
+        on_cpu=draw(st.sampled_from([(), ("fp32",), ("fp16", "fp32")])),
         storages=draw(st.sampled_from([("bf16",), ("bf16", "fp8"), ("fp8",)])),
         flops=draw(st.floats(0, 1e18)),
         linear_share=draw(st.floats(0, 0.99)),

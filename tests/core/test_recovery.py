@@ -178,14 +178,14 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
     class Marker(torch.Tensor):
         pass
 
-    def fails_once(vae, latents, tiled, step):
+    def fails_once(vae, latents, tiled, step, check):
         if not alive:
             marker = torch.zeros(1000).as_subclass(Marker)
             alive.append(True)
             raise torch.OutOfMemoryError(f"CUDA out of memory: {marker.shape}")
         gc.collect()
         alive.append([found for found in gc.get_objects() if type(found) is Marker])
-        return real(vae, latents, tiled, step)
+        return real(vae, latents, tiled, step, check)
 
     monkeypatch.setattr(run, "decode", fails_once)
     film(fresh(tmp_path, "cache"))

@@ -6,6 +6,7 @@ import pytest
 from piying.core.checkpoints.choose import PROMPT, ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.host import HeadlessHost, set_host
+from piying.nodes.loaders import PiyingLoadPromptModel
 from piying.nodes.prompt import PiyingExpandPrompt
 from piying.nodes.prompt_server import PiyingPromptServer
 
@@ -28,6 +29,13 @@ def test_a_workflow_from_before_still_runs():
     assert shown["ui"]["text"] == [text]
     record = extra["piying"]["7"]
     assert (record["prompt"], record["expanded"], record["model"]) == ("a red circle", text, "built-in")
+
+
+def test_compiling_is_off_unless_asked_for():
+    handles = [
+        PiyingLoadPromptModel().load("built-in", "auto", "auto", *asked)[0] for asked in ((), (False,), (True,))
+    ]
+    assert [handle.compile_step for handle in handles] == [False, False, True]
 
 
 def test_a_run_that_fell_back_is_run_again():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,24 +13,21 @@ from ...checkpoints.choose import ModelHandle
 from ...errors import PiyingError
 from ...host import Host, Progress
 from ...media.naming import writing
-from ...media.video import write_mp4
 from ...portion import PARTS, Portion
 from ..compose import Canvas, lay, with_given
 from ..condition import VACEInputs, paste, references_on_white
 from ..distilled import with_distilled
 from ..model import WanVACEModel, load
-from ..request import FPS, FRAME_STEP
+from ..request import FRAME_STEP
 from ..sample import make
 from ..task import Layer, Strength, VACETask
 from ..turning import Before
-from .colour import colours_of_all, matched, pulled_back
+from .colour import matched, pulled_back
 from .cut import cut
+from .earlier import Earlier
+from .reel import Part, Reel, reel
 from .request import LongRequest, Window, check_long_request, shown, window_request, windows
-from .shelf import Shelf, key_of
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from .shelf import Finished, Shelf, key_of, rounded
 
 log = logging.getLogger("piying")
 
@@ -57,7 +52,8 @@ def make_long_video(
 
     The windows are made one after the other. Each is given the last frames of the one before it, as
     VACE's `firstclip` does, and the part of the task that lies in it. What is finished is kept on disk without
-    loss, so that memory does not depend on the length, and a run that was stopped goes on behind it.
+    loss, so that memory does not depend on the length, and a run that was stopped goes on behind it. That, and the
+    writing of the video, is done beside the making of the next windows.
 
     Args:
         task: made for the whole length.
@@ -78,22 +74,12 @@ def make_long_video(
     # By its name: `auto` may mean another model by the time of the last window.
     film = _Film(replace(handle, model=model.found.name), request, host, task or VACETask(), model)
     film.check()
-    keys, record = film.make()
-    shown_of = shown(film.windows, request.overlap)
-    with writing(host.folder("temp"), "piying/long", ".mp4") as output:
-        frames = _joined(film.shelf, list(zip(keys, shown_of, strict=True)), host)
-        write_mp4(output.path, frames, Fraction(FPS), audio=audio)
-    assert output.path is not None
+    with (
+        writing(host.folder("temp"), "piying/long", ".mp4") as output,
+        reel(film.shelf, output.path, audio, host.check_cancelled) as taker,
+    ):
+        record = film.make(taker)
     return output.path, record
-
-
-def _joined(shelf: Shelf, parts: list[tuple[str, tuple[int, int]]], host: Host) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the frames of the whole video, one in memory at a time."""
-    for key, (first, behind) in parts:
-        for index, frame in enumerate(shelf.read(key)):
-            host.check_cancelled()
-            if first <= index < behind:
-                yield frame
 
 
 @dataclass
@@ -106,12 +92,14 @@ class _Film:
     task: VACETask
     model: WanVACEModel
     shelf: Shelf = field(init=False)
+    earlier: Earlier = field(init=False)
     windows: list[Window] = field(init=False)
     told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         request = self.request
         self.shelf = Shelf(self.host.cache_folder() / "long_video")
+        self.earlier = Earlier(self.shelf)
         self.windows = windows(request.video.num_frames, request.window, request.overlap)
 
     def check(self) -> None:
@@ -126,30 +114,30 @@ class _Film:
         if not to_make:
             raise PiyingError("The task keeps every pixel of every frame, so nothing is left to make.")
 
-    def make(self) -> tuple[list[str], dict[str, Any]]:
-        """Return the keys of all windows, which are then on the shelf, and a record."""
+    def make(self, taker: Reel) -> dict[str, Any]:
+        """Have `taker` take all windows, and return a record."""
         bar = self.host.progress("Long video", len(self.windows) * PARTS)
         keys: list[str] = []
         ran: dict[str, Any] = {}
         resumed = 0
-        for window in self.windows:
+        for window, (first, behind) in zip(self.windows, shown(self.windows, self.request.overlap), strict=True):
             canvas = self._canvas(window)
             keys.append(self._key(window, canvas, keys))
+            made = None
             if self.shelf.has(keys[-1], window.count):
                 resumed += 1
-                bar.step((window.index + 1) * PARTS)
-                continue
-            self._say(window, resumed)
-            frames, latents, ran = self._window(window, canvas, keys, bar)
-            self.shelf.put(keys[-1], frames, latents)
-            self.shelf.let_go(keys)
+            else:
+                self._say(window, resumed)
+                made, ran = self._window(window, canvas, keys, bar)
+                self.earlier.hold(keys[-1], made)
+            taker.add(Part(keys[-1], first, behind), made, tuple(keys))
             bar.step((window.index + 1) * PARTS)
         described = {"task": self.task.describe()} if self.task.layers or self.task.references else {}
         settings = asdict(self.request.video) | {
             name: value for name, value in asdict(self.request).items() if name != "video"
         }
         counts = {"windows": len(self.windows), "windows_kept_from_before": resumed}
-        return keys, {"model": self.model.found.name, **ran, **settings, **counts, **described}
+        return {"model": self.model.found.name, **ran, **settings, **counts, **described}
 
     def _say(self, window: Window, resumed: int) -> None:
         if resumed and resumed == window.index:
@@ -188,15 +176,16 @@ class _Film:
 
     def _window(
         self, window: Window, canvas: Canvas, keys: list[str], bar: Progress
-    ) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
-        """Return a window's frames [n, h, w, 3] in 0..1, as they are shown, its latents, and a record of what ran."""
-        before = self.shelf.last(keys[-2], window.given) if window.given else None
+    ) -> tuple[Finished, dict[str, Any]]:
+        """Return a window, and a record of what ran."""
+        earlier = self.earlier.window(keys[-2]) if window.given else None
+        before = None if earlier is None else earlier.last(window.given)
         seen = canvas if before is None else with_given(canvas, [_given(before, window)])
         ran: dict[str, Any] = {}
         latents: list[torch.Tensor] = []
         if seen.make.any():
             strength = self.task.strength or Strength()
-            inputs = VACEInputs(seen, self._references(window, keys), strength, self._before(window, keys))
+            inputs = VACEInputs(seen, self._references(window, keys), strength, self._before(window, earlier))
             portion = Portion(self.host, bar, window.index, SHARES)
             frames, ran = make(
                 self.handle,
@@ -211,24 +200,23 @@ class _Film:
             frames = seen.frames
         if before is not None:
             frames = self._joined_to(before, frames, window, keys)
-        return paste(frames, VACEInputs(canvas)), latents[-1] if latents else None, ran
+        return Finished(rounded(paste(frames, VACEInputs(canvas))), latents[-1] if latents else None), ran
 
     @property
     def _blended(self) -> bool:
         return self.request.seams == "blended"
 
-    def _before(self, window: Window, keys: list[str]) -> Before | None:
+    def _before(self, window: Window, earlier: Finished | None) -> Before | None:
         """Return the latents that the window before has made of the frames both have, to be turned from."""
-        latents = self.shelf.latents(keys[-2]) if self._blended and window.given else None
-        if latents is None:
+        if not self._blended or earlier is None or earlier.latents is None:
             return None
-        return Before(latents[:, :, -(window.given // FRAME_STEP) :], self.request.overlap // FRAME_STEP)
+        return Before(earlier.latents[:, :, -(window.given // FRAME_STEP) :], self.request.overlap // FRAME_STEP)
 
     def _references(self, window: Window, keys: list[str]) -> tuple[torch.Tensor, ...]:
         """Return the task's pictures, and the video's first frame where later windows are held to it."""
         video, pictures = self.request.video, self.task.references
         if window.index and self.request.anchor == "reference":
-            pictures = (*pictures, self.shelf.first(keys[0]))
+            pictures = (*pictures, self.earlier.first_frame(keys[0]))
         return references_on_white(pictures, video.width, video.height)
 
     def _joined_to(self, before: torch.Tensor, frames: torch.Tensor, window: Window, keys: list[str]) -> torch.Tensor:
@@ -236,8 +224,7 @@ class _Film:
         request = self.request
         frames = matched(frames, before, request.match_colours, window.count - request.overlap)
         if request.anchor == "colours":
-            wanted = colours_of_all(self.shelf.read(keys[0]))
-            frames = pulled_back(frames, window.given, request.overlap, wanted)
+            frames = pulled_back(frames, window.given, request.overlap, self.earlier.colours(keys[0]))
         weight = torch.zeros(window.given)
         if request.seams != "cut":
             rising = torch.arange(1, request.overlap + 1) / (request.overlap + 1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,33 @@ KEPT_BYTES = 8 * 2**30  # of finished windows beside those of the run; minutes o
 SUFFIX, LATENTS = ".mkv", ".safetensors"
 
 
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A window in the eight bits that are kept of it, so that what follows is the same whether it was made or read.
+
+    Attributes:
+        frames: uint8 [n, h, w, 3].
+        latents: float32 [1, z, T, h, w], where the next window is sampled from them.
+    """
+
+    frames: torch.Tensor
+    latents: torch.Tensor | None = None
+
+    def last(self, count: int) -> torch.Tensor:
+        """Return the last frames, float32 [count, h, w, 3] in 0..1."""
+        return self.frames[-count:].float() / 255
+
+
+def rounded(frames: torch.Tensor) -> torch.Tensor:
+    """Return frames [n, h, w, 3] in 0..1 as uint8. Cut off instead, they would darken from window to window."""
+    import torch
+
+    eight = torch.empty(frames.shape, dtype=torch.uint8)
+    for frame, target in zip(frames, eight, strict=True):
+        target.copy_((frame.clamp(0, 1) * 255).round())
+    return eight
+
+
 @dataclass(frozen=True)
 class Shelf:
     """A folder of windows, named by what made them."""
@@ -43,8 +69,8 @@ class Shelf:
             return False
         return whole
 
-    def put(self, key: str, frames: torch.Tensor, latents: torch.Tensor | None = None) -> None:
-        """Keep a window's frames [n, h, w, 3] in 0..1, to eight bits, and its latents where there are any.
+    def put(self, key: str, window: Finished) -> None:
+        """Keep a window. It is there when this returns, and not before.
 
         Raises:
             PiyingError: the disk or ffmpeg fails.
@@ -53,31 +79,24 @@ class Shelf:
         part = self.folder / f".{key}.{os.getpid()}.part"
         with disk.explained(doing), disk.removed_on_failure(part):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if latents is not None:
-                _write_latents(part, latents)
+            if window.latents is not None:
+                _write_latents(part, window.latents)
                 part.replace(self._path(key, LATENTS))
-            write_lossless(part, _rounded(frames), doing)
+            write_lossless(part, iter(window.frames.numpy()), doing)
             part.replace(self._path(key))  # the last: a window that has its frames has everything
 
-    def read(self, key: str) -> Iterator[npt.NDArray[np.uint8]]:
+    def get(self, key: str) -> Finished:
+        """Return a window that is there. Raises PiyingError when it cannot be read."""
+        import torch
+
+        frames = torch.stack([torch.from_numpy(frame) for frame in self.read(key)])
+        return Finished(frames, self._latents(key))
+
+    def read(self, key: str) -> Generator[npt.NDArray[np.uint8], None, None]:
         """Yield a window's frames, uint8 [h, w, 3], one at a time."""
         return read_frames(self._path(key))
 
-    def last(self, key: str, count: int) -> torch.Tensor:
-        """Return the last frames of a window, float32 [count, h, w, 3] in 0..1."""
-        import torch
-
-        frames = deque(self.read(key), maxlen=count)
-        return torch.stack([torch.from_numpy(frame) for frame in frames]).float() / 255
-
-    def first(self, key: str) -> torch.Tensor:
-        """Return the first frame of a window, float32 [h, w, 3] in 0..1."""
-        import torch
-
-        return torch.from_numpy(next(self.read(key))).float() / 255
-
-    def latents(self, key: str) -> torch.Tensor | None:
-        """Return a window's latents [1, z, T, h, w]; None where it was kept without."""
+    def _latents(self, key: str) -> torch.Tensor | None:
         from safetensors.torch import load_file
 
         path = self._path(key, LATENTS)
@@ -103,12 +122,6 @@ def _write_latents(path: Path, latents: torch.Tensor) -> None:
     from safetensors.torch import save
 
     path.write_bytes(save({"latents": latents.contiguous()}))
-
-
-def _rounded(frames: torch.Tensor) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield frames in eight bits; cut off instead of rounded they would darken from window to window."""
-    for frame in frames:
-        yield (frame.clamp(0, 1) * 255).round().byte().numpy()
 
 
 def key_of(decides: Mapping[str, Any], tensors: Iterable[torch.Tensor]) -> str:

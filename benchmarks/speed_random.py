@@ -1,0 +1,142 @@
+"""A denoising step of two prompts at the published shapes, random weights: every way there is to make it faster.
+
+Without a card, peaks are counted as operations are called, and compiled blocks are then called as if they were not.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from floors import Rates
+from measuring import is_card
+from wan_models import Shape, weights
+from wan_steps import CONTENDERS, Case, Contender, core, merged, ours, phase_of, theirs
+
+Row = dict[str, Any]
+BASE = ("Piying, resident", "diffusers, resident", "Piying, fp8", "Piying, fp8 matmul")
+
+
+def kernels(device: str) -> tuple[list[Contender], dict[str, str]]:
+    """Return a contender for each attention kernel that runs here, and why the others do not."""
+    attention, errors = core("wan_vace.attention"), core("errors")
+    found, left_out = [], {}
+    for word in sorted({kernel.word for kernel in attention.KERNELS}):
+        name = f"Piying, attention by {word}"
+        try:
+            chosen = attention.attention_for(word, "reference", device, False)
+        except errors.PiyingError as error:
+            left_out[name] = str(error)
+            continue
+        found.append(Contender(name, ours("bf16", "resident", inside=_with_kernel(chosen))))
+    return found, left_out
+
+
+def _with_kernel(chosen: Any) -> Callable[[Any], AbstractContextManager[Any]]:
+    return lambda model: chosen.used("bf16")
+
+
+def _compiled(model: Any) -> AbstractContextManager[Any]:
+    torch.compiler.reset()  # of what contenders before have had compiled
+    compiled: AbstractContextManager[Any] = core("wan_vace.compiling").compiled(model)
+    return compiled
+
+
+def _theirs_compiled(model: Any, device: str) -> None:
+    torch.compiler.reset()
+    model.to(device).compile_repeated_blocks()
+
+
+def contenders(device: str) -> tuple[list[Contender], dict[str, str]]:
+    """Return what runs on a device, the one others are compared with first, and why the rest does not."""
+    by_name = {contender.name: contender for contender in CONTENDERS}
+    base = [by_name[name] for name in BASE]
+    faster, left_out = kernels(device)
+    found = [
+        base[0],
+        Contender("Piying, one batch", ours("bf16", "resident", together=True)),
+        *faster,
+        Contender("Piying, compiled blocks", ours("bf16", "resident", inside=_compiled)),
+        Contender("Piying, compiled blocks, one batch", ours("bf16", "resident", together=True, inside=_compiled)),
+        *base[2:],
+        base[1],
+        Contender("diffusers, compiled blocks", theirs(_theirs_compiled)),
+    ]
+    left_out |= {each.name: "the device cannot do it" for each in found if not each.runs_on(device)}
+    return [each for each in found if each.runs_on(device)], left_out
+
+
+def with_floor(rows: list[Row], shape: Shape, device: str, best: Rates) -> list[Row]:
+    """Return rows with the least seconds of a step: both predictions' arithmetic, or reading the weights for each."""
+    phase, kind = phase_of(shape), "bf16" if is_card(device) else "fp32"
+    least = best.floor(phase.flops, 2.0 * phase.component.bytes(kind, kind))
+    shares = [100 * least / statistics.median(row["seconds"]) for row in rows]
+    return [
+        row | {"floor": least, "percent of floor": round(share, 1)} for row, share in zip(rows, shares, strict=True)
+    ]
+
+
+def measure(
+    shape: Shape,
+    device: str,
+    rounds: int,
+    steps: int,
+    ways: list[str],
+    comfyui: Callable[[Case], Row] | None = None,
+) -> tuple[list[Row], dict[str, str]]:
+    """Return a row for each contender, all rounds together, and why contenders are left out.
+
+    Args:
+        steps: timed steps of a contender in a round.
+        ways: texts, one of which is in a contender's name.
+        comfyui: measures ComfyUI's steps.
+    """
+    dtype = torch.bfloat16 if is_card(device) else torch.float32
+    case = Case(shape, device, dtype, weights(shape.model, dtype, device))
+    usable, left_out = contenders(device)
+    usable = [each for each in usable if any(text in each.name for text in ways)]
+    found: dict[str, list[Row]] = {each.name: [] for each in usable}
+    for _ in range(rounds):
+        for each in usable:
+            if not any("error" in row for row in found[each.name]):
+                found[each.name].append(case.measure(each, steps))
+        if comfyui is not None:
+            found.setdefault("ComfyUI", []).append(comfyui(case))
+    rows = [{"name": name, **merged(several)} for name, several in found.items()]
+    failed = {row["name"]: row["error"] for row in rows if "error" in row}
+    return [row for row in rows if "error" not in row], left_out | failed
+
+
+def rows_of_table(rows: list[Row]) -> list[list[str]]:
+    """Return the cells of the table, its head first."""
+    cells = [["", "seconds a step", "from - to", "floor", "% of floor", "peak GB", "error"]]
+    for row in rows:
+        times = row["seconds"]
+        cells.append(
+            [
+                row["name"],
+                f"{statistics.median(times):.3f}",
+                f"{min(times):.3f} - {max(times):.3f}",
+                f"{row['floor']:.3f}",
+                f"{row['percent of floor']:.0f}",
+                f"{row['peak'] / 1e9:.3g}",
+                f"{row['error_rms']:.1e}",
+            ]
+        )
+    return cells
+
+
+def comfyui_way(checkout: Path, python: str, steps: int, scratch: Path) -> Callable[[Case], Row]:
+    """Return what measures ComfyUI's steps of a case."""
+    from apart import comfyui_steps
+    from wan_comfyui import TORCH_ATTENTION
+
+    def measured(case: Case) -> Row:
+        options = [] if is_card(case.device) else [TORCH_ATTENTION]
+        return comfyui_steps(case, None, steps, checkout, python, scratch, *options)
+
+    return measured
