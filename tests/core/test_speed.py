@@ -329,7 +329,7 @@ def test_each_word_gives_up_more():
     done = [with_speed(replace(REQUEST, steps=50, speed=word)) for word in SPEEDS]
     assert [each.step_cache for each in done] == sorted(each.step_cache for each in done)
     assert len({(each.steps, each.step_cache) for each in done}) == len(SPEEDS)
-    assert [each.steps for each in done] == [50, 50, 25, 25]
+    assert [each.steps for each in done] == [50, 50, 33, 25]
 
 
 def test_what_is_set_by_hand_stays():
