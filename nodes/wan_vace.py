@@ -147,7 +147,7 @@ def speed_inputs() -> dict[str, Any]:
             vace.SPEEDS,
             "reference: every step in full, as published. balanced: steps that hardly differ are forecast, and the "
             "VAE computes in fp16 on a card. fast: two thirds of the steps, and more of them are forecast. draft: "
-            "half the steps, and yet more. fast and draft take the few steps of a step-distilled LoRA where one is "
+            "the same with half the steps. fast and draft take the few steps of a step-distilled LoRA where one is "
             "installed. What is set below by hand stays.",
         ),
         "cfg_start": number(0.0, low, high, step, "Share of the steps after which guidance begins."),

@@ -34,7 +34,7 @@ BUNDLES = {
     REFERENCE: Speed(batch_cfg=False, vae="fp32"),
     "balanced": Speed(step_cache=0.08),
     "fast": Speed(steps=2 / 3, step_cache=0.12),
-    "draft": Speed(steps=0.5, step_cache=0.25),
+    "draft": Speed(steps=0.5, step_cache=0.12),
 }
 
 

@@ -347,7 +347,7 @@ def test_few_steps_stay_as_they_are():
 def test_a_word_reaches_the_work_and_the_record(counted, caplog):
     caplog.set_level("INFO", logger="piying")
     _, record, calls = counted(replace(REQUEST, steps=20, speed="draft"))
-    assert (record["steps"], record["step_cache"], record["speed"]) == (10, 0.25, "draft")
+    assert (record["steps"], record["step_cache"], record["speed"]) == (10, 0.12, "draft")
     assert calls == 10 - record["steps_forecast"], "both prompts in one batch"
     assert any("10 steps in place of 20" in line for line in caplog.messages)
 
