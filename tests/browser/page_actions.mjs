@@ -41,17 +41,30 @@ async function openSearch(page) {
   return box;
 }
 
+// The texts of a list that fills while one types, once there are some and they stay as they are.
+async function settled(options, page) {
+  let texts = [];
+  for (let looks = 0, same = 0; looks < 20 && (same < 2 || !texts.length); looks += 1) {
+    await page.waitForTimeout(350);
+    const now = (await options.allInnerTexts()).map((text) => text.trim()).filter(Boolean);
+    same = String(now) === String(texts) ? same + 1 : 0;
+    texts = now;
+  }
+  return texts;
+}
+
 async function search_nodes({ page }, { words }) {
   const found = {};
   for (const word of words) {
     await page.evaluate(() => window.drive.clear());
     const box = await openSearch(page);
     await box.fill(word);
-    await page.waitForTimeout(700);
-    const options = page.locator("[role=option], [data-testid=node-search-result]");
-    found[word] = (await options.allInnerTexts()).map((text) => text.trim()).filter(Boolean);
-    await page.keyboard.press("Escape");
-    await page.keyboard.press("Escape");
+    found[word] = await settled(page.locator("[role=option], [data-testid=node-search-result]"), page);
+    // A box that is still fading would be taken for the next one.
+    for (let tries = 0; tries < 5 && (await box.isVisible()); tries += 1) {
+      await page.keyboard.press("Escape");
+      await box.waitFor({ state: "hidden", timeout: 2000 }).catch(() => null);
+    }
   }
   return found;
 }

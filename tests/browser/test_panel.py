@@ -20,6 +20,10 @@ BAR = f"""(() => {{
   const share = parseFloat(bar?.querySelector("i").style.width);
   return share > 0 && share < 100 ? {{ share, text: bar.innerText }} : null;
 }})()"""
+CARDS = """(() => {
+  const cards = [...document.querySelectorAll('.piying-dialog article')].map((card) => card.innerText);
+  return cards.length ? cards : null;
+})()"""
 OFFERED = "window.drive.find('PiyingLoadPromptModel').widgets.find((w) => w.name === 'model').options.values"
 
 
@@ -45,7 +49,7 @@ def planned(drive, screenshots):
         until(f"{PANELS}.find((text) => /Not installed/.test(text))"),
         picture(screenshots / "missing.png"),
         click(".piying-panel button", "Get a model"),
-        until("[...document.querySelectorAll('.piying-dialog article')].map((card) => card.innerText)"),
+        until(CARDS),
     ]
     results = drive(actions).results
     plans = [result for result in results if isinstance(result, str) and result.startswith("built-in")]
