@@ -115,5 +115,7 @@ def make(
 
     with torch.no_grad():
         frames, ran = carry_out(phases, handle, host, run, advise, told)
+    if cache and cache.skipped:
+        log.info("Speed: %d of %d steps were forecast.", cache.skipped, request.steps)
     done = {"attention": attention.name} | ({"steps_forecast": cache.skipped} if cache else {})
     return frames, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request), **done}

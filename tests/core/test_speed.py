@@ -109,10 +109,12 @@ def test_a_cache_that_skips_nothing_changes_nothing(counted):
     assert (again, record["steps_forecast"]) == (8, 0)
 
 
-def test_steps_are_left_out_but_the_first_and_the_last(counted):
+def test_steps_are_left_out_but_the_first_and_the_last(counted, caplog):
+    caplog.set_level("INFO", logger="piying")
     frames, record, calls = counted(replace(REQUEST, steps=12, cfg=1.0, step_cache=1.0))
     # The first three, then one after every three that are left out, and the last.
     assert (calls, record["steps_forecast"]) == (6, 6)
+    assert "Speed: 6 of 12 steps were forecast." in caplog.messages
     assert frames.isfinite().all()
 
 
@@ -349,7 +351,7 @@ def test_a_word_reaches_the_work_and_the_record(counted, caplog):
     _, record, calls = counted(replace(REQUEST, steps=20, speed="draft"))
     assert (record["steps"], record["step_cache"], record["speed"]) == (10, 0.12, "draft")
     assert calls == 10 - record["steps_forecast"], "both prompts in one batch"
-    assert any("10 steps in place of 20" in line for line in caplog.messages)
+    assert "Speed: 10 steps in place of 20." in caplog.messages
 
 
 # --- both prompts in one batch -----------------------------------------------------------------------------------
