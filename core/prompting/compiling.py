@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from ..compile_errors import in_short
 from .memory import fixed_cache_tokens
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ class CompiledStep:
     def _give_up(self, error: Exception) -> None:
         """Note why there is no code, and do not try again with this model."""
         self._cache = None
-        said = str(error).partition("\n\n")[0]  # torch's advice for its own developers comes behind it
-        reason = f"{type(error).__name__}: {' '.join(said.split())[:300]}"
+        reason = in_short(error)
         _of(self._model).problem = f"it failed before ({reason})"
         self._notes |= {"compiled": False, "not_compiled": reason}
         log.warning("Compiling the prompt model failed (%s). Writing without compiled code.", reason)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..memory.planned import PhasePlan
 
 
+BACKEND = "inductor"  # torch's name of its compiler
+
+
 def why_not(choice: PhasePlan, device: str) -> str:
     """Return why blocks are not compiled where that was asked for; "" where they are."""
     if not device.startswith("cuda"):
@@ -24,16 +27,15 @@ def why_not(choice: PhasePlan, device: str) -> str:
 
 
 @contextmanager
-def compiled(transformer: WanVACETransformer3DModel, backend: str = "inductor") -> Iterator[None]:
+def compiled(transformer: WanVACETransformer3DModel) -> Iterator[None]:
     """Have `torch.compile` run the blocks inside the block; the model is as it was behind it.
 
     Args:
         transformer: on the device it computes on.
-        backend: torch's name of the compiler.
     """
     blocks = block_order(transformer)
     for block in blocks:
-        block.compile(backend=backend)
+        block.compile(backend=BACKEND)
     try:
         yield
     finally:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..compile_errors import in_short
 from ..host import Host
 from ..memory.devices import named_dtype
 from ..memory.measure import Meter
@@ -158,22 +158,30 @@ class VACERun:
             with (
                 placed(transformer, block_order(transformer), choice, self.device, self.host),
                 self.attention.used(choice.compute),
-                self._compiled(transformer, choice),
             ):
-                latents = self._loop(transformer, choice)
+                latents = self._compiled(transformer, choice)
+                if latents is None:
+                    latents = self._loop(transformer, choice)
             if self.cache is not None:
                 self.cache.let_go()
         return latents[:, :, len(self.inputs.references) :].cpu()
 
-    def _compiled(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> AbstractContextManager[None]:
-        """Return what has the blocks compiled where that was asked for and is of use."""
+    def _compiled(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor | None:
+        """Return what `_loop` gives with compiled blocks; None where they are not wanted, or cannot be made here."""
         if not self.request.compile_blocks:
-            return nullcontext()
+            return None
         reason = why_not(choice, self.device)
         if reason:
             log.info("compile_blocks is left out: %s.", reason)
-            return nullcontext()
-        return compiled(transformer)
+            return None
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            with compiled(transformer):
+                return self._loop(transformer, choice)
+        except TorchDynamoException as error:
+            log.warning("Compiling the blocks failed (%s). They run as they are.", in_short(error))
+        return None
 
     def _loop(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
         """Return latents of references and video on the device."""

@@ -210,9 +210,9 @@ def test_the_plan_counts_what_is_remembered():
 # --- code made for the blocks ------------------------------------------------------------------------------------
 
 
-def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all():
+def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all(monkeypatch):
     from diffusers import WanVACETransformer3DModel
-    from piying.core.wan_vace.compiling import compiled
+    from piying.core.wan_vace import compiling
 
     transformer = WanVACETransformer3DModel.from_pretrained(built_in("wan_vace").path / "transformer").eval()
     config, draw = transformer.config, torch.Generator().manual_seed(1)
@@ -228,9 +228,10 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all():
         graphs.append(graph)
         return graph.forward
 
+    monkeypatch.setattr(compiling, "BACKEND", count)
     with torch.no_grad():
         plain = predict(transformer, *asked)
-        with compiled(transformer, backend=count):
+        with compiling.compiled(transformer):
             found = predict(transformer, *asked)
             made = len(graphs)
             predict(transformer, *asked)
@@ -251,6 +252,23 @@ def test_blocks_are_compiled_on_a_card_that_holds_them(placement, device, said):
     choice = PhasePlan("sample", "transformer", "bf16", "bf16", placement, "whole", False, 1, 1, 1, 1.0)
     assert said in why_not(choice, device)
     assert bool(why_not(choice, device)) == bool(said)
+
+
+def test_where_no_code_can_be_made_blocks_run_as_they_are(counted, caplog, monkeypatch):
+    from piying.core.wan_vace import compiling, run
+
+    def fails(graph, inputs):
+        raise RuntimeError("no compiler is\nhere\n\nSet TORCH_LOGS for more")
+
+    torch._dynamo.reset()  # of what other tests have compiled
+    monkeypatch.setattr(compiling, "BACKEND", fails)
+    monkeypatch.setattr(run, "why_not", lambda choice, device: "")
+    plain, _, _ = counted(REQUEST)
+    frames, _, calls = counted(replace(REQUEST, compile_blocks=True))
+    assert torch.equal(frames, plain)
+    assert calls == 8
+    assert any("Compiling the blocks failed (BackendCompilerFailed: " in line for line in caplog.messages)
+    assert any("no compiler is here). They run as they are." in line for line in caplog.messages)
 
 
 def test_on_a_cpu_compiling_is_left_out_and_said(counted, caplog):
