@@ -58,7 +58,8 @@ class Part:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-        if self.size == 0 and kind is not None:
+        # By what lies there: Ctrl-C may come between bytes being written and being counted.
+        if kind is not None and part_bytes(self.target) == 0:
             self._path.unlink(missing_ok=True)
             self._note_path.unlink(missing_ok=True)
 

@@ -103,6 +103,21 @@ def test_a_stop_by_hand_leaves_what_is_here(hub, target):
     assert hub.asked[-1].headers["range"] == "bytes=150000-"
 
 
+def test_a_stop_before_the_first_bytes_are_counted_leaves_them(target):
+    class Stopped:
+        def update(self, chunk):
+            raise KeyboardInterrupt
+
+    target.parent.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), fetch_part.Part(target, SHA256) as part:
+        part.note('"1"')
+        part._hash = Stopped()
+        part.write(DATA[:1000])
+    assert fetch_part.part_bytes(target) == 1000
+    with fetch_part.Part(target, SHA256) as part:
+        assert part.size == 1000
+
+
 def test_silence_is_waited_for_only_so_long(hub, target):
     hub.put(PATH, DATA, stalls=[120_000])
     started = time.monotonic()
