@@ -12,6 +12,7 @@ from ..memory.components import Component
 from ..memory.machine import Machine, read_machine
 from ..memory.plan import plan
 from ..memory.search import largest
+from ..memory.work import Phase
 from ..sizes import MULTIPLE
 from .memory import BLOCK_LISTS, FP8_KEEP, work
 from .request import DEFAULT_CFG, FRAME_STEP, MIN_FRAMES, VACERequest, check_measures
@@ -30,25 +31,38 @@ def ask(handle: ModelHandle, host: Host, request: VACERequest, references: int =
     machine = read_machine(host)
     request = with_speed(request)
     size = (request.width, request.height, request.num_frames)
-    phases = work(
-        components,
-        *size,
-        references=references,
-        cfg=request.cfg,
-        steps=request.steps,
-        task=task,
-        step_cache=request.step_cache > 0,
-        batch_cfg=request.batch_cfg,
-        vae=vae_types(request.vae_precision, request.speed),
-    )
     made = plan(
-        phases,
+        work_of(request, components, references, task),
         machine,
         precision=handle.precision,
         memory=handle.memory,
         advise=lambda: what_fits(components, machine, handle, *size, references, request.cfg),
     )
     return Answer(name, made, machine)
+
+
+def work_of(
+    request: VACERequest,
+    components: Mapping[str, Component],
+    references: int,
+    task: bool,
+    notes: tuple[str, ...] = (),
+) -> tuple[Phase, ...]:
+    """Return the phases of a request whose `speed` is carried out already; see `memory.work` for the rest."""
+    return work(
+        components,
+        width=request.width,
+        height=request.height,
+        num_frames=request.num_frames,
+        references=references,
+        cfg=request.cfg,
+        steps=request.steps,
+        task=task,
+        step_cache=request.step_cache > 0,
+        batch_cfg=request.batch_cfg,
+        notes=notes,
+        vae=vae_types(request.vae_precision, request.speed),
+    )
 
 
 def what_fits(

@@ -77,11 +77,11 @@ def references_on_white(pictures: Sequence[torch.Tensor], width: int, height: in
     return tuple(on_white(picture, width, height) for picture in pictures)
 
 
-def condition(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
-    """Return control latents [1, 2z + 64, R + T, H / 8, W / 8] for R references and T latent frames.
+def encoded(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
+    """Return a task's latents [1, 2z, R + T, H / 8, W / 8] for R references and T latent frames.
 
-    Kept pixels and drawn-over pixels are encoded apart, then stacked with the mask; each reference is one
-    latent frame in front with nothing to draw over. Equal to `vace_encode_frames`, `vace_encode_masks`
+    Kept pixels and drawn-over pixels are encoded apart, then stacked; each reference is one latent frame in front
+    with nothing to draw over. With `with_mask` equal to `vace_encode_frames`, `vace_encode_masks`
     and `vace_latent` of VACE's wan_vace.py, and to diffusers' `prepare_video_latents` and
     `prepare_masks`, which put several references in reverse order.
 
@@ -90,11 +90,6 @@ def condition(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
             It may compute in chunks and tiles, on any device; latents are joined where they arrive.
         inputs: from `prepare`.
     """
-    return with_mask(encoded(encode, inputs), inputs)
-
-
-def encoded(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
-    """Return what of `condition` the VAE makes, [1, 2z, R + T, H / 8, W / 8]; see there for the arguments."""
     latents = _video_latents(encode, inputs)
     # The authors' order: the first reference is the first latent frame.
     pictures = [encode(picture[None, :, None]) for picture in inputs.references]
@@ -103,7 +98,7 @@ def encoded(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
 
 
 def with_mask(latents: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
-    """Return `condition`'s result from that of `encoded`."""
+    """Return the control [1, 2z + 64, R + T, H / 8, W / 8]: latents of `encoded`, and the mask."""
     mask = fold_mask(inputs.mask, len(inputs.references)).to(latents)
     return torch.cat([latents, mask], dim=1)
 

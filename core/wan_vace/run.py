@@ -20,8 +20,9 @@ from .compiling import compiled, why_not
 from .condition import VACEInputs, encode_with, encoded, with_mask
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
+from .digest import digest
 from .embeds import encode
-from .encoded import EncodedTasks, digest
+from .encoded import EncodedTasks, Tensors
 from .forward import block_order
 from .memory import BATCHED
 from .model import WanVACEModel
@@ -96,13 +97,10 @@ class VACERun:
         how = f"{choice.compute} {choice.storage} {choice.variant} {choice.placement} {kind}"
         by = {"vae": self.model.parts.identity("vae"), "as": how}
         tasks = EncodedTasks.under(self.host.cache_folder(), by)
-        kept = tasks.get(self.inputs)
-        if kept is None:
-            kept = self._encoded_task(choice, tasks)
-            tasks.put(self.inputs, kept)
+        kept = tasks.once(self.inputs, lambda: self._encoded_task(choice, tasks))
         return with_mask(kept["latents"], self.inputs), kept["colours"]
 
-    def _encoded_task(self, choice: PhasePlan, tasks: EncodedTasks) -> dict[str, torch.Tensor]:
+    def _encoded_task(self, choice: PhasePlan, tasks: EncodedTasks) -> Tensors:
         """Return the task's latents [1, 2z, T, h, w] and the preview's colours, on the CPU."""
         check = check_of(choice)
         with self.meter.phase(choice):

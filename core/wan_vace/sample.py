@@ -11,15 +11,14 @@ from ..checkpoints.choose import ModelHandle
 from ..checkpoints.loras import record_of
 from ..host import Host
 from ..memory.carry_out import carry_out
-from .ask import what_fits
+from .ask import what_fits, work_of
 from .attention import attention_for
 from .condition import VACEInputs, paste, prepare
 from .distilled import with_distilled
-from .memory import work
 from .model import load, warn_if_not_made_for, warn_if_untrained
 from .request import VACERequest, check_request
 from .run import VACERun
-from .speed import explained, vae_types, with_speed
+from .speed import explained, with_speed
 from .step_cache import StepCache
 
 if TYPE_CHECKING:
@@ -88,20 +87,7 @@ def make(
         warn_if_not_made_for(request, model.parts.loras)
     components = model.components()
     attention = attention_for(request.attention, request.speed, host.device(), model.found.is_built_in)
-    phases = work(
-        components,
-        width=request.width,
-        height=request.height,
-        num_frames=request.num_frames,
-        references=len(inputs.references),
-        cfg=request.cfg,
-        steps=request.steps,
-        task=has_task,
-        step_cache=request.step_cache > 0,
-        batch_cfg=request.batch_cfg,
-        notes=(attention.why,),
-        vae=vae_types(request.vae_precision, request.speed),
-    )
+    phases = work_of(request, components, len(inputs.references), has_task, (attention.why,))
 
     def advise(machine: Machine) -> str:
         size = (request.width, request.height, request.num_frames)

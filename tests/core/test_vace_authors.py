@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from piying.core.checkpoints.found import built_in
-from piying.core.wan_vace.condition import condition, encode_with, prepare
+from piying.core.wan_vace.condition import encode_with, encoded, prepare, with_mask
 from piying.core.wan_vace.task import VACETask
 from piying.core.wan_vace.tasks.extend import GivenFrames, extend
 from piying.core.wan_vace.tasks.inpaint import Brush, inpaint
@@ -258,7 +258,7 @@ def test_latents(monkeypatch, vae, name):
         theirs.vace_encode_frames(frames, [pictures], masks), theirs.vace_encode_masks(masks, [pictures])
     )
     with torch.no_grad():
-        ours = condition(partial(encode_with, vae.model), inputs)
+        ours = with_mask(encoded(partial(encode_with, vae.model), inputs), inputs)
     assert torch.equal(ours[0], latents[0])
 
 
@@ -281,7 +281,7 @@ def test_latents_of_their_own_vae(monkeypatch, name):
         wanted = code.vace_latent(
             code.vace_encode_frames(frames, [pictures], masks), code.vace_encode_masks(masks, [pictures])
         )
-        got = condition(partial(encode_with, ours), inputs)
+        got = with_mask(encoded(partial(encode_with, ours), inputs), inputs)
     assert got.shape[1] == 96
     torch.testing.assert_close(got[0], wanted[0], atol=1e-5, rtol=1e-4)
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from piying.core.checkpoints.found import built_in
-from piying.core.wan_vace.condition import condition, encode_with, prepare
+from piying.core.wan_vace.condition import encode_with, encoded, prepare, with_mask
 from piying.core.wan_vace.task import VACETask
 from piying.core.wan_vace.tasks.extend import GivenFrames, extend
 from piying.core.wan_vace.tasks.inpaint import inpaint
@@ -49,7 +49,8 @@ def theirs(pipeline, video=None, mask=None, references=(), size=(WIDTH, HEIGHT))
 
 def ours(pipeline, task, size=(WIDTH, HEIGHT)):
     with torch.no_grad():
-        return condition(partial(encode_with, pipeline.vae), prepare(task, *size, FRAMES))
+        inputs = prepare(task, *size, FRAMES)
+        return with_mask(encoded(partial(encode_with, pipeline.vae), inputs), inputs)
 
 
 def same(ours, theirs):
@@ -134,8 +135,8 @@ def test_each_part_is_encoded_once(pipeline):
         return encode_with(pipeline.vae, video)
 
     with torch.no_grad():
-        condition(encode, prepare(None, 32, 32, 5))
+        encoded(encode, prepare(None, 32, 32, 5))
         assert calls == [(1, 3, 5, 32, 32)], "gray is the same on both sides of the mask"
         calls.clear()
-        condition(encode, prepare(reference([(clip(2, seed=1), None)], task=repaint(clip(5, 32, 32))), 32, 32, 5))
+        encoded(encode, prepare(reference([(clip(2, seed=1), None)], task=repaint(clip(5, 32, 32))), 32, 32, 5))
     assert calls == [(1, 3, 5, 32, 32)] * 2 + [(1, 3, 1, 32, 32)] * 2

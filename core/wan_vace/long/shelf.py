@@ -15,6 +15,7 @@ from ...errors import PiyingError
 from ...media import disk
 from ...media.lossless import write_lossless
 from ...media.video import probe, read_frames
+from ..digest import digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,10 +128,4 @@ def _write_latents(path: Path, latents: torch.Tensor) -> None:
 def key_of(decides: Mapping[str, Any], tensors: Iterable[torch.Tensor]) -> str:
     """Return the name of what is made from values and tensors on the CPU."""
     text = json.dumps(decides, sort_keys=True, ensure_ascii=True, default=str)
-    digest = hashlib.sha256(text.encode())
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        # A frame at a time: a canvas may be one value seen as gigabytes.
-        for part in tensor:
-            digest.update(part.contiguous().numpy())
-    return digest.hexdigest()[:40]
+    return hashlib.sha256(f"{text} {digest(tensors)}".encode()).hexdigest()[:40]
