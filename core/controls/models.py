@@ -7,10 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.found import AUTO, BUILT_IN, FoundModel, built_in, find_models, why_not
+from ..catalog.installed_model import AUTO, BUILT_IN, InstalledModel, built_in, installed_models, why_not
 from ..errors import PiyingError
-from ..host import Host
-from ..memory.kept import kept
+from ..executor.model_cache import kept
+from ..host.base import Host
 from .choices import WHOLE_FRAME
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Looker:
     """A kind of model that looks at pictures.
 
     Attributes:
-        key: its family in `core.checkpoints.found`, and its folder in builtin_models.
+        key: its family in `core.catalog.installed_model`, and its folder in builtin_models.
         title: for people.
         reader: the transformers class that reads it.
         repo: the model to fetch first, on huggingface.co.
@@ -49,7 +49,7 @@ DETECTOR = Looker("detector", "detector", "AutoModelForObjectDetection", "Peking
 
 def choices(looker: Looker, host: Host) -> list[str]:
     """Return what a `model` widget offers: `auto`, what is installed, and `built-in` where there is one."""
-    return [AUTO, *(found.name for found in find_models(looker.key, host)), *([BUILT_IN] if looker.ships else [])]
+    return [AUTO, *(found.name for found in installed_models(looker.key, host)), *([BUILT_IN] if looker.ships else [])]
 
 
 def check_model(looker: Looker, model: str, host: Host) -> None:
@@ -90,14 +90,14 @@ def check_detector(detector: str, host: Host) -> None:
         check_model(DETECTOR, detector, host)
 
 
-def choose(looker: Looker, model: str, host: Host) -> FoundModel:
+def choose(looker: Looker, model: str, host: Host) -> InstalledModel:
     """Return the model of a widget's value; `auto` takes the largest installed, else the built-in one, and says so.
 
     Raises:
         PiyingError: no such model is installed.
     """
     check_model(looker, model, host)
-    name, installed = model.replace("\\", "/"), find_models(looker.key, host)
+    name, installed = model.replace("\\", "/"), installed_models(looker.key, host)
     if name not in (AUTO, BUILT_IN):
         return next(found for found in installed if found.name == name)
     if name == AUTO and installed:
@@ -111,7 +111,7 @@ def choose(looker: Looker, model: str, host: Host) -> FoundModel:
     return built_in(looker.key)
 
 
-def load(looker: Looker, found: FoundModel, host: Host) -> torch.nn.Module:
+def load(looker: Looker, found: InstalledModel, host: Host) -> torch.nn.Module:
     """Return a model in fp32, in host memory.
 
     They are small: 16-bit types would save little, and change what they see.
@@ -123,11 +123,11 @@ def load(looker: Looker, found: FoundModel, host: Host) -> torch.nn.Module:
     return kept(f"controls/{looker.key}", found.path, lambda: _read(looker, found), host, found.size)
 
 
-def _read(looker: Looker, found: FoundModel) -> torch.nn.Module:
+def _read(looker: Looker, found: InstalledModel) -> torch.nn.Module:
     import torch
     import transformers
 
-    from ..checkpoints.folders import reading
+    from ..checkpoints.modules import reading
 
     log.info("Loading %s model: %s", looker.title, found.name)
     with reading(found.path, looker.title):
@@ -139,7 +139,7 @@ def _read(looker: Looker, found: FoundModel) -> torch.nn.Module:
     return whole
 
 
-def _check_complete(missing: Collection[str], found: FoundModel, looker: Looker) -> None:
+def _check_complete(missing: Collection[str], found: InstalledModel, looker: Looker) -> None:
     """Refuse weights that no file holds: transformers fills them with random numbers."""
     if missing:
         raise PiyingError(
@@ -148,7 +148,7 @@ def _check_complete(missing: Collection[str], found: FoundModel, looker: Looker)
         )
 
 
-def image_processor(looker: Looker, found: FoundModel) -> Any:
+def image_processor(looker: Looker, found: InstalledModel) -> Any:
     """Return what brings pictures to the model's size and values, and its answers back.
 
     Pictures are resized by Pillow, whose results are the same with and without torchvision.
@@ -158,7 +158,7 @@ def image_processor(looker: Looker, found: FoundModel) -> Any:
     """
     import transformers
 
-    from ..checkpoints.folders import reading
+    from ..checkpoints.modules import reading
 
     with reading(found.path, looker.title):
         return transformers.AutoImageProcessor.from_pretrained(found.path, local_files_only=True, backend="pil")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.found import AUTO, find_models
+from ..catalog.installed_model import AUTO, installed_models
 from ..errors import PiyingError
-from ..host import Host
-from ..memory.residency import resident
+from ..executor.placement import resident
+from ..host.base import Host
 from .choices import POSE_COLOURS, WHOLE_FRAME, check_choice
 from .frames import checked_frames, collected
 from .heatmaps import crop_around, cut_out, points_of
@@ -58,7 +58,7 @@ def pose(
 
 def find_people(frames: torch.Tensor, detector: str, min_score: float, host: Host) -> tuple[list[list[Box]], str]:
     """Return each frame's boxes around people, and what found them."""
-    if detector == WHOLE_FRAME or (detector == AUTO and not find_models(DETECTOR.key, host)):
+    if detector == WHOLE_FRAME or (detector == AUTO and not installed_models(DETECTOR.key, host)):
         if detector == AUTO:
             log.info("No detector is installed: the whole frame is taken for one person.")
         height, width = frames.shape[1:3]
