@@ -90,12 +90,13 @@ class PiyingMemoryPlan:
     ) -> dict[str, Any]:
         """Return the plans of the connected models as text, which ComfyUI also shows on the node."""
         from ..core.hunyuan_dit.estimate import ask as ask_image
-        from ..core.prompting.estimate import ask as ask_prompt
+        from ..core.prompting import phases as prompting
         from ..core.wan.estimate import ask as ask_video
 
         host, answers = get_host(), []
         if isinstance(prompt_model, ModelHandle):
-            answers.append(ask_prompt(prompt_model, host))
+            work = prompting.PromptWork(fixed_cache=prompt_model.compile_step)
+            answers.append(prompting.estimate(prompt_model, host, work))
         if hunyuan_dit is not None:
             answers.append(ask_image(hunyuan_dit, host, width, height, cfg, steps))
         if wan_vace is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.errors import PiyingError
 from ..core.host.current import get_host
-from ..core.prompting.presets import ORDER, preset_names, preset_text
+from ..core.prompting.presets import BUILT_IN_PRESETS, preset_names, preset_text
 from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest
 from .shared import PROMPTS, record_run, seed_input
 
@@ -44,7 +44,7 @@ class PiyingExpandPrompt:
                 "preset": (
                     preset_names(get_host()),
                     {
-                        "default": ORDER[0],
+                        "default": BUILT_IN_PRESETS[0],
                         "tooltip": "What the prompt is for. The vace presets describe what the finished video shows. "
                         "Your own are text files in models/LLM/prompts.",
                     },

@@ -132,7 +132,12 @@ def _read(looker: Looker, found: InstalledModel) -> torch.nn.Module:
     log.info("Loading %s model: %s", looker.title, found.name)
     with reading(found.path, looker.title):
         model, info = getattr(transformers, looker.reader).from_pretrained(
-            found.path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            found.path,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     _check_complete(info["missing_keys"], found, looker)
     whole: torch.nn.Module = model.eval()
@@ -161,4 +166,6 @@ def image_processor(looker: Looker, found: InstalledModel) -> Any:
     from ..checkpoints.modules import reading
 
     with reading(found.path, looker.title):
-        return transformers.AutoImageProcessor.from_pretrained(found.path, local_files_only=True, backend="pil")
+        return transformers.AutoImageProcessor.from_pretrained(
+            found.path, local_files_only=True, trust_remote_code=False, backend="pil"
+        )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from .addresses import API_KEY, Address
-from .writer import Answer
+from .messages import Answer
 
 if TYPE_CHECKING:
     from ..host.base import Host

@@ -19,12 +19,10 @@ from ..catalog.selection import ModelHandle
 from ..errors import PiyingError
 from ..host.base import Host
 from .addresses import API_KEY, Address, read_address
+from .answers import clean_answer
 from .chat_client import RequestRejected, ServerFailed, Terms, exchange
-from .clean import clean_answer
-from .messages import Chat
-from .picture import Picture
+from .messages import Answer, Chat, Generate, Picture
 from .request import ExpandRequest
-from .writer import Answer, Write
 
 log = logging.getLogger("piying")
 
@@ -54,9 +52,9 @@ class ServerHandle:
 
 
 class ServerModel:
-    """A writer: the model behind a server."""
+    """A chat model: the model behind a server."""
 
-    sees, plain = True, False
+    has_vision, plain_chats = True, False
 
     def __init__(self, handle: ServerHandle, host: Host) -> None:
         """Check the address.
@@ -76,7 +74,7 @@ class ServerModel:
         """Return address and model."""
         return {"model": self._handle.model, "server": str(self._address)}
 
-    def hold(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
+    def run(self, use: Callable[[Generate], str], max_new_tokens: int) -> str:
         """Let `use` ask the server, which holds its model itself."""
         return use(self._write)
 

@@ -291,9 +291,9 @@ def test_an_image_fits_6_gb_and_below():
 
 
 def test_a_prompt_model_is_bound_by_reading_its_weights():
-    component = listed_components("qwen3-4b")["prompt_model"]
-    machine = synthetic(24, 32)
-    (chosen,) = plan(prompting.work(component, max_new_tokens=2000), machine).phases
+    components = listed_components("qwen3-4b")
+    component, machine = components["prompt_model"], synthetic(24, 32)
+    (chosen,) = plan(prompting.phases(components, prompting.PromptWork(max_new_tokens=2000)), machine).phases
     assert chosen.seconds == pytest.approx(2000 * component.bytes("bf16", "bf16") / machine.bandwidth)
     assert chosen.placement == "resident"
 
