@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..planner.machine import Machine
     from ..planner.phases import Phase
-    from ..planner.plan_types import PhasePlan, Plan
+    from ..planner.plan_types import Compute, PhasePlan, Plan
 
 log = logging.getLogger("piying")
 
@@ -154,7 +154,7 @@ def check_of(choice: PhasePlan) -> Callable[[torch.Tensor], None]:
 def without(work: tuple[Phase, ...], overflows: Collection[Overflow]) -> tuple[Phase, ...]:
     """Return the phases with the number types in which none of them overflowed."""
 
-    def kept(phase: Phase, types: tuple[str, ...]) -> tuple[str, ...]:
+    def kept(phase: Phase, types: tuple[Compute, ...]) -> tuple[Compute, ...]:
         return tuple(name for name in types if (phase.name, name) not in overflows)
 
     return tuple(

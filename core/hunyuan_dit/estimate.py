@@ -11,7 +11,7 @@ from ..planner.machine import Machine, read_machine
 from ..planner.phases import Component
 from ..planner.plan import plan
 from ..planner.report import Estimate
-from .phases import BLOCK_LISTS, FP8_KEEP, work
+from .phases import CAST_RULES, work
 from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES
 
 
@@ -28,7 +28,7 @@ def ask(
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
     """
-    name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
+    name, components = wanted_components(handle, host, CAST_RULES)
     machine = read_machine(host)
     made = plan(
         work(components, width, height, cfg, steps),

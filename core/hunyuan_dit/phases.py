@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..planner.phases import Component, Phase, Variant, encoding
+from ..planner.phases import Component, Phase, Variant, encoding, every_storage
+from ..planner.plan_types import PhaseName
+from ..quantization.policy import CastRules
 
-BLOCK_LISTS = {
-    "text_encoder": ("encoder.layer",),
-    "text_encoder_2": ("encoder.block",),
-    "transformer": ("blocks",),
-    "vae": (),
-}
-# Norms' own Linear layers; diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
-FP8_KEEP = {
-    "text_encoder": (),
-    "text_encoder_2": ("*.relative_attention_bias",),
-    "transformer": ("*norm*",),
-    "vae": (),
+CAST_RULES = {
+    "text_encoder": CastRules(("encoder.layer",)),
+    "text_encoder_2": CastRules(
+        ("encoder.block",), {"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"}
+    ),
+    # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
+    "transformer": CastRules(("blocks",), {"*norm*": "the Linear layers of norms are sensitive to rounding"}),
+    "vae": CastRules(),
 }
 
 BERT_TOKENS, T5_TOKENS = 77, 256
@@ -55,20 +53,20 @@ def work(
     )
 
 
-def _encode(name: str, encoder: Component, tokens: int, prompts: int) -> Phase:
+def _encode(name: PhaseName, encoder: Component, tokens: int, prompts: int) -> Phase:
     flops, variant = encoding(encoder, tokens)
     return Phase(
         name=name,
         component=encoder,
         # T5 overflows in fp16; bf16 has fp32's range.
         computes=("fp16",) if name == "encode" else ("bf16",),
-        storages=("fp16", "fp8") if name == "encode" else ("bf16", "fp8"),
+        storages=every_storage("fp16" if name == "encode" else "bf16"),
         flops=flops,
         linear_share=0.0,
         passes=prompts,
         variants=(variant,),
         streamable=True,
-        patient=True,
+        cast_last_resort=True,
     )
 
 
@@ -80,7 +78,7 @@ def _sample(transformer: Component, tokens: int, branches: int, steps: int) -> P
         name="sample",
         component=transformer,
         computes=("fp16",),
-        storages=("fp16", "fp8"),
+        storages=every_storage("fp16"),
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
         passes=steps,
@@ -123,7 +121,7 @@ def decoding_memory(vae: Component, width: int, height: int) -> tuple[Variant, .
     # Tiles stay on the device until they are blended and put together.
     kept = 6 * (covered + width * height)
     again = covered / (width * height)
-    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again)
+    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again, words="in pieces")
 
 
 def _covered(length: int, stride: int) -> int:

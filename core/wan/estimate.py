@@ -12,7 +12,7 @@ from ..planner.machine import Machine, read_machine
 from ..planner.phases import Component, Phase
 from ..planner.plan import largest, plan
 from ..planner.report import Estimate
-from .phases import BLOCK_LISTS, FP8_KEEP, work
+from .phases import CAST_RULES, work
 from .request import DEFAULT_CFG, FRAME_STEP, MIN_FRAMES, VACERequest, check_measures
 from .speed import vae_types, with_speed
 
@@ -25,7 +25,7 @@ def ask(handle: ModelHandle, host: Host, request: VACERequest, references: int =
             the device cannot be used.
     """
     check_measures(request)
-    name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
+    name, components = wanted_components(handle, host, CAST_RULES)
     machine = read_machine(host)
     request = with_speed(request)
     size = (request.width, request.height, request.num_frames)

@@ -9,18 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..planner.phases import Component, Phase, Variant, encoding
+from ..planner.phases import Component, Phase, Variant, encoding, every_storage
+from ..planner.plan_types import PhaseName, Storage, VariantName
+from ..quantization.policy import CastRules
+from ..quantization.registry import weight_format
 from .speed import EXACT, VAETypes
 
-BLOCK_LISTS = {"text_encoder": ("encoder.block",), "transformer": ("blocks", "vace_blocks"), "vae": ()}
-# The VACE blocks' projections in and out are among the most sensitive to rounding; an embedding is no Linear layer.
-FP8_KEEP = {
-    "text_encoder": ("*.relative_attention_bias",),
-    "transformer": ("vace_blocks.*.proj_in", "vace_blocks.*.proj_out"),
-    "vae": (),
+CAST_RULES = {
+    "text_encoder": CastRules(
+        ("encoder.block",), {"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"}
+    ),
+    "transformer": CastRules(
+        ("blocks", "vace_blocks"),
+        {
+            "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
+            "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
+        },
+    ),
+    "vae": CastRules(),
 }
 
-BATCHED = "batched"  # the name of a way of sampling: both prompts in one batch
+BATCHED: VariantName = "batched"  # the name of a way of sampling: both prompts in one batch
 TEXT_TOKENS = 512
 HEAD = 128  # width of an attention head; rotary embeddings are two fp32 tables of it
 LATENT_CHANNELS, CONTROL_CHANNELS = 16, 96
@@ -98,7 +107,7 @@ def _encode(encoder: Component, prompts: int, frames: int) -> Phase:
         passes=prompts,
         variants=(variant,),
         streamable=True,
-        patient=True,
+        cast_last_resort=True,
         host=frames,
     )
 
@@ -118,12 +127,12 @@ def _sample(
         variants=variants,
         streamable=True,
         host=2 * frames,
-        fp8_inputs=_fp8_inputs(transformer, tokens),
+        rounded_inputs=_rounded_inputs(transformer, tokens),
     )
 
 
-def _storages(component: Component) -> tuple[str, ...]:
-    return ("fp8",) if component.stored == "fp8" else ("bf16", "fp8")
+def _storages(component: Component) -> tuple[Storage, ...]:
+    return (component.stored,) if weight_format(component.stored) else every_storage()
 
 
 def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
@@ -154,21 +163,22 @@ def sampling_memory(
     if batched:
         latents += branches * pixels * (LATENT_CHANNELS + CONTROL_CHANNELS) * 2
     rotary = tokens * HEAD * 2 * 4
-    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary)
+    words = "" if batched else "one prompt after the other"
+    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary, words=words)
 
 
 def _inside(transformer: Component) -> float:
     return max(3 + 2 * transformer.inner / max(1, transformer.hidden), 11)
 
 
-def _fp8_inputs(transformer: Component, tokens: int) -> int:
-    """Return what bringing the widest layer's input to FP8 by way of fp32 adds to the peak."""
+def _rounded_inputs(transformer: Component, tokens: int) -> int:
+    """Return what rounding the widest layer's input by way of fp32 adds to the peak."""
     ratio = transformer.inner / max(1, transformer.hidden)
     return int(2 * tokens * transformer.hidden * max(0.0, 3 + 5 * ratio - _inside(transformer)))
 
 
 def _vae_phase(
-    name: str, vae: Component, types: VAETypes, width: int, height: int, num_frames: int, passes: int
+    name: PhaseName, vae: Component, types: VAETypes, width: int, height: int, num_frames: int, passes: int
 ) -> Phase:
     first, further = DECODE_FLOPS if name == "decode" else ENCODE_FLOPS
     wide = vae.hidden / VAE_CHANNELS
@@ -205,7 +215,7 @@ def vae_memory(name: str, vae: Component, width: int, height: int, num_frames: i
     if tile == pixels:
         return (whole,)
     again = tiled_length(width) * tiled_length(height) / pixels
-    return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents)
+    return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents, words="in pieces")
 
 
 def tiled_length(length: int) -> int:
