@@ -205,7 +205,7 @@ def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: 
     )
     name = "built-in" if model == "toy" else f"random-{model}"
     handle = choose.ModelHandle(choose.WAN_VACE, model=name)
-    core("executor.model_cache").forget()
+    core("executor.model_cache").evict_models()
     found: Row = {}
     for run, prompt, seed in RUNS:
         wanted = request.VACERequest(prompt, width=width, height=height, num_frames=frames, steps=2, seed=seed)

@@ -250,7 +250,7 @@ def phase_of(shape: Shape) -> Any:
     width, height, frames = SIZES[shape.size]
     nothing = sizes.component("other", {})
     parts = {"transformer": transformer, "text_encoder": nothing, "vae": nothing}
-    phases = memory.work(parts, width, height, frames)
+    phases = memory.phases(parts, memory.VideoWork(width, height, frames))
     return next(phase for phase in phases if phase.name == "sample")
 
 

@@ -91,10 +91,10 @@ class PiyingHunyuanDiT:
 
     def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
         """Return what a run would need; `linked` are the inputs that only the run will know."""
-        from ..core.hunyuan_dit.estimate import ask
+        from ..core.hunyuan_dit.phases import ImageWork, estimate
 
         del linked
-        return ask(model, get_host(), **{name: known[name] for name in SIZING if name in known})
+        return estimate(model, get_host(), ImageWork(**{name: known[name] for name in SIZING if name in known}))
 
 
 def _side(default: int, axis: int) -> dict[str, Any]:

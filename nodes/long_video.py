@@ -119,13 +119,13 @@ class PiyingVACELongVideo:
 
     def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
         """Return what one window would need; `linked` are the inputs that only the run will know."""
-        from ..core.wan.estimate import ask
+        from ..core.wan.phases import VideoWork, estimate
 
         sizes = {name: known[name] for name in SIZING if name in known}
         sizes["num_frames"] = min(
             sizes.get("num_frames", long.DEFAULT_LENGTH), known.get("window", long.DEFAULT_WINDOW)
         )
-        return ask(model, get_host(), vace.VACERequest("", **sizes))
+        return estimate(model, get_host(), VideoWork.of(vace.VACERequest("", **sizes)))
 
 
 def _frames(default: int, least: int, most: int, tooltip: str) -> tuple[str, dict[str, Any]]:

@@ -89,18 +89,18 @@ class PiyingMemoryPlan:
         prompt_model: Any = None,
     ) -> dict[str, Any]:
         """Return the plans of the connected models as text, which ComfyUI also shows on the node."""
-        from ..core.hunyuan_dit.estimate import ask as ask_image
+        from ..core.hunyuan_dit import phases as image
         from ..core.prompting.estimate import ask as ask_prompt
-        from ..core.wan.estimate import ask as ask_video
+        from ..core.wan import phases as video
 
         host, answers = get_host(), []
         if isinstance(prompt_model, ModelHandle):
             answers.append(ask_prompt(prompt_model, host))
         if hunyuan_dit is not None:
-            answers.append(ask_image(hunyuan_dit, host, width, height, cfg, steps))
+            answers.append(image.estimate(hunyuan_dit, host, image.ImageWork(width, height, cfg, steps)))
         if wan_vace is not None:
             request = vace.VACERequest("", width=width, height=height, num_frames=num_frames, cfg=cfg, steps=steps)
-            answers.append(ask_video(wan_vace, host, request, references))
+            answers.append(video.estimate(wan_vace, host, video.VideoWork.of(request, references)))
         text = "\n\n".join(answer.to_text() for answer in answers)
         text = text or "Connect a model on this machine to see what it would need."
         return {"ui": {"text": [text]}, "result": (text,)}

@@ -133,10 +133,10 @@ class PiyingVACESample:
 
     def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
         """Return what a run would need; `linked` are the inputs that only the run will know."""
-        from ..core.wan.estimate import ask
+        from ..core.wan.phases import VideoWork, estimate
 
         request = vace.VACERequest("", **{name: known[name] for name in SIZING if name in known})
-        return ask(model, get_host(), request, task="task" in linked)
+        return estimate(model, get_host(), VideoWork.of(request, has_task="task" in linked))
 
 
 def speed_inputs() -> dict[str, Any]:

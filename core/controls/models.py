@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.installed_model import AUTO, BUILT_IN, InstalledModel, built_in, installed_models, why_not
 from ..errors import PiyingError
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
 from ..host.base import Host
 from .choices import WHOLE_FRAME
 
@@ -120,7 +120,7 @@ def load(looker: Looker, found: InstalledModel, host: Host) -> torch.nn.Module:
         PiyingError: the folder is incomplete or damaged.
     """
     host.check_cancelled()
-    return kept(f"controls/{looker.key}", found.path, lambda: _read(looker, found), host, found.size)
+    return cached_model(f"controls/{looker.key}", found.path, lambda: _read(looker, found), host, size=found.size)
 
 
 def _read(looker: Looker, found: InstalledModel) -> torch.nn.Module:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
 from ..quantization.policy import CastRules
 from ..quantization.registry import weight_format
 
@@ -73,7 +73,9 @@ class ModelParts:
 
         self.host.check_cancelled()
         key = (self._files(part), choice.compute, choice.storage)
-        model = kept(f"{self.family}/{part}", key, lambda: self._read(part, choice), self.host, choice.weights)
+        model = cached_model(
+            f"{self.family}/{part}", key, lambda: self._read(part, choice), self.host, size=choice.weights
+        )
         set_loras(model, self._loras(part), choice.compute)
         use_native_matmul(model, choice.native_matmul)
         return model

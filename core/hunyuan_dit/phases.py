@@ -7,10 +7,21 @@ its output alone (tests/core/test_plan_peaks.py runs them again).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from ..catalog.component_sizes import wanted_components
+from ..planner.machine import Machine, read_machine
 from ..planner.phases import Component, Phase, Variant, encoding, every_storage
-from ..planner.plan_types import PhaseName
+from ..planner.plan import plan
+from ..planner.plan_types import Compute, PhaseName
+from ..planner.report import Estimate
 from ..quantization.policy import CastRules
+from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, ImageRequest
+
+if TYPE_CHECKING:
+    from ..catalog.selection import ModelHandle
+    from ..host.base import Host
 
 CAST_RULES = {
     "text_encoder": CastRules(("encoder.layer",)),
@@ -30,37 +41,54 @@ INSIDE = 7.3
 VAE_CHANNELS = 128
 DECODE_BYTES, DECODE_FLOPS = 1537, 10e6
 TILE = 512  # pixels of a tile's side, a quarter of which overlaps
-FRAME_BYTES = 12
+BYTES_PER_PIXEL = 12  # three float32
 
 
-def work(
-    components: Mapping[str, Component], width: int, height: int, cfg: float = 5.0, steps: int = 50
-) -> tuple[Phase, ...]:
-    """Return the phases of a run.
+@dataclass(frozen=True)
+class ImageWork:
+    """What the planner must know of an image.
 
-    Args:
-        components: `text_encoder`, `text_encoder_2`, `transformer` and `vae`.
+    Attributes:
         width, height: pixels.
         cfg: above 1 each step predicts twice, in one batch.
         steps: denoising steps.
     """
-    branches = 2 if cfg > 1 else 1
+
+    width: int = DEFAULT_WIDTH
+    height: int = DEFAULT_HEIGHT
+    cfg: float = DEFAULT_CFG
+    steps: int = DEFAULT_STEPS
+
+    @classmethod
+    def of(cls, request: ImageRequest) -> ImageWork:
+        """Return the work of a request."""
+        return cls(request.width, request.height, request.cfg, request.steps)
+
+
+def phases(components: Mapping[str, Component], work: ImageWork) -> tuple[Phase, ...]:
+    """Return the phases of a run.
+
+    Args:
+        components: `text_encoder`, `text_encoder_2`, `transformer` and `vae`.
+    """
+    branches = 2 if work.cfg > 1 else 1
     return (
         _encode("encode", components["text_encoder"], BERT_TOKENS, branches),
         _encode("encode_2", components["text_encoder_2"], T5_TOKENS, branches),
-        _sample(components["transformer"], width * height // 256, branches, steps),
-        _decode(components["vae"], width, height),
+        _sample(components["transformer"], work.width * work.height // 256, branches, work.steps),
+        _decode(components["vae"], work.width, work.height),
     )
 
 
 def _encode(name: PhaseName, encoder: Component, tokens: int, prompts: int) -> Phase:
     flops, variant = encoding(encoder, tokens)
+    # T5 overflows in fp16; bf16 has fp32's range.
+    dtype: Compute = "fp16" if name == "encode" else "bf16"
     return Phase(
         name=name,
         component=encoder,
-        # T5 overflows in fp16; bf16 has fp32's range.
-        computes=("fp16",) if name == "encode" else ("bf16",),
-        storages=every_storage("fp16" if name == "encode" else "bf16"),
+        computes=(dtype,),
+        storages=every_storage(dtype),
         flops=flops,
         linear_share=0.0,
         passes=prompts,
@@ -106,7 +134,7 @@ def _decode(vae: Component, width: int, height: int) -> Phase:
         passes=1,
         variants=decoding_memory(vae, width, height),
         streamable=False,
-        host=2 * FRAME_BYTES * width * height,
+        host=2 * BYTES_PER_PIXEL * width * height,
     )
 
 
@@ -127,3 +155,35 @@ def decoding_memory(vae: Component, width: int, height: int) -> tuple[Variant, .
 def _covered(length: int, stride: int) -> int:
     """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
     return sum(min(TILE, length - start) for start in range(0, length, stride))
+
+
+def estimate(handle: ModelHandle, host: Host, work: ImageWork) -> Estimate:
+    """Return the plan of an image before anything is loaded.
+
+    Raises:
+        PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
+    """
+    name, components = wanted_components(handle, host, CAST_RULES)
+    machine = read_machine(host)
+    made = plan(
+        phases(components, work),
+        machine,
+        precision=handle.precision,
+        memory=handle.memory,
+        advise=lambda: what_fits(components, machine, handle, work),
+    )
+    return Estimate(name, made, machine)
+
+
+def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork) -> str:
+    """Return a sentence on the largest size that fits."""
+
+    def fits(size: tuple[int, int]) -> bool:
+        smaller = replace(work, width=size[0], height=size[1])
+        return plan(phases(components, smaller), machine, precision=handle.precision, memory=handle.memory).fits
+
+    fitting = [size for size in SIZES if fits(size)]
+    if not fitting:
+        return "No size fits."
+    width, height = max(fitting, key=lambda size: size[0] * size[1])
+    return f"What would fit: {width}×{height}."

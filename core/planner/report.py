@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..quantization.registry import weight_format
 from .cost import bottleneck, reread_every_pass
 from .machine import Limits, Machine
 from .phases import Phase
-from .plan_types import PhasePlan, Plan, amount, gigabytes
-
-if TYPE_CHECKING:
-    from ..executor.measure import Measured
+from .plan_types import PhaseMeasurement, PhasePlan, Plan, amount, gigabytes
 
 
 @dataclass(frozen=True)
@@ -181,7 +178,7 @@ def table(plan: Plan, machine: Machine) -> str:
     return "\n".join([_verdict(plan, machine), *lines, *(f"- {reason}" for reason in plan.reasons)])
 
 
-def after(plan: Plan, measured: Sequence[Measured], machine: Machine) -> str:
+def after(plan: Plan, measured: Sequence[PhaseMeasurement], machine: Machine) -> str:
     """Return predicted beside measured for each phase that was measured."""
     predicted = {phase.phase: phase for phase in plan.phases}
     rows = [

@@ -14,8 +14,7 @@ from ..catalog.installed_model import AUTO, InstalledModel, installed_models
 from ..catalog.selection import ModelHandle, choose_model
 from ..checkpoints.modules import reading
 from ..errors import PiyingError
-from ..executor.measure import Meter
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
 from ..executor.placement import placed, resident
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ..executor.execute_plan import Meter
     from ..planner.plan_types import PhasePlan, Plan
 
 log = logging.getLogger("piying")
@@ -97,9 +97,9 @@ class LocalModel:
             self._handle,
             self._host,
             lambda device, meter: PromptRun(self.found, use, self._host, device, meter, wanted, notes),
-            lambda machine: "Choose a smaller model.",
+            what_fits=lambda machine: "Choose a smaller model.",
         )
-        self._ran = ran | notes
+        self._ran = {**ran, **notes}
         return text
 
     def _held(self, use: Callable[[Write], str]) -> str:
@@ -154,7 +154,7 @@ def load(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrainedMod
         PiyingError: the folder is incomplete, damaged, or another model's.
     """
     host.check_cancelled()
-    return kept("prompt", (found.path, dtype), lambda: _read_model(found, dtype), host, found.size)
+    return cached_model("prompt", (found.path, dtype), lambda: _read_model(found, dtype), host, size=found.size)
 
 
 def load_reader(found: InstalledModel) -> Reader:
@@ -164,7 +164,7 @@ def load_reader(found: InstalledModel) -> Reader:
         PiyingError: the folder is incomplete or damaged.
     """
     folder = found.place(WORDS)[0] if found.parts else found.path
-    return kept("prompt/reader", str(_places(found)), lambda: _read_reader(folder))
+    return cached_model("prompt/reader", str(_places(found)), lambda: _read_reader(folder))
 
 
 def _read_model(found: InstalledModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -42,7 +42,7 @@ def setting(storage: str) -> str:
 
 
 def ending(storage: str) -> str:
-    """Return the suffix of cast files of a format: none of a file of weights, so that lists of models leave them out."""
+    """Return the suffix of cast files of a format; lists of models leave them out, as it is none of weights."""
     return f".{storage}cast"
 
 

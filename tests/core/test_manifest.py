@@ -81,14 +81,16 @@ PLANNED = [model for model in MODELS if model.kind == "model" and listed_compone
 
 def planned_work(model):
     """Return what docs/models.md says the smallest card is for."""
-    from piying.core.hunyuan_dit.phases import work as picture
+    from piying.core.hunyuan_dit import phases as picture
     from piying.core.prompting.phases import work as prompt
-    from piying.core.wan.phases import work as video
+    from piying.core.wan import phases as video
 
     parts = listed_components(model.id)
     if model.family == "wan_vace":
-        return video(parts, 832, 480, 81)
-    return picture(parts, 1024, 1024) if model.family == "hunyuan_dit" else prompt(parts["prompt_model"])
+        return video.phases(parts, video.VideoWork(832, 480, 81))
+    if model.family == "hunyuan_dit":
+        return picture.phases(parts, picture.ImageWork(1024, 1024))
+    return prompt(parts["prompt_model"])
 
 
 @pytest.mark.parametrize("model", PLANNED, ids=ids)

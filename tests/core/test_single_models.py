@@ -14,7 +14,7 @@ from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, ModelHandle, chec
 from piying.core.checkpoints.layouts.language_model import PROMPT_MODEL
 from piying.core.checkpoints.tokenizers import SentencePieceTokenizer
 from piying.core.errors import PiyingError
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit import sample as drawing
 from piying.core.hunyuan_dit.model import scheduler_of
@@ -36,7 +36,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "cat", "sit
 @pytest.fixture
 def host(tmp_path):
     yield HeadlessHost(models=[tmp_path], chosen_device="cpu")
-    kept.forget()
+    model_cache.evict_models()
 
 
 @pytest.fixture(autouse=True)

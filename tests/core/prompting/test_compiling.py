@@ -10,7 +10,7 @@ import pytest
 import torch
 from piying.core.catalog.installed_model import built_in as built_in_model
 from piying.core.catalog.selection import PROMPT, ModelHandle
-from piying.core.executor.model_cache import forget
+from piying.core.executor.model_cache import evict_models
 from piying.core.executor.packed_tensors import ModuleTensors
 from piying.core.planner.phases import Block, Component
 from piying.core.prompting.compile import compiled_step, why_not
@@ -33,10 +33,10 @@ CHATS = [
 def forgotten():
     """Neither code nor models of the test before."""
     torch.compiler.reset()
-    forget()
+    evict_models()
     yield
     torch.compiler.reset()
-    forget()
+    evict_models()
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_weights_that_come_anew_run_by_the_same_code_and_nothing_of_them_stays(h
         assert [reference() for reference in held] == [None, None]
     assert len(graphs) == 1
     gone = weakref.ref(model)
-    forget()
+    evict_models()
     del model, step
     gc.collect()
     assert gone() is None
