@@ -24,7 +24,7 @@ from .clean import clean_answer
 from .compile import CompiledStep, compiled_step, left_out, why_not
 from .messages import Chat
 from .one_file import finish_alone
-from .phases import BLOCK_LISTS, FP8_KEEP
+from .phases import CAST_RULES
 from .picture import Picture
 from .request import ExpandRequest
 from .watching import watch
@@ -88,9 +88,9 @@ class LocalModel:
     def _planned(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
         from ..catalog.component_sizes import found_components
         from ..executor.execute_plan import execute_plan
-        from .phases import BLOCK_LISTS, FP8_KEEP, work
+        from .phases import CAST_RULES, work
 
-        component = found_components(self.found, BLOCK_LISTS, FP8_KEEP)[PART]
+        component = found_components(self.found, CAST_RULES)[PART]
         wanted, notes = self._handle.compile_step, dict[str, Any]()
         text, ran = execute_plan(
             work(component, max_new_tokens=max_new_tokens, fixed_cache=wanted),
@@ -346,7 +346,7 @@ class PromptRun:
 
         # The folder of a language model holds it itself, not in a folder for each part.
         found = self.found if self.found.parts else replace(self.found, parts={PART: (self.found.path,)})
-        parts = ModelParts("prompt", found.name, found, self.host, BLOCK_LISTS, FP8_KEEP)
+        parts = ModelParts("prompt", found.name, found, self.host, CAST_RULES)
         model = parts.load(PART, choice)
         if (self.found.path / GENERATION).is_file():  # which tokens end an answer, beside the model's own
             model.generation_config = GenerationConfig.from_pretrained(self.found.path)
