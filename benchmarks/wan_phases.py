@@ -204,7 +204,7 @@ def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: 
         vram=None if cap is None else int(cap * 10**9),
     )
     name = "built-in" if model == "toy" else f"random-{model}"
-    handle = choose.ModelHandle(choose.WAN_VACE, model=name)
+    handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=name)
     core("executor.model_cache").forget()
     found: Row = {}
     for run, prompt, seed in RUNS:

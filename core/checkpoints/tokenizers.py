@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PiyingError
 from ..files.open import open_tensors
 from ..host.base import Host
+from .layouts.base import TOKENIZER_TENSOR
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +102,7 @@ def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
         PiyingError: the file is damaged, or what it calls a tokenizer is none.
     """
     tensors = open_tensors(Path(path))
-    found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == NAME), None)
+    found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
         return None
     return _of_pieces(found.read().contiguous().numpy().tobytes(), Path(path))
@@ -142,7 +143,7 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def bert_tokenizer(host: Host) -> Path | None:
-    """Return the folder of the tokenizer of Hunyuan-DiT's BERT, or None.
+    """Return the folder of a BERT's tokenizer, or None.
 
     ComfyUI comes with one (comfy/text_encoders/hydit_clip_tokenizer).
     """
@@ -177,6 +178,3 @@ def _json(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-NAME = "spiece_model"  # a tensor of bytes: a SentencePiece model

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from piying.core.catalog.component_sizes import listed_components
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.executor.retry import without
 from piying.core.hunyuan_dit import phases as hunyuan
 from piying.core.planner.cost import PROCESS_RAM, STAGED
@@ -18,6 +18,7 @@ from piying.core.planner.report import after, table
 from piying.core.prompting import phases as prompting
 from piying.core.wan import phases as wan
 from piying.core.wan.estimate import what_fits
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.speed import vae_types
 
 GB = 2**30

@@ -16,15 +16,17 @@ from piying.core.catalog.component_sizes import (
     wanted_components,
 )
 from piying.core.catalog.installed_model import InstalledModel, built_in
-from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.download.manifest import MANIFEST
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit import phases as hunyuan
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.planner.phases import Block, Component
 from piying.core.prompting import phases as prompting
 from piying.core.quantization.fp8 import castable
 from piying.core.wan import phases as wan
+from piying.core.wan.family import WAN_VACE
 
 
 def tensors_of(module):

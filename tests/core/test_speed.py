@@ -8,12 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache as kept
 from piying.core.host.headless import HeadlessHost
 from piying.core.lora.catalog import with_lora
 from piying.core.wan.distilled import with_distilled
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import SPEEDS, VACERequest, check_request
 from piying.core.wan.sample import sample
 from piying.core.wan.speed import explained, with_speed

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in as built_in_model
-from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.executor.model_cache import forget
 from piying.core.executor.packed_tensors import ModuleTensors
 from piying.core.planner.phases import Block, Component
 from piying.core.prompting.compile import compiled_step, why_not
 from piying.core.prompting.estimate import ask
 from piying.core.prompting.expand import ExpandRequest, expand
+from piying.core.prompting.family import PROMPT
 from piying.core.prompting.local_model import LocalModel, generate, load, load_reader
 from piying.core.prompting.messages import Chat
 from piying.core.prompting.phases import KEY_VALUE_WIDTH, fixed_cache_tokens, work
