@@ -12,7 +12,7 @@ import torch
 from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
-from piying.core.checkpoints.layouts.language_model import PROMPT_MODEL
+from piying.core.checkpoints.layouts.language_model import LANGUAGE_MODEL
 from piying.core.checkpoints.tokenizers import SentencePieceTokenizer
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache as kept
@@ -271,7 +271,7 @@ def test_one_without_its_output_layer_is_not_offered():
     shapes = {"model.embed_tokens.weight": (151_936, 4096), f"{model}.q_norm.weight": (128,)}
     shapes |= {f"{model}.o_proj.weight": (4096, 4096)}
     with pytest.raises(PiyingError, match="its output layer is not in it"):
-        PROMPT_MODEL.config(shapes)
+        LANGUAGE_MODEL.config(shapes)
 
 
 def test_comfyuis_own_words_serve_qwen3():
