@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..checkpoints.inspect import GB, FileInfo, inspect
+from ..checkpoints.key_mapping import class_shapes
 from ..errors import PiyingError
 from ..families.base import ModelFamily
 from ..files.folder import read_json
@@ -142,6 +143,14 @@ class FileCatalog:
     def outside_folders(self, *categories: str) -> list[SingleFile]:
         """Return the files in all folders but these, PyTorch's own included."""
         return single_files(self.host, lambda category: category not in categories, pytorch=True)
+
+    def shapes(self, file: SingleFile, kind: str) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of one component of a file under the names of its class.
+
+        Raises:
+            PiyingError: the file has changed since, and holds no such component.
+        """
+        return {name: entry.shape for name, entry in class_shapes([file.path], kind).items()}
 
     def lent_by(self, folders: Sequence[InstalledModel], parts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
         """Return for each part the folder of the first model that has it."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,18 +81,3 @@ def _transformers(name: str, config: dict[str, Any]) -> torch.nn.Module:
     arguments = {POOLING: config[POOLING]} if POOLING in config else {}
     module: torch.nn.Module = cls(cls.config_class.from_dict(settings), **arguments)
     return module
-
-
-@contextmanager
-def reading(folder: Path, title: str) -> Iterator[None]:
-    """Turn what diffusers, transformers and safetensors raise on a bad folder into a sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise PiyingError(
-            f"{folder}: cannot be read as a {title} model ({type(error).__name__}: {reason}). "
-            "Fetch the folder again, or choose another model."
-        ) from error

@@ -89,7 +89,7 @@ def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:
         return _of_pieces((place / PIECES).read_bytes(), place / PIECES)
     from transformers import AutoTokenizer
 
-    from .modules import reading
+    from .pretrained import reading
 
     with reading(place, "tokenizer"):
         return AutoTokenizer.from_pretrained(place, local_files_only=True)

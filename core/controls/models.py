@@ -100,7 +100,7 @@ def _read(family: AnnotatorFamily, found: InstalledModel) -> torch.nn.Module:
     import torch
     import transformers
 
-    from ..checkpoints.modules import reading
+    from ..checkpoints.pretrained import reading
 
     log.info("Loading %s model: %s", family.title, found.name)
     with reading(found.path, family.title):
@@ -131,7 +131,7 @@ def image_processor(family: AnnotatorFamily, found: InstalledModel) -> Any:
     """
     import transformers
 
-    from ..checkpoints.modules import reading
+    from ..checkpoints.pretrained import reading
 
     with reading(found.path, family.title):
         return transformers.AutoImageProcessor.from_pretrained(found.path, local_files_only=True, backend="pil")

@@ -55,7 +55,7 @@ class ModelFamily:
 
     Attributes:
         key: its name in the manifest, in folders and in records.
-        title: for people, as in "No Wan VACE model is installed".
+        title: for people, as in "No … model is installed".
         index_classes: the classes that its folders name in model_index.json or config.json.
         folder: where its folders go, below the models folder.
         socket: the type of its handle on a ComfyUI wire; "" for models that are no input of a sampler.

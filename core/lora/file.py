@@ -55,7 +55,7 @@ class LoraShape:
 
     @property
     def title(self) -> str:
-        """Return "a LoRA for Wan 14B, rank 32"; without the model where its width is none we know."""
+        """Return "a LoRA for MODEL, rank 32"; without the model where no known one has its width."""
         model = lora_model(self.widths[0]) if self.blocks and self.widths else ""
         return "a LoRA" + (f" for {model}, rank {self.rank}" if model and self.rank else "")
 

@@ -10,9 +10,7 @@ from ..errors import PiyingError
 from ..families.base import ComponentSpec, ModelFamily
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ..catalog.discovery import FileCatalog
+    from ..catalog.discovery import FileCatalog, SingleFile
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..planner.machine import Machine
@@ -42,7 +40,7 @@ class PromptFamily(ModelFamily):
             if one.title != LANGUAGE_MODEL.title or not one.found.readable:
                 continue
             try:
-                vocabulary = int(_config(one.path)["vocab_size"])
+                vocabulary = int(_config(one, files)["vocab_size"])
             except (PiyingError, KeyError, IndexError, ValueError):
                 continue  # `why_unusable` says why to the one who asks for it by name
             tokenizer = qwen_tokenizer([folder.path for folder in folders], vocabulary, files.host)
@@ -56,7 +54,7 @@ class PromptFamily(ModelFamily):
         if one is None or one.title != LANGUAGE_MODEL.title:
             return None
         try:
-            _config(one.path)
+            _config(one, files)
         except PiyingError as error:
             return str(error)
         return None
@@ -82,11 +80,8 @@ class PromptFamily(ModelFamily):
         return "Choose a smaller model."
 
 
-def _config(path: Path) -> dict[str, Any]:
-    from ..checkpoints.key_mapping import class_shapes
-
-    shapes = class_shapes([path], "prompt_model")
-    return LANGUAGE_MODEL.config({name: entry.shape for name, entry in shapes.items()})
+def _config(one: SingleFile, files: FileCatalog) -> dict[str, Any]:
+    return LANGUAGE_MODEL.config(files.shapes(one, "prompt_model"))
 
 
 PROMPT = PromptFamily(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalog.discovery import installed_models
 from ..catalog.installed_model import AUTO, InstalledModel
 from ..catalog.selection import ModelHandle, choose_model
-from ..checkpoints.modules import reading
+from ..checkpoints.pretrained import reading
 from ..errors import PiyingError
 from ..executor.measure import Meter
 from ..executor.model_cache import kept

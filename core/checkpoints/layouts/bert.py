@@ -1,4 +1,4 @@
-"""The BERT text encoder of Hunyuan-DiT, under transformers' names, with or without its pooler."""
+"""BERT text encoders under transformers' names, with or without its pooler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image VAE of Stable Diffusion XL, which Hunyuan-DiT uses: AutoencoderKL of diffusers, or as first published.
+"""The image VAE of Stable Diffusion XL: AutoencoderKL of diffusers, or as first published.
 
 Original names: ldm/modules/diffusionmodules/model.py of CompVis/latent-diffusion. ComfyUI's all-in-one
 checkpoints have them.

@@ -1,4 +1,4 @@
-"""T5 text encoders: UMT5 of Wan2.1 (wan/modules/t5.py or transformers' names), mT5 of Hunyuan-DiT."""
+"""T5, mT5 and UMT5 text encoders under transformers' names, or those of wan/modules/t5.py of Wan-Video/Wan2.1."""
 
 from __future__ import annotations
 
