@@ -109,8 +109,8 @@ WAN_VACE = WanVACEFamily(
             classes=("WanVACETransformer3DModel",),
             block_lists=("blocks", "vace_blocks"),
             high_precision={
-                "vace_blocks.*.proj_in": "the way into the VACE blocks is among the layers most sensitive to rounding",
-                "vace_blocks.*.proj_out": "the hints the VACE blocks give are among what is most sensitive to rounding",
+                "vace_blocks.*.proj_in": "leads into the VACE blocks, among the layers most sensitive to rounding",
+                "vace_blocks.*.proj_out": "leads out of the VACE blocks, among the layers most sensitive to rounding",
             },
         ),
         ComponentSpec(name="vae", classes=("AutoencoderKLWan",)),

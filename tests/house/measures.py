@@ -78,7 +78,7 @@ class Part:
         return [(module, n) for module, tree in self.trees.items() for n in ast.walk(tree) if isinstance(n, kinds)]
 
     def called_once(self) -> tuple[int, int]:
-        """Return how many private functions stand once besides their definition in their file, and how many there are."""
+        """Return how many private functions are named once besides their definition, and how many there are."""
         private = [(m, f.name) for m, f in self.functions() if f.name.startswith("_") and not f.name.endswith("__")]
         words = {module: Counter(_names(source)) for module, source in self.sources.items()}
         return sum(words[module][name] == 2 for module, name in private), len(private)

@@ -32,6 +32,8 @@ def words(family) -> set[str]:
         "T5EncoderModel",
         "UMT5EncoderModel",
         "BertModel",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
         "PROMPT_MODEL",
     }  # of libraries, and of ComfyUI's wires
     return {name for name in names | transformers if re.search(r"[A-Z_-]", name)} - shared
