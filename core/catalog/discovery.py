@@ -1,4 +1,7 @@
-"""Discovery: which models are installed: folders that say what they are, and single files known by their contents."""
+"""Discovery: which models are installed: folders that say what they are, and single files known by their contents.
+
+What reads headers is imported where it is used: nodes are declared at ComfyUI's start, which none of it may slow.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..checkpoints.inspect import GB, FileInfo, inspect
-from ..checkpoints.key_mapping import class_shapes
 from ..errors import PiyingError
 from ..families.base import ModelFamily
 from ..files.folder import read_json
 from ..host.base import Host
 from .installed_model import InstalledModel, weight_bytes
+
+if TYPE_CHECKING:
+    from ..checkpoints.inspect import FileInfo
 
 INDEXES = ("model_index.json", "config.json")
 ENDINGS = (".safetensors", ".sft", ".gguf")
@@ -117,6 +122,8 @@ class SingleFile:
     @property
     def details(self) -> str:
         """Return title, parameters, format and size: "Wan2.1-VACE transformer, 17.3B, fp8 scaled, 17.4 GB"."""
+        from ..checkpoints.inspect import GB
+
         parameters = sum(part.parameters for part in self.found.parts) / GB
         what = self.title or self.found.what.removeprefix("a ")
         return f"{what}, {parameters:.1f}B, {self.found.precision}, {self.found.bytes / GB:.1f} GB"
@@ -150,6 +157,8 @@ class FileCatalog:
         Raises:
             PiyingError: the file has changed since, and holds no such component.
         """
+        from ..checkpoints.key_mapping import class_shapes
+
         return {name: entry.shape for name, entry in class_shapes([file.path], kind).items()}
 
     def lent_by(self, folders: Sequence[InstalledModel], parts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
@@ -217,6 +226,8 @@ def _inspected(path: Path) -> FileInfo | None:
 
 @lru_cache(maxsize=1024)
 def _inspected_once(path: Path, size: int, changed: int) -> FileInfo | None:
+    from ..checkpoints.inspect import inspect
+
     del size, changed  # they tell one state of the file from another
     try:
         return inspect(path)
@@ -226,6 +237,8 @@ def _inspected_once(path: Path, size: int, changed: int) -> FileInfo | None:
 
 def what_is(name: str, host: Host) -> str | None:
     """Return what the single file of that name is, or None where there is no such file."""
+    from ..checkpoints.inspect import inspect
+
     for category, root in host.model_folders():
         relative = name.removeprefix(f"{category}/") if category else name
         path = root / relative
