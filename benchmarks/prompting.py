@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     quick = pack("core.prompting.local_model").LocalModel(replace(handle, compile_step=True), host)
     rows = compare(pack, {"ours": model, **({"compiled": quick} if options.compile else {})}, host, timed, options)
     memory["after"] = resident_bytes()
-    pack("core.executor.model_cache").forget()
+    pack("core.executor.model_cache").evict_models()
     return {"model": model.name, **model.record(), "load_seconds": seconds_to_load, "memory": memory, **rows}
 
 

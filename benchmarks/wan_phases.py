@@ -48,7 +48,7 @@ def load(folder: Path, device: str, dtype: torch.dtype) -> list[tuple[str, Calla
     from diffusers import WanVACETransformer3DModel
 
     memory, loading = core("wan.phases"), core("checkpoints.load")
-    fp8 = {"storage": "fp8", "block_lists": memory.BLOCK_LISTS["transformer"], "keep": memory.FP8_KEEP["transformer"]}
+    fp8 = {"storage": "fp8", "block_lists": family.block_lists["transformer"], "keep": family.high_precision["transformer"]}
 
     def there(module: torch.nn.Module) -> torch.nn.Module:
         module.to(device)
@@ -205,7 +205,7 @@ def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: 
     )
     name = "built-in" if model == "toy" else f"random-{model}"
     handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=name)
-    core("executor.model_cache").forget()
+    core("executor.model_cache").evict_models()
     found: Row = {}
     for run, prompt, seed in RUNS:
         wanted = request.VACERequest(prompt, width=width, height=height, num_frames=frames, steps=2, seed=seed)

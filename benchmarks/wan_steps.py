@@ -75,7 +75,7 @@ def ours(
         memory, forward = core("wan.phases"), core("wan.transformer")
         if storage == "fp8":
             fp8 = core("quantization.fp8")
-            fp8.cast_linears(model, memory.BLOCK_LISTS["transformer"], memory.FP8_KEEP["transformer"])
+            fp8.cast_linears(model, family.block_lists["transformer"], family.high_precision["transformer"])
             fp8.use_fp8_matmul(model, fp8_matmul)
 
         def step() -> list[torch.Tensor]:
@@ -248,12 +248,12 @@ def phase_of(shape: Shape) -> Any:
         name: sizes.Stored(tuple(tensor.shape), "BF16") for name, tensor in empty(shape.model).named_parameters()
     }
     transformer = sizes.component(
-        "transformer", tensors, memory.BLOCK_LISTS["transformer"], memory.FP8_KEEP["transformer"]
+        "transformer", tensors, family.block_lists["transformer"], family.high_precision["transformer"]
     )
     width, height, frames = SIZES[shape.size]
     nothing = sizes.component("other", {})
     parts = {"transformer": transformer, "text_encoder": nothing, "vae": nothing}
-    phases = memory.work(parts, width, height, frames)
+    phases = memory.phases(parts, memory.VideoWork(width, height, frames))
     return next(phase for phase in phases if phase.name == "sample")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalog.discovery import installed_models, why_not
 from ..catalog.installed_model import AUTO, BUILT_IN, InstalledModel, built_in
 from ..errors import PiyingError
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
 from ..host.base import Host
 from .choices import WHOLE_FRAME
 from .family import DETECTOR, FOLDER, AnnotatorFamily
@@ -93,7 +93,7 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> torch.nn
         PiyingError: the folder is incomplete or damaged.
     """
     host.check_cancelled()
-    return kept(f"controls/{family.key}", found.path, lambda: _read(family, found), host, found.size)
+    return cached_model(f"controls/{family.key}", found.path, lambda: _read(family, found), host, size=found.size)
 
 
 def _read(family: AnnotatorFamily, found: InstalledModel) -> torch.nn.Module:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..quantization.policy import CastRules
+
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog
     from ..catalog.installed_model import InstalledModel
@@ -31,16 +33,14 @@ class ComponentSpec:
         classes: the diffusers or transformers classes that it may be.
         model_types: for text encoders and language models {transformers' model_type: class}, for configurations
             that name the class of a larger model.
-        block_lists: dotted names of its lists of blocks, the unit of streaming; empty for a VAE.
-        high_precision: {pattern of layer names (fnmatch): why these layers are never stored in fewer bits}.
+        rules: its lists of blocks, the unit of streaming, and which of their layers may be stored in fewer bits.
         layout_kind: the kind of the layouts that hold it; "" where that is its name.
     """
 
     name: str
     classes: tuple[str, ...]
     model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
-    block_lists: tuple[str, ...] = ()
-    high_precision: Mapping[str, str] = field(default_factory=dict, hash=False)
+    rules: CastRules = CastRules()
     layout_kind: str = ""
 
     @property
@@ -94,14 +94,9 @@ class ModelFamily:
         return self.socket.lower()
 
     @property
-    def block_lists(self) -> dict[str, tuple[str, ...]]:
-        """The lists of blocks of each component."""
-        return {spec.name: spec.block_lists for spec in self.components}
-
-    @property
-    def high_precision(self) -> dict[str, tuple[str, ...]]:
-        """The patterns of each component's layers that are never stored in fewer bits."""
-        return {spec.name: tuple(spec.high_precision) for spec in self.components}
+    def rules(self) -> dict[str, CastRules]:
+        """Which layers of each component may be stored in fewer bits."""
+        return {spec.name: spec.rules for spec in self.components}
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return the family's models that lie in single files.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.component_sizes import found_components, wanted_components, with_loras
 from ..catalog.selection import ModelHandle, choose_model
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
 from ..lora.catalog import LoraFile, lora_files
 from ..planner.machine import read_machine
 from ..planner.plan import plan
@@ -41,7 +41,7 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
     """
     family = handle.family
-    name, components = wanted_components(handle, host, family.block_lists, family.high_precision)
+    name, components = wanted_components(handle, host)
     machine = read_machine(host)
     made = plan(
         family.phases(components, work),
@@ -80,7 +80,7 @@ class ModelParts:
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of the parts, read from the headers of their files."""
-        sizes = found_components(self.found, self.family.block_lists, self.family.high_precision)
+        sizes = found_components(self.found, self.family.rules)
         return with_loras(sizes, self.loras)
 
     def identity(self, part: str) -> str:
@@ -110,7 +110,9 @@ class ModelParts:
 
         self.host.check_cancelled()
         key = (self._files(part), choice.compute, choice.storage)
-        model = kept(f"{self.family.key}/{part}", key, lambda: self._read(part, choice), self.host, choice.weights)
+        model = cached_model(
+            f"{self.family.key}/{part}", key, lambda: self._read(part, choice), self.host, size=choice.weights
+        )
         set_loras(model, self._loras(part), choice.compute)
         use_fp8_matmul(model, choice.fp8_matmul)
         return model

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.layouts.bert import BERT
 from ..checkpoints.layouts.kl_vae import KL_DIFFUSERS, KL_ORIGINAL
 from ..families.base import ComponentSpec, ModelFamily
+from ..quantization.policy import CastRules
 from .layouts import HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL
 from .request import SIZES
 
@@ -70,7 +71,7 @@ class HunyuanDiTFamily(ModelFamily):
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
     ) -> str:
         """Return a sentence on the largest size that fits."""
-        from .estimate import what_fits
+        from .phases import what_fits
 
         return what_fits(components, machine, handle, work)
 
@@ -107,21 +108,25 @@ HUNYUAN_DIT = HunyuanDiTFamily(
             name="text_encoder",
             classes=("BertModel",),
             model_types={"bert": "BertModel"},
-            block_lists=("encoder.layer",),
+            rules=CastRules(("encoder.layer",)),
         ),
         ComponentSpec(
             name="text_encoder_2",
             classes=("T5EncoderModel",),
             model_types={"t5": "T5EncoderModel", "mt5": "T5EncoderModel"},
-            block_lists=("encoder.block",),
-            high_precision={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+            rules=CastRules(
+                ("encoder.block",),
+                keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+            ),
         ),
         ComponentSpec(
             name="transformer",
             classes=("HunyuanDiT2DModel",),
-            block_lists=("blocks",),
-            # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
-            high_precision={"*norm*": "the Linear layers of norms scale and shift everything behind them"},
+            rules=CastRules(
+                ("blocks",),
+                # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
+                keep={"*norm*": "the Linear layers of norms scale and shift everything behind them"},
+            ),
         ),
         ComponentSpec(name="vae", classes=("AutoencoderKL",)),
     ),

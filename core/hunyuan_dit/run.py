@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..executor.measure import Meter
+from ..executor.execute_plan import Meter
 from ..executor.placement import placed
 from ..executor.tensor_cache import Encoded, encoded
 from ..files.dtypes import torch_dtype

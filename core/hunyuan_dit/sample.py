@@ -9,9 +9,8 @@ from ..catalog.selection import ModelHandle
 from ..executor.execute_plan import execute_plan
 from ..host.base import Host
 from ..lora.catalog import record_of
-from .estimate import what_fits
 from .model import load
-from .phases import work
+from .phases import ImageWork, phases, what_fits
 from .request import SIZES, TOY_SIZES, ImageRequest, check_size
 from .run import ImageRun
 
@@ -37,13 +36,13 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
     model = load(handle, host)
     check_size(request.width, request.height, SIZES + TOY_SIZES if model.found.is_built_in else SIZES)
     components = model.components()
-    phases = work(components, request.width, request.height, request.cfg, request.steps)
+    work = ImageWork.of(request)
     with torch.no_grad():
         image, ran = execute_plan(
-            phases,
+            phases(components, work),
             handle,
             host,
             lambda device, meter: ImageRun(model, request, host, device, meter),
-            lambda machine: what_fits(components, machine, handle, request.cfg),
+            what_fits=lambda machine: what_fits(components, machine, handle, work),
         )
     return image, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request)}

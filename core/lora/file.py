@@ -85,7 +85,7 @@ def lora_shape(entries: Mapping[str, TensorEntry]) -> LoraShape:
 @cache
 def _blocks() -> re.Pattern[str]:
     """Return what finds the list and the number of a block in a layer's name, with dots or underscores."""
-    lists = {name for spec in component_specs("transformer") for name in spec.block_lists}
+    lists = {name for spec in component_specs("transformer") for name in spec.rules.block_lists}
     longest_first = sorted(lists, key=len, reverse=True)
     return re.compile(rf"({'|'.join(map(re.escape, longest_first))})[._](\d+)[._]")
 

@@ -122,11 +122,11 @@ def _given_up() -> int:
     """
     import psutil
 
-    from ..executor.model_cache import kept_bytes
+    from ..executor.model_cache import cached_bytes
 
     process = psutil.Process().memory_info()
     own = getattr(process, "private", process.rss - getattr(process, "shared", 0))
-    return max(0, min(kept_bytes(), int(own)))
+    return max(0, min(cached_bytes(), int(own)))
 
 
 def _without_card(device: str, total: int, free: int) -> Machine:

@@ -53,6 +53,23 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
+class PhaseMeasurement:
+    """What a phase really took.
+
+    Attributes:
+        phase: its name.
+        seconds: wall-clock time.
+        vram: peak bytes torch allocated on the card; 0 without one.
+        ram: bytes of the process in memory at the phase's end, mapped files included.
+    """
+
+    phase: str
+    seconds: float
+    vram: int
+    ram: int
+
+
+@dataclass(frozen=True)
 class Rejected:
     """A way of running a phase that was passed over, and why."""
 

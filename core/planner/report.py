@@ -6,11 +6,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..executor.measure import Measured
 from .cost import bottleneck, reread_every_pass
 from .machine import Machine
 from .phases import Phase
-from .plan_types import PhasePlan, Plan, amount, gigabytes
+from .plan_types import PhaseMeasurement, PhasePlan, Plan, amount, gigabytes
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def table(plan: Plan, machine: Machine) -> str:
     return "\n".join([_verdict(plan, machine), *lines, *(f"- {reason}" for reason in plan.reasons)])
 
 
-def after(plan: Plan, measured: Sequence[Measured], machine: Machine) -> str:
+def after(plan: Plan, measured: Sequence[PhaseMeasurement], machine: Machine) -> str:
     """Return predicted beside measured for each phase that was measured."""
     predicted = {phase.phase: phase for phase in plan.phases}
     rows = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.layouts.language_model import LANGUAGE_MODEL
 from ..errors import PiyingError
 from ..families.base import ComponentSpec, ModelFamily
+from ..quantization.policy import CastRules
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
@@ -96,7 +97,7 @@ PROMPT = PromptFamily(
             name="prompt_model",
             classes=tuple(WRITING.values()),
             model_types=WRITING,
-            block_lists=("model.layers",),
+            rules=CastRules(("model.layers",)),
         ),
     ),
     layouts=(LANGUAGE_MODEL,),

@@ -15,8 +15,7 @@ from ..catalog.installed_model import AUTO, InstalledModel
 from ..catalog.selection import ModelHandle, choose_model
 from ..checkpoints.pretrained import reading
 from ..errors import PiyingError
-from ..executor.measure import Meter
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
 from ..executor.placement import placed, resident
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
@@ -27,7 +26,6 @@ from .compile import CompiledStep, compiled_step, left_out, why_not
 from .family import PROMPT
 from .messages import Chat
 from .one_file import finish_alone
-from .phases import BLOCK_LISTS, FP8_KEEP
 from .picture import Picture
 from .request import ExpandRequest
 from .watching import watch
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ..executor.execute_plan import Meter
     from ..planner.plan_types import PhasePlan, Plan
 
 log = logging.getLogger("piying")
@@ -88,20 +87,19 @@ class LocalModel:
         return self._held(use) if self.sees else self._planned(use, max_new_tokens)
 
     def _planned(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
-        from ..catalog.component_sizes import found_components
         from ..executor.execute_plan import execute_plan
-        from .phases import work
+        from .phases import PromptWork, phases
 
-        component = found_components(self.found, BLOCK_LISTS, FP8_KEEP)[PART]
+        components = ModelParts(PROMPT, self.found, self._host).components()
         wanted, notes = self._handle.compile_step, dict[str, Any]()
         text, ran = execute_plan(
-            work(component, max_new_tokens=max_new_tokens, fixed_cache=wanted),
+            phases(components, PromptWork(max_new_tokens=max_new_tokens, fixed_cache=wanted)),
             self._handle,
             self._host,
             lambda device, meter: PromptRun(self.found, use, self._host, device, meter, wanted, notes),
-            lambda machine: "Choose a smaller model.",
+            what_fits=lambda machine: "Choose a smaller model.",
         )
-        self._ran = ran | notes
+        self._ran = {**ran, **notes}
         return text
 
     def _held(self, use: Callable[[Write], str]) -> str:
@@ -156,7 +154,7 @@ def load(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrainedMod
         PiyingError: the folder is incomplete, damaged, or another model's.
     """
     host.check_cancelled()
-    return kept("prompt", (found.path, dtype), lambda: _read_model(found, dtype), host, found.size)
+    return cached_model("prompt", (found.path, dtype), lambda: _read_model(found, dtype), host, size=found.size)
 
 
 def load_reader(found: InstalledModel) -> Reader:
@@ -166,7 +164,7 @@ def load_reader(found: InstalledModel) -> Reader:
         PiyingError: the folder is incomplete or damaged.
     """
     folder = found.place(WORDS)[0] if found.parts else found.path
-    return kept("prompt/reader", str(_places(found)), lambda: _read_reader(folder))
+    return cached_model("prompt/reader", str(_places(found)), lambda: _read_reader(folder))
 
 
 def _read_model(found: InstalledModel, dtype: torch.dtype) -> PreTrainedModel:

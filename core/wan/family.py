@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.layouts.t5 import UMT5
 from ..families.base import ComponentSpec, ModelFamily
+from ..quantization.policy import CastRules
 from .layouts import TEXT_TO_VIDEO, VACE, VACE_MODULE, WAN_DIFFUSERS, WAN_ORIGINAL
 from .vae_layouts import TITLE as VAE
 from .vae_layouts import WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
@@ -62,7 +63,7 @@ class WanVACEFamily(ModelFamily):
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
     ) -> str:
         """Return a sentence on the longest video of this size and the largest of this length that fit."""
-        from .estimate import what_fits
+        from .phases import what_fits
 
         return what_fits(components, machine, handle, work)
 
@@ -101,17 +102,21 @@ WAN_VACE = WanVACEFamily(
             name="text_encoder",
             classes=("UMT5EncoderModel",),
             model_types={"umt5": "UMT5EncoderModel"},
-            block_lists=("encoder.block",),
-            high_precision={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+            rules=CastRules(
+                ("encoder.block",),
+                keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+            ),
         ),
         ComponentSpec(
             name="transformer",
             classes=("WanVACETransformer3DModel",),
-            block_lists=("blocks", "vace_blocks"),
-            high_precision={
+            rules=CastRules(
+                ("blocks", "vace_blocks"),
+                keep={
                 "vace_blocks.*.proj_in": "leads into the VACE blocks, among the layers most sensitive to rounding",
                 "vace_blocks.*.proj_out": "leads out of the VACE blocks, among the layers most sensitive to rounding",
             },
+            ),
         ),
         ComponentSpec(name="vae", classes=("AutoencoderKLWan",)),
     ),

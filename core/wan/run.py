@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..compile_errors import in_short
-from ..executor.measure import Meter
+from ..executor.execute_plan import Meter
 from ..executor.placement import placed
-from ..executor.retry import check_of
+from ..executor.retry import overflow_check
 from ..executor.tensor_cache import TensorCache, digest
 from ..files.dtypes import torch_dtype
-from ..host.base import Host
+from ..host.base import Host, Reporter
 from ..preview import LatentPreview, fit_colours
 from .attention import Attention
 from .conditioning import EncodedTasks, Tensors, VACEInputs, encode_with, encoded, with_mask
@@ -43,6 +43,7 @@ class VACERun:
     """A request on its way to frames. `attempt` may be called again after running out of memory.
 
     Attributes:
+        reporter: shown the phases' progress; it may be one portion of a longer video's.
         attention: which kernel computes it.
         cache: forecasts steps that hardly differ; None computes every one.
         on_latents: told the video's latents [1, z, T, h, w] once they are there, before they are decoded.
@@ -54,6 +55,7 @@ class VACERun:
     request: VACERequest
     inputs: VACEInputs
     host: Host
+    reporter: Reporter
     device: str
     meter: Meter
     attention: Attention
@@ -84,7 +86,7 @@ class VACERun:
         request = self.request
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
         with self.meter.phase(choice):
-            return encode(prompts, self.model, choice, self.device, self.host)
+            return encode(prompts, self.model, choice, self.device, self.host, self.reporter)
 
     def _condition(self, choice: PhasePlan) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the control [1, 2z + 64, T, h, w] and the preview's colours.
@@ -100,7 +102,7 @@ class VACERun:
 
     def _encoded_task(self, choice: PhasePlan, tasks: EncodedTasks) -> Tensors:
         """Return the task's latents [1, 2z, T, h, w] and the preview's colours, on the CPU."""
-        check = check_of(choice)
+        check = overflow_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
 
@@ -110,7 +112,7 @@ class VACERun:
                 return latents.cpu()
 
             with placed(vae, [], choice, self.device, self.host):
-                progress = self.host.progress("Preparing the task", 1)
+                progress = self.reporter.progress("Preparing the task", 1)
                 with tiling(vae, choice.variant == "tiled"):
                     latents = encoded(tasks.gray_once(checked), self.inputs)
                 colours = fit_colours(vae)
@@ -193,7 +195,7 @@ class VACERun:
         if self.cache is not None:
             self.cache.clear()  # of an attempt before, which ran out of memory
         preview = LatentPreview(self.colours, scheduler, len(self.inputs.references))
-        progress = self.host.progress("Sampling", request.steps)
+        progress = self.reporter.progress("Sampling", request.steps)
         return denoise(
             transformer,
             scheduler,
@@ -204,16 +206,16 @@ class VACERun:
             request.cfg_at,
             self.inputs.scale_at,
             lambda done, latents: progress.step(done, preview.of(latents)),
-            self.host.check_cancelled,
+            self.reporter.check_cancelled,
             self.cache,
             None if before is None else before.steer(len(self.inputs.references)),
             choice.variant == BATCHED,
         )
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
-        tiled, check = choice.variant == "tiled", check_of(choice)
+        tiled, check = choice.variant == "tiled", overflow_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
             with placed(vae, [], choice, self.device, self.host):
-                progress = self.host.progress("Decoding", decode_steps(vae, latents, tiled))
+                progress = self.reporter.progress("Decoding", decode_steps(vae, latents, tiled))
                 return decode(vae, latents, tiled, progress.step, check)

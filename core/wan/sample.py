@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..catalog.selection import ModelHandle
-from ..executor.execute_plan import execute_plan
-from ..host.base import Host
+from ..executor.execute_plan import Meter, execute_plan
+from ..host.base import Host, Reporter
 from ..lora.catalog import record_of
 from .attention import attention_for
 from .conditioning import VACEInputs, paste, prepare
 from .distilled import with_distilled
-from .estimate import what_fits, work_of
 from .model import load, warn_if_not_made_for, warn_if_untrained
+from .phases import VideoWork, phases, what_fits
 from .request import VACERequest, check_request
 from .run import VACERun
 from .speed import explained, with_speed
@@ -24,8 +24,6 @@ from .step_cache import StepCache
 if TYPE_CHECKING:
     import torch
 
-    from ..executor.measure import Meter
-    from ..planner.machine import Machine
     from .task.vace_task import VACETask
 
 log = logging.getLogger("piying")
@@ -50,7 +48,7 @@ def sample(
     check_request(request)
     handle, request = with_distilled(handle, request, host)
     inputs = prepare(task, request.width, request.height, request.num_frames)
-    frames, record = make(handle, request, inputs, host, task is not None)
+    frames, record = make(handle, request, inputs, host, has_task=task is not None)
     return paste(frames, inputs), record | ({"task": task.describe()} if task else {})
 
 
@@ -59,16 +57,20 @@ def make(
     request: VACERequest,
     inputs: VACEInputs,
     host: Host,
+    *,
     has_task: bool,
+    reporter: Reporter | None = None,
     on_latents: Callable[[torch.Tensor], None] | None = None,
-    told: set[str] | None = None,
+    logged_plans: set[str] | None = None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Make one video from prepared inputs; kept pixels are as the model gives them.
 
     Args:
         has_task: whether there is a video to follow or keep.
         on_latents: told the latents [1, z, T, h, w], float32 on the CPU, before they are decoded.
-        told: what the log was told of videos much like this one; it is not said again, and what is said is added.
+        reporter: shown the phases' progress in place of the host.
+        logged_plans: plans that were logged for videos much like this one; they are not logged again, and new ones
+            are added.
 
     Returns:
         Frames and a record, as `sample` does.
@@ -80,27 +82,30 @@ def make(
 
     asked, request = request, with_speed(request)
     model = load(handle, host)
-    if not told:
+    if not logged_plans:
         for sentence in explained(asked, request):
             log.info("Speed: %s", sentence)
         warn_if_untrained(request, model.found)
         warn_if_not_made_for(request, model.parts.loras)
     components = model.components()
     attention = attention_for(request.attention, request.speed, host.device(), model.found.is_built_in)
-    phases = work_of(request, components, len(inputs.references), has_task, (attention.why,))
-
-    def advise(machine: Machine) -> str:
-        size = (request.width, request.height, request.num_frames)
-        return what_fits(components, machine, handle, *size, len(inputs.references), request.cfg)
+    work = VideoWork.of(asked, len(inputs.references), has_task, (attention.why,))
 
     # Made here, so that what it left out can be told; a run that found its latents kept left out nothing.
     cache = StepCache(request.step_cache) if request.step_cache else None
 
     def run(device: str, meter: Meter) -> VACERun:
-        return VACERun(model, request, inputs, host, device, meter, attention, cache, on_latents)
+        return VACERun(model, request, inputs, host, reporter or host, device, meter, attention, cache, on_latents)
 
     with torch.no_grad():
-        frames, ran = execute_plan(phases, handle, host, run, advise, told)
+        frames, ran = execute_plan(
+            phases(components, work),
+            handle,
+            host,
+            run,
+            what_fits=lambda machine: what_fits(components, machine, handle, work),
+            logged_plans=logged_plans,
+        )
     if cache and cache.skipped:
         log.info("Speed: %d of %d steps were forecast.", cache.skipped, request.steps)
     done = {"attention": attention.name} | ({"steps_forecast": cache.skipped} if cache else {})

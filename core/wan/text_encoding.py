@@ -10,7 +10,7 @@ from ..executor.tensor_cache import Encoded, encoded
 if TYPE_CHECKING:
     import torch
 
-    from ..host.base import Host
+    from ..host.base import Host, Reporter
     from ..planner.plan_types import PhasePlan
     from .model import WanVACEModel
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 MAX_PROMPT_TOKENS = 512  # text length of Wan2.1 (wan/configs/shared_config.py, text_len)
 
 
-def encode(prompts: list[str], model: WanVACEModel, choice: PhasePlan, device: str, host: Host) -> list[torch.Tensor]:
+def encode(
+    prompts: list[str], model: WanVACEModel, choice: PhasePlan, device: str, host: Host, reporter: Reporter
+) -> list[torch.Tensor]:
     """Return one embedding [1, 512, d] on the CPU for each prompt, computed as WanVACEPipeline does.
 
     Raises:
         PiyingError: the encoder cannot be read.
     """
-    progress, done = host.progress("Encoding prompt", len(prompts)), 0
+    progress, done = reporter.progress("Encoding prompt", len(prompts)), 0
 
     def run(new: list[str]) -> list[Encoded]:
         nonlocal done

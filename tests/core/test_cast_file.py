@@ -11,7 +11,7 @@ from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, model_choices
 from piying.core.checkpoints import assemble
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.plan_types import PhasePlan
@@ -27,7 +27,7 @@ def host(tmp_path):
     """A models folder with the toy model under the name of a real one."""
     shutil.copytree(BUILT_IN_ROOT / "wan_vace", tmp_path / "diffusers" / "model")
     yield HeadlessHost(models=[tmp_path], chosen_device="cpu")
-    kept.forget()
+    model_cache.evict_models()
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def wanted(monkeypatch):
 
 def read(host, part="transformer", compute="fp32"):
     """Return a part as it is read when nothing is kept in memory."""
-    kept.forget()
+    model_cache.evict_models()
     choice = PhasePlan("sample", part, compute, "fp8", "resident", "whole", False, 0, 0, 0, 0.0)
     return load(ModelHandle(WAN_VACE, "diffusers/model"), host).parts.load(part, choice)
 
@@ -86,7 +86,7 @@ def test_an_original_that_changed_is_cast_anew(host, wanted):
     changed = read(host).state_dict()
     (new,) = cast_files(host)
     assert new != old
-    kept.forget()
+    model_cache.evict_models()
     assert all(torch.equal(changed[name].float(), t.float()) for name, t in read(host).state_dict().items())
 
 

@@ -16,7 +16,7 @@ from piying.core.controls import family, heatmaps, models, pose
 from piying.core.controls.depth import depth
 from piying.core.controls.segmentation import class_numbers, segment
 from piying.core.errors import PiyingError
-from piying.core.executor.model_cache import forget
+from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.samples import sample_clip
 
@@ -26,9 +26,9 @@ torch.manual_seed(0)
 
 @pytest.fixture(autouse=True)
 def clean():
-    forget()
+    evict_models()
     yield
-    forget()
+    evict_models()
 
 
 @pytest.fixture(scope="module")

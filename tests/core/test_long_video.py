@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor import execute_plan as carry_out
-from piying.core.executor import model_cache as kept
+from piying.core.executor import execute_plan, model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.media.video import read_frames
 from piying.core.planner.machine import synthetic
@@ -278,14 +277,14 @@ def measuring():
 
 
 def test_a_window_that_runs_out_of_memory_is_made_by_another_plan(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(carry_out, "read_machine", lambda host: synthetic(8.0, 32.0))
-    kept.forget()
+    monkeypatch.setattr(execute_plan, "read_machine", lambda host: synthetic(8.0, 32.0))
+    model_cache.evict_models()
     from .test_recovery import OutOfMemoryAt
 
     real = long_make.make
 
     def short_of_memory(handle, asked, inputs, host, **more):
-        with OutOfMemoryAt(fails_at=400, times=int(host.index == 1)):
+        with OutOfMemoryAt(fails_at=400, times=int(more["reporter"].index == 1)):
             return real(handle, asked, inputs, host, **more)
 
     monkeypatch.setattr(long_make, "make", short_of_memory)
@@ -293,7 +292,7 @@ def test_a_window_that_runs_out_of_memory_is_made_by_another_plan(tmp_path, monk
     _, record = make_long_video(HANDLE, small(), host)
     assert len([line for line in caplog.messages if "Out of memory" in line]) == 1
     assert record["windows"] == 2 and bars[0].steps == sorted(bars[0].steps)
-    kept.forget()
+    model_cache.evict_models()
 
 
 def test_the_plan_is_said_once_for_all_windows(tmp_path, caplog):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from piying.core.executor.model_cache import forget, kept
+from piying.core.executor.model_cache import cached_model, evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner import machine as machines
 from piying.core.planner.machine import CONTEXT, OTHERS_RAM, Machine, read_machine, synthetic
@@ -100,11 +100,11 @@ def test_models_kept_from_before_make_room(monkeypatch):
     """Else a second run would plan with the memory that its own model takes."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GB, available=8 * GB))
     host = HeadlessHost(chosen_device="cpu")
-    forget()
+    evict_models()
     assert read_machine(host).ram_free == 8 * GB
-    layer = kept("test", "key", lambda: torch.nn.Linear(4096, 4096))
+    layer = cached_model("test", "key", lambda: torch.nn.Linear(4096, 4096))
     try:
         assert read_machine(host).ram_free == 8 * GB + 4 * (4096 * 4096 + 4096)
         assert layer.weight.is_cpu
     finally:
-        forget("test")
+        evict_models("test")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from piying.core.catalog.component_sizes import listed_components
+from piying.core.catalog.selection import ModelHandle
 from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.download.cli import model_size
@@ -83,14 +84,9 @@ PLANNED = [model for model in MODELS if model.kind == "model" and listed_compone
 
 def planned_work(model):
     """Return what docs/models.md says the smallest card is for."""
-    from piying.core.hunyuan_dit.phases import work as picture
-    from piying.core.prompting.phases import work as prompt
-    from piying.core.wan.phases import work as video
-
-    parts = listed_components(model.id)
-    if model.family == "wan_vace":
-        return video(parts, 832, 480, 81)
-    return picture(parts, 1024, 1024) if model.family == "hunyuan_dit" else prompt(parts["prompt_model"])
+    family = family_named(model.family)
+    work = family.work({}, ModelHandle(family, model.id))
+    return family.phases(listed_components(model.id), work)
 
 
 @pytest.mark.parametrize("model", PLANNED, ids=ids)

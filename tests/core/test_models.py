@@ -12,7 +12,7 @@ from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, choose_model, model_choices
 from piying.core.errors import PiyingError
-from piying.core.executor.model_cache import forget
+from piying.core.executor.model_cache import evict_models
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
@@ -166,7 +166,7 @@ def drop_encoder_tensors(folder):
     ids=lambda damage: damage.__name__,
 )
 def test_a_damaged_folder_gives_one_sentence(models, damage):
-    forget()
+    evict_models()
     folder = models / "diffusers" / "Wan-AI" / "Wan2.1-VACE-1.3B-diffusers"
     damage(folder)
     with pytest.raises(PiyingError, match="(?i)fetch it again") as caught:
@@ -178,7 +178,7 @@ def test_a_damaged_folder_gives_one_sentence(models, damage):
 def test_a_damaged_prompt_model_gives_one_sentence(models):
     from piying.core.prompting.expand import ExpandRequest, expand
 
-    forget()
+    evict_models()
     (models / "LLM" / "Qwen3-0.6B" / "model.safetensors").write_bytes(b"short")
     with pytest.raises(PiyingError, match="The file is cut short or damaged"):
         expand(ModelHandle(PROMPT), ExpandRequest("x", strict=True), host(models))
@@ -187,9 +187,9 @@ def test_a_damaged_prompt_model_gives_one_sentence(models):
 def test_the_second_run_reads_no_weights(models, monkeypatch):
     from piying.core.checkpoints import load
 
-    forget()
+    evict_models()
     first, _ = sample(ModelHandle(WAN_VACE), REQUEST, host(models))
     monkeypatch.setattr(load, "load_component", None)
     again, _ = sample(ModelHandle(WAN_VACE), replace(REQUEST, seed=REQUEST.seed + 1), host(models))
     assert not torch.equal(first, again)
-    forget()
+    evict_models()

@@ -58,7 +58,9 @@ def videos(draw):
     vae = vae_types(draw(st.sampled_from(VAE_PRECISIONS)))
 
     def work(width, height, frames):
-        return wan.work(components, width, height, frames, references, cfg, steps, vae=vae)
+        return wan.phases(
+            components, wan.VideoWork(width, height, frames, references=references, cfg=cfg, steps=steps, vae=vae)
+        )
 
     return work
 
@@ -90,7 +92,7 @@ def phases(draw):
 works = st.one_of(
     st.lists(phases(), min_size=1, max_size=3).map(tuple),
     st.builds(lambda work, *size: work(*size), videos(), sides, sides, lengths),
-    st.builds(lambda width, height, cfg: hunyuan.work(IMAGE_MODEL, width, height, cfg), sides, sides, st.just(5.0)),
+    st.builds(lambda *size: hunyuan.phases(IMAGE_MODEL, hunyuan.ImageWork(*size)), sides, sides, st.just(5.0)),
 )
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor import execute_plan as carry_out
-from piying.core.executor import model_cache as kept
+from piying.core.executor import execute_plan, model_cache
 from piying.core.executor.retry import is_out_of_memory
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
@@ -28,9 +27,9 @@ PICTURE = ImageRequest("a red circle", "", 64, 64, steps=2, cfg=3.0, seed=3)
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    kept.forget()
+    model_cache.evict_models()
     yield
-    kept.forget()
+    model_cache.evict_models()
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def card(monkeypatch):
     """Plans are made for a card of 8 GB; the work is done on the CPU."""
 
     def use(vram_gb=8.0):
-        monkeypatch.setattr(carry_out, "read_machine", lambda host: synthetic(vram_gb, 32.0))
+        monkeypatch.setattr(execute_plan, "read_machine", lambda host: synthetic(vram_gb, 32.0))
 
     use()
     return use
@@ -82,7 +81,7 @@ def test_a_failure_at_any_operation_gives_the_same_result(card, tmp_path, caplog
     assert counter.count > 1000
     phases = set()
     for point in (0.01, 0.1, 0.2, 0.35, 0.6, 0.85, 0.95, 0.998):
-        kept.forget()
+        model_cache.evict_models()
         caplog.clear()
         with OutOfMemoryAt(fails_at=int(point * counter.count)):
             result, record = make(fresh(tmp_path, f"{point}"))
@@ -108,7 +107,7 @@ def test_a_plan_that_failed_is_not_tried_again(card, tmp_path, caplog):
     with OutOfMemoryAt(fails_at=EARLY):
         _, first = film(host)
     caplog.clear()
-    kept.forget()
+    model_cache.evict_models()
     _, second = film(host)
     assert not [line for line in caplog.messages if "Out of memory" in line]
     assert second["plan"] == first["plan"]
@@ -209,7 +208,7 @@ def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkey
         with pytest.raises(OSError, match="full"):
             film(host)
     monkeypatch.setattr(run, "denoise", None)
-    kept.forget()
+    model_cache.evict_models()
     assert torch.equal(film(host)[0], expected)
 
 
@@ -218,6 +217,6 @@ def test_a_prompt_seen_before_loads_no_encoder(card, tmp_path, monkeypatch):
 
     host = fresh(tmp_path, "cache")
     expected, _ = film(host)
-    kept.forget()
+    model_cache.evict_models()
     monkeypatch.setattr(WanVACEModel, "encoder_pipeline", None)
     assert torch.equal(film(host)[0], expected)

@@ -15,7 +15,6 @@ from piying.core.errors import PiyingError
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.phases import BLOCK_LISTS, FP8_KEEP
 from piying.core.wan.request import VACERequest
 from piying.core.wan.sample import sample
 
@@ -77,7 +76,7 @@ def test_its_sizes_are_those_of_the_same_model_in_a_folder(folders, host):
     for part, model in (("transformer", models.wan_transformer()), ("vae", models.wan_vae())):
         model.save_pretrained(folder / part)
     models.umt5().save_pretrained(folder / "text_encoder")
-    assert found_components(found, BLOCK_LISTS, FP8_KEEP) == folder_components(folder, BLOCK_LISTS, FP8_KEEP)
+    assert found_components(found, WAN_VACE.rules) == folder_components(folder, WAN_VACE.rules)
 
 
 def test_a_module_is_offered_with_its_base(folders, host):

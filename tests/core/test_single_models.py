@@ -15,7 +15,7 @@ from piying.core.catalog.selection import ModelHandle, check_model, choose_model
 from piying.core.checkpoints.layouts.language_model import LANGUAGE_MODEL
 from piying.core.checkpoints.tokenizers import SentencePieceTokenizer
 from piying.core.errors import PiyingError
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit import sample as drawing
@@ -40,7 +40,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "cat", "sit
 @pytest.fixture
 def host(tmp_path):
     yield HeadlessHost(models=[tmp_path], chosen_device="cpu")
-    kept.forget()
+    model_cache.evict_models()
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 from piying.core.catalog.installed_model import built_in
 from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.lora.catalog import with_lora
 from piying.core.wan.distilled import with_distilled
@@ -35,8 +35,8 @@ def counted(host):
     """Sample, and return frames, record and how often the blocks of the end ran, a prompt each."""
 
     def run(request):
-        sample(HANDLE, replace(request, steps=1, seed=request.seed + 1), host)  # the transformer is then kept
-        blocks = next(model for slot, (_, model) in kept._kept.items() if slot == "wan_vace/transformer").blocks
+        sample(HANDLE, replace(request, steps=1, seed=request.seed + 1), host)  # the transformer is then cached
+        blocks = model_cache._models["wan_vace/transformer"][1].blocks
         calls = []
         hook = blocks[-1].register_forward_hook(lambda *_: calls.append(1))
         try:
@@ -389,9 +389,9 @@ def sampled_with(vram, **options):
     from piying.core.catalog.component_sizes import listed_components
     from piying.core.planner.machine import synthetic
     from piying.core.planner.plan import plan
-    from piying.core.wan.phases import work
+    from piying.core.wan.phases import VideoWork, phases
 
-    made = plan(work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81, **options), synthetic(vram))
+    made = plan(phases(listed_components("wan2.1-vace-1.3b"), VideoWork(832, 480, 81, **options)), synthetic(vram))
     return made.phase("sample"), made.reasons
 
 
@@ -405,11 +405,15 @@ def test_one_batch_is_for_cards_that_hold_it():
 
 
 def test_the_plan_asked_for_is_that_of_the_word(host):
-    from piying.core.wan.estimate import ask
+    from piying.core.families.diffusion_model import estimate
+    from piying.core.wan.phases import VideoWork
 
-    few = ask(HANDLE, host, replace(REQUEST, steps=40, speed="draft")).plan
-    all_of_them = ask(HANDLE, host, replace(REQUEST, steps=40)).plan
+    def asked(request):
+        return estimate(HANDLE, host, VideoWork.of(request))
+
+    few = asked(replace(REQUEST, steps=40, speed="draft")).plan
+    all_of_them = asked(replace(REQUEST, steps=40)).plan
     assert (few.phase("sample").variant, all_of_them.phase("sample").variant) == ("batched", "whole")
     assert few.phase("sample").seconds < all_of_them.phase("sample").seconds
     with pytest.raises(PiyingError, match="speed is 'warp'"):
-        ask(HANDLE, host, replace(REQUEST, speed="warp"))
+        asked(replace(REQUEST, speed="warp"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.executor.placement import resident
 from piying.core.executor.tensor_cache import TensorCache
 from piying.core.host.headless import HeadlessHost
@@ -93,14 +93,16 @@ class Shelf:
         self.read = []
 
     def get(self, slot, key, size=0):
-        return kept.kept(slot, key, lambda: self.read.append((slot, key)) or torch.nn.Linear(2, 2), None, size)
+        return model_cache.cached_model(
+            slot, key, lambda: self.read.append((slot, key)) or torch.nn.Linear(2, 2), size=size
+        )
 
 
 @pytest.fixture
 def shelf():
-    kept.forget()
+    model_cache.evict_models()
     yield Shelf()
-    kept.forget()
+    model_cache.evict_models()
 
 
 def test_one_model_a_slot(shelf):
@@ -109,7 +111,7 @@ def test_one_model_a_slot(shelf):
     shelf.get("a", 2)
     assert shelf.get("a", 1) is not first
     assert shelf.read == [("a", 1), ("a", 2), ("a", 1)]
-    assert kept.kept_bytes() == 6 * 4
+    assert model_cache.cached_bytes() == 6 * 4
 
 
 def test_the_least_recently_used_slot_makes_room(shelf, monkeypatch):

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan
 from piying.core.catalog.installed_model import built_in
 from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.preview import fit_colours
 from piying.core.wan.decode import decode
@@ -148,7 +148,7 @@ def control(value):
 def test_the_gray_part_of_a_task_is_encoded_once_for_all_tasks_of_a_size(tmp_path, task):
     program, passes = host(tmp_path / "cache"), []
     sample(HANDLE, REQUEST, program)
-    _, vae = kept._kept["wan_vace/vae"]
+    _, vae = model_cache._models["wan_vace/vae"]
     hook = vae.encoder.register_forward_hook(lambda *_: passes.append(1))
     try:
         frames, _ = sample(HANDLE, REQUEST, program, task)

@@ -12,7 +12,7 @@ import torch
 from ...catalog.selection import ModelHandle
 from ...errors import PiyingError
 from ...host.base import Host, Progress
-from ...host.progress_range import PARTS, ProgressRange
+from ...host.progress_range import STEPS_PER_PORTION, ProgressRange
 from ...media.naming import writing
 from ..conditioning import VACEInputs, paste, references_on_white
 from ..denoise import PrefixLatents
@@ -94,7 +94,7 @@ class _Film:
     shelf: Shelf = field(init=False)
     earlier: Earlier = field(init=False)
     windows: list[Window] = field(init=False)
-    told: set[str] = field(default_factory=set)
+    logged_plans: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         request = self.request
@@ -116,7 +116,7 @@ class _Film:
 
     def make(self, taker: Reel) -> dict[str, Any]:
         """Have `taker` take all windows, and return a record."""
-        bar = self.host.progress("Long video", len(self.windows) * PARTS)
+        bar = self.host.progress("Long video", len(self.windows) * STEPS_PER_PORTION)
         keys: list[str] = []
         ran: dict[str, Any] = {}
         resumed = 0
@@ -131,7 +131,7 @@ class _Film:
                 made, ran = self._window(window, canvas, keys, bar)
                 self.earlier.hold(keys[-1], made)
             taker.add(Part(keys[-1], first, behind), made, tuple(keys))
-            bar.step((window.index + 1) * PARTS)
+            bar.step((window.index + 1) * STEPS_PER_PORTION)
         described = {"task": self.task.describe()} if self.task.layers or self.task.references else {}
         settings = asdict(self.request.video) | {
             name: value for name, value in asdict(self.request).items() if name != "video"
@@ -191,10 +191,11 @@ class _Film:
                 self.handle,
                 window_request(self.request, window),
                 inputs,
-                portion,
+                self.host,
                 has_task=bool(self.task.layers) or before is not None,
                 on_latents=latents.append if self._blended else None,
-                told=self.told,
+                reporter=portion,
+                logged_plans=self.logged_plans,
             )
         else:
             frames = seen.frames

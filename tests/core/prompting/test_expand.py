@@ -14,7 +14,7 @@ import pytest
 import torch
 from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor.model_cache import forget
+from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.answer_cache import MOST_FILES, AnswerCache
 from piying.core.prompting.expand import ExpandRequest, expand
@@ -107,7 +107,7 @@ def test_the_same_seed_writes_the_same(host, tmp_path, built_in):
 def test_an_answer_is_remembered_and_reads_no_weights(host, built_in, monkeypatch):
     first, record = expand(built_in, RED, host)
     assert record["source"] == "model"
-    forget()
+    evict_models()
     monkeypatch.setattr("piying.core.checkpoints.load.load_component", None)
     again, record = expand(built_in, RED, host)
     assert (again, record["source"], record["model"]) == (first, "cache", "built-in")
@@ -190,7 +190,7 @@ def other_vocabulary(folder):
     ids=lambda damage: damage.__name__,
 )
 def test_a_broken_model_costs_a_warning(models, tmp_path, caplog, damage):
-    forget()
+    evict_models()
     host = HeadlessHost(models=[models], chosen_device="cpu", cache=tmp_path / "cache")
     damage(models / "LLM" / "Qwen3-0.6B")
     text, record = expand(ModelHandle(PROMPT), RED, host)
