@@ -47,8 +47,8 @@ def load(folder: Path, device: str, dtype: torch.dtype) -> list[tuple[str, Calla
     """Return ways of getting a transformer from a file to the device, ready to compute."""
     from diffusers import WanVACETransformer3DModel
 
-    memory, loading = core("wan.phases"), core("checkpoints.load")
-    fp8 = {"storage": "fp8", "block_lists": family.block_lists["transformer"], "keep": family.high_precision["transformer"]}
+    loading = core("checkpoints.load")
+    fp8 = {"storage": "fp8", "rules": core("wan.family").WAN_VACE.rules["transformer"]}
 
     def there(module: torch.nn.Module) -> torch.nn.Module:
         module.to(device)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..quantization.policy import CastRules
+from ..quantization.policy import NOTHING_CAST, CastRules
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog
@@ -40,7 +40,7 @@ class ComponentSpec:
     name: str
     classes: tuple[str, ...]
     model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
-    rules: CastRules = CastRules()
+    rules: CastRules = NOTHING_CAST
     layout_kind: str = ""
 
     @property

@@ -14,6 +14,7 @@ from ..lora.catalog import LoraFile, lora_files
 from ..planner.machine import read_machine
 from ..planner.plan import plan
 from ..planner.report import Estimate
+from ..quantization.registry import weight_format
 from .base import ModelFamily
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class ModelParts:
             PiyingError: its files are incomplete, damaged, or another model's.
         """
         from ..lora.apply import set_loras
-        from ..quantization.fp8 import use_fp8_matmul
+        from ..quantization.casting import use_native_matmul
 
         self.host.check_cancelled()
         key = (self._files(part), choice.compute, choice.storage)
@@ -114,17 +115,22 @@ class ModelParts:
             f"{self.family.key}/{part}", key, lambda: self._read(part, choice), self.host, size=choice.weights
         )
         set_loras(model, self._loras(part), choice.compute)
-        use_fp8_matmul(model, choice.fp8_matmul)
+        use_native_matmul(model, choice.native_matmul)
         return model
 
     def _read(self, part: str, choice: PhasePlan) -> Any:
         from ..quantization.file_cache import CastFile, is_wanted
 
         log.info("Loading %s of %s", part.replace("_", " "), self.found.name)
-        if choice.storage != "fp8" or not is_wanted():
+        if not is_wanted(choice.storage):
             return self._load(part, choice)
-        lists, keep = self.family.block_lists[part], self.family.high_precision[part]
-        file = CastFile(part, self.found.place(part), f"{self._files(part)} {lists} {keep}", choice.compute)
+        file = CastFile(
+            part,
+            self.found.place(part),
+            storage=choice.storage,
+            identity=f"{self._files(part)} {self.family.rules[part].identity}",
+            compute=choice.compute,
+        )
         return file.load(lambda path: self._load(part, choice, path))
 
     def _load(self, part: str, choice: PhasePlan, cast: Path | None = None) -> Any:
@@ -137,8 +143,7 @@ class ModelParts:
             places if cast is None else cast,
             config=None if cast is None else config_beside(part, places),
             dtype=choice.compute,
-            storage=choice.storage if choice.storage == "fp8" else None,
-            block_lists=self.family.block_lists[part],
-            keep=self.family.high_precision[part],
+            storage=choice.storage if weight_format(choice.storage) else None,
+            rules=self.family.rules[part],
             cancelled=self.host.check_cancelled,
         )

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..planner.machine import Machine
-from ..planner.phases import Component, Phase, Variant, encoding
+from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import plan
+from ..planner.plan_types import Compute, PhaseName
 from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, ImageRequest
 
 if TYPE_CHECKING:
@@ -65,21 +66,21 @@ def phases(components: Mapping[str, Component], work: ImageWork) -> tuple[Phase,
     )
 
 
-def _encode(name: str, encoder: Component, tokens: int, prompts: int) -> Phase:
+def _encode(name: PhaseName, encoder: Component, tokens: int, prompts: int) -> Phase:
     flops, variant = encoding(encoder, tokens)
     # T5 overflows in fp16; bf16 has fp32's range.
-    dtype = "fp16" if name == "encode" else "bf16"
+    dtype: Compute = "fp16" if name == "encode" else "bf16"
     return Phase(
         name=name,
         component=encoder,
         computes=(dtype,),
-        storages=(dtype, "fp8"),
+        storages=every_storage(dtype),
         flops=flops,
         linear_share=0.0,
         passes=prompts,
         variants=(variant,),
         streamable=True,
-        patient=True,
+        cast_last_resort=True,
     )
 
 
@@ -91,7 +92,7 @@ def _sample(transformer: Component, tokens: int, branches: int, steps: int) -> P
         name="sample",
         component=transformer,
         computes=("fp16",),
-        storages=("fp16", "fp8"),
+        storages=every_storage("fp16"),
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
         passes=steps,
@@ -134,7 +135,7 @@ def decoding_memory(vae: Component, width: int, height: int) -> tuple[Variant, .
     # Tiles stay on the device until they are blended and put together.
     kept = 6 * (covered + width * height)
     again = covered / (width * height)
-    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again)
+    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again, words="in pieces")
 
 
 def _covered(length: int, stride: int) -> int:

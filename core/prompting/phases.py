@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..planner.phases import Component, Phase, Variant
+from ..planner.phases import Component, Phase, Variant, every_storage
 
 # Keys and values of all published sizes of Qwen3: 8 heads of 128 (their config.json).
 KEY_VALUE_WIDTH = 1024
@@ -52,7 +52,7 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
             name="expand",
             component=component,
             computes=("bf16",),
-            storages=("bf16", "fp8"),
+            storages=every_storage(),
             # The prompt's tokens go through at once, then one at a time.
             flops=2.0 * component.parameters * tokens / max_new_tokens,
             linear_share=0.0,

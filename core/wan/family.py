@@ -113,9 +113,9 @@ WAN_VACE = WanVACEFamily(
             rules=CastRules(
                 ("blocks", "vace_blocks"),
                 keep={
-                "vace_blocks.*.proj_in": "leads into the VACE blocks, among the layers most sensitive to rounding",
-                "vace_blocks.*.proj_out": "leads out of the VACE blocks, among the layers most sensitive to rounding",
-            },
+                    "vace_blocks.*.proj_in": "leads into the VACE blocks, among the layers most sensitive to rounding",
+                    "vace_blocks.*.proj_out": "leads out of the VACE blocks, among the layers most sensitive to rounding",
+                },
             ),
         ),
         ComponentSpec(name="vae", classes=("AutoencoderKLWan",)),

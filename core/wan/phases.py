@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 from ..image_sizes import MULTIPLE
 from ..planner.machine import Machine
-from ..planner.phases import Component, Phase, Variant, encoding
+from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
+from ..planner.plan_types import PhaseName, Storage, VariantName
+from ..quantization.registry import weight_format
 from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_measures
 from .speed import EXACT, VAETypes, vae_types, with_speed
 
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
 
-BATCHED = "batched"  # the name of a way of sampling: both prompts in one batch
+BATCHED: VariantName = "batched"  # the name of a way of sampling: both prompts in one batch
 TEXT_TOKENS = 512
 HEAD = 128  # width of an attention head; rotary embeddings are two fp32 tables of it
 LATENT_CHANNELS, CONTROL_CHANNELS = 16, 96
@@ -125,7 +127,7 @@ def _encode(encoder: Component, work: VideoWork) -> Phase:
         passes=_branches(work),
         variants=(variant,),
         streamable=True,
-        patient=True,
+        cast_last_resort=True,
         host=_frame_bytes(work),
     )
 
@@ -146,7 +148,7 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
         variants=tuple(sampling_memory(transformer, tokens, branches, work.step_cache, way) for way in batched),
         streamable=True,
         host=2 * _frame_bytes(work),
-        fp8_inputs=_fp8_inputs(transformer, tokens),
+        rounded_inputs=_rounded_inputs(transformer, tokens),
         notes=work.notes,
     )
 
@@ -159,8 +161,8 @@ def _frame_bytes(work: VideoWork) -> int:
     return BYTES_PER_PIXEL * work.width * work.height * work.num_frames
 
 
-def _storages(component: Component) -> tuple[str, ...]:
-    return ("fp8",) if component.stored == "fp8" else ("bf16", "fp8")
+def _storages(component: Component) -> tuple[Storage, ...]:
+    return (component.stored,) if weight_format(component.stored) else every_storage()
 
 
 def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
@@ -191,20 +193,21 @@ def sampling_memory(
     if batched:
         latents += branches * pixels * (LATENT_CHANNELS + CONTROL_CHANNELS) * 2
     rotary = tokens * HEAD * 2 * 4
-    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary)
+    words = "" if batched else "one prompt after the other"
+    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary, words=words)
 
 
 def _inside(transformer: Component) -> float:
     return max(3 + 2 * transformer.inner / max(1, transformer.hidden), 11)
 
 
-def _fp8_inputs(transformer: Component, tokens: int) -> int:
-    """Return what bringing the widest layer's input to FP8 by way of fp32 adds to the peak."""
+def _rounded_inputs(transformer: Component, tokens: int) -> int:
+    """Return what rounding the widest layer's input by way of fp32 adds to the peak."""
     ratio = transformer.inner / max(1, transformer.hidden)
     return int(2 * tokens * transformer.hidden * max(0.0, 3 + 5 * ratio - _inside(transformer)))
 
 
-def _vae_phase(name: str, vae: Component, work: VideoWork, passes: int) -> Phase:
+def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> Phase:
     first, further = DECODE_FLOPS if name == "decode" else ENCODE_FLOPS
     wide = vae.hidden / VAE_CHANNELS
     return Phase(
@@ -239,7 +242,7 @@ def vae_memory(name: str, vae: Component, width: int, height: int, num_frames: i
     if tile == pixels:
         return (whole,)
     again = tiled_length(width) * tiled_length(height) / pixels
-    return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents)
+    return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents, words="in pieces")
 
 
 def tiled_length(length: int) -> int:

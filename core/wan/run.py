@@ -142,7 +142,7 @@ class VACERun:
         steps, kind = self.request.steps, self.device.partition(":")[0]
         return {
             "model": self.model.parts.identity("transformer"),
-            "as": f"{choice.compute} {choice.storage} {choice.fp8_matmul} {choice.variant} {kind}",
+            "as": f"{choice.compute} {choice.storage} {choice.native_matmul} {choice.variant} {kind}",
             "attention": self.attention.name,
             # What the VAE computes in is in the control already, and decoding is not part of the latents.
             "request": asdict(replace(self.request, vae_precision=AUTO_VAE)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..planner.plan_types import Compute
 from .request import AUTO_VAE, REFERENCE, VACERequest
 
 FEW_STEPS = 12  # what distilled models take; there is nothing to leave out of so few
@@ -96,10 +97,10 @@ class VAETypes:
         why: a sentence on the first of `computes`.
     """
 
-    computes: tuple[str, ...]
-    on_cpu: tuple[str, ...] = ("fp32",)
+    computes: tuple[Compute, ...]
+    on_cpu: tuple[Compute, ...] = ("fp32",)
     why: str = ""
 
 
 EXACT = VAETypes(("fp32", "fp16", "bf16"))
-HALF = ("fp16", "fp32", "bf16")
+HALF: tuple[Compute, ...] = ("fp16", "fp32", "bf16")

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from piying.core.catalog.component_sizes import listed_components
-from piying.core.catalog.selection import ModelHandle
 from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle
 from piying.core.download.cli import model_size
 from piying.core.download.hubs import safe_path
 from piying.core.download.manifest import MANIFEST, files_of, find_listed, first_of, listed_models, read_manifest

@@ -23,7 +23,7 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.planner.phases import Block, Component
 from piying.core.prompting.family import PROMPT
-from piying.core.quantization.fp8 import castable
+from piying.core.quantization.casting import castable_layers
 from piying.core.wan.family import WAN_VACE
 
 
@@ -194,8 +194,8 @@ def test_headers_tell_what_the_loaded_model_weighs(name, family):
         module = getattr(pipeline, part)
         assert found.stored in ("fp16", "bf16", "fp32")
         assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
-        lists, keep = family.BLOCK_LISTS[part], family.FP8_KEEP[part]
-        layers = [layer.weight for _, layer in castable(module, lists, keep)] if lists else []
+        rules = family.rules[part]
+        layers = [layer.weight for _, layer in castable_layers(module, rules)] if rules.block_lists else []
         assert sum(block.linear for block in found.blocks) == sum(weight.numel() for weight in layers)
         assert sum(block.rows for block in found.blocks) == sum(weight.shape[0] for weight in layers)
         assert max((block.largest for block in found.blocks), default=0) == max(map(torch.numel, layers), default=0)
@@ -224,7 +224,7 @@ def test_bytes_by_hand():
     assert model.bytes("bf16", "fp8") == 2 * 50 + 2 * (1000 + 4 * 10 + 2 * 100)
     assert model.streamed_bytes("bf16", "fp8") == 2 * 1240
     assert model.largest_block("bf16", "bf16") == 2200
-    assert model.unpacked("bf16") == 1200
+    assert model.unpacked("bf16", "fp8") == 1200
     assert model.file_bytes() == 2 * 2250
 
 
