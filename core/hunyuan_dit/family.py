@@ -125,7 +125,7 @@ HUNYUAN_DIT = HunyuanDiTFamily(
             rules=CastRules(
                 ("blocks",),
                 # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
-                keep={"*norm*": "the Linear layers of norms scale and shift everything behind them"},
+                keep={"*norm*": "the Linear layers of norms are sensitive to rounding"},
             ),
         ),
         ComponentSpec(name="vae", classes=("AutoencoderKL",)),

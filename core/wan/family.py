@@ -113,8 +113,8 @@ WAN_VACE = WanVACEFamily(
             rules=CastRules(
                 ("blocks", "vace_blocks"),
                 keep={
-                    "vace_blocks.*.proj_in": "leads into the VACE blocks, among the layers most sensitive to rounding",
-                    "vace_blocks.*.proj_out": "leads out of the VACE blocks, among the layers most sensitive to rounding",
+                    "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
+                    "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
                 },
             ),
         ),

@@ -12,9 +12,9 @@ from piying.core.catalog.installed_model import built_in as built_in_model
 from piying.core.catalog.selection import ModelHandle
 from piying.core.executor.model_cache import evict_models
 from piying.core.executor.packed_tensors import ModuleTensors
+from piying.core.families.diffusion_model import estimate
 from piying.core.planner.phases import Block, Component
 from piying.core.prompting.compile import compiled_step, why_not
-from piying.core.prompting.estimate import ask
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
 from piying.core.prompting.local_model import LocalModel, generate, load, load_reader
@@ -167,5 +167,9 @@ def test_the_plan_counts_the_cache(host, built_in):
 
     assert activations(layers, True) - activations(0, True) == bytes_of_cache
     assert activations(layers, False) - activations(0, False) == bytes_of_cache * 800 / 1324
-    plain, fixed = (ask(replace(built_in, compile_step=on), host).plan.phases[0].ram for on in (False, True))
-    assert fixed > plain
+
+    def planned_ram(compile_step):
+        handle = replace(built_in, compile_step=compile_step)
+        return estimate(handle, host, PROMPT.work({}, handle)).plan.phases[0].ram
+
+    assert planned_ram(True) > planned_ram(False)
