@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from ..core.catalog.selection import ModelHandle
@@ -11,7 +10,7 @@ from ..core.hunyuan_dit import request as dit
 from ..core.hunyuan_dit.family import HUNYUAN_DIT
 from ..core.image_sizes import MULTIPLE
 from ..core.lora.catalog import lora_files, made_for, with_lora
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
 from .shared import CATEGORY, checked, record_run, seed_input, shown
 
 ALL_SIZES = dit.SIZES + dit.TOY_SIZES
@@ -59,7 +58,7 @@ class PiyingHunyuanDiTLoRA(LoRANode):
         return handle, int(settings.get("steps", dit.DEFAULT_STEPS)), settings.get("cfg", dit.DEFAULT_CFG)
 
 
-class PiyingHunyuanDiT:
+class PiyingHunyuanDiT(PlannedNode):
     """Text → image."""
 
     CATEGORY = IMAGES
@@ -133,12 +132,6 @@ class PiyingHunyuanDiT:
         image, record = sample(model, dit.ImageRequest(**widgets), get_host())
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, image)
-
-    @staticmethod
-    def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
-        """Return what a memory plan is made from."""
-        del linked
-        return known
 
 
 def _side(default: int, axis: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
+from .model_nodes import PlannedNode
 from .shared import checked, record_run, shown
 from .wan_vace import VACE, WAN, PiyingVACESample, speed_inputs
 from .widgets import choice, socket
@@ -16,7 +17,7 @@ from .widgets import choice, socket
 JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
 
 
-class PiyingVACELongVideo:
+class PiyingVACELongVideo(PlannedNode):
     """Text, and a task where there is one → a video file of any length."""
 
     CATEGORY = VACE

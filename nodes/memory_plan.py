@@ -82,7 +82,6 @@ class PiyingMemoryPlan:
         from ..core.families.diffusion_model import estimate
 
         host = get_host()
-        # A prompt comes first in a graph, then a picture, then a video: as they run.
         handles = [inputs.get(family.input_name) for family in reversed(planned_families())]
         answers = [
             estimate(handle, host, handle.family.work(inputs, handle))

@@ -1,8 +1,9 @@
-"""Loader and LoRA nodes: what those of all families share."""
+"""Nodes around models: what loaders, LoRA nodes and planned samplers of all families share."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.selection import ModelHandle, check_model, model_choices, model_details
 from ..core.families.base import ModelFamily
@@ -10,6 +11,9 @@ from ..core.host.current import get_host
 from ..core.lora.catalog import NONE, check_lora, lora_choices, lora_details
 from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS
 from .shared import checked
+
+if TYPE_CHECKING:
+    from ..core.planner.report import Estimate
 
 MEMORY_TOOLTIP = (
     "auto: the fastest way that fits the card, found anew for every size and length, and shown in the log. "
@@ -98,3 +102,24 @@ class LoRANode:
     def VALIDATE_INPUTS(cls, lora: str | None) -> bool | str:
         """Say which files there are when the chosen one is not, or what it is when it is no LoRA."""
         return lora is None or checked(check_lora, lora, get_host())
+
+
+class PlannedNode:
+    """A node whose run has a memory plan: its `model` input carries a handle."""
+
+    @staticmethod
+    def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
+        """Return what the plan is made from.
+
+        Args:
+            known: the inputs whose values are known before a run.
+            linked: the names of those that only the run will know.
+        """
+        del linked
+        return known
+
+    def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Estimate:
+        """Return what a run would need; nothing is loaded. For the arguments see `plan_inputs`."""
+        from ..core.families.diffusion_model import estimate
+
+        return estimate(model, get_host(), model.family.work(self.plan_inputs(known, linked), model))

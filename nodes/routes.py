@@ -13,6 +13,7 @@ from ..core.download.manifest import first_of, listed_models
 from ..core.errors import PiyingError
 from ..core.host import comfy_server
 from ..core.host.current import get_host
+from .model_nodes import PlannedNode
 from .widget_query import WidgetQuery, class_of, read
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     """
     asked = read(question)
     handle = asked.known.get("model")
-    if not hasattr(asked.node_class, "plan_inputs") or not isinstance(handle, ModelHandle):
+    if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
     sizes = list(handle.family.sizes)
     refused = _refused(asked)
@@ -83,18 +84,14 @@ def _refused(asked: WidgetQuery) -> str | None:
 
 
 def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
-    from ..core.families.diffusion_model import estimate
-
-    family = handle.family
-    inputs = asked.node_class.plan_inputs(asked.known, frozenset(asked.unknown))
-    answer = estimate(handle, get_host(), family.work(inputs, handle))
+    answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
     found = answer.to_json()
     return {
         **found,
         "verdict": verdict(found, answer.machine.is_cpu),
         "text": answer.to_text(),
         "toy": found["model"] == BUILT_IN,
-        "unknown": [name for name in asked.unknown if name in family.planned_inputs],
+        "unknown": [name for name in asked.unknown if name in handle.family.planned_inputs],
     }
 
 

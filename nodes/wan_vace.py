@@ -11,7 +11,7 @@ from ..core.image_sizes import MULTIPLE
 from ..core.lora.catalog import lora_files, made_for, with_lora
 from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
 from .shared import CATEGORY, checked, record_run, seed_input, shown
 from .widgets import choice, number, toggle
 
@@ -67,7 +67,7 @@ class PiyingLoRA(LoRANode):
         )
 
 
-class PiyingVACESample:
+class PiyingVACESample(PlannedNode):
     """Text, and a task where there is one → video frames."""
 
     CATEGORY = VACE
