@@ -5,8 +5,7 @@ What reads headers is imported where it is used: nodes are declared at ComfyUI's
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
 from ..families.base import ModelFamily
-from ..files.folder import read_json
+from ..files.json_file import read_json_or_empty
+from ..files.scan import find_files, find_folders
 from ..host.base import Host
 from .installed_model import InstalledModel, weight_bytes
 
@@ -32,7 +32,7 @@ def installed_models(family: ModelFamily, host: Host) -> list[InstalledModel]:
     """Return the family's installed models, in the host's order of preference, without the built-in one."""
     found: dict[Path, InstalledModel] = {}
     for category, root in host.model_folders():
-        for folder in _model_folders(root, SEARCH_DEPTH):
+        for folder in find_folders(root, SEARCH_DEPTH, INDEXES):
             path = folder.resolve()
             ours = path not in found and _class_name(folder) in family.index_classes
             if ours and not _is_downloading(folder):
@@ -61,31 +61,13 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
     return family.why_unusable(name, FileCatalog(host)) or what_is(name, host)
 
 
-def _model_folders(root: Path, depth: int) -> Iterator[Path]:
-    """Yield folders that hold a model's index, not looking inside them for more."""
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except OSError:
-        return  # a folder that is not there, or not ours to read, holds no models for us
-    names = {entry.name for entry in entries}
-    if names & set(INDEXES):
-        yield root
-    elif depth:
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                yield from _model_folders(Path(entry.path), depth - 1)
-
-
 def _class_name(folder: Path) -> str | None:
     """Return the class a folder says it is, or None where its index cannot be read."""
-    try:
-        if (folder / INDEXES[0]).is_file():
-            found = read_json(folder / INDEXES[0]).get("_class_name")
-        else:
-            architectures = read_json(folder / INDEXES[1]).get("architectures")
-            found = architectures[0] if isinstance(architectures, list) and architectures else None
-    except PiyingError:
-        return None
+    if (folder / INDEXES[0]).is_file():
+        found = read_json_or_empty(folder / INDEXES[0]).get("_class_name")
+    else:
+        architectures = read_json_or_empty(folder / INDEXES[1]).get("architectures")
+        found = architectures[0] if isinstance(architectures, list) and architectures else None
     return found if isinstance(found, str) else None
 
 
@@ -194,26 +176,12 @@ def single_files(host: Host, wanted: Callable[[str], bool], pytorch: bool = Fals
     for category, root in host.model_folders():
         if not wanted(category):
             continue
-        for path in _files(root, endings, SEARCH_DEPTH):
+        for path in find_files(root, SEARCH_DEPTH, endings, INDEXES):
             inspected = _inspected(path)
             if inspected is not None and path.resolve() not in found:
                 name = _shown_name(category, path.relative_to(root).as_posix())
                 found[path.resolve()] = SingleFile(name, path, inspected)
     return list(found.values())
-
-
-def _files(folder: Path, endings: tuple[str, ...], depth: int) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return  # a folder that is not there, or not ours to read, holds no models for us
-    if any(entry.name in INDEXES for entry in entries):
-        return  # the files of a folder that is a model are no models of their own
-    for entry in entries:
-        if entry.is_dir() and depth and not entry.name.startswith("."):
-            yield from _files(Path(entry.path), endings, depth - 1)
-        elif entry.name.lower().endswith(endings) and entry.is_file():
-            yield Path(entry.path)
 
 
 def _inspected(path: Path) -> FileInfo | None:
