@@ -13,7 +13,7 @@ from ..executor.tensor_cache import TensorCache, digest
 from .denoise import PrefixLatents
 from .request import FRAME_STEP
 from .task.canvas import Canvas, compose, empty_canvas
-from .task.resize import on_white
+from .task.frames import on_white
 from .task.vace_task import Strength, VACETask
 
 if TYPE_CHECKING:

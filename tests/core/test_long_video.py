@@ -28,7 +28,7 @@ from piying.core.wan.long.window_cache import Finished, Shelf, rounded
 from piying.core.wan.model import load
 from piying.core.wan.request import VACERequest
 from piying.core.wan.sample import sample
-from piying.core.wan.task.canvas import compose, lay
+from piying.core.wan.task.canvas import compose, compose_part
 from piying.core.wan.task.extend import GivenFrames, extend
 from piying.core.wan.task.inpaint import inpaint
 from piying.core.wan.task.outpaint import Sides, outpaint
@@ -388,7 +388,7 @@ def test_a_window_sees_its_part_of_the_task(name):
     task = tasks()[name]
     together = compose(task, 64, 48, 17)
     for window in windows(17, 9, 5):
-        part = lay(cut(task, window, 17), 64, 48, window.count)
+        part = compose_part(cut(task, window, 17), 64, 48, window.count)
         span = slice(window.start, window.end)
         assert torch.equal(part.frames, together.frames[span])
         assert torch.equal(part.make, together.make[span])

@@ -20,7 +20,7 @@ from ..distilled import with_distilled
 from ..model import WanVACEModel, load
 from ..request import FRAME_STEP
 from ..sample import make
-from ..task.canvas import Canvas, lay, with_given
+from ..task.canvas import Canvas, compose_part, with_given
 from ..task.vace_task import Layer, Strength, VACETask
 from .colour_match import matched, pulled_back
 from .request import LongRequest, Window, check_long_request, shown, window_request, windows
@@ -155,7 +155,7 @@ class _Film:
         """Return what the task says about a window."""
         video = self.request.video
         part = cut(self.task, window, video.num_frames)
-        return lay(part, video.width, video.height, window.count)
+        return compose_part(part, video.width, video.height, window.count)
 
     def _key(self, window: Window, canvas: Canvas, before: list[str]) -> str:
         """Return the name of a window; it changes with all that decides its pixels."""
