@@ -87,16 +87,16 @@ class LocalModel:
 
     def _planned(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
         from ..catalog.component_sizes import found_components
-        from ..executor.execute_plan import execute_plan
+        from ..executor.execute_plan import Meter, execute_plan
         from .phases import BLOCK_LISTS, FP8_KEEP, work
 
         component = found_components(self.found, BLOCK_LISTS, FP8_KEEP)[PART]
-        wanted, notes = self._handle.compile_step, dict[str, Any]()
+        device, wanted, notes = self._host.device(), self._handle.compile_step, dict[str, Any]()
         text, ran = execute_plan(
             work(component, max_new_tokens=max_new_tokens, fixed_cache=wanted),
             self._handle,
             self._host,
-            lambda device, meter: PromptRun(self.found, use, self._host, device, meter, wanted, notes),
+            PromptRun(self.found, use, self._host, device, Meter(device), wanted, notes),
             what_fits=lambda machine: "Choose a smaller model.",
         )
         self._ran = {**ran, **notes}

@@ -14,7 +14,7 @@ from piying.core.errors import PiyingError
 from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 REQUEST = VACERequest("x", width=32, height=32, num_frames=5, steps=1)
 

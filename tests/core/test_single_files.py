@@ -14,7 +14,7 @@ from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.phases import BLOCK_LISTS, FP8_KEEP
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 from .formats import models, names, writers
 
