@@ -48,7 +48,7 @@ def load(folder: Path, device: str, dtype: torch.dtype) -> list[tuple[str, Calla
     from diffusers import WanVACETransformer3DModel
 
     memory, loading = core("wan.phases"), core("checkpoints.load")
-    fp8 = {"storage": "fp8", "block_lists": memory.BLOCK_LISTS["transformer"], "keep": memory.FP8_KEEP["transformer"]}
+    fp8 = {"storage": "fp8", "rules": memory.CAST_RULES["transformer"]}
 
     def there(module: torch.nn.Module) -> torch.nn.Module:
         module.to(device)

@@ -1,45 +1,47 @@
-"""Puts tensors into an empty module, one at a time, each in its final type."""
+"""Assembly: tensors put into an empty module, one at a time, each in its final type."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ..errors import PiyingError
+from ..files.dtypes import safetensors_names
 from ..files.stored_tensor import StoredTensor
-from ..quantization.fp8 import FLOAT8, Fp8Linear, ScaledTensor, castable, quantize, replace
+from ..quantization.base import WeightFormat
+from ..quantization.casting import complete_rules, replace_layer
+from ..quantization.policy import CastRules, held_types
+from ..quantization.registry import FORMATS, weight_format
 
-Check = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Types:
-    """In which types a module is to be held.
-
-    Attributes:
-        dtype: of all floating tensors but FP8 weights and those that the module's class keeps in
-            fp32; None leaves every tensor as it is in the file.
-        storage: "fp8" casts the Linear layers inside `block_lists` whose names match no pattern of
-            `keep`; None leaves FP8 weights of the file as they are; any other unpacks them.
-        block_lists, keep: see `core.quantization.fp8.castable`.
-    """
-
-    dtype: torch.dtype | None = None
-    storage: str | None = None
-    block_lists: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def assemble(
-    module: nn.Module, tensors: Mapping[str, StoredTensor], types: Types, source: str, check: Check = lambda: None
+    module: nn.Module,
+    tensors: Mapping[str, StoredTensor],
+    source: str,
+    *,
+    dtype: torch.dtype | None = None,
+    storage: str | None = None,
+    rules: CastRules | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Fill a module that is on the meta device.
 
-    A tensor that keeps its type stays a view of its file. `check` is called between tensors, to stop
-    where the user has cancelled.
+    A tensor that keeps its type stays a view of its file.
+
+    Args:
+        module: where the tensors go.
+        tensors: by the names of the module's class.
+        source: where they are from, for messages.
+        dtype: of all floating tensors but weights stored in a format and those that the module's class
+            keeps in fp32; None leaves every tensor as it is in the file.
+        storage: the name of a format to cast layers to; see `core.quantization.policy.held_types`.
+        rules: which layers; None for all Linear layers inside lists of modules.
+        check: called between tensors, to stop where the user has cancelled.
 
     Raises:
         PiyingError: a tensor is missing, too many, of another shape or not finite. The module is then
@@ -47,17 +49,50 @@ def assemble(
     """
     tensors = _fitting(module, tensors)
     _check_shapes(module, tensors, source)
-    packed = {name for name, _ in castable(module, types.block_lists, types.keep)} if types.storage == "fp8" else set()
+    held = held_types(
+        {name: _Described(tuple(stored.shape), _type_name(stored)) for name, stored in tensors.items()},
+        complete_rules(module, rules or CastRules()),
+        compute="",
+        storage=storage,
+        linear=_linear_weights(module),
+    )
     for name, stored in tensors.items():
         check()
         owner, _, own = name.rpartition(".")
-        layer = module.get_submodule(owner)
-        if own == "weight" and isinstance(layer, nn.Linear) and _holds_fp8(module, owner, stored, types, packed):
-            _put_fp8(module, owner, layer, stored, _island(module, name, types.dtype), source)
+        island, packed_as = _island(module, name, dtype), weight_format(held[name].type)
+        if packed_as is None:
+            _put(module.get_submodule(owner), own, stored, island or dtype, source, name)
         else:
-            _put(layer, own, stored, _island(module, name, types.dtype) or types.dtype, source, name)
+            _put_packed(module, owner, packed_as, stored, island, source=source)
     _tie(module, set(tensors))
     _check_filled(module, source)
+
+
+class _Described(NamedTuple):
+    """A tensor for the policy: its shape, and the safetensors name of its type."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def _type_name(stored: StoredTensor) -> str:
+    """Return the safetensors name of a tensor's type: of its values where a format holds it, else of what is read."""
+    packed = any(one.holds(stored) for one in FORMATS.values())
+    return safetensors_names()[stored.dtype if packed else stored.read_dtype]
+
+
+def _linear_weights(module: nn.Module) -> set[str]:
+    """Return the names of the weights that may be held by a layer of another class.
+
+    diffusers lists those that may not: HunyuanDiT's pooler takes the weights out of its layers and multiplies
+    by itself.
+    """
+    spared = getattr(module, "_skip_layerwise_casting_patterns", None) or ()
+    return {
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and not any(pattern in name for pattern in spared)
+    }
 
 
 def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -106,17 +141,6 @@ def _misfit(module: nn.Module, source: str, reason: str) -> PiyingError:
     )
 
 
-def _holds_fp8(module: nn.Module, owner: str, stored: StoredTensor, types: Types, packed: Collection[str]) -> bool:
-    """Whether a Linear layer's weight is to be held in FP8: cast to it, or left as the file has it."""
-    if owner in packed:
-        return True
-    spared = getattr(module, "_skip_layerwise_casting_patterns", None) or ()
-    # diffusers' list of what cannot be a layer of another class: HunyuanDiT's pooler takes the
-    # weights out of its layers and multiplies by itself.
-    kept = types.storage in (None, "fp8") and not any(pattern in owner for pattern in spared)
-    return kept and (stored.dtype in FLOAT8)
-
-
 def _island(module: nn.Module, name: str, dtype: torch.dtype | None) -> torch.dtype | None:
     """Return fp32 for the tensors that the module's class never holds in less, else None.
 
@@ -133,20 +157,24 @@ def _island(module: nn.Module, name: str, dtype: torch.dtype | None) -> torch.dt
     return torch.float32 if names & set(name.split(".")) else None
 
 
-def _put_fp8(
-    module: nn.Module, owner: str, layer: nn.Linear, stored: StoredTensor, island: torch.dtype | None, source: str
+def _put_packed(
+    module: nn.Module,
+    owner: str,
+    chosen: WeightFormat,
+    stored: StoredTensor,
+    island: torch.dtype | None,
+    *,
+    source: str,
 ) -> None:
-    if isinstance(stored, ScaledTensor):
-        values, scale = stored.values.read(), stored.scale_blocks()
-    elif stored.dtype in FLOAT8:
-        values = stored.read()
-        scale = torch.ones(values.shape[0], 1)
+    """Put a layer of a format in the place of a Linear layer."""
+    if chosen.holds(stored):
+        packed = chosen.from_stored(stored)
     else:
-        values, scale = quantize(stored.read())
+        packed = chosen.to_stored(stored.read())
         stored.release()
-    for part in (values, scale):
-        _check_finite(part, source, f"{owner}.weight")
-    replace(module, owner, Fp8Linear(values, scale, layer.bias, compute=island))
+    for tensor in packed.values():
+        _check_finite(tensor, source, f"{owner}.weight")
+    replace_layer(module, owner, chosen.layer(packed, module.get_submodule(owner).bias, island))
 
 
 def _put(layer: nn.Module, own: str, stored: StoredTensor, dtype: torch.dtype | None, source: str, name: str) -> None:

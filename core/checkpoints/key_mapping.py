@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
+from ..files.dtypes import safetensors_names
 from ..files.folder import component_files
 from ..files.open import read_header
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor, TransformedTensor
-from ..quantization.fp8 import ScaledTensor
-from ..quantization.stored_formats import SCALES, describes
+from ..quantization.registry import FORMATS, recognised_format
+from ..quantization.stored_formats import describes
 from .inspect import FileComponent, file_components
 from .layouts import Layout
 from .layouts.base import LeftOut, Place, Split, SwapHalves, Whole
@@ -82,17 +83,20 @@ def _drop_spatial(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def join_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the weights alone, those with a scale beside them as `Scaled`.
-
-    A layer's scale is called `scale_weight` (ComfyUI until 2025), `weight_scale` (since), or
-    `weight_scale_inv` (DeepSeek's and Qwen's FP8 releases), and is multiplied with in all three.
-    """
+    """Return the weights alone, each joined with the tensors beside it that describe it, such as its scale."""
+    types = {name: safetensors_names()[stored.dtype] for name, stored in tensors.items()}
+    beside: dict[str, dict[str, StoredTensor]] = {}
+    for name, stored in tensors.items():
+        if describes(name):
+            layer, _, own = name.rpartition(".")
+            beside.setdefault(f"{layer}.weight", {})[own] = stored
     found = {name: stored for name, stored in tensors.items() if not describes(name)}
-    for name, scale in tensors.items():
-        layer, _, own = name.rpartition(".")
-        weight = f"{layer}.weight"
-        if own in SCALES and weight in found:
-            found[weight] = ScaledTensor(found[weight], scale)
+    for name, described_by in beside.items():
+        if name in found:
+            # Weights of a plain type may have a scale too.
+            formats = [one for one in FORMATS.values() if described_by.keys() & set(one.scales)]
+            chosen = recognised_format(name, types) or next(iter(formats), None)
+            found[name] = chosen.joined(found[name], described_by) if chosen else found[name]
     return found
 
 

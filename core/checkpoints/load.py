@@ -11,11 +11,13 @@ import torch
 
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
-from ..files.folder import CONFIG, component_files, component_folder, read_json
+from ..files.folder import CONFIG, component_files, component_folder
+from ..files.json_file import read_json
 from ..files.open import open_tensors
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor
-from .assemble import Types, assemble
+from ..quantization.policy import CastRules
+from .assemble import assemble
 from .inspect import FileComponent, describe, file_components
 from .key_mapping import translated
 from .modules import KINDS, class_name, empty_module, known
@@ -28,8 +30,7 @@ def load_component(
     config: dict[str, Any] | str | Path | None = None,
     dtype: torch.dtype | str | None = None,
     storage: str | None = None,
-    block_lists: tuple[str, ...] = (),
-    keep: tuple[str, ...] = (),
+    rules: CastRules | None = None,
     cancelled: Callable[[], None] = lambda: None,
 ) -> torch.nn.Module:
     """Return a diffusers or transformers module in host memory, in evaluation mode.
@@ -44,7 +45,9 @@ def load_component(
             component together, such as a Wan2.1 text-to-video model and a VACE module.
         config: where shapes cannot tell: the contents of a config.json, its path, or its folder.
         dtype: a torch type, or its short name: "bf16", "fp16", "fp32".
-        storage, block_lists, keep: see `core.checkpoints.assemble.Types`, also for `dtype`.
+        storage: the name of a format to cast Linear layers to, such as "fp8"; None leaves each in the format
+            that the file has it in, any other name unpacks them all.
+        rules: which layers are cast; None for all inside lists of modules.
         cancelled: called between tensors; raises to stop.
 
     Raises:
@@ -61,8 +64,15 @@ def load_component(
     chosen = _found_config(sources, tensors, source) if given is None else given
     layout = sources[0].part.layout
     module = empty_module(kind.removesuffix("_2"), chosen, source, layout.class_name if given and layout else "")
-    types = Types(torch_dtype(dtype) if isinstance(dtype, str) else dtype, storage, block_lists, keep)
-    assemble(module, tensors, types, source, cancelled)
+    assemble(
+        module,
+        tensors,
+        source,
+        dtype=torch_dtype(dtype) if isinstance(dtype, str) else dtype,
+        storage=storage,
+        rules=rules,
+        check=cancelled,
+    )
     return module
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..planner.machine import Machine
     from ..planner.phases import Phase
-    from ..planner.plan_types import PhasePlan, Plan
+    from ..planner.plan_types import Compute, PhasePlan, Plan
 
 log = logging.getLogger("piying")
 
@@ -152,7 +152,7 @@ def overflow_check(choice: PhasePlan) -> Callable[[torch.Tensor], None]:
 def exclude_overflows(phases: tuple[Phase, ...], overflows: Collection[Overflow]) -> tuple[Phase, ...]:
     """Return the phases without the number types in which they overflowed."""
 
-    def usable(phase: Phase, types: tuple[str, ...]) -> tuple[str, ...]:
+    def usable(phase: Phase, types: tuple[Compute, ...]) -> tuple[Compute, ...]:
         return tuple(name for name in types if (phase.name, name) not in overflows)
 
     return tuple(

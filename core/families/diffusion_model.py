@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..executor.model_cache import cached_model
+from ..quantization.policy import CastRules
+from ..quantization.registry import weight_format
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +35,7 @@ class ModelParts:
         title: the model's name, for people.
         found: where its parts are.
         host: asked for cancelling while files are read.
-        block_lists: for each part the dotted names of its lists of blocks.
-        keep: for each part the layers that FP8 leaves alone.
+        rules: for each part which layers may be stored in fewer bits.
         loras: what is put on the transformer.
     """
 
@@ -42,8 +43,7 @@ class ModelParts:
     title: str
     found: InstalledModel
     host: Host
-    block_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rules: Mapping[str, CastRules] = field(default_factory=dict)
     loras: tuple[LoraFile, ...] = ()
 
     def identity(self, part: str) -> str:
@@ -69,7 +69,7 @@ class ModelParts:
             PiyingError: its files are incomplete, damaged, or another model's.
         """
         from ..lora.apply import set_loras
-        from ..quantization.fp8 import use_fp8_matmul
+        from ..quantization.casting import use_native_matmul
 
         self.host.check_cancelled()
         key = (self._files(part), choice.compute, choice.storage)
@@ -77,17 +77,22 @@ class ModelParts:
             f"{self.family}/{part}", key, lambda: self._read(part, choice), self.host, size=choice.weights
         )
         set_loras(model, self._loras(part), choice.compute)
-        use_fp8_matmul(model, choice.fp8_matmul)
+        use_native_matmul(model, choice.native_matmul)
         return model
 
     def _read(self, part: str, choice: PhasePlan) -> Any:
         from ..quantization.file_cache import CastFile, is_wanted
 
         log.info("Loading %s of %s", part.replace("_", " "), self.title)
-        if choice.storage != "fp8" or not is_wanted():
+        if not is_wanted(choice.storage):
             return self._load(part, choice)
-        cast = f"{self._files(part)} {self.block_lists.get(part, ())} {self.keep.get(part, ())}"
-        file = CastFile(part, self.found.place(part), cast, choice.compute)
+        file = CastFile(
+            part,
+            self.found.place(part),
+            storage=choice.storage,
+            identity=f"{self._files(part)} {self.rules.get(part, CastRules()).identity}",
+            compute=choice.compute,
+        )
         return file.load(lambda path: self._load(part, choice, path))
 
     def _load(self, part: str, choice: PhasePlan, cast: Path | None = None) -> Any:
@@ -100,8 +105,7 @@ class ModelParts:
             places if cast is None else cast,
             config=None if cast is None else config_beside(part, places),
             dtype=choice.compute,
-            storage=choice.storage if choice.storage == "fp8" else None,
-            block_lists=self.block_lists.get(part, ()),
-            keep=self.keep.get(part, ()),
+            storage=choice.storage if weight_format(choice.storage) else None,
+            rules=self.rules.get(part),
             cancelled=self.host.check_cancelled,
         )

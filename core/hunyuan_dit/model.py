@@ -12,7 +12,7 @@ from ..catalog.selection import ModelHandle, choose_model
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..lora.catalog import lora_files
-from .phases import BLOCK_LISTS, FP8_KEEP
+from .phases import CAST_RULES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
@@ -32,7 +32,7 @@ class HunyuanDiTModel:
         """Return the sizes of its parts, read from the headers of its files."""
         from ..catalog.component_sizes import found_components
 
-        return with_loras(found_components(self.found, BLOCK_LISTS, FP8_KEEP), self.parts.loras)
+        return with_loras(found_components(self.found, CAST_RULES), self.parts.loras)
 
     def encoder_pipeline(self, encoder: str, choice: PhasePlan) -> HunyuanDiTPipeline:
         """Return a pipeline of one text encoder and its tokenizer.
@@ -106,5 +106,5 @@ def load(handle: ModelHandle, host: Host) -> HunyuanDiTModel:
     """
     found = choose_model(handle, host)
     loras = lora_files(handle, host)
-    parts = ModelParts("hunyuan_dit", found.name, found, host, BLOCK_LISTS, FP8_KEEP, loras)
+    parts = ModelParts("hunyuan_dit", found.name, found, host, CAST_RULES, loras)
     return HunyuanDiTModel(found, parts)

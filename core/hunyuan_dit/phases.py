@@ -12,27 +12,25 @@ from typing import TYPE_CHECKING
 
 from ..catalog.component_sizes import wanted_components
 from ..planner.machine import Machine, read_machine
-from ..planner.phases import Component, Phase, Variant, encoding
+from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import plan
+from ..planner.plan_types import Compute, PhaseName
 from ..planner.report import Estimate
+from ..quantization.policy import CastRules
 from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, ImageRequest
 
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
     from ..host.base import Host
 
-BLOCK_LISTS = {
-    "text_encoder": ("encoder.layer",),
-    "text_encoder_2": ("encoder.block",),
-    "transformer": ("blocks",),
-    "vae": (),
-}
-# Norms' own Linear layers; diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
-FP8_KEEP = {
-    "text_encoder": (),
-    "text_encoder_2": ("*.relative_attention_bias",),
-    "transformer": ("*norm*",),
-    "vae": (),
+CAST_RULES = {
+    "text_encoder": CastRules(("encoder.layer",)),
+    "text_encoder_2": CastRules(
+        ("encoder.block",), {"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"}
+    ),
+    # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
+    "transformer": CastRules(("blocks",), {"*norm*": "the Linear layers of norms are sensitive to rounding"}),
+    "vae": CastRules(),
 }
 
 BERT_TOKENS, T5_TOKENS = 77, 256
@@ -82,21 +80,21 @@ def phases(components: Mapping[str, Component], work: ImageWork) -> tuple[Phase,
     )
 
 
-def _encode(name: str, encoder: Component, tokens: int, prompts: int) -> Phase:
+def _encode(name: PhaseName, encoder: Component, tokens: int, prompts: int) -> Phase:
     flops, variant = encoding(encoder, tokens)
     # T5 overflows in fp16; bf16 has fp32's range.
-    dtype = "fp16" if name == "encode" else "bf16"
+    dtype: Compute = "fp16" if name == "encode" else "bf16"
     return Phase(
         name=name,
         component=encoder,
         computes=(dtype,),
-        storages=(dtype, "fp8"),
+        storages=every_storage(dtype),
         flops=flops,
         linear_share=0.0,
         passes=prompts,
         variants=(variant,),
         streamable=True,
-        patient=True,
+        cast_last_resort=True,
     )
 
 
@@ -108,7 +106,7 @@ def _sample(transformer: Component, tokens: int, branches: int, steps: int) -> P
         name="sample",
         component=transformer,
         computes=("fp16",),
-        storages=("fp16", "fp8"),
+        storages=every_storage("fp16"),
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
         passes=steps,
@@ -151,7 +149,7 @@ def decoding_memory(vae: Component, width: int, height: int) -> tuple[Variant, .
     # Tiles stay on the device until they are blended and put together.
     kept = 6 * (covered + width * height)
     again = covered / (width * height)
-    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again)
+    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again, words="in pieces")
 
 
 def _covered(length: int, stride: int) -> int:
@@ -165,7 +163,7 @@ def estimate(handle: ModelHandle, host: Host, work: ImageWork) -> Estimate:
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
     """
-    name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
+    name, components = wanted_components(handle, host, CAST_RULES)
     machine = read_machine(host)
     made = plan(
         phases(components, work),

@@ -1,6 +1,6 @@
 """Small matrices beside a layer's weights, as LoRA files have them: added to its output, taken off at will.
 
-The weights themselves are not touched: they may be FP8, or views of a mapped file.
+The weights themselves are not touched: they may be stored in a weight format, or views of a mapped file.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
-from ..quantization.fp8 import Fp8Linear
+from ..quantization.casting import is_linear
 from .additions import Addition, add, take_off
 from .catalog import LoraFile
 from .file import Change, Target, Targets, read_lora, unplaced
@@ -44,7 +44,7 @@ class AppliedLora:
 def apply_lora(
     model: nn.Module, path: str | Path, scale: float = 1.0, dtype: torch.dtype | None = None
 ) -> AppliedLora:
-    """Put a LoRA on a transformer, before or after its layers were cast to FP8.
+    """Put a LoRA on a transformer, before or after its layers were cast to a weight format.
 
     Its factors are kept beside the weights and added to the layers' outputs. What it changes of norms,
     biases and convolutions is added to a copy of theirs; the loaded tensors are kept for `remove`.
@@ -89,7 +89,7 @@ def _apply(model: nn.Module, target: Target, change: Change, applied: AppliedLor
     if not change.is_low_rank and not change.parts.keys() & {"weight", "bias"}:
         raise ValueError(f"{target.name} has a factor or alpha alone")
     layer = model.get_submodule(target.name)
-    linear = isinstance(layer, (nn.Linear, Fp8Linear))
+    linear = is_linear(layer)
     if change.is_low_rank:
         down, up = change.factors()
         up = target.rows(up)
@@ -121,7 +121,7 @@ def _beside(model: nn.Module, name: str, addition: Addition, applied: AppliedLor
     if not bool(torch.any(addition.down if addition.up is None else addition.up)):
         return  # files of differences name every layer, most of them with zeros
     add(layer, addition)
-    # By name, since casting to FP8 puts another layer in its place.
+    # By name, since casting puts another layer in its place.
     applied.undo_with(lambda: take_off(model.get_submodule(name), addition))
 
 

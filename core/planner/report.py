@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..quantization.registry import weight_format
 from .cost import bottleneck, reread_every_pass
-from .machine import Machine
+from .machine import Limits, Machine
 from .phases import Phase
 from .plan_types import PhaseMeasurement, PhasePlan, Plan, amount, gigabytes
 
@@ -46,26 +47,29 @@ LIMITED_BY = {
     "disk": "reading weights from disk",
     "memory": "reading weights from memory",
 }
-IN_VARIANT = {"tiled": "in pieces", "whole": "one prompt after the other"}
-CHOICES = ("placement", "storage", "variant", "compute", "fp8_matmul")
+CHOICES = ("placement", "storage", "variant", "compute", "native_matmul")
 
 
 def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limits) -> Iterator[str]:
     """Yield sentences on what was chosen for a phase.
 
     Args:
+        phase: what is run.
+        chosen: the way it is run.
         ways: all ways of running it.
+        limits: what there is.
     """
-    name, machine = phase.name, limits.machine
+    name, machine, stored = phase.name, limits.machine, weight_format(chosen.storage)
     where = "" if machine.is_cpu else f" {amount(chosen.vram)} of the card at its peak,"
     busy = LIMITED_BY[bottleneck(phase, chosen, machine)]
     yield f"{name}: {chosen.choice};{where} about {duration(chosen.seconds)}, most of it {busy}."
-    if chosen.storage == "fp8" and phase.component.stored != "fp8":
-        yield f"{name}: weights in FP8, because {_against('storage', chosen, ways, limits)}."
+    if stored is not None and phase.component.stored != chosen.storage:
+        yield f"{name}: weights in {stored.title}, because {_against('storage', chosen, ways, limits)}."
     if chosen.placement == "streamed":
         yield f"{name}: weights are streamed, because {_against('placement', chosen, ways, limits)}."
     if chosen.variant != phase.variants[0].name:
-        yield f"{name}: done {IN_VARIANT[chosen.variant]}, because {_against('variant', chosen, ways, limits)}."
+        words = next(variant.words for variant in phase.variants if variant.name == chosen.variant)
+        yield f"{name}: done {words}, because {_against('variant', chosen, ways, limits)}."
     if chosen.compute != phase.computes[0] == "fp32":
         yield f"{name}: fp32 is advised and does not fit."
     if phase.why and chosen.compute == phase.computes[0]:
@@ -108,16 +112,25 @@ def _why_worse(way: PhasePlan, chosen: PhasePlan) -> str:
     """Return why a way that fits was passed over."""
     if way.compute != chosen.compute:
         return "computes in a lesser number type"
-    if way.storage == "fp8" != chosen.storage:
+    if weight_format(way.storage) is not None and weight_format(chosen.storage) is None:
         gained = "is no faster" if way.seconds >= chosen.seconds else "is hardly faster"
         return f"{gained} and rounds the weights"
     if way.seconds > chosen.seconds:
         return f"takes {duration(way.seconds)} instead of {duration(chosen.seconds)}"
-    if way.fp8_matmul and not chosen.fp8_matmul:
+    if way.native_matmul and not chosen.native_matmul:
         return "is no faster and rounds weights and inputs"
     if way.moved > chosen.moved:
         return f"is no faster and copies {amount(way.moved)} instead of {amount(chosen.moved)}"
     return "is no faster"
+
+
+def out_of_ways(phase: Phase, machine: Machine) -> str:
+    """Return a sentence on a phase that ran out of memory in every way it can be run."""
+    room = f"{amount(machine.ram_free if machine.is_cpu else machine.vram_free)} free"
+    return (
+        f"{phase.name} ran out of memory on {machine.name} ({room}) in every way it can be run. Close other "
+        "programs, or choose a smaller size or length."
+    )
 
 
 def too_large(phase: Phase, least: PhasePlan, limits: Limits) -> str:
@@ -150,7 +163,7 @@ def table(plan: Plan, machine: Machine) -> str:
         (
             phase.phase,
             f"{phase.component} {amount(phase.weights)}",
-            phase.compute + (" (FP8 matmul)" if phase.fp8_matmul else ""),
+            phase.compute + (f" ({phase.matmul})" if phase.matmul else ""),
             phase.storage,
             phase.placement,
             phase.variant,
@@ -205,22 +218,3 @@ def _verdict(plan: Plan, machine: Machine) -> str:
         f"Plan for {place}, {memory}: peak {card}{amount(plan.peak_ram)} of main memory, "
         f"about {duration(plan.seconds)}."
     )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The machine, less what is not to be touched.
-
-    Attributes:
-        budget: bytes of the card that may be used.
-        refused: keys of ways that ran out of memory before.
-    """
-
-    machine: Machine
-    budget: int
-    refused: Collection[str] = ()
-
-    def allow(self, planned: PhasePlan) -> bool:
-        """Return whether a way of running a phase fits."""
-        on_card = self.machine.is_cpu or planned.vram <= self.budget
-        return on_card and planned.ram <= self.machine.ram_free

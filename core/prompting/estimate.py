@@ -8,7 +8,7 @@ from ..host.base import Host
 from ..planner.machine import read_machine
 from ..planner.plan import plan
 from ..planner.report import Estimate
-from .phases import BLOCK_LISTS, FP8_KEEP, work
+from .phases import CAST_RULES, work
 
 
 def ask(handle: ModelHandle, host: Host, max_new_tokens: int = 256) -> Estimate:
@@ -17,7 +17,7 @@ def ask(handle: ModelHandle, host: Host, max_new_tokens: int = 256) -> Estimate:
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
     """
-    name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
+    name, components = wanted_components(handle, host, CAST_RULES)
     machine = read_machine(host)
     phases = work(components["prompt_model"], max_new_tokens=max_new_tokens, fixed_cache=handle.compile_step)
     made = plan(

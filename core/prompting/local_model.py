@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..executor.placement import placed, resident
 from ..families.diffusion_model import ModelParts
+from ..files.json_file import read_json, read_json_or_empty
 from ..host.base import Host
 from ..planner.machine import resolve_dtype
 from .chat_template import ChatTokens, encode
@@ -24,7 +24,7 @@ from .clean import clean_answer
 from .compile import CompiledStep, compiled_step, left_out, why_not
 from .messages import Chat
 from .one_file import finish_alone
-from .phases import BLOCK_LISTS, FP8_KEEP
+from .phases import CAST_RULES
 from .picture import Picture
 from .request import ExpandRequest
 from .watching import watch
@@ -88,9 +88,9 @@ class LocalModel:
     def _planned(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
         from ..catalog.component_sizes import found_components
         from ..executor.execute_plan import Meter, execute_plan
-        from .phases import BLOCK_LISTS, FP8_KEEP, work
+        from .phases import CAST_RULES, work
 
-        component = found_components(self.found, BLOCK_LISTS, FP8_KEEP)[PART]
+        component = found_components(self.found, CAST_RULES)[PART]
         device, wanted, notes = self._host.device(), self._handle.compile_step, dict[str, Any]()
         text, ran = execute_plan(
             work(component, max_new_tokens=max_new_tokens, fixed_cache=wanted),
@@ -130,10 +130,7 @@ def _seeing(handle: ModelHandle, host: Host) -> ModelHandle:
 
 def can_see(folder: Path) -> bool:
     """Return whether a model folder holds one that reads pictures."""
-    try:
-        return "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    return "vision_config" in read_json_or_empty(folder / "config.json")
 
 
 def _places(found: InstalledModel) -> list[list[Any]]:
@@ -190,7 +187,7 @@ def _read_reader(folder: Path) -> Reader:
         images = AutoImageProcessor.from_pretrained(folder, local_files_only=True) if can_see(folder) else None
         if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
             # Where the Qwen-VL folders keep it, for the processor that we do without.
-            stored = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))
+            stored = read_json(folder / "chat_template.json")
             tokenizer.chat_template = stored["chat_template"]
     return Reader(tokenizer, images)
 
@@ -346,7 +343,7 @@ class PromptRun:
 
         # The folder of a language model holds it itself, not in a folder for each part.
         found = self.found if self.found.parts else replace(self.found, parts={PART: (self.found.path,)})
-        parts = ModelParts("prompt", found.name, found, self.host, BLOCK_LISTS, FP8_KEEP)
+        parts = ModelParts("prompt", found.name, found, self.host, CAST_RULES)
         model = parts.load(PART, choice)
         if (self.found.path / GENERATION).is_file():  # which tokens end an answer, beside the model's own
             model.generation_config = GenerationConfig.from_pretrained(self.found.path)

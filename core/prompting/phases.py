@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..planner.phases import Component, Phase, Variant
+from ..planner.phases import Component, Phase, Variant, every_storage
+from ..quantization.policy import CastRules
 
-BLOCK_LISTS = {"prompt_model": ("model.layers",)}
-FP8_KEEP: dict[str, tuple[str, ...]] = {"prompt_model": ()}
+CAST_RULES = {"prompt_model": CastRules(("model.layers",))}
 
 # Keys and values of all published sizes of Qwen3: 8 heads of 128 (their config.json).
 KEY_VALUE_WIDTH = 1024
@@ -41,7 +41,7 @@ def work(
             name="expand",
             component=component,
             computes=("bf16",),
-            storages=("bf16", "fp8"),
+            storages=every_storage(),
             # The prompt's tokens go through at once, then one at a time.
             flops=2.0 * component.parameters * tokens / max_new_tokens,
             linear_share=0.0,

@@ -13,7 +13,7 @@ from ..catalog.selection import ModelHandle, choose_model
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, lora_files, made_for
-from .phases import BLOCK_LISTS, FP8_KEEP
+from .phases import CAST_RULES
 from .request import VACERequest
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class WanVACEModel:
         """Return the sizes of its parts, read from the headers of its files."""
         from ..catalog.component_sizes import found_components
 
-        return with_loras(found_components(self.found, BLOCK_LISTS, FP8_KEEP), self.parts.loras)
+        return with_loras(found_components(self.found, CAST_RULES), self.parts.loras)
 
     def encoder_pipeline(self, choice: PhasePlan) -> WanVACEPipeline:
         """Return a pipeline of tokenizer and text encoder alone."""
@@ -76,7 +76,7 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
     """
     found = choose_model(handle, host)
     loras = lora_files(handle, host)
-    parts = ModelParts("wan_vace", found.name, found, host, BLOCK_LISTS, FP8_KEEP, loras)
+    parts = ModelParts("wan_vace", found.name, found, host, CAST_RULES, loras)
     return WanVACEModel(found, parts)
 
 

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from ..catalog.component_sizes import wanted_components
 from ..image_sizes import MULTIPLE
 from ..planner.machine import Machine, read_machine
-from ..planner.phases import Component, Phase, Variant, encoding
+from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
+from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..planner.report import Estimate
+from ..quantization.policy import CastRules
+from ..quantization.registry import weight_format
 from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_speed_settings
 from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 
@@ -23,15 +26,21 @@ if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
     from ..host.base import Host
 
-BLOCK_LISTS = {"text_encoder": ("encoder.block",), "transformer": ("blocks", "vace_blocks"), "vae": ()}
-# The VACE blocks' projections in and out are among the most sensitive to rounding; an embedding is no Linear layer.
-FP8_KEEP = {
-    "text_encoder": ("*.relative_attention_bias",),
-    "transformer": ("vace_blocks.*.proj_in", "vace_blocks.*.proj_out"),
-    "vae": (),
+CAST_RULES = {
+    "text_encoder": CastRules(
+        ("encoder.block",), {"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"}
+    ),
+    "transformer": CastRules(
+        ("blocks", "vace_blocks"),
+        {
+            "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
+            "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
+        },
+    ),
+    "vae": CastRules(),
 }
 
-BATCHED = "batched"  # the name of a way of sampling: both prompts in one batch
+BATCHED: VariantName = "batched"  # the name of a way of sampling: both prompts in one batch
 TEXT_TOKENS = 512
 HEAD = 128  # width of an attention head; rotary embeddings are two fp32 tables of it
 LATENT_CHANNELS, CONTROL_CHANNELS = 16, 96
@@ -136,7 +145,7 @@ def _encode(encoder: Component, work: VideoWork) -> Phase:
         passes=_branches(work),
         variants=(variant,),
         streamable=True,
-        patient=True,
+        cast_last_resort=True,
         host=_frame_bytes(work),
     )
 
@@ -157,7 +166,7 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
         variants=tuple(sampling_memory(transformer, tokens, branches, work.step_cache, way) for way in batched),
         streamable=True,
         host=2 * _frame_bytes(work),
-        fp8_inputs=_fp8_inputs(transformer, tokens),
+        rounded_inputs=_rounded_inputs(transformer, tokens),
         notes=work.notes,
     )
 
@@ -170,8 +179,8 @@ def _frame_bytes(work: VideoWork) -> int:
     return BYTES_PER_PIXEL * work.width * work.height * work.num_frames
 
 
-def _storages(component: Component) -> tuple[str, ...]:
-    return ("fp8",) if component.stored == "fp8" else ("bf16", "fp8")
+def _storages(component: Component) -> tuple[Storage, ...]:
+    return (component.stored,) if weight_format(component.stored) else every_storage()
 
 
 def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
@@ -202,20 +211,21 @@ def sampling_memory(
     if batched:
         latents += branches * pixels * (LATENT_CHANNELS + CONTROL_CHANNELS) * 2
     rotary = tokens * HEAD * 2 * 4
-    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary)
+    words = "" if batched else "one prompt after the other"
+    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary, words=words)
 
 
 def _inside(transformer: Component) -> float:
     return max(3 + 2 * transformer.inner / max(1, transformer.hidden), 11)
 
 
-def _fp8_inputs(transformer: Component, tokens: int) -> int:
-    """Return what bringing the widest layer's input to FP8 by way of fp32 adds to the peak."""
+def _rounded_inputs(transformer: Component, tokens: int) -> int:
+    """Return what rounding the widest layer's input by way of fp32 adds to the peak."""
     ratio = transformer.inner / max(1, transformer.hidden)
     return int(2 * tokens * transformer.hidden * max(0.0, 3 + 5 * ratio - _inside(transformer)))
 
 
-def _vae_phase(name: str, vae: Component, work: VideoWork, passes: int) -> Phase:
+def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> Phase:
     first, further = DECODE_FLOPS if name == "decode" else ENCODE_FLOPS
     wide = vae.hidden / VAE_CHANNELS
     return Phase(
@@ -250,7 +260,7 @@ def vae_memory(name: str, vae: Component, width: int, height: int, num_frames: i
     if tile == pixels:
         return (whole,)
     again = tiled_length(width) * tiled_length(height) / pixels
-    return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents)
+    return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents, words="in pieces")
 
 
 def tiled_length(length: int) -> int:
@@ -264,7 +274,7 @@ def estimate(handle: ModelHandle, host: Host, work: VideoWork) -> Estimate:
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
     """
-    name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
+    name, components = wanted_components(handle, host, CAST_RULES)
     machine = read_machine(host)
     made = plan(
         phases(components, work),

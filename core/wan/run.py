@@ -263,7 +263,7 @@ class VACERun:
         steps = self.request.steps
         return {
             "model": self.model.parts.identity("transformer"),
-            "as": f"{choice.compute} {choice.storage} {choice.fp8_matmul} {choice.variant} {self._device_kind}",
+            "as": f"{choice.compute} {choice.storage} {choice.native_matmul} {choice.variant} {self._device_kind}",
             "attention": self.attention.name,
             # What the VAE computes in is in the control already, and decoding is not part of the latents.
             "request": asdict(replace(self.request, vae_precision=AUTO_VAE)),

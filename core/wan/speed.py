@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..planner.plan_types import Compute
 from .request import AUTO_VAE, REFERENCE, SpeedName, VACERequest, VAEPrecision
 
 FEW_STEPS = 12  # what distilled models take; there is nothing to leave out of so few
@@ -91,10 +92,10 @@ class VAETypes:
         why: a sentence on the first of `computes`.
     """
 
-    computes: tuple[str, ...]
-    on_cpu: tuple[str, ...] = ("fp32",)
+    computes: tuple[Compute, ...]
+    on_cpu: tuple[Compute, ...] = ("fp32",)
     why: str = ""
 
 
 FP32_FIRST = VAETypes(("fp32", "fp16", "bf16"))
-FP16_FIRST = ("fp16", "fp32", "bf16")
+FP16_FIRST: tuple[Compute, ...] = ("fp16", "fp32", "bf16")

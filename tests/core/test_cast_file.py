@@ -9,11 +9,11 @@ import pytest
 import torch
 from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
 from piying.core.catalog.selection import WAN_VACE, ModelHandle, model_choices
-from piying.core.checkpoints import assemble
 from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.plan_types import PhasePlan
 from piying.core.quantization import file_cache as cast_file
+from piying.core.quantization.fp8 import Fp8
 from piying.core.wan.model import load
 
 PARTS = ("transformer", "text_encoder")
@@ -29,7 +29,7 @@ def host(tmp_path):
 
 @pytest.fixture
 def wanted(monkeypatch):
-    monkeypatch.setenv(cast_file.SETTING, "1")
+    monkeypatch.setenv("PIYING_KEEP_FP8", "1")
 
 
 def read(host, part="transformer", compute="fp32"):
@@ -56,7 +56,7 @@ def test_nothing_is_kept_unless_it_is_asked_for(host):
 def test_the_second_reading_casts_nothing_and_is_the_same_to_the_bit(host, wanted, monkeypatch, part):
     first = {name: tensor.clone() for name, tensor in read(host, part).state_dict().items()}
     (path,) = cast_files(host)
-    monkeypatch.setattr(assemble, "quantize", None)
+    monkeypatch.setattr(Fp8, "to_stored", None)
     second = read(host, part).state_dict()
     assert second.keys() == first.keys()
     for name, tensor in first.items():
@@ -116,7 +116,7 @@ def test_a_write_that_fails_leaves_nothing(host, wanted, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cast_file, "_write", fail)
+    monkeypatch.setattr(cast_file, "write_safetensors", fail)
     read(host)
     assert cast_files(host) == leftovers(host) == []
 

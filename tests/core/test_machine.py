@@ -10,8 +10,7 @@ import torch
 from piying.core.executor.model_cache import cached_model, evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner import machine as machines
-from piying.core.planner.machine import CONTEXT, OTHERS_RAM, Machine, read_machine, synthetic
-from piying.core.planner.rates import peak_operations
+from piying.core.planner.machine import CONTEXT, OTHERS_RAM, Machine, peak_operations, read_machine, synthetic
 
 GB = 2**30
 CARD = Machine(
@@ -24,7 +23,7 @@ CARD = Machine(
     pcie=24e9,
     disk=2e9,
     bf16_flops=80e12,
-    fp8_flops=160e12,
+    native_flops={"fp8": 160e12},
     bandwidth=800e9,
     capability=(8, 9),
 )

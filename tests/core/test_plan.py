@@ -36,10 +36,10 @@ MACHINE = Machine(
     pcie=10e9,
     disk=1e9,
     bf16_flops=1e12,
-    fp8_flops=2e12,
     bandwidth=100e9,
+    native_flops={"fp8": 2e12},
 )
-CPU = replace(MACHINE, device="cpu", name="CPU", vram_total=0, vram_free=0, fp8_flops=None)
+CPU = replace(MACHINE, device="cpu", name="CPU", vram_total=0, vram_free=0, native_flops={})
 
 
 def phase(**changes):
@@ -127,24 +127,24 @@ def test_fp8_where_copies_take_longer_than_arithmetic():
 
 
 def test_a_patient_phase_keeps_its_number_type():
-    (chosen,) = one(with_vram(1000 * MB), flops=1e10, patient=True).phases
+    (chosen,) = one(with_vram(1000 * MB), flops=1e10, cast_last_resort=True).phases
     assert (chosen.storage, chosen.placement) == ("bf16", "streamed")
 
 
 def test_fp8_arithmetic_must_be_asked_for_or_worth_it():
     """With half the operations in Linear layers, twice the rate there makes a pass 4/3 as fast."""
-    assert not one().phases[0].fp8_matmul
-    assert one(linear_share=0.7).phases[0].fp8_matmul  # 1 / (0.3 + 0.35) = 1.54
+    assert not one().phases[0].native_matmul
+    assert one(linear_share=0.7).phases[0].native_matmul  # 1 / (0.3 + 0.35) = 1.54
     (asked,) = one(memory="fp8").phases
-    assert asked.fp8_matmul
+    assert asked.native_matmul
     assert asked.seconds == pytest.approx(15.0)
-    older = replace(MACHINE, fp8_flops=None)
+    older = replace(MACHINE, native_flops={})
     assert one(older, memory="fp8").phases[0].storage == "fp8"
-    assert not one(older, memory="fp8").phases[0].fp8_matmul
+    assert not one(older, memory="fp8").phases[0].native_matmul
 
 
 def test_packing_inputs_for_fp8_arithmetic_takes_room():
-    (chosen,) = one(memory="fp8", fp8_inputs=300 * MB).phases
+    (chosen,) = one(memory="fp8", rounded_inputs=300 * MB).phases
     assert chosen.vram == 50 * MB + 10 * (60 * MB + 4000) + 300 * MB + 500 * MB
 
 
@@ -405,7 +405,7 @@ def test_a_vae_that_fits_no_card_runs_beside_it():
 
 
 def test_apples_devices_hold_no_float8():
-    apple = replace(MACHINE, device="mps", capability=None, fp8_flops=None, vram_free=700 * MB)
+    apple = replace(MACHINE, device="mps", capability=None, native_flops={}, vram_free=700 * MB)
     phases = wan.phases(listed_components("wan2.1-vace-14b"), VideoWork(832, 480, 81))
     assert {phase.storage for phase in plan(phases, apple, memory="fp8").phases} == {"bf16", "fp32"}
     assert {phase.storage for phase in plan(phases, MACHINE, memory="fp8").phases} == {"fp8", "fp32"}

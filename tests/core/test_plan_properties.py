@@ -44,7 +44,7 @@ def machines(draw):
         pcie=draw(rates),
         disk=draw(rates),
         bf16_flops=flops,
-        fp8_flops=draw(st.sampled_from([None, 2 * flops])),
+        native_flops=draw(st.sampled_from([{}, {"fp8": 2 * flops}])),
         bandwidth=draw(rates),
         low_vram=draw(st.booleans()),
     )
@@ -84,8 +84,8 @@ def phases(draw):
         variants=variants[: draw(st.integers(1, 2))],
         streamable=draw(st.booleans()),
         host=draw(sizes),
-        fp8_inputs=draw(sizes),
-        patient=draw(st.booleans()),
+        rounded_inputs=draw(sizes),
+        cast_last_resort=draw(st.booleans()),
     )
 
 
@@ -170,7 +170,7 @@ def test_every_way_is_either_taken_or_told(phase, machine, memory):
 @given(phases(), machines(), memories, st.data())
 def test_nothing_that_fits_is_faster(phase, machine, memory, data):
     """Among the ways with the best number type; patient phases prefer exactness."""
-    phase = replace(phase, patient=False)
+    phase = replace(phase, cast_last_resort=False)
     cards, mains = edges((phase,), machine, memory)
     machine = replace(machine, vram_free=data.draw(st.sampled_from(cards)), ram_free=data.draw(st.sampled_from(mains)))
     made = plan((phase,), machine, memory=memory)

@@ -12,7 +12,7 @@ from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
 from piying.core.catalog.selection import WAN_VACE, ModelHandle, check_model, choose_model, model_choices
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
-from piying.core.wan.phases import BLOCK_LISTS, FP8_KEEP
+from piying.core.wan.phases import CAST_RULES
 from piying.core.wan.request import VACERequest
 from piying.core.wan.run import sample
 
@@ -74,7 +74,7 @@ def test_its_sizes_are_those_of_the_same_model_in_a_folder(folders, host):
     for part, model in (("transformer", models.wan_transformer()), ("vae", models.wan_vae())):
         model.save_pretrained(folder / part)
     models.umt5().save_pretrained(folder / "text_encoder")
-    assert found_components(found, BLOCK_LISTS, FP8_KEEP) == folder_components(folder, BLOCK_LISTS, FP8_KEEP)
+    assert found_components(found, CAST_RULES) == folder_components(folder, CAST_RULES)
 
 
 def test_a_module_is_offered_with_its_base(folders, host):

@@ -23,7 +23,7 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit import phases as hunyuan
 from piying.core.planner.phases import Block, Component
 from piying.core.prompting import phases as prompting
-from piying.core.quantization.fp8 import castable
+from piying.core.quantization.casting import castable_layers
 from piying.core.wan import phases as wan
 
 
@@ -165,7 +165,7 @@ PUBLISHED = [
 def test_the_manifest_tells_what_the_published_models_weigh(model, part, family, make):
     with torch.device("meta"):
         module = make()
-    found = component(part, tensors_of(module), family.BLOCK_LISTS[part], family.FP8_KEEP[part])
+    found = component(part, tensors_of(module), family.CAST_RULES[part])
     listed = listed_components(model)[part]
     assert listed.parameters == sum(parameter.numel() for parameter in module.parameters())
     assert (listed.root, Counter(listed.blocks)) == (found.root, Counter(found.blocks))
@@ -190,12 +190,12 @@ def test_headers_tell_what_the_loaded_model_weighs(name, family):
 
     folder = built_in(name).path
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    for part, found in folder_components(folder, family.BLOCK_LISTS, family.FP8_KEEP).items():
+    for part, found in folder_components(folder, family.CAST_RULES).items():
         module = getattr(pipeline, part)
         assert found.stored in ("fp16", "bf16", "fp32")
         assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
-        lists, keep = family.BLOCK_LISTS[part], family.FP8_KEEP[part]
-        layers = [layer.weight for _, layer in castable(module, lists, keep)] if lists else []
+        rules = family.CAST_RULES[part]
+        layers = [layer.weight for _, layer in castable_layers(module, rules)] if rules.block_lists else []
         assert sum(block.linear for block in found.blocks) == sum(weight.numel() for weight in layers)
         assert sum(block.rows for block in found.blocks) == sum(weight.shape[0] for weight in layers)
         assert max((block.largest for block in found.blocks), default=0) == max(map(torch.numel, layers), default=0)
@@ -205,14 +205,14 @@ def test_headers_tell_what_the_loaded_model_weighs(name, family):
 def test_single_files_tell_the_same(name, family):
     """Of a model that is not in one folder, each part names its files; their names are translated."""
     folder = built_in(name).path
-    files = {part: (next((folder / part).glob("*.safetensors")),) for part in family.BLOCK_LISTS}
+    files = {part: (next((folder / part).glob("*.safetensors")),) for part in family.CAST_RULES}
     found = InstalledModel("single files", files["transformer"][0], 0, files)
-    of_files = found_components(found, family.BLOCK_LISTS, family.FP8_KEEP)
-    assert of_files == found_components(built_in(name), family.BLOCK_LISTS, family.FP8_KEEP)
+    of_files = found_components(found, family.CAST_RULES)
+    assert of_files == found_components(built_in(name), family.CAST_RULES)
 
 
 def test_the_prompt_model_lies_in_its_folder_itself():
-    found = folder_components(built_in("prompt").path, prompting.BLOCK_LISTS, prompting.FP8_KEEP)
+    found = folder_components(built_in("prompt").path, prompting.CAST_RULES)
     assert found["prompt_model"].blocks
 
 
@@ -224,7 +224,7 @@ def test_bytes_by_hand():
     assert model.bytes("bf16", "fp8") == 2 * 50 + 2 * (1000 + 4 * 10 + 2 * 100)
     assert model.streamed_bytes("bf16", "fp8") == 2 * 1240
     assert model.largest_block("bf16", "bf16") == 2200
-    assert model.unpacked("bf16") == 1200
+    assert model.unpacked("bf16", "fp8") == 1200
     assert model.file_bytes() == 2 * 2250
 
 
@@ -236,16 +236,16 @@ def test_the_type_most_weights_have_is_the_files():
 def test_models_that_are_not_installed_are_planned_from_the_manifest(tmp_path):
     handle = ModelHandle(WAN_VACE, "wan2.1-vace-14b")
     imagined = HeadlessHost(models=[tmp_path], chosen_device="cpu", imagined=True)
-    name, parts = wanted_components(handle, imagined, wan.BLOCK_LISTS, wan.FP8_KEEP)
+    name, parts = wanted_components(handle, imagined, wan.CAST_RULES)
     assert name == "wan2.1-vace-14b"
     assert parts["transformer"].parameters == 17_337_592_896
     real = HeadlessHost(models=[tmp_path], chosen_device="cpu")
     with pytest.raises(PiyingError, match=r"python install.py --models wan2.1-vace-14b"):
-        wanted_components(handle, real, wan.BLOCK_LISTS, wan.FP8_KEEP)
+        wanted_components(handle, real, wan.CAST_RULES)
 
 
 def test_a_listed_model_of_unknown_size_says_so(tmp_path):
     handle = ModelHandle(HUNYUAN_DIT, "hunyuan-dit-v1.1")
     imagined = HeadlessHost(models=[tmp_path], chosen_device="cpu", imagined=True)
     with pytest.raises(PiyingError, match="does not say what its parts weigh"):
-        wanted_components(handle, imagined, hunyuan.BLOCK_LISTS, hunyuan.FP8_KEEP)
+        wanted_components(handle, imagined, hunyuan.CAST_RULES)

@@ -235,9 +235,13 @@ def test_float8_layers():
 
 
 def test_own_fp8_layers(transformer):
-    fp8 = pytest.importorskip("piying.core.quantization.fp8")
+    from piying.core.quantization.casting import cast_module
+    from piying.core.quantization.policy import CastRules
+
     model = copy.deepcopy(transformer)
-    assert fp8.cast_linears(model, ("blocks", "vace_blocks"), ("*.proj_in", "*.proj_out"))
+    assert cast_module(
+        model, "fp8", CastRules(("blocks", "vace_blocks"), {"*.proj_in": "sensitive", "*.proj_out": "sensitive"})
+    )
     given = vace_inputs(model)
     expected = predict(model, *given)
     with streamed(model, block_order(model), "cpu"):
