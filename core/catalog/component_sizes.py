@@ -18,14 +18,13 @@ from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
 from ..planner.phases import Block, Component
-from ..quantization.policy import CastRules
+from ..quantization.policy import NOTHING_CAST, CastRules
 from ..quantization.registry import stored_type
 from .installed_model import InstalledModel
 from .selection import ModelHandle, choose_model, model_choices
 
 # The last convolution of diffusers' VAEs has as many inputs as they have channels at full size.
 VAE_OUTPUT = "decoder.conv_out.weight"
-NOTHING_CAST = CastRules()
 
 
 class TensorInfo(NamedTuple):
@@ -220,17 +219,10 @@ def _check_width(lora: LoraFile, transformer: Component) -> None:
         )
 
 
-def wanted_components(
-    handle: ModelHandle, host: Host, rules: Mapping[str, CastRules]
-) -> tuple[str, Mapping[str, Component]]:
+def wanted_components(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str, Component]]:
     """Return the model's name and its components.
 
     Where only plans are made, a model that is not installed is taken from the manifest.
-
-    Args:
-        handle: the chosen model.
-        host: says where models are.
-        rules: see `folder_components`.
 
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, its files are damaged, or a LoRA
@@ -245,5 +237,5 @@ def wanted_components(
             )
         return handle.model, with_loras(listed, lora_files(handle, host))
     found = choose_model(handle, host)
-    components = found_components(found, rules)
+    components = found_components(found, handle.family.rules)
     return found.name, with_loras(components, lora_files(handle, host))

@@ -60,6 +60,9 @@ class CastRules:
         return f"{self.block_lists} {tuple(self.keep)}"
 
 
+NOTHING_CAST = CastRules()
+
+
 class Tensor(Protocol):
     """What is known of a tensor that has not been read."""
 
