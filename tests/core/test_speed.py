@@ -426,7 +426,5 @@ def test_the_plan_asked_for_is_that_of_the_word(host):
 @pytest.mark.parametrize("word", SPEEDS)
 def test_the_planner_counts_the_steps_that_are_taken(word):
     """Applied twice, draft would plan for a quarter of the steps."""
-    from piying.core.wan.family import WAN_VACE as family
-
-    work = family.work({"steps": 40, "speed": word}, HANDLE)
+    work = WAN_VACE.work({"steps": 40, "speed": word}, HANDLE)
     assert work.steps == with_speed(replace(REQUEST, steps=40, speed=word)).steps
