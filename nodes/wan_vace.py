@@ -31,8 +31,8 @@ class PiyingLoadWanVACE(ModelLoader):
     OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
     PRECISION_TOOLTIP = (
         "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. "
-        "What the VAE computes in is set by vae_precision of the sampler: fp32 where speed is reference, else fp16 on a "
-        "card."
+        "What the VAE computes in is set by vae_precision of the sampler: fp32 where speed is reference, else fp16 "
+        "on a card."
     )
 
 
