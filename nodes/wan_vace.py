@@ -31,7 +31,8 @@ class PiyingLoadWanVACE(ModelLoader):
     OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
     PRECISION_TOOLTIP = (
         "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. "
-        "The VAE always runs in fp32."
+        "What the VAE computes in is set by vae_precision of the sampler: fp32 where speed is reference, else fp16 "
+        "on a card."
     )
 
 

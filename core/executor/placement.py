@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def placed(
-    module: torch.nn.Module, blocks: Sequence[torch.nn.Module], choice: PhasePlan, device: str, policy: DevicePolicy
+    module: torch.nn.Module,
+    choice: PhasePlan,
+    device: str,
+    policy: DevicePolicy,
+    *,
+    blocks: Sequence[torch.nn.Module] = (),
 ) -> Iterator[None]:
     """Hold `module` as `choice` says: whole on the device, its blocks streamed through it, or where it is.
 

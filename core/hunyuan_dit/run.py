@@ -123,7 +123,7 @@ class ImageRun:
             model = getattr(pipeline, encoder.part)
             # BERT's blocks, or T5's.
             blocks = model.encoder.block if hasattr(model.encoder, "block") else model.encoder.layer
-            with placed(model, list(blocks), choice, device, self.host):
+            with placed(model, choice, device, self.host, blocks=list(blocks)):
                 return [encode_one(pipeline, text) for text in new]
 
         with self.meter.phase(choice):
@@ -152,7 +152,7 @@ class ImageRun:
             transformer = sampler.transformer
             progress = self.host.progress("Sampling", self.request.steps)
             preview = LatentPreview(self.colours, sampler.scheduler)
-            with placed(transformer, list(transformer.blocks), choice, self.meter.device, self.host):
+            with placed(transformer, choice, self.meter.device, self.host, blocks=list(transformer.blocks)):
                 latents: torch.Tensor = sampler(
                     **self._prompt_arguments(torch_dtype(choice.compute)),
                     width=self.request.width,
@@ -175,7 +175,7 @@ class ImageRun:
             vae.use_tiling = choice.variant == "tiled"
             # diffusers' own tile is as large as the largest picture it was trained on.
             vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // 8
-            with placed(vae, [], choice, self.meter.device, self.host):
+            with placed(vae, choice, self.meter.device, self.host):
                 latents = latents.to(vae.device, vae.dtype)
                 decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
                 processor = pipeline_of().image_processor

@@ -320,7 +320,7 @@ class PromptRun:
             reader = load_reader(self.found)
             model = self._load(choice, reader)
             with (
-                placed(model, list(model.model.layers), choice, self.device, self.host),
+                placed(model, choice, self.device, self.host, blocks=list(model.model.layers)),
                 torch.no_grad(),
                 self._step(model, choice) as step,
             ):

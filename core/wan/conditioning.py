@@ -217,7 +217,7 @@ def encode_prompts(
         pipeline = model.encoder_pipeline(choice)
         encoder = pipeline.text_encoder
         states = []
-        with placed(encoder, list(encoder.encoder.block), choice, device, host):
+        with placed(encoder, choice, device, host, blocks=list(encoder.encoder.block)):
             for done, prompt in enumerate(new, len(prompts) - len(new) + 1):
                 embeds, _ = pipeline.encode_prompt(
                     prompt, do_classifier_free_guidance=False, max_sequence_length=MAX_PROMPT_TOKENS, device=device

@@ -225,7 +225,7 @@ class VACERun:
                 check(latents)
                 return latents.cpu()
 
-            with placed(vae, [], choice, self.meter.device, self.host):
+            with placed(vae, choice, self.meter.device, self.host):
                 progress = self.reporter.progress("Preparing the task", 1)
                 with tiling(vae, choice.variant == "tiled"):
                     latents = encode_task(tasks.cache_gray(encode), self.inputs)
@@ -248,7 +248,7 @@ class VACERun:
         with self.meter.phase(choice):
             transformer = self.model.transformer(choice)
             with (
-                placed(transformer, block_order(transformer), choice, self.meter.device, self.host),
+                placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
                 self.attention.enabled(choice.compute),
             ):
                 latents = self._denoise_compiled(transformer, choice)
@@ -334,6 +334,6 @@ class VACERun:
         tiled, check = choice.variant == "tiled", overflow_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
-            with placed(vae, [], choice, self.meter.device, self.host):
+            with placed(vae, choice, self.meter.device, self.host):
                 progress = self.reporter.progress("Decoding", decode_steps(vae, latents, tiled))
                 return decode(vae, latents, tiled=tiled, on_step=progress.step, check=check)

@@ -137,7 +137,9 @@ def video_vae():
 
 def predicted(name, variant, size, frames, dtype):
     vae = listed_components("wan2.1-vace-14b")["vae"]
-    variants = {found.name: found for found in wan.vae_memory(name, vae, *size, frames)}
+    variants = {
+        found.name: found for found in wan.vae_memory(name, vae, width=size[0], height=size[1], num_frames=frames)
+    }
     return variants[variant].peak("fp32" if dtype == torch.float32 else "bf16")
 
 

@@ -204,7 +204,7 @@ def test_the_plan_counts_what_is_remembered():
 
     transformer = Component("transformer", None, (None,) * 45, "bf16", hidden=1536, inner=8960)
     unit = 2 * 32760 * 1536
-    plain, cached = (sampling_memory(transformer, 32760, 2, on).activations for on in (False, True))
+    plain, cached = (sampling_memory(transformer, 32760, 2, step_cache=on).activations for on in (False, True))
     assert cached - plain == pytest.approx(0.25 * unit, rel=1e-2)
 
 

@@ -67,7 +67,11 @@ def compose_part(task: VACETask, width: int, height: int, num_frames: int) -> Ca
 
 def _compose(layers: Sequence[Layer], width: int, height: int, num_frames: int) -> Canvas:
     canvas = empty_canvas(width, height, num_frames)
-    canvas = _with_controls(canvas, [layer for layer in layers if layer.kind == "control"])
+    for layer in (layer for layer in layers if layer.kind == "control"):
+        frames = layer.frames
+        if layer.area is not None:
+            frames = torch.where(layer.area[..., None], frames, canvas.frames)
+        canvas = replace(canvas, frames=frames)
     canvas = _with_edits(canvas, [layer for layer in layers if layer.kind == "edit"])
     return with_given(canvas, [layer for layer in layers if layer.kind == "given"])
 
@@ -81,26 +85,24 @@ def _fit_layer(layer: Layer, width: int, height: int, num_frames: int) -> Layer:
         picks = frame_indices(len(layer.frames), num_frames, layer.length, layer.fps)
     except PiyingError as error:
         raise PiyingError(f"{layer.title}: the {layer.noun} {error}") from None
-    frames = fit_frames(_picked(layer.frames, picks), width, height, layer.fit)
+    frames = fit_frames(pick_frames(layer.frames, picks), width, height, layer.fit)
     area = layer.area
     if area is not None:
         area = fit_area(area if len(area) == 1 else area[picks], width, height, layer.fit)
     if layer.length == "continue" and len(layer.frames) < num_frames:
-        area = _open_end(layer, area, width, height, num_frames)
+        # The frames behind the layer's own are left to the model: to be made, and without control.
+        whole = torch.ones(1, height, width, dtype=torch.bool) if area is None else area
+        area = whole.expand(num_frames, -1, -1).clone()
+        area[len(layer.frames) :] = layer.kind == "edit"
     return replace(layer, frames=frames, area=area)
 
 
-def _open_end(layer: Layer, area: torch.Tensor | None, width: int, height: int, num_frames: int) -> torch.Tensor:
-    """Return the area with the frames behind the layer's own left to the model: to be made, and without control."""
-    whole = torch.ones(1, height, width, dtype=torch.bool) if area is None else area
-    longer = whole.expand(num_frames, -1, -1).clone()
-    longer[len(layer.frames) :] = layer.kind == "edit"
-    return longer
-
-
-def _picked(frames: torch.Tensor, picks: list[int]) -> torch.Tensor:
-    """Return the frames of those numbers; without a copy where they are the first ones in order."""
-    return frames[: len(picks)] if picks == list(range(len(picks))) else frames[picks]
+def pick_frames(frames: torch.Tensor, picks: list[int]) -> torch.Tensor:
+    """Return the frames of those numbers; a view where they follow each other, since a video is gigabytes."""
+    first = picks[0]
+    if picks == list(range(first, first + len(picks))):
+        return frames[first : first + len(picks)]
+    return frames[picks]
 
 
 def _check_fits(layer: Layer, width: int, height: int, num_frames: int) -> None:
@@ -115,13 +117,6 @@ def _check_fits(layer: Layer, width: int, height: int, num_frames: int) -> None:
             f"{layer.title} makes a video of {layer.total} frames, VACE Sample is set to {num_frames}. Give both the "
             "same num_frames, or wire it from this node."
         )
-
-
-def _with_controls(canvas: Canvas, controls: Sequence[Layer]) -> Canvas:
-    frames = canvas.frames
-    for layer in controls:
-        frames = layer.frames if layer.area is None else torch.where(layer.area[..., None], layer.frames, frames)
-    return replace(canvas, frames=frames)
 
 
 def _with_edits(canvas: Canvas, edits: Sequence[Layer]) -> Canvas:

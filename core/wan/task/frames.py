@@ -96,7 +96,13 @@ def fit_frames(frames: torch.Tensor, width: int, height: int, fit: Fit) -> torch
     """
     if frames.shape[1:3] == (height, width):
         return frames
-    scaled = _resize(frames, *_scaled_size(frames.shape[2], frames.shape[1], width, height, fit))
+    size = height, width
+    if fit != "stretch":
+        scales = width / frames.shape[2], height / frames.shape[1]
+        scale = max(scales) if fit == "crop" else min(scales)
+        size = max(1, round(scale * frames.shape[1])), max(1, round(scale * frames.shape[2]))
+    planes = functional.interpolate(frames.permute(0, 3, 1, 2), size=size, mode="bicubic", antialias=True)
+    scaled = planes.clamp(0, 1).permute(0, 2, 3, 1)  # bicubic overshoots
     top, left = abs(scaled.shape[1] - height) // 2, abs(scaled.shape[2] - width) // 2
     if fit == "crop":
         return scaled[:, top : top + height, left : left + width]
@@ -127,17 +133,3 @@ def on_white(picture: torch.Tensor, width: int, height: int) -> torch.Tensor:
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     canvas[:, top : top + size[0], left : left + size[1]] = small
     return canvas
-
-
-def _scaled_size(old_width: int, old_height: int, width: int, height: int, fit: Fit) -> tuple[int, int]:
-    if fit == "stretch":
-        return width, height
-    scales = width / old_width, height / old_height
-    scale = max(scales) if fit == "crop" else min(scales)
-    return max(1, round(scale * old_width)), max(1, round(scale * old_height))
-
-
-def _resize(frames: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    planes = frames.permute(0, 3, 1, 2)
-    resized = functional.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
-    return resized.clamp(0, 1).permute(0, 2, 3, 1)
