@@ -1,4 +1,4 @@
-"""Other people's node packs: V1 packs loaded by path, and what they want where they cannot be."""
+"""Packs of other people: V1 packs loaded by path, and what is missing where one cannot be."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Packs:
 def load_packs(folders: list[Path]) -> Packs:
     """Load every pack of some folders, each itself a pack or a folder of packs like ComfyUI's custom_nodes.
 
-    A pack that cannot be loaded is left out and named with what it wants.
+    A pack that cannot be loaded is left out, with a warning that says what is missing.
 
     Raises:
         WorkflowError: a folder is not there.
@@ -42,27 +42,25 @@ def load_packs(folders: list[Path]) -> Packs:
     for folder in folders:
         if not folder.is_dir():
             raise WorkflowError(f"--custom-nodes {folder}: there is no such folder.")
-        for path in [folder] if (folder / "__init__.py").is_file() else _pack_paths(folder):
+        paths = [folder]
+        if not (folder / "__init__.py").is_file():
+            # What ComfyUI would load from its custom_nodes; its manager switches packs off by the ending.
+            paths = [
+                path
+                for path in sorted(folder.iterdir())
+                if not path.name.startswith((".", "__")) and not path.name.endswith(".disabled")
+                if path.suffix == ".py" or (path / "__init__.py").is_file()
+            ]
+        for path in paths:
             _load(path.resolve(), packs)
     return packs
-
-
-def _pack_paths(folder: Path) -> list[Path]:
-    """Return what ComfyUI would load from a folder of packs."""
-    entries = sorted(folder.iterdir())
-    return [
-        path
-        for path in entries
-        if not path.name.startswith((".", "__")) and not path.name.endswith(".disabled")
-        if path.suffix == ".py" or (path / "__init__.py").is_file()
-    ]
 
 
 def _load(path: Path, packs: Packs) -> None:
     try:
         module = _import(path)
     except Exception as error:  # noqa: BLE001 - a pack is anybody's code; one that fails must not stop the others
-        packs.failed[path.name] = _wish(path.name, error)
+        packs.failed[path.name] = _reason(path.name, error)
         log.warning("%s", packs.failed[path.name])
         return
     classes = getattr(module, "NODE_CLASS_MAPPINGS", None)
@@ -70,6 +68,7 @@ def _load(path: Path, packs: Packs) -> None:
         packs.failed[path.name] = f"The pack {path.name} has no NODE_CLASS_MAPPINGS: only V1 packs can be run."
         log.warning("%s", packs.failed[path.name])
         return
+    # What has no INPUT_TYPES is no node of V1, and the engine knows no other.
     packs.classes |= {str(name): node for name, node in classes.items() if hasattr(node, "INPUT_TYPES")}
     packs.titles |= {
         str(name): str(title) for name, title in getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", {}).items()
@@ -86,6 +85,7 @@ def _import(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python module")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: its relative imports look their package up.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -95,8 +95,8 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
-def _wish(pack: str, error: Exception) -> str:
-    """Return a sentence that says what a pack wants."""
+def _reason(pack: str, error: Exception) -> str:
+    """Return a sentence that says why a pack cannot be loaded, and what to do."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         wanted = error.name.partition(".")[0]
         if wanted in COMFYUI_MODULES:
@@ -113,6 +113,7 @@ def reach_comfyui(folder: Path, device: str) -> None:
     """
     if not (folder / "comfy").is_dir() or not (folder / "folder_paths.py").is_file():
         raise WorkflowError(f"--comfyui {folder}: this is no ComfyUI checkout (it has no comfy and folder_paths.py).")
+    # At the end: a checkout has modules with common names, such as utils, which must not hide installed ones.
     if str(folder.resolve()) not in sys.path:
         sys.path.append(str(folder.resolve()))
     settle_comfyui_device(device)

@@ -19,28 +19,8 @@ COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "exe
 COMFY_FILES = {Path("core/host/comfy.py"), Path("core/host/comfy_server.py")}
 FAMILIES = {"wan", "hunyuan_dit", "prompting", "controls"}
 STDLIB_ONLY = {
-    "graph",
-    "ui_format",
-    "ui_graph",
-    "ui_ids",
-    "ui_specs",
-    "ui_widgets",
-    "ui_live",
-    "ui_primitives",
-    "ui_scopes",
-    "ui_resolve",
-    "ui_text",
-    "ui_edit",
-    "execute",
-    "cache",
-    "calls",
-    "dynamic",
-    "node_types",
-    "schedule",
-    "errors",
-    "definitions",
-    "validate",
-    "overrides",
+    *("graph", "definitions", "errors", "validate", "execute", "calls", "schedule", "cache", "plan"),
+    *("ui_format", "ui_graph", "ui_nodes", "ui_subgraphs", "ui_widgets", "ui_edit"),
 }
 
 
