@@ -18,14 +18,13 @@ from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
 from ..planner.phases import Block, Component
-from ..quantization.policy import CastRules
+from ..quantization.policy import NOTHING_CAST, CastRules
 from ..quantization.registry import stored_type
 from .installed_model import InstalledModel
 from .selection import ModelHandle, choose_model, model_choices
 
 # The last convolution of diffusers' VAEs has as many inputs as they have channels at full size.
 VAE_OUTPUT = "decoder.conv_out.weight"
-NOTHING_CAST = CastRules()
 
 
 class TensorInfo(NamedTuple):

@@ -122,11 +122,17 @@ def class_shapes(paths: Iterable[Path], kind: str) -> dict[str, TensorEntry]:
         part = parts[-1 if kind.endswith("_2") else 0] if parts else None
         if part is None or part.layout is None:
             raise PiyingError(f"{path}: holds no {kind.replace('_', ' ')}. Choose another file.")
-        found |= _placed(part.layout, {name: entries[full] for name, full in part.names.items()})
+        found |= class_entries(part.layout, {name: entries[full] for name, full in part.names.items()})
     return found
 
 
-def _placed(layout: Layout, entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+def class_entries(layout: Layout, entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Return the tensors of one component by the names of its class; their places in the file mean nothing.
+
+    Args:
+        layout: how it lies in the file.
+        entries: by their names within the component.
+    """
     weights = {name: entry for name, entry in entries.items() if not describes(name)}
     shapes = {name: entry.shape for name, entry in weights.items()}
     found = {}

@@ -17,6 +17,7 @@ WEIGHT = ".weight"
 CAST = "Linear layers inside the blocks"
 STORED = "stored so in the file"
 OUTSIDE = "outside the blocks"
+NO_BLOCKS = "has no blocks to cast"
 NO_LINEAR = "norms, biases and tables"
 PLAIN = "not to be cast"
 
@@ -48,7 +49,7 @@ class CastRules:
     def why_dense(self, name: str, shape: tuple[int, ...]) -> str:
         """Return why a tensor may not be stored in fewer bits; "" where it may."""
         if not self.block_of(name):
-            return OUTSIDE
+            return OUTSIDE if self.block_lists else NO_BLOCKS
         if len(shape) != 2 or not name.endswith(WEIGHT):
             return NO_LINEAR
         layer = name.removesuffix(WEIGHT)
@@ -58,6 +59,9 @@ class CastRules:
     def identity(self) -> str:
         """A text that changes with the layers that are cast."""
         return f"{self.block_lists} {tuple(self.keep)}"
+
+
+NOTHING_CAST = CastRules()
 
 
 class Tensor(Protocol):
