@@ -17,7 +17,7 @@ from ..quantization.stored_formats import check_readable
 from .inspect import file_components
 from .key_mapping import class_entries
 
-GB = 1e9  # as makers of disks and hubs count
+GB, MB = 1e9, 1e6  # as makers of disks and hubs count
 SHOWN = 3  # names of a group in its line
 
 
@@ -119,10 +119,14 @@ def as_text(found: list[ComponentLayers]) -> str:
     """Return it as lines for people."""
     lines = []
     for component in found:
-        size = sum(group.bytes for group in component.groups)
-        lines.append(f"  {component.title} with weights in {FORMATS[component.storage].title}: {size / GB:.2f} GB")
+        size = _amount(sum(group.bytes for group in component.groups)).strip()
+        lines.append(f"  {component.title} with weights in {FORMATS[component.storage].title}: {size}")
         for group in component.groups:
             shown = ", ".join(group.names[:SHOWN]) + (f", … ({len(group.names)})" if len(group.names) > SHOWN else "")
-            amount = f"{group.bytes / GB:6.2f} GB  {group.tensors:5} tensors"
-            lines.append(f"    {group.type:5} {amount}  {group.why}: {shown}")
+            held = f"{group.type:5} {_amount(group.bytes)}  {group.tensors:5} tensors"
+            lines.append(f"    {held}  {group.why}: {shown}")
     return "\n".join(lines)
+
+
+def _amount(size: int) -> str:
+    return f"{size / GB:6.2f} GB" if size >= GB / 10 else f"{size / MB:6.0f} MB"

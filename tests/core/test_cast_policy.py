@@ -67,7 +67,7 @@ def test_what_is_no_linear_layer_is_left_alone_where_the_module_says_so():
 
 
 def test_a_component_without_blocks():
-    assert {one for one in held("fp8", rules=NOTHING_CAST).values()} == {("bf16", NO_BLOCKS)}
+    assert set(held("fp8", rules=NOTHING_CAST).values()) == {("bf16", NO_BLOCKS)}
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,16 @@ def rules_of(family, kind):
     from importlib import import_module
 
     return import_module(f"piying.core.{family}.phases").CAST_RULES[kind]
+
+
+def test_the_layers_of_a_file_weigh_what_the_plan_counts():
+    from piying.core.checkpoints.key_mapping import class_shapes
+    from piying.core.checkpoints.layers import layers
+
+    file = BUILT_IN_ROOT / "wan_vace" / "transformer" / "diffusion_pytorch_model.safetensors"
+    (found,) = layers(file)
+    shapes = class_shapes([file], "transformer")
+    rules = rules_of("wan", "transformer")
+    tensors = {name: TensorInfo(entry.shape, entry.dtype) for name, entry in shapes.items()}
+    assert sum(group.bytes for group in found.groups) == component("transformer", tensors, rules).bytes("bf16", "fp8")
+    assert sum(group.tensors for group in found.groups) == len(shapes)
