@@ -55,7 +55,7 @@ class PhasePlan:
 
     @property
     def matmul(self) -> str:
-        """ "FP8 matmul" where Linear layers multiply in the format they are stored in, else ""."""
+        """The format that Linear layers multiply in, as in "FP8 matmul"; "" where they unpack their weights."""
         stored = weight_format(self.storage)
         return f"{stored.title} matmul" if stored is not None and self.native_matmul else ""
 
