@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from ..checkpoints.key_mapping import class_shapes
 from ..download.manifest import MANIFEST
 from ..errors import PiyingError
 from ..files.folder import component_files, component_folder
+from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
@@ -148,7 +148,7 @@ def _main_type(tensors: Mapping[str, TensorInfo]) -> str:
 
 @cache
 def _listed() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    table = read_json(MANIFEST, "Install Piying anew.")
     return {entry["id"]: entry["components"] for entry in table["models"] if "components" in entry} | {
         "": table.get("components", {})
     }

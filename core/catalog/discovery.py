@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +13,9 @@ from ..checkpoints.key_mapping import class_shapes
 from ..checkpoints.layouts.language_model import PROMPT_MODEL
 from ..checkpoints.tokenizers import bert_tokenizer, qwen_tokenizer
 from ..errors import PiyingError
+from ..files.scan import find_files
 from ..host.base import Host
-from .installed_model import BUILT_IN_ROOT, InstalledModel
+from .installed_model import BUILT_IN_ROOT, INDEXES, InstalledModel
 
 ENDINGS = (".safetensors", ".sft", ".gguf")
 # PyTorch's own files are looked at for parts alone: their headers cannot be read without torch.
@@ -58,26 +58,13 @@ def single_files(host: Host, wanted: Callable[[str], bool], endings: tuple[str, 
     for category, root in host.model_folders():
         if not wanted(category):
             continue
-        for path in _files(root, endings, SEARCH_DEPTH):
+        # The files of a folder that is a model are no models of their own.
+        for path in find_files(root, SEARCH_DEPTH, endings, INDEXES):
             inspected = _inspected(path)
             if inspected is not None and path.resolve() not in found:
                 relative = path.relative_to(root).as_posix()
                 found[path.resolve()] = SingleFile(f"{category}/{relative}" if category else relative, path, inspected)
     return list(found.values())
-
-
-def _files(folder: Path, endings: tuple[str, ...], depth: int) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return  # a folder that is not there, or not ours to read, holds no models for us
-    if any(entry.name in ("model_index.json", "config.json") for entry in entries):
-        return  # the files of a folder that is a model are no models of their own
-    for entry in entries:
-        if entry.is_dir() and depth and not entry.name.startswith("."):
-            yield from _files(Path(entry.path), endings, depth - 1)
-        elif entry.name.lower().endswith(endings) and entry.is_file():
-            yield Path(entry.path)
 
 
 def _inspected(path: Path) -> FileInfo | None:

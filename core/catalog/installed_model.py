@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ..files.json_file import read_json_or_empty
+from ..files.scan import find_folders
 from ..host.base import Host
 
 BUILT_IN = "built-in"
@@ -89,7 +88,7 @@ def installed_models(family: str, host: Host) -> list[InstalledModel]:
 
     found: dict[Path, InstalledModel] = {}
     for category, root in host.model_folders():
-        for folder in _model_folders(root, SEARCH_DEPTH):
+        for folder in find_folders(root, SEARCH_DEPTH, INDEXES):
             path = folder.resolve()
             ours = path not in found and _class_name(folder) in FAMILY_CLASSES[family]
             if ours and not _is_on_its_way(folder):
@@ -129,34 +128,11 @@ def _shown_name(category: str, root: Path, folder: Path) -> str:
     return f"{category}/{relative}" if category else relative
 
 
-def _model_folders(root: Path, depth: int) -> Iterator[Path]:
-    """Yield folders that hold a model's index, not looking inside them for more."""
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except OSError:
-        return  # a folder that is not there, or not ours to read, holds no models for us
-    names = {entry.name for entry in entries}
-    if names & set(INDEXES):
-        yield root
-    elif depth:
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                yield from _model_folders(Path(entry.path), depth - 1)
-
-
 def _class_name(folder: Path) -> str | None:
     """Return the class a folder says it is, or None where its index cannot be read."""
     if (folder / INDEXES[0]).is_file():
-        found = (_read_json(folder / INDEXES[0]) or {}).get("_class_name")
+        found = read_json_or_empty(folder / INDEXES[0]).get("_class_name")
     else:
-        architectures = (_read_json(folder / INDEXES[1]) or {}).get("architectures")
+        architectures = read_json_or_empty(folder / INDEXES[1]).get("architectures")
         found = architectures[0] if isinstance(architectures, list) and architectures else None
     return found if isinstance(found, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

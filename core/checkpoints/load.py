@@ -11,7 +11,8 @@ import torch
 
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
-from ..files.folder import CONFIG, component_files, component_folder, read_json
+from ..files.folder import CONFIG, component_files, component_folder
+from ..files.json_file import read_json
 from ..files.open import open_tensors
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor

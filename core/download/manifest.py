@@ -5,7 +5,6 @@ Needs the standard library alone, as all of `fetch*` does: `install.py` reads it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PiyingError
+from ..files.json_file import load_json
 
 MANIFEST = Path(__file__).resolve().parents[2] / "models_manifest.json"
 SCHEMA = 2
@@ -89,7 +89,7 @@ def read_manifest(path: Path) -> tuple[Listed, ...]:
         PiyingError: it is not a manifest of this version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         return tuple(_model(entry) for entry in content["models"])

@@ -5,7 +5,6 @@ Nothing listens here: ComfyUI's own server does, and its settings say for whom.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..files.json_file import parse_json
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -118,8 +118,8 @@ def parse(data: bytes) -> dict[str, Any]:
         PiyingError: it is no JSON object.
     """
     try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        body = parse_json(data)
+    except ValueError as error:
         raise PiyingError("The question is no JSON.") from error
     if not isinstance(body, dict):
         raise PiyingError("The question is no JSON object.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..executor.placement import placed, resident
 from ..families.diffusion_model import ModelParts
+from ..files.json_file import read_json, read_json_or_empty
 from ..host.base import Host
 from ..planner.machine import resolve_dtype
 from .chat_template import ChatTokens, encode
@@ -130,10 +130,7 @@ def _seeing(handle: ModelHandle, host: Host) -> ModelHandle:
 
 def can_see(folder: Path) -> bool:
     """Return whether a model folder holds one that reads pictures."""
-    try:
-        return "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    return "vision_config" in read_json_or_empty(folder / "config.json")
 
 
 def _places(found: InstalledModel) -> list[list[Any]]:
@@ -190,7 +187,7 @@ def _read_reader(folder: Path) -> Reader:
         images = AutoImageProcessor.from_pretrained(folder, local_files_only=True) if can_see(folder) else None
         if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
             # Where the Qwen-VL folders keep it, for the processor that we do without.
-            stored = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))
+            stored = read_json(folder / "chat_template.json")
             tokenizer.chat_template = stored["chat_template"]
     return Reader(tokenizer, images)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 
 from ..errors import PiyingError
 from ..files.dtypes import short_name
+from ..files.json_file import parse_json
 from ..files.safetensors_file import FileHeader, TensorEntry
 from .registry import FORMATS, recognised_format, scale_names
 
@@ -123,8 +123,8 @@ def _format_in(value: object) -> str:
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
 
 
