@@ -6,6 +6,7 @@ The format: docs/gguf.md of ggml-org/ggml.
 from __future__ import annotations
 
 import importlib.util
+import math
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,14 +100,10 @@ def read_gguf_header(path: Path) -> FileHeader:
         end = start + offset + length
         if end > size or name in entries:
             raise damaged(path, f"tensor {name[:80]!r} lies past the end of the file or comes twice")
-        entries[name] = TensorEntry(dtype, _unfolded(shape, shapes.get(name)), start + offset, end)
+        original = shapes.get(name, shape)
+        shape = original if math.prod(original) == math.prod(shape) else shape
+        entries[name] = TensorEntry(dtype, shape, start + offset, end)
     return FileHeader(path, "gguf", entries, texts)
-
-
-def _unfolded(shape: tuple[int, ...], original: tuple[int, ...] | None) -> tuple[int, ...]:
-    if original is None or TensorEntry("", original, 0, 0).count != TensorEntry("", shape, 0, 0).count:
-        return shape
-    return original
 
 
 def _metadata(cursor: _Cursor, values: int) -> tuple[int, dict[str, str], dict[str, tuple[int, ...]]]:
@@ -158,7 +155,7 @@ def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
             f"Readable: {', '.join(name for name, _, _ in TYPES.values())}."
         )
     dtype, block, block_bytes = TYPES[kind]
-    count = TensorEntry(dtype, shape, 0, 0).count
+    count = math.prod(shape)
     if count % block or (block > 1 and (not shape or shape[-1] % block)):
         raise damaged(cursor.path, f"tensor {name[:80]!r} is no whole number of {dtype} blocks")
     return name, dtype, shape, offset, count // block * block_bytes
