@@ -62,6 +62,7 @@ class PhasePlan:
     @property
     def key(self) -> str:
         """A stable text of the choices, by which one that failed is remembered."""
+        # It is written to disk: other words than before would let the failures be forgotten.
         return f"{self.phase}: {self.component} {self.choice}"
 
 
@@ -154,7 +155,7 @@ def _component(phase: PhasePlan) -> dict[str, Any]:
         "compute": phase.compute,
         "placement": phase.placement,
         "variant": phase.variant,
-        "fp8_matmul": phase.native_matmul,
+        "fp8_matmul": phase.native_matmul,  # the key of the first version, which scripts read
         "gb": gigabytes(phase.weights),
         "peak_vram_gb": gigabytes(phase.vram),
         "moved_gb": gigabytes(phase.moved),

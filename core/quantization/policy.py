@@ -58,6 +58,7 @@ class CastRules:
     @property
     def identity(self) -> str:
         """A text that changes with the layers that are cast."""
+        # Without the reasons: better words must not cost anybody a cast file.
         return f"{self.block_lists} {tuple(self.keep)}"
 
 
@@ -110,6 +111,7 @@ def held_types(
     wanted = weight_format(storage)
     found = {}
     for name, tensor in tensors.items():
+        # Casting a format to itself would round twice, so what a file has in it comes before all rules.
         in_file = weight_format(stored_type(tensor.dtype))
         is_linear = name in linear if linear is not None else len(tensor.shape) == 2 and name.endswith(WEIGHT)
         why_dense = rules.why_dense(name, tensor.shape if is_linear else ())
