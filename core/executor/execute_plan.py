@@ -49,9 +49,9 @@ class RunRecord(TypedDict):
     """
 
     device: str
-    dtype: str
-    storage: str
-    computes: dict[str, str]
+    dtype: Compute
+    storage: Storage
+    computes: dict[PhaseName, Compute]
     plan: str
     predicted_seconds: float
     predicted_vram_gb: float

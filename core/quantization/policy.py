@@ -111,7 +111,7 @@ def held_types(
     wanted = weight_format(storage)
     found = {}
     for name, tensor in tensors.items():
-        # Casting a format to itself would round twice, so what a file has in it comes before all rules.
+        # What a file has in the format already is not rounded again, wherever it lies.
         in_file = weight_format(stored_type(tensor.dtype))
         is_linear = name in linear if linear is not None else len(tensor.shape) == 2 and name.endswith(WEIGHT)
         why_dense = rules.why_dense(name, tensor.shape if is_linear else ())
