@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..host.base import Host
     from ..planner.machine import Machine
     from ..planner.phases import Phase
-    from ..planner.plan_types import PhasePlan, Plan
+    from ..planner.plan_types import Compute, PhaseName, PhasePlan, Plan, Storage
 
 log = logging.getLogger("piying")
 
