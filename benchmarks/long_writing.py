@@ -72,7 +72,7 @@ def make(pack: Pack, options: argparse.Namespace, frames: int) -> bytes:
         PROMPTS[0], "", options.width, options.height, frames, steps=options.steps, cfg=1.0, shift=5.0, seed=0
     )
     request = long.LongRequest(video, WINDOW, OVERLAP, **CROSSFADE)
-    handle = choose.ModelHandle(choose.WAN_VACE, options.model)
+    handle = choose.ModelHandle(pack("core.wan.family").WAN_VACE, options.model)
     with tempfile.TemporaryDirectory() as name:
         host = pack("core.host.headless").HeadlessHost(chosen_device=options.device, temp=Path(name), cache=Path(name))
         pack("core.wan.long.sample").make_long_video(handle, request, host)

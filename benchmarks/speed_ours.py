@@ -57,7 +57,7 @@ class Ours:
     def __init__(self, setting: Setting, cache: Path) -> None:
         choose = piying("core.catalog.selection")
         self.setting = setting
-        self.handle = choose.ModelHandle(choose.WAN_VACE, setting.model)
+        self.handle = choose.ModelHandle(piying("core.wan.family").WAN_VACE, setting.model)
         self.host = piying("core.host.headless").HeadlessHost(chosen_device=setting.device, cache=cache)
         self.given: Given | None = None
         self.predict_first = False

@@ -197,7 +197,7 @@ def request(case: Case, settings: Settings, seed: int) -> Any:
 def handle() -> Any:
     """Return the built-in model's handle."""
     choose = pack("core.catalog.selection")
-    return choose.ModelHandle(choose.WAN_VACE, model="built-in")
+    return choose.ModelHandle(pack("core.wan.family").WAN_VACE, model="built-in")
 
 
 def score(task: str, count: int, settings: Settings, folder: Path) -> dict[str, float]:

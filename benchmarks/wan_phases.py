@@ -47,8 +47,8 @@ def load(folder: Path, device: str, dtype: torch.dtype) -> list[tuple[str, Calla
     """Return ways of getting a transformer from a file to the device, ready to compute."""
     from diffusers import WanVACETransformer3DModel
 
-    memory, loading = core("wan.phases"), core("checkpoints.load")
-    fp8 = {"storage": "fp8", "rules": memory.CAST_RULES["transformer"]}
+    loading = core("checkpoints.load")
+    fp8 = {"storage": "fp8", "rules": core("wan.family").WAN_VACE.rules["transformer"]}
 
     def there(module: torch.nn.Module) -> torch.nn.Module:
         module.to(device)
@@ -204,7 +204,7 @@ def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: 
         vram=None if cap is None else int(cap * 10**9),
     )
     name = "built-in" if model == "toy" else f"random-{model}"
-    handle = choose.ModelHandle(choose.WAN_VACE, model=name)
+    handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=name)
     core("executor.model_cache").evict_models()
     found: Row = {}
     for run, prompt, seed in RUNS:

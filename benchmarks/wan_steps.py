@@ -72,10 +72,10 @@ def ours(
 
     @contextmanager
     def opened(model: Any, given: dict[str, Any], device: str) -> Iterator[Opened]:
-        memory, forward = core("wan.phases"), core("wan.transformer")
+        forward = core("wan.transformer")
         if storage == "fp8":
             casting = core("quantization.casting")
-            casting.cast_module(model, storage, memory.CAST_RULES["transformer"])
+            casting.cast_module(model, storage, core("wan.family").WAN_VACE.rules["transformer"])
             casting.use_native_matmul(model, fp8_matmul)
 
         def step() -> list[torch.Tensor]:
@@ -246,7 +246,7 @@ def phase_of(shape: Shape) -> Any:
     tensors = {
         name: sizes.Stored(tuple(tensor.shape), "BF16") for name, tensor in empty(shape.model).named_parameters()
     }
-    transformer = sizes.component("transformer", tensors, memory.CAST_RULES["transformer"])
+    transformer = sizes.component("transformer", tensors, core("wan.family").WAN_VACE.rules["transformer"])
     width, height, frames = SIZES[shape.size]
     nothing = sizes.component("other", {})
     parts = {"transformer": transformer, "text_encoder": nothing, "vae": nothing}

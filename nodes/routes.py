@@ -13,16 +13,12 @@ from ..core.download.manifest import first_of, listed_models
 from ..core.errors import PiyingError
 from ..core.host import comfy_server
 from ..core.host.current import get_host
-from ..core.hunyuan_dit.request import SIZES as IMAGE_SIZES
-from .hunyuan_dit import SIZING as IMAGE_SIZING
-from .wan_vace import SIZING as VIDEO_SIZING
+from .model_nodes import PlannedNode
 from .widget_query import WidgetQuery, class_of, read
 
 if TYPE_CHECKING:
     from ..core.download.jobs import Fetcher
 
-# Sizes to offer: those Wan2.1-VACE was trained on, 1.3B at the first two.
-VIDEO_SIZES = [(832, 480), (480, 832), (1280, 720), (720, 1280), (624, 624), (960, 960)]
 FITS, STREAMS, TOO_BIG, ON_CPU, MISSING, WRONG = "fits", "streams", "too big", "cpu", "missing", "wrong"
 MAX_CLIENT = 100  # characters of a tab's name
 
@@ -64,9 +60,9 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     """
     asked = read(question)
     handle = asked.known.get("model")
-    if not hasattr(asked.node_class, "plan_memory") or not isinstance(handle, ModelHandle):
+    if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
-    sizes = VIDEO_SIZES if "num_frames" in asked.node_class.INPUT_TYPES()["required"] else IMAGE_SIZES
+    sizes = list(handle.family.sizes)
     refused = _refused(asked)
     if refused is not None:
         return {"verdict": WRONG, "error": refused, "sizes": sizes}
@@ -77,7 +73,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, "sizes": sizes}
-    return {**_planned(asked), "sizes": sizes, "offer": first_of(family).id}
+    return {**_planned(asked, handle), "sizes": sizes, "offer": first_of(family).id}
 
 
 def _refused(asked: WidgetQuery) -> str | None:
@@ -87,16 +83,15 @@ def _refused(asked: WidgetQuery) -> str | None:
     return None if answer is True else str(answer)
 
 
-def _planned(asked: WidgetQuery) -> dict[str, Any]:
+def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
     answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
     found = answer.to_json()
-    sizing = {*VIDEO_SIZING, *IMAGE_SIZING}
     return {
         **found,
         "verdict": verdict(found, answer.machine.is_cpu),
         "text": answer.to_text(),
         "toy": found["model"] == BUILT_IN,
-        "unknown": [name for name in asked.unknown if name in sizing],
+        "unknown": [name for name in asked.unknown if name in handle.family.planned_inputs],
     }
 
 

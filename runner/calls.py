@@ -47,7 +47,7 @@ def arguments(lists: Lists, as_lists: bool) -> list[dict[str, Any]]:
     if as_lists:
         return [lists]
     lengths = set(map(len, lists.values()))
-    # Nearly every node of every graph; the general case below costs several times as much.
+    # Nearly every call; the general case below is slower.
     if lengths == {1}:
         return [{name: values[0] for name, values in lists.items()}]
     length = max(lengths, default=0)

@@ -21,7 +21,6 @@ from ..core.errors import PiyingError
 from .definitions import read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_event
 from .errors import NodeFailed, NodeMisused, WorkflowError
-from .workflow_file import split_set
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 EPILOG = "Exit codes: 0 done, 1 a node failed, 2 the workflow or the options are wrong, 130 cancelled."
+# Looked for before a run: what is missing would stop it minutes later, in the node that imports it.
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "imageio_ffmpeg", "PIL")
 
 # Libraries draw bars and print advice of their own, which would tear ours.
@@ -209,6 +209,8 @@ def _run(options: argparse.Namespace, display: Display) -> int:
 
 
 def _run_in(session: Session, options: argparse.Namespace, display: Display) -> int:
+    from .workflow_file import split_set
+
     values = dict(map(split_set, options.set))
     own = session.definitions()
     # Definitions from a server are for the export: only the session's own nodes can run.

@@ -18,17 +18,17 @@ log = logging.getLogger("piying")
 ObjectInfo = dict[str, dict[str, Any]]
 
 
-def object_info(classes: Mapping[str, type], titles: Mapping[str, str]) -> ObjectInfo:
+def object_info(classes: Mapping[str, Any], titles: Mapping[str, str]) -> ObjectInfo:
     """Return {class name: definition} for node classes."""
     info = {}
     for name, node_class in classes.items():
-        declared: Any = node_class
-        inputs = declared.INPUT_TYPES()
-        returned = list(declared.RETURN_TYPES)
+        inputs = node_class.INPUT_TYPES()
+        returned = list(node_class.RETURN_TYPES)
         info[name] = {
             "name": name,
             "display_name": titles.get(name, name),
             "input": inputs,
+            # JSON promises no order of an object's entries, and widgets are stored by position.
             "input_order": {group: list(entries) for group, entries in inputs.items()},
             "output": returned,
             "output_name": list(getattr(node_class, "RETURN_NAMES", returned)),
@@ -104,6 +104,7 @@ class NodeType:
     def hidden(self) -> dict[str, str]:
         """Return {input: kind} of the hidden inputs, such as PROMPT or UNIQUE_ID."""
         declared = self._declared.get("hidden", {})
+        # Some packs declare a hidden input as they declare others: (kind,).
         return {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
 
     @cached_property
@@ -138,6 +139,7 @@ class NodeType:
             if name in self.options
         }
         try:
+            # In a list, so that an answer of False differs from that of a class without IS_CHANGED.
             return [self.node_class.IS_CHANGED(**given, **hidden)]
         except Exception as error:  # noqa: BLE001 - anybody's code; ComfyUI then runs the node, and so do we
             log.warning("%s: IS_CHANGED failed (%s: %s); the node runs again.", node, type(error).__name__, error)

@@ -129,22 +129,18 @@ class Run:
         while self._schedule:
             node_id = self._schedule.next()
             if node_id is None:
-                await self._wait()
+                if not self._pending:
+                    # The validation refused cycles in the file, so this one comes from an expansion.
+                    names = ", ".join(str(self._nodes[each]) for each in self._schedule.waiting()[:5])
+                    raise WorkflowError(f"What the graph expanded into goes in a circle, among: {names}.")
+                await self._released.wait()
+                self._released.clear()
             # A node before it may have had the same key.
             elif self._finish_from_cache(self._nodes[node_id]) or await self._step(self._nodes[node_id]):
                 self._schedule.finish(node_id)
             else:
                 self._schedule.put_back(node_id)
         return self._finished
-
-    async def _wait(self) -> None:
-        """Wait until one of the async nodes ends."""
-        if not self._pending:
-            # The validation refused cycles in the file, so this one comes from an expansion.
-            names = ", ".join(str(self._nodes[node_id]) for node_id in self._schedule.waiting()[:5])
-            raise WorkflowError(f"What the graph expanded into goes in a circle, among: {names}.")
-        await self._released.wait()
-        self._released.clear()
 
     # Keys and results
 

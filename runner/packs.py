@@ -57,16 +57,26 @@ def load_packs(folders: list[Path]) -> Packs:
 
 
 def _load(path: Path, packs: Packs) -> None:
+    # The name ComfyUI gives it: its path, so that only its own imports are relative.
+    name, pack = str(path).replace(".", "_x_"), path.name
     try:
-        module = _import(path)
+        module = _import(path, name)
     except Exception as error:  # noqa: BLE001 - a pack is anybody's code; one that fails must not stop the others
-        packs.failed[path.name] = _reason(path.name, error)
-        log.warning("%s", packs.failed[path.name])
+        sys.modules.pop(name, None)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] in COMFYUI_MODULES:
+            reason = f"wants ComfyUI's module {missing!r}: give a checkout with --comfyui DIR."
+        elif missing:
+            reason = f"wants the Python package {missing.partition('.')[0]!r}: install what its requirements name."
+        else:
+            reason = f"cannot be loaded ({type(error).__name__}: {error})."
+        packs.failed[pack] = f"The pack {pack} {reason}"
+        log.warning("%s", packs.failed[pack])
         return
     classes = getattr(module, "NODE_CLASS_MAPPINGS", None)
     if not isinstance(classes, dict):
-        packs.failed[path.name] = f"The pack {path.name} has no NODE_CLASS_MAPPINGS: only V1 packs can be run."
-        log.warning("%s", packs.failed[path.name])
+        packs.failed[pack] = f"The pack {pack} has no NODE_CLASS_MAPPINGS: only V1 packs can be run."
+        log.warning("%s", packs.failed[pack])
         return
     # What has no INPUT_TYPES is no node of V1, and the engine knows no other.
     packs.classes |= {str(name): node for name, node in classes.items() if hasattr(node, "INPUT_TYPES")}
@@ -75,9 +85,7 @@ def _load(path: Path, packs: Packs) -> None:
     }
 
 
-def _import(path: Path) -> ModuleType:
-    """Import a pack under the name ComfyUI gives it: its path, so that only its own imports are relative."""
-    name = str(path).replace(".", "_x_")
+def _import(path: Path, name: str) -> ModuleType:
     is_file = path.suffix == ".py"
     spec = importlib.util.spec_from_file_location(
         name, path if is_file else path / "__init__.py", submodule_search_locations=None if is_file else [str(path)]
@@ -87,22 +95,8 @@ def _import(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Before it runs: its relative imports look their package up.
     sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    spec.loader.exec_module(module)
     return module
-
-
-def _reason(pack: str, error: Exception) -> str:
-    """Return a sentence that says why a pack cannot be loaded, and what to do."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        wanted = error.name.partition(".")[0]
-        if wanted in COMFYUI_MODULES:
-            return f"The pack {pack} wants ComfyUI's module {error.name!r}: give a checkout with --comfyui DIR."
-        return f"The pack {pack} wants the Python package {wanted!r}: install what its requirements name."
-    return f"The pack {pack} cannot be loaded ({type(error).__name__}: {error})."
 
 
 def reach_comfyui(folder: Path, device: str) -> None:

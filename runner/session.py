@@ -124,6 +124,7 @@ class Session:
 
     def definitions(self) -> ObjectInfo:
         """Return the definitions of all node classes, as they are now: lists of files change."""
+        # Again in every method: sessions share the process, and nodes ask the host of the moment.
         set_host(self._host)
         return object_info(self.classes, self.titles)
 
@@ -203,6 +204,7 @@ class Session:
             NodeFailed: a node raised.
             PiyingError: the device cannot be used.
         """
+        # Not at the top: --check and --export-api do without it, and it takes seconds to load.
         import torch
 
         set_host(self._host)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic_write import write_text
 from ..core.errors import PiyingError
-from ..core.media.disk import explained, removed_on_failure
+from ..core.media.disk import explained
 from ..core.media.metadata import read_workflow
 from .definitions import ObjectInfo, declared_inputs
 from .errors import WorkflowError
@@ -80,17 +79,9 @@ class Workflow:
         Raises:
             PiyingError: the file cannot be written.
         """
+        text = json.dumps(self.api, indent=2, ensure_ascii=False) + "\n"
         with explained(f"--export-api {path}: cannot write it"):
-            number, name = tempfile.mkstemp(dir=path.parent, prefix=".piying-", suffix=".json")
-            with removed_on_failure(Path(name)):
-                with os.fdopen(number, "w", encoding="utf-8") as file:
-                    json.dump(self.api, file, indent=2, ensure_ascii=False)
-                    file.write("\n")
-                # Temporary files are for their owner alone; the export gets what any new file gets.
-                mask = os.umask(0)
-                os.umask(mask)
-                Path(name).chmod(0o666 & ~mask)
-                Path(name).replace(path)
+            write_text(path, text)
 
 
 def read_workflow_file(path: Path, info: ObjectInfo) -> Workflow:

@@ -219,17 +219,10 @@ def _check_width(lora: LoraFile, transformer: Component) -> None:
         )
 
 
-def wanted_components(
-    handle: ModelHandle, host: Host, rules: Mapping[str, CastRules]
-) -> tuple[str, Mapping[str, Component]]:
+def wanted_components(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str, Component]]:
     """Return the model's name and its components.
 
     Where only plans are made, a model that is not installed is taken from the manifest.
-
-    Args:
-        handle: the chosen model.
-        host: says where models are.
-        rules: see `folder_components`.
 
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, its files are damaged, or a LoRA
@@ -244,5 +237,5 @@ def wanted_components(
             )
         return handle.model, with_loras(listed, lora_files(handle, host))
     found = choose_model(handle, host)
-    components = found_components(found, rules)
+    components = found_components(found, handle.family.rules)
     return found.name, with_loras(components, lora_files(handle, host))

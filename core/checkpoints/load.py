@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import PiyingError
+from ..families.registry import component_names
 from ..files.dtypes import torch_dtype
 from ..files.folder import CONFIG, component_files, component_folder
 from ..files.json_file import read_json
@@ -20,7 +21,7 @@ from ..quantization.policy import CastRules
 from .assemble import assemble
 from .inspect import FileComponent, describe, file_components
 from .key_mapping import translated
-from .modules import KINDS, class_name, empty_module, known
+from .modules import class_name, empty_module, known
 
 
 def load_component(
@@ -54,8 +55,8 @@ def load_component(
         PiyingError: the files are incomplete, damaged, of another model, or in a format that is not
             read here.
     """
-    if kind not in (*KINDS, "text_encoder_2"):
-        raise PiyingError(f"kind is {kind!r}; there are {', '.join(KINDS)}.")
+    if kind not in component_names():
+        raise PiyingError(f"kind is {kind!r}; there are {', '.join(component_names())}.")
     places = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     sources = [_read(place, kind) for place in places]
     source = ", ".join(str(place) for place in places)

@@ -11,6 +11,7 @@ from ..files.json_file import read_json_or_empty
 from ..files.open import open_tensors
 from ..files.scan import find_folders
 from ..host.base import Host
+from .layouts.base import TOKENIZER_TENSOR
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,7 @@ def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:
         return _of_pieces((place / PIECES).read_bytes(), place / PIECES)
     from transformers import AutoTokenizer
 
-    from .modules import reading
+    from .pretrained import reading
 
     with reading(place, "tokenizer"):
         return AutoTokenizer.from_pretrained(place, local_files_only=True)
@@ -101,7 +102,7 @@ def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
         PiyingError: the file is damaged, or what it calls a tokenizer is none.
     """
     tensors = open_tensors(Path(path))
-    found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == NAME), None)
+    found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
         return None
     return _of_pieces(found.read().contiguous().numpy().tobytes(), Path(path))
@@ -129,7 +130,7 @@ def _folders(host: Host) -> Iterator[Path]:
 
 
 def bert_tokenizer(host: Host) -> Path | None:
-    """Return the folder of the tokenizer of Hunyuan-DiT's BERT, or None.
+    """Return the folder of a BERT's tokenizer, or None.
 
     ComfyUI comes with one (comfy/text_encoders/hydit_clip_tokenizer).
     """
@@ -159,6 +160,3 @@ def qwen_tokenizer(folders: list[Path], vocabulary: int, host: Host) -> Path | N
 
 def _class_in(folder: Path) -> str:
     return str(read_json_or_empty(folder / SETTINGS).get("tokenizer_class", ""))
-
-
-NAME = "spiece_model"  # a tensor of bytes: a SentencePiece model

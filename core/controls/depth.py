@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ..executor.placement import resident
 from ..host.base import Host
 from .choices import PER_FRAME, SCALES, check_choice
+from .family import DEPTH
 from .frames import checked_frames, collected
-from .models import DEPTH, choose, image_processor, load
+from .models import choose, image_processor, load
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.installed_model import AUTO, installed_models
+from ..catalog.discovery import installed_models
+from ..catalog.installed_model import AUTO
 from ..errors import PiyingError
 from ..executor.placement import resident
 from ..host.base import Host
 from .choices import POSE_COLOURS, WHOLE_FRAME, check_choice
+from .family import DETECTOR, POSE
 from .frames import checked_frames, collected
 from .heatmaps import crop_around, cut_out, points_of
-from .models import DETECTOR, POSE, check_detector, choose, image_processor, load
+from .models import check_detector, choose, image_processor, load
 from .skeleton import draw_people, openpose_points
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def pose(
 
 def find_people(frames: torch.Tensor, detector: str, min_score: float, host: Host) -> tuple[list[list[Box]], str]:
     """Return each frame's boxes around people, and what found them."""
-    if detector == WHOLE_FRAME or (detector == AUTO and not installed_models(DETECTOR.key, host)):
+    if detector == WHOLE_FRAME or (detector == AUTO and not installed_models(DETECTOR, host)):
         if detector == AUTO:
             log.info("No detector is installed: the whole frame is taken for one person.")
         height, width = frames.shape[1:3]

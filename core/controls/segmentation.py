@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PiyingError
 from ..executor.placement import resident
 from ..host.base import Host
+from .family import SEGMENTATION
 from .frames import checked_frames
-from .models import SEGMENTATION, choose, image_processor, load
+from .models import choose, image_processor, load
 
 if TYPE_CHECKING:
     import torch

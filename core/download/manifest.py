@@ -56,7 +56,7 @@ class Listed:
 
     Attributes:
         id: its name on the command line.
-        family: `wan_vace`, `hunyuan_dit` or `prompt`.
+        family: the key of a family of models.
         kind: `model`, a `part` (text encoder, VAE) or a `lora`.
         title, licence: for people.
         min_vram_gb: the smallest card the memory plan finds a way for, GB; None for parts and LoRAs.

@@ -1,4 +1,4 @@
-"""Model cache: loaded models held in host memory between runs, one per slot ("wan_vace/transformer", "prompt", …).
+"""Model cache: loaded models held in host memory between runs, one per slot, such as "FAMILY/transformer".
 
 A second run of the same workflow must not read gigabytes from disk again; two checkpoints of one
 slot at once would fill the memory of most machines.

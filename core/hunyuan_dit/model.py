@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.component_sizes import with_loras
 from ..catalog.installed_model import InstalledModel
-from ..catalog.selection import ModelHandle, choose_model
+from ..catalog.selection import ModelHandle
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
-from ..lora.catalog import lora_files
-from .phases import CAST_RULES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
@@ -30,9 +27,7 @@ class HunyuanDiTModel:
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of its parts, read from the headers of its files."""
-        from ..catalog.component_sizes import found_components
-
-        return with_loras(found_components(self.found, CAST_RULES), self.parts.loras)
+        return self.parts.components()
 
     def encoder_pipeline(self, encoder: str, choice: PhasePlan) -> HunyuanDiTPipeline:
         """Return a pipeline of one text encoder and its tokenizer.
@@ -104,7 +99,5 @@ def load(handle: ModelHandle, host: Host) -> HunyuanDiTModel:
     Raises:
         PiyingError: the model or a LoRA is not installed.
     """
-    found = choose_model(handle, host)
-    loras = lora_files(handle, host)
-    parts = ModelParts("hunyuan_dit", found.name, found, host, CAST_RULES, loras)
-    return HunyuanDiTModel(found, parts)
+    parts = ModelParts.of(handle, host)
+    return HunyuanDiTModel(parts.found, parts)

@@ -10,28 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..catalog.component_sizes import wanted_components
-from ..planner.machine import Machine, read_machine
+from ..planner.machine import Machine
 from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import plan
 from ..planner.plan_types import Compute, PhaseName
-from ..planner.report import Estimate
-from ..quantization.policy import CastRules
 from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, ImageRequest
 
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
-    from ..host.base import Host
-
-CAST_RULES = {
-    "text_encoder": CastRules(("encoder.layer",)),
-    "text_encoder_2": CastRules(
-        ("encoder.block",), {"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"}
-    ),
-    # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
-    "transformer": CastRules(("blocks",), {"*norm*": "the Linear layers of norms are sensitive to rounding"}),
-    "vae": CastRules(),
-}
 
 BERT_TOKENS, T5_TOKENS = 77, 256
 # In units of one activation (both branches' tokens × hidden): what a block holds beside twice its inner width and
@@ -155,24 +141,6 @@ def decoding_memory(vae: Component, width: int, height: int) -> tuple[Variant, .
 def _covered(length: int, stride: int) -> int:
     """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
     return sum(min(TILE, length - start) for start in range(0, length, stride))
-
-
-def estimate(handle: ModelHandle, host: Host, work: ImageWork) -> Estimate:
-    """Return the plan of an image before anything is loaded.
-
-    Raises:
-        PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
-    """
-    name, components = wanted_components(handle, host, CAST_RULES)
-    machine = read_machine(host)
-    made = plan(
-        phases(components, work),
-        machine,
-        precision=handle.precision,
-        memory=handle.memory,
-        advise=lambda: what_fits(components, machine, handle, work),
-    )
-    return Estimate(name, made, machine)
 
 
 def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork) -> str:

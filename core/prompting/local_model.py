@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.installed_model import AUTO, InstalledModel, installed_models
+from ..catalog.discovery import installed_models
+from ..catalog.installed_model import AUTO, InstalledModel
 from ..catalog.selection import ModelHandle, choose_model
-from ..checkpoints.modules import reading
+from ..checkpoints.pretrained import reading
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..executor.placement import placed, resident
@@ -22,9 +23,9 @@ from ..planner.machine import resolve_dtype
 from .chat_template import ChatTokens, encode
 from .clean import clean_answer
 from .compile import CompiledStep, compiled_step, left_out, why_not
+from .family import PROMPT
 from .messages import Chat
 from .one_file import finish_alone
-from .phases import CAST_RULES
 from .picture import Picture
 from .request import ExpandRequest
 from .watching import watch
@@ -86,14 +87,13 @@ class LocalModel:
         return self._held(use) if self.sees else self._planned(use, max_new_tokens)
 
     def _planned(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
-        from ..catalog.component_sizes import found_components
         from ..executor.execute_plan import execute_plan
-        from .phases import CAST_RULES, work
+        from .phases import PromptWork, phases
 
-        component = found_components(self.found, CAST_RULES)[PART]
+        components = ModelParts(PROMPT, self.found, self._host).components()
         wanted, notes = self._handle.compile_step, dict[str, Any]()
         text, ran = execute_plan(
-            work(component, max_new_tokens=max_new_tokens, fixed_cache=wanted),
+            phases(components, PromptWork(max_new_tokens=max_new_tokens, fixed_cache=wanted)),
             self._handle,
             self._host,
             lambda device, meter: PromptRun(self.found, use, self._host, device, meter, wanted, notes),
@@ -122,7 +122,7 @@ def _seeing(handle: ModelHandle, host: Host) -> ModelHandle:
     from ..planner.machine import memory_bytes
 
     limit = memory_bytes(host.device())
-    fitting = [f for f in installed_models(handle.family.key, host) if f.size <= limit and can_see(f.path)]
+    fitting = [f for f in installed_models(handle.family, host) if f.size <= limit and can_see(f.path)]
     if handle.model != AUTO or not fitting:
         return handle
     return replace(handle, model=max(fitting, key=lambda found: found.size).name)
@@ -343,7 +343,7 @@ class PromptRun:
 
         # The folder of a language model holds it itself, not in a folder for each part.
         found = self.found if self.found.parts else replace(self.found, parts={PART: (self.found.path,)})
-        parts = ModelParts("prompt", found.name, found, self.host, CAST_RULES)
+        parts = ModelParts(PROMPT, found, self.host)
         model = parts.load(PART, choice)
         if (self.found.path / GENERATION).is_file():  # which tokens end an answer, beside the model's own
             model.generation_config = GenerationConfig.from_pretrained(self.found.path)

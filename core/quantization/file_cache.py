@@ -41,7 +41,7 @@ def setting(storage: str) -> str:
 
 
 def ending(storage: str) -> str:
-    """Return the suffix of cast files of a format; lists of models leave them out, as it is none of weights."""
+    """Return the suffix of a format's cast files: none of a file of weights, so lists of models leave them out."""
     return f".{storage}cast"
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from ..catalog.selection import WAN_VACE, ModelHandle
+from ..catalog.selection import ModelHandle
 from ..download.manifest import listed_models
 from ..host.base import Host
 from ..lora.catalog import in_words, lora_choices, lora_files, made_for, with_lora
+from .family import WAN_VACE
 from .model import load
 from .request import VACERequest
 from .speed import FEW_STEPS

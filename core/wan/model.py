@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..catalog.component_sizes import with_loras
 from ..catalog.installed_model import InstalledModel
-from ..catalog.selection import ModelHandle, choose_model
+from ..catalog.selection import ModelHandle
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
-from ..lora.catalog import LoraFile, in_words, lora_files, made_for
-from .phases import CAST_RULES
+from ..lora.catalog import LoraFile, in_words, made_for
 from .request import VACERequest
 
 if TYPE_CHECKING:
@@ -38,9 +36,7 @@ class WanVACEModel:
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of its parts, read from the headers of its files."""
-        from ..catalog.component_sizes import found_components
-
-        return with_loras(found_components(self.found, CAST_RULES), self.parts.loras)
+        return self.parts.components()
 
     def encoder_pipeline(self, choice: PhasePlan) -> WanVACEPipeline:
         """Return a pipeline of tokenizer and text encoder alone."""
@@ -74,10 +70,8 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
     Raises:
         PiyingError: the model or a LoRA is not installed.
     """
-    found = choose_model(handle, host)
-    loras = lora_files(handle, host)
-    parts = ModelParts("wan_vace", found.name, found, host, CAST_RULES, loras)
-    return WanVACEModel(found, parts)
+    parts = ModelParts.of(handle, host)
+    return WanVACEModel(parts.found, parts)
 
 
 def warn_if_untrained(request: VACERequest, found: InstalledModel) -> None:

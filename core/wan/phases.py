@@ -10,35 +10,17 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..catalog.component_sizes import wanted_components
 from ..image_sizes import MULTIPLE
-from ..planner.machine import Machine, read_machine
+from ..planner.machine import Machine
 from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
 from ..planner.plan_types import PhaseName, Storage, VariantName
-from ..planner.report import Estimate
-from ..quantization.policy import CastRules
 from ..quantization.registry import weight_format
 from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_measures
 from .speed import EXACT, VAETypes, vae_types, with_speed
 
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
-    from ..host.base import Host
-
-CAST_RULES = {
-    "text_encoder": CastRules(
-        ("encoder.block",), {"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"}
-    ),
-    "transformer": CastRules(
-        ("blocks", "vace_blocks"),
-        {
-            "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
-            "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
-        },
-    ),
-    "vae": CastRules(),
-}
 
 BATCHED: VariantName = "batched"  # the name of a way of sampling: both prompts in one batch
 TEXT_TOKENS = 512
@@ -266,24 +248,6 @@ def vae_memory(name: str, vae: Component, width: int, height: int, num_frames: i
 def tiled_length(length: int) -> int:
     """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
     return sum(min(TILE, length - start) for start in range(0, length, TILE_STRIDE))
-
-
-def estimate(handle: ModelHandle, host: Host, work: VideoWork) -> Estimate:
-    """Return the plan of a video before anything is loaded.
-
-    Raises:
-        PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
-    """
-    name, components = wanted_components(handle, host, CAST_RULES)
-    machine = read_machine(host)
-    made = plan(
-        phases(components, work),
-        machine,
-        precision=handle.precision,
-        memory=handle.memory,
-        advise=lambda: what_fits(components, machine, handle, work),
-    )
-    return Estimate(name, made, machine)
 
 
 def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork) -> str:

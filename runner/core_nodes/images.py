@@ -12,6 +12,9 @@ METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
 CROPS = ["disabled", "center"]
 
 
+# The validation compares names of types; what arrives by link is whatever a node of any pack returned.
+
+
 def checked_image(image: Any, name: str = "image") -> Any:
     """Return an IMAGE [N,H,W,C] as it is. Raises PiyingError for another shape, and for one without pixels."""
     shape = _shape(image, name, "IMAGE")
@@ -170,6 +173,7 @@ class ImageFromBatch:
     def frombatch(self, image: Any, batch_index: int, length: int) -> tuple[Any]:
         """Return up to `length` images from `batch_index` on, at least the last one."""
         start = min(checked_image(image).shape[0] - 1, batch_index)
+        # A copy: a view of it would keep the whole batch in memory.
         return (image[start : start + length].clone(),)
 
 
@@ -189,6 +193,7 @@ class GetImageSize:
 
     def get_size(self, image: Any, unique_id: Any = None) -> tuple[int, int, int]:
         """Return width, height and count."""
+        # ComfyUI sends the size to the node's place in the browser, which is not here.
         del unique_id
         count, height, width, _ = checked_image(image).shape
         return width, height, count
@@ -216,6 +221,7 @@ class ImageCrop:
 
     def crop(self, image: Any, width: int, height: int, x: int, y: int) -> tuple[Any]:
         """Return the part, at least one pixel."""
+        # As in ComfyUI, a place outside is moved to the last pixel.
         left = min(x, checked_image(image).shape[2] - 1)
         top = min(y, image.shape[1] - 1)
         return (image[:, top : top + height, left : left + width],)

@@ -211,7 +211,15 @@ class MaskComposite:
                 f"source has {source.shape[0]} masks, destination {count}. Connect one source mask, or {count}."
             )
         part = result[:, y : y + source.shape[1], x : x + source.shape[2]]
-        part.copy_(_combined(part, source[:, : part.shape[1], : part.shape[2]], operation))
+        over = source[:, : part.shape[1], : part.shape[2]]
+        if operation in ("and", "or", "xor"):
+            # As in ComfyUI, a half is rounded to the even number, so 0.5 counts as unmasked.
+            first, second = part.round().bool(), over.round().bool()
+            combined = {"and": first & second, "or": first | second, "xor": first ^ second}[operation]
+        else:
+            combined = {"multiply": part * over, "add": part + over, "subtract": part - over}[operation]
+        # Copying also turns truth values into numbers.
+        part.copy_(combined)
         return (result.clamp(0.0, 1.0),)
 
 
@@ -237,16 +245,3 @@ def _fade(lines: Any, count: int, forward: bool) -> None:
         # ComfyUI counts back from -0, which is the first line: it is darkened a second time, and the last is not.
         places = steps if forward else -steps % length
         lines[..., places] *= ((steps.double() + 1) / count).to(lines.dtype)
-
-
-def _combined(part: Any, source: Any, operation: str) -> Any:
-    if operation == "multiply":
-        return part * source
-    if operation == "add":
-        return part + source
-    if operation == "subtract":
-        return part - source
-    # As in ComfyUI, a half is rounded to the even number, so 0.5 counts as unmasked.
-    first, second = part.round().bool(), source.round().bool()
-    combined = {"and": first & second, "or": first | second, "xor": first ^ second}[operation]
-    return combined.to(part.dtype)

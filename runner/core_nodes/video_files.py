@@ -153,6 +153,7 @@ class SaveWEBM:
         height, width = checked_image(images, "images").shape[1:3]
         texts = embedded_texts(prompt, extra_pnginfo)
         with writing(folder, filename_prefix, ".webm", width=width, height=height) as output:
+            # Without alpha, as in ComfyUI: the codecs are given pixel formats that have none.
             write_webm(output.path, images[..., :3], Fraction(fps), codec=codec, crf=crf, metadata=texts)
         return shown_video(output.path, folder)
 
@@ -218,6 +219,7 @@ def saver_problem(filename_prefix: str | None, suffix: str) -> bool | str:
 
 def shown_video(path: Path, folder: Path, animated: bool = True) -> dict[str, Any]:
     """Return the results of a node that saved a moving picture to the output folder."""
+    # ComfyUI's browser shows moving pictures from `images` too; `animated` tells it to play them.
     return {"ui": {"images": [saved_entry(path, folder, "output")], "animated": (animated,)}}
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.attention import KERNELS, Attention, Kernel, attention_for, choose_attention, tried
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import ATTENTIONS, SPEEDS, VACERequest, check_request
 from piying.core.wan.sample import sample
 from piying.core.wan.transformer import predict

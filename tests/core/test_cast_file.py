@@ -8,13 +8,16 @@ from collections import namedtuple
 import pytest
 import torch
 from piying.core.atomic_write import UNFINISHED
-from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
-from piying.core.catalog.selection import WAN_VACE, ModelHandle, model_choices
+from piying.core.catalog.discovery import installed_models
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle, model_choices
 from piying.core.executor import model_cache
+from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.plan_types import PhasePlan
 from piying.core.quantization import file_cache as cast_file
 from piying.core.quantization.fp8 import Fp8
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load
 
 PARTS = ("transformer", "text_encoder")
@@ -68,9 +71,9 @@ def test_the_second_reading_casts_nothing_and_is_the_same_to_the_bit(host, wante
 
 
 def test_it_is_no_model_of_its_own(host, wanted):
-    before = installed_models("wan_vace", host)
+    before = installed_models(family_named("wan_vace"), host)
     read(host)
-    assert installed_models("wan_vace", host) == before
+    assert installed_models(family_named("wan_vace"), host) == before
     assert model_choices(WAN_VACE, host) == ["auto", "diffusers/model", "built-in"]
 
 

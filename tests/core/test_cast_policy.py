@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from piying.core.catalog.component_sizes import TensorInfo, component
-from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, built_in
 from piying.core.checkpoints import load_component
+from piying.core.families.registry import family_named, planned_families
 from piying.core.quantization.casting import format_of
 from piying.core.quantization.policy import (
     CAST,
@@ -71,33 +72,20 @@ def test_a_component_without_blocks():
 
 
 @pytest.mark.parametrize(
-    ("folder", "kind", "family"),
-    [
-        ("wan_vace", "transformer", "wan"),
-        ("wan_vace", "text_encoder", "wan"),
-        ("hunyuan_dit", "transformer", "hunyuan_dit"),
-        ("hunyuan_dit", "text_encoder", "hunyuan_dit"),
-        ("hunyuan_dit", "text_encoder_2", "hunyuan_dit"),
-        ("prompt", "prompt_model", "prompting"),
-    ],
+    ("family", "kind"),
+    [(family.key, kind) for family in planned_families() for kind, rules in family.rules.items() if rules.block_lists],
 )
-def test_names_tell_what_the_module_does(folder, kind, family):
+def test_names_tell_what_the_module_does(family, kind):
     """The policy from names, what the plan counts and what the loaded module holds are one answer."""
-    rules = rules_of(family, kind)
-    dense = load_component(kind, BUILT_IN_ROOT / folder, dtype=torch.float32)
-    packed = load_component(kind, BUILT_IN_ROOT / folder, dtype=torch.float32, storage="fp8", rules=rules)
+    rules, folder = family_named(family).rules[kind], built_in(family).path
+    dense = load_component(kind, folder, dtype=torch.float32)
+    packed = load_component(kind, folder, dtype=torch.float32, storage="fp8", rules=rules)
     tensors = {name: TensorInfo(tuple(one.shape), "F32") for name, one in dense.named_parameters()}
     by_names = {name for name, one in held("fp8", tensors, rules).items() if one[0] == "fp8"}
     assert by_names
     assert by_names == {f"{name}.weight" for name, layer in packed.named_modules() if format_of(layer)}
     counted = component(kind, tensors, rules)
     assert sum(block.linear for block in counted.blocks) == sum(dense.get_parameter(name).numel() for name in by_names)
-
-
-def rules_of(family, kind):
-    from importlib import import_module
-
-    return import_module(f"piying.core.{family}.phases").CAST_RULES[kind]
 
 
 def test_the_layers_of_a_file_weigh_what_the_plan_counts():
@@ -107,7 +95,7 @@ def test_the_layers_of_a_file_weigh_what_the_plan_counts():
     file = BUILT_IN_ROOT / "wan_vace" / "transformer" / "diffusion_pytorch_model.safetensors"
     (found,) = layers(file)
     shapes = class_shapes([file], "transformer")
-    rules = rules_of("wan", "transformer")
+    rules = family_named("wan_vace").rules["transformer"]
     tensors = {name: TensorInfo(entry.shape, entry.dtype) for name, entry in shapes.items()}
     assert sum(group.bytes for group in found.groups) == component("transformer", tensors, rules).bytes("bf16", "fp8")
     assert sum(group.tensors for group in found.groups) == len(shapes)

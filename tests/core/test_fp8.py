@@ -10,11 +10,11 @@ from piying.core.quantization.casting import cast_module, castable_layers, use_n
 from piying.core.quantization.fp8_linear import Fp8Linear, can_multiply, multiply, quantize
 from piying.core.quantization.policy import CastRules
 from piying.core.quantization.scaled_tensor import dequantize
-from piying.core.wan.phases import CAST_RULES
+from piying.core.wan.family import WAN_VACE
 from transformers import AutoTokenizer
 
 WAN = BUILT_IN_ROOT / "wan_vace"
-WAN_RULES = CAST_RULES["transformer"]
+WAN_RULES = WAN_VACE.rules["transformer"]
 WAN_LISTS = CastRules(WAN_RULES.block_lists)
 WAN_KEEP = CastRules(keep=WAN_RULES.keep)
 

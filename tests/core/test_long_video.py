@@ -13,12 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor import execute_plan, model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.media.video import read_frames
 from piying.core.planner.machine import synthetic
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long import sample as long_make
 from piying.core.wan.long.colour_match import colours_of, colours_of_all, matched, moved, pulled_back
 from piying.core.wan.long.request import LongRequest, check_lengths, check_long_request, shown, windows

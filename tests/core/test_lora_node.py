@@ -8,20 +8,23 @@ import logging
 import piying
 import pytest
 import torch
-from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ChosenLora, ModelHandle
+from piying.core.catalog.selection import ChosenLora, ModelHandle
 from piying.core.checkpoints import load, load_component
 from piying.core.download.manifest import Listed, ListedFile
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.executor.streaming import streamed
+from piying.core.families.diffusion_model import estimate
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.model import load as image_model
 from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.sample import sample as draw
 from piying.core.lora import catalog as loras
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load as load_model
-from piying.core.wan.phases import VideoWork, estimate
+from piying.core.wan.phases import VideoWork
 from piying.core.wan.request import VACERequest
 from piying.core.wan.sample import sample
 

@@ -8,11 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
-from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle, choose_model, model_choices
+from piying.core.catalog.discovery import installed_models
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle, choose_model, model_choices
 from piying.core.errors import PiyingError
 from piying.core.executor.model_cache import evict_models
+from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
+from piying.core.prompting.family import PROMPT
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
 from piying.core.wan.sample import sample
 
@@ -83,14 +88,14 @@ def test_an_unknown_name_lists_what_is_here(models):
 
 def test_an_unreadable_index_is_no_model(models):
     (models / "diffusers" / "HunyuanDiT" / "model_index.json").write_text("{not json")
-    assert installed_models("hunyuan_dit", host(models)) == []
+    assert installed_models(family_named("hunyuan_dit"), host(models)) == []
 
 
 def test_a_model_whose_fetch_was_stopped_is_not_taken(models):
     folder = models / "diffusers" / "HunyuanDiT"
     (folder / "transformer").mkdir(exist_ok=True)
     (folder / "transformer" / "model.safetensors.part").write_bytes(b"half")
-    assert installed_models("hunyuan_dit", host(models)) == []
+    assert installed_models(family_named("hunyuan_dit"), host(models)) == []
     assert choose_model(ModelHandle(HUNYUAN_DIT), host(models)).is_built_in
     with pytest.raises(PiyingError, match="not all here yet: fetch it again"):
         choose_model(ModelHandle(HUNYUAN_DIT, "diffusers/HunyuanDiT"), host(models))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from piying.core.catalog.component_sizes import listed_components
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.executor.retry import exclude_overflows
 from piying.core.hunyuan_dit import phases as hunyuan
 from piying.core.planner.cost import PROCESS_RAM, STAGED
@@ -17,6 +17,7 @@ from piying.core.planner.plan_types import amount
 from piying.core.planner.report import after, table
 from piying.core.prompting import phases as prompting
 from piying.core.wan import phases as wan
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.phases import VideoWork, what_fits
 from piying.core.wan.speed import vae_types
 
@@ -293,7 +294,8 @@ def test_an_image_fits_6_gb_and_below():
 def test_a_prompt_model_is_bound_by_reading_its_weights():
     component = listed_components("qwen3-4b")["prompt_model"]
     machine = synthetic(24, 32)
-    (chosen,) = plan(prompting.work(component, max_new_tokens=2000), machine).phases
+    work = prompting.PromptWork(max_new_tokens=2000)
+    (chosen,) = plan(prompting.phases({"prompt_model": component}, work), machine).phases
     assert chosen.seconds == pytest.approx(2000 * component.bytes("bf16", "bf16") / machine.bandwidth)
     assert chosen.placement == "resident"
 

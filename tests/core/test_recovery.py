@@ -6,14 +6,16 @@ import json
 
 import pytest
 import torch
-from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor import execute_plan, model_cache
 from piying.core.executor.retry import is_out_of_memory
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.sample import sample as draw
 from piying.core.planner.machine import synthetic
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
 from piying.core.wan.sample import sample
 from torch.utils._python_dispatch import TorchDispatchMode

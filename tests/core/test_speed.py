@@ -8,12 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.lora.catalog import with_lora
 from piying.core.wan.distilled import with_distilled
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import SPEEDS, VACERequest, check_request
 from piying.core.wan.sample import sample
 from piying.core.wan.speed import explained, with_speed
@@ -404,7 +405,8 @@ def test_one_batch_is_for_cards_that_hold_it():
 
 
 def test_the_plan_asked_for_is_that_of_the_word(host):
-    from piying.core.wan.phases import VideoWork, estimate
+    from piying.core.families.diffusion_model import estimate
+    from piying.core.wan.phases import VideoWork
 
     def asked(request):
         return estimate(HANDLE, host, VideoWork.of(request))

@@ -9,12 +9,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.preview import fit_colours
 from piying.core.wan.decode import decode
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest, check_request
 from piying.core.wan.sample import sample
 from piying.core.wan.task.vace_task import Layer, VACETask

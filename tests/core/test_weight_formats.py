@@ -10,7 +10,7 @@ import pytest
 import torch
 from piying.core.catalog.component_sizes import found_components, listed_components
 from piying.core.catalog.installed_model import BUILT_IN_ROOT, built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.checkpoints import apply_lora, load_component
 from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
@@ -24,12 +24,13 @@ from piying.core.quantization.base import WeightFormat
 from piying.core.quantization.registry import FORMATS
 from piying.core.quantization.scaled_tensor import ScaledTensor, dequantize
 from piying.core.wan import phases as wan
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load
 from piying.core.wan.phases import VideoWork
 from safetensors.torch import load_file, save_file
 
 FOLDER = BUILT_IN_ROOT / "wan_vace" / "transformer"
-RULES = wan.CAST_RULES["transformer"]
+RULES = WAN_VACE.rules["transformer"]
 
 
 class Int8Linear(torch.nn.Module):
@@ -99,7 +100,7 @@ def host(tmp_path):
 
 def choice_of(storage):
     """Return how the plan runs sampling where the user asks for a storage."""
-    components = found_components(built_in("wan_vace"), wan.CAST_RULES)
+    components = found_components(built_in("wan_vace"), WAN_VACE.rules)
     made = plan(wan.phases(components, VideoWork(64, 64, 9)), synthetic(6, 16), memory=storage)
     return replace(made.phase("sample"), compute="fp32")
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.answer_cache import MOST_FILES, AnswerCache
 from piying.core.prompting.expand import ExpandRequest, expand
+from piying.core.prompting.family import PROMPT
 from piying.core.prompting.negative import suggest_negative
 from piying.core.prompting.presets import FOLDER, LONGEST, ORDER, preset_names, preset_text, shows_motion
 from piying.core.wan.request import NEGATIVE_PROMPT
@@ -297,10 +298,11 @@ def test_the_users_presets_lie_beside_the_models(models):
 
 
 def test_a_folder_of_presets_is_no_model(models):
-    from piying.core.catalog.installed_model import installed_models
+    from piying.core.catalog.discovery import installed_models
+    from piying.core.prompting.family import PROMPT
 
     shutil.copytree(FOLDER, models / "LLM" / "prompts")
-    assert [found.name for found in installed_models("prompt", HeadlessHost(models=[models]))] == ["LLM/Qwen3-0.6B"]
+    assert [found.name for found in installed_models(PROMPT, HeadlessHost(models=[models]))] == ["LLM/Qwen3-0.6B"]
 
 
 # The negative prompt
