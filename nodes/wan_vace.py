@@ -177,7 +177,7 @@ class PiyingVACESample(PlannedNode):
         **widgets: Any,
     ) -> dict[str, Any]:
         """Return the frames [N, H, W, 3], and show on the node how they were made."""
-        from ..core.wan.sample import sample
+        from ..core.wan.run import sample
 
         frames, record = sample(model, vace.VACERequest(**widgets), get_host(), task)
         record_run(extra_pnginfo, unique_id, record)

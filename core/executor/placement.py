@@ -1,4 +1,4 @@
-"""A phase's model where the plan wants it, for just as long as the phase lasts."""
+"""Placement: a phase's model where the plan wants it, for just as long as the phase lasts."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
 from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..quantization.registry import weight_format
-from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_measures
-from .speed import EXACT, VAETypes, vae_types, with_speed
+from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_speed_settings
+from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
@@ -72,7 +72,7 @@ class VideoWork:
     has_task: bool = True
     step_cache: bool = False
     batch_cfg: bool = False
-    vae: VAETypes = EXACT
+    vae: VAETypes = FP32_FIRST
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -84,7 +84,7 @@ class VideoWork:
         Raises:
             PiyingError: a setting for speed is out of range.
         """
-        check_measures(request)
+        check_speed_settings(request)
         request = with_speed(request)
         return cls(
             request.width,

@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 
 from ...errors import PiyingError
-from ..task.timing import frame_indices
-from ..task.vace_task import Layer, VACETask
+from ..task.vace_task import Layer, VACETask, frame_indices
 from .request import Window
 
 

@@ -1,4 +1,4 @@
-"""Layers → one canvas: what the model sees, what it makes, and what comes back afterwards."""
+"""Canvas: layers composed into what the model sees, what it makes, and what is pasted back afterwards."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...errors import PiyingError
+from .frames import fit_area, fit_frames
 from .mask_ops import kept_weight
-from .resize import fit_area, fit_frames
-from .timing import frame_indices
-from .vace_task import Layer, VACETask, size_text
+from .vace_task import Layer, VACETask, frame_indices, size_text
 
 GRAY = 0.5  # exactly 0 in -1..1, which is what the model was trained to see where it makes something (VACE #107)
 
@@ -38,7 +37,7 @@ def empty_canvas(width: int, height: int, num_frames: int) -> Canvas:
 
 
 def compose(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
-    """Lay the task's layers on one canvas, in the way of VACE's `CompositionAnnotator`.
+    """Compose the task's layers, in the way of VACE's `CompositionAnnotator`.
 
     Given frames lie on top; below them what edits keep, where every edit keeps it; below that control
     videos, a later one over an earlier one; gray where nothing lies. Control is drawn over by the model,
@@ -48,31 +47,32 @@ def compose(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
         PiyingError: a layer does not go with the size or length, two contradict each other, one would have
             no effect, or nothing is left to make.
     """
-    layers = [_brought_to(layer, width, height, num_frames) for layer in task.layers]
-    canvas = _laid(layers, width, height, num_frames)
+    layers = [_fit_layer(layer, width, height, num_frames) for layer in task.layers]
+    canvas = _compose(layers, width, height, num_frames)
     if not canvas.make.any():
         raise PiyingError("The task keeps every pixel of every frame, so nothing is left to make.")
     _check_seen([layer for layer in layers if layer.kind == "control"], canvas.make)
     return canvas
 
 
-def lay(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
-    """Return what `compose` does for a part of a video, where nothing may be left to make, or a control hidden.
+def compose_part(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
+    """Do as `compose` for a part of a video, in which nothing may be left to make, or a control be hidden.
 
     Raises:
         PiyingError: a layer does not go with the size or length, or two contradict each other.
     """
-    return _laid([_brought_to(layer, width, height, num_frames) for layer in task.layers], width, height, num_frames)
+    layers = [_fit_layer(layer, width, height, num_frames) for layer in task.layers]
+    return _compose(layers, width, height, num_frames)
 
 
-def _laid(layers: Sequence[Layer], width: int, height: int, num_frames: int) -> Canvas:
+def _compose(layers: Sequence[Layer], width: int, height: int, num_frames: int) -> Canvas:
     canvas = empty_canvas(width, height, num_frames)
     canvas = _with_controls(canvas, [layer for layer in layers if layer.kind == "control"])
     canvas = _with_edits(canvas, [layer for layer in layers if layer.kind == "edit"])
     return with_given(canvas, [layer for layer in layers if layer.kind == "given"])
 
 
-def _brought_to(layer: Layer, width: int, height: int, num_frames: int) -> Layer:
+def _fit_layer(layer: Layer, width: int, height: int, num_frames: int) -> Layer:
     """Return the layer at the size and, unless it has slots, with the number of frames of the canvas."""
     _check_fits(layer, width, height, num_frames)
     if layer.kind == "given":
