@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..host.base import Host
     from ..planner.machine import Machine
     from ..planner.phases import Phase
-    from ..planner.plan_types import PhasePlan, Plan
+    from ..planner.plan_types import Compute, PhaseName, PhasePlan, Plan, Storage
 
 log = logging.getLogger("piying")
 
@@ -55,9 +55,9 @@ class RunRecord(TypedDict):
     """
 
     device: str
-    dtype: str
-    storage: str
-    computes: dict[str, str]
+    dtype: Compute
+    storage: Storage
+    computes: dict[PhaseName, Compute]
     plan: str
     predicted_seconds: float
     predicted_vram_gb: float
