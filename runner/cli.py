@@ -176,9 +176,20 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from .inspecting import inspected
+    """Print what a file of weights is and, with --layers, which type each of its layers is held in, and why."""
+    # Not at the top: a run reaches models through their nodes alone.
+    from ..core.checkpoints import inspect, layers
 
-    print(inspected(options.inspect, options.json, options.layers))
+    path: Path = options.inspect
+    if not path.is_file():
+        raise PiyingError(f"{path}: there is no such file. Name one file of weights.")
+    found = inspect.inspect(path)
+    held = layers.layers(path) if options.layers else None
+    if options.json:
+        table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
+        print(json.dumps(table, ensure_ascii=False))
+    else:
+        print(inspect.as_text(found) + ("" if held is None else f"\n{layers.as_text(held)}"))
     return DONE
 
 
