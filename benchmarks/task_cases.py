@@ -203,7 +203,7 @@ def handle() -> Any:
 def score(task: str, count: int, settings: Settings, folder: Path) -> dict[str, float]:
     """Return a task's mean scores."""
     source, rows = cases(task, settings), []
-    sample, condition = pack("core.wan.sample"), pack("core.wan.conditioning")
+    sample, condition = pack("core.wan.run"), pack("core.wan.conditioning")
     for index in range(count):
         case = next(source)
         asked = request(case, settings, settings.seed + index)

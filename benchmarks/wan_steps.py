@@ -79,7 +79,7 @@ def ours(
             casting.use_native_matmul(model, fp8_matmul)
 
         def step() -> list[torch.Tensor]:
-            return forward.predict(model, **given, together=together)
+            return forward.predict(model, **given, batched=together)
 
         if placement == "resident":
             model.to(device)

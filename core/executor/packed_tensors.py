@@ -1,4 +1,4 @@
-"""The tensors of some modules as one run of bytes, and their places in the modules' tables."""
+"""Packed tensors: the tensors of some modules as one run of bytes, and their places in the modules' tables."""
 
 from __future__ import annotations
 

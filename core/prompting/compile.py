@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ..compile_errors import in_short
+from ..errors import short_text
 from .phases import fixed_cache_tokens
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class CompiledStep:
     def _give_up(self, error: Exception) -> None:
         """Note why there is no code, and do not try again with this model."""
         self._cache = None
-        reason = in_short(error)
+        reason = short_text(error)
         _of(self._model).problem = f"it failed before ({reason})"
         self._notes |= {"compiled": False, "not_compiled": reason}
         log.warning("Compiling the prompt model failed (%s). Writing without compiled code.", reason)

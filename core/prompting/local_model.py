@@ -87,16 +87,16 @@ class LocalModel:
         return self._held(use) if self.sees else self._planned(use, max_new_tokens)
 
     def _planned(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
-        from ..executor.execute_plan import execute_plan
+        from ..executor.execute_plan import Meter, execute_plan
         from .phases import PromptWork, phases
 
         components = ModelParts(PROMPT, self.found, self._host).components()
-        wanted, notes = self._handle.compile_step, dict[str, Any]()
+        device, wanted, notes = self._host.device(), self._handle.compile_step, dict[str, Any]()
         text, ran = execute_plan(
             phases(components, PromptWork(max_new_tokens=max_new_tokens, fixed_cache=wanted)),
             self._handle,
             self._host,
-            lambda device, meter: PromptRun(self.found, use, self._host, device, meter, wanted, notes),
+            PromptRun(self.found, use, self._host, device, Meter(device), wanted, notes),
             what_fits=lambda machine: "Choose a smaller model.",
         )
         self._ran = {**ran, **notes}
@@ -320,7 +320,7 @@ class PromptRun:
             reader = load_reader(self.found)
             model = self._load(choice, reader)
             with (
-                placed(model, list(model.model.layers), choice, self.device, self.host),
+                placed(model, choice, self.device, self.host, blocks=list(model.model.layers)),
                 torch.no_grad(),
                 self._step(model, choice) as step,
             ):

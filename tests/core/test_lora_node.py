@@ -20,13 +20,13 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.model import load as image_model
 from piying.core.hunyuan_dit.request import ImageRequest
-from piying.core.hunyuan_dit.sample import sample as draw
+from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.lora import catalog as loras
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load as load_model
 from piying.core.wan.phases import VideoWork
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 from .formats import models, writers
 
