@@ -79,7 +79,7 @@ def test_a_model_is_listed_and_comes(hub, tmp_path):
     assert len(fetch([model], tmp_path, "huggingface", policy=QUICK)) == 2
     assert (tmp_path / "LLM/F/a/weights.safetensors").read_bytes() == DATA
     of_the_model = [request for request in hub.asked if "Org/Folder" in request.path]
-    assert len(of_the_model) == 5
+    assert len(of_the_model) == 6, "two listings, and two files asked for with HEAD and GET"
     assert {request.headers["authorization"] for request in of_the_model} == {"Bearer hf_secret"}
 
 
