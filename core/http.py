@@ -158,7 +158,7 @@ class HttpClient:
         """Yield the response, whatever its status.
 
         Args:
-            timeout: seconds without a byte.
+            timeout: seconds without a byte; the headers have to be here within twice as many.
             cancellation: lets another thread end it.
             check_peer: given the IP address that was connected to; may raise.
 
@@ -172,14 +172,24 @@ class HttpClient:
                 f"{without_query(request.url)} is not HTTPS. Only a server on this machine may do without."
             )
 
+        ended = cancellation or Cancellation()
+
         def connected(sock: socket.socket) -> None:
-            if cancellation is not None:
-                cancellation.attach(sock)
+            ended.attach(sock)
             if check_peer is not None:
                 check_peer(peer_address(sock))
 
-        with _retryable(request.url), self._send(request, timeout, connected) as response:
-            yield response
+        # A server may send headers without end, and no read of them would ever wait too long.
+        watchdog = threading.Timer(2 * timeout, ended.set)
+        watchdog.daemon = True
+        watchdog.start()
+        with _retryable(request.url):
+            try:
+                response = self._send(request, timeout, connected)
+            finally:
+                watchdog.cancel()
+            with response:
+                yield response
 
     def _send(
         self, request: Request, timeout: float, connected: Callable[[socket.socket], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -67,7 +67,8 @@ def assemble(
     if hasattr(module, "tie_weights"):
         # A file holds embeddings once that a model uses twice; transformers ties them.
         absent = {name for name in _places(module) if name not in tensors}
-        module.tie_weights(missing_keys=absent, recompute_mapping=False)
+        pretrained: Any = module
+        pretrained.tie_weights(missing_keys=absent, recompute_mapping=False)
     missing = [name for name, tensor in _places(module).items() if tensor.is_meta]
     if missing:
         raise _misfit(module, source, f"{len(missing)} tensors are not in it, {missing[0]} first")
@@ -119,7 +120,7 @@ def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str
 
 def _places(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and saved buffers by name, tied ones under each of their names."""
-    found = dict(module.named_parameters(remove_duplicate=False))
+    found: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     for owner, part in module.named_modules():
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
@@ -178,7 +179,8 @@ def _put_packed(
     for tensor in packed.values():
         _check_finite(tensor, source, name)
     owner = name.rpartition(".")[0]
-    replace_layer(module, owner, packed_as.layer(packed, module.get_submodule(owner).bias, compute))
+    linear: Any = module.get_submodule(owner)
+    replace_layer(module, owner, packed_as.layer(packed, linear.bias, compute))
 
 
 def _put(module: nn.Module, name: str, stored: StoredTensor, *, dtype: torch.dtype | None, source: str) -> None:

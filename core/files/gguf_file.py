@@ -9,7 +9,7 @@ import importlib.util
 import math
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from .dtypes import torch_dtype
@@ -183,7 +183,9 @@ class GgufTensor(StoredTensor):
             return self._file.tensor(self._entry)
         from diffusers.quantizers.gguf.utils import dequantize_functions
 
-        unpack = next(function for kind, function in dequantize_functions.items() if kind.name == self._entry.dtype)
+        unpack: Any = next(
+            function for kind, function in dequantize_functions.items() if kind.name == self._entry.dtype
+        )
         block, block_bytes = BLOCKS[self._entry.dtype]
         packed = self._file.raw(self._entry)
         if self._entry.start % 2:  # the scales inside are 16-bit numbers

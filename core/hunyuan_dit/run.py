@@ -102,6 +102,8 @@ class ImageRun:
         return self._decode(plan.phase("decode"), self.latents)
 
     def _encode(self, encoder: Encoder, choice: PhasePlan) -> list[Encoded]:
+        import torch
+
         request, device = self.request, self.meter.device
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
         progress = self.host.progress("Encoding prompt", len(prompts))
@@ -113,7 +115,7 @@ class ImageRun:
                 do_classifier_free_guidance=False,
                 max_sequence_length=encoder.tokens,
                 text_encoder_index=encoder.number,
-                device=device,
+                device=torch.device(device),
                 dtype=getattr(pipeline, encoder.part).dtype,
             )
             return {"states": states.cpu(), "mask": mask.cpu()}
@@ -169,6 +171,7 @@ class ImageRun:
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         """Return the image [1, H, W, 3] float32 in 0..1, computed as HunyuanDiTPipeline does."""
+        image: torch.Tensor
         progress = self.host.progress("Decoding", 1)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
@@ -177,7 +180,7 @@ class ImageRun:
             vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // 8
             with placed(vae, choice, self.meter.device, self.host):
                 latents = latents.to(vae.device, vae.dtype)
-                decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+                decoded = vae.decode(latents / vae.config["scaling_factor"], return_dict=False)[0]
                 processor = pipeline_of().image_processor
                 image = processor.postprocess(decoded, output_type="pt", do_denormalize=[True])
                 image = image.permute(0, 2, 3, 1).float().cpu().contiguous()

@@ -168,7 +168,7 @@ def _read_model(found: InstalledModel, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     log.info("Loading prompt model: %s", found.name)
-    auto = AutoModelForImageTextToText if can_see(found.path) else AutoModelForCausalLM
+    auto: Any = AutoModelForImageTextToText if can_see(found.path) else AutoModelForCausalLM
     with reading(found.path, "prompt"):
         model, info = auto.from_pretrained(
             found.path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -176,7 +176,7 @@ def _read_model(found: InstalledModel, dtype: torch.dtype) -> PreTrainedModel:
         if info["missing_keys"]:  # transformers fills them with random numbers
             first, count = min(info["missing_keys"]), len(info["missing_keys"])
             raise ValueError(f"{count} tensors are not in its files, {first} first")
-    return model.eval()
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def _read_reader(folder: Path) -> Reader:
@@ -251,7 +251,8 @@ def _run(
         with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
             torch.manual_seed(request.seed)
             watching = StoppingCriteriaList([criterion])
-            return model.generate(**arguments, stopping_criteria=watching, **further)  # type: ignore[no-any-return]
+            generating: Any = model
+            return generating.generate(**arguments, stopping_criteria=watching, **further)  # type: ignore[no-any-return]
 
     tokens = write() if step is None else step.use(write, encoded.length, request.max_new_tokens)
     return tokens[0, encoded.length :].cpu()

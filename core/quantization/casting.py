@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -70,6 +71,7 @@ def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> None:
 
 def use_native_matmul(module: nn.Module, on: bool) -> None:
     """Have the layers of formats multiply in them, or in the type of their input."""
-    for layer in module.modules():
+    layers: Iterator[Any] = module.modules()
+    for layer in layers:
         if format_of(layer) is not None:
             layer.native_matmul = on

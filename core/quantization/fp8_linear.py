@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from .fp8 import FIRST_CAPABILITY
+from .base import FP8_TENSOR_CORES
 from .scaled_tensor import dequantize
 
 VALUES = torch.float8_e4m3fn
@@ -113,7 +113,7 @@ def can_multiply(inputs: torch.Tensor, values: torch.Tensor, scale: torch.Tensor
     if inputs.device.type == "cpu":
         return True  # slow, and exact in what it computes: for tests
     on_card = inputs.device.type == "cuda"
-    return on_card and bool(torch.cuda.get_device_capability(inputs.device) >= FIRST_CAPABILITY)
+    return on_card and bool(torch.cuda.get_device_capability(inputs.device) >= FP8_TENSOR_CORES)
 
 
 def multiply(

@@ -183,6 +183,7 @@ def kernel_fault(backend: str, device: str) -> str:
             found = dispatch_attention_fn(query, key, value)
     except (RuntimeError, ValueError, ImportError, OSError, TypeError, AssertionError) as error:
         return f"it fails here ({' '.join(str(error).split())[:160]})"
-    wanted = functional.scaled_dot_product_attention(*(one.transpose(1, 2) for one in (query, key, value)))
+    heads_first = [one.transpose(1, 2) for one in (query, key, value)]
+    wanted = functional.scaled_dot_product_attention(heads_first[0], heads_first[1], heads_first[2])
     alike = functional.cosine_similarity(found.float().flatten(), wanted.transpose(1, 2).float().flatten(), dim=0)
     return "" if alike > 0.99 else f"its results here are not those of torch (cosine {float(alike):.2f})"

@@ -135,10 +135,11 @@ def fold_mask(mask: torch.Tensor, references: int) -> torch.Tensor:
 def encode_video(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
     """Return a video's normalised latents, computed where the VAE is, as diffusers computes them."""
     moments = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean, device=moments.device).view(shape)
-    scale = 1.0 / torch.tensor(vae.config.latents_std, device=moments.device).view(shape)
-    return ((moments - mean) * scale).to(vae.dtype)
+    shape = (1, vae.config["z_dim"], 1, 1, 1)
+    mean = torch.tensor(vae.config["latents_mean"], device=moments.device).view(shape)
+    scale = 1.0 / torch.tensor(vae.config["latents_std"], device=moments.device).view(shape)
+    latents: torch.Tensor = (moments - mean) * scale
+    return latents.to(vae.dtype)
 
 
 def paste(frames: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
@@ -220,7 +221,10 @@ def encode_prompts(
         with placed(encoder, choice, device, host, blocks=list(encoder.encoder.block)):
             for done, prompt in enumerate(new, len(prompts) - len(new) + 1):
                 embeds, _ = pipeline.encode_prompt(
-                    prompt, do_classifier_free_guidance=False, max_sequence_length=MAX_PROMPT_TOKENS, device=device
+                    prompt,
+                    do_classifier_free_guidance=False,
+                    max_sequence_length=MAX_PROMPT_TOKENS,
+                    device=torch.device(device),
                 )
                 states.append({"states": embeds.cpu()})
                 progress.step(done)

@@ -57,9 +57,9 @@ def denormalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     import torch
 
     z = latents.to(vae.device, torch.float32)
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean, device=z.device).view(shape)
-    scale = 1.0 / torch.tensor(vae.config.latents_std, device=z.device).view(shape)
+    shape = (1, vae.config["z_dim"], 1, 1, 1)
+    mean = torch.tensor(vae.config["latents_mean"], device=z.device).view(shape)
+    scale = 1.0 / torch.tensor(vae.config["latents_std"], device=z.device).view(shape)
     return (z / scale + mean).to(vae.dtype)
 
 

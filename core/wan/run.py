@@ -303,7 +303,7 @@ class VACERun:
         request, before, references = self.request, self.inputs.before, len(self.inputs.references)
         # On the CPU, so that one seed gives one video on every card.
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        noise = torch.randn((1, transformer.config.in_channels, *self.control.shape[2:]), generator=generator)
+        noise = torch.randn((1, transformer.config["in_channels"], *self.control.shape[2:]), generator=generator)
         scheduler = self.model.scheduler(request.shift)
         preview = LatentPreview(self.colours, scheduler, references)
         progress = self.reporter.progress("Sampling", request.steps)

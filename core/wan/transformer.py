@@ -122,7 +122,7 @@ def predict(
 
 def _pairs(transformer: WanVACETransformer3DModel) -> list[_Pair]:
     """Return each main block with the VACE block whose hint is added to its output."""
-    vace, layers = iter(transformer.vace_blocks), transformer.config.vace_layers
+    vace, layers = iter(transformer.vace_blocks), transformer.config["vace_layers"]
     return [(block, next(vace) if index in layers else None) for index, block in enumerate(transformer.blocks)]
 
 
@@ -168,7 +168,7 @@ def _layer_scales(
     scale: float | Sequence[float] | torch.Tensor, transformer: WanVACETransformer3DModel, like: torch.Tensor
 ) -> list[torch.Tensor]:
     """Return one number per VACE layer, in the activations' type, as WanVACEPipeline gives them."""
-    layers = len(transformer.config.vace_layers)
+    layers = len(transformer.config["vace_layers"])
     numbers = torch.as_tensor(scale).to(device=like.device, dtype=like.dtype)
     numbers = numbers.expand(layers) if numbers.ndim == 0 else numbers
     if numbers.shape != (layers,):
@@ -203,8 +203,8 @@ def _project_out(transformer: WanVACETransformer3DModel, branch: _Branch, shape:
     shift, scale = (transformer.scale_shift_table + branch.temb.unsqueeze(1)).chunk(2, dim=1)
     hidden = branch.hidden
     hidden = (transformer.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-    patches = transformer.proj_out(hidden)
-    frame, row, column = transformer.config.patch_size
+    patches: torch.Tensor = transformer.proj_out(hidden)
+    frame, row, column = transformer.config["patch_size"]
     frames, height, width = shape[2] // frame, shape[3] // row, shape[4] // column
     patches = patches.reshape(shape[0], frames, height, width, frame, row, column, -1)
     return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)

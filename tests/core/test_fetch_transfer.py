@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ import pytest
 from piying.core.download import partial_file as fetch_part
 from piying.core.download.transfer import DownloadRefused, RemoteFile, transfer
 from piying.core.errors import PiyingError
-from piying.core.http import RetryPolicy, is_allowed
+from piying.core.http import RetryPolicy, is_allowed, may_redirect
 from piying.tests.install.hub import running_hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -428,3 +430,43 @@ def test_the_system_tools_agree(hub, target):
     digest = fetch(hub, target)
     printed = subprocess.run([tool, target], capture_output=True, text=True, check=True).stdout
     assert printed.split()[0] == digest
+
+
+def test_headers_without_end_are_not_waited_for(target):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip():
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                while connection.send(b"HTTP/1.1 100 Continue\r\n\r\n"):
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(DownloadRefused, match="cannot be fetched"):
+            remote = RemoteFile(f"http://127.0.0.1:{server.getsockname()[1]}/file", 3, SHA256)
+            transfer(remote, target, policy=RetryPolicy(timeout=0.3, pauses=()))
+    assert time.monotonic() - started < 5
+
+
+def test_a_redirect_leads_to_https_and_from_elsewhere_never_to_this_machine():
+    for url, target, allowed in (
+        ("https://hub.example/f", "https://cdn.example/f", True),
+        ("https://hub.example/f", "http://cdn.example/f", False),
+        ("https://hub.example/f", "http://127.0.0.1:8188/restart", False),
+        ("https://hub.example/f", "https://localhost/f", False),
+        ("https://localhost/f", "http://127.0.0.1/f", False),
+        ("http://127.0.0.1/f", "http://127.0.0.1:81/f", True),
+        ("http://127.0.0.1/f", "http://hub.example/f", False),
+    ):
+        assert may_redirect(url, target) is allowed, (url, target)
+
+
+def test_a_file_of_unknown_length_stops_at_the_size_it_has_to_have(hub, target):
+    hub.put(PATH, DATA + OTHER, claimed=-1)
+    seen = []
+    with pytest.raises(DownloadRefused, match="more came than was announced"):
+        transfer(remote(hub), target, seen.append, QUICK)
+    assert max(seen) <= len(DATA)
+    with pytest.raises(DownloadRefused, match="does not say how long"):
+        fetch(hub, target, bytes=None)

@@ -449,6 +449,34 @@ def test_the_key_comes_from_the_environment(server, host, monkeypatch):
         expand(ServerHandle("http://192.0.2.1/v1", "toy", 1), STRICT, host)
 
 
+def test_the_key_goes_to_the_servers_that_are_allowed_alone(server, host, monkeypatch):
+    """A workflow may name any port of this machine; the key is none of its business there."""
+    monkeypatch.setenv("PIYING_SERVER_API_KEY", "sk-1")
+    monkeypatch.setenv(ALLOW, "api.example.com")
+    server.say(FOX)
+    expand(server.handle(), REQUEST, host)
+    assert "Authorization" not in server.requests[0][1]
+    server.behave = wants_a_key
+    with pytest.raises(PiyingError, match=f"goes to the servers in {ALLOW} alone: add 127.0.0.1:[0-9]+ there"):
+        expand(server.handle(), ExpandRequest("a blue fox runs in snow", strict=True), host)
+    monkeypatch.setenv(ALLOW, f"api.example.com,127.0.0.1:{server.server_port}")
+    server.say("A blue fox runs over deep snow, soft morning light on its fur.")
+    expand(server.handle(), ExpandRequest("a blue fox runs in snow"), host)
+    assert server.requests[-1][1]["Authorization"] == "Bearer sk-1"
+
+
+def test_json_without_end_from_a_server_is_an_answer_like_any_other_bad_one(server, host):
+    def deep(handler, number):
+        handler.begin()
+        handler.wfile.write(b"data: " + b"[" * 100_000 + b"\n\n")
+
+    server.behave = deep
+    begun = time.monotonic()
+    with pytest.raises(PiyingError, match="no chat completion"):
+        expand(server.handle(timeout=20), STRICT, host)
+    assert time.monotonic() - begun < 10
+
+
 def test_no_proxy_sees_a_prompt(server, host, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
