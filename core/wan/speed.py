@@ -27,7 +27,7 @@ class SpeedSettings:
     vae: str = "fp16"
 
 
-# Measured by benchmarks/speed.py (docs/benchmarks.md): forecast steps give up less than steps that are not there at all,
+# Measured by benchmarks/speed.py (docs/benchmarks.md): forecast steps give up less than steps left out,
 # so fewer steps come second. Guidance left out saves least: that is left to be set by hand.
 SETTINGS: dict[SpeedName, SpeedSettings] = {
     "reference": SpeedSettings(batch_cfg=False, vae="fp32"),
