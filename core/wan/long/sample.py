@@ -52,9 +52,9 @@ def make_long_video(
     """Make a video of any length.
 
     The windows are made one after the other. Each is given the last frames of the one before it, as
-    VACE's `firstclip` does, and the part of the task that lies in it. What is finished is kept on disk without
-    loss, so that memory does not depend on the length, and a run that was stopped goes on behind it. That, and the
-    writing of the video, is done beside the making of the next windows.
+    VACE's `firstclip` does, and the part of the task that lies in it. Finished windows are cached on disk without
+    loss, so that memory does not depend on the length, and a run that was stopped resumes after them. Caching, and
+    the writing of the video, run while the next windows are made.
 
     Args:
         task: made for the whole length.
