@@ -4,75 +4,48 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.installed_model import AUTO, BUILT_IN, InstalledModel, built_in, installed_models, why_not
+from ..catalog.discovery import installed_models, why_not
+from ..catalog.installed_model import AUTO, BUILT_IN, InstalledModel, built_in
 from ..errors import PiyingError
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
 from ..host.base import Host
 from .choices import WHOLE_FRAME
+from .family import DETECTOR, FOLDER, AnnotatorFamily
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("piying")
-FOLDER = "annotators"  # below the models folder
 
 
-@dataclass(frozen=True)
-class Looker:
-    """A kind of model that looks at pictures.
-
-    Attributes:
-        key: its family in `core.catalog.installed_model`, and its folder in builtin_models.
-        title: for people.
-        reader: the transformers class that reads it.
-        repo: the model to fetch first, on huggingface.co.
-        ships: whether a toy one comes with the pack.
-    """
-
-    key: str
-    title: str
-    reader: str
-    repo: str
-    ships: bool = True
-
-
-DEPTH = Looker("depth", "depth", "AutoModelForDepthEstimation", "depth-anything/Depth-Anything-V2-Small-hf")
-SEGMENTATION = Looker(
-    "segmentation", "segmentation", "AutoModelForSemanticSegmentation", "openmmlab/upernet-convnext-tiny"
-)
-POSE = Looker("pose", "pose", "VitPoseForPoseEstimation", "usyd-community/vitpose-base-simple", ships=False)
-DETECTOR = Looker("detector", "detector", "AutoModelForObjectDetection", "PekingU/rtdetr_r50vd", ships=False)
-
-
-def choices(looker: Looker, host: Host) -> list[str]:
+def choices(family: AnnotatorFamily, host: Host) -> list[str]:
     """Return what a `model` widget offers: `auto`, what is installed, and `built-in` where there is one."""
-    return [AUTO, *(found.name for found in installed_models(looker.key, host)), *([BUILT_IN] if looker.ships else [])]
+    return [AUTO, *(found.name for found in installed_models(family, host)), *([BUILT_IN] if family.ships else [])]
 
 
-def check_model(looker: Looker, model: str, host: Host) -> None:
+def check_model(family: AnnotatorFamily, model: str, host: Host) -> None:
     """Accept a name from `choices`, spelled with either slash; `auto` only where there is a model to take.
 
     Raises:
         PiyingError: no such model is installed.
     """
-    offered, name = choices(looker, host), model.replace("\\", "/")
+    offered, name = choices(family, host), model.replace("\\", "/")
     if name not in offered:
-        reason = why_not(name, looker.key, host)
+        reason = why_not(name, family, host)
         raise PiyingError(
             f"model {model!r} {f'cannot be used: {reason}' if reason else 'is not installed'}. Here are: "
             f"{', '.join(offered)}. Choose one of them, or put the model's folder under models/{FOLDER}."
         )
     if offered == [AUTO]:
-        raise PiyingError(f"No {looker.title} model is installed, and none comes with the pack. {advice(looker)}")
+        raise PiyingError(f"No {family.title} model is installed, and none comes with the pack. {advice(family)}")
 
 
-def advice(looker: Looker) -> str:
+def advice(family: AnnotatorFamily) -> str:
     """Return what to fetch, and where to put it."""
-    folder = looker.repo.split("/")[1]
-    return f"Put the files of https://huggingface.co/{looker.repo} into models/{FOLDER}/{folder}."
+    folder = family.repo.split("/")[1]
+    return f"Put the files of https://huggingface.co/{family.repo} into models/{FOLDER}/{folder}."
 
 
 def detector_choices(host: Host) -> list[str]:
@@ -90,14 +63,14 @@ def check_detector(detector: str, host: Host) -> None:
         check_model(DETECTOR, detector, host)
 
 
-def choose(looker: Looker, model: str, host: Host) -> InstalledModel:
+def choose(family: AnnotatorFamily, model: str, host: Host) -> InstalledModel:
     """Return the model of a widget's value; `auto` takes the largest installed, else the built-in one, and says so.
 
     Raises:
         PiyingError: no such model is installed.
     """
-    check_model(looker, model, host)
-    name, installed = model.replace("\\", "/"), installed_models(looker.key, host)
+    check_model(family, model, host)
+    name, installed = model.replace("\\", "/"), installed_models(family, host)
     if name not in (AUTO, BUILT_IN):
         return next(found for found in installed if found.name == name)
     if name == AUTO and installed:
@@ -105,13 +78,13 @@ def choose(looker: Looker, model: str, host: Host) -> InstalledModel:
     if name == AUTO:
         log.warning(
             "No %s model is installed: using the built-in one, which knows drawn shapes alone. %s",
-            looker.title,
-            advice(looker),
+            family.title,
+            advice(family),
         )
-    return built_in(looker.key)
+    return built_in(family.key)
 
 
-def load(looker: Looker, found: InstalledModel, host: Host) -> torch.nn.Module:
+def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrainedModel:
     """Return a model in fp32, in host memory.
 
     They are small: 16-bit types would save little, and change what they see.
@@ -120,18 +93,18 @@ def load(looker: Looker, found: InstalledModel, host: Host) -> torch.nn.Module:
         PiyingError: the folder is incomplete or damaged.
     """
     host.check_cancelled()
-    return kept(f"controls/{looker.key}", found.path, lambda: _read(looker, found), host, found.size)
+    return cached_model(f"controls/{family.key}", found.path, lambda: _read(family, found), host, size=found.size)
 
 
-def _read(looker: Looker, found: InstalledModel) -> torch.nn.Module:
+def _read(family: AnnotatorFamily, found: InstalledModel) -> PreTrainedModel:
     import torch
     import transformers
 
-    from ..checkpoints.modules import reading
+    from ..checkpoints.pretrained import reading
 
-    log.info("Loading %s model: %s", looker.title, found.name)
-    with reading(found.path, looker.title):
-        model, info = getattr(transformers, looker.reader).from_pretrained(
+    log.info("Loading %s model: %s", family.title, found.name)
+    with reading(found.path, family.title):
+        model, info = getattr(transformers, family.reader).from_pretrained(
             found.path,
             dtype=torch.float32,
             local_files_only=True,
@@ -139,21 +112,21 @@ def _read(looker: Looker, found: InstalledModel) -> torch.nn.Module:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    _check_complete(info["missing_keys"], found, looker)
-    whole: torch.nn.Module = model.eval()
+    _check_complete(info["missing_keys"], found, family)
+    whole: PreTrainedModel = model.eval()
     return whole
 
 
-def _check_complete(missing: Collection[str], found: InstalledModel, looker: Looker) -> None:
+def _check_complete(missing: Collection[str], found: InstalledModel, family: AnnotatorFamily) -> None:
     """Refuse weights that no file holds: transformers fills them with random numbers."""
     if missing:
         raise PiyingError(
-            f"{found.path}: cannot be read as a {looker.title} model ({len(missing)} tensors are not in its files, "
+            f"{found.path}: cannot be read as a {family.title} model ({len(missing)} tensors are not in its files, "
             f"{min(missing)} first). Fetch the folder again, or choose another model."
         )
 
 
-def image_processor(looker: Looker, found: InstalledModel) -> Any:
+def image_processor(family: AnnotatorFamily, found: InstalledModel) -> Any:
     """Return what brings pictures to the model's size and values, and its answers back.
 
     Pictures are resized by Pillow, whose results are the same with and without torchvision.
@@ -163,9 +136,9 @@ def image_processor(looker: Looker, found: InstalledModel) -> Any:
     """
     import transformers
 
-    from ..checkpoints.modules import reading
+    from ..checkpoints.pretrained import reading
 
-    with reading(found.path, looker.title):
+    with reading(found.path, family.title):
         return transformers.AutoImageProcessor.from_pretrained(
             found.path, local_files_only=True, trust_remote_code=False, backend="pil"
         )

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.installed_model import AUTO, installed_models
+from ..catalog.discovery import installed_models
+from ..catalog.installed_model import AUTO
 from ..errors import PiyingError
 from ..executor.placement import resident
 from ..host.base import Host
 from .choices import POSE_COLOURS, WHOLE_FRAME, check_choice
+from .family import DETECTOR, POSE
 from .frames import checked_frames, collected
 from .heatmaps import crop_around, cut_out, points_of
-from .models import DETECTOR, POSE, check_detector, choose, image_processor, load
+from .models import check_detector, choose, image_processor, load
 from .skeleton import draw_people, openpose_points
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from transformers import PreTrainedModel
 
     from .frames import Pixels
 
@@ -58,7 +61,7 @@ def pose(
 
 def find_people(frames: torch.Tensor, detector: str, min_score: float, host: Host) -> tuple[list[list[Box]], str]:
     """Return each frame's boxes around people, and what found them."""
-    if detector == WHOLE_FRAME or (detector == AUTO and not installed_models(DETECTOR.key, host)):
+    if detector == WHOLE_FRAME or (detector == AUTO and not installed_models(DETECTOR, host)):
         if detector == AUTO:
             log.info("No detector is installed: the whole frame is taken for one person.")
         height, width = frames.shape[1:3]
@@ -69,13 +72,14 @@ def find_people(frames: torch.Tensor, detector: str, min_score: float, host: Hos
 
 
 def _detected(
-    frames: torch.Tensor, network: torch.nn.Module, processor: Any, min_score: float, host: Host
+    frames: torch.Tensor, network: PreTrainedModel, processor: Any, min_score: float, host: Host
 ) -> list[list[Box]]:
     import torch
 
     from ..media.images import to_uint8
 
-    people = [int(number) for number, name in network.config.id2label.items() if name.lower() == "person"]
+    labels: Any = network.config.id2label
+    people = [int(number) for number, name in labels.items() if name.lower() == "person"]
     if not people:
         raise PiyingError("The chosen detector has no class named person. Choose one trained on COCO or Objects365.")
     progress = host.progress("Finding people", len(frames))
@@ -92,7 +96,7 @@ def _detected(
     return result
 
 
-def _people(frames: torch.Tensor, boxes: list[list[Box]], network: torch.nn.Module, host: Host) -> list[Numbers]:
+def _people(frames: torch.Tensor, boxes: list[list[Box]], network: PreTrainedModel, host: Host) -> list[Numbers]:
     """Return each frame's people as COCO's points [P, 17, 3]."""
     import torch
 
@@ -107,7 +111,7 @@ def _people(frames: torch.Tensor, boxes: list[list[Box]], network: torch.nn.Modu
     return result
 
 
-def _points(frame: Pixels, boxes: list[Box], network: torch.nn.Module) -> Numbers:
+def _points(frame: Pixels, boxes: list[Box], network: PreTrainedModel) -> Numbers:
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Another frame rate for the same seconds, and lengths that Wan VACE takes."""
+"""Frame rates: another rate for the same seconds, and lengths of 4n+1 frames."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _from_json(text: str) -> str:
         return text
     try:
         return _prompt_in(json.JSONDecoder(strict=False).raw_decode(text[start:])[0]) or text
-    except ValueError:
+    except (ValueError, RecursionError):  # cut off, or nested without end
         values = re.findall(r'"([^"\n]{1,40})"\s*:\s*"((?:[^"\\]|\\.)*)', text[start:])
         return _prompt_in({key: value.replace('\\"', '"').replace("\\n", " ") for key, value in values}) or text
 

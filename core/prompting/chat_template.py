@@ -56,8 +56,8 @@ def encode(
     inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")} | pixels
     if pixels:
         # Marks the picture's tokens, whose positions have two dimensions.
-        is_image = inputs["input_ids"] == tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        inputs["mm_token_type_ids"] = is_image.int()
+        image_token: Any = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        inputs["mm_token_type_ids"] = inputs["input_ids"].eq(image_token).int()
     return ChatTokens(inputs, inputs["input_ids"].shape[1])
 
 

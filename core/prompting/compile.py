@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ..compile_errors import in_short
+from ..errors import short_text
 from .phases import fixed_cache_tokens
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, StaticCache
+
+    from ..planner.plan_types import Placement
 
 log = logging.getLogger("piying")
 
@@ -41,12 +43,12 @@ class _CompileState:
 _states: WeakKeyDictionary[torch.nn.Module, _CompileState] = WeakKeyDictionary()
 
 
-def unsupported_reason(model: PreTrainedModel, placement: str) -> str:
+def unsupported_reason(model: PreTrainedModel, placement: Placement) -> str:
     """Return why a model's step cannot be compiled; "" where it can.
 
     Args:
         model: in memory.
-        placement: where the plan puts it, one of `resident`, `streamed` and `cpu`.
+        placement: where the plan puts it.
     """
     from torch._dynamo.eval_frame import is_dynamo_supported
 
@@ -118,7 +120,7 @@ class CompiledStep:
         if size not in state.sizes:
             self._has_compiled = True
             log.info("Compiling the prompt model's step for up to %d tokens: this answer may take long.", size)
-        settings = CompileConfig(dynamic=False, backend=BACKEND, mode="default")
+        settings: Any = CompileConfig(dynamic=False, backend=BACKEND, mode="default")
         settings._compile_all_devices = True  # generate() compiles on cards alone otherwise
         try:
             if self._cache is None or self._cache.get_max_length() != size:
@@ -127,7 +129,7 @@ class CompiledStep:
             tokens = run(past_key_values=self._cache, compile_config=settings)
         except TorchDynamoException as error:
             self._cache = None
-            reason = in_short(error)
+            reason = short_text(error)
             # Compilation takes long to fail; this model is not tried again in this process.
             state.problem = f"it failed before ({reason})"
             self._record |= {"compiled": False, "not_compiled": reason}

@@ -160,7 +160,7 @@ def _cached_or_generated(model: ChatModel, source: str, job: ExpandJob, host: Ho
     record["saw_image"] = job.picture is not None
     cache = AnswerCache(host.cache_folder() / "prompts")
     key = {
-        "writer": model.identity(),
+        "model": model.identity(),
         "system": job.system,
         "request": asdict(replace(request, strict=False)),
         "picture": job.picture.digest if job.picture else None,

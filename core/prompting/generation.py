@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.modules import reading
+from ..checkpoints.pretrained import reading
 from ..errors import PiyingError
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
+from ..files.json_file import read_json, read_json_or_empty
 from .answers import clean_answer, ends_in_loop
 from .chat_template import encode
 from .messages import Answer, Chat, Picture
@@ -62,10 +62,7 @@ class Processor:
 
 def has_vision(folder: Path) -> bool:
     """Return whether the model in a folder accepts pictures."""
-    try:
-        return "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    return "vision_config" in read_json_or_empty(folder / "config.json")
 
 
 def model_files(found: InstalledModel) -> list[list[Any]]:
@@ -89,7 +86,7 @@ def load_model(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrai
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
         log.info("Loading prompt model: %s", found.name)
-        auto = AutoModelForImageTextToText if has_vision(found.path) else AutoModelForCausalLM
+        auto: Any = AutoModelForImageTextToText if has_vision(found.path) else AutoModelForCausalLM
         with reading(found.path, "prompt"):
             model, info = auto.from_pretrained(
                 found.path,
@@ -102,10 +99,10 @@ def load_model(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrai
             if info["missing_keys"]:  # transformers fills them with random numbers
                 first, count = min(info["missing_keys"]), len(info["missing_keys"])
                 raise ValueError(f"{count} tensors are not in its files, {first} first")
-        return model.eval()
+        return model.eval()  # type: ignore[no-any-return]
 
     host.check_cancelled()
-    return kept("prompt", (found.path, dtype), read, host, found.size)
+    return cached_model("prompt", (found.path, dtype), read, host, size=found.size)
 
 
 def load_processor(found: InstalledModel) -> Processor:
@@ -128,11 +125,10 @@ def load_processor(found: InstalledModel) -> Processor:
                 )
             if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
                 # Qwen-VL folders keep it there for their processor class, which needs torchvision.
-                stored = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))
-                tokenizer.chat_template = stored["chat_template"]
+                tokenizer.chat_template = read_json(folder / "chat_template.json")["chat_template"]
         return Processor(tokenizer, image_processor)
 
-    return kept("prompt/processor", str(model_files(found)), read)
+    return cached_model("prompt/processor", str(model_files(found)), read)
 
 
 def configure_single_file(model: PreTrainedModel, processor: Processor) -> None:
@@ -147,7 +143,7 @@ def configure_single_file(model: PreTrainedModel, processor: Processor) -> None:
     template = tokenizer.chat_template
     if model.config.model_type != QWEN3 or not isinstance(template, str) or THINKING_SWITCH in template:
         return
-    begin, end = tokenizer.convert_ids_to_tokens(list(THINKING_TOKENS))
+    begin, end = (tokenizer.convert_ids_to_tokens(number) for number in THINKING_TOKENS)
     if begin is not None and end is not None:
         thought = f"{{{{- '{begin}\\n\\n{end}\\n\\n' }}}}"
         condition = f"add_generation_prompt and not {THINKING_SWITCH}"
@@ -189,6 +185,7 @@ def generate(
     import torch
     from transformers import StoppingCriteriaList
 
+    generating: Any = model
     progress, device = host.progress("Expanding prompt", request.max_new_tokens), host.device()
 
     def decode(tokens: torch.Tensor) -> str:
@@ -211,7 +208,9 @@ def generate(
             with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
                 torch.manual_seed(request.seed)
                 criteria = StoppingCriteriaList([criterion])
-                return model.generate(**arguments, stopping_criteria=criteria, **further)  # type: ignore[no-any-return]
+                return generating.generate(  # type: ignore[no-any-return]
+                    **arguments, stopping_criteria=criteria, **further
+                )
 
         output = run() if step is None else step.generate(run, encoded.length, request.max_new_tokens)
         tokens = output[0, encoded.length :].cpu()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.component_sizes import found_components
-from ..catalog.installed_model import AUTO, InstalledModel, installed_models
+from ..catalog.discovery import installed_models
+from ..catalog.installed_model import AUTO, InstalledModel
 from ..catalog.selection import ModelHandle, choose_model
-from ..executor.execute_plan import execute_plan
-from ..executor.measure import Meter
+from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed, resident
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..planner.machine import memory_bytes, resolve_dtype
 from .compile import CompiledStep, compiled_step, log_not_compiled, unsupported_reason
+from .family import PROMPT
 from .generation import (
     Processor,
     configure_single_file,
@@ -27,7 +27,7 @@ from .generation import (
     model_files,
 )
 from .messages import Answer, Chat, Generate, Picture
-from .phases import BLOCK_LISTS, COMPONENT, FP8_KEEP, PromptWork, phases, what_fits
+from .phases import COMPONENT, PromptWork, phases
 from .request import ExpandRequest
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class LocalModel:
             limit = memory_bytes(host.device())
             seeing = [
                 found
-                for found in installed_models(handle.family.key, host)
+                for found in installed_models(handle.family, host)
                 if found.size <= limit and has_vision(found.path)
             ]
             if seeing:
@@ -83,25 +83,24 @@ class LocalModel:
         """Return what `use` returns, called with the model where the plan puts it."""
         if self.has_vision:
             return self._run_resident(use)
-        component = found_components(self.found, BLOCK_LISTS, FP8_KEEP)
+        components = ModelParts(PROMPT, self.found, self._host).components()
         work = PromptWork(max_new_tokens=max_new_tokens, fixed_cache=self._handle.compile_step)
-        compile_record: dict[str, Any] = {}
+        device = self._host.device()
+        prompt_run = PromptRun(
+            found=self.found,
+            use=use,
+            host=self._host,
+            meter=Meter(device),
+            compile_step=self._handle.compile_step,
+        )
         text, ran = execute_plan(
-            phases(component, work),
+            phases(components, work),
             self._handle,
             self._host,
-            lambda device, meter: PromptRun(
-                found=self.found,
-                use=use,
-                host=self._host,
-                device=device,
-                meter=meter,
-                compile_step=self._handle.compile_step,
-                compile_record=compile_record,
-            ),
-            lambda machine: what_fits(component, machine, self._handle, work),
+            prompt_run,
+            what_fits=lambda machine: PROMPT.what_fits(components, machine, self._handle, work),
         )
-        self._run_record = ran | compile_record
+        self._run_record = {**ran, **prompt_run.compile_record}
         return text
 
     def _run_resident(self, use: Callable[[Generate], str]) -> str:
@@ -126,19 +125,17 @@ class PromptRun:
         found: the model.
         use: is given the function that generates an answer.
         host: the program around the pack.
-        device: where the model computes.
-        meter: measures the phase.
+        meter: measures the phase, and names the device the model computes on.
         compile_step: whether compiled code is requested.
-        compile_record: gets what became of that request.
+        compile_record: what became of that request, for the run's record.
     """
 
     found: InstalledModel
     use: Callable[[Generate], str]
     host: Host
-    device: str
     meter: Meter
     compile_step: bool
-    compile_record: dict[str, Any]
+    compile_record: dict[str, Any] = field(default_factory=dict)
 
     def attempt(self, plan: Plan) -> str:
         """Return what `use` returns.
@@ -161,7 +158,7 @@ class PromptRun:
                 else:
                     compiling = compiled_step(model, self.compile_record)
             with (
-                placed(model, list(model.model.layers), choice, self.device, self.host),
+                placed(model, choice, self.meter.device, self.host, blocks=list(model.model.layers)),
                 torch.no_grad(),
                 compiling as step,
             ):
@@ -172,7 +169,7 @@ class PromptRun:
 
         # A language model's folder is its component; the folders of other families have one for each.
         found = self.found if self.found.parts else replace(self.found, parts={COMPONENT: (self.found.path,)})
-        model = ModelParts("prompt", found.name, found, self.host, BLOCK_LISTS, FP8_KEEP).load(COMPONENT, choice)
+        model = ModelParts(PROMPT, found, self.host).load(COMPONENT, choice)
         if (self.found.path / GENERATION_CONFIG).is_file():  # has the tokens that end an answer
             model.generation_config = GenerationConfig.from_pretrained(
                 self.found.path, local_files_only=True, trust_remote_code=False

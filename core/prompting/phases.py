@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..catalog.component_sizes import wanted_components
-from ..planner.machine import Machine, read_machine
-from ..planner.phases import Component, Phase, Variant
-from ..planner.plan import plan
-from ..planner.report import Estimate
-
-if TYPE_CHECKING:
-    from ..catalog.selection import ModelHandle
-    from ..host.base import Host
+from ..planner.phases import Component, Phase, Variant, every_storage
 
 COMPONENT = "prompt_model"
-BLOCK_LISTS = {COMPONENT: ("model.layers",)}
-FP8_KEEP: dict[str, tuple[str, ...]] = {COMPONENT: ()}
-
 # Keys and values of all published sizes of Qwen3: 8 heads of 128 (their config.json).
 KEY_VALUE_WIDTH = 1024
 # Peak per token and width of the prompt's pass, 16-bit, from live tensors of a small Qwen3.
@@ -64,7 +52,7 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
             name="expand",
             component=component,
             computes=("bf16",),
-            storages=("bf16", "fp8"),
+            storages=every_storage(),
             # The chat's tokens go through in one pass, then one token a pass.
             flops=2.0 * component.parameters * tokens / work.max_new_tokens,
             linear_share=0.0,
@@ -73,27 +61,3 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
             streamable=True,
         ),
     )
-
-
-def estimate(handle: ModelHandle, host: Host, work: PromptWork) -> Estimate:
-    """Return the plan of expanding a prompt before anything is loaded.
-
-    Raises:
-        PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
-    """
-    name, components = wanted_components(handle, host, BLOCK_LISTS, FP8_KEEP)
-    machine = read_machine(host)
-    made = plan(
-        phases(components, work),
-        machine,
-        precision=handle.precision,
-        memory=handle.memory,
-        advise=lambda: what_fits(components, machine, handle, work),
-    )
-    return Estimate(name, made, machine)
-
-
-def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: PromptWork) -> str:
-    """Return a sentence on what would fit: the weights alone are too large, and no setting makes them smaller."""
-    del components, machine, handle, work
-    return "Choose a smaller model."
