@@ -11,7 +11,7 @@ from ..core.errors import PiyingError
 from ..core.host.current import get_host
 from ..core.prompting.addresses import ALLOWED, API_KEY, read_address
 from ..core.prompting.family import PROMPT
-from ..core.prompting.presets import ORDER, preset_names, preset_text
+from ..core.prompting.presets import BUILT_IN_PRESETS, preset_names, preset_text
 from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest
 from .model_nodes import ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input
@@ -85,7 +85,7 @@ class PiyingExpandPrompt:
                 "preset": (
                     preset_names(get_host()),
                     {
-                        "default": ORDER[0],
+                        "default": BUILT_IN_PRESETS[0],
                         "tooltip": "Purpose of the prompt. The vace presets describe what the finished video shows. "
                         "Your own are text files in models/LLM/prompts.",
                     },
