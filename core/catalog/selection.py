@@ -88,38 +88,28 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     Raises:
         PiyingError: the handle names a model that is not installed.
     """
-    check_model(handle.family, handle.model, host)
+    family = handle.family
+    check_model(family, handle.model, host)
     name = handle.model.replace("\\", "/")
-    installed = installed_models(handle.family, host)
+    installed = installed_models(family, host)
     if name == BUILT_IN:
-        return built_in(handle.family.key)
+        return built_in(family.key)
     if name != AUTO:
-        return _complete(next(found for found in installed if found.name == name), handle.family)
-    whole = [found for found in installed if not found.lacking]
-    return _best(whole, host) if whole else _fall_back(handle.family)
+        found = next(found for found in installed if found.name == name)
+        if found.lacking:
+            missing = ", ".join(family.missing[part] for part in found.lacking)
+            raise PiyingError(
+                f"model {found.name!r} ({found.details}) cannot run alone; not here: {missing}. {family.remedy}, or "
+                "choose another model."
+            )
+        return found
+    complete = [found for found in installed if not found.lacking]
+    if complete:
+        from ..planner.machine import memory_bytes
 
-
-def _complete(found: InstalledModel, family: ModelFamily) -> InstalledModel:
-    """Accept a model all of whose parts are here."""
-    if found.lacking:
-        raise PiyingError(
-            f"model {found.name!r} ({found.details}) cannot run alone; not here: "
-            f"{', '.join(family.missing[part] for part in found.lacking)}. {family.remedy}, or choose another model."
-        )
-    return found
-
-
-def _best(installed: list[InstalledModel], host: Host) -> InstalledModel:
-    from ..planner.machine import memory_bytes
-
-    limit = memory_bytes(host.device())
-    fitting = [found for found in installed if found.size <= limit]
-    if fitting:
-        return max(fitting, key=lambda found: found.size)
-    return min(installed, key=lambda found: found.size)
-
-
-def _fall_back(family: ModelFamily) -> InstalledModel:
+        limit = memory_bytes(host.device())
+        fitting = [found for found in complete if found.size <= limit]
+        return max(fitting, key=_size) if fitting else min(complete, key=_size)
     advised = first_of(family.key)
     log.warning(
         "No %s model is installed: using the built-in toy model. For a real one run "
@@ -129,3 +119,7 @@ def _fall_back(family: ModelFamily) -> InstalledModel:
         advised.files[0].sources["huggingface"].repo,
     )
     return built_in(family.key)
+
+
+def _size(model: InstalledModel) -> int:
+    return model.size
