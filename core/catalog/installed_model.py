@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..files.scan import find_files
+
 BUILT_IN = "built-in"
 AUTO = "auto"
+FOLDER_DEPTH = 4  # of a model: its parts are one level down, two in what Tencent publishes
 BUILT_IN_ROOT = Path(__file__).resolve().parents[2] / "builtin_models"
 
 
@@ -54,4 +57,4 @@ def built_in(family: str) -> InstalledModel:
 
 def weight_bytes(folder: Path) -> int:
     """Return the bytes of all safetensors files under `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    return sum(path.stat().st_size for path in find_files(folder, FOLDER_DEPTH, (".safetensors",)))

@@ -102,7 +102,7 @@ def execute_plan(
             log.info("%s", table(best, machine))
         return best
 
-    failures = FailedPlans(host.cache_folder() / "failed_plans.json", machine, phases)
+    failures = FailedPlans(host.cache_folder() / "failed_plans", machine, phases)
 
     def attempt(overflows: Collection[Overflow]) -> tuple[Result, Plan]:
         return retry_with_next_plan(lambda refused: next_plan(refused, overflows), run.attempt, failures)

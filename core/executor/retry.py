@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import logging
-import os
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from ..disk_cache import DiskCache, entry_name
 from ..errors import PiyingError
 
 if TYPE_CHECKING:
@@ -172,59 +171,44 @@ def retry_after_overflow(attempt: Callable[[Collection[Overflow]], Result]) -> R
         free_memory()  # outside the handler: what the failed attempt held went with its exception
 
 
-MAX_ENTRIES = 200  # in the file; the oldest are dropped
+MAX_ENTRIES = 200  # pairs of a machine and a piece of work
 # A choice that failed is tried again where this much more of the card is free than when it failed.
 RETRY_WITH_ROOM = 1.05
 
 
 @dataclass(frozen=True)
 class FailedPlans:
-    """The phase choices that ran out of memory on one machine in one piece of work, in a file.
+    """The phase choices that ran out of memory on one machine in one piece of work, on disk.
 
     Attributes:
-        path: the file; it may be deleted at any time.
+        folder: of the disk cache; it may be deleted at any time.
         machine: where they failed.
         phases: what they failed in.
     """
 
-    path: Path
+    folder: Path
     machine: Machine
     phases: tuple[Phase, ...]
 
     def load(self) -> frozenset[str]:
         """Return the keys of choices that failed here before with no more of the card free than now."""
-        entries = self._read().get(self._key, {})
         room = self.machine.vram_free
-        return frozenset(
-            key for key, free in entries.items() if isinstance(free, int) and room < free * RETRY_WITH_ROOM
-        )
+        return frozenset(key for key, free in self._read().items() if room < free * RETRY_WITH_ROOM)
 
     def add(self, key: str) -> None:
         """Store a choice that failed."""
-        entries = self._read()
-        mine = entries.pop(self._key, {})
-        entries[self._key] = {**mine, key: self.machine.vram_free}
-        self._write(dict(list(entries.items())[-MAX_ENTRIES:]))
+        failed = {**self._read(), key: self.machine.vram_free}
+        self._cache.put(self._entry, json.dumps(failed).encode())
 
     @property
-    def _key(self) -> str:
-        work = hashlib.sha256(repr(self.phases).encode()).hexdigest()[:16]
-        return f"{self.machine.name} {self.machine.vram_total} {work}"
+    def _cache(self) -> DiskCache:
+        return DiskCache(self.folder, ".json", max_entries=MAX_ENTRIES)
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        try:
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(entries, dict):
-            return {}
-        return {key: value for key, value in entries.items() if isinstance(value, dict)}
+    @property
+    def _entry(self) -> str:
+        machine = [self.machine.name, self.machine.vram_total]
+        return entry_name({"machine": machine, "phases": repr(self.phases)})
 
-    def _write(self, entries: dict[str, dict[str, Any]]) -> None:
-        beside = self.path.with_suffix(f".{os.getpid()}.part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-            beside.replace(self.path)
-        except OSError as error:
-            log.debug("%s cannot be written (%s): the plan may be tried again.", self.path, error)
+    def _read(self) -> dict[str, int]:
+        data = self._cache.get(self._entry)
+        return {} if data is None else json.loads(data)

@@ -12,13 +12,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import nn
 
+from ..atomic_write import atomic_write
 from ..errors import PiyingError
 from ..executor.placement import module_bytes
 from ..files.dtypes import safetensors_names
@@ -30,7 +30,6 @@ from .registry import FORMATS
 log = logging.getLogger("piying")
 
 
-UNFINISHED = ".writing"  # not `.part`, which marks a model that is being fetched
 FORMAT = 1
 SPARE_DISK = 2 << 30  # bytes that stay free
 ALIGNMENT = 8  # of the header of a safetensors file
@@ -100,23 +99,19 @@ class CastFile:
 
     def _write(self, module: nn.Module) -> None:
         """Write the file whole or not at all; what cannot be written costs the next run the time of casting."""
-        beside = self.path.with_suffix(f".{os.getpid()}{UNFINISHED}")
         try:
             if shutil.disk_usage(self._folder).free < module_bytes(module) + SPARE_DISK:
                 part, title = self._part.replace("_", " "), self._format.title
                 log.info("There is no room on the disk to keep %s cast to %s.", part, title)
                 return
-            with beside.open("wb") as file:
-                write_safetensors(file, dict(_file_tensors(module, self._format)))
-            for old in self._folder.glob(f"{self._stem}*{self.path.suffix}"):
-                old.unlink()  # of the original as it was before
-            beside.replace(self.path)
+            with atomic_write(self.path) as unfinished:
+                with unfinished.open("wb") as file:
+                    write_safetensors(file, dict(_file_tensors(module, self._format)))
+                for old in self._folder.glob(f"{self._stem}*{self.path.suffix}"):
+                    old.unlink()  # of the original as it was before
             log.info("Kept cast to %s for the next time: %s", self._format.title, self.path)
         except OSError as error:
             log.info("%s cannot be written (%s): the weights are cast again next time.", self.path, error)
-        finally:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
 
 
 def _file_tensors(module: nn.Module, stored: WeightFormat) -> Iterable[tuple[str, torch.Tensor]]:

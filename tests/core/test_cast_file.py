@@ -7,6 +7,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from piying.core.atomic_write import UNFINISHED
 from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, model_choices
@@ -47,7 +48,7 @@ def cast_files(host):
 
 
 def leftovers(host):
-    return [path for root in host.models for path in root.rglob(f"*{cast_file.UNFINISHED}")]
+    return [path for root in host.models for path in root.rglob(f"*{UNFINISHED}")]
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(host):

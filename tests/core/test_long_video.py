@@ -36,7 +36,6 @@ from piying.core.wan.task.outpaint import Sides, outpaint
 from piying.core.wan.task.reference import reference
 from piying.core.wan.task.repaint import repaint
 from piying.core.wan.task.vace_task import VACETask
-from safetensors.torch import load_file
 
 from .vace_clips import box, clip, moving_box
 
@@ -316,8 +315,9 @@ def blended(tmp_path_factory):
 
 
 def latents_of(host):
-    files = (host.cache_folder() / "long_video").glob("*.safetensors")
-    return [load_file(path)["latents"] for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
+    shelf = Shelf(host.cache_folder() / "long_video")
+    files = sorted(shelf.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    return [shelf.get(path.stem).latents for path in files]
 
 
 def test_blended_windows_turn_from_the_latents_of_the_one_before(blended, film, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from piying.core.catalog.selection import ModelHandle
+from piying.core.disk_cache import DiskCache
 from piying.core.errors import PiyingError
 from piying.core.executor import execute_plan, model_cache
 from piying.core.executor.retry import is_out_of_memory
@@ -102,6 +103,13 @@ def test_every_failure_takes_a_cheaper_plan_until_nothing_is_left(card, tmp_path
     assert "GB" in str(error.value)
 
 
+def failed_plans(folder):
+    """Return the failed choices by the name of their entry."""
+    cache = DiskCache(folder / "cache" / "failed_plans", ".json")
+    names = [path.stem for path in cache.folder.iterdir()]
+    return {name: json.loads(cache.get(name)) for name in names}
+
+
 def test_a_plan_that_failed_is_not_tried_again(card, tmp_path, caplog):
     host = fresh(tmp_path, "cache")
     with OutOfMemoryAt(fails_at=EARLY):
@@ -111,8 +119,8 @@ def test_a_plan_that_failed_is_not_tried_again(card, tmp_path, caplog):
     _, second = film(host)
     assert not [line for line in caplog.messages if "Out of memory" in line]
     assert second["plan"] == first["plan"]
-    remembered = json.loads((tmp_path / "cache" / "failed_plans.json").read_text())
-    assert sum(len(entry) for entry in remembered.values()) == 1
+    (failed,) = failed_plans(tmp_path).values()
+    assert len(failed) == 1
 
 
 def test_more_room_gives_a_failed_plan_another_chance(card, tmp_path):
@@ -120,20 +128,21 @@ def test_more_room_gives_a_failed_plan_another_chance(card, tmp_path):
     _, wanted = film(fresh(tmp_path, "other"))
     with OutOfMemoryAt(fails_at=EARLY):
         film(host)
-    entries = json.loads((tmp_path / "cache" / "failed_plans.json").read_text())
-    halved = {key: {choice: free // 2 for choice, free in entry.items()} for key, entry in entries.items()}
-    (tmp_path / "cache" / "failed_plans.json").write_text(json.dumps(halved))
+    for name, failed in failed_plans(tmp_path).items():
+        halved = {choice: free // 2 for choice, free in failed.items()}
+        DiskCache(tmp_path / "cache" / "failed_plans", ".json").put(name, json.dumps(halved).encode())
     assert film(host)[1]["plan"] == wanted["plan"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": {"b": "c"}}'])
 def test_a_damaged_memory_of_failures_is_forgotten(card, tmp_path, text):
     host = fresh(tmp_path, "cache")
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "failed_plans.json").write_text(text)
     with OutOfMemoryAt(fails_at=EARLY):
         film(host)
-    assert json.loads((tmp_path / "cache" / "failed_plans.json").read_text())
+    (path,) = (tmp_path / "cache" / "failed_plans").iterdir()
+    path.write_text(text)
+    assert film(host)[1]["plan"] == film(fresh(tmp_path, "other"))[1]["plan"]
+    assert not path.exists()
 
 
 def test_other_errors_are_not_taken_for_it(card, tmp_path, monkeypatch):

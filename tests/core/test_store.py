@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from piying.core import disk_cache
 from piying.core.executor import model_cache
 from piying.core.executor.placement import resident
 from piying.core.executor.tensor_cache import TensorCache
@@ -52,15 +54,10 @@ def test_a_folder_that_cannot_be_made_is_gone_without(tmp_path):
 
 
 def test_a_full_disk_costs_nothing_but_time(tmp_path, monkeypatch):
-    """safetensors has an error of its own for it."""
-    import safetensors.torch
-    from safetensors import SafetensorError
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def full(tensors, path):
-        path.write_bytes(b"half")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(disk_cache, "_trailer", full)
     TensorCache(tmp_path, 2).put(KEY, {"states": torch.ones(1)})
     assert list(tmp_path.iterdir()) == []
 

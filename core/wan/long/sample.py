@@ -124,7 +124,7 @@ class _Film:
             canvas = self._canvas(window)
             keys.append(self._key(window, canvas, keys))
             made = None
-            if self.shelf.has(keys[-1], window.count):
+            if self.shelf.has(keys[-1], window.count, self._blended):
                 resumed += 1
             else:
                 self._say(window, resumed)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Collection, Generator, Iterable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...disk_cache import DiskCache, entry_name
 from ...errors import PiyingError
 from ...executor.tensor_cache import digest
 from ...media import disk
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 
 KEPT_BYTES = 8 * 2**30  # of finished windows beside those of the run; minutes of 720p
-SUFFIX, LATENTS = ".mkv", ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +56,31 @@ def rounded(frames: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Shelf:
-    """A folder of windows, named by what made them."""
+    """A folder of windows, named by what made them: the frames as a video, and the latents where they are needed."""
 
     folder: Path
 
-    def has(self, key: str, count: int) -> bool:
-        """Return whether a window is there, whole; its frames then count as used now."""
-        path = self._path(key)
+    @property
+    def _frames(self) -> DiskCache:
+        return DiskCache(self.folder, ".mkv", max_bytes=KEPT_BYTES)
+
+    @property
+    def _latents(self) -> DiskCache:
+        return DiskCache(self.folder, ".safetensors")
+
+    def has(self, key: str, count: int, latents: bool = False) -> bool:
+        """Return whether a window of so many frames is there, whole; its frames then count as used now.
+
+        Args:
+            latents: whether its latents have to be there too.
+        """
+        path = self._frames.find(key)
+        if path is None or (latents and self._latents.find(key) is None):
+            return False
         try:
-            whole = path.is_file() and probe(path).frames == count
-            if whole:
-                os.utime(path)
+            return probe(path).frames == count
         except (OSError, PiyingError):
             return False
-        return whole
 
     def put(self, key: str, window: Finished) -> None:
         """Keep a window. It is there when this returns, and not before.
@@ -80,59 +88,44 @@ class Shelf:
         Raises:
             PiyingError: the disk or ffmpeg fails.
         """
+        from safetensors.torch import save
+
         doing = f"Cannot keep a finished window in {self.folder}"
-        part = self.folder / f".{key}.{os.getpid()}.part"
-        with disk.explained(doing), disk.removed_on_failure(part):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with disk.explained(doing):
             if window.latents is not None:
-                _write_latents(part, window.latents)
-                part.replace(self._path(key, LATENTS))
-            write_lossless(part, iter(window.frames.numpy()), doing)
-            part.replace(self._path(key))  # the last: a window that has its frames has everything
+                with self._latents.writing(key) as path:
+                    path.write_bytes(save({"latents": window.latents.contiguous()}))
+            with self._frames.writing(key) as path:
+                write_lossless(path, iter(window.frames.numpy()), doing)
 
     def get(self, key: str) -> Finished:
         """Return a window that is there. Raises PiyingError when it cannot be read."""
         import torch
+        from safetensors.torch import load
 
         frames = torch.stack([torch.from_numpy(frame) for frame in self.read(key)])
-        return Finished(frames, self._latents(key))
+        latents = self._latents.get(key)
+        return Finished(frames, None if latents is None else load(latents)["latents"])
 
     def read(self, key: str) -> Generator[npt.NDArray[np.uint8], None, None]:
-        """Yield a window's frames, uint8 [h, w, 3], one at a time."""
-        return read_frames(self._path(key))
-
-    def _latents(self, key: str) -> torch.Tensor | None:
-        from safetensors.torch import load_file
-
-        path = self._path(key, LATENTS)
-        return load_file(path)["latents"] if path.is_file() else None
+        """Yield a window's frames, uint8 [h, w, 3], one at a time. Raises PiyingError when they cannot be read."""
+        path = self._frames.find(key)
+        if path is None:
+            raise PiyingError(
+                f"{self._frames.path(key)}: this finished window is damaged, or was deleted during the run. "
+                "Run again: it is made anew."
+            )
+        yield from read_frames(path)
 
     def let_go(self, needed: Collection[str]) -> None:
         """Delete the windows least recently used beyond `KEPT_BYTES`; those of the run stay."""
-        with suppress(OSError):
-            others = [path for path in self.folder.glob(f"*{SUFFIX}") if path.stem not in needed]
-            others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-            size = 0
-            for path in others:
-                size += path.stat().st_size
-                if size > KEPT_BYTES:
-                    path.unlink()
-                    path.with_suffix(LATENTS).unlink(missing_ok=True)
-
-    def _path(self, key: str, suffix: str = SUFFIX) -> Path:
-        return self.folder / f"{key}{suffix}"
-
-
-def _write_latents(path: Path, latents: torch.Tensor) -> None:
-    from safetensors.torch import save
-
-    path.write_bytes(save({"latents": latents.contiguous()}))
+        for key in self._frames.evict(needed):
+            self._latents.delete(key)
 
 
 def key_of(decides: Mapping[str, Any], tensors: Iterable[torch.Tensor]) -> str:
     """Return the name of what is made from values and tensors on the CPU."""
-    text = json.dumps(decides, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(f"{text} {digest(tensors)}".encode()).hexdigest()[:40]
+    return entry_name({**decides, "tensors": digest(tensors)})
 
 
 @dataclass

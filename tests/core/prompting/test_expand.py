@@ -238,13 +238,15 @@ def test_corrupt_entries_are_passed_over(tmp_path):
     answers.put(key, "text")
     assert answers.get(key) == "text"
     (path,) = tmp_path.glob("*.json")
-    good = path.read_text()
-    for bad in ("", "{", "[]", "null", good.replace('"a": 1', '"a": 2'), json.dumps({"key": {"a": 1, "b": [1, 2]}})):
-        path.write_text(bad)
+    good = path.read_bytes()
+    old = json.dumps({"key": {"a": 1, "b": [1, 2]}, "text": "text"}).encode()
+    for bad in (b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 60_000, old, good.replace(b"text", b"test"), good[:-1]):
+        path.write_bytes(bad)
         assert answers.get(key) is None
-    path.write_bytes(b"\xff\xfe")
+    path.write_bytes(good + b" " * 100_000)
     assert answers.get(key) is None
-    path.write_text(good + " " * 100_000)
+    answers.put(key, "text")
+    path.rename(path.with_name("0" * 64 + ".json"))
     assert answers.get(key) is None
 
 
