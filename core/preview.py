@@ -131,7 +131,7 @@ def _normalised(vae: Any, encoded: torch.Tensor, is_video: bool) -> torch.Tensor
     import torch
 
     if not is_video:
-        return encoded[0] * vae.config.scaling_factor
+        return (encoded[0] - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
     mean, std = (
         torch.tensor(values).view(-1, 1, 1, 1).to(encoded)
         for values in (vae.config.latents_mean, vae.config.latents_std)

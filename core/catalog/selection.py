@@ -10,7 +10,7 @@ from ..errors import PiyingError
 from ..families.base import ModelFamily
 from ..host.base import Host
 from .discovery import installed_models, why_not
-from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in
+from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in, has_built_in
 
 log = logging.getLogger("piying")
 
@@ -45,8 +45,9 @@ class ModelHandle:
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:
-    """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in`."""
-    return [AUTO, *(found.name for found in installed_models(family, host)), BUILT_IN]
+    """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in` if there is one."""
+    toy = [BUILT_IN] if has_built_in(family.key) else []
+    return [AUTO, *(found.name for found in installed_models(family, host)), *toy]
 
 
 def model_details(family: ModelFamily, host: Host) -> list[str]:
@@ -86,7 +87,7 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     smallest where none does; without any, the built-in one, and says so.
 
     Raises:
-        PiyingError: the handle names a model that is not installed.
+        PiyingError: the handle names a model that is not installed, or none is and the family has no built-in one.
     """
     family = handle.family
     check_model(family, handle.model, host)
@@ -111,12 +112,15 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
         fitting = [found for found in complete if found.size <= limit]
         return max(fitting, key=_size) if fitting else min(complete, key=_size)
     advised = first_of(family.key)
+    fetching = f"`python install.py --models {advised.id}`; it fetches {advised.files[0].sources['huggingface'].repo}."
+    if not has_built_in(family.key):
+        parts = {part for found in installed for part in found.lacking}
+        lacking = f" What is here cannot run alone; not here: {', '.join(family.missing[p] for p in sorted(parts))}."
+        raise PiyingError(
+            f"model is auto, and no {family.title} model is installed.{lacking if parts else ''} Fetch one with {fetching}"
+        )
     log.warning(
-        "No %s model is installed: using the built-in toy model. For a real one run "
-        "`python install.py --models %s`; it fetches %s.",
-        family.title,
-        advised.id,
-        advised.files[0].sources["huggingface"].repo,
+        "No %s model is installed: using the built-in toy model. For a real one run %s", family.title, fetching
     )
     return built_in(family.key)
 
