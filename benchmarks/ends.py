@@ -74,8 +74,8 @@ def decodes(pack: Callable[[str], Any], device: str) -> Ways:
     decode = pack("core.wan.decode").decode
     return {
         "decode, diffusers": lambda: vae.decode(z).sample,
-        "decode, latent frame by latent frame (ours)": lambda: decode(vae, z, False, lambda done: None),
-        "decode, the same, channels last": lambda: decode(last, z, False, lambda done: None),
+        "decode, latent frame by latent frame (ours)": lambda: decode(vae, z, tiled=False, on_step=lambda done: None),
+        "decode, the same, channels last": lambda: decode(last, z, tiled=False, on_step=lambda done: None),
     }
 
 
@@ -88,7 +88,7 @@ def compiles(pack: Callable[[str], Any], device: str, rounds: int) -> dict[str, 
     z = torch.randn(1, vae.config.z_dim, LATENT_FRAMES, SIDE // 8, SIDE // 8, device=device)
     decode = pack("core.wan.decode").decode
     with torch.no_grad():
-        return compiled(vae, lambda: decode(vae, z, False, lambda done: None), device, rounds)
+        return compiled(vae, lambda: decode(vae, z, tiled=False, on_step=lambda done: None), device, rounds)
 
 
 def files(pack: Callable[[str], Any], folder: Path) -> dict[str, float]:

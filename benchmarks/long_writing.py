@@ -31,12 +31,12 @@ Pack = Callable[[str], Any]
 def in_turn(pack: Pack) -> Iterator[None]:
     """Let nothing be unfinished when the next window begins."""
     reel = pack("core.wan.long.video_writer")
-    aside, most = reel.aside, reel.MOST
-    reel.aside, reel.MOST = (lambda work, check, most=0: aside(work, check, most)), 0
+    aside, most = reel.aside, reel.MAX_PENDING
+    reel.aside, reel.MAX_PENDING = (lambda work, check, most=0: aside(work, check, most)), 0
     try:
         yield
     finally:
-        reel.aside, reel.MOST = aside, most
+        reel.aside, reel.MAX_PENDING = aside, most
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         on_progress=lambda phase, total: timed,
     )
     handle = pack("core.catalog.selection").ModelHandle(
-        pack("core.catalog.selection").PROMPT, options.model, options.precision
+        pack("core.prompting.family").PROMPT, options.model, options.precision
     )
     memory = {"before": resident_bytes()}
     model = pack("core.prompting.local_model").LocalModel(handle, host)

@@ -115,11 +115,11 @@ def vae_ways(vae: Any, size: str, device: str) -> list[tuple[str, bool, Callable
 
     return [
         ("decode: diffusers", False, all_at_once),
-        ("decode: Piying", False, lambda: decode.decode(vae, latents, False, lambda done: None)),
+        ("decode: Piying", False, lambda: decode.decode(vae, latents, tiled=False, on_step=lambda done: None)),
         ("decode: diffusers, tiled", True, all_at_once),
-        ("decode: Piying, tiled", True, lambda: decode.decode(vae, latents, True, lambda done: None)),
-        ("encode", False, lambda: condition.encode_with(vae, video)),
-        ("encode, tiled", True, lambda: condition.encode_with(vae, video)),
+        ("decode: Piying, tiled", True, lambda: decode.decode(vae, latents, tiled=True, on_step=lambda done: None)),
+        ("encode", False, lambda: condition.encode_video(vae, video)),
+        ("encode, tiled", True, lambda: condition.encode_video(vae, video)),
     ]
 
 
@@ -210,7 +210,7 @@ def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: 
     for run, prompt, seed in RUNS:
         wanted = request.VACERequest(prompt, width=width, height=height, num_frames=frames, steps=2, seed=seed)
         begun = clock(device)
-        _, record = core("wan.sample").sample(handle, wanted, program)
+        _, record = core("wan.run").sample(handle, wanted, program)
         found[run] = clock(device) - begun
         found["phases"] = record.get("seconds")
         found["plan"] = record.get("plan")

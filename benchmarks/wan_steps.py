@@ -60,13 +60,13 @@ def ours(
     storage: str,
     placement: str,
     fp8_matmul: bool = False,
-    together: bool = False,
+    batched: bool = False,
     inside: Inside = nullcontext,
 ) -> Any:
     """Return the opener of one of our ways.
 
     Args:
-        together: predict for both prompts in one batch.
+        batched: predict for both prompts in one batch.
         inside: given the model on its device, what its steps run in.
     """
 
@@ -79,7 +79,7 @@ def ours(
             casting.use_native_matmul(model, fp8_matmul)
 
         def step() -> list[torch.Tensor]:
-            return forward.predict(model, **given, together=together)
+            return forward.predict(model, **given, batched=batched)
 
         if placement == "resident":
             model.to(device)
@@ -244,7 +244,7 @@ def phase_of(shape: Shape) -> Any:
     """Return the planner's sampling phase of a shape."""
     memory, sizes = core("wan.phases"), core("catalog.component_sizes")
     tensors = {
-        name: sizes.Stored(tuple(tensor.shape), "BF16") for name, tensor in empty(shape.model).named_parameters()
+        name: sizes.TensorInfo(tuple(tensor.shape), "BF16") for name, tensor in empty(shape.model).named_parameters()
     }
     transformer = sizes.component("transformer", tensors, core("wan.family").WAN_VACE.rules["transformer"])
     width, height, frames = SIZES[shape.size]

@@ -127,7 +127,7 @@ class PiyingHunyuanDiT(PlannedNode):
         self, model: ModelHandle, extra_pnginfo: Any = None, unique_id: str | None = None, **widgets: Any
     ) -> dict[str, Any]:
         """Return the image [1, H, W, 3], and show on the node how it was made."""
-        from ..core.hunyuan_dit.sample import sample
+        from ..core.hunyuan_dit.run import sample
 
         image, record = sample(model, dit.ImageRequest(**widgets), get_host())
         record_run(extra_pnginfo, unique_id, record)

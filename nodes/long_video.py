@@ -115,7 +115,7 @@ class PiyingVACELongVideo(PlannedNode):
         joining = {name: widgets.pop(name) for name in JOINING}
         request = long.LongRequest(vace.VACERequest(**widgets), **joining)
         host = get_host()
-        path, record = make_long_video(model, request, host, task, audio)
+        path, record = make_long_video(model, request, host, task, audio=audio)
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, host.video_file(path))
 

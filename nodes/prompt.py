@@ -9,7 +9,7 @@ from typing import Any
 from ..core.catalog.selection import ModelHandle
 from ..core.errors import PiyingError
 from ..core.host.current import get_host
-from ..core.prompting.addresses import ALLOWED, API_KEY, check_address
+from ..core.prompting.addresses import ALLOWED, API_KEY, read_address
 from ..core.prompting.family import PROMPT
 from ..core.prompting.presets import ORDER, preset_names, preset_text
 from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest
@@ -177,7 +177,7 @@ class PiyingPromptServer:
     @classmethod
     def VALIDATE_INPUTS(cls, url: str | None) -> bool | str:
         """Say what is wrong with an address before anything runs."""
-        return url is None or checked(check_address, url)
+        return url is None or checked(read_address, url)
 
     def choose(self, url: str, model: str, timeout: int, fallback: Any = None) -> tuple[Any]:
         """Return a handle; the server is asked when a prompt is expanded."""

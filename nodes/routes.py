@@ -17,7 +17,7 @@ from .model_nodes import PlannedNode
 from .widget_query import WidgetQuery, class_of, read
 
 if TYPE_CHECKING:
-    from ..core.download.jobs import Fetcher
+    from ..core.download.jobs import Downloader
 
 FITS, STREAMS, TOO_BIG, ON_CPU, MISSING, WRONG = "fits", "streams", "too big", "cpu", "missing", "wrong"
 MAX_CLIENT = 100  # characters of a tab's name
@@ -27,17 +27,17 @@ def offer_routes() -> None:
     """Answer the extension's questions, where ComfyUI's server runs."""
 
     @cache
-    def fetcher() -> Fetcher:
-        from ..core.download.jobs import Fetcher
+    def downloader() -> Downloader:
+        from ..core.download.jobs import Downloader
 
-        return Fetcher()
+        return Downloader()
 
     comfy_server.add_routes(
         {
             "plan": plan,
-            "models": lambda question: models(question, fetcher()),
-            "fetch": lambda question: fetch(question, fetcher()),
-            "cancel": lambda question: cancel(question, fetcher()),
+            "models": lambda question: models(question, downloader()),
+            "fetch": lambda question: fetch(question, downloader()),
+            "cancel": lambda question: cancel(question, downloader()),
             "watch": watch,
         }
     )
@@ -104,7 +104,7 @@ def verdict(found: dict[str, Any], on_cpu: bool) -> str:
     return STREAMS if any(part["placement"] == "streamed" for part in found["components"]) else FITS
 
 
-def models(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
+def models(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     """Return what is installed and what can be fetched for a loader, and what is on its way; no hub is asked.
 
     Args:
@@ -121,11 +121,11 @@ def models(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
         "installed": installed,
         "offers": [offer.to_json() for offer in downloadable_models(family.key, root)],
         "folder": str(root),
-        **_job(fetcher),
+        **_job(downloader),
     }
 
 
-def fetch(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
+def fetch(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     """Begin to fetch a model of the manifest into ComfyUI's models folder.
 
     Args:
@@ -134,19 +134,19 @@ def fetch(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
     model = question.get("model")
     if not isinstance(model, str):
         raise PiyingError("model is no id of a model.")
-    fetcher.start(model, comfy_server.models_root())
-    return _job(fetcher)
+    downloader.start(model, comfy_server.models_root())
+    return _job(downloader)
 
 
-def cancel(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
+def cancel(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     """Stop fetching."""
     del question
-    fetcher.cancel()
-    return _job(fetcher)
+    downloader.cancel()
+    return _job(downloader)
 
 
-def _job(fetcher: Fetcher) -> dict[str, Any]:
-    return {"job": fetcher.job.to_json() if fetcher.job is not None else None}
+def _job(downloader: Downloader) -> dict[str, Any]:
+    return {"job": downloader.job.to_json() if downloader.job is not None else None}
 
 
 def watch(question: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.wan.request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_SIDE
-from ..core.wan.task.choices import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS
+from ..core.wan.task.vace_task import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS
 from .shared import checked
 from .wan_vace import VACE, WAN
 from .widgets import Declared, choice, line, number, socket, toggle, whole
@@ -143,7 +143,7 @@ class PiyingVACERepaint(_SizedTask):
         from ..core.wan.task.vace_task import Strength
 
         chosen = Strength(strength, start_percent, end_percent)
-        return _sized(repaint(control, mask, chosen, **fitting, task=task))
+        return _sized(repaint(control, mask, strength=chosen, **fitting, task=task))
 
 
 class PiyingVACEInpaint(_SizedTask):
@@ -314,7 +314,7 @@ class PiyingVACEExtend(_SizedTask):
         from ..core.wan.task.extend import GivenFrames, extend
 
         given = GivenFrames(first, last, between, times, clip_frames, fps)
-        return _sized(extend(given, num_frames, count, keep, fit, task))
+        return _sized(extend(given, num_frames, count, keep=keep, fit=fit, task=task))
 
 
 def _sized(task: Any) -> tuple[Any, int, int, int]:

@@ -31,7 +31,8 @@ class PiyingLoadWanVACE(ModelLoader):
     OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
     PRECISION_TOOLTIP = (
         "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. "
-        "The VAE always runs in fp32."
+        "What the VAE computes in is set by vae_precision of the sampler: fp32 where speed is reference, else fp16 "
+        "on a card."
     )
 
 
@@ -177,7 +178,7 @@ class PiyingVACESample(PlannedNode):
         **widgets: Any,
     ) -> dict[str, Any]:
         """Return the frames [N, H, W, 3], and show on the node how they were made."""
-        from ..core.wan.sample import sample
+        from ..core.wan.run import sample
 
         frames, record = sample(model, vace.VACERequest(**widgets), get_host(), task)
         record_run(extra_pnginfo, unique_id, record)

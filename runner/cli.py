@@ -91,6 +91,11 @@ def parser() -> argparse.ArgumentParser:
         help="show what it would need and stop; models of the manifest need not be installed",
     )
     modes.add_argument("--inspect", help="say what a file of weights is and stop", **file)
+    modes.add_argument(
+        "--layers",
+        action="store_true",
+        help="with --inspect: say which layer is held in which type where weights are cast, and why",
+    )
     modes.add_argument("--export-api", help="write the API form and stop", **file)
     modes.add_argument(
         "--object-info",
@@ -123,6 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse.parse_args(arguments)
     if options.workflow is None and options.inspect is None:
         parse.error("the following arguments are required: workflow")
+    if options.layers and options.inspect is None:
+        parse.error("--layers goes with --inspect FILE")
     # A plan is one object on stdout, so its events are errors alone.
     as_plan = options.plan and options.json
     display = PlanDisplay(print_event) if as_plan else choose_display(options.json, options.quiet)
@@ -169,9 +176,20 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from .inspecting import inspected
+    """Print what a file of weights is and, with --layers, which type each of its layers is held in, and why."""
+    # Not at the top: a run reaches models through their nodes alone.
+    from ..core.checkpoints import inspect, layers
 
-    print(inspected(options.inspect, options.json))
+    path: Path = options.inspect
+    if not path.is_file():
+        raise PiyingError(f"{path}: there is no such file. Name one file of weights.")
+    found = inspect.inspect(path)
+    held = layers.layers(path) if options.layers else None
+    if options.json:
+        table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
+        print(json.dumps(table, ensure_ascii=False))
+    else:
+        print(inspect.as_text(found) + ("" if held is None else f"\n{layers.as_text(held)}"))
     return DONE
 
 

@@ -115,9 +115,10 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     fetching = f"`python install.py --models {advised.id}`; it fetches {advised.files[0].sources['huggingface'].repo}."
     if not has_built_in(family.key):
         parts = {part for found in installed for part in found.lacking}
-        lacking = f" What is here cannot run alone; not here: {', '.join(family.missing[p] for p in sorted(parts))}."
+        missing = ", ".join(family.missing[part] for part in sorted(parts))
+        lacking = f" What is here cannot run alone; not here: {missing}." if missing else ""
         raise PiyingError(
-            f"model is auto, and no {family.title} model is installed.{lacking if parts else ''} Fetch one with {fetching}"
+            f"model is auto, and no {family.title} model is installed.{lacking} Fetch one with {fetching}"
         )
     log.warning(
         "No %s model is installed: using the built-in toy model. For a real one run %s", family.title, fetching

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def assemble(
         source: where they are from, for messages.
         dtype: of all floating tensors but weights stored in a format and those that the module's class
             keeps in fp32; None leaves every tensor as it is in the file.
-        storage: the name of a format to cast layers to; see `core.quantization.policy.held_types`.
+        storage: the name of a format to cast layers to; see `quantization.policy.held_types`.
         rules: which layers; None for all Linear layers inside lists of modules.
         check: called between tensors, to stop where the user has cancelled.
 
@@ -58,14 +59,19 @@ def assemble(
     )
     for name, stored in tensors.items():
         check()
-        owner, _, own = name.rpartition(".")
         island, packed_as = _island(module, name, dtype), weight_format(held[name].type)
         if packed_as is None:
-            _put(module.get_submodule(owner), own, stored, island or dtype, source, name)
+            _put(module, name, stored, dtype=island or dtype, source=source)
         else:
-            _put_packed(module, owner, packed_as, stored, island, source=source)
-    _tie(module, set(tensors))
-    _check_filled(module, source)
+            _put_packed(module, name, stored, packed_as=packed_as, compute=island, source=source)
+    if hasattr(module, "tie_weights"):
+        # A file holds embeddings once that a model uses twice; transformers ties them.
+        absent = {name for name in _places(module) if name not in tensors}
+        pretrained: Any = module
+        pretrained.tie_weights(missing_keys=absent, recompute_mapping=False)
+    missing = [name for name, tensor in _places(module).items() if tensor.is_meta]
+    if missing:
+        raise _misfit(module, source, f"{len(missing)} tensors are not in it, {missing[0]} first")
 
 
 class _Described(NamedTuple):
@@ -100,8 +106,6 @@ def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str
 
     Larger models add their name for this part to all its tensors ("bert.", "model."), and have a head beside it.
     """
-    import re
-
     wanted = set(_places(module))
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
@@ -119,7 +123,7 @@ def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str
 
 def _places(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and saved buffers by name, tied ones under each of their names."""
-    found = dict(module.named_parameters(remove_duplicate=False))
+    found: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     for owner, part in module.named_modules():
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
@@ -162,33 +166,37 @@ def _island(module: nn.Module, name: str, dtype: torch.dtype | None) -> torch.dt
 
 def _put_packed(
     module: nn.Module,
-    owner: str,
-    chosen: WeightFormat,
+    name: str,
     stored: StoredTensor,
-    island: torch.dtype | None,
     *,
+    packed_as: WeightFormat,
+    compute: torch.dtype | None,
     source: str,
 ) -> None:
-    """Put a layer of a format in the place of a Linear layer."""
-    if chosen.holds(stored):
-        packed = chosen.from_stored(stored)
+    """Put a layer of a format in the place of the Linear layer whose weight has that name."""
+    if packed_as.holds(stored):
+        packed = packed_as.from_stored(stored)
     else:
-        packed = chosen.to_stored(stored.read())
+        packed = packed_as.to_stored(stored.read())
         stored.release()
     for tensor in packed.values():
-        _check_finite(tensor, source, f"{owner}.weight")
-    replace_layer(module, owner, chosen.layer(packed, module.get_submodule(owner).bias, island))
+        _check_finite(tensor, source, name)
+    owner = name.rpartition(".")[0]
+    linear: Any = module.get_submodule(owner)
+    replace_layer(module, owner, packed_as.layer(packed, linear.bias, compute))
 
 
-def _put(layer: nn.Module, own: str, stored: StoredTensor, dtype: torch.dtype | None, source: str, name: str) -> None:
+def _put(module: nn.Module, name: str, stored: StoredTensor, *, dtype: torch.dtype | None, source: str) -> None:
     tensor = stored.read()
     wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     if wanted in FLOAT8:
-        wanted = torch.float32
+        wanted = torch.float32  # torch computes nothing in float8
     if wanted != tensor.dtype:
         tensor = tensor.to(wanted)
         stored.release()
     _check_finite(tensor, source, name)
+    owner, _, own = name.rpartition(".")
+    layer = module.get_submodule(owner)
     if own in layer._buffers:
         layer._buffers[own] = tensor
     else:
@@ -196,29 +204,14 @@ def _put(layer: nn.Module, own: str, stored: StoredTensor, dtype: torch.dtype | 
 
 
 def _check_finite(tensor: torch.Tensor, source: str, name: str) -> None:
-    if not tensor.numel() or not tensor.is_floating_point() or _is_finite(tensor):
+    """Accept a tensor without infinities and NaN; no copy of it is made."""
+    if not tensor.numel() or not tensor.is_floating_point():
         return
-    raise PiyingError(f"{source}: {name} holds values that are no numbers. The file is damaged; fetch it again.")
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no element is infinite or NaN, without a copy of the tensor."""
     if tensor.dtype == torch.float8_e4m3fn:  # its two NaNs are the bytes 0x7f and 0xff
-        return bool(tensor.view(torch.int8).amax() < 0x7F and tensor.view(torch.uint8).amax() < 0xFF)
-    if tensor.dtype == torch.float8_e5m2:
-        tensor = tensor.to(torch.float16)
-    least, most = torch.aminmax(tensor)
-    return bool(torch.isfinite(least) and torch.isfinite(most))
-
-
-def _tie(module: nn.Module, read: set[str]) -> None:
-    """Let transformers tie embeddings that a file holds once and a model uses twice."""
-    if hasattr(module, "tie_weights"):
-        missing = {name for name in _places(module) if name not in read}
-        module.tie_weights(missing_keys=missing, recompute_mapping=False)
-
-
-def _check_filled(module: nn.Module, source: str) -> None:
-    missing = [name for name, tensor in _places(module).items() if tensor.is_meta]
-    if missing:
-        raise _misfit(module, source, f"{len(missing)} tensors are not in it, {missing[0]} first")
+        finite = bool(tensor.view(torch.int8).amax() < 0x7F and tensor.view(torch.uint8).amax() < 0xFF)
+    else:
+        # torch finds no extremes of float8; e5m2 is fp16 with fewer bits.
+        least, most = torch.aminmax(tensor.to(torch.float16) if tensor.dtype == torch.float8_e5m2 else tensor)
+        finite = bool(torch.isfinite(least) and torch.isfinite(most))
+    if not finite:
+        raise PiyingError(f"{source}: {name} holds values that are no numbers. The file is damaged; fetch it again.")

@@ -61,10 +61,12 @@ def load_component(
     sources = [_read(place, kind) for place in places]
     source = ", ".join(str(place) for place in places)
     tensors = _together(sources, source)
-    given = _config(config)
-    chosen = _found_config(sources, tensors, source) if given is None else given
+    if isinstance(config, (str, Path)):
+        config = Path(config)
+        config = read_json(config / CONFIG if config.is_dir() else config)
+    chosen = _found_config(sources, tensors, source) if config is None else config
     layout = sources[0].part.layout
-    module = empty_module(kind.removesuffix("_2"), chosen, source, layout.class_name if given and layout else "")
+    module = empty_module(kind.removesuffix("_2"), chosen, source, layout.class_name if config and layout else "")
     assemble(
         module,
         tensors,
@@ -106,14 +108,10 @@ def _read(place: Path, kind: str) -> _Source:
         tensors |= open_tensors(file)
     config = read_json(folder / CONFIG) if folder and (folder / CONFIG).is_file() else None
     part = _part(tensors, kind, config, place)
-    if config is not None and _original(part) and class_name(config) not in known(kind.removesuffix("_2")):
-        config = None
+    original = part.layout is not None and part.layout.style == "original"
+    if config is not None and original and class_name(config) not in known(kind.removesuffix("_2")):
+        config = None  # what its authors put beside it is none of diffusers
     return _Source(part, translated(part, tensors, str(place)), config)
-
-
-def _original(part: FileComponent) -> bool:
-    """Whether a part is laid out as its authors published it; their config.json is none of diffusers."""
-    return part.layout is not None and part.layout.style == "original"
 
 
 def _part(tensors: dict[str, StoredTensor], kind: str, config: dict[str, Any] | None, place: Path) -> FileComponent:
@@ -136,13 +134,6 @@ def _together(sources: list[_Source], source: str) -> dict[str, StoredTensor]:
             raise PiyingError(f"{source}: {min(twice)} is in more than one of them. Choose one file for each part.")
         tensors |= one.tensors
     return tensors
-
-
-def _config(config: dict[str, Any] | str | Path | None) -> dict[str, Any] | None:
-    if config is None or isinstance(config, dict):
-        return config
-    path = Path(config)
-    return read_json(path / CONFIG if path.is_dir() else path)
 
 
 def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], source: str) -> dict[str, Any]:

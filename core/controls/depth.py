@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from transformers import PreTrainedModel
 
     from .frames import Pixels
 
@@ -48,7 +49,7 @@ def depth(images: Any, model: str, range_of: str, host: Host) -> tuple[torch.Ten
     return collected(painted, len(frames), "Painting depth", host), record
 
 
-def _nearness(network: torch.nn.Module, processor: Any, frames: torch.Tensor, host: Host) -> Iterator[Numbers]:
+def _nearness(network: PreTrainedModel, processor: Any, frames: torch.Tensor, host: Host) -> Iterator[Numbers]:
     """Yield the nearness [H, W] of every frame, in the model's own unit."""
     from ..media.images import to_uint8
 

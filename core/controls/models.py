@@ -15,7 +15,7 @@ from .choices import WHOLE_FRAME
 from .family import DETECTOR, FOLDER, AnnotatorFamily
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("piying")
 
@@ -84,7 +84,7 @@ def choose(family: AnnotatorFamily, model: str, host: Host) -> InstalledModel:
     return built_in(family.key)
 
 
-def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> torch.nn.Module:
+def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrainedModel:
     """Return a model in fp32, in host memory.
 
     They are small: 16-bit types would save little, and change what they see.
@@ -96,7 +96,7 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> torch.nn
     return cached_model(f"controls/{family.key}", found.path, lambda: _read(family, found), host, size=found.size)
 
 
-def _read(family: AnnotatorFamily, found: InstalledModel) -> torch.nn.Module:
+def _read(family: AnnotatorFamily, found: InstalledModel) -> PreTrainedModel:
     import torch
     import transformers
 
@@ -108,7 +108,7 @@ def _read(family: AnnotatorFamily, found: InstalledModel) -> torch.nn.Module:
             found.path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     _check_complete(info["missing_keys"], found, family)
-    whole: torch.nn.Module = model.eval()
+    whole: PreTrainedModel = model.eval()
     return whole
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from transformers import PreTrainedModel
 
     from .frames import Pixels
 
@@ -71,13 +72,14 @@ def find_people(frames: torch.Tensor, detector: str, min_score: float, host: Hos
 
 
 def _detected(
-    frames: torch.Tensor, network: torch.nn.Module, processor: Any, min_score: float, host: Host
+    frames: torch.Tensor, network: PreTrainedModel, processor: Any, min_score: float, host: Host
 ) -> list[list[Box]]:
     import torch
 
     from ..media.images import to_uint8
 
-    people = [int(number) for number, name in network.config.id2label.items() if name.lower() == "person"]
+    labels: Any = network.config.id2label
+    people = [int(number) for number, name in labels.items() if name.lower() == "person"]
     if not people:
         raise PiyingError("The chosen detector has no class named person. Choose one trained on COCO or Objects365.")
     progress = host.progress("Finding people", len(frames))
@@ -94,7 +96,7 @@ def _detected(
     return result
 
 
-def _people(frames: torch.Tensor, boxes: list[list[Box]], network: torch.nn.Module, host: Host) -> list[Numbers]:
+def _people(frames: torch.Tensor, boxes: list[list[Box]], network: PreTrainedModel, host: Host) -> list[Numbers]:
     """Return each frame's people as COCO's points [P, 17, 3]."""
     import torch
 
@@ -109,7 +111,7 @@ def _people(frames: torch.Tensor, boxes: list[list[Box]], network: torch.nn.Modu
     return result
 
 
-def _points(frame: Pixels, boxes: list[Box], network: torch.nn.Module) -> Numbers:
+def _points(frame: Pixels, boxes: list[Box], network: PreTrainedModel) -> Numbers:
     import numpy as np
     import torch
 

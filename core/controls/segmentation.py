@@ -36,7 +36,8 @@ def segment(images: Any, model: str, names: str, host: Host) -> tuple[torch.Tens
     found = choose(SEGMENTATION, model, host)
     network, processor = load(SEGMENTATION, found, host), image_processor(SEGMENTATION, found)
     device = host.device()
-    wanted = torch.tensor(class_numbers(names, network.config.id2label), device=device)
+    labels: Any = network.config.id2label
+    wanted = torch.tensor(class_numbers(names, labels), device=device)
     masks = torch.empty(frames.shape[:3])
     progress = host.progress("Segmentation", len(frames))
     with torch.no_grad(), resident([network], device, host):

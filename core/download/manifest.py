@@ -1,6 +1,7 @@
 """`models_manifest.json`: the models that can be fetched, and from where.
 
-Needs the standard library alone, as all of `fetch*` does: `install.py` reads it before anything is installed.
+Needs the standard library alone, as all of `download/` does but `huggingface_library`: `install.py` reads it before
+anything is installed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class ListedFile:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedModel:
     """One model of the manifest.
 
     Attributes:
@@ -82,7 +83,7 @@ class Listed:
         return path.rstrip("/") if path.endswith("/") else path.rpartition("/")[0]
 
 
-def read_manifest(path: Path) -> tuple[Listed, ...]:
+def read_manifest(path: Path) -> tuple[ListedModel, ...]:
     """Return the models of a manifest file.
 
     Raises:
@@ -99,9 +100,9 @@ def read_manifest(path: Path) -> tuple[Listed, ...]:
         ) from error
 
 
-def _model(entry: dict[str, Any]) -> Listed:
+def _model(entry: dict[str, Any]) -> ListedModel:
     names = ("id", "family", "kind", "title", "licence", "min_vram_gb")
-    return Listed(
+    return ListedModel(
         **{name: entry[name] for name in names},
         files=tuple(_file(file) for file in entry["files"]),
         needs=tuple(entry.get("needs", ())),
@@ -115,17 +116,17 @@ def _file(entry: dict[str, Any]) -> ListedFile:
 
 
 @cache
-def listed_models() -> tuple[Listed, ...]:
+def listed_models() -> tuple[ListedModel, ...]:
     """Return the models of the manifest, the one to begin with first in each family."""
     return read_manifest(MANIFEST)
 
 
-def first_of(family: str) -> Listed:
+def first_of(family: str) -> ListedModel:
     """Return the model a newcomer to a family should fetch."""
     return next(model for model in listed_models() if model.family == family)
 
 
-def find_listed(ids: Iterable[str]) -> list[Listed]:
+def find_listed(ids: Iterable[str]) -> list[ListedModel]:
     """Return the models of these ids.
 
     Raises:
@@ -139,7 +140,7 @@ def find_listed(ids: Iterable[str]) -> list[Listed]:
     return [known[name] for name in wanted]
 
 
-def files_of(models: Iterable[Listed]) -> list[ListedFile]:
+def files_of(models: Iterable[ListedModel]) -> list[ListedFile]:
     """Return the files of models and of the parts they need, each once, in order."""
     found: dict[str, ListedFile] = {}
     for model in models:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..host.base import Host
     from ..planner.machine import Machine
     from ..planner.phases import Phase
-    from ..planner.plan_types import PhasePlan, Plan
+    from ..planner.plan_types import Compute, PhaseName, PhasePlan, Plan, Storage
 
 log = logging.getLogger("piying")
 
@@ -35,7 +35,13 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Run(Protocol[Result]):
-    """Work that a plan says how to do."""
+    """Work that a plan says how to do.
+
+    Attributes:
+        meter: measures its phases.
+    """
+
+    meter: Meter
 
     def attempt(self, plan: Plan) -> Result:
         """Do it; raises `PhaseOutOfMemoryError` where a phase does not fit."""
@@ -49,9 +55,9 @@ class RunRecord(TypedDict):
     """
 
     device: str
-    dtype: str
-    storage: str
-    computes: dict[str, str]
+    dtype: Compute
+    storage: Storage
+    computes: dict[PhaseName, Compute]
     plan: str
     predicted_seconds: float
     predicted_vram_gb: float
@@ -63,16 +69,16 @@ def execute_plan(
     phases: tuple[Phase, ...],
     handle: ModelHandle,
     host: Host,
-    create_run: Callable[[str, Meter], Run[Result]],
+    run: Run[Result],
     *,
     what_fits: Callable[[Machine], str] | None = None,
     logged_plans: set[str] | None = None,
 ) -> tuple[Result, RunRecord]:
-    """Run `phases` by the best plan that holds on this machine.
+    """Do a run by the best plan that holds on this machine.
 
     Args:
+        phases: what the run consists of, for the planner.
         handle: the user's wishes for number types and placement.
-        create_run: called once, with the device and the meter the run reports to.
         what_fits: returns a sentence on what would fit, where nothing does.
         logged_plans: keys of plans that were logged for runs much like this one; they are not logged again, and this
             run's is added.
@@ -85,9 +91,7 @@ def execute_plan(
     """
     machine = read_machine(host)
     logged = set() if logged_plans is None else logged_plans
-    device = host.device()
-    meter = Meter(device)
-    run = create_run(device, meter)
+    device = run.meter.device
 
     def next_plan(refused: frozenset[str], overflows: Collection[Overflow]) -> Plan:
         best = plan(
@@ -110,9 +114,9 @@ def execute_plan(
     with memory_limit(device, host.memory_rules().vram):
         result, done = retry_after_overflow(attempt)
     if done.key not in logged:
-        log.info("%s", after(done, meter.phases, machine))
+        log.info("%s", after(done, run.meter.phases, machine))
     logged.add(done.key)
-    return result, _record(device, done, meter.phases)
+    return result, _record(device, done, run.meter.phases)
 
 
 def _record(device: str, plan: Plan, measured: list[PhaseMeasurement]) -> RunRecord:
@@ -157,11 +161,12 @@ class Meter:
     """Measures the phases of one run.
 
     Attributes:
+        device: the torch device the run computes on.
         phases: measurements, in the order in which the phases ended.
     """
 
     def __init__(self, device: str) -> None:
-        self._device = device
+        self.device = device
         self.phases: list[PhaseMeasurement] = []
 
     @contextmanager
@@ -174,13 +179,13 @@ class Meter:
         import psutil
         import torch
 
-        on_card = self._device.startswith("cuda")
+        on_card = self.device.startswith("cuda")
         start = time.perf_counter()
         if on_card:
-            torch.cuda.reset_peak_memory_stats(self._device)
+            torch.cuda.reset_peak_memory_stats(self.device)
         with catch_out_of_memory(choice.key):
             yield
         seconds = time.perf_counter() - start
-        peak = torch.cuda.max_memory_allocated(self._device) if on_card else 0
+        peak = torch.cuda.max_memory_allocated(self.device) if on_card else 0
         ram = int(psutil.Process().memory_info().rss)
         self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram))

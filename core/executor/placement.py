@@ -1,4 +1,4 @@
-"""A phase's model where the plan wants it, for just as long as the phase lasts."""
+"""Placement: a phase's model where the plan wants it, for just as long as the phase lasts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def placed(
-    module: torch.nn.Module, blocks: Sequence[torch.nn.Module], choice: PhasePlan, device: str, policy: DevicePolicy
+    module: torch.nn.Module,
+    choice: PhasePlan,
+    device: str,
+    policy: DevicePolicy,
+    *,
+    blocks: Sequence[torch.nn.Module] = (),
 ) -> Iterator[None]:
     """Hold `module` as `choice` says: whole on the device, its blocks streamed through it, or where it is.
 

@@ -97,4 +97,5 @@ def _once(tensor: torch.Tensor) -> torch.Tensor:
 
 def _digest_of_one(piece: torch.Tensor) -> bytes:
     # numpy knows no bf16.
-    return hashlib.sha256((piece.float() if piece.is_floating_point() else piece).contiguous().numpy()).digest()
+    plain = piece.float() if piece.is_floating_point() else piece
+    return hashlib.sha256(plain.contiguous().numpy().data).digest()

@@ -81,9 +81,9 @@ def decode_image(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     """
     from diffusers.image_processor import VaeImageProcessor
 
-    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-    if getattr(vae.config, "shift_factor", None):
-        scaled = scaled + vae.config.shift_factor
+    scaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
+    if vae.config.get("shift_factor"):
+        scaled = scaled + vae.config["shift_factor"]
     decoded = vae.decode(scaled, return_dict=False)[0]
     image: torch.Tensor = VaeImageProcessor().postprocess(decoded, output_type="pt", do_denormalize=[True])
     return image.permute(0, 2, 3, 1).float().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""A Hunyuan-DiT model on disk, and its parts as the phases need them."""
+"""Hunyuan-DiT model: where it is on disk, and its parts as the phases need them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class HunyuanDiTModel:
         """Return the folder's own: v1.1 and the distilled models differ."""
         import diffusers
 
-        index = diffusers.HunyuanDiTPipeline.load_config(self.found.path, local_files_only=True)
+        index: Any = diffusers.HunyuanDiTPipeline.load_config(self.found.path, local_files_only=True)
         kind = getattr(diffusers, index["scheduler"][1])
         return kind.from_pretrained(self.found.path / "scheduler", local_files_only=True)
 
@@ -71,8 +71,8 @@ def scheduler_of(transformer: HunyuanDiT2DModel) -> DDPMScheduler:
     """
     from diffusers import DDPMScheduler
 
-    old = transformer.config.use_style_cond_and_image_meta_size
-    return DDPMScheduler(
+    old = transformer.config["use_style_cond_and_image_meta_size"]
+    scheduler: DDPMScheduler = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.03 if old else 0.018,
         beta_schedule="scaled_linear",
@@ -80,6 +80,7 @@ def scheduler_of(transformer: HunyuanDiT2DModel) -> DDPMScheduler:
         clip_sample=False,
         steps_offset=1,
     )
+    return scheduler
 
 
 def pipeline_of(**parts: Any) -> HunyuanDiTPipeline:
@@ -87,7 +88,9 @@ def pipeline_of(**parts: Any) -> HunyuanDiTPipeline:
     from diffusers import HunyuanDiTPipeline
 
     names = ("vae", "text_encoder", "tokenizer", "transformer", "scheduler", "text_encoder_2", "tokenizer_2")
-    absent = {name: None for name in (*names, "safety_checker", "feature_extractor") if name not in parts}
+    absent: dict[str, Any] = {
+        name: None for name in (*names, "safety_checker", "feature_extractor") if name not in parts
+    }
     pipeline = HunyuanDiTPipeline(**parts, **absent, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,8 +33,8 @@ class AppliedLora:
 
     def addition(self, down: torch.Tensor, up: torch.Tensor | None = None) -> Addition:
         """Return factors as they go beside a layer's weights."""
-        parts = [None if part is None else part.to(self.dtype or part.dtype) for part in (down, up)]
-        return Addition(parts[0], parts[1], self.scale)
+        up = None if up is None else up.to(self.dtype or up.dtype)
+        return Addition(down.to(self.dtype or down.dtype), up, self.scale)
 
     def undo_with(self, step: Callable[[], None]) -> None:
         """Remember one more step of `remove`."""
@@ -113,7 +114,7 @@ def _shape(model: nn.Module, layer: str) -> torch.Size:
 
 
 def _beside(model: nn.Module, name: str, addition: Addition, applied: AppliedLora) -> None:
-    layer = model.get_submodule(name)
+    layer: Any = model.get_submodule(name)  # a Linear layer, or that of a weight format
     out, into = layer.out_features, layer.in_features
     shape = tuple(addition.down.shape) if addition.up is None else (addition.up.shape[0], addition.down.shape[1])
     if shape != (out, into):

@@ -50,7 +50,7 @@ def write_webm(
     doing = f"Cannot save the video in {path.parent}"
     remaining = iter(frames)
     first = list(islice(remaining, 1))
-    encoder = _encoder(codec, first[0].shape[:2] if first else (64, 64))
+    encoder = _encoder(codec, (first[0].shape[0], first[0].shape[1]) if first else (64, 64))
     video = [*bt709(_PIXELS[codec]), "-c:v", encoder, "-crf", f"{crf:g}", *_OPTIONS[encoder], *_WEBM]
     with scratch_folder(path.parent, doing) as scratch, disk.removed_on_failure(path):
         texts = texts_input(scratch, metadata or {}, doing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
@@ -207,7 +207,11 @@ def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
     # What this process holds without using it is free for a plan too.
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     capability = (card.major, card.minor)
-    flops = peak_operations(capability, card.multi_processor_count, _clock(card), card.name) * REACHED
+    # Older versions of torch do not tell clocks (in kHz) and the width of the memory (in bits).
+    clock = float(getattr(card, "clock_rate", 0) or TYPICAL_CLOCK / 1000) * 1000
+    memory_clock, width = getattr(card, "memory_clock_rate", 0), getattr(card, "memory_bus_width", 0)
+    bandwidth = float(2 * memory_clock * 1000 * width / 8) or TYPICAL_BANDWIDTH  # two transfers a clock
+    flops = peak_operations(capability, card.multi_processor_count, clock, card.name) * REACHED
     return Machine(
         device=device,
         name=card.name,
@@ -219,20 +223,9 @@ def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
         disk=DISK,
         bf16_flops=flops,
         native_flops=_native_flops(flops, capability),
-        bandwidth=_bandwidth(card) * MEMORY_REACHED,
+        bandwidth=bandwidth * MEMORY_REACHED,
         capability=capability,
     )
-
-
-def _clock(card: Any) -> float:
-    """Return hertz; older versions of torch do not tell."""
-    return float(getattr(card, "clock_rate", 0) or TYPICAL_CLOCK / 1000) * 1000
-
-
-def _bandwidth(card: Any) -> float:
-    """Return bytes per second; memory clocks are in kHz and count twice, widths are in bits."""
-    clock, width = getattr(card, "memory_clock_rate", 0), getattr(card, "memory_bus_width", 0)
-    return float(2 * clock * 1000 * width / 8) or TYPICAL_BANDWIDTH
 
 
 def _limited(card: Machine, rules: MemoryRules) -> Machine:

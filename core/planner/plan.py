@@ -74,6 +74,7 @@ def plan(
         else:
             reasons += explain(phase, chosen, ways, limits)
         if chosen is not None:
+            # What does not fit is shown too, with its numbers: it is what the error is about.
             phases.append(chosen)
             too_small |= not fits
         rejected += [
@@ -103,6 +104,7 @@ def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> 
         lesser = (computes.index(choice.compute), int(stored is not None and phase.cast_last_resort))
         if is_last_resort(choice, machine):
             lesser = (len(phase.computes), 0)
+        # Of equally fast ways the one that rounds least: neither weights nor inputs, then the better format.
         rounded = (stored is not None) + choice.native_matmul
         error = 0.0 if stored is None else stored.rounding_error
         variant = phase.variants.index(choice.variant)
@@ -128,6 +130,7 @@ def _choose(ways: list[Candidate], limits: Limits) -> tuple[PhasePlan | None, bo
     if fitting:
         return min(fitting, key=lambda way: (way.lesser, way.plan.seconds, way.rank)).plan, True
     if usable:
+        # Nothing fits: the leanest way says how much is missing at least.
         return min((way.plan for way in usable), key=lambda one: (limits.excess(one), one.vram, one.ram)), False
     return None, False
 
@@ -139,7 +142,7 @@ def largest(fits: Callable[[int], bool], low: int, high: int, step: int) -> int 
     """
     if not fits(low):
         return None
-    below, above = 0, (high - low) // step + 1
+    below, above = 0, (high - low) // step + 1  # in steps: fits, and does not fit or lies beyond `high`
     while above - below > 1:
         middle = (below + above) // 2
         below, above = (middle, above) if fits(low + middle * step) else (below, middle)

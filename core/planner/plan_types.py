@@ -55,13 +55,14 @@ class PhasePlan:
 
     @property
     def matmul(self) -> str:
-        """ "FP8 matmul" where Linear layers multiply in the format they are stored in, else ""."""
+        """The format that Linear layers multiply in, as in "FP8 matmul"; "" where they unpack their weights."""
         stored = weight_format(self.storage)
         return f"{stored.title} matmul" if stored is not None and self.native_matmul else ""
 
     @property
     def key(self) -> str:
         """A stable text of the choices, by which one that failed is remembered."""
+        # It is written to disk: other words than before would let the failures be forgotten.
         return f"{self.phase}: {self.component} {self.choice}"
 
 
@@ -154,7 +155,7 @@ def _component(phase: PhasePlan) -> dict[str, Any]:
         "compute": phase.compute,
         "placement": phase.placement,
         "variant": phase.variant,
-        "fp8_matmul": phase.native_matmul,
+        "fp8_matmul": phase.native_matmul,  # the key of the first version, which scripts read
         "gb": gigabytes(phase.weights),
         "peak_vram_gb": gigabytes(phase.vram),
         "moved_gb": gigabytes(phase.moved),

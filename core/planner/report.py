@@ -92,6 +92,7 @@ def _against(field: str, chosen: PhasePlan, ways: list[PhasePlan], limits: Limit
     def likeness(way: PhasePlan) -> tuple[int, int]:
         return sum(getattr(way, name) == getattr(chosen, name) for name in CHOICES), -way.vram
 
+    # Compared with a way that differs in more, the reason could be the other difference's.
     nearest = max(different, key=likeness)
     return f"{nearest.choice} {why_rejected(nearest, chosen, limits)}"
 
@@ -110,6 +111,7 @@ def why_rejected(way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> st
 
 def _why_worse(way: PhasePlan, chosen: PhasePlan) -> str:
     """Return why a way that fits was passed over."""
+    # In the order in which the planner compares ways.
     if way.compute != chosen.compute:
         return "computes in a lesser number type"
     if weight_format(way.storage) is not None and weight_format(chosen.storage) is None:
@@ -197,6 +199,7 @@ def after(plan: Plan, measured: Sequence[PhaseMeasurement], machine: Machine) ->
 
 def _for(rows: Sequence[Sequence[str]], machine: Machine) -> list[list[str]]:
     """Return a table, on a CPU without the columns about a card."""
+    # Rows are made for all columns; zeros under "copied" would look like a finding.
     hidden = OF_CARDS if machine.is_cpu else ()
     wanted = [index for index, name in enumerate(rows[0]) if name not in hidden]
     return [[row[index] for index in wanted] for row in rows]

@@ -87,16 +87,16 @@ class LocalModel:
         return self._held(use) if self.sees else self._planned(use, max_new_tokens)
 
     def _planned(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
-        from ..executor.execute_plan import execute_plan
+        from ..executor.execute_plan import Meter, execute_plan
         from .phases import PromptWork, phases
 
         components = ModelParts(PROMPT, self.found, self._host).components()
-        wanted, notes = self._handle.compile_step, dict[str, Any]()
+        device, wanted, notes = self._host.device(), self._handle.compile_step, dict[str, Any]()
         text, ran = execute_plan(
             phases(components, PromptWork(max_new_tokens=max_new_tokens, fixed_cache=wanted)),
             self._handle,
             self._host,
-            lambda device, meter: PromptRun(self.found, use, self._host, device, meter, wanted, notes),
+            PromptRun(self.found, use, self._host, device, Meter(device), wanted, notes),
             what_fits=lambda machine: "Choose a smaller model.",
         )
         self._ran = {**ran, **notes}
@@ -168,7 +168,7 @@ def _read_model(found: InstalledModel, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     log.info("Loading prompt model: %s", found.name)
-    auto = AutoModelForImageTextToText if can_see(found.path) else AutoModelForCausalLM
+    auto: Any = AutoModelForImageTextToText if can_see(found.path) else AutoModelForCausalLM
     with reading(found.path, "prompt"):
         model, info = auto.from_pretrained(
             found.path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -176,7 +176,7 @@ def _read_model(found: InstalledModel, dtype: torch.dtype) -> PreTrainedModel:
         if info["missing_keys"]:  # transformers fills them with random numbers
             first, count = min(info["missing_keys"]), len(info["missing_keys"])
             raise ValueError(f"{count} tensors are not in its files, {first} first")
-    return model.eval()
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def _read_reader(folder: Path) -> Reader:
@@ -251,7 +251,8 @@ def _run(
         with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
             torch.manual_seed(request.seed)
             watching = StoppingCriteriaList([criterion])
-            return model.generate(**arguments, stopping_criteria=watching, **further)  # type: ignore[no-any-return]
+            generating: Any = model
+            return generating.generate(**arguments, stopping_criteria=watching, **further)  # type: ignore[no-any-return]
 
     tokens = write() if step is None else step.use(write, encoded.length, request.max_new_tokens)
     return tokens[0, encoded.length :].cpu()
@@ -320,7 +321,7 @@ class PromptRun:
             reader = load_reader(self.found)
             model = self._load(choice, reader)
             with (
-                placed(model, list(model.model.layers), choice, self.device, self.host),
+                placed(model, choice, self.device, self.host, blocks=list(model.model.layers)),
                 torch.no_grad(),
                 self._step(model, choice) as step,
             ):

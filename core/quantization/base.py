@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     Packed = dict[str, torch.Tensor]
 
 
+# CUDA's compute capability of the first cards that multiply in a number type: Ada. Older ones only store it.
+FP8_TENSOR_CORES = (8, 9)
+
+
 class WeightFormat(ABC):
     """One format of the weights of Linear layers.
 

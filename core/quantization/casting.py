@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -53,7 +54,7 @@ def cast_module(module: nn.Module, storage: str, rules: CastRules | None = None)
     Args:
         storage: the name of the format.
     """
-    layers = list(castable_layers(module, rules or CastRules()))
+    layers = list(castable_layers(module, rules or CastRules()))  # before the module changes
     chosen = FORMATS[storage]
     for name, layer in layers:
         replace_layer(module, name, chosen.layer(chosen.to_stored(layer.weight), layer.bias, None))
@@ -62,6 +63,7 @@ def cast_module(module: nn.Module, storage: str, rules: CastRules | None = None)
 
 def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> None:
     """Put `layer` in the place of the one of that dotted name; the LoRAs beside that one go with it."""
+    # A LoRA may be on the model before its layers are cast.
     parent, _, own = name.rpartition(".")
     move_additions(getattr(module.get_submodule(parent), own), layer)
     setattr(module.get_submodule(parent), own, layer)
@@ -69,6 +71,7 @@ def replace_layer(module: nn.Module, name: str, layer: nn.Module) -> None:
 
 def use_native_matmul(module: nn.Module, on: bool) -> None:
     """Have the layers of formats multiply in them, or in the type of their input."""
-    for layer in module.modules():
+    layers: Iterator[Any] = module.modules()
+    for layer in layers:
         if format_of(layer) is not None:
             layer.native_matmul = on

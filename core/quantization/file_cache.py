@@ -143,4 +143,4 @@ def write_safetensors(file: BinaryIO, tensors: dict[str, torch.Tensor]) -> None:
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():
         if tensor.numel():
-            file.write(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import WeightFormat
+from .base import FP8_TENSOR_CORES, WeightFormat
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .fp8_linear import Fp8Linear
 
 SCALE_BYTES = 4  # float32
-FIRST_CAPABILITY = (8, 9)  # FP8 tensor cores: Ada and later; older cards store FP8 but cannot multiply it
 
 
 class Fp8(WeightFormat):
@@ -39,7 +38,7 @@ class Fp8(WeightFormat):
 
     def matmul_speedup(self, capability: tuple[int, int] | None) -> float | None:
         """Return 2 for cards with FP8 tensor cores."""
-        return 2.0 if capability is not None and capability >= FIRST_CAPABILITY else None
+        return 2.0 if capability is not None and capability >= FP8_TENSOR_CORES else None
 
     def holds(self, stored: StoredTensor) -> bool:
         """Return whether a tensor's values are float8, scaled or not."""

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from .fp8 import FIRST_CAPABILITY
+from .base import FP8_TENSOR_CORES
 from .scaled_tensor import dequantize
 
 VALUES = torch.float8_e4m3fn
@@ -108,13 +108,12 @@ def can_multiply(inputs: torch.Tensor, values: torch.Tensor, scale: torch.Tensor
     rows, columns = values.shape
     sizes = rows % MULTIPLE == 0 and columns % MULTIPLE == 0 and scale.shape[1] == 1
     types = values.dtype == VALUES and inputs.dtype == torch.bfloat16
-    return bool(sizes and types) and _has_fp8(inputs.device)
-
-
-def _has_fp8(device: torch.device) -> bool:
-    if device.type == "cpu":
+    if not (sizes and types):
+        return False
+    if inputs.device.type == "cpu":
         return True  # slow, and exact in what it computes: for tests
-    return device.type == "cuda" and bool(torch.cuda.get_device_capability(device) >= FIRST_CAPABILITY)
+    on_card = inputs.device.type == "cuda"
+    return on_card and bool(torch.cuda.get_device_capability(inputs.device) >= FP8_TENSOR_CORES)
 
 
 def multiply(

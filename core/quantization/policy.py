@@ -17,6 +17,7 @@ WEIGHT = ".weight"
 CAST = "Linear layers inside the blocks"
 STORED = "stored so in the file"
 OUTSIDE = "outside the blocks"
+NO_BLOCKS = "has no blocks to cast"
 NO_LINEAR = "norms, biases and tables"
 PLAIN = "not to be cast"
 
@@ -48,7 +49,7 @@ class CastRules:
     def why_dense(self, name: str, shape: tuple[int, ...]) -> str:
         """Return why a tensor may not be stored in fewer bits; "" where it may."""
         if not self.block_of(name):
-            return OUTSIDE
+            return OUTSIDE if self.block_lists else NO_BLOCKS
         if len(shape) != 2 or not name.endswith(WEIGHT):
             return NO_LINEAR
         layer = name.removesuffix(WEIGHT)
@@ -57,6 +58,7 @@ class CastRules:
     @property
     def identity(self) -> str:
         """A text that changes with the layers that are cast."""
+        # Without the reasons: better words must not cost anybody a cast file.
         return f"{self.block_lists} {tuple(self.keep)}"
 
 
@@ -109,6 +111,7 @@ def held_types(
     wanted = weight_format(storage)
     found = {}
     for name, tensor in tensors.items():
+        # What a file has in the format already is not rounded again, wherever it lies.
         in_file = weight_format(stored_type(tensor.dtype))
         is_linear = name in linear if linear is not None else len(tensor.shape) == 2 and name.endswith(WEIGHT)
         why_dense = rules.why_dense(name, tensor.shape if is_linear else ())

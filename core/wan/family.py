@@ -44,14 +44,12 @@ class WanVACEFamily(ModelFamily):
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
         from .phases import VideoWork
-        from .request import VACERequest, check_measures
-        from .speed import with_speed
+        from .request import VACERequest
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
         request = VACERequest("", **known)
-        check_measures(request)
         references, has_task = inputs.get("references", 0), bool(inputs.get("task", True))
-        return VideoWork.of(with_speed(request), references, has_task)
+        return VideoWork.of(request, references, has_task)
 
     def phases(self, components: Mapping[str, Component], work: VideoWork) -> tuple[Phase, ...]:
         """Return encode, condition, sample and decode."""

@@ -1,11 +1,11 @@
-"""A Wan2.1-VACE model on disk, and its parts as the phases need them."""
+"""Wan VACE model: where it is on disk, and its parts as the phases need them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..catalog.installed_model import InstalledModel
 from ..catalog.selection import ModelHandle
@@ -44,7 +44,9 @@ class WanVACEModel:
 
         from ..checkpoints.tokenizers import tokenizer_of
 
-        return WanVACEPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), None, None)
+        # Encoding needs neither VAE nor scheduler.
+        absent: Any = None
+        return WanVACEPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), absent, absent)
 
     def transformer(self, choice: PhasePlan) -> WanVACETransformer3DModel:
         """Return the transformer in host memory, stored as the plan says."""
@@ -60,8 +62,9 @@ class WanVACEModel:
         """Return a fresh scheduler with the request's timestep shift."""
         from diffusers import UniPCMultistepScheduler
 
-        config = UniPCMultistepScheduler.load_config(self.found.place("scheduler")[0], local_files_only=True)
-        return UniPCMultistepScheduler.from_config(config, flow_shift=shift)
+        config: Any = UniPCMultistepScheduler.load_config(self.found.place("scheduler")[0], local_files_only=True)
+        scheduler: UniPCMultistepScheduler = UniPCMultistepScheduler.from_config(config, flow_shift=shift)
+        return scheduler
 
 
 def load(handle: ModelHandle, host: Host) -> WanVACEModel:

@@ -16,8 +16,8 @@ from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
 from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..quantization.registry import weight_format
-from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_measures
-from .speed import EXACT, VAETypes, vae_types, with_speed
+from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_speed_settings
+from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
@@ -72,7 +72,7 @@ class VideoWork:
     has_task: bool = True
     step_cache: bool = False
     batch_cfg: bool = False
-    vae: VAETypes = EXACT
+    vae: VAETypes = FP32_FIRST
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -84,7 +84,7 @@ class VideoWork:
         Raises:
             PiyingError: a setting for speed is out of range.
         """
-        check_measures(request)
+        check_speed_settings(request)
         request = with_speed(request)
         return cls(
             request.width,
@@ -145,7 +145,9 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
         passes=work.steps,
-        variants=tuple(sampling_memory(transformer, tokens, branches, work.step_cache, way) for way in batched),
+        variants=tuple(
+            sampling_memory(transformer, tokens, branches, step_cache=work.step_cache, batched=way) for way in batched
+        ),
         streamable=True,
         host=2 * _frame_bytes(work),
         rounded_inputs=_rounded_inputs(transformer, tokens),
@@ -176,7 +178,7 @@ def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
 
 
 def sampling_memory(
-    transformer: Component, tokens: int, branches: int, step_cache: bool = False, batched: bool = False
+    transformer: Component, tokens: int, branches: int, *, step_cache: bool = False, batched: bool = False
 ) -> Variant:
     """Return what a prediction holds beside the weights, VACE hints interleaved.
 
@@ -220,13 +222,13 @@ def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) ->
         flops=wide**2 * work.width * work.height * (first + further * (latent_frames(work.num_frames) - 1)),
         linear_share=0.0,
         passes=passes,
-        variants=vae_memory(name, vae, work.width, work.height, work.num_frames),
+        variants=vae_memory(name, vae, width=work.width, height=work.height, num_frames=work.num_frames),
         streamable=False,
         host=_frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
     )
 
 
-def vae_memory(name: str, vae: Component, width: int, height: int, num_frames: int) -> tuple[Variant, ...]:
+def vae_memory(name: str, vae: Component, *, width: int, height: int, num_frames: int) -> tuple[Variant, ...]:
     """Return what encoding (`condition`) or decoding holds on the device, whole and in tiles.
 
     Decoded frames leave the device latent frame by latent frame; a video to encode is there whole.

@@ -65,7 +65,7 @@ def sample(
             phases(components, work),
             handle,
             host,
-            lambda device, meter: ZImageRun(parts, request, host, device, meter, picture),
+            ZImageRun(parts, request, host, Meter(host.device()), picture),
             what_fits=lambda machine: what_fits(components, machine, handle, work),
         )
     return made, {"model": parts.found.name, **record_of(parts.loras), **ran, **asdict(request)}
@@ -107,7 +107,6 @@ class ZImageRun:
     parts: ModelParts
     request: ZImageRequest
     host: Host
-    device: str
     meter: Meter
     picture: torch.Tensor | None = None
     texts: list[Encoded] = field(default_factory=list)
@@ -144,12 +143,12 @@ class ZImageRun:
             encoder = self.parts.load("text_encoder", choice)
             pipeline = _pipeline("ZImagePipeline", text_encoder=encoder, tokenizer=tokenizer)
             states = []
-            with placed(encoder, list(encoder.layers), choice, self.device, self.host):
+            with placed(encoder, choice, self.meter.device, self.host, blocks=list(encoder.layers)):
                 for text in new:
                     self.host.check_cancelled()
                     (embedded,), _ = pipeline.encode_prompt(
                         text,
-                        device=self.device,
+                        device=self.meter.device,
                         do_classifier_free_guidance=False,
                         max_sequence_length=TEXT_TOKENS,
                     )
@@ -171,7 +170,7 @@ class ZImageRun:
         with self.meter.phase(choice):
             vae = self.parts.load("vae", choice)
             set_tiling(vae, choice.variant == "tiled")
-            with placed(vae, [], choice, self.device, self.host):
+            with placed(vae, choice, self.meter.device, self.host):
                 generator = torch.Generator("cpu").manual_seed(self.request.seed)
                 moments = vae.encode(picture.to(vae.device, dtype).to(vae.dtype)).latent_dist
                 latents = (moments.sample(generator) - vae.config.shift_factor) * vae.config.scaling_factor
@@ -195,7 +194,7 @@ class ZImageRun:
             pipeline = _pipeline(name, transformer=transformer, scheduler=scheduler)
             # The order in which the model runs its blocks.
             blocks = [*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers]
-            texts = [text["states"].to(self.device, dtype) for text in self.texts]
+            texts = [text["states"].to(self.meter.device, dtype) for text in self.texts]
             arguments = {
                 "width": request.width,
                 "height": request.height,
@@ -213,7 +212,7 @@ class ZImageRun:
             steps = request.steps - (0 if self.begun is None else self._skipped_steps())
             progress = self.host.progress("Sampling", steps)
             preview = LatentPreview(self.colours, scheduler)
-            with placed(transformer, blocks, choice, self.device, self.host):
+            with placed(transformer, choice, self.meter.device, self.host, blocks=blocks):
                 latents: torch.Tensor = pipeline(
                     **arguments, callback_on_step_end=step_callback(progress, preview)
                 ).images
@@ -233,7 +232,7 @@ class ZImageRun:
         assert self.begun is not None and self.picture is not None
         latents, noise = self.begun
         steps = self.request.steps
-        twin = type(scheduler).from_config(scheduler.config)
+        twin: Any = deepcopy(scheduler)
         mu = calculate_shift(latents.shape[2] // 2 * (latents.shape[3] // 2))
         twin.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist(), mu=mu)
         first = twin.timesteps[self._skipped_steps()]
@@ -253,7 +252,9 @@ class ZImageRun:
         config = {"num_train_timesteps": 1000}
         if folder.is_dir():
             config = FlowMatchEulerDiscreteScheduler.load_config(folder, local_files_only=True)
-        return FlowMatchEulerDiscreteScheduler.from_config(config, shift=self.request.shift)
+        scheduler: FlowMatchEulerDiscreteScheduler
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(config, shift=self.request.shift)
+        return scheduler
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         """Return the image [1, H, W, 3] float32 in 0..1, computed as ZImagePipeline does."""
@@ -261,7 +262,7 @@ class ZImageRun:
         with self.meter.phase(choice):
             vae = self.parts.load("vae", choice)
             set_tiling(vae, choice.variant == "tiled")
-            with placed(vae, [], choice, self.device, self.host):
+            with placed(vae, choice, self.meter.device, self.host):
                 image = decode_image(vae, latents)
         progress.step(1)
         return image

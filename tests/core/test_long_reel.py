@@ -16,7 +16,7 @@ from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.media import ffmpeg
 from piying.core.media.video import probe, write_mp4
-from piying.core.wan.long import video_writer as reel
+from piying.core.wan.long import video_writer
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.long.window_cache import Finished, Shelf
 
@@ -97,7 +97,7 @@ def test_windows_are_kept_and_encoded_while_the_next_one_is_sampled(film, tmp_pa
             beside.append(encoded.wait(SOON))
 
     monkeypatch.setattr(Shelf, "put", slow_put)
-    monkeypatch.setattr(reel, "write_mp4", told_write)
+    monkeypatch.setattr(video_writer, "write_mp4", told_write)
     host, _ = host_in(tmp_path, when)
     path, _ = make_long_video(HANDLE, FILM, host, audio=SOUND)
     assert len(beside) >= 2 and all(beside)
@@ -106,7 +106,7 @@ def test_windows_are_kept_and_encoded_while_the_next_one_is_sampled(film, tmp_pa
 
 def test_one_window_waits_however_slow_the_disk_is(tmp_path, monkeypatch):
     windows, in_memory, third, put = weakref.WeakSet(), [], threading.Event(), Shelf.put
-    add, waits = reel.Reel.add, iter([3])
+    add, waits = video_writer.VideoWriter.add, iter([3])
 
     def told_add(self, part, made, needed):
         windows.add(made)
@@ -122,7 +122,7 @@ def test_one_window_waits_however_slow_the_disk_is(tmp_path, monkeypatch):
         in_memory.append(len(windows))
 
     monkeypatch.setattr(Shelf, "put", slow_put)
-    monkeypatch.setattr(reel.Reel, "add", told_add)
+    monkeypatch.setattr(video_writer.VideoWriter, "add", told_add)
     host, _ = host_in(tmp_path, when)
     make_long_video(HANDLE, FILM, host)
     assert max(in_memory) == 1
@@ -134,11 +134,11 @@ def test_encoding_that_is_behind_holds_no_window_up(tmp_path, monkeypatch):
     def stuck_write(path, frames, *rest, **more):
         write(path, (frame for frame in frames if go_on.wait(SOON)), *rest, **more)
 
-    monkeypatch.setattr(reel, "write_mp4", stuck_write)
+    monkeypatch.setattr(video_writer, "write_mp4", stuck_write)
     shelf, window = Shelf(tmp_path / "shelf"), Finished(torch.zeros(5, 16, 16, 3, dtype=torch.uint8))
-    with reel.reel(shelf, tmp_path / "video.mp4", None, lambda: None) as taker:
+    with video_writer.video_writer(shelf, tmp_path / "video.mp4", None, lambda: None) as taker:
         for key in "abc":
-            taker.add(reel.Part(key, 1, 5), window, ())
+            taker.add(video_writer.Segment(key, 1, 5), window, ())
         wait_for(lambda: shelf.has("c", 5))
         assert not go_on.is_set()
         go_on.set()
@@ -258,7 +258,7 @@ def test_cancelling_while_the_rest_is_encoded(after_film, tmp_path, monkeypatch)
 
         write(path, passed(), *rest, **more)
 
-    monkeypatch.setattr(reel, "write_mp4", slow_write)
+    monkeypatch.setattr(video_writer, "write_mp4", slow_write)
     host = CancellableHost(chosen_device="cpu", temp=tmp_path / "temp", cache=tmp_path / "cache")
     with pytest.raises(Cancelled):
         make_long_video(HANDLE, FILM, host, audio=SOUND)
@@ -274,10 +274,10 @@ def test_the_next_window_does_not_reach_the_disk_when_one_fails(tmp_path):
     shelf = Shelf(tmp_path / "shelf")
     with (
         pytest.raises(PiyingError, match="Cannot keep a finished window in .*shelf: a file stands where"),
-        reel.reel(shelf, tmp_path / "video.mp4", None, lambda: None) as taker,
+        video_writer.video_writer(shelf, tmp_path / "video.mp4", None, lambda: None) as taker,
     ):
-        taker.add(reel.Part("a", 0, 5), window, ("a",))
+        taker.add(video_writer.Segment("a", 0, 5), window, ("a",))
         (tmp_path / "other").mkdir()
-        taker.add(reel.Part("b", 0, 5), window, ("a", "b"))
+        taker.add(video_writer.Segment("b", 0, 5), window, ("a", "b"))
         pytest.fail("the second is not taken")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "shelf"]

@@ -28,8 +28,8 @@ from piying.core.wan.long.task_window import cut
 from piying.core.wan.long.window_cache import Finished, Shelf, rounded
 from piying.core.wan.model import load
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
-from piying.core.wan.task.canvas import compose, lay
+from piying.core.wan.run import sample
+from piying.core.wan.task.canvas import compose, compose_part
 from piying.core.wan.task.extend import GivenFrames, extend
 from piying.core.wan.task.inpaint import inpaint
 from piying.core.wan.task.outpaint import Sides, outpaint
@@ -217,7 +217,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(film, tmp_path):
 
 def keys_of(host, asked, task=None):
     """Return the names that the windows of a request have on the shelf."""
-    film = long_make._Film(HANDLE, asked, host, task or VACETask(), load(HANDLE, host))
+    film = long_make._LongVideo(HANDLE, asked, host, task or VACETask(), load(HANDLE, host))
     keys = []
     for window in film.windows:
         keys.append(film._key(window, film._canvas(window), keys))
@@ -280,13 +280,13 @@ def test_a_window_that_runs_out_of_memory_is_made_by_another_plan(tmp_path, monk
     model_cache.evict_models()
     from .test_recovery import OutOfMemoryAt
 
-    real = long_make.make
+    real = long_make.sample_inputs
 
     def short_of_memory(handle, asked, inputs, host, **more):
         with OutOfMemoryAt(fails_at=400, times=int(more["reporter"].index == 1)):
             return real(handle, asked, inputs, host, **more)
 
-    monkeypatch.setattr(long_make, "make", short_of_memory)
+    monkeypatch.setattr(long_make, "sample_inputs", short_of_memory)
     host, bars = host_in(tmp_path)
     _, record = make_long_video(HANDLE, small(), host)
     assert len([line for line in caplog.messages if "Out of memory" in line]) == 1
@@ -325,7 +325,7 @@ def test_blended_windows_turn_from_the_latents_of_the_one_before(blended, film, 
     assert record["seams"] == "blended"
     turned = latents_of(host)
     assert len(turned) == 3 and not latents_of(film[0]), "only this way of joining needs them"
-    monkeypatch.setattr(long_make._Film, "_before", lambda *_: None)
+    monkeypatch.setattr(long_make._LongVideo, "_before", lambda *_: None)
     alone, _ = host_in(tmp_path)
     make_long_video(HANDLE, small(17, seams="blended"), alone)
     apart = latents_of(alone)
@@ -389,7 +389,7 @@ def test_a_window_sees_its_part_of_the_task(name):
     task = tasks()[name]
     together = compose(task, 64, 48, 17)
     for window in windows(17, 9, 5):
-        part = lay(cut(task, window, 17), 64, 48, window.count)
+        part = compose_part(cut(task, window, 17), 64, 48, window.count)
         span = slice(window.start, window.end)
         assert torch.equal(part.frames, together.frames[span])
         assert torch.equal(part.make, together.make[span])

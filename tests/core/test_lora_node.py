@@ -10,7 +10,7 @@ import pytest
 import torch
 from piying.core.catalog.selection import ChosenLora, ModelHandle
 from piying.core.checkpoints import load, load_component
-from piying.core.download.manifest import Listed, ListedFile
+from piying.core.download.manifest import ListedFile, ListedModel
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.executor.streaming import streamed
@@ -20,13 +20,13 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.model import load as image_model
 from piying.core.hunyuan_dit.request import ImageRequest
-from piying.core.hunyuan_dit.sample import sample as draw
+from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.lora import catalog as loras
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load as load_model
 from piying.core.wan.phases import VideoWork
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 from .formats import models, writers
 
@@ -251,7 +251,7 @@ def test_either_slash_and_the_folders_name_are_understood(host, layers, tmp_path
 def listed(path, settings):
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     file = ListedFile("loras/four steps.safetensors", path.stat().st_size, sha256, {})
-    return (Listed("four", "wan_vace", "lora", "", "", None, (file,), (), settings),)
+    return (ListedModel("four", "wan_vace", "lora", "", "", None, (file,), (), settings),)
 
 
 MADE_FOR = {"steps": 4, "cfg": 1.0, "shift": 5.0, "strength": 0.7}

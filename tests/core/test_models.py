@@ -19,7 +19,7 @@ from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.prompting.family import PROMPT
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 REQUEST = VACERequest("x", width=32, height=32, num_frames=5, steps=1)
 

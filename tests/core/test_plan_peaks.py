@@ -101,7 +101,7 @@ def test_sampling_a_video(name, heads, inner, width, height, branches, batched):
     embeds = [on_meta(1, 512, 4096) for _ in range(branches)]
     measured = peak(
         model,
-        lambda: predict(model, latents, timestep, embeds, control, together=batched),
+        lambda: predict(model, latents, timestep, embeds, control, batched=batched),
         latents,
         control,
         timestep,
@@ -138,7 +138,9 @@ def video_vae():
 
 def predicted(name, variant, size, frames, dtype):
     vae = listed_components("wan2.1-vace-14b")["vae"]
-    variants = {found.name: found for found in wan.vae_memory(name, vae, *size, frames)}
+    variants = {
+        found.name: found for found in wan.vae_memory(name, vae, width=size[0], height=size[1], num_frames=frames)
+    }
     return variants[variant].peak("fp32" if dtype == torch.float32 else "bf16")
 
 

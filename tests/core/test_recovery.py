@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,11 +15,11 @@ from piying.core.executor.retry import is_out_of_memory
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import ImageRequest
-from piying.core.hunyuan_dit.sample import sample as draw
+from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.planner.machine import synthetic
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 REQUEST = VACERequest("a red circle moves right", "", 64, 48, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
@@ -148,7 +149,7 @@ def test_a_damaged_memory_of_failures_is_forgotten(card, tmp_path, text):
 def test_other_errors_are_not_taken_for_it(card, tmp_path, monkeypatch):
     from piying.core.wan import run
 
-    def broken(*arguments):
+    def broken(*arguments, **named):
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(run, "decode", broken)
@@ -189,14 +190,14 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
     class Marker(torch.Tensor):
         pass
 
-    def fails_once(vae, latents, tiled, step, check):
+    def fails_once(vae, latents, **named):
         if not alive:
             marker = torch.zeros(1000).as_subclass(Marker)
             alive.append(True)
             raise torch.OutOfMemoryError(f"CUDA out of memory: {marker.shape}")
         gc.collect()
         alive.append([found for found in gc.get_objects() if type(found) is Marker])
-        return real(vae, latents, tiled, step, check)
+        return real(vae, latents, **named)
 
     monkeypatch.setattr(run, "decode", fails_once)
     film(fresh(tmp_path, "cache"))
@@ -209,7 +210,7 @@ def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkey
     host = fresh(tmp_path, "cache")
     expected, _ = film(fresh(tmp_path, "plain"))
 
-    def broken(*arguments):
+    def broken(*arguments, **named):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
@@ -229,3 +230,117 @@ def test_a_prompt_seen_before_loads_no_encoder(card, tmp_path, monkeypatch):
     model_cache.evict_models()
     monkeypatch.setattr(WanVACEModel, "encoder_pipeline", None)
     assert torch.equal(film(host)[0], expected)
+
+
+def test_what_the_step_cache_holds_goes_with_a_failed_attempt(card, tmp_path, monkeypatch):
+    """Its tensors are on the card: the next attempt must not find them there."""
+    from piying.core.wan import run
+    from piying.core.wan.model import WanVACEModel
+
+    caches, held, attempts = [], [], []
+    real_denoise, real_transformer = run.denoise, WanVACEModel.transformer
+
+    def fails_once(*given, on_step, cache, **named):
+        def late(done, latents):
+            on_step(done, latents)
+            if len(caches) == 1 and done == 3:
+                held.append(len(cache._changes) + len(cache._predictions))
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        caches.append(cache)
+        return real_denoise(*given, on_step=late, cache=cache, **named)
+
+    def transformer(model, choice):
+        attempts.append([len(cache._changes) + len(cache._predictions) for cache in caches])
+        return real_transformer(model, choice)
+
+    monkeypatch.setattr(run, "denoise", fails_once)
+    monkeypatch.setattr(WanVACEModel, "transformer", transformer)
+    request = replace(REQUEST, steps=5, step_cache=0.5)
+    _, record = sample(ModelHandle(WAN_VACE, precision="fp32"), request, fresh(tmp_path, "cache"))
+    assert held[0] > 0, "it held something when memory ran out"
+    assert attempts == [[], [0]]
+    assert caches[0] is caches[1] and not caches[1]._predictions, "nor does it outlive a run that worked"
+    assert record["steps_forecast"] == caches[1].skipped
+
+
+class CudaMemory:
+    """The part of torch.cuda that limits a process."""
+
+    def __init__(self, fraction=1.0):
+        self.fractions = [fraction]
+
+    def put_in(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", self.limit)
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: self.fractions[-1])
+        card = type("Card", (), {"total_memory": 8 * 2**30})
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
+
+    def limit(self, fraction, device):
+        assert device == "cuda:0"
+        self.fractions.append(fraction)
+
+
+class LimitedHost(HeadlessHost):
+    """Says that it computes on a card of which the user allows 2 GB."""
+
+    def device(self):
+        return "cuda:0"
+
+
+class OnePhase:
+    """A run of one phase that notes how much of the card torch may use."""
+
+    def __init__(self, memory, fails=None):
+        self.meter, self.memory, self.fails, self.seen = execute_plan.Meter("cuda:0"), memory, fails, []
+
+    def attempt(self, plan):
+        self.seen.append(self.memory.fractions[-1])
+        with self.meter.phase(plan.phases[0]):
+            if self.fails is not None:
+                raise self.fails
+        return "done"
+
+
+def one_phase():
+    from piying.core.planner.phases import Block, Component, Phase, Variant
+
+    component = Component("model", Block(0, 1000), (), "fp32")
+    return (
+        Phase(
+            name="sample",
+            component=component,
+            computes=("fp32",),
+            storages=("fp32",),
+            flops=1.0,
+            linear_share=0.0,
+            passes=1,
+            variants=(Variant("whole", 1000),),
+            streamable=False,
+        ),
+    )
+
+
+@pytest.mark.parametrize("before", [1.0, 0.9])
+@pytest.mark.parametrize("fails", [None, ValueError("broken"), KeyboardInterrupt()])
+def test_the_limit_on_the_card_ends_with_the_run(card, tmp_path, monkeypatch, before, fails):
+    memory, host = CudaMemory(before), LimitedHost(vram=2 * 2**30, cache=tmp_path)
+    memory.put_in(monkeypatch)
+    run = OnePhase(memory, fails)
+    if fails is None:
+        result, _ = execute_plan.execute_plan(one_phase(), ModelHandle(WAN_VACE), host, run)
+        assert result == "done"
+    else:
+        with pytest.raises(type(fails)):
+            execute_plan.execute_plan(one_phase(), ModelHandle(WAN_VACE), host, run)
+    assert run.seen == [0.25]
+    assert memory.fractions == [before, 0.25, before]
+
+
+def test_without_a_limit_torchs_own_is_left_alone(card, tmp_path, monkeypatch):
+    memory = CudaMemory()
+    memory.put_in(monkeypatch)
+    execute_plan.execute_plan(one_phase(), ModelHandle(WAN_VACE), LimitedHost(cache=tmp_path), OnePhase(memory))
+    assert memory.fractions == [1.0]

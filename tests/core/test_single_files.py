@@ -16,7 +16,7 @@ from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 from .formats import models, names, writers
 

@@ -18,7 +18,7 @@ from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
-from piying.core.hunyuan_dit import sample as drawing
+from piying.core.hunyuan_dit import run as drawing
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.model import scheduler_of
 from piying.core.hunyuan_dit.request import TOY_SIZES, ImageRequest

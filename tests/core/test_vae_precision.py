@@ -17,7 +17,7 @@ from piying.core.preview import fit_colours
 from piying.core.wan.decode import decode
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest, check_request
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 from piying.core.wan.task.vace_task import Layer, VACETask
 from safetensors.torch import load_file, save_file
 
@@ -71,7 +71,7 @@ def vae():
 def test_tiles_are_blended_in_fp32(vae):
     vae.enable_tiling(32, 32, 16, 16)
     shown, z = [], torch.randn(1, vae.config.z_dim, 1, 6, 6)
-    decode(vae, z, True, lambda done: None, shown.append)
+    decode(vae, z, tiled=True, on_step=lambda done: None, check=shown.append)
     assert {piece.dtype for piece in shown} == {torch.float32}
     rounded = [torch.equal(piece, piece.half().float()) for piece in shown]
     assert rounded[0] and not rounded[1], "the first tile is blended with none"

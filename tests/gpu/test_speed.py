@@ -11,7 +11,7 @@ from piying.core.catalog.selection import ModelHandle
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 pytestmark = [
     pytest.mark.gpu,

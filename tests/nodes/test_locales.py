@@ -132,6 +132,13 @@ def test_help_says_what_the_tooltips_say(name, language):
     assert [text for text in said if text not in page] == []
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_loader_says_where_the_vaes_number_type_is_chosen(language):
+    said = read(language)["PiyingLoadWanVACE"]["inputs"]["precision"]["tooltip"]
+    assert "vae_precision" in said and "vae_precision" in inputs_of(piying.NODE_CLASS_MAPPINGS["PiyingVACESample"])
+    assert not re.search("VAE always|VAE 始终", said), "it computes in fp16 where speed is not reference"
+
+
 @pytest.mark.parametrize("name", piying.NODE_CLASS_MAPPINGS)
 def test_help_has_pictures_of_what_can_be_seen(name):
     outputs = set(piying.NODE_CLASS_MAPPINGS[name].RETURN_TYPES)
