@@ -143,7 +143,7 @@ Z_IMAGE = ZImageFamily(
         "tokenizer": "the tokenizer of a Qwen3 model, in models/tokenizers or in a Qwen3 folder in models/LLM",
         "vae": "the Flux VAE (ae.safetensors), in models/vae",
     },
-    remedy="Put it there, or fetch the whole model with `python install.py --models z-image-turbo`",
+    remedy="Put it there, or fetch the whole model with `python install.py --models z-image-turbo-bf16`",
     lora_widths={3840: "Z-Image"},
     sizes=SIZES,
     planned_inputs=("width", "height", "cfg", "steps"),
