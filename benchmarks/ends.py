@@ -97,12 +97,12 @@ def files(pack: Callable[[str], Any], folder: Path) -> dict[str, float]:
     small = torch.rand(1, 3, 11, 30, 52, generator=draw)
     clip = torch.nn.functional.interpolate(small, size=(FRAMES, HEIGHT, WIDTH), mode="trilinear")[0]
     frames = clip.permute(1, 2, 3, 0).contiguous()
-    shelves = pack("core.wan.long.window_cache")
-    shelf = shelves.Shelf(folder)
+    windows = pack("core.wan.long.window_cache")
+    cache = windows.WindowCache(folder)
     begun = time.perf_counter()
-    shelf.put("window", shelves.Finished(shelves.rounded(frames)))
+    cache.put("window", windows.FinishedWindow(windows.rounded(frames)))
     kept = time.perf_counter()
-    pack("core.media.video").write_mp4(folder / "video.mp4", shelf.read("window"), Fraction(16))
+    pack("core.media.video").write_mp4(folder / "video.mp4", cache.read("window"), Fraction(16))
     return {"a window of 81 frames kept, 832 × 480": kept - begun, "written as H.264": time.perf_counter() - kept}
 
 

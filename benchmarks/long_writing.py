@@ -4,7 +4,7 @@
 
 The same video of the built-in model, in windows of 17 frames, made both ways in every round. Seconds are time that
 passes, the least of the rounds: the whole, and what of it the thread that samples has waited for files. In turn means
-that a window is on the shelf and its frames are with the encoder before the next window begins.
+that a window is in the cache and its frames are with the encoder before the next window begins.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """HTTP client on the standard library, for model hubs and for language-model servers.
 
-Addresses are HTTPS, or plain HTTP on this very machine. Redirects are followed to HTTPS alone and never from elsewhere
-to this machine, or not at all; an Authorization header stays with the origin it was made for.
+Addresses are HTTPS, or plain HTTP on this very machine unless a client says otherwise. Redirects are followed to HTTPS
+alone and never from elsewhere to this machine, or not at all; a token stays with the origin it was made for.
 """
 
 from __future__ import annotations
@@ -142,10 +142,12 @@ class HttpClient:
     Attributes:
         redirects: whether to follow them.
         proxies: whether those that the system names are used.
+        plain_http: whether HTTP without encryption may leave this machine.
     """
 
     redirects: bool = True
     proxies: bool = True
+    plain_http: bool = False
 
     @contextlib.contextmanager
     def open(
@@ -167,7 +169,7 @@ class HttpClient:
                 the system is its cause.
             HttpError: the address or a redirect may not be followed, or the server is not who it says.
         """
-        if not is_allowed(request.url):
+        if not self.plain_http and not is_allowed(request.url):
             raise HttpError(
                 f"{without_query(request.url)} is not HTTPS. Only a server on this machine may do without."
             )
@@ -214,11 +216,11 @@ class HttpClient:
             error.close()
             place = without_query(request.url)
             raise HttpError(
-                f"{place} sends on to an address that is not HTTPS, or in a circle. Nothing was read."
+                f"{place} redirects to an address that is not HTTPS, or in a circle. Nothing was read."
             ) from error
         except ValueError as error:
             place = without_query(request.url)
-            raise HttpError(f"{place} is or sends on to an address that cannot be read ({error}).") from error
+            raise HttpError(f"{place} is or redirects to an address that cannot be read ({error}).") from error
         return response
 
 
@@ -265,7 +267,7 @@ def is_allowed(url: str) -> bool:
 
 
 def may_redirect(url: str, target: str) -> bool:
-    """Return whether a server may send on to another address: to HTTPS, and to this machine from it alone."""
+    """Return whether a server may redirect to another address: to HTTPS, and to this machine from it alone."""
     source, destination = urllib.parse.urlsplit(url), urllib.parse.urlsplit(target)
     if is_loopback(destination.hostname) and not is_loopback(source.hostname):
         return False
@@ -366,7 +368,7 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
         if not may_redirect(req.full_url, newurl):
             why = "is not HTTPS" if urllib.parse.urlsplit(newurl).scheme != "https" else "is on this machine"
             raise HttpError(
-                f"{without_query(req.full_url)} sends on to {without_query(newurl)}, which {why}. Nothing was read."
+                f"{without_query(req.full_url)} redirects to {without_query(newurl)}, which {why}. Nothing was read."
             )
         fp.close()  # or urllib reads its body, which may have no end
         known = 307 if code == 308 else code

@@ -7,7 +7,7 @@ import string
 import urllib.parse
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import PiyingError
@@ -168,18 +168,6 @@ class HubSession:
         if key not in self._listings:
             self._listings[key] = hub.listing(source, self.policy)
         return self._listings[key]
-
-
-def safe_path(name: str) -> str:
-    """Return a listed file's path, refused where it would leave its folder.
-
-    Raises:
-        PiyingError: it has `..`, a drive or a root.
-    """
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
-        raise PiyingError(f"The hub lists a file {name!r}, whose path leaves its folder. Nothing was fetched.")
-    return str(path)
 
 
 def hub_file(name: object, size: object, sha256: object) -> HubFile:

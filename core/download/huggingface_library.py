@@ -75,7 +75,7 @@ class HuggingFaceLibrary(HuggingFace):
                 )
             except ValueError as error:
                 raise DownloadRefused(
-                    f"{remote.place} is or sends on to an address that cannot be read ({error})."
+                    f"{remote.place} is or redirects to an address that cannot be read ({error})."
                 ) from error
         if remote.sha256 and found.xet_file_data and found.size is not None and not self._xet_failed and _has_xet():
             # Nothing says which version it is but the checksum, which is why one has to be known.
@@ -85,7 +85,7 @@ class HuggingFaceLibrary(HuggingFace):
         location = found.location
         if not may_redirect(remote.url, location):
             raise DownloadRefused(
-                f"{remote.place} sends on to {without_query(location)}, which is not HTTPS, or is on this machine. "
+                f"{remote.place} redirects to {without_query(location)}, which is not HTTPS, or is on this machine. "
                 "Nothing was read."
             )
         token = remote.token if same_origin(remote.url, location) else None
@@ -178,7 +178,9 @@ def _library_errors(remote: RemoteFile) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise status_error(error.response.status_code, error.response.headers, remote) from error
     except _INVALID_URL as error:
-        raise DownloadRefused(f"{remote.place} is or sends on to an address that cannot be read ({error}).") from error
+        raise DownloadRefused(
+            f"{remote.place} is or redirects to an address that cannot be read ({error})."
+        ) from error
     except (OSError, _HTTP_ERROR) as error:
         untrusted = certificate_error(error, remote.url)
         if untrusted is not None:

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from ..errors import PiyingError
 from ..http import RetryPolicy
 from .checksums import LEDGER, Ledger, LedgerEntry, edit_ledger
-from .hubs import AUTO, Hub, HubFile, HubSession, safe_path
-from .manifest import ListedFile, ListedModel, Source, files_of, find_listed
+from .hubs import AUTO, Hub, HubFile, HubSession
+from .manifest import ListedFile, ListedModel, Source, files_of, find_listed, safe_path
 from .partial_file import partial_bytes
 from .transfer import DownloadRefused, RemoteFile, transfer
 

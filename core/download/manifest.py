@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import PiyingError
@@ -112,7 +112,20 @@ def _model(entry: dict[str, Any]) -> ListedModel:
 
 def _file(entry: dict[str, Any]) -> ListedFile:
     sources = {hub: Source(**source) for hub, source in entry["sources"].items()}
+    safe_path(entry["path"])
     return ListedFile(entry["path"], entry["bytes"], entry["sha256"], sources, tuple(entry.get("only", ())))
+
+
+def safe_path(name: str) -> str:
+    """Return a listed file's path, refused where it would leave its folder.
+
+    Raises:
+        PiyingError: it has `..`, a drive or a root.
+    """
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise PiyingError(f"The file {name!r} is listed, whose path leaves its folder. Nothing was fetched.")
+    return str(path)
 
 
 @cache

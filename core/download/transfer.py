@@ -283,7 +283,7 @@ def status_error(status: int, headers: Message | Mapping[str, str], remote: Remo
         )
     if 300 <= status < 400:
         return DownloadRefused(
-            f"{remote.place} sends on to an address that is not HTTPS, or in a circle. Nothing was read."
+            f"{remote.place} redirects to an address that is not HTTPS, or in a circle. Nothing was read."
         )
     return DownloadRefused(f"{remote.hub} answered {remote.place} with status {status}.")
 

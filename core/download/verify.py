@@ -9,9 +9,9 @@ from pathlib import Path
 from ..errors import PiyingError
 from ..files.json_file import parse_json
 from .checksums import Ledger, sha256_of
-from .hubs import HubSession, safe_path
+from .hubs import HubSession
 from .jobs import DownloadListener, FileDownload, downloads_of
-from .manifest import ListedFile, ListedModel, files_of
+from .manifest import ListedFile, ListedModel, files_of, safe_path
 from .partial_file import partial_bytes
 
 UNKNOWN = "-"

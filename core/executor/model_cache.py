@@ -31,7 +31,7 @@ def cached_model(
         slot: what the model is used for; one model per slot.
         key: what the model was read from, and how.
         load: reads it.
-        policy: told of the models, so that its user can have them leave memory.
+        policy: gets a callback, so that its user can have the models leave memory.
         size: bytes that `load` takes; other slots, least recently used first, are evicted where they do not fit.
     """
     import psutil

@@ -14,7 +14,7 @@ from .plan_types import GB, Compute, PhasePlan
 if TYPE_CHECKING:
     import torch
 
-    from ..host.base import Host, MemoryRules
+    from ..host.base import DevicePolicy, MemoryRules
 
 
 # What a machine that is not there to be asked has less than its makers say: CUDA's context on the card, the
@@ -138,17 +138,17 @@ def _native_flops(flops: float, capability: tuple[int, int]) -> dict[str, float]
     return {name: flops * speedup for name, speedup in speedups.items() if speedup is not None}
 
 
-def read_machine(host: Host) -> Machine:
+def read_machine(policy: DevicePolicy) -> Machine:
     """Return the machine the host runs on, within the limits its memory rules set.
 
     Args:
-        host: says which device to use and what others hold of it. Where its rules are imagined, a limit
+        policy: says which device to use and what others hold of it. Where its rules are imagined, a limit
             stands for a card that is not there.
 
     Raises:
         PiyingError: the chosen device cannot be used.
     """
-    rules, device = host.memory_rules(), host.device()
+    rules, device = policy.memory_rules(), policy.device()
     total, free = _main_memory()
     if rules.ram is not None:
         total, free = rules.ram, max(0, rules.ram - OTHERS_RAM)

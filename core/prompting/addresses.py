@@ -1,4 +1,4 @@
-"""Which servers prompts may go to: this machine, and those that its owner names outside of any workflow."""
+"""Addresses of language-model servers that prompts may go to: this machine's, and those that its owner allows."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ PAUSE = 0.3  # seconds before a second try
 GRACE = 2.0  # seconds that a thread outlives its deadline, where nothing wakes it
 REASON = 200  # characters of what a server says that are repeated
 
-# No proxy sees a prompt, and no redirect takes it elsewhere.
-CLIENT = HttpClient(redirects=False, proxies=False)
+# No proxy sees a prompt, and no redirect takes it elsewhere. Where it may go is the owner's to say, over HTTP too.
+CLIENT = HttpClient(redirects=False, proxies=False, plain_http=True)
 
 
 class ServerFailed(PiyingError):

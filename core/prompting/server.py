@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible server: Ollama, vLLM, LM Studio, llama.cpp.
+"""Language-model server: a prompt model behind an OpenAI-compatible server (Ollama, vLLM, LM Studio, llama.cpp).
 
 Requests are made with the standard library alone: no proxy from the environment sees a prompt, and no
 redirect is followed. A thread reads the answer, so that a cancel and the time limit work while it is

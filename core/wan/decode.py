@@ -71,7 +71,7 @@ def _larger_than_a_tile(vae: AutoencoderKLWan, z: torch.Tensor) -> bool:
 Piece = tuple[slice, slice, slice, "torch.Tensor"]
 
 
-def _in_time(vae: AutoencoderKLWan, z: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+def _decode_in_time(vae: AutoencoderKLWan, z: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield the frames of one latent frame after another, [1, 3, 1 or 4, H, W], and where they belong."""
     vae.clear_cache()
     try:
@@ -88,7 +88,7 @@ def _in_time(vae: AutoencoderKLWan, z: torch.Tensor) -> Iterator[tuple[slice, to
 
 def _chunks(vae: AutoencoderKLWan, z: torch.Tensor, on_step: OnStep) -> Iterator[Piece]:
     everywhere = slice(None)
-    for index, (when, piece) in enumerate(_in_time(vae, z)):
+    for index, (when, piece) in enumerate(_decode_in_time(vae, z)):
         yield when, everywhere, everywhere, piece
         on_step(index + 1)
 
@@ -109,7 +109,7 @@ def _tiles(vae: AutoencoderKLWan, z: torch.Tensor, on_step: OnStep) -> Iterator[
         for column, left in enumerate(range(0, z.shape[4], stride[1] // 8)):
             latents = z[:, :, :, top : top + high, left : left + wide]
             tile = torch.empty(1, 3, 1 + 4 * (z.shape[2] - 1), latents.shape[3] * 8, latents.shape[4] * 8)
-            for when, piece in _in_time(vae, latents):
+            for when, piece in _decode_in_time(vae, latents):
                 tile[:, :, when] = piece.cpu()
                 done += 1
                 on_step(done)

@@ -27,9 +27,8 @@ class SpeedSettings:
     vae: str = "fp16"
 
 
-# Chosen by what benchmarks/speed.py measures on the built-in model (docs/speed.md): forecast steps give up less than
-# steps that are not there at all, so fewer steps come second. Guidance left out saves least: that is left to be set by
-# hand.
+# Measured by benchmarks/speed.py (docs/benchmarks.md): forecast steps give up less than steps left out,
+# so fewer steps come second. Guidance left out saves least: that is left to be set by hand.
 SETTINGS: dict[SpeedName, SpeedSettings] = {
     "reference": SpeedSettings(batch_cfg=False, vae="fp32"),
     "balanced": SpeedSettings(step_cache=0.08),
@@ -84,7 +83,7 @@ class VAETypes:
     """The types of both VAE phases.
 
     fp16 comes before bf16 in either order: it takes the same memory, has three more bits, and older cards
-    have it too (benchmarks/vae_types.py, docs/speed.md). Where it overflows, what follows it is taken.
+    have it too (benchmarks/vae_types.py, docs/benchmarks.md). Where it overflows, what follows it is taken.
 
     Attributes:
         computes: on a card; a later one only where no earlier one fits, or one overflows.

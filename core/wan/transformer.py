@@ -135,7 +135,7 @@ def _run_pair(
     scales: Iterator[torch.Tensor],
     check_cancelled: Callable[[], None],
 ) -> None:
-    """Take every prompt through a main block, then through the VACE block whose hint is added behind it."""
+    """Take every prompt through a main block, then through the VACE block whose hint is added after it."""
     # Of the VACE blocks only the one with an input projection, the first, reads the video's tokens,
     # and as they were before any main block.
     reads = getattr(vace, "proj_in", None) is not None
@@ -224,7 +224,7 @@ def reason_not_to_compile(choice: PhasePlan, device: str) -> str:
 
 @contextmanager
 def compiled_blocks(transformer: WanVACETransformer3DModel) -> Iterator[None]:
-    """Have `torch.compile` run the blocks inside the block; the model is as it was behind it.
+    """Have `torch.compile` run the model's blocks inside the `with` block; afterwards the model is as it was.
 
     Args:
         transformer: on the device it computes on.

@@ -14,7 +14,7 @@ from piying.core.disk_cache import STALE_SECONDS, DiskCache, entry_name
 from piying.core.executor.retry import FailedPlans
 from piying.core.executor.tensor_cache import TensorCache
 from piying.core.prompting.answer_cache import AnswerCache
-from piying.core.wan.long.window_cache import Finished, Shelf
+from piying.core.wan.long.window_cache import FinishedWindow, WindowCache
 
 KEY = {"model": "umt5", "prompt": "一只红色的球", "sizes": (1, 2)}
 DATA = random.Random(0).randbytes(3000)
@@ -110,8 +110,10 @@ def failures(folder):
 
 
 def windows(folder):
-    shelf, draw = Shelf(folder), torch.Generator().manual_seed(0)
-    window = Finished(torch.randint(0, 255, (5, 16, 16, 3), dtype=torch.uint8, generator=draw), torch.ones(1, 2, 3))
+    shelf, draw = WindowCache(folder), torch.Generator().manual_seed(0)
+    window = FinishedWindow(
+        torch.randint(0, 255, (5, 16, 16, 3), dtype=torch.uint8, generator=draw), torch.ones(1, 2, 3)
+    )
     shelf.put("k", window)
 
     def read():
@@ -143,8 +145,8 @@ def test_a_flipped_bit_makes_an_entry_of_any_kind_absent(tmp_path, make, count):
 def test_latents_that_are_gone_make_a_window_that_needs_them_absent(tmp_path):
     windows(tmp_path)
     (tmp_path / "k.safetensors").unlink()
-    assert Shelf(tmp_path).has("k", 5)
-    assert not Shelf(tmp_path).has("k", 5, latents=True)
+    assert WindowCache(tmp_path).has("k", 5)
+    assert not WindowCache(tmp_path).has("k", 5, latents=True)
 
 
 def test_a_tensor_file_of_an_earlier_version_is_absent(tmp_path):

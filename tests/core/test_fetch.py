@@ -12,9 +12,9 @@ from piying.core.download import hubs as fetch_hubs
 from piying.core.download import jobs as fetching
 from piying.core.download.checksums import LEDGER, Ledger, LedgerEntry, edit_ledger, file_lock
 from piying.core.download.cli import Console, size_text, time_text
-from piying.core.download.hubs import HubFile, ModelScope, safe_path
+from piying.core.download.hubs import HubFile, ModelScope
 from piying.core.download.jobs import fetch
-from piying.core.download.manifest import ListedFile, ListedModel, Source
+from piying.core.download.manifest import ListedFile, ListedModel, Source, safe_path
 from piying.core.download.transfer import DownloadRefused
 from piying.core.download.verify import is_whole_safetensors
 from piying.core.errors import PiyingError

@@ -109,8 +109,8 @@ def test_a_listing_that_is_none(hub, answer):
         ({"always": 500}, r"cannot be fetched \(status 500\)"),
         ({"data": OTHER}, f"sha256 is .*, and {SHA256} was expected"),
         ({"data": DATA[:-1]}, "has 299999 bytes at Hugging Face, not 300000"),
-        ({"redirect": "http://models.example/file"}, "sends on to http://models.example/file, which is not HTTPS"),
-        ({"redirect": "file:///etc/passwd"}, "sends on to"),
+        ({"redirect": "http://models.example/file"}, "redirects to http://models.example/file, which is not HTTPS"),
+        ({"redirect": "file:///etc/passwd"}, "redirects to"),
         ({"redirect": "http://[/file"}, "an address that cannot be read"),
     ],
 )

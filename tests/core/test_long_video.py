@@ -25,7 +25,7 @@ from piying.core.wan.long.colour_match import colours_of, colours_of_all, matche
 from piying.core.wan.long.request import LongRequest, check_lengths, check_long_request, shown, windows
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.long.task_window import cut
-from piying.core.wan.long.window_cache import Finished, Shelf, rounded
+from piying.core.wan.long.window_cache import FinishedWindow, WindowCache, rounded
 from piying.core.wan.model import load
 from piying.core.wan.request import VACERequest
 from piying.core.wan.run import sample
@@ -83,7 +83,7 @@ def host_in(folder, when=None):
 
 
 def kept_frames(host):
-    """Return the windows on the shelf, oldest first, uint8 [n, h, w, 3] each."""
+    """Return the windows in the cache, oldest first, uint8 [n, h, w, 3] each."""
     files = sorted((host.cache_folder() / "long_video").glob("*.mkv"), key=lambda path: path.stat().st_mtime_ns)
     return [np.stack(list(read_frames(path))) for path in files]
 
@@ -216,7 +216,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(film, tmp_path):
 
 
 def keys_of(host, asked, task=None):
-    """Return the names that the windows of a request have on the shelf."""
+    """Return the names that the windows of a request have in the cache."""
     film = long_make._LongVideo(HANDLE, asked, host, task or VACETask(), load(HANDLE, host))
     keys = []
     for window in film.windows:
@@ -315,7 +315,7 @@ def blended(tmp_path_factory):
 
 
 def latents_of(host):
-    shelf = Shelf(host.cache_folder() / "long_video")
+    shelf = WindowCache(host.cache_folder() / "long_video")
     files = sorted(shelf.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
     return [shelf.get(path.stem).latents for path in files]
 
@@ -502,17 +502,17 @@ def test_colours_of_frames_one_by_one_are_those_of_all():
 # --- on disk ---------------------------------------------------------------------------------------------------
 
 
-def test_the_shelf_keeps_eight_bits_exactly_and_lets_the_oldest_go(tmp_path, monkeypatch):
-    shelf = Shelf(tmp_path / "shelf")
+def test_the_cache_keeps_eight_bits_exactly_and_lets_the_oldest_go(tmp_path, monkeypatch):
+    shelf = WindowCache(tmp_path / "shelf")
     assert not shelf.has("a", 5)
     for name in "abc":
-        shelf.put(name, Finished(rounded(clip(5)), torch.full((1, 2, 3), 0.1)))
-    shelf.put("plain", Finished(rounded(clip(5))))
+        shelf.put(name, FinishedWindow(rounded(clip(5)), torch.full((1, 2, 3), 0.1)))
+    shelf.put("plain", FinishedWindow(rounded(clip(5))))
     back = shelf.get("a")
     assert torch.equal(back.last(2), clip(5)[-2:]) and torch.equal(back.frames, rounded(clip(5)))
     assert shelf.has("a", 5) and not shelf.has("a", 6)
     assert torch.equal(back.latents, torch.full((1, 2, 3), 0.1)) and shelf.get("plain").latents is None
     monkeypatch.setattr("piying.core.wan.long.window_cache.KEPT_BYTES", 0)
-    shelf.let_go(["b"])
+    shelf.evict(["b"])
     assert [shelf.has(name, 5) for name in "abc"] == [False, True, False]
     assert sorted(path.name for path in (tmp_path / "shelf").iterdir()) == ["b.mkv", "b.safetensors"]

@@ -13,8 +13,15 @@ from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle
 from piying.core.download.cli import model_size
-from piying.core.download.hubs import safe_path
-from piying.core.download.manifest import MANIFEST, files_of, find_listed, first_of, listed_models, read_manifest
+from piying.core.download.manifest import (
+    MANIFEST,
+    files_of,
+    find_listed,
+    first_of,
+    listed_models,
+    read_manifest,
+    safe_path,
+)
 from piying.core.errors import PiyingError
 from piying.core.families.registry import family_named
 from piying.core.host.base import MODEL_CATEGORIES
@@ -180,6 +187,15 @@ def test_other_keys_are_other_peoples_business(tmp_path):
     path = tmp_path / "models_manifest.json"
     path.write_text(json.dumps(content))
     assert read_manifest(path) == MODELS[:1]
+
+
+@pytest.mark.parametrize("path", ["../../escaped.bin", "/etc/passwd", "a/../../b", "C:/x"])
+def test_a_path_that_leaves_the_models_folder_is_refused(tmp_path, path):
+    content = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    content["models"][0]["files"][0]["path"] = path
+    (tmp_path / "models_manifest.json").write_text(json.dumps(content))
+    with pytest.raises(PiyingError, match="leaves its folder"):
+        read_manifest(tmp_path / "models_manifest.json")
 
 
 # docs/models.md

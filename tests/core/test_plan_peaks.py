@@ -147,11 +147,11 @@ def predicted(name, variant, size, frames, dtype):
 @pytest.mark.parametrize(("size", "dtype"), [((832, 480), torch.float32), ((256, 256), torch.bfloat16)])
 def test_decoding_a_video(video_vae, size, dtype):
     """A latent frame at a time, as `decode` runs the VAE; from the third on the peak stays."""
-    from piying.core.wan.decode import _in_time
+    from piying.core.wan.decode import _decode_in_time
 
     vae = video_vae.to(dtype)
     latents = on_meta(1, 16, 3, size[1] // 8, size[0] // 8, dtype=dtype)
-    measured = peak(vae, lambda: [None for _ in _in_time(vae, latents)], latents)
+    measured = peak(vae, lambda: [None for _ in _decode_in_time(vae, latents)], latents)
     assert predicted("decode", "whole", size, 9, dtype) == pytest.approx(measured, rel=0.05)
 
 

@@ -26,7 +26,7 @@ from .colour_match import matched, pulled_back
 from .request import LongRequest, Window, check_long_request, shown, window_request, windows
 from .task_window import cut
 from .video_writer import Segment, VideoWriter, video_writer
-from .window_cache import Earlier, Finished, Shelf, key_of, rounded
+from .window_cache import FinishedWindow, PreviousWindows, WindowCache, rounded, window_key
 
 log = logging.getLogger("piying")
 
@@ -52,9 +52,9 @@ def make_long_video(
     """Make a video of any length.
 
     The windows are made one after the other. Each is given the last frames of the one before it, as
-    VACE's `firstclip` does, and the part of the task that lies in it. What is finished is kept on disk without
-    loss, so that memory does not depend on the length, and a run that was stopped goes on behind it. That, and the
-    writing of the video, is done beside the making of the next windows.
+    VACE's `firstclip` does, and the part of the task that lies in it. Finished windows are cached on disk without
+    loss, so that memory does not depend on the length, and a run that was stopped resumes after them. Caching, and
+    the writing of the video, run while the next windows are made.
 
     Args:
         task: made for the whole length.
@@ -77,7 +77,7 @@ def make_long_video(
     video.check()
     with (
         writing(host.folder("temp"), "piying/long", ".mp4") as output,
-        video_writer(video.shelf, output.path, audio, host.check_cancelled) as writer,
+        video_writer(video.cache, output.path, audio, host.check_cancelled) as writer,
     ):
         record = video.make(writer)
     return output.path, record
@@ -92,15 +92,15 @@ class _LongVideo:
     host: Host
     task: VACETask
     model: WanVACEModel
-    shelf: Shelf = field(init=False)
-    earlier: Earlier = field(init=False)
+    cache: WindowCache = field(init=False)
+    earlier: PreviousWindows = field(init=False)
     windows: list[Window] = field(init=False)
     logged_plans: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         request = self.request
-        self.shelf = Shelf(self.host.cache_folder() / "long_video")
-        self.earlier = Earlier(self.shelf)
+        self.cache = WindowCache(self.host.cache_folder() / "long_video")
+        self.earlier = PreviousWindows(self.cache)
         self.windows = windows(request.video.num_frames, request.window, request.overlap)
 
     def check(self) -> None:
@@ -125,12 +125,12 @@ class _LongVideo:
             canvas = self._canvas(window)
             keys.append(self._key(window, canvas, keys))
             made = None
-            if self.shelf.has(keys[-1], window.count, self._blended):
+            if self.cache.has(keys[-1], window.count, self._blended):
                 resumed += 1
             else:
                 self._log_window(window, resumed)
                 made, ran = self._make_window(window, canvas, keys, bar)
-                self.earlier.hold(keys[-1], made)
+                self.earlier.set_current(keys[-1], made)
             writer.add(Segment(keys[-1], first, end), made, tuple(keys))
             bar.step((window.index + 1) * STEPS_PER_PORTION)
         described = {"task": self.task.describe()} if self.task.layers or self.task.references else {}
@@ -173,11 +173,11 @@ class _LongVideo:
             "strength": str(self.task.strength),
         } | ({"latents": "kept"} if self._blended else {})
         layers = [canvas.frames, canvas.make] + ([] if canvas.weights is None else [canvas.weights])
-        return key_of(decides, [*(layers if self.task.layers else []), *self.task.references])
+        return window_key(decides, [*(layers if self.task.layers else []), *self.task.references])
 
     def _make_window(
         self, window: Window, canvas: Canvas, keys: list[str], bar: Progress
-    ) -> tuple[Finished, dict[str, Any]]:
+    ) -> tuple[FinishedWindow, dict[str, Any]]:
         """Return a window, and a record of what ran."""
         earlier = self.earlier.window(keys[-2]) if window.given else None
         before = None if earlier is None else earlier.last(window.given)
@@ -202,13 +202,13 @@ class _LongVideo:
             frames = seen.frames
         if before is not None:
             frames = self._joined_to(before, frames, window, keys)
-        return Finished(rounded(paste(frames, VACEInputs(canvas))), latents[-1] if latents else None), ran
+        return FinishedWindow(rounded(paste(frames, VACEInputs(canvas))), latents[-1] if latents else None), ran
 
     @property
     def _blended(self) -> bool:
         return self.request.seams == "blended"
 
-    def _before(self, window: Window, earlier: Finished | None) -> PrefixLatents | None:
+    def _before(self, window: Window, earlier: FinishedWindow | None) -> PrefixLatents | None:
         """Return the latents that the window before has made of the frames both have, to be turned from."""
         if not self._blended or earlier is None or earlier.latents is None:
             return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...media.aside import Aside, aside
 from ...media.video import write_mp4
 from ..request import FPS
-from .window_cache import Finished, Shelf
+from .window_cache import FinishedWindow, WindowCache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ class _Entry:
     """The next segment; its window, where that is not cached yet; the windows that are to stay cached."""
 
     segment: Segment
-    made: Finished | None
+    made: FinishedWindow | None
     needed: tuple[str, ...]
 
 
@@ -48,7 +48,7 @@ class VideoWriter:
     _entries: Aside[_Entry]
     _segments: Aside[Segment]
 
-    def add(self, segment: Segment, made: Finished | None, needed: tuple[str, ...]) -> None:
+    def add(self, segment: Segment, made: FinishedWindow | None, needed: tuple[str, ...]) -> None:
         """Take the next window; one of those before it may still be on its way to disk when this returns.
 
         Args:
@@ -66,7 +66,7 @@ class VideoWriter:
 
 @contextmanager
 def video_writer(
-    shelf: Shelf, path: Path, audio: dict[str, Any] | None, check_cancelled: Callable[[], None]
+    cache: WindowCache, path: Path, audio: dict[str, Any] | None, check_cancelled: Callable[[], None]
 ) -> Iterator[VideoWriter]:
     """Yield a writer; at the end of the body `path` is an MP4 of all windows added.
 
@@ -83,25 +83,25 @@ def video_writer(
         audio = {**audio, "waveform": audio["waveform"].detach().cpu()}
 
     def encode(segments: Aside[Segment]) -> None:
-        with closing(_frames(shelf, segments)) as frames:  # where writing fails, what reads them is to end too
+        with closing(_frames(cache, segments)) as frames:  # where writing fails, what reads them is to end too
             write_mp4(path, frames, Fraction(FPS), audio=audio)
 
-    def cache(entries: Aside[_Entry]) -> None:
+    def store(entries: Aside[_Entry]) -> None:
         for entry in entries.items():
             if entry.made is not None:
-                shelf.put(entry.segment.key, entry.made)
-                shelf.let_go(entry.needed)
+                cache.put(entry.segment.key, entry.made)
+                cache.evict(entry.needed)
             segments.give(entry.segment)
             del entry  # before waiting for the next: it holds a window
 
-    with aside(encode, check_cancelled) as segments, aside(cache, check_cancelled, MAX_PENDING) as entries:
+    with aside(encode, check_cancelled) as segments, aside(store, check_cancelled, MAX_PENDING) as entries:
         yield VideoWriter(entries, segments)
 
 
-def _frames(shelf: Shelf, segments: Aside[Segment]) -> Generator[npt.NDArray[np.uint8], None, None]:
+def _frames(cache: WindowCache, segments: Aside[Segment]) -> Generator[npt.NDArray[np.uint8], None, None]:
     """Yield the frames of the video, one in memory at a time: however far encoding is behind, it holds no window."""
     for segment in segments.items():
-        with closing(shelf.read(segment.key)) as frames:
+        with closing(cache.read(segment.key)) as frames:
             for index, frame in enumerate(frames):
                 segments.heed()
                 if segment.first <= index < segment.end:

@@ -1,4 +1,4 @@
-"""Finished windows on disk, without loss: a long video needs memory for one, and a stopped run goes on behind them."""
+"""Window cache: finished windows on disk, without loss. A long video needs memory for one; a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from .colour_match import Colours, colours_of_all
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import torch
 
 
 KEPT_BYTES = 8 * 2**30  # of finished windows beside those of the run; minutes of 720p
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
+class FinishedWindow:
     """A window in the eight bits that are kept of it, so that what follows is the same whether it was made or read.
 
     Attributes:
@@ -46,8 +45,6 @@ class Finished:
 
 def rounded(frames: torch.Tensor) -> torch.Tensor:
     """Return frames [n, h, w, 3] in 0..1 as uint8. Cut off instead, they would darken from window to window."""
-    import torch
-
     eight = torch.empty(frames.shape, dtype=torch.uint8)
     for frame, target in zip(frames, eight, strict=True):
         target.copy_((frame.clamp(0, 1) * 255).round())
@@ -55,7 +52,7 @@ def rounded(frames: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class WindowCache:
     """A folder of windows, named by what made them: the frames as a video, and the latents where they are needed."""
 
     folder: Path
@@ -82,7 +79,7 @@ class Shelf:
         except (OSError, PiyingError):
             return False
 
-    def put(self, key: str, window: Finished) -> None:
+    def put(self, key: str, window: FinishedWindow) -> None:
         """Keep a window. It is there when this returns, and not before.
 
         Raises:
@@ -98,14 +95,13 @@ class Shelf:
             with self._frames.writing(key) as path:
                 write_lossless(path, iter(window.frames.numpy()), doing)
 
-    def get(self, key: str) -> Finished:
+    def get(self, key: str) -> FinishedWindow:
         """Return a window that is there. Raises PiyingError when it cannot be read."""
-        import torch
         from safetensors.torch import load
 
         frames = torch.stack([torch.from_numpy(frame) for frame in self.read(key)])
         latents = self._latents.get(key)
-        return Finished(frames, None if latents is None else load(latents)["latents"])
+        return FinishedWindow(frames, None if latents is None else load(latents)["latents"])
 
     def read(self, key: str) -> Generator[npt.NDArray[np.uint8], None, None]:
         """Yield a window's frames, uint8 [h, w, 3], one at a time. Raises PiyingError when they cannot be read."""
@@ -117,34 +113,34 @@ class Shelf:
             )
         yield from read_frames(path)
 
-    def let_go(self, needed: Collection[str]) -> None:
+    def evict(self, needed: Collection[str]) -> None:
         """Delete the windows least recently used beyond `KEPT_BYTES`; those of the run stay."""
         for key in self._frames.evict(needed):
             self._latents.delete(key)
 
 
-def key_of(decides: Mapping[str, Any], tensors: Iterable[torch.Tensor]) -> str:
+def window_key(decides: Mapping[str, Any], tensors: Iterable[torch.Tensor]) -> str:
     """Return the name of what is made from values and tensors on the CPU."""
     return entry_name({**decides, "tensors": digest(tensors)})
 
 
 @dataclass
-class Earlier:
+class PreviousWindows:
     """Windows by their key. One is in memory: the last that was made."""
 
-    shelf: Shelf
+    cache: WindowCache
     _key: str | None = None
-    _window: Finished | None = None
+    _window: FinishedWindow | None = None
     _colours: dict[str, Colours] = field(default_factory=dict)
     _pictures: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def hold(self, key: str, window: Finished) -> None:
+    def set_current(self, key: str, window: FinishedWindow) -> None:
         """Keep a window that was made, in place of the one before it."""
         self._key, self._window = key, window
 
-    def window(self, key: str) -> Finished:
+    def window(self, key: str) -> FinishedWindow:
         """Return a window. Raises PiyingError when it cannot be read."""
-        return self._window if self._window is not None and key == self._key else self.shelf.get(key)
+        return self._window if self._window is not None and key == self._key else self.cache.get(key)
 
     def colours(self, key: str) -> Colours:
         """Return the colours of a window; it is looked at once."""
@@ -164,4 +160,4 @@ class Earlier:
         if self._window is not None and key == self._key:
             yield from self._window.frames.numpy()
         else:
-            yield from self.shelf.read(key)
+            yield from self.cache.read(key)

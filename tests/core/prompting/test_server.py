@@ -465,6 +465,13 @@ def test_the_key_goes_to_the_servers_that_are_allowed_alone(server, host, monkey
     assert server.requests[-1][1]["Authorization"] == "Bearer sk-1"
 
 
+def test_an_allowed_server_need_not_be_encrypted(server, host, monkeypatch):
+    monkeypatch.setattr("piying.core.http.is_loopback", lambda name: False)
+    monkeypatch.setenv(ALLOW, "127.0.0.1")
+    server.say(FOX)
+    assert expand(server.handle(), STRICT, host)[0] == FOX
+
+
 def test_json_without_end_from_a_server_is_an_answer_like_any_other_bad_one(server, host):
     def deep(handler, number):
         handler.begin()
