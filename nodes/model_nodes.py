@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from ..core.planner.report import Estimate
 
 MEMORY_TOOLTIP = (
-    "auto: the fastest way that fits the card, found anew for every size and length, and shown in the log. "
-    "resident: whole models on the card. streamed: block by block, for the smallest cards. "
-    "fp8: weights of one byte, half the memory."
+    "auto: the fastest plan that fits the card, computed for every size and length, and shown in the log. resident: "
+    "whole models on the card. streamed: block by block, for the smallest cards. fp8: weights of one byte, half the "
+    "memory."
 )
 STRONGEST = 100.0  # as in ComfyUI's own LoRA loader
-STEPS_TOOLTIP = "Steps the LoRA was made for; without one that was made for few, the published number. For {node}."
+STEPS_TOOLTIP = "Steps the LoRA was distilled to, else the published number. For {node}."
 CFG_TOOLTIP = "The cfg it was made for, else the published one. For {node}."
 
 
@@ -94,7 +94,7 @@ class LoRANode:
                         "min": -STRONGEST,
                         "max": STRONGEST,
                         "step": 0.01,
-                        "tooltip": "1 is as it was trained, 0 is without it; below 0 turns it around.",
+                        "tooltip": "1 is as it was trained, 0 is off; below 0 inverts it.",
                     },
                 ),
             }

@@ -232,7 +232,7 @@ def test_every_card_has_a_plan(gigabytes):
     made = plan(Z_IMAGE.phases(listed_components("z-image-turbo-bf16"), work), synthetic(gigabytes, 32))
     assert made.fits
     assert [phase.phase for phase in made.phases] == ["encode", "condition", "sample", "decode"]
-    assert made.phase("sample").storage == ("fp8" if gigabytes < 16 else "bf16")
+    assert made.phase("sample").placement == ("streamed" if gigabytes < 8 else "resident")
 
 
 def test_what_fits_instead_is_told(tmp_path):
