@@ -1,4 +1,4 @@
-"""Expand Prompt from end to end with the toy model that ships: facts kept, answers cached, and a fallback for every failure."""
+"""Expand Prompt end to end with the toy model that ships: facts kept, answers cached, a fallback for each failure."""
 
 from __future__ import annotations
 
