@@ -125,8 +125,9 @@ def _encode(vae: Any, colours: torch.Tensor) -> torch.Tensor:
     card = colours.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)[None] * 2 - 1
     card = card.to(vae.device, vae.dtype)
     if not hasattr(vae.config, "z_dim"):  # a VAE of pictures
-        scaled: torch.Tensor = vae.encode(card).latent_dist.mode()[0] * vae.config.scaling_factor
-        return scaled
+        image: torch.Tensor = vae.encode(card).latent_dist.mode()[0]
+        shift: float = getattr(vae.config, "shift_factor", None) or 0.0
+        return (image - shift) * float(vae.config.scaling_factor)
     encoded: torch.Tensor = vae.encode(card[:, :, None]).latent_dist.mode()
     mean, std = (
         torch.tensor(values).view(-1, 1, 1, 1).to(encoded)

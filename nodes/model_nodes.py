@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog.installed_model import has_built_in
 from ..core.catalog.selection import ModelHandle, check_model, model_choices, model_details
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
@@ -39,8 +40,9 @@ class ModelLoader:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets; the list of models is what is installed now."""
+        toy = has_built_in(cls.FAMILY.key)
         model_tooltip = (
-            "auto: the largest installed model that fits this machine, else the built-in toy model. "
+            f"auto: the largest installed model that fits this machine{', else the built-in toy model' * toy}. "
             f"Models are folders under models/{cls.FAMILY.folder}{cls.ALSO}."
         )
         models = model_choices(cls.FAMILY, get_host())
