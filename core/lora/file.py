@@ -167,7 +167,7 @@ class Targets:
             layout for layout in layouts() if layout.class_name == type(module).__name__ and layout.style == "original"
         ]
         self._flat = {name.replace(".", "_"): name for name in self._own}
-        blocks = range(sum(1 for name in self._own if re.fullmatch(r"blocks\.\d+", name)))
+        blocks = sorted({int(part) for name in self._own for part in name.split(".") if part.isdigit()})
         for layout in self._layouts:
             for name in _spelled_out(layout.layers, blocks):
                 self._flat.setdefault(name.replace(".", "_"), name)

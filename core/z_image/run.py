@@ -16,7 +16,7 @@ from ..families.image_vae import decode_image, set_tiling
 from ..files.dtypes import torch_dtype
 from ..host.base import Host
 from ..lora.catalog import record_of
-from ..preview import LatentPreview, fit_colours, step_callback
+from ..preview import FlowPreview, fit_colours, step_callback
 from .phases import TEXT_TOKENS, ZImageWork, phases, what_fits
 from .request import ZImageRequest, check_side, check_strength
 
@@ -211,7 +211,7 @@ class ZImageRun:
                 arguments |= self._beginning(scheduler)
             steps = request.steps - (0 if self.begun is None else self._skipped_steps())
             progress = self.host.progress("Sampling", steps)
-            preview = LatentPreview(self.colours, scheduler)
+            preview = FlowPreview(self.colours, scheduler)
             with placed(transformer, choice, self.meter.device, self.host, blocks=blocks):
                 latents: torch.Tensor = pipeline(
                     **arguments, callback_on_step_end=step_callback(progress, preview)

@@ -22,6 +22,7 @@ from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.machine import synthetic
 from piying.core.planner.plan import plan
+from piying.core.preview import FlowPreview
 from piying.core.quantization.fp8_linear import Fp8Linear
 from piying.core.z_image.family import Z_IMAGE
 from piying.core.z_image.request import ZImageRequest
@@ -197,6 +198,21 @@ def test_scaled_fp8_files_run(parts, files, host):
     assert (image - plain(parts, REQUEST)).abs().mean() < 0.1
 
 
+def test_the_preview_shows_where_the_steps_lead():
+    """On a straight path from noise to a picture, the guess is the picture from the second step on."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(4)
+    clean, noise = torch.randn(2, 1, 16, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    preview, latents, guesses = FlowPreview(torch.zeros(17, 3), scheduler), noise, []
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(noise - clean, timestep, latents, return_dict=False)[0]
+        guesses.append(preview.of(latents).latents)
+    for guess in guesses[1:]:
+        assert torch.allclose(guess, clean, atol=1e-5)
+
+
 # Memory
 
 
@@ -282,10 +298,10 @@ def test_a_lora_gives_what_merged_weights_give(parts, folder, host, tmp_path, sp
     assert "style" in str(record["loras"])
 
 
-def test_a_lora_of_joined_projections_is_told_apart(parts, folder, host, tmp_path):
+@pytest.mark.parametrize("name", ["diffusion_model.layers.0.attention.qkv", "lora_unet_layers_0_attention_qkv"])
+def test_a_lora_of_joined_projections_is_told_apart(parts, folder, host, tmp_path, name):
     generator = torch.Generator().manual_seed(5)
     down, up = torch.randn(RANK, 128, generator=generator) * 2, torch.randn(384, RANK, generator=generator) * 2
-    name = "diffusion_model.layers.0.attention.qkv"
     (tmp_path / "loras").mkdir()
     writers.save({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "loras" / "a.safetensors")
     handle = NODES["PiyingZImageLoRA"]().add(ModelHandle(Z_IMAGE), "a.safetensors", 1.0)[0]
