@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from measures import SMALL, Part
+from .measures import SMALL, Part
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("core", "nodes", "runner", "training")
