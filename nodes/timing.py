@@ -82,6 +82,6 @@ class PiyingAlignAudio:
 
     def align(self, num_frames: int, fps: float, frames_before: int, audio: Any = None) -> tuple[Any]:
         """Return the sound, or None where there is none."""
-        from ..core.media.sound import align
+        from ..core.media.audio import align
 
         return (align(audio, num_frames, fps, frames_before),)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..core.media.disk import explained, removed_on_failure
+from ..core.atomic_write import write_text
+from ..core.errors import explain_os_errors
 from .definitions import ObjectInfo
 from .errors import WorkflowError
 
@@ -40,17 +39,5 @@ def write_api(path: Path, api: dict[str, Any]) -> None:
     Raises:
         PiyingError: the file cannot be written.
     """
-    with explained(f"--export-api {path}: cannot write it"):
-        number, name = tempfile.mkstemp(dir=path.parent, prefix=".piying-", suffix=".json")
-        with removed_on_failure(Path(name)):
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                json.dump(api, file, indent=2, ensure_ascii=False)
-                file.write("\n")
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).replace(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with explain_os_errors(f"--export-api {path}: cannot write it"):
+        write_text(path, json.dumps(api, indent=2, ensure_ascii=False) + "\n")

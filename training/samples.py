@@ -120,7 +120,7 @@ def main() -> None:
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     save_pictures(out)
-    save_clips(out, pack("core.media.video").write_mp4)
+    save_clips(out, pack("core.media.mp4").write_mp4)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import Any
 
 from ...core.errors import PiyingError
 from ...core.host import get_host
-from ...core.media.animation import METHODS, write_webp
 from ...core.media.naming import numbered, writing
 from ...core.media.webm import CODECS, write_webm
+from ...core.media.webp import METHODS, write_webp
 from .saved import SAVER_HIDDEN, embedded_texts
 from .values import checked_choice, checked_image
 from .video_files import saver_problem, shown_video

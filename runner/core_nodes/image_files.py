@@ -6,8 +6,7 @@ from typing import Any
 
 from ...core.errors import PiyingError
 from ...core.host import FolderKind, get_host
-from ...core.media.channels import CHANNELS, read_channel
-from ...core.media.images import read_image, write_png
+from ...core.media.images import CHANNELS, read_channel, read_image, write_png
 from ...core.media.naming import numbered, writing
 from .input_files import file_problem, file_version, input_file, input_names
 from .saved import PREFIX_TOOLTIP, SAVER_HIDDEN, embedded_texts, saved_entry

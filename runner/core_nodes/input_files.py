@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import PiyingError
+from ...core.errors import PiyingError, explain_os_errors
 from ...core.host import FolderKind, get_host
-from ...core.media.disk import explained
 
 _KINDS: tuple[FolderKind, ...] = ("input", "output", "temp")
 
@@ -55,7 +54,7 @@ def file_version(name: str) -> Any:
 def input_names(content: str | None = None) -> list[str]:
     """Return the names of the files in the input folder, of one kind of content ("image", "video") or of all."""
     folder = get_host().folder("input")
-    with explained(f"Cannot look into {folder}"):
+    with explain_os_errors(f"Cannot look into {folder}"):
         names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     return [name for name in names if content is None or _content(name) == content]
 

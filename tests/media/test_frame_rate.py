@@ -82,6 +82,8 @@ def test_trimming_cuts_the_end_and_holding_repeats_it():
     [
         ((0, 16, "nearest", "as it is"), "fps is 0. Allowed: above 0"),
         ((16, -1, "nearest", "as it is"), "to_fps is -1"),
+        ((0.0001, 16, "nearest", "as it is"), "fps is 0.0001"),
+        ((16, float("inf"), "nearest", "as it is"), "to_fps is inf"),
         ((16, float("nan"), "nearest", "as it is"), "to_fps is nan"),
         ((16, 16, "fast", "as it is"), "method is 'fast'. Choose one of: nearest, blend"),
         ((16, 16, "blend", "81"), "length is '81'"),

@@ -9,8 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...media.aside import Aside, aside
-from ...media.video import write_mp4
+from ...media.background_worker import BackgroundWorker, background_worker
+from ...media.mp4 import write_mp4
 from ..request import FPS
 from .shelf import Finished, Shelf
 
@@ -44,8 +44,8 @@ class _Entry:
 class Reel:
     """Takes the windows of a video in their order."""
 
-    _entries: Aside[_Entry]
-    _parts: Aside[Part]
+    _entries: BackgroundWorker[_Entry]
+    _parts: BackgroundWorker[Part]
 
     def add(self, part: Part, made: Finished | None, needed: tuple[str, ...]) -> None:
         """Take the next window; one of those before it may still be on its way to disk when this returns.
@@ -58,7 +58,7 @@ class Reel:
         Raises:
             PiyingError: the disk or ffmpeg has failed with this window or one before it.
         """
-        self._entries.give(_Entry(part, made, needed))
+        self._entries.put(_Entry(part, made, needed))
         self._entries.raise_failure()
         self._parts.raise_failure()
 
@@ -79,17 +79,17 @@ def reel(shelf: Shelf, path: Path, audio: dict[str, Any] | None, check: Callable
     if audio:  # which a node may have left on the card, where no thread beside the sampling has business
         audio = {**audio, "waveform": audio["waveform"].detach().cpu()}
 
-    def encode(parts: Aside[Part]) -> None:
+    def encode(parts: BackgroundWorker[Part]) -> None:
         with closing(_frames(shelf, parts)) as frames:  # where writing fails, what reads them is to end too
             write_mp4(path, frames, Fraction(FPS), audio=audio)
 
-    def keep(entries: Aside[_Entry]) -> None:
+    def keep(entries: BackgroundWorker[_Entry]) -> None:
         for entry in entries.items():
             _keep(shelf, entry)
-            parts.give(entry.part)
+            parts.put(entry.part)
             del entry  # before waiting for the next: it holds a window
 
-    with aside(encode, check) as parts, aside(keep, check, MOST) as entries:
+    with background_worker(encode, check) as parts, background_worker(keep, check, MOST) as entries:
         yield Reel(entries, parts)
 
 
@@ -99,11 +99,11 @@ def _keep(shelf: Shelf, entry: _Entry) -> None:
         shelf.let_go(entry.needed)
 
 
-def _frames(shelf: Shelf, parts: Aside[Part]) -> Generator[npt.NDArray[np.uint8], None, None]:
+def _frames(shelf: Shelf, parts: BackgroundWorker[Part]) -> Generator[npt.NDArray[np.uint8], None, None]:
     """Yield the frames of the video, one in memory at a time: however far encoding is behind, it holds no window."""
     for part in parts.items():
         with closing(shelf.read(part.key)) as frames:
             for index, frame in enumerate(frames):
-                parts.heed()
+                parts.raise_if_cancelled()
                 if part.first <= index < part.behind:
                     yield frame

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import PiyingError
-from ...media import disk
-from ...media.lossless import write_lossless
+from ...atomic_write import write_bytes
+from ...errors import PiyingError, explain_os_errors
+from ...media.encoding import write_lossless
 from ...media.video import probe, read_frames
 from ..digest import digest
 
@@ -76,15 +76,15 @@ class Shelf:
         Raises:
             PiyingError: the disk or ffmpeg fails.
         """
+        from safetensors.torch import save
+
         doing = f"Cannot keep a finished window in {self.folder}"
-        part = self.folder / f".{key}.{os.getpid()}.part"
-        with disk.explained(doing), disk.removed_on_failure(part):
+        with explain_os_errors(doing):
             self.folder.mkdir(parents=True, exist_ok=True)
             if window.latents is not None:
-                _write_latents(part, window.latents)
-                part.replace(self._path(key, LATENTS))
-            write_lossless(part, iter(window.frames.numpy()), doing)
-            part.replace(self._path(key))  # the last: a window that has its frames has everything
+                write_bytes(self._path(key, LATENTS), save({"latents": window.latents.contiguous()}))
+            # The frames last: a window that has them has everything.
+            write_lossless(self._path(key), iter(window.frames.numpy()), doing)
 
     def get(self, key: str) -> Finished:
         """Return a window that is there. Raises PiyingError when it cannot be read."""
@@ -117,12 +117,6 @@ class Shelf:
 
     def _path(self, key: str, suffix: str = SUFFIX) -> Path:
         return self.folder / f"{key}{suffix}"
-
-
-def _write_latents(path: Path, latents: torch.Tensor) -> None:
-    from safetensors.torch import save
-
-    path.write_bytes(save({"latents": latents.contiguous()}))
 
 
 def key_of(decides: Mapping[str, Any], tensors: Iterable[torch.Tensor]) -> str:
