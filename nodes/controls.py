@@ -15,10 +15,10 @@ LINES = choice(choices.LINES, "Colour of lines and paper. VACE was trained on bl
 HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
 
 
-def _models(looker: models.Looker) -> Declared:
-    fallback = "the built-in toy one" if looker.ships else "it stops and says what to fetch"
-    tooltip = f"auto: the largest {looker.title} model under models/{models.FOLDER}; without any, {fallback}."
-    return choice(models.choices(looker, get_host()), tooltip)
+def _models(annotator: models.Annotator) -> Declared:
+    fallback = "the built-in toy one" if annotator.ships else "it stops and says what to fetch"
+    tooltip = f"auto: the largest {annotator.title} model under models/{models.FOLDER}; without any, {fallback}."
+    return choice(models.choices(annotator, get_host()), tooltip)
 
 
 def _stepped(step: int, declared: Declared) -> Declared:
@@ -75,7 +75,7 @@ class PiyingControlEdges(_Control):
         """Return the edges [N, H, W, 3]."""
         from ..core.controls.lines import edges
 
-        return (edges(frames, low, high, lines, get_host()),)
+        return (edges(frames, low=low, high=high, lines=lines, host=get_host()),)
 
 
 class PiyingControlScribble(_Control):
@@ -99,7 +99,8 @@ class PiyingControlScribble(_Control):
         """Return the drawing [N, H, W, 3]."""
         from ..core.controls.lines import scribble
 
-        return (scribble(frames, line_width, strength, lines, get_host()),)
+        control = scribble(frames, line_width=line_width, strength=strength, lines=lines, host=get_host())
+        return (control,)
 
 
 class PiyingControlFlow(_Control):
@@ -189,7 +190,10 @@ class PiyingControlLayoutBox(_Control):
         from ..core.controls.layout import box_path, parse_box
 
         first, last = (parse_box(*box, width, height) for box in (("start", start), ("end", end)))
-        return (box_path(first, last, num_frames, width, height, lines, get_host()),)
+        control = box_path(
+            first, last, num_frames=num_frames, width=width, height=height, lines=lines, host=get_host()
+        )
+        return (control,)
 
 
 class PiyingControlDepth(_Control):
@@ -233,7 +237,7 @@ class PiyingControlPose(_Control):
         """Declare the widgets."""
         detector_tooltip = (
             "Finds people first. auto: the largest detector under models/annotators, else the whole frame is "
-            f"taken for one person. {models.advice(models.DETECTOR)}"
+            f"taken for one person. {models.install_hint(models.DETECTOR)}"
         )
         colours_tooltip = "as VACE: what its own tool makes of videos, red and blue exchanged. OpenPose: as others do."
         return {
@@ -268,7 +272,7 @@ class PiyingControlPose(_Control):
         """Return the people [N, H, W, 3]."""
         from ..core.controls.pose import pose
 
-        control, record = pose(frames, model, detector, min_score, colours, get_host())
+        control, record = pose(frames, model, detector=detector, min_score=min_score, colours=colours, host=get_host())
         record_run(extra_pnginfo, unique_id, record)
         return (control,)
 

@@ -1,4 +1,4 @@
-"""Depth: near is light, far is dark."""
+"""Depth maps: near is light, far is dark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..host import Host
 from ..memory.residency import resident
 from .choices import PER_FRAME, SCALES, check_choice
-from .frames import checked_frames, collected
+from .frames import checked_frames, stack_frames
 from .models import DEPTH, choose, image_processor, load
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ def depth(images: Any, model: str, range_of: str, host: Host) -> tuple[torch.Ten
     network, processor = load(DEPTH, found, host), image_processor(DEPTH, found)
     with torch.no_grad(), resident([network], host.device(), host):
         near = list(_nearness(network, processor, frames, host))
+    # All frames are measured before the first is painted: what is nearest in the clip is known in the end.
     limits = None if range_of == PER_FRAME else (min(map(_low, near)), max(map(_high, near)))
     painted = (_levels(frame, *(limits or (_low(frame), _high(frame)))) for frame in near)
     record = {"model": found.name, "device": host.device(), "range_of": range_of}
-    return collected(painted, len(frames), "Painting depth", host), record
+    return stack_frames(painted, len(frames), "Painting depth", host), record
 
 
 def _nearness(network: torch.nn.Module, processor: Any, frames: torch.Tensor, host: Host) -> Iterator[Numbers]:
@@ -57,6 +58,7 @@ def _nearness(network: torch.nn.Module, processor: Any, frames: torch.Tensor, ho
         pixels = processor(images=to_uint8(frame), return_tensors="pt").to(network.device)
         answer = processor.post_process_depth_estimation(network(**pixels), target_sizes=[tuple(frame.shape[:2])])
         values = answer[0]["predicted_depth"].float()
+        # Metric models give metres, relative ones give disparity, which is near where it is large.
         yield (1 / values.clamp(min=1e-3) if far_is_large else values).cpu().numpy()
         progress.step(index + 1)
 

@@ -1,9 +1,8 @@
-"""The models that look at pictures: which are installed, and one of them in memory."""
+"""Annotator models, which look at frames: which are installed, which is taken, and one of them in memory."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,58 +20,65 @@ FOLDER = "annotators"  # below the models folder
 
 
 @dataclass(frozen=True)
-class Looker:
-    """A kind of model that looks at pictures.
+class Annotator:
+    """A kind of model that looks at frames.
 
     Attributes:
         key: its family in `core.checkpoints.found`, and its folder in builtin_models.
         title: for people.
-        reader: the transformers class that reads it.
+        auto_class: the transformers class that loads it.
         repo: the model to fetch first, on huggingface.co.
         ships: whether a toy one comes with the pack.
     """
 
     key: str
     title: str
-    reader: str
+    auto_class: str
     repo: str
     ships: bool = True
 
 
-DEPTH = Looker("depth", "depth", "AutoModelForDepthEstimation", "depth-anything/Depth-Anything-V2-Small-hf")
-SEGMENTATION = Looker(
+DEPTH = Annotator("depth", "depth", "AutoModelForDepthEstimation", "depth-anything/Depth-Anything-V2-Small-hf")
+SEGMENTATION = Annotator(
     "segmentation", "segmentation", "AutoModelForSemanticSegmentation", "openmmlab/upernet-convnext-tiny"
 )
-POSE = Looker("pose", "pose", "VitPoseForPoseEstimation", "usyd-community/vitpose-base-simple", ships=False)
-DETECTOR = Looker("detector", "detector", "AutoModelForObjectDetection", "PekingU/rtdetr_r50vd", ships=False)
+POSE = Annotator("pose", "pose", "VitPoseForPoseEstimation", "usyd-community/vitpose-base-simple", ships=False)
+DETECTOR = Annotator("detector", "detector", "AutoModelForObjectDetection", "PekingU/rtdetr_r50vd", ships=False)
 
 
-def choices(looker: Looker, host: Host) -> list[str]:
+def choices(annotator: Annotator, host: Host) -> list[str]:
     """Return what a `model` widget offers: `auto`, what is installed, and `built-in` where there is one."""
-    return [AUTO, *(found.name for found in find_models(looker.key, host)), *([BUILT_IN] if looker.ships else [])]
+    return [
+        AUTO,
+        *(found.name for found in find_models(annotator.key, host)),
+        *([BUILT_IN] if annotator.ships else []),
+    ]
 
 
-def check_model(looker: Looker, model: str, host: Host) -> None:
+def check_model(annotator: Annotator, model: str, host: Host) -> None:
     """Accept a name from `choices`, spelled with either slash; `auto` only where there is a model to take.
 
     Raises:
         PiyingError: no such model is installed.
     """
-    offered, name = choices(looker, host), model.replace("\\", "/")
+    # Workflows are passed between systems, and Windows writes the other slash.
+    offered, name = choices(annotator, host), model.replace("\\", "/")
     if name not in offered:
-        reason = why_not(name, looker.key, host)
+        reason = why_not(name, annotator.key, host)
         raise PiyingError(
             f"model {model!r} {f'cannot be used: {reason}' if reason else 'is not installed'}. Here are: "
             f"{', '.join(offered)}. Choose one of them, or put the model's folder under models/{FOLDER}."
         )
     if offered == [AUTO]:
-        raise PiyingError(f"No {looker.title} model is installed, and none comes with the pack. {advice(looker)}")
+        raise PiyingError(
+            f"No {annotator.title} model is installed, and none comes with the pack. {install_hint(annotator)}"
+        )
 
 
-def advice(looker: Looker) -> str:
+def install_hint(annotator: Annotator) -> str:
     """Return what to fetch, and where to put it."""
-    folder = looker.repo.split("/")[1]
-    return f"Put the files of https://huggingface.co/{looker.repo} into models/{FOLDER}/{folder}."
+    folder = annotator.repo.split("/")[1]
+    return f"Put the files of https://huggingface.co/{annotator.repo} into models/{FOLDER}/{folder}."
 
 
 def detector_choices(host: Host) -> list[str]:
@@ -90,28 +96,29 @@ def check_detector(detector: str, host: Host) -> None:
         check_model(DETECTOR, detector, host)
 
 
-def choose(looker: Looker, model: str, host: Host) -> FoundModel:
+def choose(annotator: Annotator, model: str, host: Host) -> FoundModel:
     """Return the model of a widget's value; `auto` takes the largest installed, else the built-in one, and says so.
 
     Raises:
         PiyingError: no such model is installed.
     """
-    check_model(looker, model, host)
-    name, installed = model.replace("\\", "/"), find_models(looker.key, host)
+    check_model(annotator, model, host)
+    name, installed = model.replace("\\", "/"), find_models(annotator.key, host)
     if name not in (AUTO, BUILT_IN):
         return next(found for found in installed if found.name == name)
+    # The largest is the best of its family nearly always, and all of them are small beside a video model.
     if name == AUTO and installed:
         return max(installed, key=lambda found: found.size)
     if name == AUTO:
         log.warning(
             "No %s model is installed: using the built-in one, which knows drawn shapes alone. %s",
-            looker.title,
-            advice(looker),
+            annotator.title,
+            install_hint(annotator),
         )
-    return built_in(looker.key)
+    return built_in(annotator.key)
 
 
-def load(looker: Looker, found: FoundModel, host: Host) -> torch.nn.Module:
+def load(annotator: Annotator, found: FoundModel, host: Host) -> torch.nn.Module:
     """Return a model in fp32, in host memory.
 
     They are small: 16-bit types would save little, and change what they see.
@@ -120,35 +127,32 @@ def load(looker: Looker, found: FoundModel, host: Host) -> torch.nn.Module:
         PiyingError: the folder is incomplete or damaged.
     """
     host.check_cancelled()
-    return kept(f"controls/{looker.key}", found.path, lambda: _read(looker, found), host, found.size)
+
+    def read() -> torch.nn.Module:
+        import torch
+        import transformers
+
+        from ..checkpoints.folders import reading
+
+        log.info("Loading %s model: %s", annotator.title, found.name)
+        with reading(found.path, annotator.title):
+            model, info = getattr(transformers, annotator.auto_class).from_pretrained(
+                found.path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        missing = info["missing_keys"]
+        # transformers fills them with random numbers and goes on.
+        if missing:
+            raise PiyingError(
+                f"{found.path}: cannot be read as a {annotator.title} model ({len(missing)} tensors are not in its "
+                f"files, {min(missing)} first). Fetch the folder again, or choose another model."
+            )
+        whole: torch.nn.Module = model.eval()
+        return whole
+
+    return kept(f"controls/{annotator.key}", found.path, read, host, found.size)
 
 
-def _read(looker: Looker, found: FoundModel) -> torch.nn.Module:
-    import torch
-    import transformers
-
-    from ..checkpoints.folders import reading
-
-    log.info("Loading %s model: %s", looker.title, found.name)
-    with reading(found.path, looker.title):
-        model, info = getattr(transformers, looker.reader).from_pretrained(
-            found.path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    _check_complete(info["missing_keys"], found, looker)
-    whole: torch.nn.Module = model.eval()
-    return whole
-
-
-def _check_complete(missing: Collection[str], found: FoundModel, looker: Looker) -> None:
-    """Refuse weights that no file holds: transformers fills them with random numbers."""
-    if missing:
-        raise PiyingError(
-            f"{found.path}: cannot be read as a {looker.title} model ({len(missing)} tensors are not in its files, "
-            f"{min(missing)} first). Fetch the folder again, or choose another model."
-        )
-
-
-def image_processor(looker: Looker, found: FoundModel) -> Any:
+def image_processor(annotator: Annotator, found: FoundModel) -> Any:
     """Return what brings pictures to the model's size and values, and its answers back.
 
     Pictures are resized by Pillow, whose results are the same with and without torchvision.
@@ -160,5 +164,5 @@ def image_processor(looker: Looker, found: FoundModel) -> Any:
 
     from ..checkpoints.folders import reading
 
-    with reading(found.path, looker.title):
+    with reading(found.path, annotator.title):
         return transformers.AutoImageProcessor.from_pretrained(found.path, local_files_only=True, backend="pil")
