@@ -53,7 +53,7 @@ class PiyingFrameRate:
         """Return frames [M, H, W, 3], their rate and their count."""
         if getattr(frames, "ndim", 0) != 4 or not len(frames):
             raise PiyingError("frames holds no video. Connect an IMAGE: [frames, height, width, 3].")
-        converted = frame_rate.change_rate(frames, fps, to_fps, method, length)
+        converted = frame_rate.change_rate(frames, fps=fps, to_fps=to_fps, method=method, length=length)
         return converted, float(to_fps), len(converted)
 
 

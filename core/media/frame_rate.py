@@ -47,7 +47,7 @@ def fitted_count(count: int, length: str) -> int:
     return -(-(count - 1) // 4) * 4 + 1 if length == HOLD else count
 
 
-def change_rate(frames: torch.Tensor, fps: float, to_fps: float, method: str, length: str) -> torch.Tensor:
+def change_rate(frames: torch.Tensor, *, fps: float, to_fps: float, method: str, length: str) -> torch.Tensor:
     """Return frames that show the same seconds at another rate.
 
     Frame k shows what is on screen from k/to_fps to (k+1)/to_fps seconds: at the beginning of that time
