@@ -513,7 +513,7 @@ def is_fetched_elsewhere(options: argparse.Namespace) -> bool:
 
 def run_models(options: argparse.Namespace, task: str) -> int:
     """Have the pack's own code do something with models; it needs the standard library alone, as this file does."""
-    command = load_pack("core.checkpoints.fetch_command")
+    command = load_pack("core.download.cli")
     carried = Path(options.verify) if options.verify else None
     request = command.Request(task, options.models, models_folder(options), options.source, carried)
 

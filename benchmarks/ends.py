@@ -43,13 +43,13 @@ def steps(pack: Callable[[str], Any], device: str) -> Ways:
     """Return ways of predicting for both prompts."""
     from diffusers import WanVACETransformer3DModel
 
-    path = pack("core.checkpoints.found").built_in("wan_vace").path
+    path = pack("core.catalog.installed_model").built_in("wan_vace").path
     transformer = WanVACETransformer3DModel.from_pretrained(path / "transformer").to(device)
     config, side = transformer.config, SIDE // 8
     latents = torch.randn(1, config.in_channels, LATENT_FRAMES, side, side, device=device)
     control = torch.randn(1, config.vace_in_channels, LATENT_FRAMES, side, side, device=device)
     embeds = [torch.randn(1, 512, config.text_dim, device=device) for _ in range(2)]
-    predict, when = pack("core.wan_vace.forward").predict, torch.tensor([500], device=device)
+    predict, when = pack("core.wan.transformer").predict, torch.tensor([500], device=device)
     twice = (torch.cat([latents, latents]), when.expand(2), [torch.cat(embeds)], torch.cat([control, control]))
     return {
         "a step, block by block (ours)": lambda: predict(transformer, latents, when, embeds, control),
@@ -64,14 +64,14 @@ def decodes(pack: Callable[[str], Any], device: str) -> Ways:
     """Return ways of decoding."""
     from diffusers import AutoencoderKLWan
 
-    path = pack("core.checkpoints.found").built_in("wan_vace").path
+    path = pack("core.catalog.installed_model").built_in("wan_vace").path
     vae, last = (AutoencoderKLWan.from_pretrained(path / "vae").to(device) for _ in range(2))
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for weight in last.parameters():
         if weight.dim() in formats:
             weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
     z = torch.randn(1, vae.config.z_dim, LATENT_FRAMES, SIDE // 8, SIDE // 8, device=device)
-    decode = pack("core.wan_vace.decode").decode
+    decode = pack("core.wan.decode").decode
     return {
         "decode, diffusers": lambda: vae.decode(z).sample,
         "decode, latent frame by latent frame (ours)": lambda: decode(vae, z, False, lambda done: None),
@@ -83,10 +83,10 @@ def compiles(pack: Callable[[str], Any], device: str, rounds: int) -> dict[str, 
     """Return what compiling parts of the decoder gives."""
     from diffusers import AutoencoderKLWan
 
-    path = pack("core.checkpoints.found").built_in("wan_vace").path
+    path = pack("core.catalog.installed_model").built_in("wan_vace").path
     vae = AutoencoderKLWan.from_pretrained(path / "vae").to(device)
     z = torch.randn(1, vae.config.z_dim, LATENT_FRAMES, SIDE // 8, SIDE // 8, device=device)
-    decode = pack("core.wan_vace.decode").decode
+    decode = pack("core.wan.decode").decode
     with torch.no_grad():
         return compiled(vae, lambda: decode(vae, z, False, lambda done: None), device, rounds)
 
@@ -97,7 +97,7 @@ def files(pack: Callable[[str], Any], folder: Path) -> dict[str, float]:
     small = torch.rand(1, 3, 11, 30, 52, generator=draw)
     clip = torch.nn.functional.interpolate(small, size=(FRAMES, HEIGHT, WIDTH), mode="trilinear")[0]
     frames = clip.permute(1, 2, 3, 0).contiguous()
-    shelves = pack("core.wan_vace.long.shelf")
+    shelves = pack("core.wan.long.window_cache")
     shelf = shelves.Shelf(folder)
     begun = time.perf_counter()
     shelf.put("window", shelves.Finished(shelves.rounded(frames)))

@@ -142,7 +142,7 @@ def load_bytes(path: Path) -> Any:
 def keep_cast(path: Path) -> None:
     """Write the file that PIYING_KEEP_FP8 keeps."""
     import_pack()
-    from piying.core.checkpoints.cast_file import CastFile
+    from piying.core.quantization.file_cache import CastFile
 
     CastFile("transformer", [path.parent], "benchmark", "bf16").load(lambda _: load_ours(path, "fp8"))
 

@@ -60,30 +60,30 @@ class Maker:
 
     def __init__(self, pack: Callable[[str], Any], options: argparse.Namespace, scratch: Path) -> None:
         self.pack, self.options, self.scratch = pack, options, scratch
-        choose = pack("core.checkpoints.choose")
+        choose = pack("core.catalog.selection")
         self.handle = choose.ModelHandle(choose.WAN_VACE, options.model)
 
     def make(self, name: str, frames: int, prompt: str, seed: int, joining: dict[str, Any], when: Any) -> Any:
         """Return the whole video, uint8 [n, h, w, 3], its windows, processor seconds, and the file."""
-        long, request = self.pack("core.wan_vace.long.request"), self.pack("core.wan_vace.request")
+        long, request = self.pack("core.wan.long.request"), self.pack("core.wan.request")
         video = request.VACERequest(
             prompt, "", SIDE, SIDE, frames, steps=self.options.steps, cfg=4.0, shift=5.0, seed=seed
         )
         asked = long.LongRequest(video, WINDOW, OVERLAP, **joining)
         folder = self.scratch / name
-        host = self.pack("core.host").HeadlessHost(
+        host = self.pack("core.host.headless").HeadlessHost(
             chosen_device=self.options.device, temp=folder, cache=folder, on_progress=when
         )
         begun = time.process_time()
-        path, _ = self.pack("core.wan_vace.long.make").make_long_video(self.handle, asked, host)
+        path, _ = self.pack("core.wan.long.sample").make_long_video(self.handle, asked, host)
         taken = time.process_time() - begun
         windows = long.windows(frames, WINDOW, OVERLAP)
         return self.joined(folder, long.shown(windows, OVERLAP)), windows, taken, path
 
     def flops(self) -> float:
         """Return the operations that sampling a window takes."""
-        memory, load = self.pack("core.wan_vace.memory"), self.pack("core.wan_vace.model").load
-        transformer = load(self.handle, self.pack("core.host").HeadlessHost()).components()["transformer"]
+        memory, load = self.pack("core.wan.phases"), self.pack("core.wan.model").load
+        transformer = load(self.handle, self.pack("core.host.headless").HeadlessHost()).components()["transformer"]
         tokens = memory.latent_frames(WINDOW) * (SIDE // 16) ** 2
         return float(2 * self.options.steps * tokens * sum(memory.flops_per_token(transformer, tokens)))
 

@@ -30,7 +30,7 @@ Pack = Callable[[str], Any]
 @contextmanager
 def in_turn(pack: Pack) -> Iterator[None]:
     """Let nothing be unfinished when the next window begins."""
-    reel = pack("core.wan_vace.long.reel")
+    reel = pack("core.wan.long.video_writer")
     worker, most = reel.background_worker, reel.MOST
     reel.background_worker, reel.MOST = (lambda work, check, most=0: worker(work, check, most)), 0
     try:
@@ -67,15 +67,15 @@ class Waits:
 
 def make(pack: Pack, options: argparse.Namespace, frames: int) -> bytes:
     """Make a video in folders of its own, and return its windows as they are kept."""
-    choose, long = pack("core.checkpoints.choose"), pack("core.wan_vace.long.request")
-    video = pack("core.wan_vace.request").VACERequest(
+    choose, long = pack("core.catalog.selection"), pack("core.wan.long.request")
+    video = pack("core.wan.request").VACERequest(
         PROMPTS[0], "", options.width, options.height, frames, steps=options.steps, cfg=1.0, shift=5.0, seed=0
     )
     request = long.LongRequest(video, WINDOW, OVERLAP, **CROSSFADE)
     handle = choose.ModelHandle(choose.WAN_VACE, options.model)
     with tempfile.TemporaryDirectory() as name:
-        host = pack("core.host").HeadlessHost(chosen_device=options.device, temp=Path(name), cache=Path(name))
-        pack("core.wan_vace.long.make").make_long_video(handle, request, host)
+        host = pack("core.host.headless").HeadlessHost(chosen_device=options.device, temp=Path(name), cache=Path(name))
+        pack("core.wan.long.sample").make_long_video(handle, request, host)
         windows = sorted((Path(name) / "long_video").glob("*.mkv"))
         return b"".join(window.read_bytes() for window in windows)
 

@@ -32,20 +32,20 @@ def module(name: str) -> Any:
 
 def cell(work: Any, vram: int, ram: int) -> str:
     """Return one plan in a few words: how the weights are kept and where, the card's peak, the time."""
-    machine = module("memory.machine").synthetic(vram, ram)
-    plan = module("memory.plan").plan(work, machine)
+    machine = module("planner.machine").synthetic(vram, ram)
+    plan = module("planner.plan").plan(work, machine)
     if not plan.fits:
         return NO
     sample = plan.phase("sample")
     from_disk = "* " if any("reads it from disk" in reason for reason in plan.reasons) else " "
-    peak = module("memory.planned").gigabytes(plan.peak_vram)
+    peak = module("planner.plan_types").gigabytes(plan.peak_vram)
     return f"{sample.storage} {sample.placement}{from_disk}{peak:.1f} GB"
 
 
 def rows() -> list[tuple[str, Any]]:
     """Return (title, work) of each row of the table."""
-    listed = module("checkpoints.sizes").listed_components
-    video, image = module("wan_vace.memory").work, module("hunyuan_dit.memory").work
+    listed = module("catalog.component_sizes").listed_components
+    video, image = module("wan.phases").work, module("hunyuan_dit.phases").work
     found = [
         (f"VACE {title}, {width}×{height}, {FRAMES} frames", video(listed(model), width, height, FRAMES))
         for model, title in VIDEOS

@@ -89,26 +89,26 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     pack = load_pack()
     from transformers import AutoTokenizer, Qwen3ForCausalLM  # noqa: F401  their own memory is not the model's
 
-    on_cpu = options.device == "cpu" or pack("core.memory.devices").best_device() == "cpu"
+    on_cpu = options.device == "cpu" or pack("core.planner.machine").best_device() == "cpu"
     timed = Timed(time.process_time if on_cpu else time.perf_counter)
-    host = pack("core.host").HeadlessHost(
+    host = pack("core.host.headless").HeadlessHost(
         models=[options.models] if options.models else [],
         chosen_device=options.device,
         on_progress=lambda phase, total: timed,
     )
-    handle = pack("core.checkpoints.choose").ModelHandle(
-        pack("core.checkpoints.choose").PROMPT, options.model, options.precision
+    handle = pack("core.catalog.selection").ModelHandle(
+        pack("core.catalog.selection").PROMPT, options.model, options.precision
     )
     memory = {"before": resident_bytes()}
-    model = pack("core.prompting.local").LocalModel(handle, host)
+    model = pack("core.prompting.local_model").LocalModel(handle, host)
     begun = timed.clock()
     model.hold(lambda write: "", options.tokens)
     seconds_to_load = timed.clock() - begun
     memory["loaded"] = resident_bytes()
-    quick = pack("core.prompting.local").LocalModel(replace(handle, compile_step=True), host)
+    quick = pack("core.prompting.local_model").LocalModel(replace(handle, compile_step=True), host)
     rows = compare(pack, {"ours": model, **({"compiled": quick} if options.compile else {})}, host, timed, options)
     memory["after"] = resident_bytes()
-    pack("core.memory.kept").forget()
+    pack("core.executor.model_cache").forget()
     return {"model": model.name, **model.record(), "load_seconds": seconds_to_load, "memory": memory, **rows}
 
 
@@ -181,13 +181,13 @@ def plain(
     """Return tokens and seconds of `generate` alone, the model moved to the device for each answer as by the pack."""
     import torch
 
-    local = pack("core.prompting.local")
-    dtype = pack("core.memory.devices").resolve_dtype("auto", host.device())
+    local = pack("core.prompting.local_model")
+    dtype = pack("core.planner.machine").resolve_dtype("auto", host.device())
     module, reader = local.load(model.found, dtype, host), local.load_reader(model.found)
     tokens, begun = 0, clock()
     for chat, request in chats:
-        encoded = pack("core.prompting.chat_format").encode(reader.tokenizer, None, chat, None)
-        with pack("core.memory.residency").resident([module], host.device(), host), torch.no_grad():
+        encoded = pack("core.prompting.chat_template").encode(reader.tokenizer, None, chat, None)
+        with pack("core.executor.placement").resident([module], host.device(), host), torch.no_grad():
             torch.manual_seed(request.seed)
             fixed = {"cache_implementation": "static", "disable_compile": True} if static else {}
             arguments = local.sampling_arguments(request) | fixed

@@ -55,10 +55,10 @@ class Ours:
     """Samples videos through the way in that the nodes take."""
 
     def __init__(self, setting: Setting, cache: Path) -> None:
-        choose = piying("core.checkpoints.choose")
+        choose = piying("core.catalog.selection")
         self.setting = setting
         self.handle = choose.ModelHandle(choose.WAN_VACE, setting.model)
-        self.host = piying("core.host").HeadlessHost(chosen_device=setting.device, cache=cache)
+        self.host = piying("core.host.headless").HeadlessHost(chosen_device=setting.device, cache=cache)
         self.given: Given | None = None
         self.predict_first = False
         self._seconds, self._predictions = 0.0, 0
@@ -66,7 +66,7 @@ class Ours:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Have the loop over the steps note what it was given, how long it took and how much it computed."""
-        run = piying("core.wan_vace.run")
+        run = piying("core.wan.run")
         denoise = run.denoise
 
         def watched(
@@ -90,13 +90,13 @@ class Ours:
         if not self.predict_first:
             return []
         when = torch.tensor([WHEN], device=noise.device)
-        predict = piying("core.wan_vace.forward").predict
+        predict = piying("core.wan.transformer").predict
         return [each.float() for each in predict(transformer, noise.to(control.dtype), when, embeds, control)]
 
     def video(self, text: str, seed: int, measure: dict[str, Any]) -> Made:
         """Return a video of a caption."""
         setting = self.setting
-        request = piying("core.wan_vace.request").VACERequest(
+        request = piying("core.wan.request").VACERequest(
             text,
             "",
             setting.width,
@@ -111,7 +111,7 @@ class Ours:
             measure = {**measure, "steps": round(measure["steps"] * setting.steps)}
         for path in (self.host.cache_folder() / "latents").glob("*"):
             path.unlink()  # nothing is taken from a run before
-        frames, record = piying("core.wan_vace.sample").sample(self.handle, replace(request, **measure), self.host)
+        frames, record = piying("core.wan.sample").sample(self.handle, replace(request, **measure), self.host)
         return Made(frames.numpy(), self._seconds, self._predictions, record)
 
     @cached_property
@@ -123,12 +123,12 @@ class Ours:
     def frames(self, latents: torch.Tensor) -> Any:
         """Return the frames [n, h, w, 3] in 0..1 of someone else's latents, decoded as ours are."""
         with torch.no_grad():
-            return piying("core.wan_vace.decode").decode(self._vae, latents, False, lambda done: None).numpy()
+            return piying("core.wan.decode").decode(self._vae, latents, False, lambda done: None).numpy()
 
     def cost(self) -> tuple[float, float]:
         """Return the floating point operations of one prediction, and the bytes of the weights."""
-        memory, setting = piying("core.wan_vace.memory"), self.setting
-        transformer = piying("core.wan_vace.model").load(self.handle, self.host).components()["transformer"]
+        memory, setting = piying("core.wan.phases"), self.setting
+        transformer = piying("core.wan.model").load(self.handle, self.host).components()["transformer"]
         tokens = memory.latent_frames(setting.frames) * (setting.width // 16) * (setting.height // 16)
         kind = "fp32" if setting.device == "cpu" else "bf16"
         return float(tokens * sum(memory.flops_per_token(transformer, tokens))), float(transformer.bytes(kind, kind))

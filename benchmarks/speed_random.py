@@ -23,7 +23,7 @@ BASE = ("Piying, resident", "diffusers, resident", "Piying, fp8", "Piying, fp8 m
 
 def kernels(device: str) -> tuple[list[Contender], dict[str, str]]:
     """Return a contender for each attention kernel that runs here, and why the others do not."""
-    attention, errors = core("wan_vace.attention"), core("errors")
+    attention, errors = core("wan.attention"), core("errors")
     found, left_out = [], {}
     for word in sorted({kernel.word for kernel in attention.KERNELS}):
         name = f"Piying, attention by {word}"
@@ -42,7 +42,7 @@ def _with_kernel(chosen: Any) -> Callable[[Any], AbstractContextManager[Any]]:
 
 def _compiled(model: Any) -> AbstractContextManager[Any]:
     torch.compiler.reset()  # of what contenders before have had compiled
-    compiled: AbstractContextManager[Any] = core("wan_vace.compiling").compiled(model)
+    compiled: AbstractContextManager[Any] = core("wan.transformer").compiled(model)
     return compiled
 
 

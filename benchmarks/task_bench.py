@@ -53,9 +53,9 @@ def _timed(way: Way, case: Case, settings: Settings, seed: int, folder: Path) ->
 
 def ours(case: Case, settings: Settings, seed: int, folder: Path) -> torch.Tensor:
     """Return the frames [N, H, W, 3] that VACE Sample makes, before kept pixels are brought back."""
-    inputs = pack("core.wan_vace.condition").prepare(case.task, SIDE, SIDE, settings.frames)
+    inputs = pack("core.wan.conditioning").prepare(case.task, SIDE, SIDE, settings.frames)
     asked = request(case, settings, seed)
-    frames, _ = pack("core.wan_vace.sample").make(handle(), asked, inputs, host(folder), case.task is not None)
+    frames, _ = pack("core.wan.sample").make(handle(), asked, inputs, host(folder), case.task is not None)
     return frames
 
 
@@ -81,7 +81,7 @@ def theirs(case: Case, settings: Settings, seed: int, folder: Path) -> torch.Ten
 def _given(case: Case, settings: Settings) -> Given:
     if case.task is None:
         return Given()
-    inputs = pack("core.wan_vace.condition").prepare(case.task, SIDE, SIDE, settings.frames)
+    inputs = pack("core.wan.conditioning").prepare(case.task, SIDE, SIDE, settings.frames)
     (picture,) = inputs.references or (None,)
     return Given(inputs.video[0].transpose(0, 1), inputs.mask[0, 0], picture)
 

@@ -161,13 +161,13 @@ TASKS: dict[str, Callable[[Clip, random.Random], Case]] = {
 
 def tasks(name: str) -> Any:
     """Return the module of a task node's work."""
-    return pack(f"core.wan_vace.tasks.{name}")
+    return pack(f"core.wan.task.{name}")
 
 
 @cache
 def host(folder: Path | None = None) -> Any:
     """Return a program that computes on the CPU and keeps what it keeps in a folder."""
-    return pack("core.host").HeadlessHost(models=[], chosen_device="cpu", cache=folder)
+    return pack("core.host.headless").HeadlessHost(models=[], chosen_device="cpu", cache=folder)
 
 
 def cases(task: str, settings: Settings) -> Iterator[Case]:
@@ -183,7 +183,7 @@ def cases(task: str, settings: Settings) -> Iterator[Case]:
 
 def request(case: Case, settings: Settings, seed: int) -> Any:
     """Return what VACE Sample would ask for."""
-    return pack("core.wan_vace.request").VACERequest(
+    return pack("core.wan.request").VACERequest(
         case.text,
         width=SIDE,
         height=SIDE,
@@ -197,14 +197,14 @@ def request(case: Case, settings: Settings, seed: int) -> Any:
 
 def handle() -> Any:
     """Return the built-in model's handle."""
-    choose = pack("core.checkpoints.choose")
+    choose = pack("core.catalog.selection")
     return choose.ModelHandle(choose.WAN_VACE, model="built-in")
 
 
 def score(task: str, count: int, settings: Settings, folder: Path) -> dict[str, float]:
     """Return a task's mean scores."""
     source, rows = cases(task, settings), []
-    sample, condition = pack("core.wan_vace.sample"), pack("core.wan_vace.condition")
+    sample, condition = pack("core.wan.sample"), pack("core.wan.conditioning")
     for index in range(count):
         case = next(source)
         asked = request(case, settings, settings.seed + index)

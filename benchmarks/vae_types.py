@@ -78,7 +78,7 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def clips(pack: Callable[[str], Any], side: int, count: int) -> list[torch.Tensor]:
     """Return the pack's clips as the VAE takes them, [1, 3, count, side, side] in -1..1."""
-    folder = pack("core.checkpoints.found").built_in("wan_vace").path.parent / "samples"
+    folder = pack("core.catalog.installed_model").built_in("wan_vace").path.parent / "samples"
     found = []
     for name in CLIPS:
         frames = [torch.from_numpy(frame) for frame in pack("core.media.video").read_frames(folder / name)]
@@ -91,7 +91,7 @@ def clips(pack: Callable[[str], Any], side: int, count: int) -> list[torch.Tenso
 
 def compare(pack: Callable[[str], Any], made: Callable[[], Any], video: torch.Tensor) -> list[Row]:
     """Return a row for each type; both decode the latents that fp32 has encoded."""
-    encode, decode = pack("core.wan_vace.condition").encode_with, pack("core.wan_vace.decode").decode
+    encode, decode = pack("core.wan.conditioning").encode_with, pack("core.wan.decode").decode
     vae = made()
     with largest(vae.encoder) as most_encoding:
         latents = encode(vae, video)

@@ -21,7 +21,7 @@ def activations(model: str, size: str) -> Row:
 
     Attention counts as its output alone: what a card's kernels need beside it is small and their own.
     """
-    predict = core("wan_vace.forward").predict
+    predict = core("wan.transformer").predict
     made = empty(model).to("meta", torch.bfloat16)
     given = inputs(Shape(model, size), torch.bfloat16, "meta")
     one, scale = given | {"embeds": given["embeds"][:1]}, torch.ones(len(made.config.vace_layers), device="meta")
@@ -47,7 +47,7 @@ def load(folder: Path, device: str, dtype: torch.dtype) -> list[tuple[str, Calla
     """Return ways of getting a transformer from a file to the device, ready to compute."""
     from diffusers import WanVACETransformer3DModel
 
-    memory, loading = core("wan_vace.memory"), core("checkpoints.load")
+    memory, loading = core("wan.phases"), core("checkpoints.load")
     fp8 = {"storage": "fp8", "block_lists": memory.BLOCK_LISTS["transformer"], "keep": memory.FP8_KEEP["transformer"]}
 
     def there(module: torch.nn.Module) -> torch.nn.Module:
@@ -95,7 +95,7 @@ def vae_of(model: str) -> Any:
     from diffusers import AutoencoderKLWan
 
     if model == "toy":
-        path = core("checkpoints.found").built_in("wan_vace").path / "vae"
+        path = core("catalog.installed_model").built_in("wan_vace").path / "vae"
         return AutoencoderKLWan.from_pretrained(path, dtype=torch.float32).eval()
     torch.manual_seed(0)
     return AutoencoderKLWan().eval()
@@ -108,7 +108,7 @@ def vae_ways(vae: Any, size: str, device: str) -> list[tuple[str, bool, Callable
     rows = (1, vae.config.z_dim, 1 + (frames - 1) // 4, height // 8, width // 8)
     latents = torch.randn(rows, generator=generator).to(device)
     video = torch.rand((1, 3, frames, height, width), generator=generator).to(device) * 2 - 1
-    decode, condition = core("wan_vace.decode"), core("wan_vace.condition")
+    decode, condition = core("wan.decode"), core("wan.conditioning")
 
     def all_at_once() -> torch.Tensor:
         return vae.decode(decode.denormalised(vae, latents), return_dict=False)[0]
@@ -145,7 +145,7 @@ def measure_vae(model: str, size: str, device: str, rounds: int) -> list[Row]:
 
 def write_pipeline(model: str, folder: Path, device: str) -> Path:
     """Return a whole model's folder: the built-in one for the toy, else one of published shapes, random weights."""
-    built_in = core("checkpoints.found").built_in("wan_vace").path
+    built_in = core("catalog.installed_model").built_in("wan_vace").path
     if model == "toy":
         return Path(built_in)
     from transformers import UMT5Config, UMT5EncoderModel
@@ -195,7 +195,7 @@ RUNS = (("first", "a red circle", 1), ("other prompt", "a blue square", 2), ("sa
 
 
 def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: float | None) -> Row:
-    choose, request, host = core("checkpoints.choose"), core("wan_vace.request"), core("host")
+    choose, request, host = core("catalog.selection"), core("wan.request"), core("host.headless")
     width, height, frames = SIZES[size]
     program = host.HeadlessHost(
         models=[path.parents[1]],
@@ -205,12 +205,12 @@ def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: 
     )
     name = "built-in" if model == "toy" else f"random-{model}"
     handle = choose.ModelHandle(choose.WAN_VACE, model=name)
-    core("memory.kept").forget()
+    core("executor.model_cache").forget()
     found: Row = {}
     for run, prompt, seed in RUNS:
         wanted = request.VACERequest(prompt, width=width, height=height, num_frames=frames, steps=2, seed=seed)
         begun = clock(device)
-        _, record = core("wan_vace.sample").sample(handle, wanted, program)
+        _, record = core("wan.sample").sample(handle, wanted, program)
         found[run] = clock(device) - begun
         found["phases"] = record.get("seconds")
         found["plan"] = record.get("plan")
@@ -232,7 +232,7 @@ def _their_runs(path: Path, model: str, size: str, device: str, cache: Path, cap
     for run, prompt, seed in RUNS:
         pipeline(
             prompt=prompt,
-            negative_prompt=core("wan_vace.request").NEGATIVE_PROMPT,
+            negative_prompt=core("wan.request").NEGATIVE_PROMPT,
             width=width,
             height=height,
             num_frames=frames,

@@ -72,9 +72,9 @@ def ours(
 
     @contextmanager
     def opened(model: Any, given: dict[str, Any], device: str) -> Iterator[Opened]:
-        memory, forward = core("wan_vace.memory"), core("wan_vace.forward")
+        memory, forward = core("wan.phases"), core("wan.transformer")
         if storage == "fp8":
-            fp8 = core("memory.fp8")
+            fp8 = core("quantization.fp8")
             fp8.cast_linears(model, memory.BLOCK_LISTS["transformer"], memory.FP8_KEEP["transformer"])
             fp8.use_fp8_matmul(model, fp8_matmul)
 
@@ -86,7 +86,7 @@ def ours(
             with inside(model):
                 yield Opened(step)
         else:
-            with core("memory.streaming").streamed(model, forward.block_order(model), device) as traffic:
+            with core("executor.streaming").streamed(model, forward.block_order(model), device) as traffic:
                 yield Opened(step, traffic)
 
     return opened
@@ -236,14 +236,14 @@ class Case:
         if not is_card(self.device):
             unpacked = phase.component.unpacked("fp32") if storage == "fp8" else 0
             return int(phase.variants[0].peak("fp32")) + unpacked
-        cost = core("memory.cost")
+        cost = core("planner.cost")
         choice = cost.Choice("bf16", storage, placement, phase.variants[0], contender.fp8_matmul)
-        return int(cost.cost(phase, choice, core("memory.machine").synthetic(self.cap or 80)).vram)
+        return int(cost.cost(phase, choice, core("planner.machine").synthetic(self.cap or 80)).vram)
 
 
 def phase_of(shape: Shape) -> Any:
     """Return the planner's sampling phase of a shape."""
-    memory, sizes = core("wan_vace.memory"), core("checkpoints.sizes")
+    memory, sizes = core("wan.phases"), core("catalog.component_sizes")
     tensors = {
         name: sizes.Stored(tuple(tensor.shape), "BF16") for name, tensor in empty(shape.model).named_parameters()
     }

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from .host import Progress
+    from .host.base import Progress
 
 STRIDE = 8  # pixels per latent pixel, of both VAEs
 CARD = 16  # the colour card is CARD × CARD patches: 256 equations for at most 17 unknowns a channel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.found import BUILT_IN_ROOT
+from .catalog.installed_model import BUILT_IN_ROOT
 from .errors import PiyingError
 
 if TYPE_CHECKING:

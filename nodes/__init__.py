@@ -22,13 +22,7 @@ from .prompt import PiyingExpandPrompt
 from .prompt_server import PiyingPromptServer
 from .samples import PiyingSampleClip, PiyingSampleImage
 from .timing import PiyingAlignAudio, PiyingFrameRate
-from .vace_tasks import (
-    PiyingVACEExtend,
-    PiyingVACEInpaint,
-    PiyingVACEOutpaint,
-    PiyingVACEReference,
-    PiyingVACERepaint,
-)
+from .vace_tasks import PiyingVACEExtend, PiyingVACEInpaint, PiyingVACEOutpaint, PiyingVACEReference, PiyingVACERepaint
 from .wan_vace import PiyingVACESample
 
 # Literals, since ComfyUI-Manager finds node names by reading this file, not by running it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.controls import choices, models
-from ..core.host import get_host
+from ..core.host.current import get_host
 from .shared import CATEGORY, checked, record_run
 from .widgets import Declared, choice, number, socket, whole
 

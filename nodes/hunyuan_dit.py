@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..core.checkpoints.choose import ModelHandle
-from ..core.host import get_host
+from ..core.catalog.selection import ModelHandle
+from ..core.host.current import get_host
 from ..core.hunyuan_dit import request as dit
-from ..core.sizes import MULTIPLE
+from ..core.image_sizes import MULTIPLE
 from .shared import IMAGES, checked, record_run, seed_input, shown
 
 ALL_SIZES = dit.SIZES + dit.TOY_SIZES
@@ -91,7 +91,7 @@ class PiyingHunyuanDiT:
 
     def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
         """Return what a run would need; `linked` are the inputs that only the run will know."""
-        from ..core.hunyuan_dit.ask import ask
+        from ..core.hunyuan_dit.estimate import ask
 
         del linked
         return ask(model, get_host(), **{name: known[name] for name in SIZING if name in known})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..core.checkpoints.choose import (
+from ..core.catalog.selection import (
     HUNYUAN_DIT,
     PROMPT,
     WAN_VACE,
@@ -15,8 +15,8 @@ from ..core.checkpoints.choose import (
     model_choices,
     model_details,
 )
-from ..core.host import get_host
-from ..core.memory.devices import MEMORY_CHOICES, PRECISIONS
+from ..core.host.current import get_host
+from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS
 from .shared import IMAGES, PROMPTS, VACE, checked
 
 MEMORY_TOOLTIP = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..core.checkpoints.choose import ModelHandle
-from ..core.host import get_host
-from ..core.wan_vace import request as vace
-from ..core.wan_vace.long import request as long
+from ..core.catalog.selection import ModelHandle
+from ..core.host.current import get_host
+from ..core.wan import request as vace
+from ..core.wan.long import request as long
 from .shared import VACE, checked, record_run, shown
 from .wan_vace import SIZING, PiyingVACESample, speed_inputs
 from .widgets import choice, socket
@@ -108,7 +108,7 @@ class PiyingVACELongVideo:
         **widgets: Any,
     ) -> dict[str, Any]:
         """Return the video, and show on the node how it was made."""
-        from ..core.wan_vace.long.make import make_long_video
+        from ..core.wan.long.sample import make_long_video
 
         joining = {name: widgets.pop(name) for name in JOINING}
         request = long.LongRequest(vace.VACERequest(**widgets), **joining)
@@ -119,7 +119,7 @@ class PiyingVACELongVideo:
 
     def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
         """Return what one window would need; `linked` are the inputs that only the run will know."""
-        from ..core.wan_vace.ask import ask
+        from ..core.wan.estimate import ask
 
         sizes = {name: known[name] for name in SIZING if name in known}
         sizes["num_frames"] = min(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.checkpoints.choose import ModelHandle
-from ..core.checkpoints.loras import NONE, check_lora, lora_choices, lora_details, lora_files, made_for, with_lora
-from ..core.host import get_host
+from ..core.catalog.selection import ModelHandle
+from ..core.host.current import get_host
 from ..core.hunyuan_dit import request as image
-from ..core.wan_vace import request as video
+from ..core.lora.catalog import NONE, check_lora, lora_choices, lora_details, lora_files, made_for, with_lora
+from ..core.wan import request as video
 from .shared import IMAGES, VACE, checked
 
 STRONGEST = 100.0  # as in ComfyUI's own LoRA loader

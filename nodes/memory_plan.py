@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.checkpoints.choose import ModelHandle
-from ..core.host import get_host
-from ..core.sizes import MULTIPLE
-from ..core.wan_vace import request as vace
+from ..core.catalog.selection import ModelHandle
+from ..core.host.current import get_host
+from ..core.image_sizes import MULTIPLE
+from ..core.wan import request as vace
 from .shared import CATEGORY
 
 MAX_REFERENCES = 16
@@ -89,9 +89,9 @@ class PiyingMemoryPlan:
         prompt_model: Any = None,
     ) -> dict[str, Any]:
         """Return the plans of the connected models as text, which ComfyUI also shows on the node."""
-        from ..core.hunyuan_dit.ask import ask as ask_image
-        from ..core.prompting.ask import ask as ask_prompt
-        from ..core.wan_vace.ask import ask as ask_video
+        from ..core.hunyuan_dit.estimate import ask as ask_image
+        from ..core.prompting.estimate import ask as ask_prompt
+        from ..core.wan.estimate import ask as ask_video
 
         host, answers = get_host(), []
         if isinstance(prompt_model, ModelHandle):

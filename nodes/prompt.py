@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ..core.errors import PiyingError
-from ..core.host import get_host
+from ..core.host.current import get_host
 from ..core.prompting.presets import ORDER, preset_names, preset_text
 from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest
 from .shared import PROMPTS, record_run, seed_input

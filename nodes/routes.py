@@ -7,19 +7,19 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import comfy_server
-from ..core.checkpoints.choose import ModelHandle, check_model, model_choices
-from ..core.checkpoints.found import AUTO, BUILT_IN
-from ..core.checkpoints.manifest import first_of, listed_models
+from ..core.catalog.installed_model import AUTO, BUILT_IN
+from ..core.catalog.selection import ModelHandle, check_model, model_choices
+from ..core.download.manifest import first_of, listed_models
 from ..core.errors import PiyingError
-from ..core.host import get_host
+from ..core.host import comfy_server
+from ..core.host.current import get_host
 from ..core.hunyuan_dit.request import SIZES as IMAGE_SIZES
-from .asked import Asked, class_of, read
 from .hunyuan_dit import SIZING as IMAGE_SIZING
 from .wan_vace import SIZING as VIDEO_SIZING
+from .widget_query import WidgetQuery, class_of, read
 
 if TYPE_CHECKING:
-    from ..core.checkpoints.fetch_job import Fetcher
+    from ..core.download.jobs import Fetcher
 
 # Sizes to offer: those Wan2.1-VACE was trained on, 1.3B at the first two.
 VIDEO_SIZES = [(832, 480), (480, 832), (1280, 720), (720, 1280), (624, 624), (960, 960)]
@@ -32,7 +32,7 @@ def offer_routes() -> None:
 
     @cache
     def fetcher() -> Fetcher:
-        from ..core.checkpoints.fetch_job import Fetcher
+        from ..core.download.jobs import Fetcher
 
         return Fetcher()
 
@@ -80,14 +80,14 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     return {**_planned(asked), "sizes": sizes, "offer": first_of(family).id}
 
 
-def _refused(asked: Asked) -> str | None:
+def _refused(asked: WidgetQuery) -> str | None:
     """Return the sentence with which ComfyUI would refuse the values, None where it would take them."""
     validate = asked.node_class.VALIDATE_INPUTS
     answer = validate(**{name: asked.known.get(name) for name in signature(validate).parameters})
     return None if answer is True else str(answer)
 
 
-def _planned(asked: Asked) -> dict[str, Any]:
+def _planned(asked: WidgetQuery) -> dict[str, Any]:
     answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
     found = answer.to_json()
     sizing = {*VIDEO_SIZING, *IMAGE_SIZING}
@@ -115,7 +115,7 @@ def models(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
     Args:
         question: `class_type`, a loader.
     """
-    from ..core.checkpoints.offers import offers
+    from ..core.download.downloadable import downloadable_models
 
     family = getattr(class_of(question.get("class_type")), "FAMILY", None)
     if family is None:
@@ -124,7 +124,7 @@ def models(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
     installed = [name for name in model_choices(family, get_host()) if name not in (AUTO, BUILT_IN)]
     return {
         "installed": installed,
-        "offers": [offer.to_json() for offer in offers(family.key, root)],
+        "offers": [offer.to_json() for offer in downloadable_models(family.key, root)],
         "folder": str(root),
         **_job(fetcher),
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.wan_vace.choices import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS
-from ..core.wan_vace.request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_SIDE
+from ..core.wan.request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_SIDE
+from ..core.wan.task.choices import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS
 from .shared import VACE, checked
 from .widgets import Declared, choice, line, number, socket, toggle, whole
 
@@ -75,7 +75,7 @@ class PiyingVACEReference(_Task):
         self, image: Any, invert_mask: bool, crop: bool, task: Any = None, mask: Any = None, **more: Any
     ) -> tuple[Any]:
         """Return the task with the pictures."""
-        from ..core.wan_vace.tasks.reference import reference
+        from ..core.wan.task.reference import reference
 
         numbered = [(more.get(f"image_{index}"), more.get(f"mask_{index}")) for index in MORE]
         pictures = [(image, mask), *((picture, own) for picture, own in numbered if picture is not None)]
@@ -121,7 +121,7 @@ class PiyingVACERepaint(_SizedTask):
     @classmethod
     def VALIDATE_INPUTS(cls, start_percent: float | None, end_percent: float | None) -> bool | str:
         """Say so where no step would be left."""
-        from ..core.wan_vace.task import check_steps
+        from ..core.wan.task.vace_task import check_steps
 
         return start_percent is None or end_percent is None or checked(check_steps, start_percent, end_percent)
 
@@ -136,8 +136,8 @@ class PiyingVACERepaint(_SizedTask):
         **fitting: Any,
     ) -> tuple[Any, int, int, int]:
         """Return the task with the control video."""
-        from ..core.wan_vace.task import Strength
-        from ..core.wan_vace.tasks.repaint import repaint
+        from ..core.wan.task.repaint import repaint
+        from ..core.wan.task.vace_task import Strength
 
         chosen = Strength(strength, start_percent, end_percent)
         return _sized(repaint(control, mask, chosen, **fitting, task=task))
@@ -181,7 +181,7 @@ class PiyingVACEInpaint(_SizedTask):
         self, video: Any, mask: Any, invert: bool, shape: Any, grow: int, task: Any = None, **rest: Any
     ) -> tuple[Any, int, int, int]:
         """Return the task with the video and the area."""
-        from ..core.wan_vace.tasks.inpaint import Brush, inpaint
+        from ..core.wan.task.inpaint import Brush, inpaint
 
         return _sized(inpaint(video, mask, Brush(invert, shape, grow), **rest, task=task))
 
@@ -236,7 +236,7 @@ class PiyingVACEOutpaint(_SizedTask):
         **rest: Any,
     ) -> tuple[Any, int, int, int]:
         """Return the task with the canvas."""
-        from ..core.wan_vace.tasks.outpaint import Sides, outpaint
+        from ..core.wan.task.outpaint import Sides, outpaint
 
         return _sized(outpaint(video, Sides(left, top, right, bottom, unit, aspect), **rest, task=task))
 
@@ -305,7 +305,7 @@ class PiyingVACEExtend(_SizedTask):
         between: Any = None,
     ) -> tuple[Any, int, int, int]:
         """Return the task with the given frames."""
-        from ..core.wan_vace.tasks.extend import GivenFrames, extend
+        from ..core.wan.task.extend import GivenFrames, extend
 
         given = GivenFrames(first, last, between, times, clip_frames, fps)
         return _sized(extend(given, num_frames, count, keep, fit, task))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..core.checkpoints.choose import ModelHandle
-from ..core.host import get_host
-from ..core.sizes import MULTIPLE
-from ..core.wan_vace import request as vace
+from ..core.catalog.selection import ModelHandle
+from ..core.host.current import get_host
+from ..core.image_sizes import MULTIPLE
+from ..core.wan import request as vace
 from .shared import VACE, checked, record_run, seed_input, shown
 from .widgets import choice, number, toggle
 
@@ -125,7 +125,7 @@ class PiyingVACESample:
         **widgets: Any,
     ) -> dict[str, Any]:
         """Return the frames [N, H, W, 3], and show on the node how they were made."""
-        from ..core.wan_vace.sample import sample
+        from ..core.wan.sample import sample
 
         frames, record = sample(model, vace.VACERequest(**widgets), get_host(), task)
         record_run(extra_pnginfo, unique_id, record)
@@ -133,7 +133,7 @@ class PiyingVACESample:
 
     def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
         """Return what a run would need; `linked` are the inputs that only the run will know."""
-        from ..core.wan_vace.ask import ask
+        from ..core.wan.estimate import ask
 
         request = vace.VACERequest("", **{name: known[name] for name in SIZING if name in known})
         return ask(model, get_host(), request, task="task" in linked)

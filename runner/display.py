@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from ..core.host import Preview, Progress
+from ..core.host.base import Preview, Progress
 from .graph import Node
 
 SECONDS_BETWEEN_LINES = 5.0

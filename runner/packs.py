@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from ..core.comfy_host import settle_comfyui_device
+from ..core.host.comfy import settle_comfyui_device
 from .errors import WorkflowError
 
 log = logging.getLogger("piying")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-from ..core.host import HeadlessHost, get_host, set_host
+from ..core.host.current import get_host, set_host
+from ..core.host.headless import HeadlessHost
 from .cache import Cache
 from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from .core_nodes.video import VideoFile

@@ -11,16 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .language import (
-    BACKGROUNDS,
-    CAPTIONS,
-    COLOURS,
-    MOTION_WORDS,
-    SHAPE_WORDS,
-    STYLES,
-    finished,
-    tidy,
-)
+from .language import BACKGROUNDS, CAPTIONS, COLOURS, MOTION_WORDS, SHAPE_WORDS, STYLES, finished, tidy
 
 STILL = "text_to_image"  # the one preset for pictures
 PRESETS = ("text_to_video", STILL)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..lora.apply import apply_lora as apply_lora
     from .load import load_component as load_component
-    from .lora import apply_lora as apply_lora
 
-_LATER = {"load_component": "load", "apply_lora": "lora"}
+_LATER = {"load_component": ".load", "apply_lora": "..lora.apply"}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +21,4 @@ def __getattr__(name: str) -> Any:
 
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    return getattr(import_module(_LATER[name], __name__), name)

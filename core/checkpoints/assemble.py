@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from ..errors import PiyingError
-from ..memory.fp8 import FLOAT8, Fp8Linear, castable, quantize, replace
-from .quantized import Scaled
-from .tensors import Stored
+from ..files.stored_tensor import StoredTensor
+from ..quantization.fp8 import FLOAT8, Fp8Linear, ScaledTensor, castable, quantize, replace
 
 Check = Callable[[], None]
 
@@ -25,7 +24,7 @@ class Types:
             fp32; None leaves every tensor as it is in the file.
         storage: "fp8" casts the Linear layers inside `block_lists` whose names match no pattern of
             `keep`; None leaves FP8 weights of the file as they are; any other unpacks them.
-        block_lists, keep: see `core.memory.fp8.castable`.
+        block_lists, keep: see `core.quantization.fp8.castable`.
     """
 
     dtype: torch.dtype | None = None
@@ -35,7 +34,7 @@ class Types:
 
 
 def assemble(
-    module: nn.Module, tensors: Mapping[str, Stored], types: Types, source: str, check: Check = lambda: None
+    module: nn.Module, tensors: Mapping[str, StoredTensor], types: Types, source: str, check: Check = lambda: None
 ) -> None:
     """Fill a module that is on the meta device.
 
@@ -61,7 +60,7 @@ def assemble(
     _check_filled(module, source)
 
 
-def _fitting(module: nn.Module, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Return the tensors under the module's names, without those that its class says to ignore.
 
     Larger models add their name for this part to all its tensors: "bert.", "model.".
@@ -90,7 +89,7 @@ def _places(module: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def _check_shapes(module: nn.Module, tensors: Mapping[str, Stored], source: str) -> None:
+def _check_shapes(module: nn.Module, tensors: Mapping[str, StoredTensor], source: str) -> None:
     places = _places(module)
     unexpected = [name for name in tensors if name not in places]
     if unexpected:
@@ -107,7 +106,7 @@ def _misfit(module: nn.Module, source: str, reason: str) -> PiyingError:
     )
 
 
-def _holds_fp8(module: nn.Module, owner: str, stored: Stored, types: Types, packed: Collection[str]) -> bool:
+def _holds_fp8(module: nn.Module, owner: str, stored: StoredTensor, types: Types, packed: Collection[str]) -> bool:
     """Whether a Linear layer's weight is to be held in FP8: cast to it, or left as the file has it."""
     if owner in packed:
         return True
@@ -135,9 +134,9 @@ def _island(module: nn.Module, name: str, dtype: torch.dtype | None) -> torch.dt
 
 
 def _put_fp8(
-    module: nn.Module, owner: str, layer: nn.Linear, stored: Stored, island: torch.dtype | None, source: str
+    module: nn.Module, owner: str, layer: nn.Linear, stored: StoredTensor, island: torch.dtype | None, source: str
 ) -> None:
-    if isinstance(stored, Scaled):
+    if isinstance(stored, ScaledTensor):
         values, scale = stored.values.read(), stored.scale_blocks()
     elif stored.dtype in FLOAT8:
         values = stored.read()
@@ -150,7 +149,7 @@ def _put_fp8(
     replace(module, owner, Fp8Linear(values, scale, layer.bias, compute=island))
 
 
-def _put(layer: nn.Module, own: str, stored: Stored, dtype: torch.dtype | None, source: str, name: str) -> None:
+def _put(layer: nn.Module, own: str, stored: StoredTensor, dtype: torch.dtype | None, source: str, name: str) -> None:
     tensor = stored.read()
     wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     if wanted in FLOAT8:

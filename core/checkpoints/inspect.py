@@ -1,25 +1,130 @@
-"""What one file of weights is, from its header alone: for people, and for lists of models."""
+"""What a file of weights is, from its header alone: its components, for people and for lists of models."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import PiyingError
-from .any_header import read_header
-from .describe import describe, is_lora, title_of
-from .header import Entry, Header
-from .parts import Part, find_parts
-from .precision import check_readable, describes, precision_of, types_of
-from .tokenizer_name import NAME
+from ..files.open import read_header
+from ..files.safetensors_file import FileHeader, TensorEntry
+from ..lora.file import lora_shape
+from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
+from .layouts import LAYOUTS, Layout
+from .tokenizers import NAME
+
+PREFIX = re.compile(
+    r"(model\.diffusion_model\.|diffusion_model\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.(?:transformer\.)?)"
+)
+DECIDING = ("model.diffusion_model.", "diffusion_model.", "first_stage_model.", "text_encoders.")
+
+
+@dataclass(frozen=True)
+class FileComponent:
+    """One component of a file.
+
+    Attributes:
+        names: {name within the component: name in the file}.
+        layout: what it is; None where no layout we know has such names.
+    """
+
+    prefix: str
+    layout: Layout | None
+    names: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        """The kind of component; "" where it is not known."""
+        return "" if self.layout is None else self.layout.kind
+
+
+def file_components(names: Iterable[str]) -> list[FileComponent]:
+    """Return the components that tensor names make up, in order of their prefixes."""
+    groups: dict[str, dict[str, str]] = {}
+    names = list(names)
+    prefixed = any(name.startswith(DECIDING) for name in names)
+    for name in names:
+        found = PREFIX.match(name) if prefixed else None
+        prefix = "" if found is None else found[1]
+        group = groups.setdefault(prefix.removesuffix("transformer.") or prefix, {})
+        group[name.removeprefix(prefix)] = name
+    return [FileComponent(prefix, layout_of(group), group) for prefix, group in sorted(groups.items())]
+
+
+def layout_of(names: Mapping[str, object]) -> Layout | None:
+    """Return the layout that has such names, or None."""
+    return next((layout for layout in LAYOUTS if layout.matches(names)), None)
+
+
+LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".diff", ".diff_b")
+LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.")
+WIDTHS_OF_CLIP = {768: "a CLIP-L text encoder", 1280: "a CLIP-G text encoder", 1024: "a CLIP-H text encoder"}
+CLIP = re.compile(r"(.*\.)?text_model\.embeddings\.token_embedding\.weight")
+
+# UMT5 has a position bias in every block, T5 and mT5 in the first alone.
+UMT5_MARKS = (
+    "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+    "blocks.1.pos_embedding.embedding.weight",
+)
+
+# Models of others by a name that only they have, as a regular expression of its beginning.
+FOREIGN = (
+    (r"model\.diffusion_model\.input_blocks\.", "a Stable Diffusion checkpoint"),
+    (r"(model\.diffusion_model\.)?double_blocks\.0\.img_attn", "a Flux or HunyuanVideo transformer"),
+    (r"(model\.diffusion_model\.)?joint_blocks\.", "a Stable Diffusion 3 transformer"),
+    (r"(.*\.)?vision_model\.encoder\.|visual\.transformer\.", "a CLIP vision encoder"),
+    (r"transformer_blocks\.0\.attn\.add_q_proj", "a Flux, Stable Diffusion 3 or Qwen-Image transformer"),
+    (r"control_model\.|controlnet_", "a ControlNet"),
+    (r"down_blocks\.0\.", "a U-Net of diffusers"),
+)
+
+
+def is_lora(names: Mapping[str, object]) -> bool:
+    """Return whether tensor names are those of a LoRA."""
+    return any(name.endswith(LORA_ENDINGS) or any(part in name for part in LORA_PARTS) for name in names)
+
+
+def describe(entries: Mapping[str, TensorEntry]) -> str:
+    """Return what a file is: "a Wan2.1 VAE", "a CLIP-L text encoder", "no model known here"."""
+    if is_lora(entries):
+        return lora_shape(entries).title
+    titles = [title_of(part) for part in file_components(entries) if part.layout is not None]
+    if titles:
+        return "a checkpoint of " + ", ".join(titles) if len(titles) > 1 else f"a {titles[0]}"
+    for name, entry in entries.items():
+        if CLIP.fullmatch(name) and len(entry.shape) == 2:
+            return WIDTHS_OF_CLIP.get(entry.shape[1], "a CLIP text encoder")
+    for pattern, title in FOREIGN:
+        if any(re.match(pattern, name) for name in entries):
+            return title
+    return "no model known here"
+
+
+def title_of(part: FileComponent) -> str:
+    """Return a known part's title; a Wan transformer's says what it lacks or is made for."""
+    assert part.layout is not None
+    names = part.names
+    if any(mark in names for mark in UMT5_MARKS):
+        return "UMT5 text encoder"
+    if part.layout.family != "wan_vace" or part.kind != "transformer":
+        return part.layout.title
+    if "vace_patch_embedding.weight" not in names:
+        image = any(".cross_attn.k_img." in name or ".attn2.add_k_proj." in name for name in names)
+        return f"Wan2.1 {'image-to-video' if image else 'text-to-video'} transformer"
+    if "patch_embedding.weight" not in names:
+        return "Wan2.1 VACE module"
+    return "Wan2.1-VACE transformer"
+
 
 GB = 1e9  # as makers of disks and hubs count
 
 
 @dataclass(frozen=True)
-class FoundPart:
+class ComponentInfo:
     """One component inside a file.
 
     Attributes:
@@ -39,7 +144,7 @@ class FoundPart:
 
 
 @dataclass(frozen=True)
-class Inspected:
+class FileInfo:
     """What a file is.
 
     Attributes:
@@ -63,14 +168,14 @@ class Inspected:
     tensors: int
     precision: str
     types: dict[str, int]
-    parts: tuple[FoundPart, ...]
+    parts: tuple[ComponentInfo, ...]
     readable: bool
     reason: str
     needs: tuple[str, ...]
     is_lora: bool = False
 
 
-def inspect(path: Path) -> Inspected:
+def inspect(path: Path) -> FileInfo:
     """Return what a file is; only its header is read, however large it is.
 
     Raises:
@@ -78,9 +183,9 @@ def inspect(path: Path) -> Inspected:
     """
     header = read_header(path)
     lora = is_lora(header.entries)
-    parts = () if lora else tuple(part for part in find_parts(header.entries) if part.layout is not None)
+    parts = () if lora else tuple(part for part in file_components(header.entries) if part.layout is not None)
     reason = _unreadable(header) or ("" if parts or lora else f"it is {describe(header.entries)}")
-    return Inspected(
+    return FileInfo(
         file=path.as_posix(),
         what=describe(header.entries),
         format=header.format,
@@ -96,7 +201,7 @@ def inspect(path: Path) -> Inspected:
     )
 
 
-def _unreadable(header: Header) -> str:
+def _unreadable(header: FileHeader) -> str:
     try:
         check_readable(header)
     except PiyingError as error:
@@ -104,18 +209,18 @@ def _unreadable(header: Header) -> str:
     return ""
 
 
-def _found(part: Part, entries: dict[str, Entry]) -> FoundPart:
+def _found(part: FileComponent, entries: dict[str, TensorEntry]) -> ComponentInfo:
     assert part.layout is not None
     weights = [entries[full] for name, full in part.names.items() if not describes(name) and name != NAME]
     squares = Counter(one.shape[0] for one in weights if len(one.shape) == 2 and one.shape[0] == one.shape[1])
     width = squares.most_common(1)[0][0] if squares else 0
     count = sum(one.count for one in weights)
-    return FoundPart(
+    return ComponentInfo(
         part.kind, part.layout.family, title_of(part), part.layout.style, count, width, NAME in part.names
     )
 
 
-def _needs(part: Part, together: tuple[Part, ...]) -> list[str]:
+def _needs(part: FileComponent, together: tuple[FileComponent, ...]) -> list[str]:
     """Return what a component cannot run without and the file does not bring."""
     assert part.layout is not None
     names = part.names
@@ -134,12 +239,12 @@ def _needs(part: Part, together: tuple[Part, ...]) -> list[str]:
     return ["the tokenizer of its BERT" if part.layout.family == "hunyuan_dit" else "its tokenizer"]
 
 
-def as_json(found: Inspected) -> dict[str, Any]:
+def as_json(found: FileInfo) -> dict[str, Any]:
     """Return it as a table fit for JSON."""
     return asdict(found)
 
 
-def as_text(found: Inspected) -> str:
+def as_text(found: FileInfo) -> str:
     """Return it as lines for people."""
     stored = ", ".join(f"{name} {size / GB:.2f} GB" for name, size in found.types.items())
     lines = {
@@ -152,7 +257,7 @@ def as_text(found: Inspected) -> str:
     return "\n".join([found.file, *(f"  {name:8} {text}" for name, text in lines.items())])
 
 
-def _sizes(found: Inspected) -> str:
+def _sizes(found: FileInfo) -> str:
     """Return the parameters of each part, and whose names its tensors have."""
     if not found.parts:
         return ""

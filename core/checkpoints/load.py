@@ -10,16 +10,15 @@ from typing import Any
 import torch
 
 from ..errors import PiyingError
-from ..memory.devices import named_dtype
+from ..files.dtypes import torch_dtype
+from ..files.folder import CONFIG, component_files, component_folder, read_json
+from ..files.open import open_tensors
+from ..files.safetensors_file import TensorEntry
+from ..files.stored_tensor import StoredTensor
 from .assemble import Types, assemble
-from .classes import KINDS, class_name, empty_module, known
-from .describe import describe
-from .files import CONFIG, component_files, component_folder, read_json
-from .header import Entry
-from .open_file import open_tensors
-from .parts import Part, find_parts
-from .tensors import Stored
-from .translate import translated
+from .inspect import FileComponent, describe, file_components
+from .key_mapping import translated
+from .modules import KINDS, class_name, empty_module, known
 
 
 def load_component(
@@ -62,7 +61,7 @@ def load_component(
     chosen = _found_config(sources, tensors, source) if given is None else given
     layout = sources[0].part.layout
     module = empty_module(kind.removesuffix("_2"), chosen, source, layout.class_name if given and layout else "")
-    types = Types(named_dtype(dtype) if isinstance(dtype, str) else dtype, storage, block_lists, keep)
+    types = Types(torch_dtype(dtype) if isinstance(dtype, str) else dtype, storage, block_lists, keep)
     assemble(module, tensors, types, source, cancelled)
     return module
 
@@ -81,8 +80,8 @@ def config_beside(kind: str, places: Sequence[Path]) -> dict[str, Any] | None:
 class _Source:
     """One of the places a component comes from: its tensors under the class's names."""
 
-    part: Part
-    tensors: dict[str, Stored]
+    part: FileComponent
+    tensors: dict[str, StoredTensor]
     config: dict[str, Any] | None
 
 
@@ -91,7 +90,7 @@ def _read(place: Path, kind: str) -> _Source:
     if folder is None and not place.is_file():
         raise PiyingError(f"{place}: there is no such file or folder.")
     files = [place] if folder is None else component_files(folder)
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file in files:
         tensors |= open_tensors(file)
     config = read_json(folder / CONFIG) if folder and (folder / CONFIG).is_file() else None
@@ -101,25 +100,25 @@ def _read(place: Path, kind: str) -> _Source:
     return _Source(part, translated(part, tensors, str(place)), config)
 
 
-def _original(part: Part) -> bool:
+def _original(part: FileComponent) -> bool:
     """Whether a part is laid out as its authors published it; their config.json is none of diffusers."""
     return part.layout is not None and part.layout.style == "original"
 
 
-def _part(tensors: dict[str, Stored], kind: str, config: dict[str, Any] | None, place: Path) -> Part:
+def _part(tensors: dict[str, StoredTensor], kind: str, config: dict[str, Any] | None, place: Path) -> FileComponent:
     """Return the part of that kind; in a folder with a configuration, all there is."""
-    parts = find_parts(tensors)
+    parts = file_components(tensors)
     fitting = [part for part in parts if part.kind == kind.removesuffix("_2")]
     if fitting:
         return fitting[-1] if kind.endswith("_2") else fitting[0]
     if config is not None and len(parts) == 1 and parts[0].layout is None:
         return parts[0]
-    entries = {name: Entry("", stored.shape, 0, 0) for name, stored in tensors.items()}
+    entries = {name: TensorEntry("", stored.shape, 0, 0) for name, stored in tensors.items()}
     raise PiyingError(f"{place}: this is {describe(entries)}, not a {kind.replace('_', ' ')}. Choose another file.")
 
 
-def _together(sources: list[_Source], source: str) -> dict[str, Stored]:
-    tensors: dict[str, Stored] = {}
+def _together(sources: list[_Source], source: str) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
     for one in sources:
         twice = tensors.keys() & one.tensors.keys()
         if twice:
@@ -135,7 +134,7 @@ def _config(config: dict[str, Any] | str | Path | None) -> dict[str, Any] | None
     return read_json(path / CONFIG if path.is_dir() else path)
 
 
-def _found_config(sources: list[_Source], tensors: dict[str, Stored], source: str) -> dict[str, Any]:
+def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], source: str) -> dict[str, Any]:
     """Return the configuration beside the files, or what the shapes tell."""
     beside = next((one.config for one in sources if one.config is not None), None)
     if beside is not None:

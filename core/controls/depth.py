@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..host import Host
-from ..memory.residency import resident
+from ..executor.placement import resident
+from ..host.base import Host
 from .choices import PER_FRAME, SCALES, check_choice
 from .frames import checked_frames, stack_frames
 from .models import DEPTH, choose, image_processor, load

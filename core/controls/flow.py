@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from ..host import Host
+from ..host.base import Host
 from .choices import DIS, FLOW_METHODS, PER_FRAME, SCALES, check_choice
 from .frames import checked_frames, stack_frames
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from ..host import Host
+from ..host.base import Host
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from ..host import Host
+from ..host.base import Host
 from .choices import BLACK_ON_WHITE, BOX, LINES, OUTLINE, OUTLINES, check_choice
 from .frames import checked_masks, stack_frames
 

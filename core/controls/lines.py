@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from ..host import Host
+from ..host.base import Host
 from .choices import AS_VACE, BLACK_ON_WHITE, GRAY_WEIGHTS, LINES, WHITE_ON_BLACK, check_choice
 from .frames import map_frames
 

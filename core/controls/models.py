@@ -6,10 +6,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.found import AUTO, BUILT_IN, FoundModel, built_in, find_models, why_not
+from ..catalog.installed_model import AUTO, BUILT_IN, InstalledModel, built_in, installed_models, why_not
 from ..errors import PiyingError
-from ..host import Host
-from ..memory.kept import kept
+from ..executor.model_cache import kept
+from ..host.base import Host
 from .choices import WHOLE_FRAME
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Annotator:
     """A kind of model that looks at frames.
 
     Attributes:
-        key: its family in `core.checkpoints.found`, and its folder in builtin_models.
+        key: its family in `core.catalog.installed_model`, and its folder in builtin_models.
         title: for people.
         auto_class: the transformers class that loads it.
         repo: the model to fetch first, on huggingface.co.
@@ -50,7 +50,7 @@ def choices(annotator: Annotator, host: Host) -> list[str]:
     """Return what a `model` widget offers: `auto`, what is installed, and `built-in` where there is one."""
     return [
         AUTO,
-        *(found.name for found in find_models(annotator.key, host)),
+        *(found.name for found in installed_models(annotator.key, host)),
         *([BUILT_IN] if annotator.ships else []),
     ]
 
@@ -96,14 +96,14 @@ def check_detector(detector: str, host: Host) -> None:
         check_model(DETECTOR, detector, host)
 
 
-def choose(annotator: Annotator, model: str, host: Host) -> FoundModel:
+def choose(annotator: Annotator, model: str, host: Host) -> InstalledModel:
     """Return the model of a widget's value; `auto` takes the largest installed, else the built-in one, and says so.
 
     Raises:
         PiyingError: no such model is installed.
     """
     check_model(annotator, model, host)
-    name, installed = model.replace("\\", "/"), find_models(annotator.key, host)
+    name, installed = model.replace("\\", "/"), installed_models(annotator.key, host)
     if name not in (AUTO, BUILT_IN):
         return next(found for found in installed if found.name == name)
     # The largest is the best of its family nearly always, and all of them are small beside a video model.
@@ -118,7 +118,7 @@ def choose(annotator: Annotator, model: str, host: Host) -> FoundModel:
     return built_in(annotator.key)
 
 
-def load(annotator: Annotator, found: FoundModel, host: Host) -> torch.nn.Module:
+def load(annotator: Annotator, found: InstalledModel, host: Host) -> torch.nn.Module:
     """Return a model in fp32, in host memory.
 
     They are small: 16-bit types would save little, and change what they see.
@@ -132,7 +132,7 @@ def load(annotator: Annotator, found: FoundModel, host: Host) -> torch.nn.Module
         import torch
         import transformers
 
-        from ..checkpoints.folders import reading
+        from ..checkpoints.modules import reading
 
         log.info("Loading %s model: %s", annotator.title, found.name)
         with reading(found.path, annotator.title):
@@ -152,7 +152,7 @@ def load(annotator: Annotator, found: FoundModel, host: Host) -> torch.nn.Module
     return kept(f"controls/{annotator.key}", found.path, read, host, found.size)
 
 
-def image_processor(annotator: Annotator, found: FoundModel) -> Any:
+def image_processor(annotator: Annotator, found: InstalledModel) -> Any:
     """Return what brings pictures to the model's size and values, and its answers back.
 
     Pictures are resized by Pillow, whose results are the same with and without torchvision.
@@ -162,7 +162,7 @@ def image_processor(annotator: Annotator, found: FoundModel) -> Any:
     """
     import transformers
 
-    from ..checkpoints.folders import reading
+    from ..checkpoints.modules import reading
 
     with reading(found.path, annotator.title):
         return transformers.AutoImageProcessor.from_pretrained(found.path, local_files_only=True, backend="pil")

@@ -11,10 +11,10 @@ from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.found import AUTO, find_models
+from ..catalog.installed_model import AUTO, installed_models
 from ..errors import PiyingError
-from ..host import Host
-from ..memory.residency import resident
+from ..executor.placement import resident
+from ..host.base import Host
 from .choices import OPENPOSE, POSE_COLOURS, WHOLE_FRAME, check_choice
 from .frames import checked_frames, stack_frames
 from .models import DETECTOR, POSE, check_detector, choose, image_processor, load
@@ -98,7 +98,7 @@ def find_people(frames: torch.Tensor, detector: str, min_score: float, host: Hos
 
     from ..media.images import to_uint8
 
-    if detector == WHOLE_FRAME or (detector == AUTO and not find_models(DETECTOR.key, host)):
+    if detector == WHOLE_FRAME or (detector == AUTO and not installed_models(DETECTOR.key, host)):
         if detector == AUTO:
             log.info("No detector is installed: the whole frame is taken for one person.")
         height, width = frames.shape[1:3]

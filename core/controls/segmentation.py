@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from ..host import Host
-from ..memory.residency import resident
+from ..executor.placement import resident
+from ..host.base import Host
 from .frames import checked_frames
 from .models import SEGMENTATION, choose, image_processor, load
 

@@ -6,31 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.choose import ModelHandle, choose_model
-from ..checkpoints.found import FoundModel
-from ..checkpoints.lora_sizes import with_loras
-from ..checkpoints.loras import lora_files
-from ..checkpoints.model_parts import ModelParts
-from ..host import Host
-from .memory import BLOCK_LISTS, FP8_KEEP
+from ..catalog.component_sizes import with_loras
+from ..catalog.installed_model import InstalledModel
+from ..catalog.selection import ModelHandle, choose_model
+from ..families.diffusion_model import ModelParts
+from ..host.base import Host
+from ..lora.catalog import lora_files
+from .phases import BLOCK_LISTS, FP8_KEEP
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 
-    from ..memory.components import Component
-    from ..memory.planned import PhasePlan
+    from ..planner.phases import Component
+    from ..planner.plan_types import PhasePlan
 
 
 @dataclass(frozen=True)
 class HunyuanDiTModel:
     """One installed model: where it is, and the parts it is made of."""
 
-    found: FoundModel
+    found: InstalledModel
     parts: ModelParts
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of its parts, read from the headers of its files."""
-        from ..checkpoints.sizes import found_components
+        from ..catalog.component_sizes import found_components
 
         return with_loras(found_components(self.found, BLOCK_LISTS, FP8_KEEP), self.parts.loras)
 
@@ -41,7 +41,7 @@ class HunyuanDiTModel:
             encoder: `text_encoder` or `text_encoder_2`.
             choice: the plan of its phase.
         """
-        from ..checkpoints.tokenizer import tokenizer_of
+        from ..checkpoints.tokenizers import tokenizer_of
 
         tokenizer = encoder.replace("text_encoder", "tokenizer")
         loaded = tokenizer_of(self.found, tokenizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import PiyingError
-from ..sizes import nearest_shape
+from ..image_sizes import nearest_shape
 
 # (width, height) Hunyuan-DiT was trained on: diffusers' SUPPORTED_SHAPE, in that order.
 SIZES = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..host import Host
-from ..memory.devices import named_dtype
-from ..memory.embeddings import Encoded, encoded
-from ..memory.measure import Meter
-from ..memory.place import placed
+from ..executor.measure import Meter
+from ..executor.placement import placed
+from ..executor.tensor_cache import Encoded, encoded
+from ..files.dtypes import torch_dtype
+from ..host.base import Host
 from ..preview import LatentPreview, fit_colours, step_callback
-from .memory import TILE
 from .model import HunyuanDiTModel, pipeline_of
+from .phases import TILE
 from .request import ImageRequest
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusers import HunyuanDiTPipeline
     from transformers import PreTrainedModel
 
-    from ..memory.planned import PhasePlan, Plan
+    from ..planner.plan_types import PhasePlan, Plan
 
 # (part, phase, text length, suffix of the pipeline's arguments), as in HunyuanDiTPipeline.
 ENCODERS = (("text_encoder", "encode", 77, ""), ("text_encoder_2", "encode_2", 256, "_2"))
@@ -110,7 +110,7 @@ class ImageRun:
             preview = LatentPreview(self.colours, sampler.scheduler)
             with placed(transformer, list(transformer.blocks), choice, self.device, self.host):
                 latents: torch.Tensor = sampler(
-                    **self._arguments(named_dtype(choice.compute)),
+                    **self._arguments(torch_dtype(choice.compute)),
                     width=self.request.width,
                     height=self.request.height,
                     num_inference_steps=self.request.steps,

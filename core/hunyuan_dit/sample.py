@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.choose import ModelHandle
-from ..checkpoints.loras import record_of
-from ..host import Host
-from ..memory.carry_out import carry_out
-from .ask import what_fits
-from .memory import work
+from ..catalog.selection import ModelHandle
+from ..executor.execute_plan import execute_plan
+from ..host.base import Host
+from ..lora.catalog import record_of
+from .estimate import what_fits
 from .model import load
+from .phases import work
 from .request import SIZES, TOY_SIZES, ImageRequest, check_size
 from .run import ImageRun
 
@@ -39,7 +39,7 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
     components = model.components()
     phases = work(components, request.width, request.height, request.cfg, request.steps)
     with torch.no_grad():
-        image, ran = carry_out(
+        image, ran = execute_plan(
             phases,
             handle,
             host,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Sequence
 
-from .script import HAN, WORD, is_in, word_count
+from .language import HAN, WORD, is_in, word_count
 
 LONGEST = 200  # words of a prompt: Wan's text encoder reads 512 tokens, Hunyuan-DiT's 256
 REFUSAL = re.compile(

@@ -6,21 +6,21 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..checkpoints.choose import ModelHandle
+from ..catalog.selection import ModelHandle
 from ..errors import PiyingError
-from ..host import Host
+from ..host.base import Host
+from .answer_cache import AnswerCache
 from .checks import is_about, most_words, off_language, refuses, repeats, too_short
 from .clean import clean_answer
 from .edits import is_edit, names_what_is_removed, result_of, speaks_of_edit
 from .facts import ADDABLE, Fact, clauses_with, find_facts, missing_facts
-from .local import LocalModel
+from .language import first_sentences, joined, language_of
+from .local_model import LocalModel
 from .messages import answer_language, compose, plain
 from .negative import suggest_negative
 from .picture import Picture, first_picture
 from .presets import preset_text, shows_motion
-from .remembered import RememberedAnswers
 from .request import LANGUAGES, LENGTHS, ExpandRequest
-from .script import first_sentences, joined, language_of
 from .server import ServerHandle, ServerModel
 from .writer import Answer, Write, Writer
 
@@ -134,7 +134,7 @@ def _remembered(writer: Writer, source: str, brief: Brief, host: Host, record: d
         _cannot_see(writer, brief.request)
         brief = replace(brief, picture=None)
     record["saw_image"] = brief.picture is not None
-    answers = RememberedAnswers(host.cache_folder() / "prompts")
+    answers = AnswerCache(host.cache_folder() / "prompts")
     key = {
         "writer": writer.identity(),
         "system": brief.system,

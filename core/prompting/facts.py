@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from .script import HAN, language_of
+from .language import HAN, language_of
 from .vocabulary import (
     CAMERA,
     CHINESE_NUMBERS,

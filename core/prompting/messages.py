@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .facts import Fact
+from .language import HAN_PER_WORD, language_of
 from .request import LENGTHS, ExpandRequest
-from .script import HAN_PER_WORD, language_of
 
 NAMES = {"zh": "Chinese", "en": "English"}
 # Said in the language itself: small models follow that better.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .local import Reader
+    from .local_model import Reader
 
 QWEN3 = "qwen3"
 THINKING = (151667, 151668)  # <think> and </think> in tokenizer_config.json of Qwen/Qwen3-*

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import PiyingError
-from ..host import Host
+from ..host.base import Host
 
 FOLDER = Path(__file__).resolve().parent / "system_prompts"
 USER_CATEGORY, USER_FOLDER = "LLM", "prompts"  # models/LLM/prompts/*.txt

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoints.choose import ModelHandle
+from ..catalog.selection import ModelHandle
 from ..errors import PiyingError
-from ..host import Host
+from ..host.base import Host
 from .addresses import API_KEY, Address, read_address
+from .chat_client import RequestRejected, ServerFailed, Terms, exchange
 from .clean import clean_answer
-from .exchange import Refused, ServerFailed, Terms, exchange
 from .messages import Chat
 from .picture import Picture
 from .request import ExpandRequest
@@ -88,13 +88,13 @@ class ServerModel:
             time.monotonic() + self._handle.timeout,
             TRIES,
         )
-        refused: Refused | None = None
+        refused: RequestRejected | None = None
         for body, sees in _bodies(self._handle.model, chat, picture, request):
             if picture is not None and not sees:
                 log.warning("%s does not take pictures: it goes by the text alone.", self._address)
             try:
                 return exchange(terms, body, self._host, clean_answer)
-            except Refused as error:
+            except RequestRejected as error:
                 refused = error
         raise ServerFailed(str(refused)) from refused
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import StoppingCriteria
 
-    from ..host import Progress
+    from ..host.base import Progress
 
 SECONDS_BETWEEN_TEXTS = 0.1
 TOKENS_BETWEEN_LOOKS = 16

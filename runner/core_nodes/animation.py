@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from ...core.errors import PiyingError
-from ...core.host import get_host
+from ...core.host.current import get_host
 from ...core.media.naming import numbered, writing
 from ...core.media.webm import CODECS, write_webm
 from ...core.media.webp import METHODS, write_webp

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...core.errors import PiyingError
-from ...core.host import FolderKind, get_host
+from ...core.host.base import FolderKind
+from ...core.host.current import get_host
 from ...core.media.images import CHANNELS, read_channel, read_image, write_png
 from ...core.media.naming import numbered, writing
 from .input_files import file_problem, file_version, input_file, input_names

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import PiyingError, explain_os_errors
-from ...core.host import FolderKind, get_host
+from ...core.host.base import FolderKind
+from ...core.host.current import get_host
 
 _KINDS: tuple[FolderKind, ...] = ("input", "output", "temp")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import PiyingError
-from ...core.host import get_host
+from ...core.host.current import get_host
 from ...core.media.ffmpeg import ffmpeg_exe
 from ...core.media.naming import numbered, writing
 from .input_files import file_problem, file_version, input_file, input_names

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from piying import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-from piying.core.host import HeadlessHost, set_host
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.runner.core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from piying.runner.definitions import ObjectInfo, object_info
 from piying.runner.ui_format import to_api

@@ -27,9 +27,9 @@ pack = importlib.util.module_from_spec(spec)
 sys.modules["piying"] = pack
 spec.loader.exec_module(pack)
 
-from piying.core.host import get_host  # noqa: E402
-from piying.core.memory.kept import kept, kept_bytes  # noqa: E402
-from piying.core.memory.machine import read_machine  # noqa: E402
+from piying.core.executor.model_cache import kept, kept_bytes  # noqa: E402
+from piying.core.host.current import get_host  # noqa: E402
+from piying.core.planner.machine import read_machine  # noqa: E402
 
 host, device = get_host(), management.get_torch_device()
 report = {"bytes": []}

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from piying.core.host import HeadlessHost, set_host
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.core.media import audio, metadata, video
 from piying.runner.core_nodes import CORE_NODE_CLASSES
 from piying.tests.comfyui import core_node_cases, core_node_files, node_calls

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.checkpoints import load_component
-from piying.core.checkpoints.found import BUILT_IN_ROOT
 from piying.tests.comfyui.headless import assert_same_frames, read_frames, run_headless
 from piying.tests.core.formats import writers
 from piying.tests.core.test_single_models import all_in_one, hunyuan

@@ -6,13 +6,7 @@ import json
 
 import pytest
 from piying.tests.comfyui.convert import WORKFLOWS, api_form
-from piying.tests.comfyui.headless import (
-    assert_same_frames,
-    read_frames,
-    run_headless,
-    shown_files,
-    with_frames_saved,
-)
+from piying.tests.comfyui.headless import assert_same_frames, read_frames, run_headless, shown_files, with_frames_saved
 
 pytestmark = pytest.mark.comfyui
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
-from piying.core.checkpoints.found import built_in
+from piying.core.catalog.installed_model import built_in
+from piying.core.catalog.selection import WAN_VACE, ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.wan_vace.attention import KERNELS, Attention, Kernel, attention_for, choose_attention, tried
-from piying.core.wan_vace.forward import predict
-from piying.core.wan_vace.request import ATTENTIONS, SPEEDS, VACERequest, check_request
-from piying.core.wan_vace.sample import sample
+from piying.core.host.headless import HeadlessHost
+from piying.core.wan.attention import KERNELS, Attention, Kernel, attention_for, choose_attention, tried
+from piying.core.wan.request import ATTENTIONS, SPEEDS, VACERequest, check_request
+from piying.core.wan.sample import sample
+from piying.core.wan.transformer import predict
 
 TURING, AMPERE, HOPPER, BLACKWELL = (7, 5), (8, 6), (9, 0), (12, 0)
 ALL = frozenset(kernel.package for kernel in KERNELS)

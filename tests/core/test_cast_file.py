@@ -7,13 +7,14 @@ from collections import namedtuple
 
 import pytest
 import torch
-from piying.core.checkpoints import assemble, cast_file
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle, model_choices
-from piying.core.checkpoints.found import BUILT_IN_ROOT, find_models
-from piying.core.host import HeadlessHost
-from piying.core.memory import kept
-from piying.core.memory.planned import PhasePlan
-from piying.core.wan_vace.model import load
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
+from piying.core.catalog.selection import WAN_VACE, ModelHandle, model_choices
+from piying.core.checkpoints import assemble
+from piying.core.executor import model_cache as kept
+from piying.core.host.headless import HeadlessHost
+from piying.core.planner.plan_types import PhasePlan
+from piying.core.quantization import file_cache as cast_file
+from piying.core.wan.model import load
 
 PARTS = ("transformer", "text_encoder")
 
@@ -66,9 +67,9 @@ def test_the_second_reading_casts_nothing_and_is_the_same_to_the_bit(host, wante
 
 
 def test_it_is_no_model_of_its_own(host, wanted):
-    before = find_models("wan_vace", host)
+    before = installed_models("wan_vace", host)
     read(host)
-    assert find_models("wan_vace", host) == before
+    assert installed_models("wan_vace", host) == before
     assert model_choices(WAN_VACE, host) == ["auto", "diffusers/model", "built-in"]
 
 

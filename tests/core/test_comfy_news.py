@@ -6,7 +6,7 @@ import io
 
 import torch
 from PIL import Image
-from piying.core.comfy_news import MOTION, MOTION_PIXELS, PROGRESS, News, animated
+from piying.core.host.comfy_progress import MOTION, MOTION_PIXELS, PROGRESS, ProgressEvents, animated
 from piying.core.preview import LatentPreview
 
 
@@ -39,7 +39,7 @@ def latents(frames):
 
 def news(total, motion=True):
     listener, clock = Listener(motion), Clock()
-    return News("Sampling", total, listener, clock), listener, clock
+    return ProgressEvents("Sampling", total, listener, clock), listener, clock
 
 
 def test_the_phase_is_told_at_once():

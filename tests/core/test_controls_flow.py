@@ -11,7 +11,7 @@ import torch
 from piying.core.controls.choices import SCALES
 from piying.core.controls.flow import colour_wheel, flow_colours, optical_flow
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
+from piying.core.host.headless import HeadlessHost
 
 HOST = HeadlessHost()
 # Colours of full speed, read off the wheel of Baker et al.: right is red, left between cyan and blue, and so on.

@@ -9,7 +9,7 @@ import torch
 from piying.core.controls import layout, lines
 from piying.core.controls.choices import OUTLINES
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
+from piying.core.host.headless import HeadlessHost
 
 HOST = HeadlessHost()
 PATTERN = np.random.default_rng(5).integers(0, 256, (3, 40, 56, 3), np.uint8)

@@ -11,13 +11,13 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from piying.core.checkpoints.found import BUILT_IN_ROOT
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.controls import models, pose
 from piying.core.controls.depth import depth
 from piying.core.controls.segmentation import class_numbers, segment
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.memory.kept import forget
+from piying.core.executor.model_cache import forget
+from piying.core.host.headless import HeadlessHost
 from piying.core.samples import sample_clip
 
 HOST = HeadlessHost(chosen_device="cpu")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from piying.core.controls import flow, layout, lines, pose
-from piying.core.host import HeadlessHost
+from piying.core.host.headless import HeadlessHost
 
 HOST = HeadlessHost()
 noise = np.random.default_rng(6)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
-from piying.core.checkpoints.found import built_in
-from piying.core.wan_vace.decode import decode, decode_steps, denormalised
+from piying.core.catalog.installed_model import built_in
+from piying.core.wan.decode import decode, decode_steps, denormalised
 
 
 @pytest.fixture(scope="module")

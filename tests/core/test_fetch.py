@@ -8,19 +8,19 @@ import random
 from pathlib import Path
 
 import pytest
-from piying.core.checkpoints import fetch as fetching
-from piying.core.checkpoints import fetch_hubs
-from piying.core.checkpoints.fetch import fetch
-from piying.core.checkpoints.fetch_http import Patience, Refused
-from piying.core.checkpoints.fetch_hubs import HubFile, ModelScope, safe_path
-from piying.core.checkpoints.fetch_proof import LEDGER, Ledger, Seen, changing, exclusive, is_whole_safetensors
-from piying.core.checkpoints.fetch_text import Console, size_text, time_text
-from piying.core.checkpoints.manifest import Listed, ListedFile, Source
+from piying.core.download import hubs as fetch_hubs
+from piying.core.download import jobs as fetching
+from piying.core.download.checksums import LEDGER, Ledger, Seen, changing, exclusive, is_whole_safetensors
+from piying.core.download.cli import Console, size_text, time_text
+from piying.core.download.hubs import HubFile, ModelScope, safe_path
+from piying.core.download.jobs import fetch
+from piying.core.download.manifest import Listed, ListedFile, Source
 from piying.core.errors import PiyingError
+from piying.core.http import DownloadRefused, RetryPolicy
 from piying.tests.install.hub import running_hub
 
 DATA, OTHER = (random.Random(seed).randbytes(20_000) for seed in (1, 2))
-QUICK = Patience(timeout=5, pauses=(0,))
+QUICK = RetryPolicy(timeout=5, pauses=(0,))
 FILE = "/Org/Model/resolve/main/weights.safetensors"
 REPOSITORY = "/Org/Folder/resolve/main/"
 
@@ -105,7 +105,7 @@ def test_a_disk_without_room_is_found_before(hub, tmp_path, monkeypatch, free):
 
 def test_what_is_here_of_a_file_needs_no_room(hub, tmp_path, monkeypatch):
     hub.put(FILE, DATA, cuts=[15_000, 0])
-    with pytest.raises(Refused):
+    with pytest.raises(DownloadRefused):
         fetch([one_file()], tmp_path, patience=QUICK)
     monkeypatch.setattr(fetching, "SPARE_BYTES", 0)
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5_000}))
@@ -118,10 +118,10 @@ def test_the_first_hash_is_held_against_what_comes_later(hub, tmp_path):
     first = Ledger.read(tmp_path).files["vae/x.safetensors"]
     served.data = OTHER
     (tmp_path / "vae/x.safetensors").unlink()
-    with pytest.raises(Refused, match=f"and {first.sha256} was expected"):
+    with pytest.raises(DownloadRefused, match=f"and {first.sha256} was expected"):
         fetch([one_file()], tmp_path, patience=QUICK)
     served.sha256 = ""
-    with pytest.raises(Refused, match=f"is another file at Hugging Face .* remove its entry from {LEDGER}"):
+    with pytest.raises(DownloadRefused, match=f"is another file at Hugging Face .* remove its entry from {LEDGER}"):
         fetch([one_file()], tmp_path, patience=QUICK)
     assert not (tmp_path / "vae/x.safetensors").exists()
     with changing(tmp_path) as ledger:
@@ -133,7 +133,7 @@ def test_the_first_hash_is_held_against_what_comes_later(hub, tmp_path):
 def test_the_manifest_is_held_above_the_hub(hub, tmp_path):
     """Whoever changes the repository changes its listing too."""
     hub.put(FILE, OTHER)
-    with pytest.raises(Refused, match="is not the right file"):
+    with pytest.raises(DownloadRefused, match="is not the right file"):
         fetch([one_file(len(DATA), "0" * 64)], tmp_path, patience=QUICK)
 
 
@@ -170,13 +170,13 @@ def test_a_listing_that_leaves_the_folder_fetches_nothing(hub, tmp_path, monkeyp
 )
 def test_a_listing_that_is_none(hub, tmp_path, answer):
     hub.put("/api/models/Org/Folder/revision/main", answer)
-    with pytest.raises(Refused, match="Hugging Face"):
+    with pytest.raises(DownloadRefused, match="Hugging Face"):
         fetch([repository()], tmp_path, patience=QUICK)
 
 
 def test_a_repository_without_what_is_needed(hub, tmp_path):
     hub.put(REPOSITORY + "README.md", b"moved")
-    with pytest.raises(Refused, match="lists no file of Org/Folder that is needed"):
+    with pytest.raises(DownloadRefused, match="lists no file of Org/Folder that is needed"):
         fetch([repository("*.safetensors")], tmp_path, patience=QUICK)
 
 

@@ -6,11 +6,11 @@ import json
 import time
 
 import pytest
-from piying.core.checkpoints import manifest as manifest_module
-from piying.core.checkpoints.fetch_http import Patience
-from piying.core.checkpoints.fetch_job import Fetcher
-from piying.core.checkpoints.offers import offers
+from piying.core.download import manifest as manifest_module
+from piying.core.download.downloadable import downloadable_models
+from piying.core.download.jobs import Fetcher
 from piying.core.errors import PiyingError
+from piying.core.http import RetryPolicy
 from piying.tests.install.hub import running_hub
 
 CHAT = b"x" * 300_000
@@ -22,7 +22,7 @@ REPO = "/Qwen/Qwen3-0.6B/resolve"
 def hub(monkeypatch):
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setattr("piying.core.checkpoints.fetch_hubs._library_settings", lambda: None)
+        monkeypatch.setattr("piying.core.download.hubs._library_settings", lambda: None)
         for revision in ("main", "c0ffee"):
             hub.put(f"{REPO}/{revision}/config.json", CONFIG)
             hub.put(f"{REPO}/{revision}/vocab.txt", CHAT)
@@ -36,18 +36,18 @@ def wait(job, seconds=20):
 
 
 def test_a_model_arrives(hub, tmp_path):
-    job = Fetcher(Patience(timeout=5)).start("qwen3-0.6b", tmp_path)
+    job = Fetcher(RetryPolicy(timeout=5)).start("qwen3-0.6b", tmp_path)
     assert wait(job)["state"] == "done"
     assert job.to_json()["done"] == len(CONFIG) + len(CHAT)
     assert (tmp_path / "LLM/Qwen3-0.6B/vocab.txt").read_bytes() == CHAT
-    (found,) = [offer for offer in offers("prompt", tmp_path) if offer.id == "qwen3-0.6b"]
+    (found,) = [offer for offer in downloadable_models("prompt", tmp_path) if offer.id == "qwen3-0.6b"]
     assert found.here == "yes"
 
 
 def test_it_can_be_stopped_and_goes_on_from_there(hub, tmp_path):
     for revision in ("main", "c0ffee"):
         hub.files[f"{REPO}/{revision}/vocab.txt"].stalls = [100_000]
-    fetcher = Fetcher(Patience(timeout=30))
+    fetcher = Fetcher(RetryPolicy(timeout=30))
     job = fetcher.start("qwen3-0.6b", tmp_path)
     deadline = time.monotonic() + 10
     while job.to_json()["done"] < 100_000 and time.monotonic() < deadline:
@@ -59,7 +59,7 @@ def test_it_can_be_stopped_and_goes_on_from_there(hub, tmp_path):
     hub.released.set()
     assert wait(job)["state"] in ("cancelled",)
     assert not (tmp_path / "LLM/Qwen3-0.6B/vocab.txt").exists()
-    assert {offer.id: offer.here for offer in offers("prompt", tmp_path)}["qwen3-0.6b"] == "part"
+    assert {offer.id: offer.here for offer in downloadable_models("prompt", tmp_path)}["qwen3-0.6b"] == "part"
     again = fetcher.start("qwen3-0.6b", tmp_path)
     assert wait(again)["state"] == "done"
     ranges = [asked.headers.get("range") for asked in hub.asked if asked.path.endswith("vocab.txt")]
@@ -70,7 +70,7 @@ def test_it_can_be_stopped_and_goes_on_from_there(hub, tmp_path):
 def test_a_hub_that_has_nothing_is_told_in_a_sentence(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
     hub.files.clear()
-    said = wait(Fetcher(Patience(timeout=2)).start("qwen3-0.6b", tmp_path))
+    said = wait(Fetcher(RetryPolicy(timeout=2)).start("qwen3-0.6b", tmp_path))
     assert said["state"] == "failed"
     assert said["said"]
 
@@ -81,7 +81,7 @@ def test_only_models_of_the_manifest_are_fetched(tmp_path):
 
 
 def test_offers_say_how_large_and_from_where(tmp_path):
-    found = {offer.id: offer for offer in offers("wan_vace", tmp_path)}
+    found = {offer.id: offer for offer in downloadable_models("wan_vace", tmp_path)}
     entry = next(m for m in json.loads(manifest_module.MANIFEST.read_text())["models"] if m["id"] == "wan2.1-vace-14b")
     fp16, folder = found["wan2.1-vace-14b-fp16"], found["wan2.1-vace-14b"]
     assert fp16.exact and fp16.bytes == 34675323640 + 11366399385 + 253815318

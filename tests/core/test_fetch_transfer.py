@@ -14,17 +14,17 @@ import time
 from pathlib import Path
 
 import pytest
-from piying.core.checkpoints import fetch_part
-from piying.core.checkpoints.fetch_http import Patience, Refused, Remote, is_allowed
-from piying.core.checkpoints.fetch_transfer import transfer
+from piying.core.download import partial_file as fetch_part
+from piying.core.download.transfer import transfer
 from piying.core.errors import PiyingError
+from piying.core.http import DownloadRefused, Remote, RetryPolicy, is_allowed
 from piying.tests.install.hub import running_hub
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = random.Random(7).randbytes(300_000)
 OTHER = random.Random(8).randbytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
-QUICK = Patience(timeout=5, pauses=(0, 0, 0))
+QUICK = RetryPolicy(timeout=5, pauses=(0, 0, 0))
 PATH = "/some/file"
 
 
@@ -77,7 +77,9 @@ def test_cut_anywhere_it_goes_on_there(hub, target, seed):
 @pytest.mark.parametrize("known", [{}, {"sha256": None}, {"sha256": None, "bytes": None}, {"bytes": None}])
 def test_stopped_for_good_the_next_run_goes_on(hub, target, known):
     served = hub.put(PATH, DATA, cuts=[100_000, 0, 0, 0])
-    with pytest.raises(Refused, match=r"cannot be fetched \(.*100000 of 300000.*\)\. .* goes on where it stopped"):
+    with pytest.raises(
+        DownloadRefused, match=r"cannot be fetched \(.*100000 of 300000.*\)\. .* goes on where it stopped"
+    ):
         fetch(hub, target, **known)
     assert names(target) == ["file.safetensors.part", "file.safetensors.part.json"]
     served.cuts.clear()
@@ -121,15 +123,15 @@ def test_a_stop_before_the_first_bytes_are_counted_leaves_them(target):
 def test_silence_is_waited_for_only_so_long(hub, target):
     hub.put(PATH, DATA, stalls=[120_000])
     started = time.monotonic()
-    assert fetch(hub, target, Patience(timeout=0.3, pauses=(0,))) == SHA256
+    assert fetch(hub, target, RetryPolicy(timeout=0.3, pauses=(0,))) == SHA256
     assert time.monotonic() - started < 3
     assert ranges(hub) == [None, "bytes=120000-"]
 
 
 def test_a_server_that_always_stalls_is_given_up(hub, target):
     hub.put(PATH, DATA, stalls=[0] * 9)
-    with pytest.raises(Refused, match="timed out"):
-        fetch(hub, target, Patience(timeout=0.2, pauses=(0, 0)))
+    with pytest.raises(DownloadRefused, match="timed out"):
+        fetch(hub, target, RetryPolicy(timeout=0.2, pauses=(0, 0)))
     assert len(hub.asked) == 3
     assert not target.exists()
 
@@ -144,7 +146,7 @@ def test_a_server_without_ranges_begins_anew(hub, target):
 @pytest.mark.parametrize("known", [{}, {"sha256": None}])
 def test_a_file_that_changed_meanwhile_is_not_put_together(hub, target, known, if_range):
     served = hub.put(PATH, OTHER, etag='"old"', cuts=[100_000, 0, 0, 0], if_range=if_range)
-    with pytest.raises(Refused):
+    with pytest.raises(DownloadRefused):
         fetch(hub, target, **known)
     served.data, served.etag = DATA, '"new"'
     served.cuts.clear()
@@ -154,7 +156,7 @@ def test_a_file_that_changed_meanwhile_is_not_put_together(hub, target, known, i
 
 def test_a_change_that_no_etag_shows_is_found_by_the_hash(hub, target):
     served = hub.put(PATH, OTHER, cuts=[100_000, 0, 0, 0])
-    with pytest.raises(Refused):
+    with pytest.raises(DownloadRefused):
         fetch(hub, target)
     served.data = DATA
     served.cuts.clear()
@@ -164,7 +166,7 @@ def test_a_change_that_no_etag_shows_is_found_by_the_hash(hub, target):
 
 def test_what_nothing_can_prove_is_never_put_together(hub, target):
     served = hub.put(PATH, OTHER, etag=None, cuts=[100_000, 0, 0, 0])
-    with pytest.raises(Refused):
+    with pytest.raises(DownloadRefused):
         fetch(hub, target, sha256=None)
     served.data = DATA
     served.cuts.clear()
@@ -234,7 +236,7 @@ def test_what_is_not_right_leaves_no_trace(hub, target, there, how, known, says)
         target.parent.mkdir(parents=True)
         target.write_bytes(there)
     hub.put(PATH, **{"data": DATA, **how})
-    with pytest.raises(Refused, match=says) as caught:
+    with pytest.raises(DownloadRefused, match=says) as caught:
         fetch(hub, target, **known)
     assert "\n" not in str(caught.value)
     assert target.exists() == bool(there)
@@ -244,7 +246,7 @@ def test_what_is_not_right_leaves_no_trace(hub, target, there, how, known, says)
 
 def test_a_wrong_file_leaves_no_part(hub, target):
     hub.put(PATH, OTHER)
-    with pytest.raises(Refused):
+    with pytest.raises(DownloadRefused):
         fetch(hub, target)
     assert names(target) == []
 
@@ -265,8 +267,8 @@ def test_a_busy_server_is_asked_again(hub, target):
 def test_a_long_pause_is_told(hub, target, monkeypatch):
     hub.put(PATH, DATA, statuses=[503, 503, 503])
     slept, told = [], []
-    monkeypatch.setattr("piying.core.checkpoints.fetch_http.time.sleep", slept.append)
-    fetch(hub, target, Patience(timeout=5, pauses=(1, 3, 8), tell=told.append))
+    monkeypatch.setattr("piying.core.http.time.sleep", slept.append)
+    fetch(hub, target, RetryPolicy(timeout=5, pauses=(1, 3, 8), tell=told.append))
     assert [pause for pause in slept if pause >= 1] == [1, 3, 8]
     assert told == [f"{hub.url}{PATH}: status 503. Trying again in 8 s."]
 
@@ -274,7 +276,7 @@ def test_a_long_pause_is_told(hub, target, monkeypatch):
 def test_a_server_that_is_not_there(target):
     with running_hub() as gone:
         pass
-    with pytest.raises(Refused, match="cannot be fetched .*refused"):
+    with pytest.raises(DownloadRefused, match="cannot be fetched .*refused"):
         fetch(gone, target)
 
 
@@ -298,7 +300,7 @@ def test_a_redirect_on_the_same_host_takes_the_token_along(hub, target, status):
 
 def test_a_token_opens_what_is_closed(hub, target):
     hub.put(PATH, DATA, token="hf_secret")
-    with pytest.raises(Refused, match="status 401"):
+    with pytest.raises(DownloadRefused, match="status 401"):
         fetch(hub, target)
     assert fetch(hub, target, token="hf_secret") == SHA256
 
@@ -323,7 +325,7 @@ def test_http_only_on_this_machine(url, allowed):
 
 
 def test_an_address_that_is_not_https_is_not_asked(target):
-    with pytest.raises(Refused, match="is not HTTPS"):
+    with pytest.raises(DownloadRefused, match="is not HTTPS"):
         transfer(Remote("http://models.example/file"), target, patience=QUICK)
 
 
@@ -351,7 +353,7 @@ def test_a_full_disk_keeps_the_part(hub, target, monkeypatch):
     hub.files[PATH].cuts = [150_000]
     with pytest.raises(PiyingError, match="disk of .* is full. Make room") as caught:
         fetch(hub, target)
-    assert not isinstance(caught.value, Refused), "no other hub makes room"
+    assert not isinstance(caught.value, DownloadRefused), "no other hub makes room"
     assert not target.exists()
     size = target.with_name(target.name + ".part").stat().st_size
     assert 150_000 <= size <= 200_000
@@ -370,8 +372,8 @@ def test_a_folder_that_cannot_be_written(hub, tmp_path):
 OTHER_PROCESS = """
 import importlib, pathlib, sys, types
 package = types.ModuleType("pack"); package.__path__ = [sys.argv[1]]; sys.modules["pack"] = package
-http = importlib.import_module("pack.core.checkpoints.fetch_http")
-transfer = importlib.import_module("pack.core.checkpoints.fetch_transfer").transfer
+http = importlib.import_module("pack.core.http")
+transfer = importlib.import_module("pack.core.download.transfer").transfer
 remote = http.Remote(sys.argv[2], int(sys.argv[3]), sys.argv[4])
 print(transfer(remote, pathlib.Path(sys.argv[5]), waiting=lambda: print("waiting", flush=True)))
 """

@@ -7,9 +7,9 @@ import io
 import pytest
 import torch
 from piying.core.checkpoints import load_component
-from piying.core.checkpoints.tokenizer import tokenizer_in
+from piying.core.checkpoints.tokenizers import tokenizer_in
 from piying.core.errors import PiyingError
-from piying.core.memory.fp8 import Fp8Linear
+from piying.core.quantization.fp8 import Fp8Linear
 
 from .formats import models, names, writers
 
@@ -116,7 +116,7 @@ def test_the_tokenizer_inside_the_file(model, tmp_path, pieces):
 
 def test_the_pipeline_takes_that_tokenizer(pieces):
     from diffusers import WanVACEPipeline
-    from piying.core.checkpoints.tokenizer import SentencePieceTokenizer
+    from piying.core.checkpoints.tokenizers import SentencePieceTokenizer
 
     pipeline = WanVACEPipeline(SentencePieceTokenizer(pieces), models.umt5(vocab_size=99), None, None)
     embeds, negative = pipeline.encode_prompt("the sea", "", max_sequence_length=16, device="cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from piying.core.checkpoints import load_component
 from piying.core.errors import PiyingError
-from piying.core.memory.fp8 import Fp8Linear
+from piying.core.quantization.fp8 import Fp8Linear
 
 from .formats import models, names, writers
 
@@ -175,7 +175,7 @@ def k_quant(kind):
 def test_gguf_of_kinds_that_nobody_packs_in_python(tmp_path, kind):
     pytest.importorskip("gguf", reason="the gguf package is optional")
     from gguf import GGMLQuantizationType, GGUFWriter
-    from piying.core.checkpoints.open_file import open_tensors
+    from piying.core.files.open import open_tensors
 
     packed, expected = k_quant(kind)
     writer = GGUFWriter(tmp_path / "one.gguf", arch="wan")

@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 import torch
-from piying.core.checkpoints.found import built_in
-from piying.core.wan_vace.forward import block_order, predict
+from piying.core.catalog.installed_model import built_in
+from piying.core.wan.transformer import block_order, predict
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

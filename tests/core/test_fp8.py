@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.checkpoints import load_component
-from piying.core.checkpoints.found import BUILT_IN_ROOT
-from piying.core.memory.fp8 import Fp8Linear, cast_linears, castable, dequantize, quantize, use_fp8_matmul
-from piying.core.memory.fp8_matmul import can_multiply, multiply
+from piying.core.quantization.fp8 import (
+    Fp8Linear,
+    can_multiply,
+    cast_linears,
+    castable,
+    dequantize,
+    multiply,
+    quantize,
+    use_fp8_matmul,
+)
 from transformers import AutoTokenizer
 
 WAN = BUILT_IN_ROOT / "wan_vace"

@@ -6,15 +6,14 @@ import json
 import struct
 import tracemalloc
 
-import piying.core.checkpoints.pth  # noqa: F401 - so that importing torch is not counted
+import piying.core.files.pth_file  # noqa: F401 - so that importing torch is not counted
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from piying.core.checkpoints.any_header import read_header
-from piying.core.checkpoints.describe import describe
-from piying.core.checkpoints.header import MAX_HEADER_BYTES
-from piying.core.checkpoints.inspect import as_json, as_text, inspect
+from piying.core.checkpoints.inspect import as_json, as_text, describe, inspect
 from piying.core.errors import PiyingError
+from piying.core.files.open import read_header
+from piying.core.files.safetensors_file import MAX_HEADER_BYTES
 
 FUZZ = settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 names = st.sampled_from(

@@ -11,7 +11,8 @@ from collections import deque
 
 import pytest
 import torch
-from piying.core.memory import lanes, streaming
+from piying.core.executor import streaming
+from piying.core.executor import streaming as lanes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 EMPTY = torch.empty

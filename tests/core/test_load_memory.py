@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from piying.core.checkpoints.found import BUILT_IN_ROOT
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from safetensors.torch import save_file
 
 if not Path("/proc/self/status").is_file():
@@ -22,7 +22,7 @@ sys.path.insert(0, sys.argv[1])
 import conftest, torch
 from diffusers import WanVACETransformer3DModel
 from piying.core.checkpoints import load_component
-from piying.core.memory.fp8 import Fp8Linear, quantize
+from piying.core.quantization.fp8 import Fp8Linear, quantize
 def peak(): return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 storage = sys.argv[3] if sys.argv[3] != "None" else None
 quantize(torch.ones(16, 16))

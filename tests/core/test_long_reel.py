@@ -13,13 +13,13 @@ import psutil
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
+from piying.core.host.headless import HeadlessHost
 from piying.core.media import ffmpeg
 from piying.core.media.mp4 import write_mp4
 from piying.core.media.video import probe
-from piying.core.wan_vace.long import reel
-from piying.core.wan_vace.long.make import make_long_video
-from piying.core.wan_vace.long.shelf import Finished, Shelf
+from piying.core.wan.long import video_writer as reel
+from piying.core.wan.long.sample import make_long_video
+from piying.core.wan.long.window_cache import Finished, Shelf
 
 from .test_long_video import FILM, HANDLE, host_in, kept_frames, small, whole
 

@@ -13,28 +13,29 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import WAN_VACE, ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
+from piying.core.executor import execute_plan as carry_out
+from piying.core.executor import model_cache as kept
+from piying.core.host.headless import HeadlessHost
 from piying.core.media.video import read_frames
-from piying.core.memory import carry_out, kept
-from piying.core.memory.machine import synthetic
-from piying.core.wan_vace.compose import compose, lay
-from piying.core.wan_vace.long import make as long_make
-from piying.core.wan_vace.long.colour import colours_of, colours_of_all, matched, moved, pulled_back
-from piying.core.wan_vace.long.cut import cut
-from piying.core.wan_vace.long.make import make_long_video
-from piying.core.wan_vace.long.request import LongRequest, check_lengths, check_long_request, shown, windows
-from piying.core.wan_vace.long.shelf import Finished, Shelf, rounded
-from piying.core.wan_vace.model import load
-from piying.core.wan_vace.request import VACERequest
-from piying.core.wan_vace.sample import sample
-from piying.core.wan_vace.task import VACETask
-from piying.core.wan_vace.tasks.extend import GivenFrames, extend
-from piying.core.wan_vace.tasks.inpaint import inpaint
-from piying.core.wan_vace.tasks.outpaint import Sides, outpaint
-from piying.core.wan_vace.tasks.reference import reference
-from piying.core.wan_vace.tasks.repaint import repaint
+from piying.core.planner.machine import synthetic
+from piying.core.wan.long import sample as long_make
+from piying.core.wan.long.colour_match import colours_of, colours_of_all, matched, moved, pulled_back
+from piying.core.wan.long.request import LongRequest, check_lengths, check_long_request, shown, windows
+from piying.core.wan.long.sample import make_long_video
+from piying.core.wan.long.task_window import cut
+from piying.core.wan.long.window_cache import Finished, Shelf, rounded
+from piying.core.wan.model import load
+from piying.core.wan.request import VACERequest
+from piying.core.wan.sample import sample
+from piying.core.wan.task.canvas import compose, lay
+from piying.core.wan.task.extend import GivenFrames, extend
+from piying.core.wan.task.inpaint import inpaint
+from piying.core.wan.task.outpaint import Sides, outpaint
+from piying.core.wan.task.reference import reference
+from piying.core.wan.task.repaint import repaint
+from piying.core.wan.task.vace_task import VACETask
 from safetensors.torch import load_file
 
 from .vace_clips import box, clip, moving_box
@@ -511,7 +512,7 @@ def test_the_shelf_keeps_eight_bits_exactly_and_lets_the_oldest_go(tmp_path, mon
     assert torch.equal(back.last(2), clip(5)[-2:]) and torch.equal(back.frames, rounded(clip(5)))
     assert shelf.has("a", 5) and not shelf.has("a", 6)
     assert torch.equal(back.latents, torch.full((1, 2, 3), 0.1)) and shelf.get("plain").latents is None
-    monkeypatch.setattr("piying.core.wan_vace.long.shelf.KEPT_BYTES", 0)
+    monkeypatch.setattr("piying.core.wan.long.window_cache.KEPT_BYTES", 0)
     shelf.let_go(["b"])
     assert [shelf.has(name, 5) for name in "abc"] == [False, True, False]
     assert sorted(path.name for path in (tmp_path / "shelf").iterdir()) == ["b.mkv", "b.safetensors"]

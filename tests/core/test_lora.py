@@ -6,7 +6,7 @@ import pytest
 import torch
 from piying.core.checkpoints import apply_lora, load_component
 from piying.core.errors import PiyingError
-from piying.core.memory.fp8 import Fp8Linear, cast_linears
+from piying.core.quantization.fp8 import Fp8Linear, cast_linears
 
 from .formats import models, names, writers
 

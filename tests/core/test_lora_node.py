@@ -8,20 +8,22 @@ import logging
 import piying
 import pytest
 import torch
-from piying.core.checkpoints import load, load_component, loras
-from piying.core.checkpoints.choose import HUNYUAN_DIT, WAN_VACE, ChosenLora, ModelHandle
-from piying.core.checkpoints.manifest import Listed, ListedFile
+from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ChosenLora, ModelHandle
+from piying.core.checkpoints import load, load_component
+from piying.core.download.manifest import Listed, ListedFile
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost, set_host
+from piying.core.executor import model_cache as kept
+from piying.core.executor.streaming import streamed
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.model import load as image_model
 from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.sample import sample as draw
-from piying.core.memory import kept
-from piying.core.memory.streaming import streamed
-from piying.core.wan_vace.ask import ask
-from piying.core.wan_vace.model import load as load_model
-from piying.core.wan_vace.request import VACERequest
-from piying.core.wan_vace.sample import sample
+from piying.core.lora import catalog as loras
+from piying.core.wan.estimate import ask
+from piying.core.wan.model import load as load_model
+from piying.core.wan.request import VACERequest
+from piying.core.wan.sample import sample
 
 from .formats import models, writers
 
@@ -155,7 +157,7 @@ def test_it_goes_with_fp8_and_with_streaming(host, layers, tmp_path):
 
 
 def _choice(storage):
-    from piying.core.memory.planned import PhasePlan
+    from piying.core.planner.plan_types import PhasePlan
 
     return PhasePlan("sample", "transformer", "fp32", storage, "resident", "whole", False, 0, 0, 0, 0.0)
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from piying.core.host import HeadlessHost
-from piying.core.memory import machine as machines
-from piying.core.memory.kept import forget, kept
-from piying.core.memory.machine import CONTEXT, OTHERS_RAM, Machine, read_machine, synthetic
-from piying.core.memory.rates import peak_operations
+from piying.core.executor.model_cache import forget, kept
+from piying.core.host.headless import HeadlessHost
+from piying.core.planner import machine as machines
+from piying.core.planner.machine import CONTEXT, OTHERS_RAM, Machine, read_machine, synthetic
+from piying.core.planner.rates import peak_operations
 
 GB = 2**30
 CARD = Machine(
@@ -31,7 +31,7 @@ CARD = Machine(
 
 
 def limited(**rules):
-    from piying.core.host import MemoryRules
+    from piying.core.host.base import MemoryRules
 
     return machines._limited(CARD, MemoryRules(**rules))
 

@@ -8,22 +8,16 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 import pytest
-from piying.core.checkpoints.fetch_hubs import safe_path
-from piying.core.checkpoints.fetch_text import model_size
-from piying.core.checkpoints.found import BUILT_IN_ROOT, find_models
-from piying.core.checkpoints.manifest import (
-    MANIFEST,
-    files_of,
-    find_listed,
-    first_of,
-    listed_models,
-    read_manifest,
-)
-from piying.core.checkpoints.sizes import listed_components
+from piying.core.catalog.component_sizes import listed_components
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
+from piying.core.download.cli import model_size
+from piying.core.download.hubs import safe_path
+from piying.core.download.manifest import MANIFEST, files_of, find_listed, first_of, listed_models, read_manifest
 from piying.core.errors import PiyingError
-from piying.core.host import MODEL_CATEGORIES, HeadlessHost
-from piying.core.memory.machine import synthetic
-from piying.core.memory.plan import plan
+from piying.core.host.base import MODEL_CATEGORIES
+from piying.core.host.headless import HeadlessHost
+from piying.core.planner.machine import synthetic
+from piying.core.planner.plan import plan
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 # The folders of ComfyUI's models folder that such files belong into, and the two for folders of several files.
@@ -87,9 +81,9 @@ PLANNED = [model for model in MODELS if model.kind == "model" and listed_compone
 
 def planned_work(model):
     """Return what docs/models.md says the smallest card is for."""
-    from piying.core.hunyuan_dit.memory import work as picture
-    from piying.core.prompting.memory import work as prompt
-    from piying.core.wan_vace.memory import work as video
+    from piying.core.hunyuan_dit.phases import work as picture
+    from piying.core.prompting.phases import work as prompt
+    from piying.core.wan.phases import work as video
 
     parts = listed_components(model.id)
     if model.family == "wan_vace":
@@ -135,7 +129,7 @@ def test_of_a_repository_nothing_that_runs_code_is_fetched(model):
 @pytest.mark.parametrize("model", FOLDERS, ids=ids)
 def test_a_model_in_its_folder_is_found(model, tmp_path):
     shutil.copytree(BUILT_IN_ROOT / model.family, tmp_path / model.folder)
-    (found,) = find_models(model.family, HeadlessHost(models=[tmp_path]))
+    (found,) = installed_models(model.family, HeadlessHost(models=[tmp_path]))
     assert found.name == model.folder
     assert model.folder.split("/")[0] in MODEL_CATEGORIES
 

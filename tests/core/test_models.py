@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle, choose_model, model_choices
-from piying.core.checkpoints.found import BUILT_IN_ROOT, find_models
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
+from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle, choose_model, model_choices
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.memory.kept import forget
-from piying.core.wan_vace.request import VACERequest
-from piying.core.wan_vace.sample import sample
+from piying.core.executor.model_cache import forget
+from piying.core.host.headless import HeadlessHost
+from piying.core.wan.request import VACERequest
+from piying.core.wan.sample import sample
 
 REQUEST = VACERequest("x", width=32, height=32, num_frames=5, steps=1)
 
@@ -60,7 +60,7 @@ def test_auto_takes_the_largest_that_fits_the_memory(models, monkeypatch):
     shutil.copytree(BUILT_IN_ROOT / "wan_vace", large)
     (large / "transformer" / "more.safetensors").write_bytes(b"\0" * 4_000_000)
     assert choose_model(ModelHandle(WAN_VACE), host(models)).name == "diffusers/large"
-    monkeypatch.setattr("piying.core.memory.devices.memory_bytes", lambda device: 3_000_000)
+    monkeypatch.setattr("piying.core.planner.machine.memory_bytes", lambda device: 3_000_000)
     assert choose_model(ModelHandle(WAN_VACE), host(models)).name.endswith("1.3B-diffusers")
 
 
@@ -83,14 +83,14 @@ def test_an_unknown_name_lists_what_is_here(models):
 
 def test_an_unreadable_index_is_no_model(models):
     (models / "diffusers" / "HunyuanDiT" / "model_index.json").write_text("{not json")
-    assert find_models("hunyuan_dit", host(models)) == []
+    assert installed_models("hunyuan_dit", host(models)) == []
 
 
 def test_a_model_whose_fetch_was_stopped_is_not_taken(models):
     folder = models / "diffusers" / "HunyuanDiT"
     (folder / "transformer").mkdir(exist_ok=True)
     (folder / "transformer" / "model.safetensors.part").write_bytes(b"half")
-    assert find_models("hunyuan_dit", host(models)) == []
+    assert installed_models("hunyuan_dit", host(models)) == []
     assert choose_model(ModelHandle(HUNYUAN_DIT), host(models)).is_built_in
     with pytest.raises(PiyingError, match="not all here yet: fetch it again"):
         choose_model(ModelHandle(HUNYUAN_DIT, "diffusers/HunyuanDiT"), host(models))

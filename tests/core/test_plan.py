@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
-from piying.core.checkpoints.sizes import listed_components
-from piying.core.hunyuan_dit import memory as hunyuan
-from piying.core.memory.components import Block, Component
-from piying.core.memory.cost import PROCESS_RAM, STAGED
-from piying.core.memory.machine import Machine, synthetic
-from piying.core.memory.overflow import without
-from piying.core.memory.plan import plan
-from piying.core.memory.planned import amount
-from piying.core.memory.report import after, table
-from piying.core.memory.search import largest
-from piying.core.memory.work import Phase, Variant
-from piying.core.prompting import memory as prompting
-from piying.core.wan_vace import memory as wan
-from piying.core.wan_vace.ask import what_fits
-from piying.core.wan_vace.speed import vae_types
+from piying.core.catalog.component_sizes import listed_components
+from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.executor.retry import without
+from piying.core.hunyuan_dit import phases as hunyuan
+from piying.core.planner.cost import PROCESS_RAM, STAGED
+from piying.core.planner.machine import Machine, synthetic
+from piying.core.planner.phases import Block, Component, Phase, Variant
+from piying.core.planner.plan import largest, plan
+from piying.core.planner.plan_types import amount
+from piying.core.planner.report import after, table
+from piying.core.prompting import phases as prompting
+from piying.core.wan import phases as wan
+from piying.core.wan.estimate import what_fits
+from piying.core.wan.speed import vae_types
 
 GB = 2**30
 MB = 10**6
@@ -333,7 +331,7 @@ def test_the_table_shows_every_phase():
 
 
 def test_after_a_run_both_numbers_are_shown():
-    from piying.core.memory.measure import Measured
+    from piying.core.executor.measure import Measured
 
     measured = [Measured("sample", 25.0, 1400 * MB, 0)]
     assert cells(after(one(), measured, MACHINE))[1] == ["sample", "1.4 GB", "1.3 GB", "20 s", "25 s"]

@@ -7,9 +7,9 @@ import weakref
 
 import pytest
 import torch
-from piying.core.checkpoints.sizes import listed_components
-from piying.core.hunyuan_dit import memory as hunyuan
-from piying.core.wan_vace import memory as wan
+from piying.core.catalog.component_sizes import listed_components
+from piying.core.hunyuan_dit import phases as hunyuan
+from piying.core.wan import phases as wan
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GIB = 2**30
@@ -93,7 +93,7 @@ WAN_ROWS = [("wan2.1-vace-1.3b", 12, 8960), ("wan2.1-vace-14b", 40, 13824)]
     ("width", "height", "branches", "batched"), [(832, 480, 2, False), (1280, 720, 1, False), (832, 480, 2, True)]
 )
 def test_sampling_a_video(name, heads, inner, width, height, branches, batched):
-    from piying.core.wan_vace.forward import predict
+    from piying.core.wan.transformer import predict
 
     model, shape = transformer(heads, inner), (21, height // 8, width // 8)
     latents, control, timestep = on_meta(1, 16, *shape), on_meta(1, 96, *shape), on_meta(1)
@@ -144,7 +144,7 @@ def predicted(name, variant, size, frames, dtype):
 @pytest.mark.parametrize(("size", "dtype"), [((832, 480), torch.float32), ((256, 256), torch.bfloat16)])
 def test_decoding_a_video(video_vae, size, dtype):
     """A latent frame at a time, as `decode` runs the VAE; from the third on the peak stays."""
-    from piying.core.wan_vace.decode import _in_time
+    from piying.core.wan.decode import _in_time
 
     vae = video_vae.to(dtype)
     latents = on_meta(1, 16, 3, size[1] // 8, size[0] // 8, dtype=dtype)
@@ -161,7 +161,7 @@ def test_decoding_a_video(video_vae, size, dtype):
     ],
 )
 def test_encoding_a_video(video_vae, variant, size, dtype):
-    from piying.core.wan_vace.decode import tiling
+    from piying.core.wan.decode import tiling
 
     vae = video_vae.to(dtype)
     video = on_meta(1, 3, 9, size[1], size[0], dtype=dtype)

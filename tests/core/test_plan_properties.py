@@ -6,16 +6,15 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from piying.core.checkpoints.sizes import listed_components
-from piying.core.hunyuan_dit import memory as hunyuan
-from piying.core.memory.components import Block, Component
-from piying.core.memory.cost import choices, cost
-from piying.core.memory.machine import Machine
-from piying.core.memory.plan import MARGIN, plan
-from piying.core.memory.work import Phase, Variant
-from piying.core.wan_vace import memory as wan
-from piying.core.wan_vace.request import VAE_PRECISIONS
-from piying.core.wan_vace.speed import vae_types
+from piying.core.catalog.component_sizes import listed_components
+from piying.core.hunyuan_dit import phases as hunyuan
+from piying.core.planner.cost import choices, cost
+from piying.core.planner.machine import Machine
+from piying.core.planner.phases import Block, Component, Phase, Variant
+from piying.core.planner.plan import MARGIN, plan
+from piying.core.wan import phases as wan
+from piying.core.wan.request import VAE_PRECISIONS
+from piying.core.wan.speed import vae_types
 
 GB = 2**30
 VIDEO_MODELS = [

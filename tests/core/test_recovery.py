@@ -6,16 +6,17 @@ import json
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import HUNYUAN_DIT, WAN_VACE, ModelHandle
+from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
+from piying.core.executor import execute_plan as carry_out
+from piying.core.executor import model_cache as kept
+from piying.core.executor.retry import is_out_of_memory
+from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.sample import sample as draw
-from piying.core.memory import carry_out, kept
-from piying.core.memory.machine import synthetic
-from piying.core.memory.recovery import is_out_of_memory
-from piying.core.wan_vace.request import VACERequest
-from piying.core.wan_vace.sample import sample
+from piying.core.planner.machine import synthetic
+from piying.core.wan.request import VACERequest
+from piying.core.wan.sample import sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 REQUEST = VACERequest("a red circle moves right", "", 64, 48, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
@@ -135,7 +136,7 @@ def test_a_damaged_memory_of_failures_is_forgotten(card, tmp_path, text):
 
 
 def test_other_errors_are_not_taken_for_it(card, tmp_path, monkeypatch):
-    from piying.core.wan_vace import run
+    from piying.core.wan import run
 
     def broken(*arguments):
         raise RuntimeError("shapes cannot be multiplied")
@@ -171,7 +172,7 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
     """When the next plan is asked for, no tensor of the failed decode is alive."""
     import gc
 
-    from piying.core.wan_vace import run
+    from piying.core.wan import run
 
     real, alive = run.decode, []
 
@@ -193,7 +194,7 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
 
 
 def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkeypatch):
-    from piying.core.wan_vace import run
+    from piying.core.wan import run
 
     host = fresh(tmp_path, "cache")
     expected, _ = film(fresh(tmp_path, "plain"))
@@ -211,7 +212,7 @@ def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkey
 
 
 def test_a_prompt_seen_before_loads_no_encoder(card, tmp_path, monkeypatch):
-    from piying.core.wan_vace.model import WanVACEModel
+    from piying.core.wan.model import WanVACEModel
 
     host = fresh(tmp_path, "cache")
     expected, _ = film(host)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from piying.core.errors import PiyingError
 from piying.core.hunyuan_dit.request import SIZES, check_size
-from piying.core.wan_vace.request import check_num_frames, check_side
+from piying.core.wan.request import check_num_frames, check_side
 
 
 @pytest.mark.parametrize("value", [16, 480, 832, 1280, 2048])

@@ -7,14 +7,14 @@ import json
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle, check_model, choose_model, model_choices
-from piying.core.checkpoints.found import BUILT_IN_ROOT, find_models
-from piying.core.checkpoints.sizes import folder_components, found_components
+from piying.core.catalog.component_sizes import folder_components, found_components
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
+from piying.core.catalog.selection import WAN_VACE, ModelHandle, check_model, choose_model, model_choices
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.wan_vace.memory import BLOCK_LISTS, FP8_KEEP
-from piying.core.wan_vace.request import VACERequest
-from piying.core.wan_vace.sample import sample
+from piying.core.host.headless import HeadlessHost
+from piying.core.wan.phases import BLOCK_LISTS, FP8_KEEP
+from piying.core.wan.request import VACERequest
+from piying.core.wan.sample import sample
 
 from .formats import models, names, writers
 
@@ -57,7 +57,7 @@ def write_transformer(path, part=lambda name: True):
 
 def test_a_renamed_file_is_offered_and_says_what_it_is(folders, host):
     assert model_choices(WAN_VACE, host) == ["auto", NAME, "built-in"]
-    (found,) = find_models("wan_vace", host)
+    (found,) = installed_models("wan_vace", host)
     assert found.details == "Wan2.1-VACE transformer, 0.0B, fp32, 0.0 GB"
     assert choose_model(ModelHandle(WAN_VACE), host) == found
 
@@ -69,7 +69,7 @@ def test_it_runs(folders, host):
 
 
 def test_its_sizes_are_those_of_the_same_model_in_a_folder(folders, host):
-    (found,) = find_models("wan_vace", host)
+    (found,) = installed_models("wan_vace", host)
     folder = folders / "as a folder"
     for part, model in (("transformer", models.wan_transformer()), ("vae", models.wan_vae())):
         model.save_pretrained(folder / part)
@@ -101,7 +101,7 @@ def test_a_folder_lends_its_parts(folders, host):
         for file in (BUILT_IN_ROOT / "wan_vace" / part).iterdir():
             (target / part / file.name).write_bytes(file.read_bytes())
     (target / "model_index.json").write_text(json.dumps({"_class_name": "WanVACEPipeline"}))
-    found = next(one for one in find_models("wan_vace", host) if one.parts)
+    found = next(one for one in installed_models("wan_vace", host) if one.parts)
     assert found.place("vae") == ((target / "vae").resolve(),)
     assert found.lacking == ()
 
@@ -131,7 +131,7 @@ def test_damaged_files_and_changes_are_seen(folders, host):
 
 
 def test_the_loader_shows_family_size_and_format(folders, host):
-    from piying.core.host import set_host
+    from piying.core.host.current import set_host
     from piying.nodes.loaders import PiyingLoadWanVACE
 
     set_host(host)

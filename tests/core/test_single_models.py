@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import HUNYUAN_DIT, PROMPT, ModelHandle, check_model, choose_model, model_choices
-from piying.core.checkpoints.found import BUILT_IN_ROOT, find_models
-from piying.core.checkpoints.layouts.prompt import PROMPT_MODEL
-from piying.core.checkpoints.tokenizer import SentencePieceTokenizer
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
+from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, ModelHandle, check_model, choose_model, model_choices
+from piying.core.checkpoints.layouts.language_model import PROMPT_MODEL
+from piying.core.checkpoints.tokenizers import SentencePieceTokenizer
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
+from piying.core.executor import model_cache as kept
+from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit import sample as drawing
 from piying.core.hunyuan_dit.model import scheduler_of
 from piying.core.hunyuan_dit.request import TOY_SIZES, ImageRequest
-from piying.core.memory import kept
-from piying.core.prompting.chat_format import render
-from piying.core.prompting.local import LocalModel, Reader
+from piying.core.prompting.chat_template import render
+from piying.core.prompting.local_model import LocalModel, Reader
 from piying.core.prompting.messages import Chat
 from piying.core.prompting.one_file import finish_alone
 from piying.core.prompting.request import ExpandRequest
@@ -125,7 +125,7 @@ def test_the_all_in_one_checkpoint_draws_what_diffusers_draws(tmp_path, host):
     all_in_one(parts, tmp_path / CHECKPOINT)
     words = bert_words(tmp_path / "tokenizers" / "hydit_clip_tokenizer")
     assert model_choices(HUNYUAN_DIT, host) == ["auto", CHECKPOINT, "built-in"]
-    (found,) = find_models("hunyuan_dit", host)
+    (found,) = installed_models("hunyuan_dit", host)
     assert found.details.startswith("checkpoint of Hunyuan-DiT transformer, BERT text encoder, T5 text encoder")
     assert choose_model(ModelHandle(HUNYUAN_DIT), host) == found
     image, record = drawing.sample(ModelHandle(HUNYUAN_DIT, CHECKPOINT), REQUEST, host)
@@ -232,7 +232,7 @@ def answer(name, host):
 
 def test_a_language_model_in_one_file_answers_as_its_folder_does(tmp_path, host, qwen):
     assert model_choices(PROMPT, host) == ["auto", "LLM/Qwen3-toy", FILE, "built-in"]
-    found = next(one for one in find_models("prompt", host) if one.parts)
+    found = next(one for one in installed_models("prompt", host) if one.parts)
     assert found.details == "language model, 0.0B, fp32, 0.0 GB"
     assert answer(FILE, host) == answer("LLM/Qwen3-toy", host)
 
@@ -242,7 +242,7 @@ def test_its_scaled_fp8_form_answers(tmp_path, host, qwen):
     layers = {name: tensor for name, tensor in tensors.items() if "_proj.weight" in name}
     small = writers.comfy_new({f"block.{name}": tensor for name, tensor in layers.items()})
     writers.save(tensors | {n.removeprefix("block."): t for n, t in small.items()}, tmp_path / FILE)
-    found = next(one for one in find_models("prompt", host) if one.parts)
+    found = next(one for one in installed_models("prompt", host) if one.parts)
     assert "fp8 scaled" in found.details
     assert answer(FILE, host).text
 
@@ -274,7 +274,7 @@ def test_comfyuis_own_words_serve_qwen3():
     """They are Qwen2.5's: two tokens have other names there, and the empty thought is put in by their numbers."""
     if "COMFYUI_PATH" not in os.environ:
         pytest.skip("COMFYUI_PATH names no ComfyUI")
-    from piying.core.checkpoints.tokenizer_folders import qwen_tokenizer
+    from piying.core.checkpoints.tokenizers import qwen_tokenizer
     from transformers import AutoTokenizer
 
     class Comfy(HeadlessHost):

@@ -7,29 +7,29 @@ from collections import Counter
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import HUNYUAN_DIT, WAN_VACE, ModelHandle
-from piying.core.checkpoints.found import FoundModel, built_in
-from piying.core.checkpoints.manifest import MANIFEST
-from piying.core.checkpoints.sizes import (
-    Stored,
+from piying.core.catalog.component_sizes import (
+    TensorInfo,
     component,
     folder_components,
     found_components,
     listed_components,
+    wanted_components,
 )
-from piying.core.checkpoints.wanted import wanted_components
+from piying.core.catalog.installed_model import InstalledModel, built_in
+from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ModelHandle
+from piying.core.download.manifest import MANIFEST
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.hunyuan_dit import memory as hunyuan
-from piying.core.memory.components import Block, Component
-from piying.core.memory.fp8 import castable
-from piying.core.prompting import memory as prompting
-from piying.core.wan_vace import memory as wan
+from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit import phases as hunyuan
+from piying.core.planner.phases import Block, Component
+from piying.core.prompting import phases as prompting
+from piying.core.quantization.fp8 import castable
+from piying.core.wan import phases as wan
 
 
 def tensors_of(module):
     """Return a module's parameters as a file's header tells them, tied ones once."""
-    return {name: Stored(tuple(tensor.shape), "BF16") for name, tensor in module.named_parameters()}
+    return {name: TensorInfo(tuple(tensor.shape), "BF16") for name, tensor in module.named_parameters()}
 
 
 def wan_transformer(heads, inner, layers, every):
@@ -206,7 +206,7 @@ def test_single_files_tell_the_same(name, family):
     """Of a model that is not in one folder, each part names its files; their names are translated."""
     folder = built_in(name).path
     files = {part: (next((folder / part).glob("*.safetensors")),) for part in family.BLOCK_LISTS}
-    found = FoundModel("single files", files["transformer"][0], 0, files)
+    found = InstalledModel("single files", files["transformer"][0], 0, files)
     of_files = found_components(found, family.BLOCK_LISTS, family.FP8_KEEP)
     assert of_files == found_components(built_in(name), family.BLOCK_LISTS, family.FP8_KEEP)
 
@@ -229,7 +229,7 @@ def test_bytes_by_hand():
 
 
 def test_the_type_most_weights_have_is_the_files():
-    mixed = {"a": Stored((10, 10), "F32"), "b": Stored((100, 10), "F8_E4M3"), "c": Stored((5,), "BF16")}
+    mixed = {"a": TensorInfo((10, 10), "F32"), "b": TensorInfo((100, 10), "F8_E4M3"), "c": TensorInfo((5,), "BF16")}
     assert component("transformer", mixed).stored == "fp8"
 
 

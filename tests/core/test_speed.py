@@ -7,18 +7,18 @@ from itertools import pairwise
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
-from piying.core.checkpoints.found import built_in
-from piying.core.checkpoints.loras import with_lora
+from piying.core.catalog.installed_model import built_in
+from piying.core.catalog.selection import WAN_VACE, ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.memory import kept
-from piying.core.wan_vace.distilled import with_distilled
-from piying.core.wan_vace.forward import predict
-from piying.core.wan_vace.request import SPEEDS, VACERequest, check_request
-from piying.core.wan_vace.sample import sample
-from piying.core.wan_vace.speed import explained, with_speed
-from piying.core.wan_vace.step_cache import MOST_IN_A_ROW, StepCache
+from piying.core.executor import model_cache as kept
+from piying.core.host.headless import HeadlessHost
+from piying.core.lora.catalog import with_lora
+from piying.core.wan.distilled import with_distilled
+from piying.core.wan.request import SPEEDS, VACERequest, check_request
+from piying.core.wan.sample import sample
+from piying.core.wan.speed import explained, with_speed
+from piying.core.wan.step_cache import MOST_IN_A_ROW, StepCache
+from piying.core.wan.transformer import predict
 
 REQUEST = VACERequest("a red circle moves right", "", 32, 32, 5, steps=4, cfg=4.0, shift=5.0, seed=3)
 HANDLE = ModelHandle(WAN_VACE, "built-in", "fp32")
@@ -198,8 +198,8 @@ def test_a_step_that_does_not_differ_is_forecast_as_it_was(together):
 
 
 def test_the_plan_counts_what_is_remembered():
-    from piying.core.memory.components import Component
-    from piying.core.wan_vace.memory import sampling_memory
+    from piying.core.planner.phases import Component
+    from piying.core.wan.phases import sampling_memory
 
     transformer = Component("transformer", None, (None,) * 45, "bf16", hidden=1536, inner=8960)
     unit = 2 * 32760 * 1536
@@ -212,7 +212,7 @@ def test_the_plan_counts_what_is_remembered():
 
 def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all(monkeypatch):
     from diffusers import WanVACETransformer3DModel
-    from piying.core.wan_vace import compiling
+    from piying.core.wan import transformer as compiling
 
     transformer = WanVACETransformer3DModel.from_pretrained(built_in("wan_vace").path / "transformer").eval()
     config, draw = transformer.config, torch.Generator().manual_seed(1)
@@ -246,8 +246,8 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all(monkeypatch
     [("resident", "cpu", "no card"), ("streamed", "cuda", "streaming"), ("resident", "cuda:1", "")],
 )
 def test_blocks_are_compiled_on_a_card_that_holds_them(placement, device, said):
-    from piying.core.memory.planned import PhasePlan
-    from piying.core.wan_vace.compiling import why_not
+    from piying.core.planner.plan_types import PhasePlan
+    from piying.core.wan.transformer import why_not
 
     choice = PhasePlan("sample", "transformer", "bf16", "bf16", placement, "whole", False, 1, 1, 1, 1.0)
     assert said in why_not(choice, device)
@@ -255,7 +255,8 @@ def test_blocks_are_compiled_on_a_card_that_holds_them(placement, device, said):
 
 
 def test_where_no_code_can_be_made_blocks_run_as_they_are(counted, caplog, monkeypatch):
-    from piying.core.wan_vace import compiling, run
+    from piying.core.wan import run
+    from piying.core.wan import transformer as compiling
 
     def fails(graph, inputs):
         raise RuntimeError("no compiler is\nhere\n\nSet TORCH_LOGS for more")
@@ -299,7 +300,7 @@ def models(tmp_path):
 
 
 def built_in_width():
-    from piying.core.wan_vace.model import load
+    from piying.core.wan.model import load
 
     return load(HANDLE, HeadlessHost(chosen_device="cpu")).components()["transformer"].hidden
 
@@ -384,10 +385,10 @@ def test_both_prompts_in_one_batch_give_the_same_video_but_for_rounding(counted)
 
 def sampled_with(vram, **options):
     """Return how the plan samples 1.3B at 480p on a card with so many GB, and its sentences."""
-    from piying.core.checkpoints.sizes import listed_components
-    from piying.core.memory.machine import synthetic
-    from piying.core.memory.plan import plan
-    from piying.core.wan_vace.memory import work
+    from piying.core.catalog.component_sizes import listed_components
+    from piying.core.planner.machine import synthetic
+    from piying.core.planner.plan import plan
+    from piying.core.wan.phases import work
 
     made = plan(work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81, **options), synthetic(vram))
     return made.phase("sample"), made.reasons
@@ -403,7 +404,7 @@ def test_one_batch_is_for_cards_that_hold_it():
 
 
 def test_the_plan_asked_for_is_that_of_the_word(host):
-    from piying.core.wan_vace.ask import ask
+    from piying.core.wan.estimate import ask
 
     few = ask(HANDLE, host, replace(REQUEST, steps=40, speed="draft")).plan
     all_of_them = ask(HANDLE, host, replace(REQUEST, steps=40)).plan

@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from piying.core.host import HeadlessHost
-from piying.core.memory import kept
-from piying.core.memory.residency import resident
-from piying.core.memory.store import TensorStore
+from piying.core.executor import model_cache as kept
+from piying.core.executor.placement import resident
+from piying.core.executor.tensor_cache import TensorCache
+from piying.core.host.headless import HeadlessHost
 
 KEY = {"encoder": "umt5", "prompt": "一只红色的球"}
 
 
 def test_what_was_put_comes_back(tmp_path):
-    store = TensorStore(tmp_path / "a" / "b", 4)
+    store = TensorCache(tmp_path / "a" / "b", 4)
     states = torch.randn(2, 3, dtype=torch.bfloat16).T
     store.put(KEY, {"states": states})
-    assert torch.equal(TensorStore(tmp_path / "a" / "b", 4).get(KEY)["states"], states)
+    assert torch.equal(TensorCache(tmp_path / "a" / "b", 4).get(KEY)["states"], states)
     assert store.get({**KEY, "prompt": "一只蓝色的球"}) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x02\x00\x00\x00\x00\x00\x00\x00{}"])
 def test_a_damaged_file_counts_as_absent(tmp_path, content):
-    store = TensorStore(tmp_path, 4)
+    store = TensorCache(tmp_path, 4)
     store.put(KEY, {"states": torch.ones(2)})
     next(tmp_path.glob("*.safetensors")).write_bytes(content)
     assert not store.get(KEY)
@@ -34,7 +34,7 @@ def test_a_damaged_file_counts_as_absent(tmp_path, content):
 
 
 def test_the_least_recently_used_goes(tmp_path):
-    store = TensorStore(tmp_path, 2)
+    store = TensorCache(tmp_path, 2)
     for age, name in enumerate("abc"):
         store.put({"prompt": name}, {"states": torch.ones(1)})
         for path in tmp_path.glob("*.safetensors"):
@@ -46,7 +46,7 @@ def test_the_least_recently_used_goes(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_gone_without(tmp_path):
     (tmp_path / "file").write_text("")
-    store = TensorStore(tmp_path / "file" / "folder", 2)
+    store = TensorCache(tmp_path / "file" / "folder", 2)
     store.put(KEY, {"states": torch.ones(1)})
     assert store.get(KEY) is None
 
@@ -61,7 +61,7 @@ def test_a_full_disk_costs_nothing_but_time(tmp_path, monkeypatch):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    TensorStore(tmp_path, 2).put(KEY, {"states": torch.ones(1)})
+    TensorCache(tmp_path, 2).put(KEY, {"states": torch.ones(1)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,7 +69,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError("No space left on device")
 
-    store = TensorStore(tmp_path, 2)
+    store = TensorCache(tmp_path, 2)
     monkeypatch.setattr(Path, "replace", full)
     store.put(KEY, {"states": torch.ones(1)})
     assert list(tmp_path.iterdir()) == []

@@ -7,11 +7,10 @@ import weakref
 
 import pytest
 import torch
-from piying.core.checkpoints.found import built_in
-from piying.core.memory.flat import ALIGNMENT, Flat
-from piying.core.memory.lanes import Lane, Traffic
-from piying.core.memory.streaming import streamed
-from piying.core.wan_vace.forward import block_order, predict
+from piying.core.catalog.installed_model import built_in
+from piying.core.executor.packed_tensors import ALIGNMENT, PackedTensors
+from piying.core.executor.streaming import HostToDeviceCopier, Traffic, streamed
+from piying.core.wan.transformer import block_order, predict
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +235,7 @@ def test_float8_layers():
 
 
 def test_own_fp8_layers(transformer):
-    fp8 = pytest.importorskip("piying.core.memory.fp8")
+    fp8 = pytest.importorskip("piying.core.quantization.fp8")
     model = copy.deepcopy(transformer)
     assert fp8.cast_linears(model, ("blocks", "vace_blocks"), ("*.proj_in", "*.proj_out"))
     given = vace_inputs(model)
@@ -384,7 +383,7 @@ def test_it_goes_on_after_an_error_that_was_caught_inside():
 
 def test_a_copy_that_failed_half_way_is_made_again(monkeypatch):
     model = stack()
-    expected, fail, send = model(GIVEN), [False, False, True], Lane.send
+    expected, fail, send = model(GIVEN), [False, False, True], HostToDeviceCopier.send
 
     def breaks_once(self, flat, slot):
         if fail and fail.pop(0):
@@ -392,7 +391,7 @@ def test_a_copy_that_failed_half_way_is_made_again(monkeypatch):
             raise MemoryError("half way")
         send(self, flat, slot)
 
-    monkeypatch.setattr(Lane, "send", breaks_once)
+    monkeypatch.setattr(HostToDeviceCopier, "send", breaks_once)
     with streamed(model, list(model.blocks), "cpu"):
         with pytest.raises(MemoryError):
             model(GIVEN)
@@ -534,7 +533,7 @@ def test_a_flat_block_is_read_in_chunks_of_any_size(chunk):
     module.register_buffer("d", torch.tensor([True, False]))
     module.register_buffer("e", torch.zeros(0))
     module.register_buffer("f", torch.tensor(3))
-    flat = Flat([module])
+    flat = PackedTensors([module])
     assert flat.size % ALIGNMENT == 0
     buffer = torch.zeros(flat.size, dtype=torch.uint8)
     for start in range(0, flat.size, chunk):
@@ -548,8 +547,8 @@ def test_a_flat_block_is_read_in_chunks_of_any_size(chunk):
 def test_the_lane_of_other_devices_stages_what_it_sends():
     """Devices without streams of their own; here the meta device, which only counts."""
     model, traffic = stack(), Traffic()
-    flat = Flat([model.blocks[0][0]])
-    lane = Lane(torch.device("meta"), flat.size, 2, traffic)
+    flat = PackedTensors([model.blocks[0][0]])
+    lane = HostToDeviceCopier(torch.device("meta"), flat.size, 2, traffic)
     lane.send(flat, 1)
     assert lane.slots[1].device.type == "meta"
     assert traffic.device_bytes == 2 * flat.size

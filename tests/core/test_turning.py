@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from piying.core.checkpoints.found import built_in
-from piying.core.wan_vace.denoise import denoise
-from piying.core.wan_vace.turning import Before
+from piying.core.catalog.installed_model import built_in
+from piying.core.wan.denoise import PrefixLatents, denoise
 
 Z = 9  # channels of the built-in latents
 
@@ -44,14 +43,14 @@ def sampled():
 
 
 def test_weights_fall_over_the_ramp_alone():
-    weights = Before(torch.zeros(1, Z, 5, 4, 4), ramp=3).weights()
+    weights = PrefixLatents(torch.zeros(1, Z, 5, 4, 4), ramp=3).weights()
     assert weights.shape == (1, 1, 5, 1, 1)
     assert weights.flatten().tolist() == [1, 1, 0.75, 0.5, 0.25]
 
 
 def test_what_is_taken_as_it_is_comes_out_as_it_is(sampled):
     before = torch.randn(1, Z, 2, 4, 4, generator=torch.Generator().manual_seed(2))
-    plain, steered = sampled(None), sampled(Before(before, ramp=0).steer(references=1))
+    plain, steered = sampled(None), sampled(PrefixLatents(before, ramp=0).steer(references=1))
     torch.testing.assert_close(steered[:, :, 2:4], before, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(plain[:, :, 2:4], before, atol=0.1)
     assert not torch.equal(steered[:, :, 4:], plain[:, :, 4:]), "what follows is made to go with it"
@@ -59,6 +58,6 @@ def test_what_is_taken_as_it_is_comes_out_as_it_is(sampled):
 
 def test_on_the_ramp_it_lies_between(sampled):
     before = torch.randn(1, Z, 3, 4, 4, generator=torch.Generator().manual_seed(2))
-    plain, steered = sampled(None), sampled(Before(before, ramp=3).steer(references=1))
+    plain, steered = sampled(None), sampled(PrefixLatents(before, ramp=3).steer(references=1))
     far = [(steered[:, :, 2 + place] - before[:, :, place]).abs().mean() for place in range(3)]
     assert far[0] < far[1] < far[2] < (plain[:, :, 4] - before[:, :, 2]).abs().mean()

@@ -8,14 +8,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from piying.core.checkpoints.found import built_in
-from piying.core.wan_vace.condition import encode_with, encoded, prepare, with_mask
-from piying.core.wan_vace.task import VACETask
-from piying.core.wan_vace.tasks.extend import GivenFrames, extend
-from piying.core.wan_vace.tasks.inpaint import Brush, inpaint
-from piying.core.wan_vace.tasks.outpaint import Sides, outpaint
-from piying.core.wan_vace.tasks.reference import reference
-from piying.core.wan_vace.tasks.repaint import repaint
+from piying.core.catalog.installed_model import built_in
+from piying.core.wan.conditioning import encode_with, encoded, prepare, with_mask
+from piying.core.wan.task.extend import GivenFrames, extend
+from piying.core.wan.task.inpaint import Brush, inpaint
+from piying.core.wan.task.outpaint import Sides, outpaint
+from piying.core.wan.task.reference import reference
+from piying.core.wan.task.repaint import repaint
+from piying.core.wan.task.vace_task import VACETask
 
 from . import vace_authors as authors
 from .vace_clips import as_read, box, clip, moving_box

@@ -7,13 +7,13 @@ import logging
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.wan_vace.condition import prepare
-from piying.core.wan_vace.task import Strength, VACETask
-from piying.core.wan_vace.tasks.extend import GivenFrames, extend
-from piying.core.wan_vace.tasks.inpaint import Brush, inpaint
-from piying.core.wan_vace.tasks.outpaint import Sides, outpaint
-from piying.core.wan_vace.tasks.reference import reference
-from piying.core.wan_vace.tasks.repaint import repaint
+from piying.core.wan.conditioning import prepare
+from piying.core.wan.task.extend import GivenFrames, extend
+from piying.core.wan.task.inpaint import Brush, inpaint
+from piying.core.wan.task.outpaint import Sides, outpaint
+from piying.core.wan.task.reference import reference
+from piying.core.wan.task.repaint import repaint
+from piying.core.wan.task.vace_task import Strength, VACETask
 
 from .vace_clips import box, clip, moving_box
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
-from piying.core.checkpoints.found import built_in
-from piying.core.host import HeadlessHost
-from piying.core.wan_vace.condition import prepare
-from piying.core.wan_vace.request import VACERequest
-from piying.core.wan_vace.sample import sample
-from piying.core.wan_vace.task import Strength
-from piying.core.wan_vace.tasks.extend import GivenFrames, extend
-from piying.core.wan_vace.tasks.inpaint import inpaint
-from piying.core.wan_vace.tasks.reference import reference
-from piying.core.wan_vace.tasks.repaint import repaint
+from piying.core.catalog.installed_model import built_in
+from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.host.headless import HeadlessHost
+from piying.core.wan.conditioning import prepare
+from piying.core.wan.request import VACERequest
+from piying.core.wan.sample import sample
+from piying.core.wan.task.extend import GivenFrames, extend
+from piying.core.wan.task.inpaint import inpaint
+from piying.core.wan.task.reference import reference
+from piying.core.wan.task.repaint import repaint
+from piying.core.wan.task.vace_task import Strength
 
 from .vace_clips import box, clip, moving_box
 

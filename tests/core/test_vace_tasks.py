@@ -7,15 +7,15 @@ import torch
 from hypothesis import given as examples
 from hypothesis import settings
 from hypothesis import strategies as st
-from piying.core.wan_vace.areas import kept_weight
-from piying.core.wan_vace.condition import paste, prepare
-from piying.core.wan_vace.task import Strength, VACETask
-from piying.core.wan_vace.tasks.extend import GivenFrames, extend
-from piying.core.wan_vace.tasks.inpaint import Brush, inpaint
-from piying.core.wan_vace.tasks.outpaint import Sides, margins, outpaint
-from piying.core.wan_vace.tasks.reference import reference
-from piying.core.wan_vace.tasks.repaint import repaint
-from piying.core.wan_vace.timing import frame_indices, offered_length, resampled, spread
+from piying.core.wan.conditioning import paste, prepare
+from piying.core.wan.task.extend import GivenFrames, extend
+from piying.core.wan.task.inpaint import Brush, inpaint
+from piying.core.wan.task.mask_ops import kept_weight
+from piying.core.wan.task.outpaint import Sides, margins, outpaint
+from piying.core.wan.task.reference import reference
+from piying.core.wan.task.repaint import repaint
+from piying.core.wan.task.timing import frame_indices, offered_length, resampled, spread
+from piying.core.wan.task.vace_task import Strength, VACETask
 
 from .vace_clips import box, clip, moving_box
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
-from piying.core.checkpoints.found import built_in
+from piying.core.catalog.installed_model import built_in
+from piying.core.catalog.selection import WAN_VACE, ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.memory import kept
+from piying.core.executor import model_cache as kept
+from piying.core.host.headless import HeadlessHost
 from piying.core.preview import fit_colours
-from piying.core.wan_vace.decode import decode
-from piying.core.wan_vace.request import VACERequest, check_request
-from piying.core.wan_vace.sample import sample
-from piying.core.wan_vace.task import Layer, VACETask
+from piying.core.wan.decode import decode
+from piying.core.wan.request import VACERequest, check_request
+from piying.core.wan.sample import sample
+from piying.core.wan.task.vace_task import Layer, VACETask
 from safetensors.torch import load_file, save_file
 
 REQUEST = VACERequest("a red circle moves right", "", 32, 32, 5, steps=2, cfg=1.0, shift=5.0, seed=3)

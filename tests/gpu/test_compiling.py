@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import PROMPT, ModelHandle
-from piying.core.host import HeadlessHost
+from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.expand import ExpandRequest, expand
 
 pytestmark = [

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
-from piying.core.host import HeadlessHost
-from piying.core.wan_vace.request import VACERequest
-from piying.core.wan_vace.sample import sample
+from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.host.headless import HeadlessHost
+from piying.core.wan.request import VACERequest
+from piying.core.wan.sample import sample
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,10 +7,9 @@ import gc
 
 import pytest
 import torch
-from piying.core.checkpoints.found import built_in
-from piying.core.memory.lanes import CHUNK
-from piying.core.memory.streaming import streamed
-from piying.core.wan_vace.forward import block_order, predict
+from piying.core.catalog.installed_model import built_in
+from piying.core.executor.streaming import CHUNK, streamed
+from piying.core.wan.transformer import block_order, predict
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,8 +16,8 @@ SOURCES = sorted(path for part in ("core", "nodes", "runner") for path in (ROOT 
 HEAVY = {"torch", "diffusers", "transformers", "cv2", "accelerate", "numpy", "PIL"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview", "aiohttp"}
 # Its work, and its web server; aiohttp comes with it.
-COMFY_FILES = {Path("core/comfy_host.py"), Path("core/comfy_server.py")}
-FAMILIES = {"wan_vace", "hunyuan_dit", "prompting", "controls"}
+COMFY_FILES = {Path("core/host/comfy.py"), Path("core/host/comfy_server.py")}
+FAMILIES = {"wan", "hunyuan_dit", "prompting", "controls"}
 STDLIB_ONLY = {
     "graph",
     "ui_format",
@@ -81,14 +81,14 @@ def test_every_file_keeps_to_its_floor(path):
 
     assert not outside & {"core", "nodes", "runner", "piying"}, "imports inside the pack are relative"
     if relative not in COMFY_FILES:
-        assert not outside & COMFY, "only core/comfy_host.py and core/comfy_server.py know ComfyUI"
+        assert not outside & COMFY, "only core/host/comfy.py and core/host/comfy_server.py know ComfyUI"
     allowed = {"core": {"core"}, "nodes": {"core", "nodes"}, "runner": {"runner", "core"}}[part]
     entry = {("NODE_CLASS_MAPPINGS",), ("NODE_DISPLAY_NAME_MAPPINGS",)} if part == "runner" else set()
     assert {target[0] for target in inside - entry} <= allowed
     if part == "runner":
         asked = {target for target in inside if target[:3] == ("core", "checkpoints", "inspect")}
         reached = {target[1] for target in inside - asked if target[0] == "core"}
-        assert reached <= {"atomic_write", "comfy_host", "errors", "host", "media"}, (
+        assert reached <= {"atomic_write", "errors", "host", "media"}, (
             "the runner reaches models through their nodes alone"
         )
     if part == "core" and len(relative.parts) > 2 and relative.parts[1] not in FAMILIES:

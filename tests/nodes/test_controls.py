@@ -9,7 +9,7 @@ import subprocess
 import piying.runner
 import pytest
 import torch
-from piying.core.host import set_host
+from piying.core.host.current import set_host
 from piying.core.media.audio import read_audio
 from piying.core.media.video import probe
 from piying.runner.errors import InvalidGraph

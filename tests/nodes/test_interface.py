@@ -8,7 +8,8 @@ from pathlib import Path
 
 import piying
 import pytest
-from piying.core.host import HeadlessHost, set_host
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("interface.json")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import piying
 import pytest
-from piying.core.host import HeadlessHost, set_host
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.nodes.aliases import ALIASES
 
 ROOT = Path(__file__).resolve().parents[2]

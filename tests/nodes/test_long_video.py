@@ -5,8 +5,9 @@ from __future__ import annotations
 import piying
 import piying.runner
 import pytest
-from piying.core.checkpoints.choose import WAN_VACE, ModelHandle
-from piying.core.host import HeadlessHost, set_host
+from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.core.media.video import probe, read_frames
 from piying.runner.session import VideoFile
 

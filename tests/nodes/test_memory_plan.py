@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from piying.core.checkpoints.choose import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle
-from piying.core.host import HeadlessHost, set_host
+from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.nodes.memory_plan import PiyingMemoryPlan
 
 GB = 2**30

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from piying.core.checkpoints.choose import PROMPT, ModelHandle
+from piying.core.catalog.selection import PROMPT, ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost, set_host
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.nodes.loaders import PiyingLoadPromptModel
 from piying.nodes.prompt import PiyingExpandPrompt
 from piying.nodes.prompt_server import PiyingPromptServer

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from piying.core import comfy_server
-from piying.core.comfy_server import MAX_TABS, Tabs, parse, refusal
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost, set_host
+from piying.core.host import comfy_server
+from piying.core.host.comfy_server import MAX_TABS, Tabs, parse, refusal
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.nodes import routes
 
 GB = 2**30

@@ -6,7 +6,7 @@ import piying.runner
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.host import set_host
+from piying.core.host.current import set_host
 
 from ..core.vace_clips import box, clip, moving_box
 
@@ -36,7 +36,7 @@ def call(name, **given):
 
 
 def prepared(task, size=SIZE, count=9):
-    from piying.core.wan_vace.condition import prepare
+    from piying.core.wan.conditioning import prepare
 
     return prepare(task, *size, count)
 

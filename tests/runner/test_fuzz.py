@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from piying.core.errors import PiyingError
-from piying.core.host import set_host
+from piying.core.host.current import set_host
 from piying.runner.errors import WorkflowError
 from piying.runner.session import Session
 

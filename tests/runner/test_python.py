@@ -9,7 +9,7 @@ from pathlib import Path
 
 import piying.runner
 import pytest
-from piying.core.host import set_host
+from piying.core.host.current import set_host
 from piying.runner.errors import InvalidGraph, WorkflowError
 
 ROOT = Path(__file__).resolve().parents[2]

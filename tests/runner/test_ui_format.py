@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from piying.core.host import HeadlessHost, set_host
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 from piying.runner.definitions import object_info
 from piying.runner.errors import WorkflowError
 from piying.runner.session import CLASSES, TITLES

@@ -6,14 +6,14 @@ transformers class, and reads that class's configuration from shapes. None of th
 
 from __future__ import annotations
 
+from ...hunyuan_dit.layouts import HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL
+from ...wan.layouts import WAN_DIFFUSERS, WAN_ORIGINAL
+from ...wan.vae_layouts import WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
 from .base import Layout, Shapes
 from .bert import BERT
-from .hunyuan_dit import HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL
 from .kl_vae import KL_DIFFUSERS, KL_ORIGINAL
-from .prompt import PROMPT_MODEL
+from .language_model import PROMPT_MODEL
 from .t5 import T5_ORIGINAL, T5_TRANSFORMERS
-from .wan_transformer import WAN_DIFFUSERS, WAN_ORIGINAL
-from .wan_vae import WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
 
 LAYOUTS: tuple[Layout, ...] = (
     WAN_DIFFUSERS,

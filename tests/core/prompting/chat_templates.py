@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from piying.core.checkpoints.found import built_in
+from piying.core.catalog.installed_model import built_in
 
 TURN = "{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
 QWEN2 = (

@@ -9,9 +9,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from piying.core.checkpoints.choose import PROMPT, ModelHandle
-from piying.core.checkpoints.found import BUILT_IN_ROOT
-from piying.core.host import HeadlessHost
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.server import ServerHandle
 
 

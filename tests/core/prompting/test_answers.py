@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from piying.core.prompting.checks import is_about, loops, off_language, refuses, repeats
 from piying.core.prompting.clean import clean_answer
 from piying.core.prompting.edits import names_what_is_removed
-from piying.core.prompting.script import first_sentences, is_finished, is_in, language_of, sentences, word_count
+from piying.core.prompting.language import first_sentences, is_finished, is_in, language_of, sentences, word_count
 
 FOX = "A fox runs."
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from piying.core.errors import PiyingError
-from piying.core.prompting.chat_format import encode, render
+from piying.core.prompting.chat_template import encode, render
 from piying.core.prompting.expand import ExpandRequest
 from piying.core.prompting.facts import find_facts
 from piying.core.prompting.messages import Chat, compose

@@ -8,21 +8,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import PROMPT, ModelHandle
-from piying.core.checkpoints.found import built_in as built_in_model
-from piying.core.memory.components import Block, Component
-from piying.core.memory.flat import Tensors
-from piying.core.memory.kept import forget
-from piying.core.prompting.ask import ask
-from piying.core.prompting.compiling import compiled_step, why_not
+from piying.core.catalog.installed_model import built_in as built_in_model
+from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.executor.model_cache import forget
+from piying.core.executor.packed_tensors import ModuleTensors
+from piying.core.planner.phases import Block, Component
+from piying.core.prompting.compile import compiled_step, why_not
+from piying.core.prompting.estimate import ask
 from piying.core.prompting.expand import ExpandRequest, expand
-from piying.core.prompting.local import LocalModel, generate, load, load_reader
-from piying.core.prompting.memory import KEY_VALUE_WIDTH, fixed_cache_tokens, work
+from piying.core.prompting.local_model import LocalModel, generate, load, load_reader
 from piying.core.prompting.messages import Chat
+from piying.core.prompting.phases import KEY_VALUE_WIDTH, fixed_cache_tokens, work
 
 from .test_models import TEXT_MODELS, folder_of
 
-BACKEND = "piying.core.prompting.compiling.BACKEND"
+BACKEND = "piying.core.prompting.compile.BACKEND"
 CHATS = [
     Chat("Rewrite.", "a red ball"),
     Chat("Rewrite the line as a long prompt.", "a small fox in snow, 雪, " * 9),
@@ -130,7 +130,7 @@ def test_weights_that_come_anew_run_by_the_same_code_and_nothing_of_them_stays(h
     model, reader = load(found, torch.float32, host), load_reader(found)
     request = ExpandRequest("x", seed=5, max_new_tokens=20)
     for _ in range(3):
-        tensors = Tensors(model.modules())
+        tensors = ModuleTensors(model.modules())
         tensors.bind([tensor.detach().clone() for tensor in tensors.originals])
         with torch.no_grad(), compiled_step(model, {}) as step:
             generate(model, reader, CHATS[0], None, request, host, step)

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from piying.core.checkpoints.choose import PROMPT, ModelHandle
+from piying.core.catalog.selection import PROMPT, ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.memory.kept import forget
+from piying.core.executor.model_cache import forget
+from piying.core.host.headless import HeadlessHost
+from piying.core.prompting.answer_cache import MOST_FILES, AnswerCache
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.negative import suggest_negative
 from piying.core.prompting.presets import FOLDER, LONGEST, ORDER, preset_names, preset_text, shows_motion
-from piying.core.prompting.remembered import MOST_FILES, RememberedAnswers
-from piying.core.wan_vace.request import NEGATIVE_PROMPT
+from piying.core.wan.request import NEGATIVE_PROMPT
 
 ROOT = Path(__file__).resolve().parents[3]
 RED = ExpandRequest("a red circle on a blue background", seed=3)
@@ -80,7 +80,7 @@ def test_the_memory_plan_is_carried_out(host):
 
 
 def test_running_out_of_memory_takes_a_cheaper_plan(host, built_in, monkeypatch, caplog):
-    from piying.core.prompting import planned_run
+    from piying.core.prompting import local_model as planned_run
 
     real, failures = planned_run.generate, [torch.OutOfMemoryError("CUDA out of memory")]
 
@@ -232,7 +232,7 @@ def test_expanding_leaves_the_global_generator_alone(host, built_in):
 
 
 def test_corrupt_entries_are_passed_over(tmp_path):
-    answers = RememberedAnswers(tmp_path)
+    answers = AnswerCache(tmp_path)
     key = {"a": 1, "b": (1, 2)}
     answers.put(key, "text")
     assert answers.get(key) == "text"
@@ -248,7 +248,7 @@ def test_corrupt_entries_are_passed_over(tmp_path):
 
 
 def test_there_are_never_too_many_and_the_oldest_go(tmp_path):
-    answers = RememberedAnswers(tmp_path)
+    answers = AnswerCache(tmp_path)
     for number in range(MOST_FILES):
         (tmp_path / f"{number}.json").write_text("{}")
         os.utime(tmp_path / f"{number}.json", ns=(number, number))
@@ -260,8 +260,8 @@ def test_there_are_never_too_many_and_the_oldest_go(tmp_path):
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path):
     (tmp_path / "file").write_text("")
-    RememberedAnswers(tmp_path / "file").put({"a": 1}, "text")
-    assert RememberedAnswers(tmp_path / "file").get({"a": 1}) is None
+    AnswerCache(tmp_path / "file").put({"a": 1}, "text")
+    assert AnswerCache(tmp_path / "file").get({"a": 1}) is None
 
 
 # Presets
@@ -297,10 +297,10 @@ def test_the_users_presets_lie_beside_the_models(models):
 
 
 def test_a_folder_of_presets_is_no_model(models):
-    from piying.core.checkpoints.found import find_models
+    from piying.core.catalog.installed_model import installed_models
 
     shutil.copytree(FOLDER, models / "LLM" / "prompts")
-    assert [found.name for found in find_models("prompt", HeadlessHost(models=[models]))] == ["LLM/Qwen3-0.6B"]
+    assert [found.name for found in installed_models("prompt", HeadlessHost(models=[models]))] == ["LLM/Qwen3-0.6B"]
 
 
 # The negative prompt

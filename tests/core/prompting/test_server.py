@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.host import HeadlessHost
-from piying.core.prompting import exchange
+from piying.core.host.headless import HeadlessHost
+from piying.core.prompting import chat_client as exchange
 from piying.core.prompting.addresses import read_address
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.server import ServerHandle

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from piying.core.host import HeadlessHost, set_host
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
 
 
 @pytest.fixture

@@ -1,0 +1,277 @@
+"""Component sizes: what a model's parts weigh, from file headers or the manifest; no weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..checkpoints.key_mapping import class_shapes
+from ..download.manifest import MANIFEST
+from ..errors import PiyingError
+from ..files.dtypes import held_as
+from ..files.folder import component_files, component_folder
+from ..files.safetensors_file import read_safetensors_header
+from ..host.base import Host
+from ..lora.catalog import LoraFile, lora_files
+from ..planner.phases import Block, Component
+from .installed_model import InstalledModel
+from .selection import ModelHandle, choose_model, model_choices
+
+# The last convolution of diffusers' VAEs has as many inputs as they have channels at full size.
+VAE_OUTPUT = "decoder.conv_out.weight"
+
+
+class TensorInfo(NamedTuple):
+    """A tensor of a file: its shape, and its type by the names of the safetensors format."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def folder_components(
+    folder: Path, block_lists: Mapping[str, Collection[str]], keep: Mapping[str, Collection[str]]
+) -> dict[str, Component]:
+    """Return the components of a diffusers folder by the names of its parts.
+
+    Args:
+        folder: holds one folder for each part.
+        block_lists: for each part the dotted names of its lists of blocks; none for a VAE.
+        keep: for each part the patterns (fnmatch) of the layers that FP8 leaves alone.
+
+    Raises:
+        PiyingError: a part's files are absent or damaged.
+    """
+    return {
+        part: component(part, file_tensors(component_files(component_folder(folder, part))), lists, keep.get(part, ()))
+        for part, lists in block_lists.items()
+    }
+
+
+def found_components(
+    found: InstalledModel, block_lists: Mapping[str, Collection[str]], keep: Mapping[str, Collection[str]]
+) -> dict[str, Component]:
+    """Return the components of an installed model, in a folder or in single files; see `folder_components`.
+
+    Raises:
+        PiyingError: a part's files are absent, damaged, or of another model.
+    """
+    in_folder = {part: lists for part, lists in block_lists.items() if part not in found.parts}
+    in_files = {part: lists for part, lists in block_lists.items() if part in found.parts}
+    return folder_components(found.path, in_folder, keep) | {
+        part: component(part, _in_class(found.parts[part], part), lists, keep.get(part, ()))
+        for part, lists in in_files.items()
+    }
+
+
+def _in_class(places: Iterable[Path], part: str) -> dict[str, TensorInfo]:
+    entries = class_shapes(places, part)
+    return {name: TensorInfo(entry.shape, entry.dtype) for name, entry in entries.items()}
+
+
+def file_tensors(files: Iterable[Path]) -> dict[str, TensorInfo]:
+    """Return the tensors of safetensors files by name.
+
+    Raises:
+        PiyingError: a header is damaged.
+    """
+    found = {}
+    for file in files:
+        for name, entry in read_safetensors_header(file).entries.items():
+            found[name] = TensorInfo(entry.shape, entry.dtype)
+    return found
+
+
+def component(
+    name: str, tensors: Mapping[str, TensorInfo], block_lists: Collection[str] = (), keep: Collection[str] = ()
+) -> Component:
+    """Return what a table of tensors weighs, whatever format it was read from.
+
+    Args:
+        name: the component's name.
+        tensors: by the names that the module's own state has.
+        block_lists: dotted names of the lists of blocks, such as ("blocks", "vace_blocks").
+        keep: patterns of the Linear layers that FP8 leaves alone.
+    """
+    groups: dict[str, dict[str, TensorInfo]] = {"": {}}
+    for key, tensor in tensors.items():
+        groups.setdefault(_block_of(key, block_lists), {})[key] = tensor
+    root = groups.pop("")
+    hidden, inner = _widths(tensors, groups, keep)
+    return Component(
+        name=name,
+        root=Block(0, sum(map(_count, root.values()))),
+        blocks=tuple(_block(group, keep) for group in groups.values()),
+        stored=_main_type(tensors),
+        hidden=hidden,
+        inner=inner,
+    )
+
+
+def _block_of(key: str, block_lists: Collection[str]) -> str:
+    """Return "blocks.7" for a tensor of that block, "" for one outside all lists.
+
+    Some files put the name of the model class before every name: "bert.encoder.layer.0.…".
+    """
+    for blocks in block_lists:
+        index = f".{key}".partition(f".{blocks}.")[2].partition(".")[0]
+        if index.isdigit():
+            return f"{blocks}.{index}"
+    return ""
+
+
+def _count(tensor: TensorInfo) -> int:
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    return count
+
+
+def _linear(group: Mapping[str, TensorInfo], keep: Collection[str]) -> dict[str, TensorInfo]:
+    """Return the weights of a block that FP8 may hold: those of two dimensions that are not kept."""
+    return {
+        key: tensor
+        for key, tensor in group.items()
+        if len(tensor.shape) == 2
+        and key.endswith(".weight")
+        and not any(fnmatchcase(key.removesuffix(".weight"), pattern) for pattern in keep)
+    }
+
+
+def _block(group: Mapping[str, TensorInfo], keep: Collection[str]) -> Block:
+    linear = _linear(group, keep).values()
+    counts = [_count(tensor) for tensor in linear]
+    return Block(
+        linear=sum(counts),
+        kept=sum(map(_count, group.values())) - sum(counts),
+        rows=sum(tensor.shape[0] for tensor in linear),
+        largest=max(counts, default=0),
+    )
+
+
+def _widths(
+    tensors: Mapping[str, TensorInfo], groups: Mapping[str, Mapping[str, TensorInfo]], keep: Collection[str]
+) -> tuple[int, int]:
+    """Return the width between blocks and the widest inside one; of a VAE its channels at full size."""
+    linear = [tensor for group in groups.values() for tensor in _linear(group, keep).values()]
+    if linear:
+        widest = max(linear, key=lambda tensor: (max(tensor.shape), _count(tensor)))
+        return min(widest.shape), max(widest.shape)
+    last = tensors.get(VAE_OUTPUT)
+    return (last.shape[1] if last is not None and len(last.shape) > 1 else 0), 0
+
+
+def _main_type(tensors: Mapping[str, TensorInfo]) -> str:
+    """Return the type most parameters have; a file may mix several."""
+    counts: Counter[str] = Counter()
+    for tensor in tensors.values():
+        counts[held_as(tensor.dtype)] += _count(tensor)
+    return counts.most_common(1)[0][0] if counts else "fp32"
+
+
+@cache
+def _listed() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    return {entry["id"]: entry["components"] for entry in table["models"] if "components" in entry} | {
+        "": table.get("components", {})
+    }
+
+
+def listed_components(model: str) -> dict[str, Component]:
+    """Return the components of a model of the manifest, which need not be installed; empty for others.
+
+    The manifest holds parameter counts, and for each model which of them it is made of.
+    """
+    table = _listed()
+    return {
+        part: _from_manifest(part, table[""][name], stored) for part, (name, stored) in table.get(model, {}).items()
+    }
+
+
+def _from_manifest(part: str, entry: Mapping[str, Any], stored: str) -> Component:
+    blocks = [Block(*counts) for number, *counts in entry.get("blocks", ()) for _ in range(number)]
+    return Component(
+        part, Block(0, entry["root"]), tuple(blocks), stored, entry.get("hidden", 0), entry.get("inner", 0)
+    )
+
+
+PART = "transformer"
+
+
+def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile]) -> Mapping[str, Component]:
+    """Return the components with what the LoRAs keep beside the transformer's weights.
+
+    Raises:
+        PiyingError: a LoRA was made for a transformer of another width.
+    """
+    if not loras:
+        return components
+    transformer = components[PART]
+    for lora in loras:
+        _check_width(lora, transformer)
+    blocks: Counter[str] = Counter()
+    for lora in loras:
+        blocks.update(lora.shape.blocks)
+    changed = replace(
+        transformer,
+        root=_heavier(transformer.root, sum(lora.shape.outside for lora in loras)),
+        blocks=_spread(transformer.blocks, list(blocks.values())),
+    )
+    return {**components, PART: changed}
+
+
+def _spread(blocks: tuple[Block, ...], numbers: list[int]) -> tuple[Block, ...]:
+    """Return heavier blocks, the most on the largest: a component's blocks have no names.
+
+    Their sum is right, and the largest is no smaller than it will be.
+    """
+    largest = sorted(blocks, key=lambda block: block.parameters, reverse=True)
+    most = sorted([*numbers, *[0] * len(largest)], reverse=True)
+    return tuple(_heavier(block, number) for block, number in zip(largest, most, strict=False))
+
+
+def _heavier(block: Block, numbers: int) -> Block:
+    return replace(block, kept=block.kept + numbers)
+
+
+def _check_width(lora: LoraFile, transformer: Component) -> None:
+    if lora.shape.blocks and transformer.hidden and transformer.hidden not in lora.shape.widths:
+        raise PiyingError(
+            f"lora {lora.name!r} is {lora.shape.title} (layers of width {lora.shape.widths[0]}); the chosen model is "
+            f"{transformer.hidden} wide. Choose a LoRA made for this model, or another model."
+        )
+
+
+def wanted_components(
+    handle: ModelHandle,
+    host: Host,
+    block_lists: Mapping[str, Collection[str]],
+    keep: Mapping[str, Collection[str]],
+) -> tuple[str, Mapping[str, Component]]:
+    """Return the model's name and its components.
+
+    Where only plans are made, a model that is not installed is taken from the manifest.
+
+    Args:
+        block_lists, keep: see `found_components`.
+
+    Raises:
+        PiyingError: the model is neither installed nor listed with its sizes, its files are damaged, or a LoRA
+            is not installed or was made for another model.
+    """
+    if host.memory_rules().imagined and handle.model not in model_choices(handle.family, host):
+        listed = listed_components(handle.model)
+        if not listed:
+            raise PiyingError(
+                f"model {handle.model!r} is not installed, and the manifest does not say what its parts weigh. "
+                f"Install it first: `python install.py --models {handle.model}`."
+            )
+        return handle.model, with_loras(listed, lora_files(handle, host))
+    found = choose_model(handle, host)
+    components = found_components(found, block_lists, keep)
+    return found.name, with_loras(components, lora_files(handle, host))

@@ -1,0 +1,165 @@
+"""From the `model` widget to the model that will run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from ..download.manifest import first_of, listed_models
+from ..errors import PiyingError
+from ..host.base import Host
+from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in, installed_models, why_not
+
+log = logging.getLogger("piying")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models: its key in folders and manifest, its title, and where its files go."""
+
+    key: str
+    title: str
+    folder: str
+
+
+# What a model in single files may lack, and where it goes.
+PART_PLACES = {
+    "wan_vace": {
+        "text_encoder": "the UMT5-XXL text encoder with its tokenizer inside, in models/text_encoders",
+        "vae": "the Wan2.1 VAE, in models/vae",
+    },
+    "hunyuan_dit": {
+        "text_encoder": "its BERT text encoder",
+        "text_encoder_2": "its mT5 text encoder",
+        "tokenizer": "the tokenizer of its BERT, in models/tokenizers",
+        "tokenizer_2": "the tokenizer of its mT5",
+        "vae": "the Stable Diffusion XL VAE",
+    },
+    "prompt": {"tokenizer": "the tokenizer of a Qwen model, in models/tokenizers or in a Qwen folder in models/LLM"},
+}
+MEND = {
+    "wan_vace": "Put it there",
+    "hunyuan_dit": "Fetch it with `python install.py --models hunyuan-dit-v1.2`, whose folder lends its parts",
+    "prompt": "Fetch it with `python install.py --models qwen3-0.6b`, whose folder lends its tokenizer",
+}
+
+WAN_VACE = Family("wan_vace", "Wan VACE", "diffusers")
+HUNYUAN_DIT = Family("hunyuan_dit", "Hunyuan-DiT", "diffusers")
+PROMPT = Family("prompt", "prompt", "LLM")
+
+
+@dataclass(frozen=True)
+class ChosenLora:
+    """A LoRA to put on a model: its name from `core.lora.catalog.lora_choices`, and how strongly."""
+
+    name: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """What to load and how; a few hundred bytes that travel along the graph's wires.
+
+    Attributes:
+        family: which kind of model.
+        model: the `model` widget: `auto`, `built-in`, or a name from `model_choices`.
+        precision: the `precision` widget, one of `core.planner.machine.PRECISIONS`.
+        memory: the `memory` widget, one of `core.planner.machine.MEMORY_CHOICES`.
+        loras: what is put on it, in the order in which it was added.
+        compile_step: have `torch.compile` make code for writing one token; language models alone.
+    """
+
+    family: Family
+    model: str = AUTO
+    precision: str = "auto"
+    memory: str = "auto"
+    loras: tuple[ChosenLora, ...] = ()
+    compile_step: bool = False
+
+
+def model_choices(family: Family, host: Host) -> list[str]:
+    """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in`."""
+    return [AUTO, *(found.name for found in installed_models(family.key, host)), BUILT_IN]
+
+
+def model_details(family: Family, host: Host) -> list[str]:
+    """Return a line for each model in single files: its name, and what it is."""
+    return [f"{found.name}: {found.details}" for found in installed_models(family.key, host) if found.details]
+
+
+def check_model(family: Family, model: str, host: Host) -> None:
+    """Accept a name from `model_choices`, spelled with either slash; to plan with, also an id of the manifest.
+
+    Raises:
+        PiyingError: no such model is installed.
+    """
+    choices = model_choices(family, host)
+    name = model.replace("\\", "/")
+    listed = any((entry.id, entry.family, entry.kind) == (name, family.key, "model") for entry in listed_models())
+    if name not in choices and listed and host.memory_rules().imagined:
+        return
+    if name not in choices and listed:
+        raise PiyingError(
+            f"model {model!r} is not installed. Fetch it with `python install.py --models {name}`, "
+            f"or choose one of these: {', '.join(choices)}."
+        )
+    if name not in choices:
+        reason = why_not(name, family.key, host)
+        raise PiyingError(
+            f"model {model!r} {f'cannot be used: {reason}' if reason else 'is not installed'}. "
+            f"Here are: {', '.join(choices)}. "
+            f"Choose one of them, or put the model's folder under models/{family.folder}."
+        )
+
+
+def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
+    """Return the model a handle stands for.
+
+    `auto` takes the largest installed model whose weights fit the memory of the device, and the
+    smallest where none does; without any, the built-in one, and says so.
+
+    Raises:
+        PiyingError: the handle names a model that is not installed.
+    """
+    check_model(handle.family, handle.model, host)
+    name = handle.model.replace("\\", "/")
+    installed = installed_models(handle.family.key, host)
+    if name == BUILT_IN:
+        return built_in(handle.family.key)
+    if name != AUTO:
+        return _complete(next(found for found in installed if found.name == name), handle.family)
+    whole = [found for found in installed if not found.lacking]
+    return _best(whole, host) if whole else _fall_back(handle.family)
+
+
+def _complete(found: InstalledModel, family: Family) -> InstalledModel:
+    """Accept a model all of whose parts are here."""
+    if found.lacking:
+        places = PART_PLACES[family.key]
+        raise PiyingError(
+            f"model {found.name!r} ({found.details}) cannot run alone; not here: "
+            f"{', '.join(places[part] for part in found.lacking)}. {MEND[family.key]}, or choose another model."
+        )
+    return found
+
+
+def _best(installed: list[InstalledModel], host: Host) -> InstalledModel:
+    from ..planner.machine import memory_bytes
+
+    limit = memory_bytes(host.device())
+    fitting = [found for found in installed if found.size <= limit]
+    if fitting:
+        return max(fitting, key=lambda found: found.size)
+    return min(installed, key=lambda found: found.size)
+
+
+def _fall_back(family: Family) -> InstalledModel:
+    advised = first_of(family.key)
+    log.warning(
+        "No %s model is installed: using the built-in toy model. For a real one run "
+        "`python install.py --models %s`; it fetches %s.",
+        family.title,
+        advised.id,
+        advised.files[0].sources["huggingface"].repo,
+    )
+    return built_in(family.key)

@@ -1,0 +1,182 @@
+"""Tokenizers: SentencePiece models inside files of weights, those of folders, and folders that lend theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PiyingError
+from ..files.open import open_tensors
+from ..host.base import Host
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..catalog.installed_model import InstalledModel
+
+
+PIECES = "spiece.model"  # what transformers calls a SentencePiece model in a folder
+PAD, END = 0, 1  # of T5, mT5 and UMT5
+
+
+class SentencePieceTokenizer:
+    """What the pipelines of diffusers ask of a T5 tokenizer, on SentencePiece alone."""
+
+    pad_token_id, eos_token_id = PAD, END
+
+    def __init__(self, model: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = SentencePieceProcessor(model_proto=model)
+        self.vocab_size = self._processor.vocab_size()
+        self.model_max_length = 512
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        padding: str | bool = "max_length",
+        max_length: int | None = None,
+        truncation: bool = True,
+        **options: Any,
+    ) -> Any:
+        """Return input_ids and attention_mask, int64 [texts, max_length]: pieces, an end mark, then padding.
+
+        Other options of transformers' tokenizers are accepted; what they could ask for is done anyway.
+        """
+        import torch
+        from transformers import BatchEncoding
+
+        del options
+        most = max_length or self.model_max_length
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = [self._processor.encode(one) for one in texts]
+        rows = [[*(row[: most - 1] if truncation else row), END] for row in rows]
+        width = most if padding == "max_length" else max(map(len, rows))
+        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+
+    def batch_decode(self, rows: torch.Tensor | Sequence[Sequence[int]], **options: Any) -> list[str]:
+        """Return the texts of rows of tokens."""
+        return [self.decode(row, **options) for row in rows]
+
+    def decode(self, tokens: torch.Tensor | Sequence[int], **options: Any) -> str:
+        """Return the text of tokens, without end marks and padding."""
+        del options
+        return str(self._processor.decode([int(token) for token in tokens if int(token) not in (PAD, END)]))
+
+
+def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:
+    """Return a tokenizer of an installed model: that of a folder, or the one inside a file of weights.
+
+    Args:
+        part: `tokenizer`, or `tokenizer_2` of the second text encoder.
+
+    Raises:
+        PiyingError: it is not there, or damaged.
+    """
+    place = found.place(part)[0]
+    if place.is_file():
+        inside = tokenizer_in(place)
+        if inside is not None:
+            return inside
+        raise PiyingError(f"{place}: there is no tokenizer in it. Choose another file.")
+    if (place / PIECES).is_file() and not (place / "tokenizer.json").is_file():
+        return _of_pieces((place / PIECES).read_bytes(), place / PIECES)
+    from transformers import AutoTokenizer
+
+    from .modules import reading
+
+    with reading(place, "tokenizer"):
+        return AutoTokenizer.from_pretrained(place, local_files_only=True)
+
+
+def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
+    """Return the tokenizer inside a text encoder's file, or None where it has none.
+
+    Raises:
+        PiyingError: the file is damaged, or what it calls a tokenizer is none.
+    """
+    tensors = open_tensors(Path(path))
+    found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == NAME), None)
+    if found is None:
+        return None
+    return _of_pieces(found.read().contiguous().numpy().tobytes(), Path(path))
+
+
+def _of_pieces(model: bytes, path: Path) -> SentencePieceTokenizer:
+    try:
+        return SentencePieceTokenizer(model)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise PiyingError(f"{path}: the tokenizer in it cannot be read. Fetch the file again.") from error
+
+
+CATEGORY = "tokenizers"  # below the models folder, and what ComfyUI itself comes with
+SETTINGS = "tokenizer_config.json"
+SEARCH_DEPTH = 3
+# Rows of the embeddings beyond the tokenizer's words are padding: Qwen's have up to 151,936 for 151,669 words.
+PADDING = 512
+
+
+def _folders(host: Host) -> Iterator[Path]:
+    """Yield the folders that hold a tokenizer, in the host's order."""
+    for category, root in host.model_folders():
+        if category == CATEGORY:
+            yield from _below(root, SEARCH_DEPTH)
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / SETTINGS).is_file():
+        yield folder
+    elif depth:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            return  # a folder that is not there, or not ours to read, holds nothing for us
+        for entry in entries:
+            if entry.is_dir() and not entry.name.startswith("."):
+                yield from _below(Path(entry.path), depth - 1)
+
+
+def bert_tokenizer(host: Host) -> Path | None:
+    """Return the folder of the tokenizer of Hunyuan-DiT's BERT, or None.
+
+    ComfyUI comes with one (comfy/text_encoders/hydit_clip_tokenizer).
+    """
+    named = (folder for folder in _folders(host) if _class_in(folder) == "BertTokenizer")
+    return next((folder for folder in named if (folder / "vocab.txt").is_file()), None)
+
+
+def qwen_tokenizer(folders: list[Path], vocabulary: int, host: Host) -> Path | None:
+    """Return a folder with the words of a Qwen model of so many, or None.
+
+    Args:
+        folders: language models that are installed; one of as many words lends its own.
+        vocabulary: rows of the embeddings.
+    """
+    for folder in folders:
+        if _json(folder / "config.json").get("vocab_size") == vocabulary and (folder / SETTINGS).is_file():
+            return folder
+    for folder in _folders(host):
+        words = _json(folder / "vocab.json") if _class_in(folder) == "Qwen2Tokenizer" else {}
+        if words and 0 <= vocabulary - len(words) <= PADDING:
+            return folder
+    return None
+
+
+def _class_in(folder: Path) -> str:
+    return str(_json(folder / SETTINGS).get("tokenizer_class", ""))
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+NAME = "spiece_model"  # a tensor of bytes: a SentencePiece model

@@ -1,0 +1,144 @@
+"""What is here of a file that is on its way: `NAME.part`, and `NAME.part.json`, which says what it is part of."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import PiyingError
+
+CHUNK = 1 << 20
+
+
+class PartialFile:
+    """The beginning of a file, kept between attempts and between runs.
+
+    A part is gone on with where it is known to be the same file's: the same sha256 is expected, or, where none is
+    known, the server gives the same ETag. Any other part is begun anew.
+
+    Attributes:
+        target: the file it becomes.
+        size: its bytes.
+        best: the most bytes it ever had.
+        announced: the bytes of the whole file, where a server said so in this run.
+        joined: whether it came in more than one answer, and might be put together of two files.
+    """
+
+    def __init__(self, target: Path, sha256: str | None) -> None:
+        self.target = target
+        self.size = self.best = 0
+        self.announced: int | None = None
+        self.joined = False
+        self._sha256 = sha256
+        self._path = target.with_name(target.name + ".part")
+        self._note_path = target.with_name(target.name + ".part.json")
+        self._etag: str | None = None
+        self._hash = hashlib.sha256()
+        self._file = self._path.open("r+b" if self._path.exists() else "x+b")
+
+    def __enter__(self) -> PartialFile:
+        note = _read_note(self._note_path)
+        self._etag = _usable(note.get("etag"))
+        if note.get("sha256") == self._sha256 and (self._sha256 or self._etag):
+            while chunk := self._file.read(CHUNK):
+                self._hash.update(chunk)
+            self.size = self.best = self._file.tell()
+            self.joined = self.size > 0
+        else:
+            self.reset()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        # By what lies there: Ctrl-C may come between bytes being written and being counted.
+        if kind is not None and part_bytes(self.target) == 0:
+            self._path.unlink(missing_ok=True)
+            self._note_path.unlink(missing_ok=True)
+
+    def range_headers(self) -> dict[str, str]:
+        """Return the request headers that ask for the rest, and for all where the part may not be gone on with."""
+        strong = self._etag is not None and not self._etag.startswith("W/")
+        if not self.size or not (self._sha256 or self._etag):
+            return {}
+        return {"Range": f"bytes={self.size}-", **({"If-Range": self._etag or ""} if strong else {})}
+
+    def is_another(self, etag: str | None) -> bool:
+        """Tell whether the server's file is not the one this is a part of."""
+        if self._etag and etag:
+            return self._etag != etag
+        return self._sha256 is None
+
+    def note(self, etag: str | None) -> None:
+        """Write down what this is a part of, for the next run."""
+        self._etag = _usable(etag)
+        text = json.dumps({"sha256": self._sha256, "etag": self._etag})
+        with _room(self._note_path):
+            self._note_path.write_text(text, encoding="utf-8")
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes; PiyingError where the disk does not take them."""
+        with _room(self._path):
+            self._file.write(chunk)
+        self._hash.update(chunk)
+        self.size += len(chunk)
+        self.best = max(self.best, self.size)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._hash = hashlib.sha256()
+        self.size, self.announced, self._etag, self.joined = 0, None, None, False
+
+    def digest(self) -> str:
+        """Return the sha256 of what is here."""
+        return self._hash.hexdigest()
+
+    def take_place(self) -> None:
+        """Become the file, in one step, once the disk has it all."""
+        with _room(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._path.replace(self.target)
+            self._note_path.unlink(missing_ok=True)
+
+
+def part_bytes(target: Path) -> int:
+    """Return the bytes of a file's part, 0 where there is none."""
+    path = target.with_name(target.name + ".part")
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _usable(etag: object) -> str | None:
+    """Return an ETag that can be sent back in a header."""
+    return etag if isinstance(etag, str) and etag.isascii() and etag.isprintable() else None
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+@contextlib.contextmanager
+def _room(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise PiyingError(
+                f"The disk of {path.parent} is full. Make room, or name another folder with --to, and run the same "
+                "command again: it goes on where it stopped."
+            ) from error
+        raise PiyingError(f"{path} cannot be written ({error.strerror or error}).") from error

@@ -1,0 +1,1 @@
+"""The executor: a plan carried out."""

@@ -1,0 +1,69 @@
+"""A phase's model where the plan wants it, for just as long as the phase lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..host.base import Host
+    from ..planner.plan_types import PhasePlan
+
+
+@contextmanager
+def placed(
+    module: torch.nn.Module, blocks: Sequence[torch.nn.Module], choice: PhasePlan, device: str, host: Host
+) -> Iterator[None]:
+    """Hold `module` as `choice` says: whole on the device, its blocks streamed through it, or where it is.
+
+    Args:
+        module: a model in host memory.
+        blocks: its blocks in the order in which they run; needed where they are streamed.
+        choice: the plan of the phase.
+        device: a torch device name.
+    """
+    if choice.placement == "streamed":
+        from .streaming import streamed
+
+        host.make_room(choice.vram)
+        with streamed(module, blocks, device):
+            yield
+    elif choice.placement == "resident":
+        with resident([module], device, host):
+            yield
+    else:
+        yield
+
+
+def module_bytes(module: torch.nn.Module) -> int:
+    """Return the bytes of a module's parameters and buffers."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@contextmanager
+def resident(modules: list[torch.nn.Module], device: str, host: Host) -> Iterator[None]:
+    """Hold `modules` on `device` inside the block.
+
+    The tensors in host memory stay what they are and come back after the block, on an error too:
+    nothing is copied back, and weights mapped from a file stay mapped.
+    """
+    import torch
+
+    from .packed_tensors import ModuleTensors
+
+    if device == "cpu":
+        yield
+        return
+    host.make_room(sum(module_bytes(module) for module in modules))
+    tensors = ModuleTensors(dict.fromkeys(part for module in modules for part in module.modules()))
+    try:
+        tensors.bind([tensor.detach().to(device) for tensor in tensors.originals])
+        yield
+    finally:
+        tensors.restore()
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()

@@ -1,0 +1,354 @@
+"""Streaming: a model larger than the device, whose blocks visit the device one after the other.
+
+While a block computes in one slot of device memory, the next is copied into another. The weights
+stay where they are in host memory, mapped files included, and are never changed or pinned.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .packed_tensors import ModuleTensors, PackedTensors
+
+# A power of two, since torch's allocator of pinned memory rounds up to one. Big enough that the
+# cost of starting a copy (about 10 µs) does not show, small enough that filling one chunk and
+# sending another overlap within a block.
+CHUNK = 32 * 1024**2
+SPARE_CHUNKS = 2
+
+
+@dataclass
+class Traffic:
+    """What streaming did.
+
+    Attributes:
+        bytes: copied from host memory into slots.
+        copies: blocks copied.
+        late: blocks that ran out of turn, so that nothing could be copied ahead.
+        stall_seconds: time in which the device had nothing to do but wait for weights.
+        device_bytes: held on the device throughout: the slots and what is outside the blocks.
+        pinned_bytes: page-locked host memory.
+    """
+
+    bytes: int = 0
+    copies: int = 0
+    late: int = 0
+    stall_seconds: float = 0.0
+    device_bytes: int = 0
+    pinned_bytes: int = 0
+
+
+class HostToDeviceCopier:
+    """Slots that are filled at once, on any device."""
+
+    def __init__(self, device: torch.device, size: int, slots: int, traffic: Traffic) -> None:
+        """Allocate `slots` slots of `size` bytes."""
+        self.device = device
+        self.traffic = traffic
+        self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(slots)]
+        traffic.device_bytes += size * slots
+
+    def send(self, flat: PackedTensors, slot: int) -> None:
+        """Begin to copy a block into a slot, when everything that used the slot so far is done."""
+        begun = time.perf_counter()
+        target = self.slots[slot][: flat.size]
+        staged = target if self.device.type == "cpu" else torch.empty(flat.size, dtype=torch.uint8)
+        flat.read(0, staged)
+        if staged is not target:
+            target.copy_(staged)
+        self.traffic.stall_seconds += time.perf_counter() - begun
+
+    def arrive(self, slot: int) -> None:
+        """Let what is computed from here on wait until the slot is filled."""
+
+    def leave(self, slot: int) -> None:
+        """Say that everything which uses the slot has been queued."""
+
+    def close(self) -> None:
+        """Let the slots go."""
+        self.slots.clear()
+
+
+class CudaCopier(HostToDeviceCopier):
+    """Slots filled on a side stream while the compute stream works.
+
+    Three orders keep the bytes right. The compute stream waits for `_filled[slot]` before it reads a
+    slot. The side stream waits for `_free[slot]`, recorded on the compute stream behind the last
+    kernel that reads the slot, before it writes there. The host waits for a chunk's event, recorded
+    on the side stream behind the copy out of the chunk, before it writes into the chunk.
+    """
+
+    def __init__(self, device: torch.device, size: int, slots: int, traffic: Traffic) -> None:
+        """Allocate the slots and the pinned ring."""
+        super().__init__(device, size, slots, traffic)
+        self._side = torch.cuda.Stream(device)
+        # The allocator hands out memory in the order of the compute stream: kernels queued there may
+        # still use what are slots now.
+        self._side.wait_stream(torch.cuda.current_stream(device))
+        self._filled = [torch.cuda.Event() for _ in range(slots)]
+        self._free = [torch.cuda.Event() for _ in range(slots)]
+        self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._chunk = min(CHUNK, 1 << (size - 1).bit_length())
+        chunks = -(-size // self._chunk) + SPARE_CHUNKS
+        ring = [torch.empty(self._chunk, dtype=torch.uint8, pin_memory=True) for _ in range(chunks)]
+        # blocking: the host sleeps instead of spinning while it waits for a chunk
+        self._ring = itertools.cycle([(chunk, torch.cuda.Event(blocking=True)) for chunk in ring])
+        traffic.pinned_bytes += chunks * self._chunk
+
+    def send(self, flat: PackedTensors, slot: int) -> None:
+        """Queue the copies of a block, chunk by chunk; returns when the last chunk is queued."""
+        self._side.wait_event(self._free[slot])
+        for start in range(0, flat.size, self._chunk):
+            chunk, sent = next(self._ring)
+            part = chunk[: min(self._chunk, flat.size - start)]
+            sent.synchronize()
+            flat.read(start, part)
+            with torch.cuda.stream(self._side):
+                self.slots[slot][start : start + part.numel()].copy_(part, non_blocking=True)
+            sent.record(self._side)
+        self._filled[slot].record(self._side)
+
+    def arrive(self, slot: int) -> None:
+        """Let the compute stream wait until the slot is filled, and note how long it did."""
+        stream = torch.cuda.current_stream(self.device)
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record(stream)
+        stream.wait_event(self._filled[slot])
+        after.record(stream)
+        self._waits.append((before, after))
+        self._count()
+
+    def leave(self, slot: int) -> None:
+        """Mark, on the compute stream, the end of the slot's use."""
+        self._free[slot].record(torch.cuda.current_stream(self.device))
+
+    def close(self) -> None:
+        """Wait until nothing is on its way into the slots, and let them go."""
+        try:
+            torch.cuda.current_stream(self.device).synchronize()
+            self._side.synchronize()
+            self._count()
+        finally:
+            self._ring = itertools.cycle(())
+            super().close()
+
+    def _count(self) -> None:
+        """Add up the waits that are over."""
+        while self._waits and self._waits[0][1].query():
+            before, after = self._waits.popleft()
+            self.traffic.stall_seconds += before.elapsed_time(after) / 1000
+
+
+def copier_for(device: torch.device, size: int, slots: int, traffic: Traffic) -> HostToDeviceCopier:
+    """Return the lane for a device."""
+    kind = CudaCopier if device.type == "cuda" else HostToDeviceCopier
+    return kind(device, size, slots, traffic)
+
+
+@contextmanager
+def streamed(
+    module: torch.nn.Module,
+    order: Sequence[torch.nn.Module],
+    device: str | torch.device,
+    *,
+    slots: int = 2,
+    on_host: Collection[torch.nn.Module] = (),
+) -> Iterator[Traffic]:
+    """Hold `module` ready to run on `device` inside the block, with room for `slots` of its blocks.
+
+    What is outside the blocks is on the device throughout. On the way out, after an error or a
+    cancelled run too, the module holds the very parameters and buffers it held before. For
+    inference: what a block writes into its own buffers is lost, and no gradients are made.
+
+    Device memory: `slots` times the largest block, and what is outside the blocks. Page-locked host
+    memory on a CUDA card: one largest block and two chunks of 32 MiB.
+
+    Args:
+        module: in host memory; run it on tensors that are on `device`.
+        order: blocks of `module` in the order in which they run, once through; after the last comes
+            the first. A block may be called several times in a row (for several prompts). One that
+            runs out of turn is fetched then, at the cost of waiting for it.
+        device: a torch device; on the CPU the slots are ordinary memory, so that everything but the
+            overlap can be tried without a card.
+        slots: blocks on the device at a time, 2 or more.
+        on_host: modules outside the blocks that stay in host memory and run there, such as an
+            embedding table of gigabytes of which a prompt reads a few rows.
+
+    Raises:
+        ValueError: `slots` is below 2, `order` is empty, or a block is not inside `module`, is inside
+            another block or not in host memory.
+        TypeError: a block holds tensors of a class whose memory is not the numbers themselves.
+    """
+    device, traffic = _full(device), Traffic()
+    blocks = list(dict.fromkeys(order))
+    _check(module, blocks, slots)
+    outside = _outside(module, set(blocks))
+    with ExitStack() as undo:
+        stays = {id(tensor) for each in on_host for tensor in [*each.parameters(), *each.buffers()]}
+        flats = {block: PackedTensors(_apart(block, outside)) for block in blocks}
+        _move(ModuleTensors(outside, leave=stays), device, traffic, undo)
+        path = copier_for(device, max(flat.size for flat in flats.values()), min(slots, len(blocks)), traffic)
+        undo.callback(path.close)
+        _Visits([flats[block] for block in order], path).begin(undo, list(order))
+        for each in on_host:
+            _run_on_host(each, device, undo)
+        kept = undo.pop_all()
+    with kept:
+        yield traffic
+
+
+def _full(device: str | torch.device) -> torch.device:
+    """Return the device with its index, so that streams and tensors agree."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _check(module: torch.nn.Module, blocks: list[torch.nn.Module], slots: int) -> None:
+    if slots < 2:
+        raise ValueError(f"slots is {slots}; one block computes while another arrives, so 2 is the least.")
+    if not blocks:
+        raise ValueError("order names no block.")
+    if not set(blocks) <= set(module.modules()):
+        raise ValueError("order names a block that is not inside the module.")
+    inner = {child for block in blocks for child in block.modules() if child is not block}
+    if inner & set(blocks):
+        raise ValueError("order names a block that is inside another.")
+
+
+def _outside(module: torch.nn.Module, blocks: set[torch.nn.Module]) -> dict[torch.nn.Module, None]:
+    """Return the modules that can be reached without entering a block."""
+    found: dict[torch.nn.Module, None] = {}
+    waiting = [module]
+    while waiting:
+        each = waiting.pop()
+        if each not in blocks and each not in found:
+            found[each] = None
+            waiting += each.children()
+    return found
+
+
+def _apart(block: torch.nn.Module, outside: Collection[torch.nn.Module]) -> list[torch.nn.Module]:
+    """Return the modules of a block that are not used outside of the blocks too."""
+    return [module for module in block.modules() if module not in outside]
+
+
+def _move(root: ModuleTensors, device: torch.device, traffic: Traffic, undo: ExitStack) -> None:
+    """Have copies on the device stand in for `root` until `undo`."""
+    moved = [tensor.detach().to(device) for tensor in root.originals]
+    traffic.device_bytes += sum(tensor.nbytes for tensor in moved)
+    undo.callback(root.restore)
+    root.bind(moved)
+
+
+def _run_on_host(module: torch.nn.Module, device: torch.device, undo: ExitStack) -> None:
+    """Bring a module's tensor inputs to host memory and its result to the device, until `undo`."""
+
+    def fetch(_module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(each.to("cpu") if isinstance(each, torch.Tensor) else each for each in args)
+
+    def deliver(_module: torch.nn.Module, _args: tuple[Any, ...], result: torch.Tensor) -> torch.Tensor:
+        return result.to(device)
+
+    undo.callback(module.register_forward_pre_hook(fetch).remove)
+    undo.callback(module.register_forward_hook(deliver).remove)
+
+
+class _Visits:
+    """Which block is in which slot, and which comes next.
+
+    At most one block's tensors are bound to its slot at a time: the running one's.
+    """
+
+    def __init__(self, order: list[PackedTensors], path: HostToDeviceCopier) -> None:
+        self._order = order
+        self._lane = path
+        self._in_slot: list[PackedTensors | None] = [None] * len(path.slots)
+        self._views: dict[tuple[PackedTensors, int], list[torch.Tensor]] = {}
+        self._at = -1  # where in the order the running block is
+        self._running: int | None = None  # its slot
+
+    def begin(self, undo: ExitStack, order: list[torch.nn.Module]) -> None:
+        """Watch the blocks until `undo`, and send the first ones on their way."""
+        undo.callback(self._end)
+        places: dict[torch.nn.Module, PackedTensors] = dict(zip(order, self._order, strict=True))
+        for block, flat in places.items():
+            undo.callback(block.register_forward_pre_hook(self._before(flat), prepend=True).remove)
+            undo.callback(block.register_forward_hook(self._after).remove)
+        self._send_ahead()
+
+    def _before(self, flat: PackedTensors) -> Callable[[torch.nn.Module, Any], None]:
+        def hook(_block: torch.nn.Module, _args: Any) -> None:
+            if self._running is None or self._in_slot[self._running] is not flat:
+                self._retire()
+                self._enter(flat)
+
+        return hook
+
+    def _after(self, _block: torch.nn.Module, _args: Any, _result: Any) -> None:
+        # Here, not before the block: its kernels are queued, so that the device has work while the
+        # host fills the chunks for the next block.
+        self._send_ahead()
+
+    def _enter(self, flat: PackedTensors) -> None:
+        self._at = self._place(flat)
+        if flat not in self._in_slot:
+            self._lane.traffic.late += 1
+            self._send(flat, self._next())
+        slot = self._in_slot.index(flat)
+        self._lane.arrive(slot)
+        flat.bind(self._bound(flat, slot))
+        self._running = slot
+
+    def _place(self, flat: PackedTensors) -> int:
+        """Return where the order stands when `flat` runs now: at its turn, or else at its first place."""
+        turn = (self._at + 1) % len(self._order)
+        return turn if self._order[turn] is flat else self._order.index(flat)
+
+    def _bound(self, flat: PackedTensors, slot: int) -> list[torch.Tensor]:
+        """Return the block's tensors in a slot; they are made once, since there are dozens per block."""
+        if (flat, slot) not in self._views:
+            self._views[flat, slot] = flat.views(self._lane.slots[slot])
+        return self._views[flat, slot]
+
+    def _next(self) -> list[PackedTensors]:
+        """Return the running block and the ones to come, as many as there are slots."""
+        begin = max(self._at, 0)
+        return [self._order[(begin + ahead) % len(self._order)] for ahead in range(len(self._in_slot))]
+
+    def _send_ahead(self) -> None:
+        wanted = self._next()
+        for flat in wanted:
+            if flat not in self._in_slot:
+                self._send(flat, wanted)
+
+    def _send(self, flat: PackedTensors, wanted: list[PackedTensors]) -> None:
+        """Copy a block into a slot that holds none of the wanted ones."""
+        slot = next(index for index, held in enumerate(self._in_slot) if held not in wanted)
+        self._in_slot[slot] = None  # an error on the way leaves half a block there
+        self._lane.send(flat, slot)
+        self._in_slot[slot] = flat
+        self._lane.traffic.copies += 1
+        self._lane.traffic.bytes += flat.size
+
+    def _retire(self) -> None:
+        """Give the running block its own tensors back; its slot is free behind what is queued."""
+        if self._running is not None:
+            held = self._in_slot[self._running]
+            assert held is not None
+            held.restore()
+            self._lane.leave(self._running)
+            self._running = None
+
+    def _end(self) -> None:
+        self._retire()
+        self._views.clear()

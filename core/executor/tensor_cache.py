@@ -1,0 +1,131 @@
+"""Tensor cache: text embeddings, encoded tasks and latents kept on disk between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..host.base import Host
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..planner.plan_types import PhasePlan
+
+log = logging.getLogger("piying")
+
+
+class TensorCache:
+    """A folder of safetensors files, one per key, holding the `limit` last used.
+
+    A file that cannot be read counts as absent and a file that cannot be written is left out: the
+    store saves time and is never needed for a result.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder = folder
+        self._limit = limit
+
+    def get(self, key: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
+        """Return the tensors kept under a key, on the CPU, or None."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self._path(key)
+        try:
+            tensors: dict[str, torch.Tensor] = load_file(path)
+            os.utime(path)
+        except (OSError, SafetensorError):
+            return None
+        return tensors
+
+    def put(self, key: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep tensors under a key, and let the least recently used go."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = self._path(key)
+        beside = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
+            beside.replace(path)
+            self._let_go()
+        except (OSError, SafetensorError) as error:
+            log.debug("%s cannot be written (%s): nothing is kept for the next run.", path, error)
+            with suppress(OSError):
+                beside.unlink()
+
+    def _path(self, key: Mapping[str, Any]) -> Path:
+        text = json.dumps(key, sort_keys=True, ensure_ascii=True, default=str)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+
+    def _let_go(self) -> None:
+        files = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in files[self._limit :]:
+            path.unlink(missing_ok=True)
+
+
+KEPT_PROMPTS = 64  # 4 MB each for UMT5-xxl in bf16
+
+Encoded = dict[str, "torch.Tensor"]
+
+
+def encoded(
+    prompts: Sequence[str],
+    identity: str,
+    choice: PhasePlan,
+    host: Host,
+    encode: Callable[[list[str]], list[Encoded]],
+) -> list[Encoded]:
+    """Return what the encoder makes of each prompt, on the CPU.
+
+    Args:
+        prompts: texts, in any number and order.
+        identity: the encoder's files and their state. With the number types of `choice` and the text
+            it is what embeddings are remembered by.
+        choice: the plan of the phase.
+        encode: called with the prompts not seen before, where there are any.
+    """
+    store = TensorCache(host.cache_folder() / "embeddings", KEPT_PROMPTS)
+    distinct = list(dict.fromkeys(prompts))
+    keys = {
+        text: {"encoder": identity, "as": f"{choice.compute} {choice.storage}", "prompt": text} for text in distinct
+    }
+    known = {text: store.get(keys[text]) for text in distinct}
+    new = [text for text in distinct if known[text] is None]
+    for text, tensors in zip(new, encode(new) if new else [], strict=True):
+        known[text] = tensors
+        store.put(keys[text], tensors)
+    return [known[text] or {} for text in prompts]
+
+
+def digest(tensors: Iterable[torch.Tensor]) -> str:
+    """Return a text that changes with any value, type or shape; the tensors are on the CPU."""
+    found = hashlib.sha256()
+    # Several at a time: a video is gigabytes, and hashlib lets go of Python's lock.
+    with ThreadPoolExecutor() as pool:
+        for tensor in tensors:
+            found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+            for part in pool.map(_digest_of_one, _once(tensor)):
+                found.update(part)
+    return found.hexdigest()
+
+
+def _once(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without what only repeats: an empty canvas is one value seen as gigabytes."""
+    for axis, step in enumerate(tensor.stride()):
+        tensor = tensor.narrow(axis, 0, 1) if step == 0 and tensor.shape[axis] else tensor
+    return tensor
+
+
+def _digest_of_one(piece: torch.Tensor) -> bytes:
+    # numpy knows no bf16.
+    return hashlib.sha256((piece.float() if piece.is_floating_point() else piece).contiguous().numpy()).digest()

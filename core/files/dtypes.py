@@ -1,0 +1,83 @@
+"""Number types: their names in files, in torch and for people, and their sizes. One table for all of the pack."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+
+class NumberType(NamedTuple):
+    """One number type.
+
+    Attributes:
+        name: in the safetensors format.
+        bytes: of one number.
+        torch_name: its attribute of torch; "" for types that are not read here.
+        short: for people, on widgets and in plans; "" where it is none of weights.
+        held_as: the short name of what weights of this type are held and planned as.
+    """
+
+    name: str
+    bytes: int
+    torch_name: str = ""
+    short: str = ""
+    held_as: str = "fp32"
+
+
+NUMBER_TYPES = {
+    one.name: one
+    for one in (
+        NumberType("BOOL", 1, "bool"),
+        NumberType("U8", 1, "uint8"),
+        NumberType("I8", 1, "int8"),
+        NumberType("F8_E5M2", 1, "float8_e5m2", "fp8 e5m2", "fp8"),
+        NumberType("F8_E4M3", 1, "float8_e4m3fn", "fp8", "fp8"),
+        NumberType("F8_E8M0", 1),
+        NumberType("I16", 2, "int16"),
+        NumberType("U16", 2),
+        NumberType("F16", 2, "float16", "fp16", "fp16"),
+        NumberType("BF16", 2, "bfloat16", "bf16", "bf16"),
+        NumberType("I32", 4, "int32"),
+        NumberType("U32", 4),
+        NumberType("F32", 4, "float32", "fp32", "fp32"),
+        NumberType("I64", 8, "int64"),
+        NumberType("U64", 8),
+        NumberType("F64", 8, "float64"),
+        NumberType("C64", 8),
+    )
+}
+BYTES_BY_SHORT_NAME = {one.short: one.bytes for one in NUMBER_TYPES.values() if one.short}
+
+
+def is_readable(name: str) -> bool:
+    """Return whether torch has the type of this safetensors name, and tensors of it are read."""
+    return name in NUMBER_TYPES and bool(NUMBER_TYPES[name].torch_name)
+
+
+def short_name(name: str) -> str:
+    """Return what people call a type by its name in a file: "bf16"; the name itself where they call it so."""
+    known = NUMBER_TYPES.get(name)
+    return known.short if known is not None and known.short else name
+
+
+def held_as(name: str) -> str:
+    """Return the short name of what weights of a type are held as: fp32 for all that is unpacked or unusual."""
+    return NUMBER_TYPES[name].held_as if name in NUMBER_TYPES else "fp32"
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the torch type of a safetensors name that `is_readable`, or of a short name such as "bf16"."""
+    import torch
+
+    by_short_name = next((one for one in NUMBER_TYPES.values() if one.short == name), None)
+    dtype: torch.dtype = getattr(torch, (by_short_name or NUMBER_TYPES[name]).torch_name)
+    return dtype
+
+
+@cache
+def safetensors_names() -> dict[torch.dtype, str]:
+    """Return the safetensors names of the torch types that are read."""
+    return {torch_dtype(name): name for name in NUMBER_TYPES if is_readable(name)}

@@ -1,0 +1,215 @@
+"""Safetensors files: their headers, read without torch, and their tensors as views of the mapped file.
+
+Written for files from strangers: nothing in a header makes us read or allocate more than
+`MAX_HEADER_BYTES` and what Python makes of that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PiyingError
+from .dtypes import NUMBER_TYPES, is_readable, torch_dtype
+from .stored_tensor import StoredTensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+MAX_HEADER_BYTES = 16 << 20  # the largest known, of models with thousands of tensors, are under 1 MB
+MAX_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file: its type (a safetensors or GGUF name), shape, and bytes start … end of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def count(self) -> int:
+        """Return the number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """The tensors of one file by name, and the texts it carries beside them.
+
+    Attributes:
+        format: "safetensors", "gguf" or "pth".
+    """
+
+    path: Path
+    format: str
+    entries: dict[str, TensorEntry]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def damaged(path: Path, reason: str) -> PiyingError:
+    """Return the error for a file whose header cannot be true."""
+    return PiyingError(f"{path}: {reason}. The file is cut short or damaged; fetch it again.")
+
+
+def read_safetensors_header(path: Path) -> FileHeader:
+    """Return the header of a safetensors file, checked against the file's size.
+
+    Raises:
+        PiyingError: the header is absent, too large, no JSON, or its tensors do not fill the file
+            exactly once.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 10 or length > size - 8:
+            raise damaged(path, f"the header claims {length} bytes, the file has {size}")
+        if length > MAX_HEADER_BYTES:
+            raise damaged(path, f"the header claims {length} bytes; no model needs more than {MAX_HEADER_BYTES}")
+        raw = file.read(length)
+    table = _parse(path, raw)
+    metadata = table.pop("__metadata__", None)
+    entries = {name: _entry(path, name, value, 8 + length) for name, value in table.items()}
+    _check_places(path, entries.values(), 8 + length, size)
+    return FileHeader(path, "safetensors", entries, _texts(metadata))
+
+
+def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        table = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"the header is no JSON of a safetensors file ({str(error)[:80]})") from error
+    if not isinstance(table, dict):
+        raise damaged(path, "the header is no table of tensors")
+    return table
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
+def _texts(metadata: Any) -> dict[str, str]:
+    table = metadata if isinstance(metadata, dict) else {}
+    return {name: value for name, value in table.items() if isinstance(value, str)}
+
+
+def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
+    table = value if isinstance(value, dict) else {}
+    dtype, shape, offsets = table.get("dtype"), _sizes(table.get("shape")), _sizes(table.get("data_offsets"))
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        raise damaged(path, f"tensor {name[:80]!r} has no proper dtype, shape and data_offsets")
+    if dtype not in NUMBER_TYPES:
+        raise PiyingError(f"{path}: tensor {name[:80]!r} is stored as {dtype[:20]}, which is not read here.")
+    entry = TensorEntry(dtype, shape, data_start + offsets[0], data_start + offsets[1])
+    if entry.end - entry.start != entry.count * NUMBER_TYPES[dtype].bytes:
+        raise damaged(path, f"tensor {name[:80]!r} has a shape of another length than its bytes")
+    return entry
+
+
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    """Return a short list of whole numbers ≥ 0 as a tuple, anything else as None; True is no number."""
+    if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
+        return None
+    return tuple(value) if all(type(item) is int and 0 <= item < 1 << 62 for item in value) else None
+
+
+def _check_places(path: Path, entries: Iterable[TensorEntry], start: int, size: int) -> None:
+    """Accept tensors that lie one behind the other from `start` to the end of the file."""
+    for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
+        if entry.start != start:
+            raise damaged(path, "tensors overlap or leave gaps")
+        start = entry.end
+    if start != size:
+        raise damaged(path, f"its tensors end at byte {start}, the file has {size}")
+
+
+class MappedFile:
+    """A file's bytes in the address space: pages come from disk as they are touched.
+
+    The mapping is private: writing to a tensor never reaches the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import torch
+
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, **_private())
+        self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+
+    def tensor(self, entry: TensorEntry) -> torch.Tensor:
+        """Return one tensor: a view of the file where its place allows, else a copy."""
+        dtype, raw = torch_dtype(entry.dtype), self.raw(entry)
+        if entry.start % dtype.itemsize:
+            raw = raw.clone()
+        return raw.view(dtype).view(entry.shape)
+
+    def raw(self, entry: TensorEntry) -> torch.Tensor:
+        """Return a tensor's bytes as they are in the file."""
+        return self._bytes[entry.start : entry.end]
+
+    def release(self, entry: TensorEntry) -> None:
+        """Give the tensor's pages back to the system; they are read again if they are needed again.
+
+        Without it a file that is read once stays in the process's memory until the system runs short.
+        """
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        page = mmap.PAGESIZE
+        start, end = -(-entry.start // page) * page, entry.end // page * page
+        if end > start:
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+def _private() -> dict[str, Any]:
+    """Return the arguments of a private mapping that does not count against the machine's memory.
+
+    Linux refuses a writable private mapping larger than memory and swap unless told that no room need
+    be reserved for it; most files here are larger than the machine.
+    """
+    if sys.platform == "linux":
+        reserve_nothing = getattr(mmap, "MAP_NORESERVE", 0x4000)
+        return {"flags": mmap.MAP_PRIVATE | reserve_nothing, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
+    return {"access": mmap.ACCESS_COPY}
+
+
+class MappedTensor(StoredTensor):
+    """One tensor of a mapped file."""
+
+    def __init__(self, file: MappedFile, entry: TensorEntry) -> None:
+        self._file, self._entry = file, entry
+        self.shape, self.dtype = entry.shape, torch_dtype(entry.dtype)
+
+    def read(self) -> torch.Tensor:
+        """Return a view of the file."""
+        return self._file.tensor(self._entry)
+
+    def release(self) -> None:
+        """Give its pages back to the system."""
+        self._file.release(self._entry)
+
+
+def mapped(header: FileHeader) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file by name.
+
+    Raises:
+        PiyingError: one is of a type that torch has no use for.
+    """
+    for name, entry in header.entries.items():
+        if not is_readable(entry.dtype):
+            raise PiyingError(
+                f"{header.path}: tensor {name[:80]!r} is stored as {entry.dtype}, which is not read here."
+            )
+    file = MappedFile(header.path)
+    return {name: MappedTensor(file, entry) for name, entry in header.entries.items()}

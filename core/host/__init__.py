@@ -1,0 +1,1 @@
+"""The host: the program around the pack, ComfyUI or a headless process."""

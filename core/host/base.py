@@ -1,0 +1,115 @@
+"""The host protocol: what the pack asks of the program around it.
+
+Two programs answer it: ComfyUI (`comfy.py`), and a headless process that `runner` fills in (`headless.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FolderKind = Literal["input", "output", "temp"]
+
+MODEL_CATEGORIES = (
+    "diffusers",
+    "diffusion_models",
+    "checkpoints",
+    "LLM",
+    "text_encoders",
+    "vae",
+    "unet",
+    "annotators",
+    "loras",
+    "tokenizers",
+)
+PREVIEW_PIXELS = 512  # longest side of a preview; ComfyUI's own sampler previews use the same
+
+
+@dataclass(frozen=True)
+class MemoryRules:
+    """What a run may use.
+
+    Attributes:
+        vram, ram: bytes to plan with in place of what the machine has, or None.
+        reserved: bytes of the card that stay free for others.
+        evictable: bytes of the card that other tenants hold and give up when asked.
+        low_vram: the user asked for as little on the card as possible.
+        imagined: only plans are made: a limit may stand for a card that is not there, and a model of the
+            manifest for one that is not installed.
+    """
+
+    vram: int | None = None
+    ram: int | None = None
+    reserved: int = 0
+    evictable: int = 0
+    low_vram: bool = False
+    imagined: bool = False
+
+
+class Preview(Protocol):
+    """A look at unfinished work; made only where a host asks for it."""
+
+    def __call__(self) -> Image:
+        """Return a still picture."""
+
+    def moving(self, side: int, most: int) -> list[Image]:
+        """Return up to `most` frames whose longest side is `side` pixels; a single one where nothing moves."""
+
+
+class Progress(Protocol):
+    """One phase of a node's work, counted in steps."""
+
+    def step(self, done: int, preview: Preview | None = None) -> None:
+        """Report `done` steps of the phase; stops the run here where the user has cancelled it."""
+
+    def text(self, text: str) -> None:
+        """Show what has been written so far, all of it each time."""
+
+
+class Host(Protocol):
+    """What the pack asks of the program that runs it."""
+
+    def folder(self, kind: FolderKind) -> Path:
+        """Return the input, output or temp folder."""
+
+    def model_folders(self) -> list[tuple[str, Path]]:
+        """Return (category, folder) pairs to look for models in, most preferred first."""
+
+    def device(self) -> str:
+        """Return the torch device to compute on, such as `cuda:0` or `cpu`."""
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """Begin a phase of `total` steps under a name a person understands."""
+
+    def check_cancelled(self) -> None:
+        """Stop the run here where the user has cancelled it."""
+
+    def make_room(self, size: int) -> None:
+        """Ask other tenants of the card to leave until `size` bytes are free."""
+
+    def memory_rules(self) -> MemoryRules:
+        """Return what the user and the program around the pack say about memory."""
+
+    def cache_folder(self) -> Path:
+        """Return a folder for files that may be thrown away and are worth keeping between runs."""
+
+    def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
+        """Have `evict` called when the user asks that models leave memory; `size` tells how many bytes they hold."""
+
+    def video_file(self, path: Path) -> Any:
+        """Return what a VIDEO wire carries for a video file; nothing of it is decoded yet."""
+
+
+class SilentProgress:
+    """Counts for nobody."""
+
+    def step(self, done: int, preview: Preview | None = None) -> None:
+        """Do nothing."""
+
+    def text(self, text: str) -> None:
+        """Do nothing."""

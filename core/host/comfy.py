@@ -1,0 +1,174 @@
+"""ComfyUI as the program around the pack. Only this file and comfy_server.py import ComfyUI's modules."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .base import MODEL_CATEGORIES, PREVIEW_PIXELS, FolderKind, MemoryRules, Preview, Progress
+from .comfy_progress import ProgressEvents
+
+# ComfyUI asks for this much when everything is to leave (model_management.unload_all_models).
+EVERYTHING = 1e29
+
+
+class ComfyProgress:
+    """A progress bar on the running ComfyUI node."""
+
+    def __init__(self, phase: str, total: int) -> None:
+        from comfy.utils import ProgressBar
+
+        self._total = total
+        self._bar = ProgressBar(total)
+        self._news = ProgressEvents(phase, total)
+
+    def step(self, done: int, preview: Preview | None = None) -> None:
+        """Move the bar and show the preview; raises ComfyUI's own interrupt when cancelled."""
+        from comfy.model_management import throw_exception_if_processing_interrupted
+
+        throw_exception_if_processing_interrupted()
+        self._news.step(done, preview)
+        still = None if preview is None or self._news.moves else ("JPEG", preview(), PREVIEW_PIXELS)
+        self._bar.update_absolute(done, self._total, still)
+
+    def text(self, text: str) -> None:
+        """Show the text on the running node, in a ComfyUI that can."""
+        from server import PromptServer
+
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and hasattr(server, "send_progress_text") and server.last_node_id is not None:
+            server.send_progress_text(text, server.last_node_id)
+
+
+class ComfyHost:
+    """ComfyUI: its folders, its device, its bar, its interrupt."""
+
+    def folder(self, kind: FolderKind) -> Path:
+        """Return ComfyUI's folder, as set on its command line."""
+        import folder_paths
+
+        getters = {
+            "input": folder_paths.get_input_directory,
+            "output": folder_paths.get_output_directory,
+            "temp": folder_paths.get_temp_directory,
+        }
+        return Path(getters[kind]())
+
+    def model_folders(self) -> list[tuple[str, Path]]:
+        """Return ComfyUI's model folders, `extra_model_paths.yaml` included."""
+        import folder_paths
+        from comfy import model_management
+
+        found = []
+        for category in MODEL_CATEGORIES:
+            known = category in folder_paths.folder_names_and_paths
+            paths = folder_paths.get_folder_paths(category) if known else [Path(folder_paths.models_dir) / category]
+            found += [(category, Path(path)) for path in paths]
+        # The tokenizers that ComfyUI comes with, for files of weights that bring none.
+        return [*found, ("tokenizers", Path(model_management.__file__).parent / "text_encoders")]
+
+    def device(self) -> str:
+        """Return the device ComfyUI computes on."""
+        from comfy.model_management import get_torch_device
+
+        return str(get_torch_device())
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """Put a bar on the running node; our panel beside it names the phase."""
+        return ComfyProgress(phase, total)
+
+    def check_cancelled(self) -> None:
+        """Raise ComfyUI's interrupt when the user pressed cancel."""
+        from comfy.model_management import throw_exception_if_processing_interrupted
+
+        throw_exception_if_processing_interrupted()
+
+    def make_room(self, size: int) -> None:
+        """Have ComfyUI unload its own models until `size` bytes are free."""
+        from comfy.model_management import free_memory, get_torch_device
+
+        free_memory(size, get_torch_device())
+
+    def memory_rules(self) -> MemoryRules:
+        """Return what `--reserve-vram`, `--lowvram` and `--novram` say, and what ComfyUI's own models hold."""
+        from comfy import model_management as management
+
+        device = management.get_torch_device()
+        held = sum(model.model_loaded_memory() for model in management.current_loaded_models if model.device == device)
+        low = (management.VRAMState.LOW_VRAM, management.VRAMState.NO_VRAM)
+        return MemoryRules(
+            reserved=int(management.extra_reserved_memory()),
+            evictable=int(held),
+            low_vram=management.vram_state in low,
+        )
+
+    def cache_folder(self) -> Path:
+        """Return a folder beside the user's settings: ComfyUI empties its temp folder at every start."""
+        import folder_paths
+
+        return Path(folder_paths.get_user_directory()) / "piying" / "cache"
+
+    def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
+        """Stand in ComfyUI's list of loaded models, so that its `/free` reaches ours."""
+        from comfy.model_management import current_loaded_models
+
+        if not any(getattr(entry, "is_piying", False) for entry in current_loaded_models):
+            current_loaded_models.append(_tenant(evict, size))
+
+    def video_file(self, path: Path) -> Any:
+        """Return ComfyUI's own video of a file; Save Video copies its streams."""
+        from comfy_api.input_impl import VideoFromFile
+
+        return VideoFromFile(str(path))
+
+
+def _tenant(evict: Callable[[], None], size: Callable[[], int]) -> Any:
+    """Return an entry for ComfyUI's list of loaded models that stands for all of ours.
+
+    Between nodes ours are in host memory alone, so the entry leaves only when everything is to
+    leave, and not when another node looks for room on the card.
+    """
+    import torch
+    from comfy.model_management import LoadedModel, get_torch_device
+    from comfy.model_patcher import ModelPatcher
+
+    class Tenants(torch.nn.Module):  # type: ignore[misc]
+        """Piying's models in host memory."""
+
+    class TenantPatcher(ModelPatcher):  # type: ignore[misc]
+        def model_size(self) -> int:
+            return size()
+
+        def loaded_size(self) -> int:
+            return 0
+
+    class TenantEntry(LoadedModel):  # type: ignore[misc]
+        is_piying = True
+
+        def __init__(self) -> None:
+            # The list holds its models weakly: the entry itself keeps this one.
+            self.kept = TenantPatcher(Tenants(), get_torch_device(), torch.device("cpu"))
+            super().__init__(self.kept)
+            self.real_model = weakref.ref(self.kept.model)
+
+        def model_unload(self, memory_to_free: float | None = None, unpatch_weights: bool = True) -> bool:
+            if memory_to_free is not None and memory_to_free < EVERYTHING:
+                return False
+            evict()
+            return True
+
+    return TenantEntry()
+
+
+def settle_comfyui_device(device: str) -> None:
+    """Tell ComfyUI's modules, loaded without ComfyUI, to stay off the card where we do or there is none.
+
+    They look for a card as soon as they are imported, and fail where there is none.
+    """
+    import torch
+    from comfy.cli_args import args
+
+    if device == "cpu" or not torch.cuda.is_available():
+        args.cpu = True

@@ -1,0 +1,94 @@
+"""The headless host: folders given by the caller, progress handed to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentProgress
+
+
+def _silent(phase: str, total: int) -> Progress:
+    del phase, total
+    return SilentProgress()
+
+
+def _as_it_is(path: Path) -> Path:
+    return path
+
+
+@dataclass
+class HeadlessHost:
+    """No ComfyUI: folders given by the caller, progress handed to it.
+
+    Attributes:
+        models: ComfyUI-like model roots (holding `diffusers`, `LLM`, …) or folders that hold model
+            folders directly; both are looked through.
+        vram, ram: bytes to plan with in place of what the machine has.
+        imagined: see `MemoryRules`.
+        as_video: gives what a VIDEO wire carries for a video file; by default its path.
+    """
+
+    input: Path = Path("input")
+    output: Path = Path("output")
+    temp: Path = Path("temp")
+    models: Iterable[Path] = field(default_factory=tuple)
+    chosen_device: str = "auto"
+    on_progress: Callable[[str, int], Progress] = _silent
+    cache: Path | None = None
+    vram: int | None = None
+    ram: int | None = None
+    imagined: bool = False
+    as_video: Callable[[Path], Any] = _as_it_is
+
+    def folder(self, kind: FolderKind) -> Path:
+        """Return the folder the caller gave."""
+        return {"input": self.input, "output": self.output, "temp": self.temp}[kind]
+
+    def model_folders(self) -> list[tuple[str, Path]]:
+        """Return each root's categories, then the root itself."""
+        found = []
+        for root in self.models:
+            found += [(category, root / category) for category in MODEL_CATEGORIES]
+            found.append(("", root))
+        return found
+
+    def device(self) -> str:
+        """Return the chosen device, or the best one torch can see.
+
+        Raises:
+            PiyingError: the chosen device is not one torch can use here.
+        """
+        from ..planner.machine import best_device, checked_device
+
+        return best_device() if self.chosen_device == "auto" else checked_device(self.chosen_device)
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """Hand the phase to the caller's display."""
+        return self.on_progress(phase, total)
+
+    def check_cancelled(self) -> None:
+        """Do nothing: Ctrl-C arrives as KeyboardInterrupt by itself."""
+
+    def make_room(self, size: int) -> None:
+        """Do nothing: the process has the card to itself."""
+
+    def memory_rules(self) -> MemoryRules:
+        """Return the limits the caller gave."""
+        return MemoryRules(vram=self.vram, ram=self.ram, imagined=self.imagined)
+
+    def cache_folder(self) -> Path:
+        """Return the folder the caller gave, else the user's own (XDG_CACHE_HOME)."""
+        if self.cache is not None:
+            return self.cache
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "piying"
+
+    def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
+        """Do nothing: nobody but the run itself wants the memory."""
+
+    def video_file(self, path: Path) -> Any:
+        """Return what the caller's `as_video` makes of it."""
+        return self.as_video(path)

@@ -1,0 +1,113 @@
+"""Hunyuan-DiT: HunyuanDiT2DModel of diffusers, HunYuanDiT of Tencent (hydit/modules/models.py)."""
+
+from __future__ import annotations
+
+import re
+
+from ..checkpoints.layouts.base import Config, Layout, Place, Shapes, Split, SwapHalves, Whole, by_prefix, count, same
+
+OUTSIDE = {
+    "text_embedding_padding": "text_embedding_padding",
+    "mlp_t5.0": "text_embedder.linear_1",
+    "mlp_t5.2": "text_embedder.linear_2",
+    "x_embedder.proj": "pos_embed.proj",
+    "t_embedder.mlp.0": "time_extra_emb.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_extra_emb.timestep_embedder.linear_2",
+    "pooler": "time_extra_emb.pooler",
+    "style_embedder": "time_extra_emb.style_embedder",
+    "extra_embedder.0": "time_extra_emb.extra_embedder.linear_1",
+    "extra_embedder.2": "time_extra_emb.extra_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+}
+# The norms are numbered by place in the original, by order of use in diffusers.
+INSIDE = {
+    "norm1": "norm1.norm",
+    "default_modulation.1": "norm1.linear",
+    "norm3": "norm2",
+    "norm2": "norm3",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+    "skip_norm": "skip_norm",
+    "skip_linear": "skip_linear",
+    "attn2.q_proj": "attn2.to_q",
+    **{
+        f"attn{number}.{old}": f"attn{number}.{new}"
+        for number in (1, 2)
+        for old, new in {"q_norm": "norm_q", "k_norm": "norm_k", "out_proj": "to_out.0"}.items()
+    },
+}
+JOINED = {"attn1.Wqkv": ("attn1", "to_q", "to_k", "to_v"), "attn2.kv_proj": ("attn2", "to_k", "to_v")}
+BLOCK = re.compile(r"(blocks\.\d+\.)(.+)")
+
+
+def place(name: str, shapes: Shapes) -> Place | None:
+    """Place a tensor of the original layout; diffusers' `norm_out` has scale before shift."""
+    del shapes
+    block = BLOCK.fullmatch(name)
+    if block is not None:
+        return _inside(block[1], block[2])
+    if name.startswith("final_layer.adaLN_modulation.1."):
+        return SwapHalves(f"norm_out.linear.{name.rpartition('.')[2]}")
+    new = by_prefix(name, OUTSIDE)
+    return None if new is None else Whole(new)
+
+
+def _inside(block: str, name: str) -> Place | None:
+    layer, _, own = name.rpartition(".")
+    if layer in JOINED:
+        attention, *parts = JOINED[layer]
+        return Split(tuple(f"{block}{attention}.{part}.{own}" for part in parts))
+    new = by_prefix(name, INSIDE)
+    return None if new is None else Whole(block + new)
+
+
+def config(shapes: Shapes) -> Config:
+    """Return the configuration. v1.0 and v1.1 have conditions of style and size, v1.2 has none."""
+    width, channels, patch, _ = shapes["pos_embed.proj.weight"]
+    heads = width // shapes["blocks.0.attn1.norm_q.weight"][0]
+    t5_length = shapes["time_extra_emb.pooler.positional_embedding"][0] - 1
+    return {
+        "_class_name": "HunyuanDiT2DModel",
+        "num_attention_heads": heads,
+        "attention_head_dim": width // heads,
+        "in_channels": channels,
+        "patch_size": patch,
+        "activation_fn": "gelu-approximate",
+        "sample_size": 128,
+        "hidden_size": width,
+        "num_layers": count(shapes, "blocks."),
+        # Half a unit more, since the class multiplies again and rounds down.
+        "mlp_ratio": (shapes["blocks.0.ff.net.0.proj.weight"][0] + 0.5) / width,
+        "learn_sigma": shapes["proj_out.weight"][0] == 2 * channels * patch * patch,
+        "cross_attention_dim": shapes["blocks.0.attn2.to_k.weight"][1],
+        "norm_type": "layer_norm",
+        "cross_attention_dim_t5": shapes["text_embedder.linear_1.weight"][1],
+        "pooled_projection_dim": shapes["time_extra_emb.pooler.c_proj.weight"][0],
+        "text_len": shapes["text_embedding_padding"][0] - t5_length,
+        "text_len_t5": t5_length,
+        "use_style_cond_and_image_meta_size": "time_extra_emb.style_embedder.weight" in shapes,
+    }
+
+
+TITLE = "Hunyuan-DiT transformer"
+HUNYUAN_DIFFUSERS = Layout(
+    "transformer",
+    "hunyuan_dit",
+    "diffusers",
+    TITLE,
+    ("text_embedding_padding", "time_extra_emb.pooler.c_proj.weight", "blocks.0.attn1.to_q.weight"),
+    same,
+    config,
+    "HunyuanDiT2DModel",
+)
+HUNYUAN_ORIGINAL = Layout(
+    "transformer",
+    "hunyuan_dit",
+    "original",
+    TITLE,
+    ("text_embedding_padding", "mlp_t5.0.weight", "blocks.0.attn1.Wqkv.weight"),
+    place,
+    config,
+    "HunyuanDiT2DModel",
+    layers=(*OUTSIDE, *(f"blocks.{{}}.{layer}" for layer in (*INSIDE, *JOINED)), "final_layer.adaLN_modulation.1"),
+)

@@ -1,0 +1,131 @@
+"""What an image costs: the phases of a run, their arithmetic and their memory.
+
+Peaks come from live tensors of the real configurations on torch's meta device, attention counted by
+its output alone (tests/core/test_plan_peaks.py runs them again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..planner.phases import Component, Phase, Variant, encoding
+
+BLOCK_LISTS = {
+    "text_encoder": ("encoder.layer",),
+    "text_encoder_2": ("encoder.block",),
+    "transformer": ("blocks",),
+    "vae": (),
+}
+# Norms' own Linear layers; diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
+FP8_KEEP = {
+    "text_encoder": (),
+    "text_encoder_2": ("*.relative_attention_bias",),
+    "transformer": ("*norm*",),
+    "vae": (),
+}
+
+BERT_TOKENS, T5_TOKENS = 77, 256
+# In units of one activation (both branches' tokens × hidden): what a block holds beside twice its inner width and
+# the skips that its first half leaves for the second.
+INSIDE = 7.3
+# The VAE's decoder, per pixel at 128 channels.
+VAE_CHANNELS = 128
+DECODE_BYTES, DECODE_FLOPS = 1537, 10e6
+TILE = 512  # pixels of a tile's side, a quarter of which overlaps
+FRAME_BYTES = 12
+
+
+def work(
+    components: Mapping[str, Component], width: int, height: int, cfg: float = 5.0, steps: int = 50
+) -> tuple[Phase, ...]:
+    """Return the phases of a run.
+
+    Args:
+        components: `text_encoder`, `text_encoder_2`, `transformer` and `vae`.
+        width, height: pixels.
+        cfg: above 1 each step predicts twice, in one batch.
+        steps: denoising steps.
+    """
+    branches = 2 if cfg > 1 else 1
+    return (
+        _encode("encode", components["text_encoder"], BERT_TOKENS, branches),
+        _encode("encode_2", components["text_encoder_2"], T5_TOKENS, branches),
+        _sample(components["transformer"], width * height // 256, branches, steps),
+        _decode(components["vae"], width, height),
+    )
+
+
+def _encode(name: str, encoder: Component, tokens: int, prompts: int) -> Phase:
+    flops, variant = encoding(encoder, tokens)
+    return Phase(
+        name=name,
+        component=encoder,
+        # T5 overflows in fp16; bf16 has fp32's range.
+        computes=("fp16",) if name == "encode" else ("bf16",),
+        storages=("fp16", "fp8") if name == "encode" else ("bf16", "fp8"),
+        flops=flops,
+        linear_share=0.0,
+        passes=prompts,
+        variants=(variant,),
+        streamable=True,
+        patient=True,
+    )
+
+
+def _sample(transformer: Component, tokens: int, branches: int, steps: int) -> Phase:
+    blocks = len(transformer.blocks)
+    linear = 2.0 * sum(block.linear for block in transformer.blocks)
+    attention = 4.0 * blocks * (tokens + BERT_TOKENS + T5_TOKENS) * transformer.hidden
+    return Phase(
+        name="sample",
+        component=transformer,
+        computes=("fp16",),
+        storages=("fp16", "fp8"),
+        flops=branches * tokens * (linear + attention),
+        linear_share=linear / (linear + attention),
+        passes=steps,
+        variants=(sampling_memory(transformer, tokens, branches),),
+        streamable=True,
+    )
+
+
+def sampling_memory(transformer: Component, tokens: int, branches: int) -> Variant:
+    """Return what a prediction holds beside the weights: a block's inside, and the skips that wait for their use."""
+    skips = max(0, len(transformer.blocks) // 2 - 1)
+    units = INSIDE + skips + 2 * transformer.inner / max(1, transformer.hidden)
+    return Variant("whole", int(2 * branches * tokens * transformer.hidden * units))
+
+
+def _decode(vae: Component, width: int, height: int) -> Phase:
+    wide = vae.hidden / VAE_CHANNELS
+    return Phase(
+        name="decode",
+        component=vae,
+        computes=("fp16",),
+        storages=("fp16",),
+        flops=wide**2 * DECODE_FLOPS * width * height,
+        linear_share=0.0,
+        passes=1,
+        variants=decoding_memory(vae, width, height),
+        streamable=False,
+        host=2 * FRAME_BYTES * width * height,
+    )
+
+
+def decoding_memory(vae: Component, width: int, height: int) -> tuple[Variant, ...]:
+    """Return what decoding holds on the device: whole, and in tiles of `TILE` that overlap by a quarter."""
+    each = DECODE_BYTES * vae.hidden / VAE_CHANNELS
+    whole = Variant("whole", int(each * width * height))
+    if width <= TILE and height <= TILE:
+        return (whole,)
+    stride = TILE * 3 // 4
+    covered = _covered(width, stride) * _covered(height, stride)
+    # Tiles stay on the device until they are blended and put together.
+    kept = 6 * (covered + width * height)
+    again = covered / (width * height)
+    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again)
+
+
+def _covered(length: int, stride: int) -> int:
+    """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
+    return sum(min(TILE, length - start) for start in range(0, length, stride))

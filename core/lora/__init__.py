@@ -1,0 +1,1 @@
+"""LoRA: files, their catalog, and how they change a loaded model."""

@@ -1,1 +1,0 @@
-"""Devices, number types, and what is where."""

@@ -1,0 +1,1 @@
+"""The planner: where everything goes, as pure arithmetic."""

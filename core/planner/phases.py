@@ -1,0 +1,171 @@
+"""Phases of a run: what each has to do and to hold, as numbers the planner can weigh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..files.dtypes import BYTES_BY_SHORT_NAME
+
+SCALE_BYTES = 4  # one float32 per output channel of an FP8 layer
+
+
+@dataclass(frozen=True)
+class Block:
+    """Parameters of one block, the unit that is streamed.
+
+    Attributes:
+        linear: weights of the Linear layers that FP8 may hold.
+        kept: all other parameters: biases, norms, embeddings, Linear layers on the keep-list.
+        rows: output channels of the `linear` layers together; each has a scale in FP8.
+        largest: weights of the largest of the `linear` layers; what FP8 is unpacked into.
+    """
+
+    linear: int
+    kept: int
+    rows: int = 0
+    largest: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.linear + self.kept
+
+    def bytes(self, compute: str, storage: str) -> int:
+        """Return the bytes of the block.
+
+        Args:
+            compute: number type of the arithmetic: `bf16`, `fp16` or `fp32`.
+            storage: `fp8`, or the same as `compute`.
+        """
+        if storage != "fp8":
+            return self.parameters * BYTES_BY_SHORT_NAME[compute]
+        return self.linear + self.rows * SCALE_BYTES + self.kept * BYTES_BY_SHORT_NAME[compute]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a model, such as its transformer.
+
+    Attributes:
+        name: `transformer`, `text_encoder`, `text_encoder_2`, `vae` or `prompt_model`.
+        root: what lies outside the block lists; on the device for the whole phase.
+        blocks: the blocks; their order makes no difference to sizes.
+        stored: the number type on disk: `bf16`, `fp16`, `fp32` or `fp8`.
+        hidden: width of the activations that go from block to block; channels at full size in a VAE.
+        inner: width of the widest layer inside a block.
+    """
+
+    name: str
+    root: Block
+    blocks: tuple[Block, ...]
+    stored: str
+    hidden: int = 0
+    inner: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.root.parameters + sum(block.parameters for block in self.blocks)
+
+    def bytes(self, compute: str, storage: str) -> int:
+        """Return the bytes of all parameters; see `Block.bytes`. The root is never stored as FP8."""
+        return self.root.bytes(compute, compute) + sum(block.bytes(compute, storage) for block in self.blocks)
+
+    def streamed_bytes(self, compute: str, storage: str) -> int:
+        """Return the bytes that one pass over the blocks moves to the device."""
+        return sum(block.bytes(compute, storage) for block in self.blocks)
+
+    def largest_block(self, compute: str, storage: str) -> int:
+        """Return the bytes of the largest block; 0 without blocks."""
+        return max((block.bytes(compute, storage) for block in self.blocks), default=0)
+
+    def unpacked(self, compute: str) -> int:
+        """Return the bytes of the largest FP8 layer unpacked into `compute`; one is alive at a time."""
+        return max((block.largest for block in self.blocks), default=0) * BYTES_BY_SHORT_NAME[compute]
+
+    def file_bytes(self) -> int:
+        """Return the bytes of the weights on disk."""
+        if self.stored == "fp8":
+            return self.bytes("bf16", "fp8")
+        return self.parameters * BYTES_BY_SHORT_NAME[self.stored]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of running a phase.
+
+    Attributes:
+        name: `whole`, or `tiled` where the picture is worked on in pieces.
+        activations: peak bytes beside the weights when computing in a 16-bit type.
+        time_factor: arithmetic compared with `whole`.
+        fixed: further peak bytes, which do not depend on the number type.
+    """
+
+    name: str
+    activations: int
+    time_factor: float = 1.0
+    fixed: int = 0
+
+    def peak(self, compute: str) -> int:
+        """Return the peak bytes beside the weights."""
+        return self.activations * BYTES_BY_SHORT_NAME[compute] // 2 + self.fixed
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a run: one component at work.
+
+    Attributes:
+        name: `expand`, `encode`, `encode_2`, `condition`, `sample` or `decode`.
+        component: whose weights it needs.
+        computes: number types it may compute in, best first; a later one is taken only where no
+            earlier one fits.
+        storages: number types its weights may be stored in, best first; `fp8` is the one that
+            differs from the type computed in.
+        flops: floating point operations of one pass.
+        linear_share: the share of them in Linear layers, which FP8 arithmetic could do; 0..1.
+        passes: passes over the weights. Conditional and unconditional predictions share one.
+        variants: ways of running it, best first.
+        streamable: whether its blocks can be streamed.
+        host: bytes of main memory it holds beside weights, such as the frames.
+        fp8_inputs: peak bytes of bringing a layer's input to FP8, where layers multiply in it.
+        patient: whether FP8 is taken only where nothing else fits, however long that takes; for short phases.
+        on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
+            user's `precision`; empty where that decides.
+        why: a sentence on the first of `computes`, for the plan's text where that is taken.
+        notes: further sentences on how it runs, for the plan's text.
+    """
+
+    name: str
+    component: Component
+    computes: tuple[str, ...]
+    storages: tuple[str, ...]
+    flops: float
+    linear_share: float
+    passes: int
+    variants: tuple[Variant, ...]
+    streamable: bool
+    host: int = 0
+    fp8_inputs: int = 0
+    patient: bool = False
+    on_cpu: tuple[str, ...] = ()
+    # Not a part of what tells one work from another.
+    why: str = field(default="", repr=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+
+HEAD = 64  # width of an attention head in T5 and BERT
+
+# Peaks of one forward pass in a 16-bit type, by the width between blocks and the tokens, from live tensors
+# of small T5, UMT5 and BERT models: activations, and T5's attention scores (scores, bias, softmax in fp32).
+ACTIVATION_BYTES = 28
+SCORE_BYTES = 12
+
+
+def encoding(component: Component, tokens: int) -> tuple[float, Variant]:
+    """Return the operations of one pass over `tokens` tokens, and its memory."""
+    weights = sum(block.linear for block in component.blocks)
+    attention = 4 * tokens**2 * component.hidden * len(component.blocks)
+    scores = SCORE_BYTES * (component.hidden // HEAD) * tokens**2
+    held = ACTIVATION_BYTES * tokens * component.hidden
+    return 2.0 * weights * tokens + attention, Variant("whole", held + scores)

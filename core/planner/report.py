@@ -1,0 +1,227 @@
+"""Reports: a plan as table, sentences and JSON, and what was measured beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..executor.measure import Measured
+from .cost import bottleneck, reread_every_pass
+from .machine import Machine
+from .phases import Phase
+from .plan_types import PhasePlan, Plan, amount, gigabytes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A plan for one model on one machine."""
+
+    model: str
+    plan: Plan
+    machine: Machine
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it fit for JSON; sizes in GB of 2**30 bytes."""
+        machine = self.machine
+        return {
+            "model": self.model,
+            **self.plan.to_json(),
+            "machine": {
+                "name": machine.name,
+                "vram_gb": gigabytes(machine.vram_total),
+                "vram_free_gb": gigabytes(machine.vram_free),
+                "ram_gb": gigabytes(machine.ram_total),
+                "ram_free_gb": gigabytes(machine.ram_free),
+            },
+        }
+
+    def to_text(self) -> str:
+        """Return it as lines for people."""
+        return f"{self.model}\n{table(self.plan, self.machine)}"
+
+
+LIMITED_BY = {
+    "arithmetic": "computing",
+    "copying": "copying weights to the card",
+    "disk": "reading weights from disk",
+    "memory": "reading weights from memory",
+}
+IN_VARIANT = {"tiled": "in pieces", "whole": "one prompt after the other"}
+CHOICES = ("placement", "storage", "variant", "compute", "fp8_matmul")
+
+
+def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limits) -> Iterator[str]:
+    """Yield sentences on what was chosen for a phase.
+
+    Args:
+        ways: all ways of running it.
+    """
+    name, machine = phase.name, limits.machine
+    where = "" if machine.is_cpu else f" {amount(chosen.vram)} of the card at its peak,"
+    busy = LIMITED_BY[bottleneck(phase, chosen, machine)]
+    yield f"{name}: {chosen.choice};{where} about {duration(chosen.seconds)}, most of it {busy}."
+    if chosen.storage == "fp8" and phase.component.stored != "fp8":
+        yield f"{name}: weights in FP8, because {_against('storage', chosen, ways, limits)}."
+    if chosen.placement == "streamed":
+        yield f"{name}: weights are streamed, because {_against('placement', chosen, ways, limits)}."
+    if chosen.variant != phase.variants[0].name:
+        yield f"{name}: done {IN_VARIANT[chosen.variant]}, because {_against('variant', chosen, ways, limits)}."
+    if chosen.compute != phase.computes[0] == "fp32":
+        yield f"{name}: fp32 is advised and does not fit."
+    if phase.why and chosen.compute == phase.computes[0]:
+        yield f"{name}: {phase.why}"
+    yield from (f"{name}: {note}" for note in phase.notes)
+    if reread_every_pass(phase, chosen.storage, chosen.placement, machine.ram_free - chosen.ram):
+        size = amount(phase.component.file_bytes())
+        yield (
+            f"{name}: main memory cannot hold the file of {size}, so each of the {phase.passes} passes "
+            "reads it from disk."
+        )
+
+
+def _against(field: str, chosen: PhasePlan, ways: list[PhasePlan], limits: Limits) -> str:
+    """Return why the way that differs from the chosen one in `field`, and least in all else, was passed over."""
+    different = [way for way in ways if getattr(way, field) != getattr(chosen, field)]
+    if not different:
+        return "that was asked for"
+
+    def likeness(way: PhasePlan) -> tuple[int, int]:
+        return sum(getattr(way, name) == getattr(chosen, name) for name in CHOICES), -way.vram
+
+    nearest = max(different, key=likeness)
+    return f"{nearest.choice} {why_rejected(nearest, chosen, limits)}"
+
+
+def why_rejected(way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> str:
+    """Return why a way of running a phase was passed over, to follow its name in a sentence."""
+    machine, budget = limits.machine, limits.budget
+    if way.key in limits.refused:
+        return "ran out of memory before"
+    if not machine.is_cpu and way.vram > budget:
+        return f"needs {amount(way.vram)} of the card, {amount(budget)} can be used"
+    if way.ram > machine.ram_free:
+        return f"needs {amount(way.ram)} of main memory, {amount(machine.ram_free)} can be used"
+    return "was passed over" if chosen is None else _why_worse(way, chosen)
+
+
+def _why_worse(way: PhasePlan, chosen: PhasePlan) -> str:
+    """Return why a way that fits was passed over."""
+    if way.compute != chosen.compute:
+        return "computes in a lesser number type"
+    if way.storage == "fp8" != chosen.storage:
+        gained = "is no faster" if way.seconds >= chosen.seconds else "is hardly faster"
+        return f"{gained} and rounds the weights"
+    if way.seconds > chosen.seconds:
+        return f"takes {duration(way.seconds)} instead of {duration(chosen.seconds)}"
+    if way.fp8_matmul and not chosen.fp8_matmul:
+        return "is no faster and rounds weights and inputs"
+    if way.moved > chosen.moved:
+        return f"is no faster and copies {amount(way.moved)} instead of {amount(chosen.moved)}"
+    return "is no faster"
+
+
+def too_large(phase: Phase, least: PhasePlan, limits: Limits) -> str:
+    """Return a sentence on a phase that fits in no way, with the numbers of the leanest."""
+    machine, parts = limits.machine, []
+    if not machine.is_cpu and least.vram > limits.budget:
+        parts.append(f"{amount(least.vram)} of the card, of which {amount(limits.budget)} can be used")
+    if least.ram > machine.ram_free:
+        parts.append(f"{amount(least.ram)} of main memory, of which {amount(machine.ram_free)} can be used")
+    return f"{phase.name} does not fit {machine.name}: it needs at least {' and '.join(parts)}."
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: "0.4 s", "75 s", "12 min", "3.1 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+HEAD = ("phase", "model", "computes in", "stored as", "where", "how", "card", "memory", "copied", "time")
+AFTER = ("phase", "card, predicted", "card, measured", "time, estimated", "time, measured")
+OF_CARDS = ("where", "card", "copied", "card, predicted", "card, measured")  # columns that say nothing without one
+
+
+def table(plan: Plan, machine: Machine) -> str:
+    """Return what would be where, and why, as lines of text."""
+    rows = [
+        (
+            phase.phase,
+            f"{phase.component} {amount(phase.weights)}",
+            phase.compute + (" (FP8 matmul)" if phase.fp8_matmul else ""),
+            phase.storage,
+            phase.placement,
+            phase.variant,
+            amount(phase.vram),
+            amount(phase.ram),
+            amount(phase.moved),
+            duration(phase.seconds),
+        )
+        for phase in plan.phases
+    ]
+    lines = columns(_for([HEAD, *rows], machine))
+    return "\n".join([_verdict(plan, machine), *lines, *(f"- {reason}" for reason in plan.reasons)])
+
+
+def after(plan: Plan, measured: Sequence[Measured], machine: Machine) -> str:
+    """Return predicted beside measured for each phase that was measured."""
+    predicted = {phase.phase: phase for phase in plan.phases}
+    rows = [
+        (
+            phase.phase,
+            amount(predicted[phase.phase].vram),
+            amount(phase.vram),
+            duration(predicted[phase.phase].seconds),
+            duration(phase.seconds),
+        )
+        for phase in measured
+        if phase.phase in predicted
+    ]
+    return "\n".join(columns(_for([AFTER, *rows], machine)))
+
+
+def _for(rows: Sequence[Sequence[str]], machine: Machine) -> list[list[str]]:
+    """Return a table, on a CPU without the columns about a card."""
+    hidden = OF_CARDS if machine.is_cpu else ()
+    wanted = [index for index, name in enumerate(rows[0]) if name not in hidden]
+    return [[row[index] for index in wanted] for row in rows]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines whose cells stand below each other."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _verdict(plan: Plan, machine: Machine) -> str:
+    place = machine.name if machine.is_cpu else f"{machine.name} ({amount(machine.vram_free)} free)"
+    memory = f"{amount(machine.ram_free)} of main memory free"
+    if not plan.fits:
+        return f"This does not fit {place}, {memory}."
+    card = "" if machine.is_cpu else f"{amount(plan.peak_vram)} of the card and "
+    return (
+        f"Plan for {place}, {memory}: peak {card}{amount(plan.peak_ram)} of main memory, "
+        f"about {duration(plan.seconds)}."
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The machine, less what is not to be touched.
+
+    Attributes:
+        budget: bytes of the card that may be used.
+        refused: keys of ways that ran out of memory before.
+    """
+
+    machine: Machine
+    budget: int
+    refused: Collection[str] = ()
+
+    def allow(self, planned: PhasePlan) -> bool:
+        """Return whether a way of running a phase fits."""
+        on_card = self.machine.is_cpu or planned.vram <= self.budget
+        return on_card and planned.ram <= self.machine.ram_free

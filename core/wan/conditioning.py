@@ -1,0 +1,199 @@
+"""Conditioning: a task as the latents and the mask that the model reads beside the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from ..executor.tensor_cache import TensorCache, digest
+from .denoise import PrefixLatents
+from .request import FRAME_STEP
+from .task.canvas import Canvas, compose, empty_canvas
+from .task.resize import on_white
+from .task.vace_task import Strength, VACETask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from diffusers import AutoencoderKLWan
+
+
+VAE_STRIDE = 8  # pixels of a latent pixel; a mask's 8×8 pixels become 64 channels
+
+# A video [1, 3, n, H, W] in -1..1 → its normalised latents [1, z, 1 + (n - 1) / 4, H / 8, W / 8].
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class VACEInputs:
+    """What the authors' code calls src_video, src_mask and src_ref_images, ready to be encoded.
+
+    Attributes:
+        canvas: kept pixels, control, and gray where the model is shown nothing; and what it makes.
+        references: float32 [3, H, W] in -1..1, letterboxed on white, in the order the model gets them.
+        strength: how strongly the model follows all of it.
+        before: what the video begins as and turns from while it is sampled, or None.
+    """
+
+    canvas: Canvas
+    references: tuple[torch.Tensor, ...] = ()
+    strength: Strength = field(default_factory=Strength)
+    before: PrefixLatents | None = None
+
+    @property
+    def video(self) -> torch.Tensor:
+        """src_video: float32 [1, 3, N, H, W] in -1..1, exactly 0 where the model is shown nothing."""
+        return self.canvas.frames.permute(3, 0, 1, 2)[None] * 2 - 1
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """src_mask: float32 [1, 1, N, H, W], 1 where the model makes something, else 0."""
+        return self.canvas.make[None, None].float()
+
+    def scale_at(self, step: int, steps: int) -> float:
+        """Return the conditioning scale of step `step` (from 0) of `steps`."""
+        return self.strength.at(step, steps)
+
+
+def prepare(task: VACETask | None, width: int, height: int, num_frames: int) -> VACEInputs:
+    """Return the inputs of a video of that size and length; without a task, those of text to video.
+
+    Args:
+        task: what the video is made from beside its prompt.
+        width, height: pixels, multiples of 16.
+        num_frames: 4n+1.
+
+    Raises:
+        PiyingError: the task does not go with the size or length, or contradicts itself; the text says where.
+    """
+    if task is None:
+        return VACEInputs(empty_canvas(width, height, num_frames))
+    references = references_on_white(task.references, width, height)
+    return VACEInputs(compose(task, width, height, num_frames), references, task.strength or Strength())
+
+
+def references_on_white(pictures: Sequence[torch.Tensor], width: int, height: int) -> tuple[torch.Tensor, ...]:
+    """Return pictures [h, w, 3] in 0..1 as the model gets them: [3, height, width] in -1..1, letterboxed."""
+    return tuple(on_white(picture, width, height) for picture in pictures)
+
+
+def encoded(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
+    """Return a task's latents [1, 2z, R + T, H / 8, W / 8] for R references and T latent frames.
+
+    Kept pixels and drawn-over pixels are encoded apart, then stacked; each reference is one latent frame in front
+    with nothing to draw over. With `with_mask` equal to `vace_encode_frames`, `vace_encode_masks`
+    and `vace_latent` of VACE's wan_vace.py, and to diffusers' `prepare_video_latents` and
+    `prepare_masks`, which put several references in reverse order.
+
+    Args:
+        encode: called for the kept part, the drawn-over part where there is any control, and each reference.
+            It may compute in chunks and tiles, on any device; latents are joined where they arrive.
+        inputs: from `prepare`.
+    """
+    latents = _video_latents(encode, inputs)
+    # The authors' order: the first reference is the first latent frame.
+    pictures = [encode(picture[None, :, None]) for picture in inputs.references]
+    front = [torch.cat([picture, torch.zeros_like(picture)], dim=1) for picture in pictures]
+    return torch.cat([*front, latents], dim=2)
+
+
+def with_mask(latents: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
+    """Return the control [1, 2z + 64, R + T, H / 8, W / 8]: latents of `encoded`, and the mask."""
+    mask = fold_mask(inputs.mask, len(inputs.references)).to(latents)
+    return torch.cat([latents, mask], dim=1)
+
+
+def _video_latents(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
+    video, make = inputs.video, inputs.canvas.make[None, None]
+    # One half at a time: each is as large as the video, gigabytes where that is long.
+    kept = encode(video.masked_fill(make, 0.0))
+    # Where nothing is shown both halves are the same gray video, and encoding it once halves the wait.
+    drawn_over = encode(video.masked_fill(~make, 0.0)) if video.any() else kept
+    return torch.cat([kept, drawn_over], dim=1)
+
+
+def fold_mask(mask: torch.Tensor, references: int) -> torch.Tensor:
+    """Return a mask [1, 1, N, H, W] as [1, 64, R + T, H / 8, W / 8], zeros for the R references in front.
+
+    Each 8×8 pixels become 64 channels. In time one frame stands for those of its latent frame, the one
+    that "nearest-exact" picks: with 81 frames the second, sixth, tenth …, neither the first nor the last.
+    """
+    count = mask.shape[2]
+    folded = functional.pixel_unshuffle(mask[0, 0][:, None], VAE_STRIDE).permute(1, 0, 2, 3)[None]
+    size = ((count + FRAME_STEP - 1) // FRAME_STEP, *folded.shape[3:])
+    folded = functional.interpolate(folded, size=size, mode="nearest-exact")
+    return functional.pad(folded, (0, 0, 0, 0, references, 0))
+
+
+def encode_with(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
+    """Return a video's normalised latents, computed where the VAE is, as diffusers computes them."""
+    moments = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean, device=moments.device).view(shape)
+    scale = 1.0 / torch.tensor(vae.config.latents_std, device=moments.device).view(shape)
+    return ((moments - mean) * scale).to(vae.dtype)
+
+
+def paste(frames: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
+    """Return the made frames [N, H, W, 3] in 0..1 with the kept pixels brought back where that was asked for.
+
+    A pixel of weight 1 comes back bit for bit.
+    """
+    weights = inputs.canvas.weights
+    if weights is None:
+        return frames
+    return torch.lerp(frames, inputs.canvas.frames.to(frames), weights[..., None].to(frames))
+
+
+Tensors = Mapping[str, "torch.Tensor"]
+KEPT = 8  # tasks and gray videos; one takes up to 40 MB for 81 frames at 720p
+
+
+@dataclass(frozen=True)
+class EncodedTasks:
+    """Latents of tasks on disk.
+
+    Attributes:
+        store: holds them.
+        by: what decides them beside the pictures: the VAE, and how it computes.
+    """
+
+    store: TensorCache
+    by: Mapping[str, Any]
+
+    @classmethod
+    def under(cls, cache: Path, by: Mapping[str, Any]) -> EncodedTasks:
+        """Return those in the host's cache folder."""
+        return cls(TensorCache(cache / "tasks", KEPT), by)
+
+    def once(self, inputs: VACEInputs, make: Callable[[], Tensors]) -> Tensors:
+        """Return what was made for a task that looks the same, else what `make` gives, which is kept."""
+        canvas = inputs.canvas
+        return self._once({"tensors": digest([canvas.frames, canvas.make, *inputs.references])}, make)
+
+    def gray_once(self, encode: Encode) -> Encode:
+        """Return `encode`, which gives latents on the CPU, so that it is called once for all gray videos of a size.
+
+        One of the two parts of most tasks is gray: what is kept where all is drawn over, and what is drawn over
+        where nothing is.
+        """
+
+        def latents(video: torch.Tensor) -> torch.Tensor:
+            if video.any():
+                return encode(video)
+            return self._once({"gray": list(video.shape)}, lambda: {"latents": encode(video)})["latents"]
+
+        return latents
+
+    def _once(self, what: Mapping[str, Any], make: Callable[[], Tensors]) -> Tensors:
+        key = {**self.by, **what}
+        kept: Tensors | None = self.store.get(key)
+        if kept is None:
+            kept = make()
+            self.store.put(key, kept)
+        return kept

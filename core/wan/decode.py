@@ -1,0 +1,144 @@
+"""Latents → frames, a few at a time into their final place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKLWan
+
+
+Step = Callable[[int], None]
+Check = Callable[["torch.Tensor"], None]
+
+
+def decode(
+    vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool, step: Step, check: Check | None = None
+) -> torch.Tensor:
+    """Return frames [N, H, W, 3] float32 in 0..1 on the CPU, equal to what WanVACEPipeline decodes in fp32.
+
+    `AutoencoderKLWan.decode` holds the whole video on the device, twice while it appends to it.
+    Here only the frames of one latent frame are there at a time.
+
+    Args:
+        vae: on the device it computes on.
+        latents: [1, z, T, h, w] as the transformer leaves them.
+        tiled: decode in overlapping tiles, blended as `AutoencoderKLWan.tiled_decode` blends them.
+        step: told how many of `decode_steps` are done.
+        check: shown each piece before it is brought to 0..1, which hides what overflowed.
+    """
+    import torch
+
+    z = denormalised(vae, latents)
+    frames = torch.empty(1 + 4 * (z.shape[2] - 1), z.shape[3] * 8, z.shape[4] * 8, 3)
+    pieces = _tiles(vae, z, step) if tiled and _larger_than_a_tile(vae, z) else _chunks(vae, z, step)
+    for when, rows, columns, piece in pieces:
+        if check is not None:
+            check(piece)
+        shown = (piece[0].clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1)
+        frames[when, rows, columns] = shown.permute(1, 2, 3, 0).float().cpu()
+    return frames
+
+
+def decode_steps(vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool) -> int:
+    """Return how many steps `decode` reports."""
+    count = int(latents.shape[2])
+    if not (tiled and _larger_than_a_tile(vae, latents)):
+        return count
+    stride_h, stride_w = vae.tile_sample_stride_height // 8, vae.tile_sample_stride_width // 8
+    return len(range(0, latents.shape[3], stride_h)) * len(range(0, latents.shape[4], stride_w)) * count
+
+
+def denormalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Return latents in the scale of the VAE, on its device and in its number type, rounded to it once."""
+    import torch
+
+    z = latents.to(vae.device, torch.float32)
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean, device=z.device).view(shape)
+    scale = 1.0 / torch.tensor(vae.config.latents_std, device=z.device).view(shape)
+    return (z / scale + mean).to(vae.dtype)
+
+
+def _larger_than_a_tile(vae: AutoencoderKLWan, z: torch.Tensor) -> bool:
+    height, width = 8 * z.shape[3], 8 * z.shape[4]
+    return bool(height > vae.tile_sample_min_height or width > vae.tile_sample_min_width)
+
+
+Piece = tuple[slice, slice, slice, "torch.Tensor"]
+
+
+def _in_time(vae: AutoencoderKLWan, z: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the frames of one latent frame after another, [1, 3, 1 or 4, H, W], and where they belong."""
+    vae.clear_cache()
+    try:
+        start = 0
+        for index in range(z.shape[2]):
+            vae._conv_idx = [0]
+            latent = vae.post_quant_conv(z[:, :, index : index + 1])
+            out = vae.decoder(latent, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=index == 0)
+            yield slice(start, start + out.shape[2]), out
+            start += out.shape[2]
+    finally:
+        vae.clear_cache()  # the cache holds device memory, after an error too
+
+
+def _chunks(vae: AutoencoderKLWan, z: torch.Tensor, step: Step) -> Iterator[Piece]:
+    everywhere = slice(None)
+    for index, (when, piece) in enumerate(_in_time(vae, z)):
+        yield when, everywhere, everywhere, piece
+        step(index + 1)
+
+
+def _tiles(vae: AutoencoderKLWan, z: torch.Tensor, step: Step) -> Iterator[Piece]:
+    """Yield finished tiles; each is blended with the ones above and to the left of it, in main memory."""
+    stride = (vae.tile_sample_stride_height, vae.tile_sample_stride_width)
+    above: list[torch.Tensor] = []
+    done = 0
+    for top in range(0, z.shape[3], stride[0] // 8):
+        row: list[torch.Tensor] = []
+        for column, left in enumerate(range(0, z.shape[4], stride[1] // 8)):
+            tile, done = _tile(vae, z, top, left, done, step)
+            if above:
+                vae.blend_v(above[column], tile, vae.tile_sample_min_height - stride[0])
+            if row:
+                vae.blend_h(row[-1], tile, vae.tile_sample_min_width - stride[1])
+            row.append(tile)
+            kept = tile[:, :, :, : stride[0], : stride[1]]
+            rows, columns = (slice(8 * at, 8 * at + kept.shape[axis]) for axis, at in ((3, top), (4, left)))
+            yield slice(None), rows, columns, kept
+        above = row
+
+
+def _tile(
+    vae: AutoencoderKLWan, z: torch.Tensor, top: int, left: int, done: int, step: Step
+) -> tuple[torch.Tensor, int]:
+    """Return one tile of all frames [1, 3, N, h, w] on the CPU, and the steps done by then.
+
+    It is float32 whatever the VAE computes in: 16 bits would round each blend once more.
+    """
+    import torch
+
+    high, wide = vae.tile_sample_min_height // 8, vae.tile_sample_min_width // 8
+    cut = z[:, :, :, top : top + high, left : left + wide]
+    frames = torch.empty(1, 3, 1 + 4 * (z.shape[2] - 1), cut.shape[3] * 8, cut.shape[4] * 8)
+    for index, (when, piece) in enumerate(_in_time(vae, cut)):
+        frames[:, :, when] = piece.cpu()
+        step(done + index + 1)
+    return frames, done + z.shape[2]
+
+
+@contextmanager
+def tiling(vae: AutoencoderKLWan, on: bool) -> Iterator[None]:
+    """Have the VAE encode in tiles inside the block, where `on`."""
+    if not on:
+        yield
+        return
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()

@@ -1,0 +1,117 @@
+"""Denoising: the loop of WanVACEPipeline, with both branches of a step in one pass over the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .transformer import predict
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import UniPCMultistepScheduler, WanVACETransformer3DModel
+
+    from .step_cache import StepCache
+
+
+Scale = Callable[[int, int], float]
+OnStep = Callable[[int, "torch.Tensor"], None]
+# Flow, latents and noise level of a step → the flow that is followed instead.
+Steer = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
+
+
+def denoise(
+    transformer: WanVACETransformer3DModel,
+    scheduler: UniPCMultistepScheduler,
+    noise: torch.Tensor,
+    embeds: Sequence[torch.Tensor],
+    control: torch.Tensor,
+    steps: int,
+    cfg_at: Scale,
+    scale_at: Scale,
+    on_step: OnStep,
+    check: Callable[[], None],
+    cache: StepCache | None = None,
+    steer: Steer | None = None,
+    together: bool = False,
+) -> torch.Tensor:
+    """Return clean latents, float32, shaped like `noise`.
+
+    Args:
+        transformer: ready to compute on the device of `noise`.
+        scheduler: fresh, with its shift set.
+        noise: float32 [1, z, T, h, w].
+        embeds: [1, 512, d] of the prompt, and of the negative prompt where any step is guided.
+        control: VACE's condition [1, 2z + 64, T, h, w].
+        cfg_at: the classifier-free guidance scale of a step, from its index and the number of steps; in a step
+            where it is 1 only the prompt is followed.
+        scale_at: the conditioning scale of a step, from its index and the number of steps.
+        on_step: told the number of steps done and the latents; stops the run by raising.
+        check: called before every block; stops the run by raising.
+        cache: forecasts steps that hardly differ; None computes every one.
+        steer: given the flow of each step, guidance included, before it is followed; the noise level is 1..0.
+        together: predict for both prompts in one batch.
+    """
+    scheduler.set_timesteps(steps, device=noise.device)
+    latents = noise
+    for index, timestep in enumerate(scheduler.timesteps):
+        state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)
+        followed = embeds if cfg > 1 else embeds[:1]
+        level = float(scheduler.sigmas[index])
+        if cache is not None:
+            cache.begin(index, steps, scale, level)
+        branches = predict(transformer, state, timestep.expand(1), followed, control, scale, check, cache, together)
+        flow = branches[0] if len(branches) == 1 else branches[1] + cfg * (branches[0] - branches[1])
+        if steer is not None:
+            flow = steer(flow, latents, level)
+        latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
+        on_step(index + 1, latents)
+    return latents
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixLatents:
+    """What a video begins as.
+
+    The video's very first latent frame holds one frame where others hold four, so it has no counterpart
+    here and stays as the model makes it.
+
+    Attributes:
+        latents: [1, z, m, h, w], for the second latent frame and those behind it.
+        ramp: over how many of them, the last ones, it turns into the video's own: the n-th of r keeps
+            n / (r + 1) of its own. Those in front are taken as they are.
+    """
+
+    latents: torch.Tensor
+    ramp: int
+
+    def weights(self) -> torch.Tensor:
+        """Return how much each latent frame is drawn to `latents`, 0..1, [1, 1, m, 1, 1]."""
+        import torch
+
+        falling = torch.arange(self.ramp, 0, -1) / (self.ramp + 1)
+        whole = torch.ones(self.latents.shape[2] - self.ramp)
+        return torch.cat([whole, falling]).view(1, 1, -1, 1, 1)
+
+    def steer(self, references: int) -> Steer:
+        """Return what changes the flow of a step so that the video begins so.
+
+        With latents x = (1 - s) · clean + s · noise the flow v predicts clean = x - s · v. Where that is drawn
+        to `latents` by a weight w, the flow becomes (1 - w) · v + w · (x - latents) / s. The scheduler then keeps a
+        history of predictions that agree, which it would not if its latents were changed between its steps.
+
+        Args:
+            references: latent frames of references in front of the video.
+        """
+        import torch
+
+        first = references + 1
+        behind = first + self.latents.shape[2]
+
+        def steered(flow: torch.Tensor, latents: torch.Tensor, level: float) -> torch.Tensor:
+            wanted = (latents[:, :, first:behind] - self.latents.to(latents)) / level
+            drawn = torch.lerp(flow[:, :, first:behind].to(wanted), wanted, self.weights().to(wanted))
+            return torch.cat([flow[:, :, :first], drawn.to(flow), flow[:, :, behind:]], dim=2)
+
+        return steered

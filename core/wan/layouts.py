@@ -1,0 +1,118 @@
+"""Wan2.1 and VACE transformers: WanVACETransformer3DModel of diffusers, VaceWanModel of Wan2.1.
+
+Original names: wan/modules/model.py and vace_model.py of Wan-Video/Wan2.1. ComfyUI's files have them too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from ..checkpoints.layouts.base import Config, Layout, Place, Shapes, Whole, by_prefix, count, same
+from ..errors import PiyingError
+
+HEAD_DIM = 128  # of every Wan2.1 model
+
+OUTSIDE = {
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "head.head": "proj_out",
+    "head.modulation": "scale_shift_table",
+    "patch_embedding": "patch_embedding",
+    "vace_patch_embedding": "vace_patch_embedding",
+}
+ATTENTION = {
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "o": "to_out.0",
+    "norm_q": "norm_q",
+    "norm_k": "norm_k",
+}
+# The norms are numbered by place in the original, by order of use in diffusers.
+INSIDE = {
+    "modulation": "scale_shift_table",
+    "norm3": "norm2",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+    "before_proj": "proj_in",
+    "after_proj": "proj_out",
+    **{f"self_attn.{old}": f"attn1.{new}" for old, new in ATTENTION.items()},
+    **{f"cross_attn.{old}": f"attn2.{new}" for old, new in ATTENTION.items()},
+}
+BLOCK = re.compile(r"((?:vace_)?blocks\.\d+\.)(.+)")
+
+
+def place(name: str, shapes: Shapes) -> Place | None:
+    """Place a tensor of the original layout."""
+    del shapes
+    block = BLOCK.fullmatch(name)
+    if block is None:
+        new = by_prefix(name, OUTSIDE)
+    else:
+        inside = by_prefix(block[2], INSIDE)
+        new = None if inside is None else block[1] + inside
+    return None if new is None else Whole(new)
+
+
+def config(shapes: Shapes) -> Config:
+    """Return the configuration of a Wan2.1-VACE transformer.
+
+    Raises:
+        PiyingError: the VACE part is missing, or it is a model for other inputs.
+    """
+    if "vace_patch_embedding.weight" not in shapes:
+        raise PiyingError(
+            "this is a Wan2.1 transformer without the VACE part. Choose a VACE model, or this file together with a "
+            "VACE module."
+        )
+    if "patch_embedding.weight" not in shapes or not count(shapes, "blocks."):
+        raise PiyingError(
+            "this is the VACE module alone. Choose it together with the Wan2.1 text-to-video model of its size."
+        )
+    width, channels, *patch = shapes["patch_embedding.weight"]
+    if width % HEAD_DIM:
+        raise PiyingError(f"its width of {width} is no multiple of {HEAD_DIM}: it needs a config.json beside it.")
+    layers, control = count(shapes, "blocks."), count(shapes, "vace_blocks.")
+    return {
+        "_class_name": "WanVACETransformer3DModel",
+        "patch_size": patch,
+        "num_attention_heads": width // HEAD_DIM,
+        "attention_head_dim": HEAD_DIM,
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0] // math.prod(patch),
+        "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
+        "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
+        "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
+        "num_layers": layers,
+        "cross_attn_norm": "blocks.0.norm2.weight" in shapes,
+        "vace_layers": [index * (layers // control) for index in range(control)],
+        "vace_in_channels": shapes["vace_patch_embedding.weight"][1],
+    }
+
+
+TITLE = "Wan2.1 transformer"
+WAN_DIFFUSERS = Layout(
+    "transformer",
+    "wan_vace",
+    "diffusers",
+    TITLE,
+    (r"(vace_)?blocks\.0\.attn1\.to_q\.weight", r"(vace_)?blocks\.0\.ffn\.net\.0\.proj\.weight"),
+    same,
+    config,
+    "WanVACETransformer3DModel",
+)
+WAN_ORIGINAL = Layout(
+    "transformer",
+    "wan_vace",
+    "original",
+    TITLE,
+    (r"(vace_)?blocks\.0\.self_attn\.q\.weight", r"(vace_)?blocks\.0\.ffn\.0\.weight"),
+    place,
+    config,
+    "WanVACETransformer3DModel",
+    layers=(*OUTSIDE, *(f"{blocks}.{{}}.{layer}" for blocks in ("blocks", "vace_blocks") for layer in INSIDE)),
+)

@@ -1,0 +1,1 @@
+"""Long videos: windows that follow each other, each begun on the one before."""

@@ -1,0 +1,138 @@
+"""What a long video is, and the windows it is made in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from ...errors import PiyingError
+from ...image_sizes import either, nearest_multiples
+from ..request import FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MIN_FRAMES, VACERequest, check_measures, check_side
+
+Seams = Literal["crossfade", "cut", "blended"]
+Anchor = Literal["none", "colours", "reference"]
+
+SEAMS: tuple[Seams, ...] = get_args(Seams)
+ANCHORS: tuple[Anchor, ...] = get_args(Anchor)
+DEFAULT_LENGTH = 241
+DEFAULT_WINDOW = 81  # what Wan2.1 was trained on
+DEFAULT_OVERLAP = 13
+MAX_SEED = 2**64
+
+
+@dataclass(frozen=True)
+class LongRequest:
+    """One long video to make.
+
+    Attributes:
+        video: prompt, size and settings; its `num_frames` is the length of the whole.
+        window: frames the model makes at once, those it goes on from included; 4n+1.
+        overlap: frames at the end of a window that the next one is given; 4n+1.
+        seams: how the frames of an overlap, which both windows have, come together; `blended` has a window's
+            latents turn into the next one's while that is sampled, which takes an overlap of 5 or more.
+        match_colours: how far a window begins with the colours of the window before, 0..1.
+        anchor: what of the first window every later one is held to, beside the window before it.
+    """
+
+    video: VACERequest
+    window: int = DEFAULT_WINDOW
+    overlap: int = DEFAULT_OVERLAP
+    seams: Seams = "crossfade"
+    match_colours: float = 0.0
+    anchor: Anchor = "none"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A run of the model within a long video.
+
+    Attributes:
+        index: its number, from 0.
+        start: its first frame in the whole video.
+        count: how many frames it has.
+        given: how many of them, from its first on, the window before it has made.
+    """
+
+    index: int
+    start: int
+    count: int
+    given: int
+
+    @property
+    def end(self) -> int:
+        """The frame behind its last one."""
+        return self.start + self.count
+
+
+def windows(num_frames: int, window: int, overlap: int) -> list[Window]:
+    """Return the windows of a video; all numbers are 4n+1, so all windows are.
+
+    All are of full length, as the model was trained: the last one is given more frames instead of
+    making fewer.
+    """
+    found = [Window(0, 0, min(window, num_frames), 0)]
+    while (end := found[-1].end) < num_frames:
+        start = min(end - overlap, num_frames - window)
+        found.append(Window(len(found), start, window, end - start))
+    return found
+
+
+def shown(found: list[Window], overlap: int) -> list[tuple[int, int]]:
+    """Return for each window the frames of its own, first and behind the last, that the whole video takes of it.
+
+    A window is left where its successor's overlap begins: the frames there already come from both.
+    """
+    starts = [max(0, window.given - overlap) for window in found]
+    following = zip(found[1:], starts[1:], strict=True)
+    ends = [window.start + start for window, start in following] + [found[-1].end]
+    return [(start, end - window.start) for window, start, end in zip(found, starts, ends, strict=True)]
+
+
+def window_request(request: LongRequest, window: Window) -> VACERequest:
+    """Return what the model is asked for: a window's length, and noise of its own."""
+    seed = (request.video.seed + window.index) % MAX_SEED
+    return replace(request.video, num_frames=window.count, seed=seed)
+
+
+def check_length(name: str, value: int, least: int, most: int) -> None:
+    """Accept 4n+1 frames.
+
+    Raises:
+        PiyingError: any other number; the nearest good ones are named.
+    """
+    if value % FRAME_STEP != 1 or not least <= value <= most:
+        nearest = nearest_multiples(value, FRAME_STEP, least, most, offset=1)
+        raise PiyingError(f"{name} is {value}. It is 4n+1 frames, from {least} to {most}: use {either(nearest)}.")
+
+
+def check_long_request(request: LongRequest) -> None:
+    """Accept a request the model can carry out as it stands.
+
+    Raises:
+        PiyingError: a size or length is off; the nearest good ones are named.
+    """
+    check_side("width", request.video.width)
+    check_side("height", request.video.height)
+    check_lengths(request.video.num_frames, request.window, request.overlap)
+    check_measures(request.video)
+    if not 0 <= request.match_colours <= 1:
+        raise PiyingError(f"match_colours is {request.match_colours:g}. It goes from 0 (off) to 1.")
+    for name, value, words in (("seams", request.seams, SEAMS), ("anchor", request.anchor, ANCHORS)):
+        if value not in words:
+            raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(words)}.")
+    if request.seams == "blended" and request.overlap <= FRAME_STEP:
+        raise PiyingError(
+            f"seams is blended and overlap {request.overlap}, which holds no latent frame that both windows have. Set "
+            "overlap to 5 or more, or seams to crossfade."
+        )
+
+
+def check_lengths(num_frames: int, window: int, overlap: int) -> None:
+    """Accept the three lengths of a long video.
+
+    Raises:
+        PiyingError: one is not 4n+1 frames, or the overlap leaves nothing new in a window.
+    """
+    check_length("num_frames", num_frames, MIN_FRAMES, LONGEST_FRAMES)
+    check_length("window", window, 1 + FRAME_STEP, MAX_FRAMES)
+    check_length("overlap", overlap, 1, window - FRAME_STEP)

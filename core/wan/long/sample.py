@@ -1,0 +1,241 @@
+"""A long request → a video file, window by window."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...catalog.selection import ModelHandle
+from ...errors import PiyingError
+from ...host.base import Host, Progress
+from ...host.progress_range import PARTS, ProgressRange
+from ...media.naming import writing
+from ..conditioning import VACEInputs, paste, references_on_white
+from ..denoise import PrefixLatents
+from ..distilled import with_distilled
+from ..model import WanVACEModel, load
+from ..request import FRAME_STEP
+from ..sample import make
+from ..task.canvas import Canvas, lay, with_given
+from ..task.vace_task import Layer, Strength, VACETask
+from .colour_match import matched, pulled_back
+from .request import LongRequest, Window, check_long_request, shown, window_request, windows
+from .task_window import cut
+from .video_writer import Part, Reel, reel
+from .window_cache import Earlier, Finished, Shelf, key_of, rounded
+
+log = logging.getLogger("piying")
+
+
+TITLE = "VACE Long Video"
+# What each phase takes of a window's time, roughly, for the bar.
+SHARES = {
+    "Encoding prompt": (0.0, 0.02),
+    "Preparing the task": (0.02, 0.06),
+    "Sampling": (0.06, 0.9),
+    "Decoding": (0.9, 0.99),
+}
+
+
+def make_long_video(
+    handle: ModelHandle,
+    request: LongRequest,
+    host: Host,
+    task: VACETask | None = None,
+    audio: dict[str, Any] | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Make a video of any length.
+
+    The windows are made one after the other. Each is given the last frames of the one before it, as
+    VACE's `firstclip` does, and the part of the task that lies in it. What is finished is kept on disk without
+    loss, so that memory does not depend on the length, and a run that was stopped goes on behind it. That, and the
+    writing of the video, is done beside the making of the next windows.
+
+    Args:
+        task: made for the whole length.
+        audio: ComfyUI's AUDIO, put under the video and cut where it ends.
+
+    Returns:
+        An MP4 file in the host's temp folder, and a record of what ran, fit for JSON.
+
+    Raises:
+        PiyingError: the request, the task, the model or the device cannot be used, no plan fits the machine,
+            or the disk is full; the text says why.
+    """
+    check_long_request(request)
+    # Once for all windows: a LoRA that is fetched meanwhile changes nothing of this video.
+    handle, video = with_distilled(handle, request.video, host)
+    request = replace(request, video=video)
+    model = load(handle, host)
+    # By its name: `auto` may mean another model by the time of the last window.
+    film = _Film(replace(handle, model=model.found.name), request, host, task or VACETask(), model)
+    film.check()
+    with (
+        writing(host.folder("temp"), "piying/long", ".mp4") as output,
+        reel(film.shelf, output.path, audio, host.check_cancelled) as taker,
+    ):
+        record = film.make(taker)
+    return output.path, record
+
+
+@dataclass
+class _Film:
+    """A long video in the making."""
+
+    handle: ModelHandle
+    request: LongRequest
+    host: Host
+    task: VACETask
+    model: WanVACEModel
+    shelf: Shelf = field(init=False)
+    earlier: Earlier = field(init=False)
+    windows: list[Window] = field(init=False)
+    told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.shelf = Shelf(self.host.cache_folder() / "long_video")
+        self.earlier = Earlier(self.shelf)
+        self.windows = windows(request.video.num_frames, request.window, request.overlap)
+
+    def check(self) -> None:
+        """Lay out every window, so that a task that does not fit is refused before anything is sampled.
+
+        Raises:
+            PiyingError: a layer does not go with the size or length, or nothing is to be made in any window.
+        """
+        if not self.task.layers:
+            return
+        to_make = sum(int(self._canvas(window).make.sum()) for window in self.windows)
+        if not to_make:
+            raise PiyingError("The task keeps every pixel of every frame, so nothing is left to make.")
+
+    def make(self, taker: Reel) -> dict[str, Any]:
+        """Have `taker` take all windows, and return a record."""
+        bar = self.host.progress("Long video", len(self.windows) * PARTS)
+        keys: list[str] = []
+        ran: dict[str, Any] = {}
+        resumed = 0
+        for window, (first, behind) in zip(self.windows, shown(self.windows, self.request.overlap), strict=True):
+            canvas = self._canvas(window)
+            keys.append(self._key(window, canvas, keys))
+            made = None
+            if self.shelf.has(keys[-1], window.count):
+                resumed += 1
+            else:
+                self._say(window, resumed)
+                made, ran = self._window(window, canvas, keys, bar)
+                self.earlier.hold(keys[-1], made)
+            taker.add(Part(keys[-1], first, behind), made, tuple(keys))
+            bar.step((window.index + 1) * PARTS)
+        described = {"task": self.task.describe()} if self.task.layers or self.task.references else {}
+        settings = asdict(self.request.video) | {
+            name: value for name, value in asdict(self.request).items() if name != "video"
+        }
+        counts = {"windows": len(self.windows), "windows_kept_from_before": resumed}
+        return {"model": self.model.found.name, **ran, **settings, **counts, **described}
+
+    def _say(self, window: Window, resumed: int) -> None:
+        if resumed and resumed == window.index:
+            log.info("%s: %d finished windows are kept from a run before.", TITLE, resumed)
+        log.info(
+            "%s: window %d of %d, frames %d to %d.",
+            TITLE,
+            window.index + 1,
+            len(self.windows),
+            window.start + window.given,
+            window.end - 1,
+        )
+
+    def _canvas(self, window: Window) -> Canvas:
+        """Return what the task says about a window."""
+        video = self.request.video
+        part = cut(self.task, window, video.num_frames)
+        return lay(part, video.width, video.height, window.count)
+
+    def _key(self, window: Window, canvas: Canvas, before: list[str]) -> str:
+        """Return the name of a window; it changes with all that decides its pixels."""
+        request = self.request
+        decides = {
+            "before": before[-1:],
+            "first": before[:1] if request.anchor != "none" else [],
+            "window": asdict(window),
+            "request": asdict(window_request(request, window)),
+            "joining": [request.overlap, request.seams, request.match_colours, request.anchor] if window.given else [],
+            "model": [self.model.parts.identity(part) for part in ("text_encoder", "transformer", "vae")],
+            "handle": str(self.handle),
+            "device": self.host.device().partition(":")[0],
+            "strength": str(self.task.strength),
+        } | ({"latents": "kept"} if self._blended else {})
+        layers = [canvas.frames, canvas.make] + ([] if canvas.weights is None else [canvas.weights])
+        return key_of(decides, [*(layers if self.task.layers else []), *self.task.references])
+
+    def _window(
+        self, window: Window, canvas: Canvas, keys: list[str], bar: Progress
+    ) -> tuple[Finished, dict[str, Any]]:
+        """Return a window, and a record of what ran."""
+        earlier = self.earlier.window(keys[-2]) if window.given else None
+        before = None if earlier is None else earlier.last(window.given)
+        seen = canvas if before is None else with_given(canvas, [_given(before, window)])
+        ran: dict[str, Any] = {}
+        latents: list[torch.Tensor] = []
+        if seen.make.any():
+            strength = self.task.strength or Strength()
+            inputs = VACEInputs(seen, self._references(window, keys), strength, self._before(window, earlier))
+            portion = ProgressRange(self.host, bar, window.index, SHARES)
+            frames, ran = make(
+                self.handle,
+                window_request(self.request, window),
+                inputs,
+                portion,
+                has_task=bool(self.task.layers) or before is not None,
+                on_latents=latents.append if self._blended else None,
+                told=self.told,
+            )
+        else:
+            frames = seen.frames
+        if before is not None:
+            frames = self._joined_to(before, frames, window, keys)
+        return Finished(rounded(paste(frames, VACEInputs(canvas))), latents[-1] if latents else None), ran
+
+    @property
+    def _blended(self) -> bool:
+        return self.request.seams == "blended"
+
+    def _before(self, window: Window, earlier: Finished | None) -> PrefixLatents | None:
+        """Return the latents that the window before has made of the frames both have, to be turned from."""
+        if not self._blended or earlier is None or earlier.latents is None:
+            return None
+        return PrefixLatents(
+            earlier.latents[:, :, -(window.given // FRAME_STEP) :], self.request.overlap // FRAME_STEP
+        )
+
+    def _references(self, window: Window, keys: list[str]) -> tuple[torch.Tensor, ...]:
+        """Return the task's pictures, and the video's first frame where later windows are held to it."""
+        video, pictures = self.request.video, self.task.references
+        if window.index and self.request.anchor == "reference":
+            pictures = (*pictures, self.earlier.first_frame(keys[0]))
+        return references_on_white(pictures, video.width, video.height)
+
+    def _joined_to(self, before: torch.Tensor, frames: torch.Tensor, window: Window, keys: list[str]) -> torch.Tensor:
+        """Return a window's frames brought together with those of the window before, which it begins with."""
+        request = self.request
+        frames = matched(frames, before, request.match_colours, window.count - request.overlap)
+        if request.anchor == "colours":
+            frames = pulled_back(frames, window.given, request.overlap, self.earlier.colours(keys[0]))
+        weight = torch.zeros(window.given)
+        if request.seams != "cut":
+            rising = torch.arange(1, request.overlap + 1) / (request.overlap + 1)
+            weight[-request.overlap :] = rising
+        blended = torch.lerp(before, frames[: window.given], weight[:, None, None, None].expand_as(before))
+        return torch.cat([blended, frames[window.given :]])
+
+
+def _given(before: torch.Tensor, window: Window) -> Layer:
+    """Return the frames a window begins with as a layer; the model's version of them is wanted, to compare."""
+    slots = tuple(range(window.given))
+    return Layer("given", TITLE, "window before", before, slots=slots, total=window.count)

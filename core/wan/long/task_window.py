@@ -1,0 +1,83 @@
+"""A task for the whole of a long video → the task of one of its windows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ...errors import PiyingError
+from ..task.timing import frame_indices
+from ..task.vace_task import Layer, VACETask
+from .request import Window
+
+
+def cut(task: VACETask, window: Window, total: int) -> VACETask:
+    """Return the part of a task that lies in a window. Frames are views of the task's own where that can be.
+
+    Args:
+        task: made for `total` frames.
+        window: with the frames that the window before has made too.
+        total: the length of the whole video.
+
+    Raises:
+        PiyingError: a layer does not go with that length.
+    """
+    parts = [_part(layer, window, total) for layer in task.layers]
+    return replace(task, layers=tuple(part for part in parts if part is not None))
+
+
+def _part(layer: Layer, window: Window, total: int) -> Layer | None:
+    if layer.kind == "given":
+        return _given(layer, window, total)
+    if layer.length == "continue" and len(layer.frames) < total:
+        return _continued(layer, window)
+    try:
+        picks = frame_indices(len(layer.frames), total, layer.length, layer.fps)
+    except PiyingError as error:
+        raise PiyingError(f"{layer.title}: the {layer.noun} {error}") from None
+    picks = picks[window.start : window.end]
+    area = layer.area
+    if area is not None and len(area) > 1:
+        area = _picked(area, picks)
+    return replace(layer, frames=_picked(layer.frames, picks), area=area, length="refuse")
+
+
+def _given(layer: Layer, window: Window, total: int) -> Layer | None:
+    """Return the given frames whose place is in the window."""
+    if layer.total != total:
+        raise PiyingError(
+            f"{layer.title} makes a video of {layer.total} frames, VACE Long Video is set to {total}. Give both the "
+            "same num_frames, or wire it from this node."
+        )
+    inside = [index for index, slot in enumerate(layer.slots) if window.start <= slot < window.end]
+    if not inside:
+        return None
+    slots = tuple(layer.slots[index] - window.start for index in inside)
+    return replace(layer, frames=_picked(layer.frames, inside), slots=slots, total=window.count)
+
+
+def _continued(layer: Layer, window: Window) -> Layer | None:
+    """Return the part of a layer whose frames end before the video does; behind them the model is free."""
+    own = len(layer.frames) - window.start
+    if own <= 0:
+        return _open(layer, window) if layer.kind == "edit" else None
+    span = slice(window.start, window.end)
+    area = layer.area
+    if area is not None and len(area) > 1:
+        area = area[span]
+    return replace(layer, frames=layer.frames[span], area=area, length="continue" if own < window.count else "refuse")
+
+
+def _open(layer: Layer, window: Window) -> Layer:
+    """Return an edit that keeps nothing: all of the window is to be made."""
+    frames = layer.frames[-1:].expand(window.count, -1, -1, -1)
+    return replace(layer, frames=frames, area=torch.ones(1, *frames.shape[1:3], dtype=torch.bool), length="refuse")
+
+
+def _picked(frames: torch.Tensor, picks: list[int]) -> torch.Tensor:
+    """Return the frames of those numbers; without a copy where they follow each other."""
+    first = picks[0]
+    if picks == list(range(first, first + len(picks))):
+        return frames[first : first + len(picks)]
+    return frames[picks]

@@ -1,0 +1,108 @@
+"""A Wan2.1-VACE model on disk, and its parts as the phases need them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..catalog.component_sizes import with_loras
+from ..catalog.installed_model import InstalledModel
+from ..catalog.selection import ModelHandle, choose_model
+from ..families.diffusion_model import ModelParts
+from ..host.base import Host
+from ..lora.catalog import LoraFile, in_words, lora_files, made_for
+from .phases import BLOCK_LISTS, FP8_KEEP
+from .request import VACERequest
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+
+    from ..planner.phases import Component
+    from ..planner.plan_types import PhasePlan
+
+log = logging.getLogger("piying")
+
+
+# A picture of under 200×200 has too few patches for a model trained at 480×832.
+SMALLEST_TRAINED_AREA = 256 * 256
+
+
+@dataclass(frozen=True)
+class WanVACEModel:
+    """One installed model: where it is, and the parts it is made of."""
+
+    found: InstalledModel
+    parts: ModelParts
+
+    def components(self) -> Mapping[str, Component]:
+        """Return the sizes of its parts, read from the headers of its files."""
+        from ..catalog.component_sizes import found_components
+
+        return with_loras(found_components(self.found, BLOCK_LISTS, FP8_KEEP), self.parts.loras)
+
+    def encoder_pipeline(self, choice: PhasePlan) -> WanVACEPipeline:
+        """Return a pipeline of tokenizer and text encoder alone."""
+        from diffusers import WanVACEPipeline
+
+        from ..checkpoints.tokenizers import tokenizer_of
+
+        return WanVACEPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), None, None)
+
+    def transformer(self, choice: PhasePlan) -> WanVACETransformer3DModel:
+        """Return the transformer in host memory, stored as the plan says."""
+        transformer: WanVACETransformer3DModel = self.parts.load("transformer", choice)
+        return transformer
+
+    def vae(self, choice: PhasePlan) -> AutoencoderKLWan:
+        """Return the VAE in host memory."""
+        vae: AutoencoderKLWan = self.parts.load("vae", choice)
+        return vae
+
+    def scheduler(self, shift: float) -> UniPCMultistepScheduler:
+        """Return a fresh scheduler with the request's timestep shift."""
+        from diffusers import UniPCMultistepScheduler
+
+        config = UniPCMultistepScheduler.load_config(self.found.place("scheduler")[0], local_files_only=True)
+        return UniPCMultistepScheduler.from_config(config, flow_shift=shift)
+
+
+def load(handle: ModelHandle, host: Host) -> WanVACEModel:
+    """Return the model a handle stands for; nothing is read yet.
+
+    Raises:
+        PiyingError: the model or a LoRA is not installed.
+    """
+    found = choose_model(handle, host)
+    loras = lora_files(handle, host)
+    parts = ModelParts("wan_vace", found.name, found, host, BLOCK_LISTS, FP8_KEEP, loras)
+    return WanVACEModel(found, parts)
+
+
+def warn_if_untrained(request: VACERequest, found: InstalledModel) -> None:
+    """Say so when a real model is asked for a size it never saw."""
+    if not found.is_built_in and request.width * request.height < SMALLEST_TRAINED_AREA:
+        log.warning(
+            "%d×%d is far below what %s was trained for (832×480, 81 frames); expect noise.",
+            request.width,
+            request.height,
+            found.name,
+        )
+    if request.num_frames > 81:
+        log.warning(
+            "num_frames is %d; Wan2.1 was trained on 81 and tends to repeat itself beyond.",
+            request.num_frames,
+        )
+
+
+def warn_if_not_made_for(request: VACERequest, loras: tuple[LoraFile, ...]) -> None:
+    """Say so when a LoRA made for few steps is run with other settings."""
+    wanted = {name: value for name, value in made_for(loras).items() if name != "strength"}
+    if any(getattr(request, name) != value for name, value in wanted.items()):
+        log.warning(
+            "%s was made for %s; this run has %s. Wire the outputs of Add LoRA to the sampler to have the former.",
+            next(lora.name for lora in reversed(loras) if lora.settings),
+            in_words(wanted),
+            in_words({name: getattr(request, name) for name in wanted}),
+        )

@@ -1,0 +1,146 @@
+"""What to sample, and the rules a request must keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import PiyingError
+from ..image_sizes import MULTIPLE, either, nearest_multiples
+
+MIN_SIDE, MAX_SIDE = 16, 2048
+FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
+MIN_FRAMES, MAX_FRAMES = 1, 241
+LONGEST_FRAMES = 9601  # of a video made in windows: ten minutes
+FPS = 16  # what Wan2.1 was trained on
+
+# Defaults published with Wan2.1-VACE (vace_wan_inference.py).
+DEFAULT_WIDTH, DEFAULT_HEIGHT, DEFAULT_FRAMES = 832, 480, 81
+DEFAULT_STEPS, DEFAULT_CFG, DEFAULT_SHIFT, DEFAULT_SEED = 50, 5.0, 16.0, 2025
+
+# How much may be given up for speed; what each word does is in speed.py.
+REFERENCE = "reference"
+SPEEDS = (REFERENCE, "balanced", "fast", "draft")
+MAX_STEP_CACHE = 1.0
+# Which kernel computes attention; what each is is in attention.py.
+AUTO_ATTENTION, SDPA = "auto", "sdpa"
+ATTENTIONS = (AUTO_ATTENTION, SDPA, "cudnn", "flash", "xformers", "sage")
+# What the VAE computes in; what auto is stands in speed.py.
+AUTO_VAE = "auto"
+VAE_PRECISIONS = (AUTO_VAE, "fp32", "fp16")
+
+# The negative prompt published with Wan2.1 (wan/configs/shared_config.py, sample_neg_prompt).
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，"
+    "手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+
+@dataclass(frozen=True)
+class VACERequest:
+    """One video to make.
+
+    Attributes:
+        prompt: what the video shows, in Chinese or English.
+        negative_prompt: what to steer away from; used when `cfg` > 1.
+        width, height: pixels, multiples of 16.
+        num_frames: 4n+1.
+        steps: denoising steps.
+        cfg: classifier-free guidance scale; 1 turns guidance off and halves the work.
+        shift: timestep shift of the flow-matching schedule; higher spends more steps on layout.
+        seed: 0 … 2**64-1.
+        cfg_start, cfg_end: shares of the steps between which guidance is on, 0..1; outside of them a step
+            follows the prompt alone and takes half the time.
+        step_cache: relative change below which a step is forecast from those before (see `step_cache.StepCache`); 0
+            computes every step.
+        speed: one of `SPEEDS`, a bundle of such measures on top of those set by hand.
+        attention: one of `ATTENTIONS`; `auto` is torch's own where `speed` is reference.
+        compile_blocks: have `torch.compile` make code for the transformer's blocks, on a card that holds them all.
+        batch_cfg: have each step predict for both prompts in one batch, where memory allows.
+        vae_precision: one of `VAE_PRECISIONS`; `auto` is fp32 where `speed` is reference and on a CPU, else fp16.
+    """
+
+    prompt: str
+    negative_prompt: str = NEGATIVE_PROMPT
+    width: int = DEFAULT_WIDTH
+    height: int = DEFAULT_HEIGHT
+    num_frames: int = DEFAULT_FRAMES
+    steps: int = DEFAULT_STEPS
+    cfg: float = DEFAULT_CFG
+    shift: float = DEFAULT_SHIFT
+    seed: int = DEFAULT_SEED
+    cfg_start: float = 0.0
+    cfg_end: float = 1.0
+    step_cache: float = 0.0
+    speed: str = REFERENCE
+    attention: str = AUTO_ATTENTION
+    compile_blocks: bool = False
+    batch_cfg: bool = False
+    vae_precision: str = AUTO_VAE
+
+    def cfg_at(self, step: int, steps: int) -> float:
+        """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
+        return self.cfg if self.cfg_start <= step / steps < self.cfg_end else 1.0
+
+
+def check_side(name: str, value: int) -> None:
+    """Accept a multiple of 16 between 16 and 2048.
+
+    Raises:
+        PiyingError: any other number; the nearest good ones are named.
+    """
+    if value % MULTIPLE or not MIN_SIDE <= value <= MAX_SIDE:
+        nearest = nearest_multiples(value, MULTIPLE, MIN_SIDE, MAX_SIDE)
+        raise PiyingError(
+            f"{name} is {value}. Wan VACE takes multiples of {MULTIPLE} from {MIN_SIDE} to {MAX_SIDE}: "
+            f"use {either(nearest)}."
+        )
+
+
+def check_num_frames(value: int) -> None:
+    """Accept 4n+1 frames between 1 and 241.
+
+    Raises:
+        PiyingError: any other number; the nearest good ones are named.
+    """
+    if value % FRAME_STEP != 1 or not MIN_FRAMES <= value <= MAX_FRAMES:
+        nearest = nearest_multiples(value, FRAME_STEP, MIN_FRAMES, MAX_FRAMES, offset=1)
+        longer = " Longer ones are made by VACE Long Video." if value > MAX_FRAMES else ""
+        raise PiyingError(
+            f"num_frames is {value}. Wan VACE takes 4n+1 frames from {MIN_FRAMES} to {MAX_FRAMES} "
+            f"(5, 9, … 81): use {either(nearest)}.{longer}"
+        )
+
+
+def check_request(request: VACERequest) -> None:
+    """Accept a request the model can carry out as it stands.
+
+    Raises:
+        PiyingError: a size or length is off; the nearest good ones are named.
+    """
+    check_side("width", request.width)
+    check_side("height", request.height)
+    check_num_frames(request.num_frames)
+    check_measures(request)
+
+
+def check_measures(request: VACERequest) -> None:
+    """Accept the measures taken for speed.
+
+    Raises:
+        PiyingError: a range of steps is empty, or a value is outside of its own range.
+    """
+    start, end = request.cfg_start, request.cfg_end
+    if not 0 <= start < end <= 1:
+        raise PiyingError(
+            f"cfg_start is {start:g} and cfg_end {end:g}. Choose a start below the end, both from 0 to 1; for no "
+            "guidance at all set cfg to 1."
+        )
+    if not 0 <= request.step_cache <= MAX_STEP_CACHE:
+        raise PiyingError(f"step_cache is {request.step_cache:g}. It goes from 0 (off) to {MAX_STEP_CACHE:g}.")
+    if request.speed not in SPEEDS:
+        raise PiyingError(f"speed is {request.speed!r}. Choose one of: {', '.join(SPEEDS)}.")
+    if request.attention not in ATTENTIONS:
+        raise PiyingError(f"attention is {request.attention!r}. Choose one of: {', '.join(ATTENTIONS)}.")
+    if request.vae_precision not in VAE_PRECISIONS:
+        raise PiyingError(f"vae_precision is {request.vae_precision!r}. Choose one of: {', '.join(VAE_PRECISIONS)}.")

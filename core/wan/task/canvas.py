@@ -1,0 +1,199 @@
+"""Layers → one canvas: what the model sees, what it makes, and what comes back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...errors import PiyingError
+from .mask_ops import kept_weight
+from .resize import fit_area, fit_frames
+from .timing import frame_indices
+from .vace_task import Layer, VACETask, size_text
+
+GRAY = 0.5  # exactly 0 in -1..1, which is what the model was trained to see where it makes something (VACE #107)
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """A video of which some pixels are to be made.
+
+    Attributes:
+        frames: float32 [N, H, W, 3] in 0..1: kept pixels, control, and gray where neither is.
+        make: bool [N, H, W]: what the model makes.
+        weights: float32 [N, H, W], how much of `frames` comes back in the result, or None for nothing.
+    """
+
+    frames: torch.Tensor
+    make: torch.Tensor
+    weights: torch.Tensor | None = None
+
+
+def empty_canvas(width: int, height: int, num_frames: int) -> Canvas:
+    """Return a canvas on which everything is to be made; it takes no memory until written to."""
+    frames = torch.full((1, 1, 1, 1), GRAY).expand(num_frames, height, width, 3)
+    return Canvas(frames, torch.ones(1, 1, 1, dtype=torch.bool).expand(num_frames, height, width))
+
+
+def compose(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
+    """Lay the task's layers on one canvas, in the way of VACE's `CompositionAnnotator`.
+
+    Given frames lie on top; below them what edits keep, where every edit keeps it; below that control
+    videos, a later one over an earlier one; gray where nothing lies. Control is drawn over by the model,
+    so it shows only where something is made.
+
+    Raises:
+        PiyingError: a layer does not go with the size or length, two contradict each other, one would have
+            no effect, or nothing is left to make.
+    """
+    layers = [_brought_to(layer, width, height, num_frames) for layer in task.layers]
+    canvas = _laid(layers, width, height, num_frames)
+    if not canvas.make.any():
+        raise PiyingError("The task keeps every pixel of every frame, so nothing is left to make.")
+    _check_seen([layer for layer in layers if layer.kind == "control"], canvas.make)
+    return canvas
+
+
+def lay(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
+    """Return what `compose` does for a part of a video, where nothing may be left to make, or a control hidden.
+
+    Raises:
+        PiyingError: a layer does not go with the size or length, or two contradict each other.
+    """
+    return _laid([_brought_to(layer, width, height, num_frames) for layer in task.layers], width, height, num_frames)
+
+
+def _laid(layers: Sequence[Layer], width: int, height: int, num_frames: int) -> Canvas:
+    canvas = empty_canvas(width, height, num_frames)
+    canvas = _with_controls(canvas, [layer for layer in layers if layer.kind == "control"])
+    canvas = _with_edits(canvas, [layer for layer in layers if layer.kind == "edit"])
+    return with_given(canvas, [layer for layer in layers if layer.kind == "given"])
+
+
+def _brought_to(layer: Layer, width: int, height: int, num_frames: int) -> Layer:
+    """Return the layer at the size and, unless it has slots, with the number of frames of the canvas."""
+    _check_fits(layer, width, height, num_frames)
+    if layer.kind == "given":
+        return replace(layer, frames=fit_frames(layer.frames, width, height, layer.fit))
+    try:
+        picks = frame_indices(len(layer.frames), num_frames, layer.length, layer.fps)
+    except PiyingError as error:
+        raise PiyingError(f"{layer.title}: the {layer.noun} {error}") from None
+    frames = fit_frames(_picked(layer.frames, picks), width, height, layer.fit)
+    area = layer.area
+    if area is not None:
+        area = fit_area(area if len(area) == 1 else area[picks], width, height, layer.fit)
+    if layer.length == "continue" and len(layer.frames) < num_frames:
+        area = _open_end(layer, area, width, height, num_frames)
+    return replace(layer, frames=frames, area=area)
+
+
+def _open_end(layer: Layer, area: torch.Tensor | None, width: int, height: int, num_frames: int) -> torch.Tensor:
+    """Return the area with the frames behind the layer's own left to the model: to be made, and without control."""
+    whole = torch.ones(1, height, width, dtype=torch.bool) if area is None else area
+    longer = whole.expand(num_frames, -1, -1).clone()
+    longer[len(layer.frames) :] = layer.kind == "edit"
+    return longer
+
+
+def _picked(frames: torch.Tensor, picks: list[int]) -> torch.Tensor:
+    """Return the frames of those numbers; without a copy where they are the first ones in order."""
+    return frames[: len(picks)] if picks == list(range(len(picks))) else frames[picks]
+
+
+def _check_fits(layer: Layer, width: int, height: int, num_frames: int) -> None:
+    if layer.fixed_size not in (None, (width, height)):
+        raise PiyingError(
+            f"{layer.title}: the {layer.noun} is {size_text(layer.size)}, the sampler is set to "
+            f"{size_text((width, height))}. Set its width to {layer.size[0]} and height to {layer.size[1]} (or wire "
+            f"them from this node), or choose a fit on {layer.title}: crop, letterbox or stretch."
+        )
+    if layer.kind == "given" and layer.total != num_frames:
+        raise PiyingError(
+            f"{layer.title} makes a video of {layer.total} frames, VACE Sample is set to {num_frames}. Give both the "
+            "same num_frames, or wire it from this node."
+        )
+
+
+def _with_controls(canvas: Canvas, controls: Sequence[Layer]) -> Canvas:
+    frames = canvas.frames
+    for layer in controls:
+        frames = layer.frames if layer.area is None else torch.where(layer.area[..., None], layer.frames, frames)
+    return replace(canvas, frames=frames)
+
+
+def _with_edits(canvas: Canvas, edits: Sequence[Layer]) -> Canvas:
+    if not edits:
+        return canvas
+    kept = torch.ones(1, 1, 1, dtype=torch.bool)
+    for layer in edits:
+        kept = kept & ~_area(layer)
+    for layer in edits[1:]:
+        _check_same_video(edits[0], layer, kept)
+    frames = torch.where(kept[..., None], edits[0].frames, canvas.frames)
+    feathers = [layer.feather for layer in edits if layer.paste]
+    weights = kept_weight(kept, max(feathers)).expand(canvas.make.shape) if feathers else None
+    return Canvas(frames, (~kept).expand(canvas.make.shape), weights)
+
+
+def _check_same_video(one: Layer, other: Layer, kept: torch.Tensor) -> None:
+    if one.frames.data_ptr() == other.frames.data_ptr():
+        return
+    if (kept & (one.frames != other.frames).any(-1)).any():
+        raise PiyingError(
+            f"{one.title} and {other.title} keep different videos in the same place. Give both the same video, or "
+            "mark the part that one of them leaves to the other."
+        )
+
+
+def with_given(canvas: Canvas, given: Sequence[Layer]) -> Canvas:
+    """Return the canvas with whole frames on top, each at its slot.
+
+    Raises:
+        PiyingError: two different pictures are for the same frame.
+    """
+    if not given:
+        return canvas
+    _check_no_frame_twice(given)
+    frames, make = canvas.frames.clone(), canvas.make.clone()
+    weights = None if canvas.weights is None else canvas.weights.clone()
+    if weights is None and any(layer.paste for layer in given):
+        weights = torch.zeros(make.shape)
+    for layer in given:
+        slots = list(layer.slots)
+        frames[slots], make[slots] = layer.frames, False
+        if weights is not None:
+            weights[slots] = float(layer.paste)
+    return Canvas(frames, make, weights)
+
+
+def _check_no_frame_twice(given: Sequence[Layer]) -> None:
+    taken: dict[int, Layer] = {}
+    for layer in given:
+        for slot, frame in zip(layer.slots, layer.frames, strict=True):
+            earlier = taken.setdefault(slot, layer)
+            if earlier is not layer and not torch.equal(frame, earlier.frames[earlier.slots.index(slot)]):
+                raise PiyingError(
+                    f"Two different pictures are given for frame {slot}: the {earlier.noun} and the {layer.noun} of "
+                    f"{layer.title}. Give them other places, or leave one out."
+                )
+
+
+def _check_seen(controls: Sequence[Layer], make: torch.Tensor) -> None:
+    """Refuse a control video of which the model would see nothing."""
+    open_to_view = make
+    for layer in reversed(controls):
+        area = _area(layer)
+        if not (open_to_view & area).any():
+            why = "under a later control video" if (make & area).any() else "where the task keeps what is there"
+            raise PiyingError(
+                f"{layer.title}: all of the {layer.noun} lies {why}, so it would have no effect. Restrict the one or "
+                "the other with a mask, or leave one out."
+            )
+        open_to_view = open_to_view & ~area
+
+
+def _area(layer: Layer) -> torch.Tensor:
+    return torch.ones(1, 1, 1, dtype=torch.bool) if layer.area is None else layer.area

@@ -1,0 +1,106 @@
+"""Inpaint: a part of the video is made anew."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from ...errors import PiyingError
+from .choices import Fit, Length, Shape
+from .image_inputs import WHITE_FROM, frames_of, mask_of, white_of
+from .mask_ops import grown, shaped
+from .vace_task import Layer, VACETask
+
+log = logging.getLogger("piying")
+
+
+TITLE = "VACE: Inpaint"
+NOUN = "video"
+MOST = 0.9  # a mask this full is more often the wrong way round than meant
+
+
+@dataclass(frozen=True)
+class Brush:
+    """How a mask becomes the area that is made anew.
+
+    Attributes:
+        invert: black marks the area.
+        shape: as drawn, or the box or convex hull around it in each frame.
+        grow: pixels of the video the area grows by; negative shrinks it.
+    """
+
+    invert: bool = False
+    shape: Shape = "as drawn"
+    grow: int = 0
+
+
+def inpaint(
+    video: torch.Tensor,
+    mask: torch.Tensor,
+    brush: Brush | None = None,
+    keep: bool = True,
+    feather: int = 8,
+    fit: Fit = "refuse",
+    length: Length = "refuse",
+    fps: float = 16.0,
+    task: VACETask | None = None,
+) -> VACETask:
+    """Have the white part of the mask made anew; the model sees the rest of the video.
+
+    Args:
+        video: IMAGE [n, h, w, 3]; what it shows inside the area is not used.
+        mask: MASK [1 or n, h, w].
+        brush: how the mask becomes the area.
+        keep: bring the original pixels outside the area back into the result, untouched.
+        feather: width in pixels, outside the area, over which they blend in.
+        fit, length, fps: how video and mask come to the size and length of the video made.
+        task: what to build on.
+
+    Raises:
+        PiyingError: mask, size or length do not agree with the rest, or the area is empty or everything.
+    """
+    frames = frames_of(video, NOUN)
+    values = mask_of(mask, frames, NOUN)
+    area = _area(values, brush or Brush())
+    layer = Layer("edit", TITLE, NOUN, frames, area, fit=fit, length=length, fps=fps, paste=keep, feather=feather)
+    return (task or VACETask()).with_layers(layer)
+
+
+def _area(values: torch.Tensor, brush: Brush) -> torch.Tensor:
+    area = white_of(1 - values if brush.invert else values)
+    if not area.any():
+        raise PiyingError(_nothing_marked(values, brush))
+    area = grown(shaped(area, brush.shape), brush.grow)
+    if not area.any():
+        raise PiyingError(f"grow is {brush.grow}, which shrinks the mask away. Choose a number nearer to 0.")
+    share = area.float().mean().item()
+    if share == 1:
+        raise PiyingError(
+            "The mask is white everywhere, so nothing of the video would be kept. White marks what is made anew: turn "
+            "invert on if it is drawn the other way round; to make all of a video from text, leave this node out."
+        )
+    if share > MOST:
+        log.warning(
+            "%s: %.0f %% of the video is to be made anew. If that is not meant, use invert.", TITLE, 100 * share
+        )
+    return area
+
+
+def _nothing_marked(values: torch.Tensor, brush: Brush) -> str:
+    if brush.invert:
+        return (
+            "The mask is white everywhere and invert is on, so nothing would be made anew. "
+            "Turn invert off, or mark the part to be made anew black."
+        )
+    brightest = values.max().item()
+    if 0 < brightest <= WHITE_FROM:
+        return (
+            f"The mask is {brightest:.2f} at its brightest; only what is above {WHITE_FROM} is made anew. "
+            "Make the mask brighter, white where something is to be made."
+        )
+    return (
+        "The mask is black everywhere, so nothing would be made anew. White marks what is made anew: "
+        "turn invert on if it is drawn the other way round."
+    )

@@ -1,0 +1,241 @@
+"""What travels along a VACE_TASK wire: pictures with a part to play, and how they adapt to the video made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...errors import PiyingError
+from ...image_sizes import MULTIPLE, either, nearest_multiples
+from ..request import FPS, FRAME_STEP, LONGEST_FRAMES, MAX_SIDE, MIN_SIDE
+from .choices import Fit, Length
+from .timing import offered_length
+
+if TYPE_CHECKING:
+    import torch
+
+
+# control: shown to the model where `area` says, and drawn over by it.
+# edit: kept outside `area`, made anew inside.
+# given: whole frames that are kept, each at its slot in time.
+Kind = Literal["control", "edit", "given"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Frames with one part to play.
+
+    Attributes:
+        kind: see `Kind`.
+        title: the node that made it, for messages: "VACE: Inpaint".
+        noun: what the frames are, for messages: "video", "last frame".
+        frames: float32 [n, h, w, 3] in 0..1, on the CPU.
+        area: bool [1 or n, h, w], or None for everything; what it means depends on `kind`.
+        fit: how the frames come to another size.
+        length: how they come to another number; `given` layers have slots instead.
+        fps: frames a second of the source, which `length` "resample" goes by.
+        paste: whether the kept pixels come back untouched in the result.
+        feather: width in pixels, inside what is kept, over which it blends into what is made.
+        slots: for `given`: the place in time of each frame, from 0.
+        total: for `given`: the number of frames the slots were counted in.
+    """
+
+    kind: Kind
+    title: str
+    noun: str
+    frames: torch.Tensor
+    area: torch.Tensor | None = None
+    fit: Fit = "refuse"
+    length: Length = "refuse"
+    fps: float = FPS
+    paste: bool = False
+    feather: int = 0
+    slots: tuple[int, ...] = ()
+    total: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames."""
+        return self.frames.shape[2], self.frames.shape[1]
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The only size the layer goes with, where it refuses to be fitted."""
+        return self.size if self.fit == "refuse" else None
+
+    @property
+    def fixed_length(self) -> int | None:
+        """The only number of frames the layer goes with, where it has one."""
+        if self.kind == "given":
+            return self.total
+        return self.frames.shape[0] if self.length == "refuse" else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the layer is, fit for JSON."""
+        width, height = self.size
+        about = {"node": self.title, "frames": len(self.frames), "width": width, "height": height}
+        return {**about, "fit": self.fit, "length": self.length if self.kind != "given" else list(self.slots)}
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strongly the model follows the task, and during which part of the steps.
+
+    VACE adds what it makes of the task to the video model once in every VACE layer; `value`
+    multiplies that (`context_scale` of the authors' code, `conditioning_scale` of diffusers). One
+    value holds for control video, kept pixels and references together, since the model reads them
+    as one.
+    """
+
+    value: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def at(self, step: int, steps: int) -> float:
+        """Return the scale of step `step` (from 0) of `steps`: `value` in [start, end), 0 outside."""
+        done = step / steps
+        return self.value if self.start <= done < self.end else 0.0
+
+
+def check_steps(start: float, end: float) -> None:
+    """Accept a range of steps that is not empty.
+
+    Raises:
+        PiyingError: the range ends before it starts.
+    """
+    if not 0 <= start < end <= 1:
+        raise PiyingError(
+            f"start_percent is {start:g} and end_percent {end:g}, which leaves no step to control. "
+            "Choose a start below the end, both from 0 to 1."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class VACETask:
+    """What a video is to be made from, beside its prompt.
+
+    Attributes:
+        layers: in the order they were added; see `compose.compose` for what lies above what.
+        references: pictures [h, w, 3] in 0..1 of any size, in the order the model gets them.
+        strength: None where no node set one.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    references: tuple[torch.Tensor, ...] = ()
+    strength: Strength | None = None
+
+    def with_layers(self, *layers: Layer) -> VACETask:
+        """Return the task with layers added.
+
+        Raises:
+            PiyingError: a size or length can never be made, or not together with an earlier layer's.
+        """
+        for layer in layers:
+            _check_possible(layer)
+        together = (*self.layers, *layers)
+        _check_agreement(together)
+        return replace(self, layers=together)
+
+    def with_references(self, pictures: tuple[torch.Tensor, ...]) -> VACETask:
+        """Return the task with references added behind those it has."""
+        return replace(self, references=(*self.references, *pictures))
+
+    def with_strength(self, strength: Strength) -> VACETask:
+        """Return the task with its one strength set.
+
+        Raises:
+            PiyingError: an earlier node set another.
+        """
+        if self.strength not in (None, strength):
+            raise PiyingError(
+                f"strength is {_say(strength)} here and {_say(self.strength)} in the task it builds on. "
+                "The model has one strength for a whole task: set both nodes alike."
+            )
+        return replace(self, strength=strength)
+
+    def offered_size(self) -> tuple[int, int] | None:
+        """Return a width and height the task can be made at, its own or the nearest below; None if it has none."""
+        if not self.layers:
+            return None
+        fixed = [layer.size for layer in self.layers if layer.fixed_size]
+        width, height = fixed[0] if fixed else self.layers[0].size
+        return _round_side(width), _round_side(height)
+
+    def offered_length(self) -> int | None:
+        """Return a number of frames the task can be made with; None if it has none of its own."""
+        if not self.layers:
+            return None
+        fixed = [layer.fixed_length for layer in self.layers if layer.fixed_length]
+        first = self.layers[0]
+        return fixed[0] if fixed else offered_length(len(first.frames), first.length, first.fps)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the task is made of, fit for JSON."""
+        strength = self.strength or Strength()
+        return {
+            "layers": [layer.describe() for layer in self.layers],
+            "references": [f"{picture.shape[1]}×{picture.shape[0]}" for picture in self.references],
+            "strength": {"value": strength.value, "start": strength.start, "end": strength.end},
+        }
+
+
+def _say(strength: Strength | None) -> str:
+    strength = strength or Strength()
+    return f"{strength.value:g} (steps {strength.start:g} to {strength.end:g})"
+
+
+def _round_side(side: int) -> int:
+    return min(max(side // MULTIPLE * MULTIPLE, MIN_SIDE), MAX_SIDE)
+
+
+def _check_possible(layer: Layer) -> None:
+    if layer.fixed_size:
+        _check_size(layer)
+    if layer.kind != "given" and layer.fixed_length:
+        _check_length(layer)
+
+
+def _check_size(layer: Layer) -> None:
+    ways = [
+        f"{name} {either(nearest)}"
+        for name, side in zip(("width", "height"), layer.size, strict=True)
+        if side not in (nearest := nearest_multiples(side, MULTIPLE, MIN_SIDE, MAX_SIDE))
+    ]
+    if ways:
+        raise PiyingError(
+            f"The {layer.noun} is {size_text(layer.size)}. Wan VACE makes sides that are multiples of {MULTIPLE}, up "
+            f"to {MAX_SIDE}. Bring it to {' and '.join(ways)}, or choose a fit: crop, letterbox or stretch."
+        )
+
+
+def _check_length(layer: Layer) -> None:
+    count = len(layer.frames)
+    if count % FRAME_STEP == 1 and count <= LONGEST_FRAMES:
+        return
+    choices = f"trim ({offered_length(count, 'trim', FPS)})"
+    if count <= offered_length(count, "hold", FPS):
+        choices += f" or hold ({offered_length(count, 'hold', FPS)})"
+    raise PiyingError(
+        f"The {layer.noun} has {count} frames. Wan VACE makes 4n+1 frames, up to {LONGEST_FRAMES}. "
+        f"Choose another length here: {choices}; resample and spread pick from all of it."
+    )
+
+
+def _check_agreement(layers: tuple[Layer, ...]) -> None:
+    sizes = [(layer, size_text(layer.size)) for layer in layers if layer.fixed_size]
+    lengths = [(layer, f"{layer.fixed_length} frames") for layer in layers if layer.fixed_length]
+    for known, choice in ((sizes, "fit"), (lengths, "length")):
+        for (one, first), (other, second) in pairwise(known):
+            if first != second:
+                fixed = choice == "length" and {one.kind, other.kind} == {"given"}
+                raise PiyingError(
+                    f"The {one.noun} of {one.title} goes with {first}, the {other.noun} of {other.title} with "
+                    f"{second}. Give both the same"
+                    + ("." if fixed else f", or choose another {choice} than refuse on one of the two nodes.")
+                )
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Return "832×480" for (832, 480)."""
+    return f"{size[0]}×{size[1]}"

@@ -1,1 +1,0 @@
-"""Videos longer than the model makes at once: windows that follow each other, each begun on the one before."""

@@ -1,1 +1,0 @@
-"""VACE's jobs: each takes what a person has and gives a `VACETask`, built on another where one is given."""

@@ -1,0 +1,110 @@
+"""A sampler as the browser describes it: its values, and the loaders its wires lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.errors import PiyingError
+from . import NODE_CLASS_MAPPINGS
+
+MAX_DEPTH = 8  # loaders behind loaders
+MAX_TEXT = 2000  # characters of a value
+NUMBERS = {"INT": (int,), "FLOAT": (int, float)}
+
+
+@dataclass
+class WidgetQuery:
+    """A node of ours.
+
+    Attributes:
+        node_class: its class.
+        known: inputs whose values are known before a run.
+        unknown: names of inputs that only the run will know.
+    """
+
+    node_class: Any
+    known: dict[str, Any] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+
+def class_of(name: object) -> Any:
+    """Return a node class of ours.
+
+    Raises:
+        PiyingError: there is none of that name.
+    """
+    if not isinstance(name, str) or name not in NODE_CLASS_MAPPINGS:
+        raise PiyingError(f"class_type is {str(name)[:80]!r}, which is no node of Piying.")
+    return NODE_CLASS_MAPPINGS[name]
+
+
+def read(question: Mapping[str, Any], depth: int = 0) -> WidgetQuery:
+    """Return the node a question describes.
+
+    Args:
+        question: `class_type`; `inputs`, for each name its value, or for a wire another such question with the
+            `slot` it comes from, or null where what it comes from is no node of ours. Inputs that are not declared
+            are left out: those of a newer or older browser page.
+
+    Raises:
+        PiyingError: a value is not what its input takes.
+    """
+    if depth > MAX_DEPTH:
+        raise PiyingError(f"More than {MAX_DEPTH} nodes follow each other.")
+    inputs = question.get("inputs", {})
+    if not isinstance(inputs, dict):
+        raise PiyingError("inputs is no JSON object.")
+    asked = WidgetQuery(class_of(question.get("class_type")))
+    declared = asked.node_class.INPUT_TYPES()
+    for name, spec in {**declared.get("required", {}), **declared.get("optional", {})}.items():
+        if name in inputs:
+            _take(asked, name, spec, inputs[name], depth)
+    return asked
+
+
+def _take(asked: WidgetQuery, name: str, spec: Any, value: Any, depth: int) -> None:
+    if isinstance(value, dict):
+        value = _output(value, depth)
+    elif value is not None:
+        check(name, spec, value)
+    if value is None:
+        asked.unknown.append(name)
+    else:
+        asked.known[name] = value
+
+
+def _output(question: Mapping[str, Any], depth: int) -> Any:
+    """Return what a node gives at once; None where only a run would tell."""
+    asked = read(question, depth + 1)
+    if not getattr(asked.node_class, "RUNS_AT_ONCE", False) or asked.unknown:
+        return None
+    required = asked.node_class.INPUT_TYPES()["required"]
+    missing = [name for name in required if name not in asked.known]
+    if missing:
+        raise PiyingError(f"{missing[0]} of {question['class_type']} is missing.")
+    outputs = getattr(asked.node_class(), asked.node_class.FUNCTION)(**asked.known)
+    slot = question.get("slot", 0)
+    if type(slot) is not int or not 0 <= slot < len(outputs):
+        raise PiyingError(f"{question['class_type']} has no output {str(slot)[:20]}.")
+    return outputs[slot]
+
+
+def check(name: str, spec: Any, value: Any) -> None:
+    """Accept a value of the kind and the range that an input declares.
+
+    Raises:
+        PiyingError: it is another.
+    """
+    kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+    if isinstance(kind, str) and kind in NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, NUMBERS[kind]):
+            raise PiyingError(f"{name} is no number.")
+        if not options.get("min", value) <= value <= options.get("max", value):
+            raise PiyingError(f"{name} is {value}. It goes from {options['min']} to {options['max']}.")
+    elif kind == "BOOLEAN":
+        if not isinstance(value, bool):
+            raise PiyingError(f"{name} is neither true nor false.")
+    elif not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise PiyingError(f"{name} is no text of up to {MAX_TEXT} characters.")
