@@ -74,8 +74,8 @@ def decodes(pack: Callable[[str], Any], device: str) -> Ways:
     decode = pack("core.wan.decode").decode
     return {
         "decode, diffusers": lambda: vae.decode(z).sample,
-        "decode, latent frame by latent frame (ours)": lambda: decode(vae, z, False, lambda done: None),
-        "decode, the same, channels last": lambda: decode(last, z, False, lambda done: None),
+        "decode, latent frame by latent frame (ours)": lambda: decode(vae, z, tiled=False, on_step=lambda done: None),
+        "decode, the same, channels last": lambda: decode(last, z, tiled=False, on_step=lambda done: None),
     }
 
 
@@ -88,7 +88,7 @@ def compiles(pack: Callable[[str], Any], device: str, rounds: int) -> dict[str, 
     z = torch.randn(1, vae.config.z_dim, LATENT_FRAMES, SIDE // 8, SIDE // 8, device=device)
     decode = pack("core.wan.decode").decode
     with torch.no_grad():
-        return compiled(vae, lambda: decode(vae, z, False, lambda done: None), device, rounds)
+        return compiled(vae, lambda: decode(vae, z, tiled=False, on_step=lambda done: None), device, rounds)
 
 
 def files(pack: Callable[[str], Any], folder: Path) -> dict[str, float]:
@@ -97,12 +97,12 @@ def files(pack: Callable[[str], Any], folder: Path) -> dict[str, float]:
     small = torch.rand(1, 3, 11, 30, 52, generator=draw)
     clip = torch.nn.functional.interpolate(small, size=(FRAMES, HEIGHT, WIDTH), mode="trilinear")[0]
     frames = clip.permute(1, 2, 3, 0).contiguous()
-    shelves = pack("core.wan.long.window_cache")
-    shelf = shelves.Shelf(folder)
+    windows = pack("core.wan.long.window_cache")
+    cache = windows.WindowCache(folder)
     begun = time.perf_counter()
-    shelf.put("window", shelves.Finished(shelves.rounded(frames)))
+    cache.put("window", windows.FinishedWindow(windows.rounded(frames)))
     kept = time.perf_counter()
-    pack("core.media.mp4").write_mp4(folder / "video.mp4", shelf.read("window"), Fraction(16))
+    pack("core.media.mp4").write_mp4(folder / "video.mp4", cache.read("window"), Fraction(16))
     return {"a window of 81 frames kept, 832 × 480": kept - begun, "written as H.264": time.perf_counter() - kept}
 
 

@@ -85,7 +85,7 @@ def measure_ours(api: Api, repeats: int) -> dict[str, float]:
     """Return seconds of each kind of run, best of `repeats`."""
     runner = _load_runner()
     info = runner("definitions").object_info(CLASSES, {})
-    parse, validate = runner("graph").parse_graph, runner("validate").validate
+    parse, validate = runner("graph").parse_graph, runner("validate").validate_graph
     rounds = []
     for repeat in range(repeats):
         graph, changed = parse(api), parse(with_leaf(api, -1 - repeat))

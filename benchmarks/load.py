@@ -144,7 +144,9 @@ def keep_cast(path: Path) -> None:
     import_pack()
     from piying.core.quantization.file_cache import CastFile
 
-    CastFile("transformer", [path.parent], "benchmark", "bf16").load(lambda _: load_ours(path, "fp8"))
+    CastFile("transformer", [path.parent], storage="fp8", identity="benchmark", compute="bf16").load(
+        lambda _: load_ours(path, "fp8")
+    )
 
 
 def load_cast(path: Path) -> Any:

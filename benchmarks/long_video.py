@@ -61,7 +61,7 @@ class Maker:
     def __init__(self, pack: Callable[[str], Any], options: argparse.Namespace, scratch: Path) -> None:
         self.pack, self.options, self.scratch = pack, options, scratch
         choose = pack("core.catalog.selection")
-        self.handle = choose.ModelHandle(choose.WAN_VACE, options.model)
+        self.handle = choose.ModelHandle(self.pack("core.wan.family").WAN_VACE, options.model)
 
     def make(self, name: str, frames: int, prompt: str, seed: int, joining: dict[str, Any], when: Any) -> Any:
         """Return the whole video, uint8 [n, h, w, 3], its windows, processor seconds, and the file."""

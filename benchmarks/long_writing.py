@@ -4,7 +4,7 @@
 
 The same video of the built-in model, in windows of 17 frames, made both ways in every round. Seconds are time that
 passes, the least of the rounds: the whole, and what of it the thread that samples has waited for files. In turn means
-that a window is on the shelf and its frames are with the encoder before the next window begins.
+that a window is in the cache and its frames are with the encoder before the next window begins.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Pack = Callable[[str], Any]
 def in_turn(pack: Pack) -> Iterator[None]:
     """Let nothing be unfinished when the next window begins."""
     reel = pack("core.wan.long.video_writer")
-    worker, most = reel.background_worker, reel.MOST
-    reel.background_worker, reel.MOST = (lambda work, check, most=0: worker(work, check, most)), 0
+    worker, most = reel.background_worker, reel.MAX_PENDING
+    reel.background_worker, reel.MAX_PENDING = (lambda work, check, most=0: worker(work, check, most)), 0
     try:
         yield
     finally:
-        reel.background_worker, reel.MOST = worker, most
+        reel.background_worker, reel.MAX_PENDING = worker, most
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def make(pack: Pack, options: argparse.Namespace, frames: int) -> bytes:
         PROMPTS[0], "", options.width, options.height, frames, steps=options.steps, cfg=1.0, shift=5.0, seed=0
     )
     request = long.LongRequest(video, WINDOW, OVERLAP, **CROSSFADE)
-    handle = choose.ModelHandle(choose.WAN_VACE, options.model)
+    handle = choose.ModelHandle(pack("core.wan.family").WAN_VACE, options.model)
     with tempfile.TemporaryDirectory() as name:
         host = pack("core.host.headless").HeadlessHost(chosen_device=options.device, temp=Path(name), cache=Path(name))
         pack("core.wan.long.sample").make_long_video(handle, request, host)

@@ -45,13 +45,17 @@ def cell(work: Any, vram: int, ram: int) -> str:
 def rows() -> list[tuple[str, Any]]:
     """Return (title, work) of each row of the table."""
     listed = module("catalog.component_sizes").listed_components
-    video, image = module("wan.phases").work, module("hunyuan_dit.phases").work
+    video, image = module("wan.phases"), module("hunyuan_dit.phases")
     found = [
-        (f"VACE {title}, {width}×{height}, {FRAMES} frames", video(listed(model), width, height, FRAMES))
+        (
+            f"VACE {title}, {width}×{height}, {FRAMES} frames",
+            video.phases(listed(model), video.VideoWork(width, height, FRAMES)),
+        )
         for model, title in VIDEOS
         for width, height in VIDEO_SIZES
     ]
-    return [*found, ("Hunyuan-DiT, 1024×1024", image(listed("hunyuan-dit-v1.2"), 1024, 1024))]
+    drawn = image.phases(listed("hunyuan-dit-v1.2"), image.ImageWork(1024, 1024))
+    return [*found, ("Hunyuan-DiT, 1024×1024", drawn)]
 
 
 def table() -> str:

@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         on_progress=lambda phase, total: timed,
     )
     handle = pack("core.catalog.selection").ModelHandle(
-        pack("core.catalog.selection").PROMPT, options.model, options.precision
+        pack("core.prompting.family").PROMPT, options.model, options.precision
     )
     memory = {"before": resident_bytes()}
     model = pack("core.prompting.local_model").LocalModel(handle, host)
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     quick = pack("core.prompting.local_model").LocalModel(replace(handle, compile_step=True), host)
     rows = compare(pack, {"ours": model, **({"compiled": quick} if options.compile else {})}, host, timed, options)
     memory["after"] = resident_bytes()
-    pack("core.executor.model_cache").forget()
+    pack("core.executor.model_cache").evict_models()
     return {"model": model.name, **model.record(), "load_seconds": seconds_to_load, "memory": memory, **rows}
 
 

@@ -24,7 +24,7 @@ class Contest:
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         self.options = options
         choose, host = piying("core.catalog.selection"), piying("core.host.headless").HeadlessHost()
-        found = choose.choose_model(choose.ModelHandle(choose.WAN_VACE, options.model), host)
+        found = choose.choose_model(choose.ModelHandle(piying("core.wan.family").WAN_VACE, options.model), host)
         self.setting = Setting(found.path, options.model, options.device, options.steps)
         self.scratch = scratch
         self.ours = Ours(self.setting, scratch)

@@ -175,7 +175,7 @@ def caches() -> list[Cache]:
 def _inside(pipeline: Pipeline) -> dict[str, int]:
     """Return TaylorSeer's words for what our step_cache keeps to: not the first steps, not the last."""
     ours, steps = piying("core.wan.step_cache"), pipeline.setting.steps
-    first = max(ours.FIRST_LEAST, round(ours.FIRST_SHARE * steps))
+    first = max(ours.MIN_FIRST, round(ours.FIRST_SHARE * steps))
     return {"cache_interval": 2, "disable_cache_before_step": first, "disable_cache_after_step": steps - ours.LAST}
 
 

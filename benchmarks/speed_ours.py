@@ -57,7 +57,7 @@ class Ours:
     def __init__(self, setting: Setting, cache: Path) -> None:
         choose = piying("core.catalog.selection")
         self.setting = setting
-        self.handle = choose.ModelHandle(choose.WAN_VACE, setting.model)
+        self.handle = choose.ModelHandle(piying("core.wan.family").WAN_VACE, setting.model)
         self.host = piying("core.host.headless").HeadlessHost(chosen_device=setting.device, cache=cache)
         self.given: Given | None = None
         self.predict_first = False
@@ -69,13 +69,11 @@ class Ours:
         run = piying("core.wan.run")
         denoise = run.denoise
 
-        def watched(
-            transformer: Any, scheduler: Any, noise: Any, embeds: Any, control: Any, *rest: Any, **named: Any
-        ) -> Any:
+        def watched(transformer: Any, scheduler: Any, noise: Any, embeds: Any, *, control: Any, **named: Any) -> Any:
             self.given = Given(noise, embeds, control, self._first(transformer, noise, embeds, control))
             with counted(transformer) as count:
                 begun = clock(self.setting.device)
-                latents = denoise(transformer, scheduler, noise, embeds, control, *rest, **named)
+                latents = denoise(transformer, scheduler, noise, embeds, control=control, **named)
                 self._seconds = clock(self.setting.device) - begun
             self._predictions = count.predictions
             return latents
@@ -111,7 +109,7 @@ class Ours:
             measure = {**measure, "steps": round(measure["steps"] * setting.steps)}
         for path in (self.host.cache_folder() / "latents").glob("*"):
             path.unlink()  # nothing is taken from a run before
-        frames, record = piying("core.wan.sample").sample(self.handle, replace(request, **measure), self.host)
+        frames, record = piying("core.wan.run").sample(self.handle, replace(request, **measure), self.host)
         return Made(frames.numpy(), self._seconds, self._predictions, record)
 
     @cached_property
@@ -123,7 +121,7 @@ class Ours:
     def frames(self, latents: torch.Tensor) -> Any:
         """Return the frames [n, h, w, 3] in 0..1 of someone else's latents, decoded as ours are."""
         with torch.no_grad():
-            return piying("core.wan.decode").decode(self._vae, latents, False, lambda done: None).numpy()
+            return piying("core.wan.decode").decode(self._vae, latents, tiled=False, on_step=lambda done: None).numpy()
 
     def cost(self) -> tuple[float, float]:
         """Return the floating point operations of one prediction, and the bytes of the weights."""

@@ -25,7 +25,7 @@ def kernels(device: str) -> tuple[list[Contender], dict[str, str]]:
     """Return a contender for each attention kernel that runs here, and why the others do not."""
     attention, errors = core("wan.attention"), core("errors")
     found, left_out = [], {}
-    for word in sorted({kernel.word for kernel in attention.KERNELS}):
+    for word in sorted({kernel.name for kernel in attention.KERNELS}):
         name = f"Piying, attention by {word}"
         try:
             chosen = attention.attention_for(word, "reference", device, False)
@@ -37,12 +37,12 @@ def kernels(device: str) -> tuple[list[Contender], dict[str, str]]:
 
 
 def _with_kernel(chosen: Any) -> Callable[[Any], AbstractContextManager[Any]]:
-    return lambda model: chosen.used("bf16")
+    return lambda model: chosen.enabled("bf16")
 
 
 def _compiled(model: Any) -> AbstractContextManager[Any]:
     torch.compiler.reset()  # of what contenders before have had compiled
-    compiled: AbstractContextManager[Any] = core("wan.transformer").compiled(model)
+    compiled: AbstractContextManager[Any] = core("wan.transformer").compiled_blocks(model)
     return compiled
 
 
@@ -58,10 +58,10 @@ def contenders(device: str) -> tuple[list[Contender], dict[str, str]]:
     faster, left_out = kernels(device)
     found = [
         base[0],
-        Contender("Piying, one batch", ours("bf16", "resident", together=True)),
+        Contender("Piying, one batch", ours("bf16", "resident", batched=True)),
         *faster,
         Contender("Piying, compiled blocks", ours("bf16", "resident", inside=_compiled)),
-        Contender("Piying, compiled blocks, one batch", ours("bf16", "resident", together=True, inside=_compiled)),
+        Contender("Piying, compiled blocks, one batch", ours("bf16", "resident", batched=True, inside=_compiled)),
         *base[2:],
         base[1],
         Contender("diffusers, compiled blocks", theirs(_theirs_compiled)),

@@ -55,7 +55,9 @@ def ours(case: Case, settings: Settings, seed: int, folder: Path) -> torch.Tenso
     """Return the frames [N, H, W, 3] that VACE Sample makes, before kept pixels are brought back."""
     inputs = pack("core.wan.conditioning").prepare(case.task, SIDE, SIDE, settings.frames)
     asked = request(case, settings, seed)
-    frames, _ = pack("core.wan.sample").make(handle(), asked, inputs, host(folder), case.task is not None)
+    frames, _ = pack("core.wan.run").sample_inputs(
+        handle(), asked, inputs, host(folder), has_task=case.task is not None
+    )
     return frames
 
 

@@ -198,18 +198,18 @@ def request(case: Case, settings: Settings, seed: int) -> Any:
 def handle() -> Any:
     """Return the built-in model's handle."""
     choose = pack("core.catalog.selection")
-    return choose.ModelHandle(choose.WAN_VACE, model="built-in")
+    return choose.ModelHandle(pack("core.wan.family").WAN_VACE, model="built-in")
 
 
 def score(task: str, count: int, settings: Settings, folder: Path) -> dict[str, float]:
     """Return a task's mean scores."""
     source, rows = cases(task, settings), []
-    sample, condition = pack("core.wan.sample"), pack("core.wan.conditioning")
+    sample, condition = pack("core.wan.run"), pack("core.wan.conditioning")
     for index in range(count):
         case = next(source)
         asked = request(case, settings, settings.seed + index)
         inputs = condition.prepare(case.task, SIDE, SIDE, settings.frames)
-        made, _ = sample.make(handle(), asked, inputs, host(folder), case.task is not None)
+        made, _ = sample.sample_inputs(handle(), asked, inputs, host(folder), has_task=case.task is not None)
         rows.append(judge(case, inputs, made, condition.paste(made, inputs)))
     return {name: round(float(np.mean([row[name] for row in rows])), 3) for name in rows[0]}
 

@@ -91,18 +91,18 @@ def clips(pack: Callable[[str], Any], side: int, count: int) -> list[torch.Tenso
 
 def compare(pack: Callable[[str], Any], made: Callable[[], Any], video: torch.Tensor) -> list[Row]:
     """Return a row for each type; both decode the latents that fp32 has encoded."""
-    encode, decode = pack("core.wan.conditioning").encode_with, pack("core.wan.decode").decode
+    encode, decode = pack("core.wan.conditioning").encode_video, pack("core.wan.decode").decode
     vae = made()
     with largest(vae.encoder) as most_encoding:
         latents = encode(vae, video)
     with largest(vae.decoder) as most_decoding:
-        frames = decode(vae, latents, False, lambda done: None)
+        frames = decode(vae, latents, tiled=False, on_step=lambda done: None)
     rows = []
     for name, dtype in TYPES.items():
         narrow = made().to(dtype)
         with SumsInFp32():
             row = {"type": name, "latents": error(encode(narrow, video), latents)}
-            found = decode(narrow, latents, False, lambda done: None)
+            found = decode(narrow, latents, tiled=False, on_step=lambda done: None)
         row |= {"frames": decibels(found, frames), "furthest": float((found - frames).abs().max())}
         # What the transformer reads is rounded to its own type, whatever the VAE computes in.
         row |= {"read as bf16": error(latents.bfloat16(), latents)}

@@ -47,8 +47,8 @@ def load(folder: Path, device: str, dtype: torch.dtype) -> list[tuple[str, Calla
     """Return ways of getting a transformer from a file to the device, ready to compute."""
     from diffusers import WanVACETransformer3DModel
 
-    memory, loading = core("wan.phases"), core("checkpoints.load")
-    fp8 = {"storage": "fp8", "block_lists": memory.BLOCK_LISTS["transformer"], "keep": memory.FP8_KEEP["transformer"]}
+    loading = core("checkpoints.load")
+    fp8 = {"storage": "fp8", "rules": core("wan.family").WAN_VACE.rules["transformer"]}
 
     def there(module: torch.nn.Module) -> torch.nn.Module:
         module.to(device)
@@ -115,11 +115,11 @@ def vae_ways(vae: Any, size: str, device: str) -> list[tuple[str, bool, Callable
 
     return [
         ("decode: diffusers", False, all_at_once),
-        ("decode: Piying", False, lambda: decode.decode(vae, latents, False, lambda done: None)),
+        ("decode: Piying", False, lambda: decode.decode(vae, latents, tiled=False, on_step=lambda done: None)),
         ("decode: diffusers, tiled", True, all_at_once),
-        ("decode: Piying, tiled", True, lambda: decode.decode(vae, latents, True, lambda done: None)),
-        ("encode", False, lambda: condition.encode_with(vae, video)),
-        ("encode, tiled", True, lambda: condition.encode_with(vae, video)),
+        ("decode: Piying, tiled", True, lambda: decode.decode(vae, latents, tiled=True, on_step=lambda done: None)),
+        ("encode", False, lambda: condition.encode_video(vae, video)),
+        ("encode, tiled", True, lambda: condition.encode_video(vae, video)),
     ]
 
 
@@ -204,13 +204,13 @@ def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: 
         vram=None if cap is None else int(cap * 10**9),
     )
     name = "built-in" if model == "toy" else f"random-{model}"
-    handle = choose.ModelHandle(choose.WAN_VACE, model=name)
-    core("executor.model_cache").forget()
+    handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=name)
+    core("executor.model_cache").evict_models()
     found: Row = {}
     for run, prompt, seed in RUNS:
         wanted = request.VACERequest(prompt, width=width, height=height, num_frames=frames, steps=2, seed=seed)
         begun = clock(device)
-        _, record = core("wan.sample").sample(handle, wanted, program)
+        _, record = core("wan.run").sample(handle, wanted, program)
         found[run] = clock(device) - begun
         found["phases"] = record.get("seconds")
         found["plan"] = record.get("plan")

@@ -60,26 +60,26 @@ def ours(
     storage: str,
     placement: str,
     fp8_matmul: bool = False,
-    together: bool = False,
+    batched: bool = False,
     inside: Inside = nullcontext,
 ) -> Any:
     """Return the opener of one of our ways.
 
     Args:
-        together: predict for both prompts in one batch.
+        batched: predict for both prompts in one batch.
         inside: given the model on its device, what its steps run in.
     """
 
     @contextmanager
     def opened(model: Any, given: dict[str, Any], device: str) -> Iterator[Opened]:
-        memory, forward = core("wan.phases"), core("wan.transformer")
+        forward = core("wan.transformer")
         if storage == "fp8":
-            fp8 = core("quantization.fp8")
-            fp8.cast_linears(model, memory.BLOCK_LISTS["transformer"], memory.FP8_KEEP["transformer"])
-            fp8.use_fp8_matmul(model, fp8_matmul)
+            casting = core("quantization.casting")
+            casting.cast_module(model, storage, core("wan.family").WAN_VACE.rules["transformer"])
+            casting.use_native_matmul(model, fp8_matmul)
 
         def step() -> list[torch.Tensor]:
-            return forward.predict(model, **given, together=together)
+            return forward.predict(model, **given, batched=batched)
 
         if placement == "resident":
             model.to(device)
@@ -234,8 +234,7 @@ class Case:
         phase = phase_of(self.shape)
         storage, placement = contender.plan
         if not is_card(self.device):
-            unpacked = phase.component.unpacked("fp32") if storage == "fp8" else 0
-            return int(phase.variants[0].peak("fp32")) + unpacked
+            return int(phase.variants[0].peak("fp32") + phase.component.unpacked("fp32", storage))
         cost = core("planner.cost")
         choice = cost.Choice("bf16", storage, placement, phase.variants[0], contender.fp8_matmul)
         return int(cost.cost(phase, choice, core("planner.machine").synthetic(self.cap or 80)).vram)
@@ -245,15 +244,13 @@ def phase_of(shape: Shape) -> Any:
     """Return the planner's sampling phase of a shape."""
     memory, sizes = core("wan.phases"), core("catalog.component_sizes")
     tensors = {
-        name: sizes.Stored(tuple(tensor.shape), "BF16") for name, tensor in empty(shape.model).named_parameters()
+        name: sizes.TensorInfo(tuple(tensor.shape), "BF16") for name, tensor in empty(shape.model).named_parameters()
     }
-    transformer = sizes.component(
-        "transformer", tensors, memory.BLOCK_LISTS["transformer"], memory.FP8_KEEP["transformer"]
-    )
+    transformer = sizes.component("transformer", tensors, core("wan.family").WAN_VACE.rules["transformer"])
     width, height, frames = SIZES[shape.size]
     nothing = sizes.component("other", {})
     parts = {"transformer": transformer, "text_encoder": nothing, "vae": nothing}
-    phases = memory.work(parts, width, height, frames)
+    phases = memory.phases(parts, memory.VideoWork(width, height, frames))
     return next(phase for phase in phases if phase.name == "sample")
 
 

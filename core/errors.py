@@ -1,4 +1,4 @@
-"""Errors whose text is written for the person at the screen."""
+"""Errors: the exception whose text is written for the person at the screen, and what other errors say, in short."""
 
 from __future__ import annotations
 
@@ -50,3 +50,12 @@ def explain_os_errors(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise file_error(doing, error.errno, error.strerror or str(error)) from error
+
+
+def short_text(error: Exception) -> str:
+    """Return the kind of error and the first paragraph of its text, on one line of 300 characters at most.
+
+    What follows the first paragraph of torch's compiler errors is advice for its own developers.
+    """
+    paragraph = str(error).partition("\n\n")[0]
+    return f"{type(error).__name__}: {' '.join(paragraph.split())[:300]}"

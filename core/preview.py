@@ -1,4 +1,4 @@
-"""A quick look at latents while they are sampled, without running the VAE's decoder."""
+"""Latent previews: small pictures of latents while they are sampled, without running the VAE's decoder."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class LatentPreview:
         self.scheduler = scheduler
         self.skip = skip
 
-    def of(self, latents: torch.Tensor) -> Look:
+    def of(self, latents: torch.Tensor) -> StepPreview:
         """Return a preview of latents [1, z, H, W] or [1, z, T, H, W], made when a host asks for it."""
-        return Look(self, latents)
+        return StepPreview(self, latents)
 
     def image(self, latents: torch.Tensor) -> Image:
         """Return a picture of latents [1, z, H, W] or [1, z, T, H, W] (the middle frame of these)."""
@@ -79,8 +79,8 @@ class LatentPreview:
 
 
 @dataclass(frozen=True)
-class Look:
-    """The preview of one moment."""
+class StepPreview:
+    """The preview of one step."""
 
     preview: LatentPreview
     latents: torch.Tensor
@@ -114,24 +114,20 @@ def fit_colours(vae: Any) -> torch.Tensor:
     # A VAE that overflows in fp16 costs the preview its colours, not the run.
     latents = _encode(vae, colours.permute(2, 0, 1)).float().cpu().nan_to_num(0.0, 0.0, 0.0)
     rows = torch.cat([latents.flatten(1).T, torch.ones(CARD * CARD, 1)], dim=1)
-    return torch.linalg.lstsq(rows, colours.reshape(-1, 3)).solution
+    fitted: torch.Tensor = torch.linalg.lstsq(rows, colours.reshape(-1, 3)).solution
+    return fitted
 
 
 def _encode(vae: Any, colours: torch.Tensor) -> torch.Tensor:
-    """Return latents [z, CARD, CARD] of a card of colours [3, CARD, CARD] in 0..1."""
-    card = colours.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)[None] * 2 - 1
-    card = card.to(vae.device, vae.dtype)
-    is_video = hasattr(vae.config, "z_dim")
-    encoded = vae.encode(card[:, :, None] if is_video else card).latent_dist.mode()
-    return _normalised(vae, encoded, is_video)
-
-
-def _normalised(vae: Any, encoded: torch.Tensor, is_video: bool) -> torch.Tensor:
-    """Return encoder output in the scale the sampler works in."""
+    """Return latents [z, CARD, CARD] of a card of colours [3, CARD, CARD] in 0..1, in the sampler's scale."""
     import torch
 
-    if not is_video:
-        return encoded[0] * vae.config.scaling_factor
+    card = colours.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)[None] * 2 - 1
+    card = card.to(vae.device, vae.dtype)
+    if not hasattr(vae.config, "z_dim"):  # a VAE of pictures
+        scaled: torch.Tensor = vae.encode(card).latent_dist.mode()[0] * vae.config.scaling_factor
+        return scaled
+    encoded: torch.Tensor = vae.encode(card[:, :, None]).latent_dist.mode()
     mean, std = (
         torch.tensor(values).view(-1, 1, 1, 1).to(encoded)
         for values in (vae.config.latents_mean, vae.config.latents_std)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.controls import choices, models
+from ..core.controls.family import DEPTH, DETECTOR, POSE, SEGMENTATION, AnnotatorFamily
 from ..core.host.current import get_host
 from .shared import CATEGORY, checked, record_run
 from .widgets import Declared, choice, number, socket, whole
@@ -15,10 +16,10 @@ LINES = choice(choices.LINES, "Colour of lines and paper. VACE was trained on bl
 HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
 
 
-def _models(annotator: models.Annotator) -> Declared:
-    fallback = "the built-in toy one" if annotator.ships else "it stops and says what to fetch"
-    tooltip = f"auto: the largest {annotator.title} model under models/{models.FOLDER}; without any, {fallback}."
-    return choice(models.choices(annotator, get_host()), tooltip)
+def _models(family: AnnotatorFamily) -> Declared:
+    fallback = "the built-in toy one" if family.ships else "it stops and says what to fetch"
+    tooltip = f"auto: the largest {family.title} model under models/{family.folder}; without any, {fallback}."
+    return choice(models.choices(family, get_host()), tooltip)
 
 
 def _stepped(step: int, declared: Declared) -> Declared:
@@ -39,6 +40,7 @@ class PiyingControlGray(_Control):
     """Frames without colour."""
 
     DESCRIPTION = "Takes the colour out of a video. VACE puts new colours in and keeps everything else."
+    SEARCH_ALIASES = ["grayscale", "colorize", "灰度", "上色"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class PiyingControlEdges(_Control):
     """Canny edges."""
 
     DESCRIPTION = "Draws the edges of a video, one pixel wide (Canny)."
+    SEARCH_ALIASES = ["canny", "edges", "边缘"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class PiyingControlScribble(_Control):
     """Pencil lines."""
 
     DESCRIPTION = "Draws a video in pencil: soft lines without shading, as VACE's scribble control."
+    SEARCH_ALIASES = ["scribble", "sketch", "lineart", "线稿"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -107,6 +111,7 @@ class PiyingControlFlow(_Control):
     """Optical flow."""
 
     DESCRIPTION = "Paints the motion of a video: the hue says where to, its strength how fast, white is still."
+    SEARCH_ALIASES = ["optical flow", "motion", "光流"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -135,6 +140,7 @@ class PiyingControlLayoutMask(_Control):
     """Outlines of a mask."""
 
     DESCRIPTION = "Draws where a thing is in every frame, from its mask: VACE puts the thing of the prompt there."
+    SEARCH_ALIASES = ["layout", "track", "布局"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -158,6 +164,7 @@ class PiyingControlLayoutBox(_Control):
     """A box that moves from one place to another."""
 
     DESCRIPTION = "Draws a box that moves and grows evenly from one place to another: VACE moves a thing along."
+    SEARCH_ALIASES = ["layout", "bounding box", "trajectory", "轨迹", "布局"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -200,6 +207,7 @@ class PiyingControlDepth(_Control):
     """Depth maps."""
 
     DESCRIPTION = "Measures how near everything is: near is light, far is dark."
+    SEARCH_ALIASES = ["depth", "depth anything", "深度"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -208,13 +216,13 @@ class PiyingControlDepth(_Control):
             "What white and black are taken from: each frame by itself, as VACE was trained, or all frames, "
             "which is steadier where things come and go."
         )
-        widgets = {"frames": FRAMES, "model": _models(models.DEPTH), "range_of": choice(choices.SCALES, tooltip)}
+        widgets = {"frames": FRAMES, "model": _models(DEPTH), "range_of": choice(choices.SCALES, tooltip)}
         return {"required": widgets, "hidden": {**HIDDEN}}
 
     @classmethod
     def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
         """Say which models are installed when the chosen one is not."""
-        return model is None or checked(models.check_model, models.DEPTH, model, get_host())
+        return model is None or checked(models.check_model, DEPTH, model, get_host())
 
     def make(
         self, frames: Any, model: str, range_of: str, extra_pnginfo: Any = None, unique_id: str | None = None
@@ -231,19 +239,20 @@ class PiyingControlPose(_Control):
     """People as sticks."""
 
     DESCRIPTION = "Finds people and draws their joints as coloured sticks."
+    SEARCH_ALIASES = ["pose", "openpose", "dwpose", "姿态"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets."""
         detector_tooltip = (
             "Finds people first. auto: the largest detector under models/annotators, else the whole frame is "
-            f"taken for one person. {models.install_hint(models.DETECTOR)}"
+            f"taken for one person. {models.install_hint(DETECTOR)}"
         )
         colours_tooltip = "as VACE: what its own tool makes of videos, red and blue exchanged. OpenPose: as others do."
         return {
             "required": {
                 "frames": FRAMES,
-                "model": _models(models.POSE),
+                "model": _models(POSE),
                 "detector": choice(models.detector_choices(get_host()), detector_tooltip),
                 "min_score": number(0.5, 0.0, 1.0, 0.05, "How sure the detector has to be of a person."),
                 "colours": choice(choices.POSE_COLOURS, colours_tooltip),
@@ -254,7 +263,7 @@ class PiyingControlPose(_Control):
     @classmethod
     def VALIDATE_INPUTS(cls, model: str | None, detector: str | None) -> bool | str:
         """Say which models are installed when the chosen one is not, and what to fetch where there is none."""
-        good = model is None or checked(models.check_model, models.POSE, model, get_host())
+        good = model is None or checked(models.check_model, POSE, model, get_host())
         return (
             good if isinstance(good, str) or detector is None else checked(models.check_detector, detector, get_host())
         )
@@ -281,6 +290,7 @@ class PiyingSegment(_Control):
     """A mask of the things named."""
 
     DESCRIPTION = "Masks what you name in every frame: for VACE: Inpaint, or for the layout of a control video."
+    SEARCH_ALIASES = ["segment", "mask by text", "抠图", "分割", "遮罩"]
     RETURN_TYPES = ("MASK",)
     RETURN_NAMES = ("mask",)
     OUTPUT_TOOLTIPS = ("One mask per frame: 1 on what was named.",)
@@ -295,7 +305,7 @@ class PiyingSegment(_Control):
         return {
             "required": {
                 "frames": FRAMES,
-                "model": _models(models.SEGMENTATION),
+                "model": _models(SEGMENTATION),
                 "names": ("STRING", {"default": "circle", "tooltip": tooltip}),
             },
             "hidden": {**HIDDEN},
@@ -304,7 +314,7 @@ class PiyingSegment(_Control):
     @classmethod
     def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
         """Say which models are installed when the chosen one is not."""
-        return model is None or checked(models.check_model, models.SEGMENTATION, model, get_host())
+        return model is None or checked(models.check_model, SEGMENTATION, model, get_host())
 
     def make(
         self, frames: Any, model: str, names: str, extra_pnginfo: Any = None, unique_id: str | None = None
@@ -315,3 +325,28 @@ class PiyingSegment(_Control):
         mask, record = segment(frames, model, names, get_host())
         record_run(extra_pnginfo, unique_id, record)
         return (mask,)
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingControlGray": PiyingControlGray,
+    "PiyingControlEdges": PiyingControlEdges,
+    "PiyingControlScribble": PiyingControlScribble,
+    "PiyingControlFlow": PiyingControlFlow,
+    "PiyingControlLayoutMask": PiyingControlLayoutMask,
+    "PiyingControlLayoutBox": PiyingControlLayoutBox,
+    "PiyingControlDepth": PiyingControlDepth,
+    "PiyingControlPose": PiyingControlPose,
+    "PiyingSegment": PiyingSegment,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingControlGray": "Control: Gray",
+    "PiyingControlEdges": "Control: Edges",
+    "PiyingControlScribble": "Control: Scribble",
+    "PiyingControlFlow": "Control: Optical Flow",
+    "PiyingControlLayoutMask": "Control: Layout from Mask",
+    "PiyingControlLayoutBox": "Control: Layout from Boxes",
+    "PiyingControlDepth": "Control: Depth",
+    "PiyingControlPose": "Control: Pose",
+    "PiyingSegment": "Segment by Name",
+}

@@ -1,25 +1,69 @@
-"""Hunyuan-DiT: draw an image."""
+"""Hunyuan-DiT nodes: load a model, put a LoRA on it, draw an image."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.hunyuan_dit import request as dit
+from ..core.hunyuan_dit.family import HUNYUAN_DIT
 from ..core.image_sizes import MULTIPLE
-from .shared import IMAGES, checked, record_run, seed_input, shown
+from ..core.lora.catalog import lora_files, made_for, with_lora
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
+from .shared import CATEGORY, checked, record_run, seed_input, shown
 
 ALL_SIZES = dit.SIZES + dit.TOY_SIZES
-SIZING = ("width", "height", "cfg", "steps")  # what the need for memory depends on
 
 
-class PiyingHunyuanDiT:
+IMAGES = f"{CATEGORY}/Hunyuan-DiT"
+HUNYUAN = ["hunyuan", "混元", "HunyuanDiT"]  # what people type to find any of these nodes
+
+
+class PiyingLoadHunyuanDiT(ModelLoader):
+    """Choose a Hunyuan-DiT model."""
+
+    FAMILY = HUNYUAN_DIT
+    CATEGORY = IMAGES
+    DESCRIPTION = "Chooses a Hunyuan-DiT model. Nothing is loaded until an image is drawn."
+    SEARCH_ALIASES = [*HUNYUAN, "load image model", "加载模型"]
+    RETURN_TYPES = ("HUNYUAN_DIT",)
+    ALSO = ", or ComfyUI's all-in-one checkpoint or Tencent's own files under models/checkpoints"
+    OUTPUT_TOOLTIPS = ("The model, for Hunyuan-DiT Text to Image.",)
+    PRECISION_TOOLTIP = "Number type. auto: fp16 on a card, fp32 on a CPU."
+
+
+class PiyingHunyuanDiTLoRA(LoRANode):
+    """A Hunyuan-DiT model → the same with a LoRA on it."""
+
+    FAMILY = HUNYUAN_DIT
+    CATEGORY = IMAGES
+    DESCRIPTION = (
+        "Puts a LoRA on a Hunyuan-DiT model; several go on one behind the other. The weights are not read again when "
+        "it is taken off or its strength changes. Only the transformer is changed, not the text encoders."
+    )
+    SEARCH_ALIASES = [*HUNYUAN, "lora loader", "加载LoRA"]
+    RETURN_TYPES = ("HUNYUAN_DIT", "INT", "FLOAT")
+    RETURN_NAMES = ("model", "steps", "cfg")
+    OUTPUT_TOOLTIPS = (
+        "The model with the LoRA, for Hunyuan-DiT Text to Image.",
+        STEPS_TOOLTIP.format(node="Hunyuan-DiT Text to Image"),
+        CFG_TOOLTIP.format(node="Hunyuan-DiT Text to Image"),
+    )
+
+    def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[ModelHandle, int, float]:
+        """Return a handle, and the settings of the last LoRA on it that was made for any."""
+        handle = with_lora(model, lora, strength, get_host())
+        settings = made_for(lora_files(handle, get_host()))
+        return handle, int(settings.get("steps", dit.DEFAULT_STEPS)), settings.get("cfg", dit.DEFAULT_CFG)
+
+
+class PiyingHunyuanDiT(PlannedNode):
     """Text → image."""
 
     CATEGORY = IMAGES
     DESCRIPTION = "Draws an image from Chinese or English text with Hunyuan-DiT."
+    SEARCH_ALIASES = [*HUNYUAN, "text to image", "txt2img", "t2i", "文生图"]
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The image.",)
@@ -83,18 +127,11 @@ class PiyingHunyuanDiT:
         self, model: ModelHandle, extra_pnginfo: Any = None, unique_id: str | None = None, **widgets: Any
     ) -> dict[str, Any]:
         """Return the image [1, H, W, 3], and show on the node how it was made."""
-        from ..core.hunyuan_dit.sample import sample
+        from ..core.hunyuan_dit.run import sample
 
         image, record = sample(model, dit.ImageRequest(**widgets), get_host())
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, image)
-
-    def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
-        """Return what a run would need; `linked` are the inputs that only the run will know."""
-        from ..core.hunyuan_dit.estimate import ask
-
-        del linked
-        return ask(model, get_host(), **{name: known[name] for name in SIZING if name in known})
 
 
 def _side(default: int, axis: int) -> dict[str, Any]:
@@ -107,3 +144,16 @@ def _side(default: int, axis: int) -> dict[str, Any]:
         "step": MULTIPLE,
         "tooltip": f"Width × height is one of: {listed}. The built-in toy model also draws 64×64 to 128×128.",
     }
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingLoadHunyuanDiT": PiyingLoadHunyuanDiT,
+    "PiyingHunyuanDiTLoRA": PiyingHunyuanDiTLoRA,
+    "PiyingHunyuanDiT": PiyingHunyuanDiT,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingLoadHunyuanDiT": "Load Hunyuan-DiT",
+    "PiyingHunyuanDiTLoRA": "Add Hunyuan-DiT LoRA",
+    "PiyingHunyuanDiT": "Hunyuan-DiT Text to Image",
+}

@@ -9,14 +9,15 @@ from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
-from .shared import VACE, checked, record_run, shown
-from .wan_vace import SIZING, PiyingVACESample, speed_inputs
+from .model_nodes import PlannedNode
+from .shared import checked, record_run, shown
+from .wan_vace import VACE, WAN, PiyingVACESample, speed_inputs
 from .widgets import choice, socket
 
 JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
 
 
-class PiyingVACELongVideo:
+class PiyingVACELongVideo(PlannedNode):
     """Text, and a task where there is one → a video file of any length."""
 
     CATEGORY = VACE
@@ -24,6 +25,7 @@ class PiyingVACELongVideo:
         "Makes a video longer than the model can at once: in windows, each going on from the last frames of the one "
         "before. Takes memory for one window; a stopped run that is started again goes on behind the finished ones."
     )
+    SEARCH_ALIASES = [*WAN, "long video", "长视频", "文生视频"]
     RETURN_TYPES = ("VIDEO",)
     RETURN_NAMES = ("video",)
     OUTPUT_TOOLTIPS = ("The video file, 16 frames a second, for Save Video.",)
@@ -113,20 +115,26 @@ class PiyingVACELongVideo:
         joining = {name: widgets.pop(name) for name in JOINING}
         request = long.LongRequest(vace.VACERequest(**widgets), **joining)
         host = get_host()
-        path, record = make_long_video(model, request, host, task, audio)
+        path, record = make_long_video(model, request, host, task, audio=audio)
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, host.video_file(path))
 
-    def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
-        """Return what one window would need; `linked` are the inputs that only the run will know."""
-        from ..core.wan.estimate import ask
-
-        sizes = {name: known[name] for name in SIZING if name in known}
-        sizes["num_frames"] = min(
-            sizes.get("num_frames", long.DEFAULT_LENGTH), known.get("window", long.DEFAULT_WINDOW)
-        )
-        return ask(model, get_host(), vace.VACERequest("", **sizes))
+    @staticmethod
+    def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
+        """Return what a memory plan is made from: one window at a time is in memory."""
+        del linked
+        frames = known.get("num_frames", long.DEFAULT_LENGTH), known.get("window", long.DEFAULT_WINDOW)
+        return {**known, "num_frames": min(frames)}
 
 
 def _frames(default: int, least: int, most: int, tooltip: str) -> tuple[str, dict[str, Any]]:
     return "INT", {"default": default, "min": least, "max": most, "step": vace.FRAME_STEP, "tooltip": tooltip}
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingVACELongVideo": PiyingVACELongVideo,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingVACELongVideo": "VACE Long Video",
+}

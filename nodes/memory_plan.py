@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.catalog.selection import ModelHandle
+from ..core.families.registry import planned_families
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from ..core.wan import request as vace
@@ -21,6 +22,7 @@ class PiyingMemoryPlan:
         "Shows what a run would need before it runs: what would be on the card, in which number type, how much "
         "memory and about how long, and why. Connect the models you want to know about. Nothing is loaded."
     )
+    SEARCH_ALIASES = ["vram", "memory", "显存"]
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("plan",)
     OUTPUT_TOOLTIPS = ("The plan as text.",)
@@ -64,9 +66,8 @@ class PiyingMemoryPlan:
                 ),
             },
             "optional": {
-                "wan_vace": ("WAN_VACE", {"tooltip": "From Load Wan VACE."}),
-                "hunyuan_dit": ("HUNYUAN_DIT", {"tooltip": "From Load Hunyuan-DiT."}),
-                "prompt_model": ("PROMPT_MODEL", {"tooltip": "From Load Prompt Model."}),
+                family.input_name: (family.socket, {"tooltip": f"From {family.loader}."})
+                for family in planned_families()
             },
         }
 
@@ -76,31 +77,17 @@ class PiyingMemoryPlan:
         del inputs
         return float("nan")
 
-    def show(
-        self,
-        width: int,
-        height: int,
-        num_frames: int,
-        references: int,
-        cfg: float,
-        steps: int,
-        wan_vace: ModelHandle | None = None,
-        hunyuan_dit: ModelHandle | None = None,
-        prompt_model: Any = None,
-    ) -> dict[str, Any]:
+    def show(self, **inputs: Any) -> dict[str, Any]:
         """Return the plans of the connected models as text, which ComfyUI also shows on the node."""
-        from ..core.hunyuan_dit.estimate import ask as ask_image
-        from ..core.prompting.estimate import ask as ask_prompt
-        from ..core.wan.estimate import ask as ask_video
+        from ..core.families.diffusion_model import estimate
 
-        host, answers = get_host(), []
-        if isinstance(prompt_model, ModelHandle):
-            answers.append(ask_prompt(prompt_model, host))
-        if hunyuan_dit is not None:
-            answers.append(ask_image(hunyuan_dit, host, width, height, cfg, steps))
-        if wan_vace is not None:
-            request = vace.VACERequest("", width=width, height=height, num_frames=num_frames, cfg=cfg, steps=steps)
-            answers.append(ask_video(wan_vace, host, request, references))
+        host = get_host()
+        handles = [inputs.get(family.input_name) for family in reversed(planned_families())]
+        answers = [
+            estimate(handle, host, handle.family.work(inputs, handle))
+            for handle in handles
+            if isinstance(handle, ModelHandle)
+        ]
         text = "\n\n".join(answer.to_text() for answer in answers)
         text = text or "Connect a model on this machine to see what it would need."
         return {"ui": {"text": [text]}, "result": (text,)}
@@ -114,3 +101,12 @@ def _side(default: int, name: str) -> dict[str, Any]:
         "step": MULTIPLE,
         "tooltip": f"{name} in pixels.",
     }
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingMemoryPlan": PiyingMemoryPlan,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingMemoryPlan": "Memory Plan",
+}

@@ -1,18 +1,57 @@
-"""Prompt nodes: expand a short line, and the server that may do it."""
+"""Prompt nodes: load a language model or name a server, and expand a short line."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+from ..core.catalog.selection import ModelHandle
 from ..core.errors import PiyingError
 from ..core.host.current import get_host
+from ..core.prompting.addresses import ALLOWED, API_KEY, read_address
+from ..core.prompting.family import PROMPT
 from ..core.prompting.presets import ORDER, preset_names, preset_text
 from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest
-from .shared import PROMPTS, record_run, seed_input
+from .model_nodes import ModelLoader
+from .shared import CATEGORY, checked, record_run, seed_input
 
+COMPILE_TOOLTIP = (
+    "Have torch.compile make code for writing one token: the first answer waits for it, up to minutes. For a queue of "
+    "many prompts on a card that holds the whole model. Needs Triton there, and a C++ compiler on a CPU, where models "
+    "of real size came out slower. Left out where weights are streamed, and for models that see."
+)
 # How often each node had to use the original prompt: such a result is not one to keep.
 _failures: Counter[str | None] = Counter()
+
+
+PROMPTS = f"{CATEGORY}/prompts"
+WRITING = ["qwen", "qwen3", "prompt enhance", "提示词", "扩写"]  # what people type to find any of these nodes
+
+
+class PiyingLoadPromptModel(ModelLoader):
+    """Choose a language model that writes prompts."""
+
+    FAMILY = PROMPT
+    CATEGORY = PROMPTS
+    DESCRIPTION = "Chooses the language model that writes prompts. Nothing is loaded until a prompt is expanded."
+    SEARCH_ALIASES = [*WRITING, "llm", "语言模型"]
+    RETURN_TYPES = ("PROMPT_MODEL",)
+    ALSO = ", or Qwen3 and Qwen2.5 in one file under models/text_encoders or models/LLM"
+    OUTPUT_TOOLTIPS = ("The model, for Expand Prompt.",)
+    PRECISION_TOOLTIP = "Number type. auto: bf16 on a card, fp32 on a CPU."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets of every loader, and compiling."""
+        inputs = super().INPUT_TYPES()
+        inputs["optional"]["compile_step"] = ("BOOLEAN", {"default": False, "tooltip": COMPILE_TOOLTIP})
+        return inputs
+
+    def load(self, model: str, precision: str, memory: str = "auto", compile_step: bool = False) -> tuple[ModelHandle]:
+        """Return a handle."""
+        (handle,) = super().load(model, precision, memory)
+        return (replace(handle, compile_step=compile_step),)
 
 
 class PiyingExpandPrompt:
@@ -23,6 +62,7 @@ class PiyingExpandPrompt:
         "Rewrites a short line as the rich prompt that image and video models were trained on. Quoted text, numbers, "
         "colours, names and camera moves stay. What cannot be used gives the line back as it was, with a warning."
     )
+    SEARCH_ALIASES = [*WRITING, "expand prompt", "llm"]
     RETURN_TYPES = ("STRING", "STRING")
     RETURN_NAMES = ("prompt", "negative_prompt")
     OUTPUT_TOOLTIPS = (
@@ -93,6 +133,59 @@ class PiyingExpandPrompt:
         return {"ui": {"text": [text], "piying": [record]}, "result": (text, record["negative_prompt"])}
 
 
+class PiyingPromptServer:
+    """Choose a model behind an OpenAI-compatible server."""
+
+    CATEGORY = PROMPTS
+    DESCRIPTION = (
+        "Chooses a language model behind an OpenAI-compatible server (Ollama, vLLM, LM Studio, llama.cpp) to write "
+        f"prompts. Servers on this machine alone, unless the environment variable {ALLOWED} names others. An API key "
+        f"is read from {API_KEY}, never from the workflow."
+    )
+    SEARCH_ALIASES = [*WRITING, "ollama", "openai", "vllm", "lm studio"]
+    RETURN_TYPES = ("PROMPT_MODEL",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The model, for Expand Prompt.",)
+    FUNCTION = "choose"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "url": (
+                    "STRING",
+                    {
+                        "default": "http://127.0.0.1:11434/v1",
+                        "tooltip": "Ollama: http://127.0.0.1:11434/v1. LM Studio: port 1234. vLLM: port 8000.",
+                    },
+                ),
+                "model": ("STRING", {"default": "qwen3:4b", "tooltip": "The model's name on the server."}),
+                "timeout": (
+                    "INT",
+                    {"default": 60, "min": 1, "max": 600, "tooltip": "Seconds to wait for one answer."},
+                ),
+            },
+            "optional": {
+                "fallback": (
+                    "PROMPT_MODEL",
+                    {"tooltip": "The model to ask when the server fails. Without one the prompt stays as it was."},
+                ),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, url: str | None) -> bool | str:
+        """Say what is wrong with an address before anything runs."""
+        return url is None or checked(read_address, url)
+
+    def choose(self, url: str, model: str, timeout: int, fallback: Any = None) -> tuple[Any]:
+        """Return a handle; the server is asked when a prompt is expanded."""
+        from ..core.prompting.server import ServerHandle
+
+        return (ServerHandle(url, model, timeout, fallback),)
+
+
 def _optional_inputs() -> dict[str, Any]:
     return {
         "image": (
@@ -125,3 +218,16 @@ def _optional_inputs() -> dict[str, Any]:
             },
         ),
     }
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingLoadPromptModel": PiyingLoadPromptModel,
+    "PiyingExpandPrompt": PiyingExpandPrompt,
+    "PiyingPromptServer": PiyingPromptServer,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingLoadPromptModel": "Load Prompt Model",
+    "PiyingExpandPrompt": "Expand Prompt",
+    "PiyingPromptServer": "Prompt Server",
+}

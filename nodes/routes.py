@@ -13,16 +13,12 @@ from ..core.download.manifest import first_of, listed_models
 from ..core.errors import PiyingError
 from ..core.host import comfy_server
 from ..core.host.current import get_host
-from ..core.hunyuan_dit.request import SIZES as IMAGE_SIZES
-from .hunyuan_dit import SIZING as IMAGE_SIZING
-from .wan_vace import SIZING as VIDEO_SIZING
+from .model_nodes import PlannedNode
 from .widget_query import WidgetQuery, class_of, read
 
 if TYPE_CHECKING:
-    from ..core.download.jobs import Fetcher
+    from ..core.download.jobs import Downloader
 
-# Sizes to offer: those Wan2.1-VACE was trained on, 1.3B at the first two.
-VIDEO_SIZES = [(832, 480), (480, 832), (1280, 720), (720, 1280), (624, 624), (960, 960)]
 FITS, STREAMS, TOO_BIG, ON_CPU, MISSING, WRONG = "fits", "streams", "too big", "cpu", "missing", "wrong"
 MAX_CLIENT = 100  # characters of a tab's name
 
@@ -31,17 +27,17 @@ def offer_routes() -> None:
     """Answer the extension's questions, where ComfyUI's server runs."""
 
     @cache
-    def fetcher() -> Fetcher:
-        from ..core.download.jobs import Fetcher
+    def downloader() -> Downloader:
+        from ..core.download.jobs import Downloader
 
-        return Fetcher()
+        return Downloader()
 
     comfy_server.add_routes(
         {
             "plan": plan,
-            "models": lambda question: models(question, fetcher()),
-            "fetch": lambda question: fetch(question, fetcher()),
-            "cancel": lambda question: cancel(question, fetcher()),
+            "models": lambda question: models(question, downloader()),
+            "fetch": lambda question: fetch(question, downloader()),
+            "cancel": lambda question: cancel(question, downloader()),
             "watch": watch,
         }
     )
@@ -64,9 +60,9 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     """
     asked = read(question)
     handle = asked.known.get("model")
-    if not hasattr(asked.node_class, "plan_memory") or not isinstance(handle, ModelHandle):
+    if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
-    sizes = VIDEO_SIZES if "num_frames" in asked.node_class.INPUT_TYPES()["required"] else IMAGE_SIZES
+    sizes = list(handle.family.sizes)
     refused = _refused(asked)
     if refused is not None:
         return {"verdict": WRONG, "error": refused, "sizes": sizes}
@@ -77,7 +73,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, "sizes": sizes}
-    return {**_planned(asked), "sizes": sizes, "offer": first_of(family).id}
+    return {**_planned(asked, handle), "sizes": sizes, "offer": first_of(family).id}
 
 
 def _refused(asked: WidgetQuery) -> str | None:
@@ -87,16 +83,15 @@ def _refused(asked: WidgetQuery) -> str | None:
     return None if answer is True else str(answer)
 
 
-def _planned(asked: WidgetQuery) -> dict[str, Any]:
+def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
     answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
     found = answer.to_json()
-    sizing = {*VIDEO_SIZING, *IMAGE_SIZING}
     return {
         **found,
         "verdict": verdict(found, answer.machine.is_cpu),
         "text": answer.to_text(),
         "toy": found["model"] == BUILT_IN,
-        "unknown": [name for name in asked.unknown if name in sizing],
+        "unknown": [name for name in asked.unknown if name in handle.family.planned_inputs],
     }
 
 
@@ -109,7 +104,7 @@ def verdict(found: dict[str, Any], on_cpu: bool) -> str:
     return STREAMS if any(part["placement"] == "streamed" for part in found["components"]) else FITS
 
 
-def models(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
+def models(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     """Return what is installed and what can be fetched for a loader, and what is on its way; no hub is asked.
 
     Args:
@@ -126,11 +121,11 @@ def models(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
         "installed": installed,
         "offers": [offer.to_json() for offer in downloadable_models(family.key, root)],
         "folder": str(root),
-        **_job(fetcher),
+        **_job(downloader),
     }
 
 
-def fetch(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
+def fetch(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     """Begin to fetch a model of the manifest into ComfyUI's models folder.
 
     Args:
@@ -139,19 +134,19 @@ def fetch(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
     model = question.get("model")
     if not isinstance(model, str):
         raise PiyingError("model is no id of a model.")
-    fetcher.start(model, comfy_server.models_root())
-    return _job(fetcher)
+    downloader.start(model, comfy_server.models_root())
+    return _job(downloader)
 
 
-def cancel(question: dict[str, Any], fetcher: Fetcher) -> dict[str, Any]:
+def cancel(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     """Stop fetching."""
     del question
-    fetcher.cancel()
-    return _job(fetcher)
+    downloader.cancel()
+    return _job(downloader)
 
 
-def _job(fetcher: Fetcher) -> dict[str, Any]:
-    return {"job": fetcher.job.to_json() if fetcher.job is not None else None}
+def _job(downloader: Downloader) -> dict[str, Any]:
+    return {"job": downloader.job.to_json() if downloader.job is not None else None}
 
 
 def watch(question: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class PiyingSampleClip:
 
     CATEGORY = SAMPLES
     DESCRIPTION = "A small clip that comes with Piying. Put Load Video and Get Video Components in its place."
+    SEARCH_ALIASES = ["example video", "示例"]
     RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT", "MASK")
     RETURN_NAMES = ("images", "audio", "fps", "mask")
     OUTPUT_TOOLTIPS = (
@@ -42,6 +43,7 @@ class PiyingSampleImage:
 
     CATEGORY = SAMPLES
     DESCRIPTION = "A small picture that comes with Piying. Put Load Image in its place."
+    SEARCH_ALIASES = ["example image", "示例"]
     RETURN_TYPES = ("IMAGE", "MASK")
     RETURN_NAMES = ("image", "mask")
     OUTPUT_TOOLTIPS = ("The picture.", "1 where it is transparent, as Load Image gives it.")
@@ -55,3 +57,14 @@ class PiyingSampleImage:
     def load(self, sample: str) -> tuple[Any, Any]:
         """Return the picture [1, H, W, 3] and its mask [1, H, W]."""
         return samples.sample_picture(sample)
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingSampleClip": PiyingSampleClip,
+    "PiyingSampleImage": PiyingSampleImage,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingSampleClip": "Sample Clip",
+    "PiyingSampleImage": "Sample Image",
+}

@@ -8,9 +8,6 @@ from typing import Any
 from ..core.errors import PiyingError
 
 CATEGORY = "Piying"
-VACE = f"{CATEGORY}/VACE"
-IMAGES = f"{CATEGORY}/Hunyuan-DiT"
-PROMPTS = f"{CATEGORY}/prompts"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
 

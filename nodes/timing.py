@@ -22,6 +22,7 @@ class PiyingFrameRate:
         "Brings a video to another frame rate; it lasts as long as before. Wan VACE works at 16 frames a second and "
         "in 4n+1 frames."
     )
+    SEARCH_ALIASES = ["fps", "frame rate", "resample", "帧率"]
     RETURN_TYPES = ("IMAGE", "FLOAT", "INT")
     RETURN_NAMES = ("frames", "fps", "num_frames")
     OUTPUT_TOOLTIPS = (
@@ -62,6 +63,7 @@ class PiyingAlignAudio:
 
     CATEGORY = TIMING
     DESCRIPTION = "Moves and cuts a soundtrack so that it fits a video to which frames were added, or cut from."
+    SEARCH_ALIASES = ["audio", "sync sound", "音频", "声音"]
     RETURN_TYPES = ("AUDIO",)
     RETURN_NAMES = ("audio",)
     OUTPUT_TOOLTIPS = ("The sound, for Create Video.",)
@@ -85,3 +87,14 @@ class PiyingAlignAudio:
         from ..core.media.audio import align
 
         return (align(audio, num_frames, fps, frames_before),)
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingFrameRate": PiyingFrameRate,
+    "PiyingAlignAudio": PiyingAlignAudio,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingFrameRate": "Frame Rate",
+    "PiyingAlignAudio": "Align Audio",
+}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.wan.request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_SIDE
-from ..core.wan.task.choices import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS
-from .shared import VACE, checked
+from ..core.wan.task.vace_task import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS
+from .shared import checked
+from .wan_vace import VACE, WAN
 from .widgets import Declared, choice, line, number, socket, toggle, whole
 
 MORE = (2, 3, 4)  # further pictures a Reference node takes; for still more, one follows another
@@ -42,6 +43,7 @@ class PiyingVACEReference(_Task):
         "Shows the model pictures of a subject, an object or a place to put into the video, in the order given, each "
         "on a white canvas. They say what things look like; where they are and what they do is for the prompt."
     )
+    SEARCH_ALIASES = [*WAN, "reference to video", "subject to video", "参考图", "主体"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -89,6 +91,7 @@ class PiyingVACERepaint(_SizedTask):
         "Has the model draw over a control video: depth, pose, edges or scribble, gray, optical flow or layout boxes. "
         "The prompt says what it looks like. To change a part of a video and keep the rest use VACE: Inpaint."
     )
+    SEARCH_ALIASES = [*WAN, "controlnet video", "video to video", "视频转视频", "重绘"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -140,7 +143,7 @@ class PiyingVACERepaint(_SizedTask):
         from ..core.wan.task.vace_task import Strength
 
         chosen = Strength(strength, start_percent, end_percent)
-        return _sized(repaint(control, mask, chosen, **fitting, task=task))
+        return _sized(repaint(control, mask, strength=chosen, **fitting, task=task))
 
 
 class PiyingVACEInpaint(_SizedTask):
@@ -150,6 +153,7 @@ class PiyingVACEInpaint(_SizedTask):
         "Has the white part of a mask made anew, to go with the rest of the video. The gray that the model expects "
         "there is filled in by itself. Let the prompt describe the result, not the change."
     )
+    SEARCH_ALIASES = [*WAN, "inpaint video", "mask video", "remove object", "replace object", "局部重绘"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -193,6 +197,7 @@ class PiyingVACEOutpaint(_SizedTask):
         "Puts a video on a larger canvas and has what lies around it made. The canvas, not the video, is the size to "
         "sample at: wire width and height into VACE Sample."
     )
+    SEARCH_ALIASES = [*WAN, "outpaint video", "expand video", "扩图", "扩画面"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -248,6 +253,7 @@ class PiyingVACEExtend(_SizedTask):
         "Has the missing frames made: after a first frame or clip, before a last one, between both, or around frames "
         "at given times. Wire at least one of first, last and between."
     )
+    SEARCH_ALIASES = [*WAN, "extend video", "image to video", "first last frame", "图生视频", "首尾帧", "延长"]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -308,7 +314,7 @@ class PiyingVACEExtend(_SizedTask):
         from ..core.wan.task.extend import GivenFrames, extend
 
         given = GivenFrames(first, last, between, times, clip_frames, fps)
-        return _sized(extend(given, num_frames, count, keep, fit, task))
+        return _sized(extend(given, num_frames, count, keep=keep, fit=fit, task=task))
 
 
 def _sized(task: Any) -> tuple[Any, int, int, int]:
@@ -357,3 +363,20 @@ def _keeping_inputs(what: str, where: str) -> dict[str, Declared]:
             f"Pixels {where} over which old and new blend. 0: a hard border. Without effect where keep is off.",
         ),
     }
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingVACEReference": PiyingVACEReference,
+    "PiyingVACERepaint": PiyingVACERepaint,
+    "PiyingVACEInpaint": PiyingVACEInpaint,
+    "PiyingVACEOutpaint": PiyingVACEOutpaint,
+    "PiyingVACEExtend": PiyingVACEExtend,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingVACEReference": "VACE: Reference",
+    "PiyingVACERepaint": "VACE: Repaint",
+    "PiyingVACEInpaint": "VACE: Inpaint",
+    "PiyingVACEOutpaint": "VACE: Outpaint",
+    "PiyingVACEExtend": "VACE: Extend",
+}

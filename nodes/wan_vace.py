@@ -1,4 +1,4 @@
-"""Wan VACE nodes: sample a video."""
+"""Wan VACE nodes: load a model, put a LoRA on it, sample a video."""
 
 from __future__ import annotations
 
@@ -8,19 +8,72 @@ from typing import Any
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
+from ..core.lora.catalog import lora_files, made_for, with_lora
 from ..core.wan import request as vace
-from .shared import VACE, checked, record_run, seed_input, shown
+from ..core.wan.family import WAN_VACE
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
+from .shared import CATEGORY, checked, record_run, seed_input, shown
 from .widgets import choice, number, toggle
 
-# What the need for memory depends on.
-SIZING = ("width", "height", "num_frames", "cfg", "steps", "speed", "step_cache", "batch_cfg", "vae_precision")
+VACE = f"{CATEGORY}/VACE"
+WAN = ["wan", "wan2.1", "vace", "万相"]  # what people type to find any of these nodes
 
 
-class PiyingVACESample:
+class PiyingLoadWanVACE(ModelLoader):
+    """Choose a Wan2.1-VACE model."""
+
+    FAMILY = WAN_VACE
+    CATEGORY = VACE
+    DESCRIPTION = "Chooses a Wan2.1-VACE model. Nothing is loaded until a sampler needs it."
+    SEARCH_ALIASES = [*WAN, "load video model", "加载模型"]
+    RETURN_TYPES = ("WAN_VACE",)
+    ALSO = ", or single files under models/diffusion_models with a text encoder and a VAE beside them"
+    OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
+    PRECISION_TOOLTIP = (
+        "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. "
+        "What the VAE computes in is set by vae_precision of the sampler: fp32 where speed is reference, else fp16 "
+        "on a card."
+    )
+
+
+class PiyingLoRA(LoRANode):
+    """A Wan VACE model → the same with a LoRA on it."""
+
+    FAMILY = WAN_VACE
+    CATEGORY = VACE
+    DESCRIPTION = (
+        "Puts a LoRA on a Wan2.1-VACE model; several go on one behind the other. The weights are not read again when "
+        "it is taken off or its strength changes. A LoRA made for few steps brings its steps, cfg and shift: wire "
+        "them to the sampler."
+    )
+    SEARCH_ALIASES = [*WAN, "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"]
+    RETURN_TYPES = ("WAN_VACE", "INT", "FLOAT", "FLOAT")
+    RETURN_NAMES = ("model", "steps", "cfg", "shift")
+    OUTPUT_TOOLTIPS = (
+        "The model with the LoRA, for VACE Sample.",
+        STEPS_TOOLTIP.format(node="VACE Sample"),
+        CFG_TOOLTIP.format(node="VACE Sample"),
+        "The shift it was made for, else the published one. For VACE Sample.",
+    )
+
+    def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[ModelHandle, int, float, float]:
+        """Return a handle, and the settings of the last LoRA on it that was made for any."""
+        handle = with_lora(model, lora, strength, get_host())
+        settings = made_for(lora_files(handle, get_host()))
+        return (
+            handle,
+            int(settings.get("steps", vace.DEFAULT_STEPS)),
+            settings.get("cfg", vace.DEFAULT_CFG),
+            settings.get("shift", vace.DEFAULT_SHIFT),
+        )
+
+
+class PiyingVACESample(PlannedNode):
     """Text, and a task where there is one → video frames."""
 
     CATEGORY = VACE
     DESCRIPTION = "Makes a video with Wan2.1-VACE. Gives its frames; Create Video and Save Video make a file of them."
+    SEARCH_ALIASES = [*WAN, "text to video", "txt2vid", "t2v", "sampler", "文生视频", "采样"]
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("frames",)
     OUTPUT_TOOLTIPS = ("The video's frames, to be played at 16 frames per second.",)
@@ -125,18 +178,16 @@ class PiyingVACESample:
         **widgets: Any,
     ) -> dict[str, Any]:
         """Return the frames [N, H, W, 3], and show on the node how they were made."""
-        from ..core.wan.sample import sample
+        from ..core.wan.run import sample
 
         frames, record = sample(model, vace.VACERequest(**widgets), get_host(), task)
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, frames)
 
-    def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Any:
-        """Return what a run would need; `linked` are the inputs that only the run will know."""
-        from ..core.wan.estimate import ask
-
-        request = vace.VACERequest("", **{name: known[name] for name in SIZING if name in known})
-        return ask(model, get_host(), request, task="task" in linked)
+    @staticmethod
+    def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
+        """Return what a memory plan is made from; whether there is a task only its wire tells before a run."""
+        return {**known, "task": "task" in linked}
 
 
 def speed_inputs() -> dict[str, Any]:
@@ -193,3 +244,16 @@ def _side(default: int, name: str) -> dict[str, Any]:
         "step": MULTIPLE,
         "tooltip": f"{name} in pixels, a multiple of 16. 1.3B was trained at 832×480; 14B also at 1280×720.",
     }
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingLoadWanVACE": PiyingLoadWanVACE,
+    "PiyingLoRA": PiyingLoRA,
+    "PiyingVACESample": PiyingVACESample,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingLoadWanVACE": "Load Wan VACE",
+    "PiyingLoRA": "Add LoRA",
+    "PiyingVACESample": "VACE Sample",
+}

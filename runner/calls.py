@@ -1,4 +1,4 @@
-"""Calling a node's functions over lists of values, and merging what they return, as ComfyUI does."""
+"""Node calls: a function over lists of values, and the merged results, as ComfyUI does both."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from typing import Any
 
 from .errors import NodeMisused
 
-Lists = dict[str, list[Any]]  # input → the values it stands for
-
-
-def is_blocker(value: Any) -> bool:
-    """Return whether a value is an ExecutionBlocker, ComfyUI's or another of that name.
-
-    Nodes bring ComfyUI's class where they can import it; by name it is known here without.
-    """
-    return type(value).__name__ == "ExecutionBlocker"
+Lists = dict[str, list[Any]]  # input → its values, one for each call
 
 
 class ExecutionBlocker:
@@ -28,9 +20,15 @@ class ExecutionBlocker:
         self.message = message
 
 
+def is_blocker(value: Any) -> bool:
+    """Return whether a value is an ExecutionBlocker: ours, or ComfyUI's, which packs import where they can."""
+    # By name, since the engine imports nothing of ComfyUI.
+    return type(value).__name__ == "ExecutionBlocker"
+
+
 @dataclass
 class Returned:
-    """What a node gave: outputs (a list of values per slot), shown things, and graphs to run in its place.
+    """What a node returned: outputs (a list of values per slot), ui, and graphs to run in its place.
 
     `expansions` holds one (graph or None, outputs) per call; it is empty where no call expanded.
     """
@@ -49,6 +47,7 @@ def arguments(lists: Lists, as_lists: bool) -> list[dict[str, Any]]:
     if as_lists:
         return [lists]
     lengths = set(map(len, lists.values()))
+    # Nearly every call; the general case below is slower.
     if lengths == {1}:
         return [{name: values[0] for name, values in lists.items()}]
     length = max(lengths, default=0)
@@ -60,7 +59,9 @@ def arguments(lists: Lists, as_lists: bool) -> list[dict[str, Any]]:
 
 
 def check_ranges(linked: Lists, options: dict[str, dict[str, Any]]) -> None:
-    """Refuse numbers that arrive by link outside the range their input declares; nobody checked them before.
+    """Refuse numbers that arrive by link outside the range their input declares.
+
+    The validation has seen the literals alone, and most nodes rely on what they declared.
 
     Raises:
         NodeMisused: the input, the number and the bound.
@@ -80,9 +81,10 @@ def check_ranges(linked: Lists, options: dict[str, dict[str, Any]]) -> None:
 async def call(
     function: Callable[..., Any],
     lists: Lists,
+    *,
     as_lists: bool,
     on_block: Callable[[Any], Any],
-    before: Callable[[int], None],
+    before: Callable[[int], None] | None = None,
 ) -> list[Any]:
     """Return the result of every call; of an async function, the task where it has not ended at once.
 
@@ -90,67 +92,61 @@ async def call(
         function: the node's bound method.
         lists: its inputs.
         as_lists: whether it takes whole lists in one call.
-        on_block: given a blocker found among the inputs; what it returns stands for the call's result.
+        on_block: called with a blocker found among the inputs; what it returns stands for the call's result.
         before: called with the number of each call.
     """
     results: list[Any] = []
     for index, given in enumerate(arguments(lists, as_lists)):
-        blocker = _blocker(given, as_lists)
+        values = (each for value in given.values() for each in (value if as_lists else (value,)))
+        blocker = next(filter(is_blocker, values), None)
         if blocker is not None:
             results.append(on_block(blocker))
             continue
-        before(index)
+        if before is not None:
+            before(index)
         result = function(**given)
-        results.append(await _started(result) if isinstance(result, CoroutineType) else result)
+        if isinstance(result, CoroutineType):
+            task = asyncio.ensure_future(result)
+            # One turn of the loop: many async nodes end without ever waiting, and their results are there then.
+            await asyncio.sleep(0)
+            result = task.result() if task.done() else task
+        results.append(result)
     return results
-
-
-async def _started(coroutine: Any) -> Any:
-    task = asyncio.ensure_future(coroutine)
-    await asyncio.sleep(0)  # many end without ever waiting
-    return task.result() if task.done() else task
-
-
-def _blocker(given: dict[str, Any], as_lists: bool) -> Any:
-    for value in given.values():
-        for each in value if as_lists else (value,):
-            if is_blocker(each):
-                return each
-    return None
 
 
 def collect(results: list[Any], node_class: Any) -> Returned:
     """Merge what the calls returned: a tuple, {"ui", "result", "expand"}, or a blocker each."""
-    rows, shown, expansions = [], [], []
+    rows, uis, expansions = [], [], []
     expands = False
     for result in results:
         parts = result if isinstance(result, dict) else {"result": result}
         if "ui" in parts:
-            shown.append(parts["ui"])
+            uis.append(parts["ui"])
         if "expand" in parts or "result" in parts:
-            outputs = _outputs(parts.get("result"), node_class)
+            outputs = parts.get("result")
+            if is_blocker(outputs):
+                outputs = (outputs,) * len(node_class.RETURN_TYPES)
+            rows.append(outputs)
+            # Where one call expands, the others wait with it: their outputs are merged when all are known.
             expansions.append((parts.get("expand"), outputs))
             expands = expands or "expand" in parts
-            rows.append(outputs)
-    ui = {name: [item for each in shown for item in each[name]] for name in shown[0]} if shown else {}
+    ui = {name: [item for each in uis for item in each[name]] for name in uis[0]} if uis else {}
     if expands:
         return Returned(ui=ui, expansions=expansions)
     return Returned(merge(rows, node_class), ui)
 
 
-def _outputs(result: Any, node_class: Any) -> Any:
-    return (result,) * len(node_class.RETURN_TYPES) if is_blocker(result) else result
-
-
 def merge(rows: list[Any], node_class: Any) -> list[list[Any]]:
-    """Return, per output slot, the values of all calls; outputs that are lists are laid end to end."""
+    """Return, per output slot, the values of all calls; outputs that are lists are concatenated."""
     if not rows or rows[0] is None:
         return []
     is_list = getattr(node_class, "OUTPUT_IS_LIST", None) or [False] * len(rows[0])
-    return [_column(rows, slot, spread) for slot, spread in zip(range(len(rows[0])), is_list, strict=False)]
-
-
-def _column(rows: list[Any], slot: int, spread: bool) -> list[Any]:
-    if not spread:
-        return [row[slot] for row in rows]
-    return [item for row in rows for item in ([row[slot]] if is_blocker(row[slot]) else row[slot])]
+    columns: list[list[Any]] = []
+    # strict=False: ComfyUI ignores outputs beyond those the class declares.
+    for slot, spread in zip(range(len(rows[0])), is_list, strict=False):
+        column: list[Any] = []
+        for row in rows:
+            # A blocker stands for the whole list, whose length nobody knows.
+            column.extend(row[slot] if spread and not is_blocker(row[slot]) else [row[slot]])
+        columns.append(column)
+    return columns

@@ -1,4 +1,4 @@
-"""The command line: `python -m runner WORKFLOW`."""
+"""Command line: `python -m runner WORKFLOW`, its options and exit codes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -14,14 +15,12 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError
+from .definitions import read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_event
 from .errors import NodeFailed, NodeMisused, WorkflowError
-from .export import read_object_info, write_api
-from .options import parser
-from .overrides import split_set
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
+EPILOG = "Exit codes: 0 done, 1 a node failed, 2 the workflow or the options are wrong, 130 cancelled."
+# Looked for before a run: what is missing would stop it minutes later, in the node that imports it.
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "imageio_ffmpeg", "PIL")
 
 # Libraries draw bars and print advice of their own, which would tear ours.
@@ -42,24 +43,105 @@ QUIET_LIBRARIES = {
 }
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parse = argparse.ArgumentParser(
+        prog="python -m runner", description="Run a ComfyUI workflow file without ComfyUI.", epilog=EPILOG
+    )
+    parse.add_argument(
+        "workflow", type=Path, nargs="?", help="UI or API JSON, or a PNG, WEBP, MP4 or WEBM that carries one"
+    )
+    many: dict[str, Any] = {"action": "append", "default": []}
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+    size: dict[str, Any] = {"type": _gigabytes, "metavar": "GB"}
+
+    values = parse.add_argument_group("values")
+    values.add_argument(
+        "--set",
+        metavar="NODE.INPUT=VALUE",
+        help="set an input; NODE is an id, a title or a class; may be repeated",
+        **many,
+    )
+    values.add_argument("--prompt", metavar="TEXT", help="set the one prompt that the workflow asks for")
+    values.add_argument("--seed", metavar="N", help="set every seed")
+    values.add_argument(
+        "--partial",
+        action="store_true",
+        help="run the outputs that are valid even where others are not, as ComfyUI does",
+    )
+
+    places = parse.add_argument_group("places")
+    places.add_argument("--input", default=Path("input"), help="where files are read from", **folder)
+    places.add_argument("--output", default=Path("output"), help="where files are written to", **folder)
+    places.add_argument("--models", help="a folder of models; may be repeated", **folder, **many)
+    places.add_argument("--custom-nodes", help="a pack, or a folder of packs; may be repeated", **folder, **many)
+    places.add_argument("--comfyui", help="a ComfyUI checkout that such packs may import from", **folder)
+    places.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    places.add_argument(
+        "--vram-gb", help="use so much of the card, or plan for such a card; a GB is 2**30 bytes", **size
+    )
+    places.add_argument("--ram-gb", help="plan with so much main memory", **size)
+
+    modes = parse.add_argument_group("instead of running")
+    modes.add_argument("--check", action="store_true", help="validate the workflow and stop")
+    modes.add_argument(
+        "--plan",
+        action="store_true",
+        help="show what it would need and stop; models of the manifest need not be installed",
+    )
+    modes.add_argument("--inspect", help="say what a file of weights is and stop", **file)
+    modes.add_argument(
+        "--layers",
+        action="store_true",
+        help="with --inspect: say which layer is held in which type where weights are cast, and why",
+    )
+    modes.add_argument("--export-api", help="write the API form and stop", **file)
+    modes.add_argument(
+        "--object-info",
+        help="node definitions saved from a server's /object_info, to export workflows whose nodes are not here",
+        **file,
+    )
+
+    group = parse.add_argument_group("what is shown")
+    shown = group.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
+    shown.add_argument("--quiet", action="store_true", help="paths of the files on stdout, nothing else but errors")
+    group.add_argument("--verbose", action="store_true", help="tracebacks, and what libraries have to say")
+    return parse
+
+
+def _gigabytes(text: str) -> int:
+    """Return the bytes of a number of GB above 0."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GB above 0, such as 16.")
+    return int(size * 2**30)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parse = parser()
     options = parse.parse_args(arguments)
     if options.workflow is None and options.inspect is None:
         parse.error("the following arguments are required: workflow")
-    display = (
-        PlanDisplay(print_event) if options.plan and options.json else choose_display(options.json, options.quiet)
-    )
+    if options.layers and options.inspect is None:
+        parse.error("--layers goes with --inspect FILE")
+    # A plan is one object on stdout, so its events are errors alone.
+    as_plan = options.plan and options.json
+    display = PlanDisplay(print_event) if as_plan else choose_display(options.json, options.quiet)
     _prepare_process(options.verbose, display)
     try:
         return _inspect(options) if options.inspect else _run(options, display)
     except (WorkflowError, PiyingError) as error:
-        return _fail(display, error, WRONG, options.verbose)
+        return _fail(error, WRONG, display, options.verbose)
     except NodeFailed as error:
-        return _fail(display, error, FAILED, options.verbose, error.node)
+        return _fail(error, FAILED, display, options.verbose)
     except KeyboardInterrupt as error:
-        return _fail(display, error, CANCELLED, options.verbose)
+        return _fail(error, CANCELLED, display, options.verbose)
 
 
 def _prepare_process(verbose: bool, display: Display) -> None:
@@ -69,41 +151,51 @@ def _prepare_process(verbose: bool, display: Display) -> None:
     logger = logging.getLogger("piying")
     logger.addHandler(LogToDisplay(display))
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
     # A queue that ends a job by SIGTERM gets the clean-up that Ctrl-C gets.
-    signal.signal(signal.SIGTERM, _cancel)
+    signal.signal(signal.SIGTERM, cancel)
 
 
-def _cancel(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise KeyboardInterrupt
-
-
-def _fail(display: Display, error: BaseException, code: int, verbose: bool, node: str | None = None) -> int:
-    display.failed(_sentence(error), code, node)
+def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> int:
+    """Show the sentence of an error, and return the exit code."""
+    text = str(error)
+    if isinstance(error, KeyboardInterrupt):
+        text = "stopped; no unfinished file is left."
+    elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
+        # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
+        kind = type(error.cause).__name__
+        text = f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
+    display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         traceback.print_exception(error)
     return code
 
 
-def _sentence(error: BaseException) -> str:
-    """Return the text of an error; unforeseen ones also get their kind and a way to learn more."""
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped; no unfinished file is left."
-    if isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
-        kind = type(error.cause).__name__
-        return f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
-    return str(error)
-
-
 def _inspect(options: argparse.Namespace) -> int:
-    from .inspecting import inspected
+    """Print what a file of weights is and, with --layers, which type each of its layers is held in, and why."""
+    # Not at the top: a run reaches models through their nodes alone.
+    from ..core.checkpoints import inspect, layers
 
-    print(inspected(options.inspect, options.json))
+    path: Path = options.inspect
+    if not path.is_file():
+        raise PiyingError(f"{path}: there is no such file. Name one file of weights.")
+    found = inspect.inspect(path)
+    held = layers.layers(path) if options.layers else None
+    if options.json:
+        table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
+        print(json.dumps(table, ensure_ascii=False))
+    else:
+        print(inspect.as_text(found) + ("" if held is None else f"\n{layers.as_text(held)}"))
     return DONE
 
 
 def _run(options: argparse.Namespace, display: Display) -> int:
-    from .session import Session  # what --help does not need
+    # Not at the top: --help and --inspect need none of it.
+    from .session import Session
 
     begun = time.monotonic()
     session = Session(
@@ -128,12 +220,15 @@ def _run(options: argparse.Namespace, display: Display) -> int:
 
 
 def _run_in(session: Session, options: argparse.Namespace, display: Display) -> int:
+    from .workflow_file import split_set
+
     values = dict(map(split_set, options.set))
     own = session.definitions()
+    # Definitions from a server are for the export: only the session's own nodes can run.
     info = own | (read_object_info(options.object_info) if options.object_info else {})
-    workflow = session.prepare(options.workflow, values, options.prompt, options.seed, info)
+    workflow = session.prepare(options.workflow, set=values, prompt=options.prompt, seed=options.seed, info=info)
     if options.export_api:
-        write_api(options.export_api, workflow.api)
+        workflow.write_api(options.export_api)
         display.saved(options.export_api)
         return DONE
     graph, roots, errors = session.check(workflow, options.partial, own)
@@ -142,9 +237,9 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display) -> 
         return DONE
     for error in errors:
         display.message(f"left out: {error}", "WARNING")
+    _check_installed()
     if options.plan:
         return _show_plan(session, graph, roots, options.json)
-    _check_installed()
     _check_writable(options.output)
     if options.vram_gb is not None and session.device() == "cpu":
         display.message("--vram-gb: there is no card here to limit; it tells --plan what to plan for.", "WARNING")
@@ -157,7 +252,6 @@ def _show_plan(session: Session, graph: Graph, roots: list[str], as_object: bool
     """Print what the samplers would need, as text or as one JSON object."""
     from .plan import as_json, as_text
 
-    _check_installed()
     plans = session.plan(graph, roots)
     print(json.dumps(as_json(plans), ensure_ascii=False) if as_object else as_text(plans))
     return DONE

@@ -1,47 +1,164 @@
-"""Node definitions in the shape of ComfyUI's /object_info, from node classes."""
+"""Node definitions: what node classes declare, in the shape of ComfyUI's /object_info and for the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+from .errors import WorkflowError
+from .graph import Link, Node
+
+log = logging.getLogger("piying")
 
 ObjectInfo = dict[str, dict[str, Any]]
 
 
-def object_info(classes: Mapping[str, type], titles: Mapping[str, str]) -> ObjectInfo:
+def object_info(classes: Mapping[str, Any], titles: Mapping[str, str]) -> ObjectInfo:
     """Return {class name: definition} for node classes."""
-    return {name: _definition(name, node_class, titles.get(name, name)) for name, node_class in classes.items()}
+    info = {}
+    for name, node_class in classes.items():
+        inputs = node_class.INPUT_TYPES()
+        returned = list(node_class.RETURN_TYPES)
+        info[name] = {
+            "name": name,
+            "display_name": titles.get(name, name),
+            "input": inputs,
+            # JSON promises no order of an object's entries, and widgets are stored by position.
+            "input_order": {group: list(entries) for group, entries in inputs.items()},
+            "output": returned,
+            "output_name": list(getattr(node_class, "RETURN_NAMES", returned)),
+            "output_is_list": list(getattr(node_class, "OUTPUT_IS_LIST", [False] * len(returned))),
+            "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
+            "category": getattr(node_class, "CATEGORY", ""),
+            "description": getattr(node_class, "DESCRIPTION", ""),
+        }
+    return info
 
 
-def _definition(name: str, node_class: Any, title: str) -> dict[str, Any]:
-    inputs = node_class.INPUT_TYPES()
-    returned = list(node_class.RETURN_TYPES)
-    return {
-        "name": name,
-        "display_name": title,
-        "input": inputs,
-        "input_order": {group: list(declared) for group, declared in inputs.items()},
-        "output": returned,
-        "output_name": list(getattr(node_class, "RETURN_NAMES", returned)),
-        "output_is_list": list(getattr(node_class, "OUTPUT_IS_LIST", [False] * len(returned))),
-        "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
-        "category": getattr(node_class, "CATEGORY", ""),
-        "description": getattr(node_class, "DESCRIPTION", ""),
-    }
+def read_object_info(path: Path) -> ObjectInfo:
+    """Return the node definitions saved from a ComfyUI server's /object_info.
+
+    Raises:
+        WorkflowError: the file cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise WorkflowError(f"--object-info {path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise WorkflowError(f"--object-info {path}: not valid JSON ({error}).") from error
+    definitions = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(each, dict) and isinstance(each.get("input"), dict) for each in definitions):
+        raise WorkflowError(f"--object-info {path}: does not hold what a ComfyUI server answers to /object_info.")
+    info: ObjectInfo = found
+    return info
 
 
 def declared_inputs(definition: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any], bool]]:
     """Return {input: (type, options, required)} in the order the node declares them."""
-    found = {}
-    for group in ("required", "optional"):
-        for name, declared in definition["input"].get(group, {}).items():
-            options = declared[1] if len(declared) > 1 and isinstance(declared[1], dict) else {}
-            found[name] = (declared[0], options, group == "required")
-    return found
+    return {
+        name: (declared[0], input_options(declared), group == "required")
+        for group in ("required", "optional")
+        for name, declared in definition["input"].get(group, {}).items()
+    }
 
 
-def choices(kind: Any, options: dict[str, Any]) -> list[Any] | None:
-    """Return what a combo input offers, in either of its two spellings; None for other inputs."""
+def input_options(declared: Any) -> dict[str, Any]:
+    """Return the options of a declared input, `(type, options)` or `(type,)`."""
+    return declared[1] if len(declared) > 1 and isinstance(declared[1], dict) else {}
+
+
+def combo_choices(kind: Any, options: dict[str, Any]) -> list[Any] | None:
+    """Return the choices of a combo input, None for other inputs.
+
+    V1 nodes give the list in place of the type, V3 nodes the type COMBO and the list as an option.
+    """
     if isinstance(kind, list):
         return kind
     return list(options.get("options", [])) if kind == "COMBO" else None
+
+
+class NodeType:
+    """What one node class declares. Each is read once a run: INPUT_TYPES may list a folder of models."""
+
+    def __init__(self, node_class: Any) -> None:
+        self.node_class = node_class
+
+    @cached_property
+    def _declared(self) -> dict[str, Any]:
+        declared: dict[str, Any] = self.node_class.INPUT_TYPES()
+        return declared
+
+    @cached_property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Return {input: options}; hidden inputs are not among them."""
+        inputs = {**self._declared.get("optional", {}), **self._declared.get("required", {})}
+        return {name: input_options(declared) for name, declared in inputs.items()}
+
+    @cached_property
+    def hidden(self) -> dict[str, str]:
+        """Return {input: kind} of the hidden inputs, such as PROMPT or UNIQUE_ID."""
+        declared = self._declared.get("hidden", {})
+        # Some packs declare a hidden input as they declare others: (kind,).
+        return {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
+
+    @cached_property
+    def is_output(self) -> bool:
+        """Whether it is an output node."""
+        return getattr(self.node_class, "OUTPUT_NODE", False) is True
+
+    @cached_property
+    def runs_first(self) -> bool:
+        """Whether it runs as soon as it can: a result to show, or a wait that others can fill with work."""
+        function = getattr(self.node_class, self.node_class.FUNCTION, None)
+        return self.is_output or inspect.iscoroutinefunction(function)
+
+    @cached_property
+    def key_has_id(self) -> bool:
+        """Whether a node's result depends on its id, so that two nodes alike must not share one."""
+        return bool(getattr(self.node_class, "NOT_IDEMPOTENT", False)) or "UNIQUE_ID" in self.hidden.values()
+
+    def strong_links(self, node: Node) -> Iterator[Link]:
+        """Yield the links a node cannot run without: all but those of lazy inputs."""
+        for name, link in node.links():
+            if not self.options.get(name, {}).get("lazy"):
+                yield link
+
+    def changed(self, node: Node, hidden: dict[str, Any]) -> Any:
+        """Return what IS_CHANGED answers for a node; linked inputs are None to it, as in ComfyUI."""
+        if not hasattr(self.node_class, "IS_CHANGED"):
+            return False
+        given = {
+            name: None if isinstance(value, Link) else value
+            for name, value in node.inputs.items()
+            if name in self.options
+        }
+        try:
+            # In a list, so that an answer of False differs from that of a class without IS_CHANGED.
+            return [self.node_class.IS_CHANGED(**given, **hidden)]
+        except Exception as error:  # noqa: BLE001 - anybody's code; ComfyUI then runs the node, and so do we
+            log.warning("%s: IS_CHANGED failed (%s: %s); the node runs again.", node, type(error).__name__, error)
+            return float("nan")
+
+
+class NodeTypes:
+    """The node classes of a run, by name."""
+
+    def __init__(self, classes: Mapping[str, Any]) -> None:
+        self._classes = classes
+        self._types: dict[str, NodeType] = {}
+
+    def __contains__(self, class_type: object) -> bool:
+        return class_type in self._classes
+
+    def of(self, node: Node) -> NodeType:
+        """Return what a node's class declares."""
+        found = self._types.get(node.class_type)
+        if found is None:
+            found = self._types[node.class_type] = NodeType(self._classes[node.class_type])
+        return found

@@ -1,4 +1,4 @@
-"""What a person or a program sees of a run: a bar on a terminal, plain lines elsewhere, or JSON."""
+"""Displays of a run: a progress bar on a terminal, plain lines elsewhere, or events in JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT_SHOWN = 40  # characters of a growing text that fit behind a bar
 
 
 class Display(Protocol):
-    """Told of everything that happens; decides what to show."""
+    """Called with everything that happens; decides what to show."""
 
     def node_started(self, node: Node) -> None:
         """A node begins to run."""
@@ -33,7 +33,7 @@ class Display(Protocol):
         """A phase of the running node begins."""
 
     def message(self, text: str, level: str) -> None:
-        """The pack or the runner has something to say; `level` is logging's name for its weight."""
+        """The pack or the runner has a message; `level` is a level name of logging."""
 
     def saved(self, path: Path) -> None:
         """A file is complete."""
@@ -62,7 +62,7 @@ class Quiet:
         self.message(f"{node}: not run: {message}", "WARNING")
 
     def progress(self, phase: str, total: int) -> Progress:
-        """Count for nobody."""
+        """Show nothing."""
         return _Lines(None, phase, total)
 
     def message(self, text: str, level: str) -> None:
@@ -118,6 +118,7 @@ class _Lines:
 
     def __init__(self, display: Plain | None, phase: str, total: int) -> None:
         self._display, self._phase, self._total = display, phase, total
+        # As if a line had just been shown: a phase that is over within seconds gets its last line alone.
         self._begun = self._shown = time.monotonic()
 
     def step(self, done: int, preview: Preview | None = None) -> None:
@@ -126,6 +127,7 @@ class _Lines:
         now = time.monotonic()
         if self._display and (done >= self._total or now - self._shown >= SECONDS_BETWEEN_LINES):
             self._shown = now
+            # Steps of one phase take equally long, so the mean is a fair forecast.
             left = (now - self._begun) / done * (self._total - done) if done else 0.0
             rest = f", {left:.0f} s left" if done < self._total else f" in {now - self._begun:.1f} s"
             self._display.line(f"{self._display.title}: {self._phase} {done}/{self._total}{rest}")
@@ -184,7 +186,7 @@ class _Bar:
 
 
 class EventDisplay(Quiet):
-    """Gives one dictionary for everything that happens."""
+    """Emits one dictionary for everything that happens."""
 
     def __init__(self, emit: Callable[[dict[str, Any]], None]) -> None:
         super().__init__()
@@ -192,41 +194,41 @@ class EventDisplay(Quiet):
         self.node: str | None = None
 
     def node_started(self, node: Node) -> None:
-        """Give `node`."""
+        """Emit `node`."""
         self.node = node.id
         self.emit("node", node=node.id, class_type=node.class_type, title=node.title)
 
     def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
-        """Give `executed`."""
+        """Emit `executed`."""
         self.emit("executed", node=node.id, cached=cached, output=ui)
 
     def progress(self, phase: str, total: int) -> Progress:
-        """Give `progress` at every step."""
+        """Emit `progress` at every step."""
         return _EventProgress(self, phase, total)
 
     def message(self, text: str, level: str) -> None:
-        """Give `message`."""
+        """Emit `message`."""
         self.emit("message", level=level.lower(), text=text)
 
     def saved(self, path: Path) -> None:
-        """Give `saved`."""
+        """Emit `saved`."""
         self.emit("saved", path=str(path))
 
     def failed(self, text: str, code: int, node: str | None = None) -> None:
-        """Give `error`."""
+        """Emit `error`."""
         self.emit("error", message=text, exit_code=code, node=node)
 
     def done(self, seconds: float) -> None:
-        """Give `done`."""
+        """Emit `done`."""
         self.emit("done", seconds=round(seconds, 3))
 
     def emit(self, event: str, **values: Any) -> None:
-        """Give one event."""
+        """Emit one event."""
         self._emit({"event": event, **values})
 
 
 class PlanDisplay(EventDisplay):
-    """Gives errors alone as events, so that a plan is the one object on stdout; warnings go to stderr."""
+    """Emits errors alone, so that a plan is the one object on stdout; warnings go to stderr."""
 
     def message(self, text: str, level: str) -> None:
         """Show warnings."""
@@ -238,23 +240,25 @@ class _EventProgress:
         self._display, self._phase, self._total = display, phase, total
 
     def step(self, done: int, preview: Preview | None = None) -> None:
-        """Give the step."""
+        """Emit the step."""
         del preview
         self._display.emit("progress", node=self._display.node, phase=self._phase, value=done, max=self._total)
 
     def text(self, text: str) -> None:
-        """Give the text so far."""
+        """Emit the text so far."""
         self._display.emit("text", node=self._display.node, phase=self._phase, text=text)
 
 
 def print_event(event: dict[str, Any]) -> None:
     """Write an event as a line of JSON on stdout."""
+    # Any pack may put anything into its ui; what JSON has no form for is written as text.
     sys.stdout.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+    # Programs read the events as they come, and a pipe is not flushed by lines.
     sys.stdout.flush()
 
 
 class LogToDisplay(logging.Handler):
-    """Hands what the pack logs to the display."""
+    """Passes log records of the pack to the display."""
 
     def __init__(self, display: Display) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What can be wrong with a workflow, and how it is told."""
+"""Errors of a workflow, each with the exit code and the sentence that a person gets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class WorkflowError(Exception):
 
 @dataclass(frozen=True)
 class NodeError:
-    """One finding of the validation, with ComfyUI's error type.
+    """One error that the validation found, with ComfyUI's error type.
 
     Attributes:
         type: such as `value_not_in_list`; the names are ComfyUI's.
@@ -31,7 +31,7 @@ class NodeError:
 
 
 class InvalidGraph(WorkflowError):
-    """The validation found something; carries all findings."""
+    """The validation failed; `errors` are all that it found."""
 
     def __init__(self, errors: list[NodeError]) -> None:
         super().__init__("\n".join(str(error) for error in errors))

@@ -1,26 +1,25 @@
-"""Runs a graph as ComfyUI runs it: order, lists, lazy inputs, expansion, async nodes, blockers, caching."""
+"""Execution of a graph as ComfyUI does it: order, lists, lazy inputs, expansion, async nodes, blockers, cache."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import sys
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 from .cache import Cache, Key
 from .calls import ExecutionBlocker, Lists, Returned, call, check_ranges, collect, merge
-from .dynamic import DynamicPrompt, Scope
+from .definitions import NodeTypes
 from .errors import NodeFailed, NodeMisused, WorkflowError
-from .graph import Graph, Link, Node, is_link, parse_node
-from .node_types import NodeTypes
+from .graph import DynamicPrompt, Graph, Link, Node, Scope, is_link, parse_node
 from .schedule import Schedule
 
 
 class Events(Protocol):
-    """Who wants to know what the run is doing."""
+    """Called with what the run is doing."""
 
     def node_started(self, node: Node) -> None:
         """A node begins to run."""
@@ -34,7 +33,7 @@ class Events(Protocol):
 
 @dataclass(frozen=True)
 class Hidden:
-    """What nodes may ask for by hidden inputs."""
+    """The values of hidden inputs."""
 
     prompt: dict[str, Any] = field(default_factory=dict)
     extra_pnginfo: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +41,7 @@ class Hidden:
 
 @dataclass
 class Result:
-    """A node's outputs, a list of values per slot, and what it shows."""
+    """A node's outputs, a list of values per slot, and its ui: what it shows."""
 
     outputs: list[list[Any]]
     ui: dict[str, Any]
@@ -52,7 +51,7 @@ Results = dict[str, Result]
 
 
 class Executor:
-    """Runs graphs over a set of node classes, keeping results between runs."""
+    """Runs graphs over a set of node classes, with a cache of results between runs."""
 
     def __init__(self, classes: Mapping[str, type], events: Events, cache: Cache | None = None) -> None:
         self._classes = classes
@@ -64,10 +63,28 @@ class Executor:
 
         Raises:
             NodeFailed: a node raised; results from before it stay in the cache.
-            WorkflowError: what nodes expanded into goes in a circle.
+            WorkflowError: what nodes expanded into has a cycle.
         """
-        run = Run(self._classes, self._events, self._cache, graph, hidden).all(roots)
-        return _in_a_loop(run) if self._any_async else _at_once(run)
+        run = Run(graph, classes=self._classes, events=self._events, cache=self._cache, hidden=hidden).all(roots)
+        if not self._any_async:
+            # Nothing ever waits, so one step runs it all, without the cost of an event loop.
+            try:
+                run.send(None)
+            except StopIteration as done:
+                results: Results = done.value
+                return results
+            raise RuntimeError("a run without async nodes waits")
+        # A loop of our own: asyncio.run takes Ctrl-C away from the nodes until one of them awaits.
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(run)
+        finally:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.close()
 
     @cached_property
     def _any_async(self) -> bool:
@@ -78,51 +95,25 @@ class Executor:
         )
 
 
-def _at_once(run: Coroutine[Any, Any, Results]) -> Results:
-    """Run what never waits: with no async node there is nothing to wait for, and no need of a loop."""
-    try:
-        run.send(None)
-    except StopIteration as done:
-        results: Results = done.value
-        return results
-    raise RuntimeError("a run without async nodes waits")
-
-
-def _in_a_loop(run: Coroutine[Any, Any, Results]) -> Results:
-    # A loop of our own: asyncio.run takes Ctrl-C away from the nodes until one of them awaits.
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(run)
-    finally:
-        _cancel_rest(loop)
-        loop.close()
-
-
-def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-
-
 class Run:
     """One run of one graph."""
 
-    def __init__(self, classes: Mapping[str, Any], events: Events, cache: Cache, graph: Graph, hidden: Hidden) -> None:
+    def __init__(
+        self, graph: Graph, *, classes: Mapping[str, Any], events: Events, cache: Cache, hidden: Hidden
+    ) -> None:
         self._types, self._events, self._cache, self._hidden = NodeTypes(classes), events, cache, hidden
         self._nodes = dict(graph)
         self._scopes: dict[str, Scope] = {}  # of nodes that other nodes expanded into
         self._keys: dict[str, Key] = {}
         self._expanded: dict[str, list[tuple[dict[str, Any] | None, Any]]] = {}
-        self._waiting: dict[str, list[Any]] = {}  # results of async calls, some of them tasks
+        self._pending: dict[str, list[Any]] = {}  # results of async calls, some of them tasks
         self._released = asyncio.Event()
         self._schedule = Schedule(
-            lambda node_id: self._types.needed(self._nodes[node_id]),
+            lambda node_id: self._types.of(self._nodes[node_id]).strong_links(self._nodes[node_id]),
             self._is_done,
-            lambda node_id: self._types.is_first(self._nodes[node_id]),
+            lambda node_id: self._types.of(self._nodes[node_id]).runs_first,
         )
-        self._finished: dict[str, Result] = {}
+        self._finished: Results = {}
         self._added: dict[str, Any] = {}
         self._dynamic = DynamicPrompt(hidden.prompt, self._added, self._scopes)
 
@@ -130,74 +121,70 @@ class Run:
         """Run the roots and what they need."""
         self._add_keys(list(self._nodes))
         self._cache.begin(self._nodes.values(), self._keys.values())
-        for node_id in list(self._nodes):
-            if self._is_done(node_id):
-                self._finish(self._nodes[node_id], self._result(node_id), cached=True)
+        for node in list(self._nodes.values()):
+            self._finish_from_cache(node)
         for root in roots:
             if not self._is_done(root):
                 self._schedule.add(root)
         while self._schedule:
-            await self._advance()
+            node_id = self._schedule.next()
+            if node_id is None:
+                if not self._pending:
+                    # The validation refused cycles in the file, so this one comes from an expansion.
+                    names = ", ".join(str(self._nodes[each]) for each in self._schedule.waiting()[:5])
+                    raise WorkflowError(f"What the graph expanded into goes in a circle, among: {names}.")
+                await self._released.wait()
+                self._released.clear()
+            # A node before it may have had the same key.
+            elif self._finish_from_cache(self._nodes[node_id]) or await self._step(self._nodes[node_id]):
+                self._schedule.finish(node_id)
+            else:
+                self._schedule.put_back(node_id)
         return self._finished
-
-    async def _advance(self) -> None:
-        """Run one node, or wait for one that waits for something outside."""
-        node_id = self._schedule.next()
-        if node_id is None:
-            await self._wait_outside()
-        elif self._is_done(node_id):  # another node just like it has run
-            self._finish(self._nodes[node_id], self._result(node_id), cached=True)
-            self._schedule.finish(node_id)
-        elif await self._step(self._nodes[node_id]):
-            self._schedule.finish(node_id)
-        else:
-            self._schedule.put_back(node_id)
-
-    async def _wait_outside(self) -> None:
-        if not self._waiting:
-            names = ", ".join(str(self._nodes[node_id]) for node_id in self._schedule.waiting()[:5])
-            raise WorkflowError(f"What the graph expanded into goes in a circle, among: {names}.")
-        await self._released.wait()
-        self._released.clear()
 
     # Keys and results
 
     def _add_keys(self, node_ids: list[str]) -> None:
-        """Compute keys, parents first; with a stack of our own, since graphs may be deeper than Python's."""
+        """Compute keys, parents first."""
+        # With an explicit stack: graphs may be deeper than Python's recursion limit.
         stack = list(reversed(node_ids))
         opened: set[str] = set()
         while stack:
             node_id = stack[-1]
+            if node_id in self._keys:
+                stack.pop()
+                continue
+            node = self._nodes[node_id]
             missing = [
                 link.source
-                for _, link in self._nodes[node_id].links()
+                for _, link in node.links()
                 if link.source in self._nodes and link.source not in self._keys and link.source not in opened
             ]
-            if node_id not in self._keys and missing:
+            if missing:
                 opened.add(node_id)
                 stack += missing
                 continue
             stack.pop()
-            if node_id not in self._keys:
-                self._keys[node_id] = self._key(self._nodes[node_id])
-
-    def _key(self, node: Node) -> Key:
-        changed = self._types.changed(node, self._hidden_values(node))
-        return self._cache.keys.of(node, self._keys, changed, self._types.key_has_id(node))
+            node_type = self._types.of(node)
+            changed = node_type.changed(node, self._hidden_values(node))
+            self._keys[node_id] = self._cache.keys.of(node, self._keys, changed, node_type.key_has_id)
 
     def _scope(self, node_id: str) -> Scope:
         return self._scopes.get(node_id, ())
 
-    def _is_done(self, node_id: str) -> bool:
-        return self._cache.get(self._scope(node_id), self._keys[node_id]) is not None
-
-    def _result(self, node_id: str) -> Result:
-        result: Result = self._cache.get(self._scope(node_id), self._keys[node_id])
+    def _result(self, node_id: str) -> Result | None:
+        result: Result | None = self._cache.get(self._scope(node_id), self._keys[node_id])
         return result
 
-    def _finish(self, node: Node, result: Result, cached: bool = False) -> None:
-        self._finished[node.id] = result
-        self._events.node_finished(node, result.ui, cached)
+    def _is_done(self, node_id: str) -> bool:
+        return self._result(node_id) is not None
+
+    def _finish_from_cache(self, node: Node) -> bool:
+        result = self._result(node.id)
+        if result is not None:
+            self._finished[node.id] = result
+            self._events.node_finished(node, result.ui, True)
+        return result is not None
 
     # Running a node
 
@@ -205,47 +192,66 @@ class Run:
         """Bring a node one step on; return whether it has its result.
 
         Raises:
-            NodeFailed: the node raised. Its code is anybody's and may raise anything.
+            NodeFailed: the node raised.
         """
         try:
-            returned = await self._returned(node)
-            return returned is not None and self._keep(node, returned)
-        except NodeFailed:
-            raise
-        except Exception as error:
+            if node.id in self._expanded:
+                returned = Returned(merge(self._expanded_rows(node), self._types.of(node).node_class))
+            else:
+                results = await self._call(node)
+                if results is None:
+                    return False
+                returned = collect(results, self._types.of(node).node_class)
+            if returned.expansions:
+                self._expand(node, returned)
+                return False
+            before = self._finished.get(node.id)  # what it showed when it expanded
+            result = Result(returned.outputs, returned.ui or (before.ui if before else {}))
+            self._cache.put(self._scope(node.id), self._keys[node.id], result)
+            self._finished[node.id] = result
+            self._events.node_finished(node, result.ui, False)
+            return True
+        except Exception as error:  # a node's code is anybody's and may raise anything
             raise NodeFailed(str(node), node.id, error) from error
 
-    async def _returned(self, node: Node) -> Returned | None:
-        """Return what a node gave, None where it waits."""
-        if node.id in self._expanded:
-            return Returned(merge(self._expanded_outputs(node), self._types.of(node)))
-        if node.id in self._waiting:
-            results = [r.result() if isinstance(r, asyncio.Future) else r for r in self._waiting.pop(node.id)]
-        else:
-            started = await self._start(node)
-            if started is None:
-                return None
-            results = started
-        return collect(results, self._types.of(node))
-
-    async def _start(self, node: Node) -> list[Any] | None:
-        """Call a node; None where it first needs lazy inputs, or waits for something outside."""
-        node_class = self._types.of(node)
-        lists, missing = self._values(node)
+    async def _call(self, node: Node) -> list[Any] | None:
+        """Return the result of each call of a node; None where it first waits for lazy inputs or async calls."""
+        if node.id in self._pending:
+            # It is scheduled again when all its tasks have ended.
+            return [r.result() if isinstance(r, asyncio.Future) else r for r in self._pending.pop(node.id)]
+        node_type = self._types.of(node)
+        node_class = node_type.node_class
+        lists, missing = self._input_lists(node)
         instance = self._cache.node_object(self._scope(node.id), node, node_class)
         as_lists = bool(getattr(node_class, "INPUT_IS_LIST", False))
-        if await self._ask_for_lazy(node, instance, lists, missing, as_lists):
-            return None
-        check_ranges({name: lists[name] for name, _ in node.links()}, self._types.all_options(node))
+        lazy_status = getattr(instance, "check_lazy_status", None)
+        if lazy_status is not None:
+            answers = await call(lazy_status, lists, as_lists=as_lists, on_block=lambda blocker: blocker)
+            answers = [await answer if isinstance(answer, asyncio.Future) else answer for answer in answers]
+            if self._require_lazy(node, lists, missing, answers):
+                return None
+        check_ranges({name: lists[name] for name, _ in node.links()}, node_type.options)
         self._events.node_started(node)
+
+        def on_block(blocker: Any) -> Any:
+            if blocker.message is None:
+                return blocker
+            self._events.node_blocked(node, str(blocker.message))
+            # Said once: behind this node the blocker is silent.
+            return ExecutionBlocker(None)
+
+        def before(index: int) -> None:
+            # ComfyUI's GraphBuilder, where a pack has imported it, names nodes after the node that expands.
+            builder = sys.modules.get("comfy_execution.graph_utils")
+            if builder is not None:
+                builder.GraphBuilder.set_default_prefix(node.id, index, 0)
+
         function = getattr(instance, node_class.FUNCTION)
-        results = await call(
-            function, lists, as_lists, lambda blocker: self._blocked(node, blocker), lambda index: _prefix(node, index)
-        )
+        results = await call(function, lists, as_lists=as_lists, on_block=on_block, before=before)
         tasks = [result for result in results if isinstance(result, asyncio.Future)]
         if not tasks:
             return results
-        self._waiting[node.id] = results
+        self._pending[node.id] = results
         release = self._schedule.hold(node.id)
 
         def end(_: Any) -> None:
@@ -255,34 +261,22 @@ class Run:
         asyncio.gather(*tasks, return_exceptions=True).add_done_callback(end)
         return None
 
-    async def _ask_for_lazy(self, node: Node, instance: Any, lists: Lists, missing: set[str], as_lists: bool) -> bool:
-        """Make the node wait for the lazy inputs it says it needs; return whether there are any."""
-        ask = getattr(instance, "check_lazy_status", None)
-        if ask is None:
-            return False
-        answers = await call(ask, lists, as_lists, lambda blocker: blocker, lambda index: None)
-        answers = [await answer if isinstance(answer, asyncio.Future) else answer for answer in answers]
-        wanted = {name for answer in answers if isinstance(answer, list) for name in answer}
-        needed = [name for name in wanted if isinstance(name, str) and (name not in lists or name in missing)]
-        for name in sorted(needed):
+    def _require_lazy(self, node: Node, lists: Lists, missing: set[str], answers: list[Any]) -> bool:
+        """Make the node wait for the lazy inputs that check_lazy_status names; return whether there are any."""
+        names = {name for answer in answers if isinstance(answer, list) for name in answer}
+        needed = [name for name in names if isinstance(name, str) and (name not in lists or name in missing)]
+        for name in sorted(needed):  # a set has no order, and the schedule's must be the same in every run
             link = node.inputs.get(name)
             if not isinstance(link, Link):
                 raise NodeMisused(f"check_lazy_status asks for the input {name!r}, which nothing is linked to.")
             self._schedule.require(link.source, node.id)
         return bool(needed)
 
-    def _blocked(self, node: Node, blocker: Any) -> Any:
-        """Report a blocker that has something to say, once; behind this node it is silent."""
-        if blocker.message is None:
-            return blocker
-        self._events.node_blocked(node, str(blocker.message))
-        return ExecutionBlocker(None)
-
-    def _values(self, node: Node) -> tuple[Lists, set[str]]:
+    def _input_lists(self, node: Node) -> tuple[Lists, set[str]]:
         """Return the lists of values of a node's inputs, and the names of those that are not there yet."""
         lists: Lists = {}
         missing: set[str] = set()
-        declared = self._types.all_options(node)
+        declared = self._types.of(node).options
         for name, value in node.inputs.items():
             options = declared.get(name)
             if isinstance(value, Link) and not (options or {}).get("rawLink"):
@@ -296,11 +290,12 @@ class Run:
         return lists, missing
 
     def _linked(self, link: Link) -> list[Any] | None:
-        result = self._cache.get(self._scope(link.source), self._keys[link.source])
+        """Return the values of an output, None where they are not there yet."""
+        result = self._result(link.source)
         return result.outputs[link.slot] if result is not None and link.slot < len(result.outputs) else None
 
     def _hidden_values(self, node: Node) -> dict[str, Any]:
-        kinds = self._types.hidden(node)
+        kinds = self._types.of(node).hidden
         if not kinds:
             return {}
         known = {
@@ -314,23 +309,10 @@ class Run:
         }
         return {name: known[kind] for name, kind in kinds.items() if kind in known}
 
-    # What a node returned
-
-    def _keep(self, node: Node, returned: Returned) -> bool:
-        """Keep a node's result; return False where it expanded into nodes that have to run first."""
-        if returned.expansions:
-            self._expand(node, returned)
-            return False
-        result = Result(returned.outputs, returned.ui or self._ui_before(node))
-        self._cache.put(self._scope(node.id), self._keys[node.id], result)
-        self._finish(node, result)
-        return True
-
-    def _ui_before(self, node: Node) -> dict[str, Any]:
-        return self._finished[node.id].ui if node.id in self._finished else {}
+    # Expansion
 
     def _expand(self, node: Node, returned: Returned) -> None:
-        """Add the graphs a node expanded into; it waits for those of their outputs that it gives as its own."""
+        """Add the graphs a node expanded into; it waits for those of their outputs that it returns as its own."""
         if returned.ui:
             self._finished[node.id] = Result([], returned.ui)
         added = [
@@ -343,46 +325,33 @@ class Run:
         self._cache.begin_scope(scope, [self._keys[node_id] for node_id in added])
         self._expanded[node.id] = returned.expansions
         for node_id in added:
-            if self._types.shows(self._nodes[node_id]):
+            if self._types.of(self._nodes[node_id]).is_output:
                 self._schedule.add(node_id)
         for graph, outputs in returned.expansions:
+            # A call that returned plain values beside others that expanded has no links among its outputs.
             for value in outputs or () if graph is not None else ():
                 if is_link(value):
                     self._schedule.require(str(value[0]), node.id)
 
     def _add_node(self, parent: Node, node_id: str, inner: dict[str, Any]) -> str:
         if node_id in self._nodes:
-            raise NodeFailed(
-                str(parent), parent.id, NodeMisused(f"it expands into a second node of the id {node_id!r}.")
-            )
+            raise NodeMisused(f"it expands into a second node of the id {node_id!r}.")
         if inner.get("class_type") not in self._types:
-            raise NodeFailed(
-                str(parent),
-                parent.id,
-                NodeMisused(f"it expands into {inner.get('class_type')!r}, which is not known here."),
-            )
+            raise NodeMisused(f"it expands into {inner.get('class_type')!r}, which is not known here.")
         self._nodes[node_id] = parse_node(node_id, inner, {})
         self._added[node_id] = inner
         self._scopes[node_id] = (*self._scope(parent.id), parent.id)
         return node_id
 
-    def _expanded_outputs(self, node: Node) -> list[Any]:
+    def _expanded_rows(self, node: Node) -> list[Any]:
         """Return a row of outputs per call, links into the expanded graphs replaced by their values."""
         rows = []
         for graph, outputs in self._expanded.pop(node.id):
-            rows.append(outputs if graph is None else tuple(self._resolved(outputs)))
+            if graph is None:
+                rows.append(outputs)
+                continue
+            row: list[Any] = []
+            for value in outputs or ():
+                row += (self._linked(Link(str(value[0]), value[1])) or ()) if is_link(value) else [value]
+            rows.append(tuple(row))
         return rows
-
-    def _resolved(self, outputs: Any) -> Iterator[Any]:
-        for value in outputs or ():
-            if is_link(value):
-                yield from self._linked(Link(str(value[0]), value[1])) or ()
-            else:
-                yield value
-
-
-def _prefix(node: Node, index: int) -> None:
-    """Tell ComfyUI's GraphBuilder, where a pack has imported it, whose nodes it is about to name."""
-    builder = sys.modules.get("comfy_execution.graph_utils")
-    if builder is not None:
-        builder.GraphBuilder.set_default_prefix(node.id, index, 0)

@@ -1,14 +1,19 @@
-"""The graph in ComfyUI's API form: {id: {class_type, inputs}}, where a link is [id, output slot]."""
+"""Graph in ComfyUI's API form: {id: {class_type, inputs}}, where a link is [node id, output slot]."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import WorkflowError
 
+# Far beyond what anybody draws: a larger file is a mistake or an attack, and reading it would take minutes.
 MAX_NODES = 20_000
+
+# The expanded graph that a node belongs to, named by the nodes that expanded into it, outermost first;
+# empty for nodes of the file.
+Scope = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,20 @@ class Node:
 
 
 Graph = dict[str, Node]
+Assignment = tuple[str, str, Any]  # node id, input, value
+
+
+def is_link(value: Any) -> bool:
+    """Return whether a JSON value has the form of a link."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str | int)
+        and isinstance(value[1], int)
+        # In Python, True is an int; a list of two switches is no link.
+        and not isinstance(value[0], bool)
+        and not isinstance(value[1], bool)
+    )
 
 
 def parse_graph(api: Any, titles: dict[str, str] | None = None) -> Graph:
@@ -66,71 +85,107 @@ def parse_node(node_id: str, node: Any, titles: dict[str, str]) -> Node:
     """
     if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
         raise WorkflowError(f"Node {node_id} has no class_type. Is this a workflow in ComfyUI's API or UI form?")
-    inputs = node.get("inputs", {})
-    if not isinstance(inputs, dict):
-        raise WorkflowError(f"Node {node_id} ({node['class_type']}): inputs is not an object.")
-    values = {name: _parse_value(value) for name, value in inputs.items()}
-    return Node(node_id, node["class_type"], values, _title(node, titles))
+    class_type, inputs, meta = node["class_type"], {}, node.get("_meta")
+    if not isinstance(node.get("inputs", {}), dict):
+        raise WorkflowError(f"Node {node_id} ({class_type}): inputs is not an object.")
+    for name, value in node.get("inputs", {}).items():
+        if is_link(value):
+            inputs[name] = Link(str(value[0]), value[1])
+        elif isinstance(value, dict) and set(value) == {"__value__"}:
+            # The browser wraps a list that is a value, since one of two items would pass for a link.
+            inputs[name] = value["__value__"]
+        else:
+            inputs[name] = value
+    title = meta.get("title") if isinstance(meta, dict) else None
+    return Node(node_id, class_type, inputs, str(title or titles.get(class_type) or class_type))
 
 
-def _title(node: dict[str, Any], titles: dict[str, str]) -> str:
-    meta = node.get("_meta")
-    given = meta.get("title") if isinstance(meta, dict) else None
-    return str(given or titles.get(node["class_type"]) or node["class_type"])
+def find_node(name: str, graph: Graph) -> Node:
+    """Return the node of that id, else of that title, else of that class.
 
-
-def _parse_value(value: Any) -> Any:
-    """Return a Link for [id, slot]; unwrap {"__value__": list}, which says that a list is no link."""
-    if is_link(value):
-        return Link(str(value[0]), value[1])
-    if isinstance(value, dict) and set(value) == {"__value__"}:
-        return value["__value__"]
-    return value
-
-
-def is_link(value: Any) -> bool:
-    """Return whether a JSON value has the form of a link."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str | int)
-        and isinstance(value[1], int)
-        and not isinstance(value[0], bool)
-        and not isinstance(value[1], bool)
-    )
+    Raises:
+        WorkflowError: there is none, or more than one; the candidates are listed.
+    """
+    if name in graph:
+        return graph[name]
+    for matches in (
+        [node for node in graph.values() if node.title == name],
+        [node for node in graph.values() if node.class_type == name],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            listed = ", ".join(f"{node.id} ({node.title})" for node in matches)
+            raise WorkflowError(f"{name!r} stands for several nodes: {listed}. Name one by its id.")
+    listed = ", ".join(f"{node.id} ({node.title}, {node.class_type})" for node in graph.values())
+    raise WorkflowError(f"No node {name!r} in the workflow. It has: {listed}.")
 
 
 def execution_order(graph: Graph, roots: list[str]) -> list[Node]:
     """Return the roots and all they depend on, each node after its sources.
 
     Raises:
-        WorkflowError: the links go in a circle.
+        WorkflowError: the links form a cycle.
     """
     order: list[Node] = []
-    state: dict[str, str] = {}
+    opened: set[str] = set()
+    done: set[str] = set()
     for root in roots:
-        _visit(graph, root, state, order)
+        # Depth first with an explicit stack: graphs may be deeper than Python's recursion limit.
+        stack = [root]
+        while stack:
+            node_id = stack[-1]
+            if node_id in opened:
+                stack.pop()
+                if node_id not in done:
+                    done.add(node_id)
+                    order.append(graph[node_id])
+                continue
+            opened.add(node_id)
+            sources = [link.source for _, link in graph[node_id].links() if link.source not in done]
+            for source in sources:
+                if source in opened:
+                    raise WorkflowError(
+                        f"{graph[node_id]} depends on itself, through {graph[source]}. Remove one link."
+                    )
+            stack += reversed(sources)
     return order
 
 
-def _visit(graph: Graph, root: str, state: dict[str, str], order: list[Node]) -> None:
-    """Depth first with a stack of our own: graphs may be deeper than Python's."""
-    stack = [root]
-    while stack:
-        node_id = stack[-1]
-        if state.get(node_id) == "done":
-            stack.pop()
-        elif state.get(node_id) == "open":
-            state[node_id] = "done"
-            order.append(graph[stack.pop()])
-        else:
-            state[node_id] = "open"
-            stack += _unfinished_sources(graph, node_id, state)
+class DynamicPrompt:
+    """The graph for nodes that ask for DYNPROMPT: the file's, and what nodes expanded into so far.
 
+    The methods have ComfyUI's names, since packs call them; nodes are in API form.
+    """
 
-def _unfinished_sources(graph: Graph, node_id: str, state: dict[str, str]) -> list[str]:
-    sources = [link.source for _, link in graph[node_id].links() if state.get(link.source) != "done"]
-    for source in sources:
-        if state.get(source) == "open":
-            raise WorkflowError(f"{graph[node_id]} depends on itself, through {graph[source]}. Remove one link.")
-    return list(reversed(sources))
+    def __init__(self, prompt: dict[str, Any], expanded: Mapping[str, Any], scopes: Mapping[str, Scope]) -> None:
+        self._prompt, self._expanded, self._scopes = prompt, expanded, scopes
+
+    def get_node(self, node_id: str) -> Any:
+        """Return a node in API form; KeyError where there is none."""
+        return self._expanded[node_id] if node_id in self._expanded else self._prompt[node_id]
+
+    def has_node(self, node_id: str) -> bool:
+        """Return whether there is such a node."""
+        return node_id in self._expanded or node_id in self._prompt
+
+    def get_original_prompt(self) -> dict[str, Any]:
+        """Return the file's graph."""
+        return self._prompt
+
+    def all_node_ids(self) -> set[str]:
+        """Return all ids."""
+        return {*self._prompt, *self._expanded}
+
+    def get_parent_node_id(self, node_id: str) -> str | None:
+        """Return the node that expanded into this one."""
+        return self._scopes[node_id][-1] if node_id in self._scopes else None
+
+    def get_real_node_id(self, node_id: str) -> str:
+        """Return the node of the file that this one came from."""
+        return self._scopes[node_id][0] if node_id in self._scopes else node_id
+
+    def get_display_node_id(self, node_id: str) -> str:
+        """Return the node that shows this one's results."""
+        override = self._expanded.get(node_id, {}).get("override_display_id")
+        return str(override) if override else self.get_real_node_id(node_id)

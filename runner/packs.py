@@ -1,4 +1,4 @@
-"""Other people's node packs: V1 packs loaded by path, and what they want where they cannot be."""
+"""Packs of other people: V1 packs loaded by path, and what is missing where one cannot be."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Packs:
 def load_packs(folders: list[Path]) -> Packs:
     """Load every pack of some folders, each itself a pack or a folder of packs like ComfyUI's custom_nodes.
 
-    A pack that cannot be loaded is left out and named with what it wants.
+    A pack that cannot be loaded is left out, with a warning that says what is missing.
 
     Raises:
         WorkflowError: a folder is not there.
@@ -42,43 +42,50 @@ def load_packs(folders: list[Path]) -> Packs:
     for folder in folders:
         if not folder.is_dir():
             raise WorkflowError(f"--custom-nodes {folder}: there is no such folder.")
-        for path in [folder] if (folder / "__init__.py").is_file() else _pack_paths(folder):
+        paths = [folder]
+        if not (folder / "__init__.py").is_file():
+            # What ComfyUI would load from its custom_nodes; its manager switches packs off by the ending.
+            paths = [
+                path
+                for path in sorted(folder.iterdir())
+                if not path.name.startswith((".", "__")) and not path.name.endswith(".disabled")
+                if path.suffix == ".py" or (path / "__init__.py").is_file()
+            ]
+        for path in paths:
             _load(path.resolve(), packs)
     return packs
 
 
-def _pack_paths(folder: Path) -> list[Path]:
-    """Return what ComfyUI would load from a folder of packs."""
-    entries = sorted(folder.iterdir())
-    return [
-        path
-        for path in entries
-        if not path.name.startswith((".", "__")) and not path.name.endswith(".disabled")
-        if path.suffix == ".py" or (path / "__init__.py").is_file()
-    ]
-
-
 def _load(path: Path, packs: Packs) -> None:
+    # The name ComfyUI gives it: its path, so that only its own imports are relative.
+    name, pack = str(path).replace(".", "_x_"), path.name
     try:
-        module = _import(path)
+        module = _import(path, name)
     except Exception as error:  # noqa: BLE001 - a pack is anybody's code; one that fails must not stop the others
-        packs.failed[path.name] = _wish(path.name, error)
-        log.warning("%s", packs.failed[path.name])
+        sys.modules.pop(name, None)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] in COMFYUI_MODULES:
+            reason = f"wants ComfyUI's module {missing!r}: give a checkout with --comfyui DIR."
+        elif missing:
+            reason = f"wants the Python package {missing.partition('.')[0]!r}: install what its requirements name."
+        else:
+            reason = f"cannot be loaded ({type(error).__name__}: {error})."
+        packs.failed[pack] = f"The pack {pack} {reason}"
+        log.warning("%s", packs.failed[pack])
         return
     classes = getattr(module, "NODE_CLASS_MAPPINGS", None)
     if not isinstance(classes, dict):
-        packs.failed[path.name] = f"The pack {path.name} has no NODE_CLASS_MAPPINGS: only V1 packs can be run."
-        log.warning("%s", packs.failed[path.name])
+        packs.failed[pack] = f"The pack {pack} has no NODE_CLASS_MAPPINGS: only V1 packs can be run."
+        log.warning("%s", packs.failed[pack])
         return
+    # What has no INPUT_TYPES is no node of V1, and the engine knows no other.
     packs.classes |= {str(name): node for name, node in classes.items() if hasattr(node, "INPUT_TYPES")}
     packs.titles |= {
         str(name): str(title) for name, title in getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", {}).items()
     }
 
 
-def _import(path: Path) -> ModuleType:
-    """Import a pack under the name ComfyUI gives it: its path, so that only its own imports are relative."""
-    name = str(path).replace(".", "_x_")
+def _import(path: Path, name: str) -> ModuleType:
     is_file = path.suffix == ".py"
     spec = importlib.util.spec_from_file_location(
         name, path if is_file else path / "__init__.py", submodule_search_locations=None if is_file else [str(path)]
@@ -86,23 +93,10 @@ def _import(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python module")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: its relative imports look their package up.
     sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    spec.loader.exec_module(module)
     return module
-
-
-def _wish(pack: str, error: Exception) -> str:
-    """Return a sentence that says what a pack wants."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        wanted = error.name.partition(".")[0]
-        if wanted in COMFYUI_MODULES:
-            return f"The pack {pack} wants ComfyUI's module {error.name!r}: give a checkout with --comfyui DIR."
-        return f"The pack {pack} wants the Python package {wanted!r}: install what its requirements name."
-    return f"The pack {pack} cannot be loaded ({type(error).__name__}: {error})."
 
 
 def reach_comfyui(folder: Path, device: str) -> None:
@@ -113,6 +107,7 @@ def reach_comfyui(folder: Path, device: str) -> None:
     """
     if not (folder / "comfy").is_dir() or not (folder / "folder_paths.py").is_file():
         raise WorkflowError(f"--comfyui {folder}: this is no ComfyUI checkout (it has no comfy and folder_paths.py).")
+    # At the end: a checkout has modules with common names, such as utils, which must not hide installed ones.
     if str(folder.resolve()) not in sys.path:
         sys.path.append(str(folder.resolve()))
     settle_comfyui_device(device)

@@ -1,4 +1,4 @@
-"""What the samplers of a graph would need, asked of their node classes; nothing is loaded.
+"""Memory plan of a graph: what its samplers would need, asked of their node classes; nothing is loaded.
 
 A node class that can tell has a method `plan_memory(**known, linked=names)`: called with the inputs that
 are known before a run, and the names of those that only the run will know. It returns something with
@@ -17,6 +17,7 @@ from .errors import WorkflowError
 from .graph import Graph, Link, Node, execution_order
 
 UNKNOWN = object()
+SIZES = ("width", "height", "num_frames", "steps", "cfg")
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ def plan_graph(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> l
         WorkflowError: there is none.
         PiyingError: a model cannot be planned for.
     """
-    values: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}  # of the nodes that were run to learn them, by id
     plans = []
     for node in execution_order(graph, roots):
         node_class = classes[node.class_type]
-        known = {name: _value(value, graph, classes, values) for name, value in node.inputs.items()}
+        known = {name: _value(value, graph, classes, outputs) for name, value in node.inputs.items()}
         unknown = [name for name, value in known.items() if value is UNKNOWN]
         known = {name: value for name, value in known.items() if value is not UNKNOWN}
         if hasattr(node_class, "plan_memory"):
@@ -54,29 +55,36 @@ def plan_graph(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> l
     return plans
 
 
-def _value(value: Any, graph: Graph, classes: Mapping[str, type], values: dict[str, Any]) -> Any:
+def _value(value: Any, graph: Graph, classes: Mapping[str, type], outputs: dict[str, Any]) -> Any:
     """Return an input's value before the run, or UNKNOWN."""
     if not isinstance(value, Link):
         return value
-    outputs = _outputs(graph[value.source], graph, classes, values)
-    return UNKNOWN if outputs is UNKNOWN else outputs[value.slot]
-
-
-def _outputs(node: Node, graph: Graph, classes: Mapping[str, type], values: dict[str, Any]) -> Any:
-    """Return the outputs of a node that runs at once and all of whose inputs are known, else UNKNOWN."""
-    if node.id not in values:
+    node = graph[value.source]
+    if node.id not in outputs:
+        outputs[node.id] = UNKNOWN
         node_class: Any = classes[node.class_type]
-        values[node.id] = UNKNOWN
         if getattr(node_class, "RUNS_AT_ONCE", False):
-            inputs = {name: _value(value, graph, classes, values) for name, value in node.inputs.items()}
-            if UNKNOWN not in inputs.values():
-                values[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
-    return values[node.id]
+            inputs = {name: _value(each, graph, classes, outputs) for name, each in node.inputs.items()}
+            # By identity: inputs may be tensors, whose comparison is no truth value.
+            if all(each is not UNKNOWN for each in inputs.values()):
+                outputs[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
+    found = outputs[node.id]
+    return UNKNOWN if found is UNKNOWN else found[value.slot]
 
 
 def as_json(plans: list[NodePlan]) -> dict[str, Any]:
-    """Return all plans as one object: the samplers run one after another."""
-    nodes = [_node_json(plan) for plan in plans]
+    """Return all plans as one object."""
+    nodes = [
+        {
+            "node": plan.node.id,
+            "class_type": plan.node.class_type,
+            "title": plan.node.title,
+            "unknown": plan.unknown,
+            **plan.answer.to_json(),
+        }
+        for plan in plans
+    ]
+    # One after another: times add up, and the largest peak is the graph's.
     return {
         "fits": all(node["fits"] for node in nodes),
         "peak_vram_gb": max(node["peak_vram_gb"] for node in nodes),
@@ -89,21 +97,14 @@ def as_json(plans: list[NodePlan]) -> dict[str, Any]:
     }
 
 
-def _node_json(plan: NodePlan) -> dict[str, Any]:
-    return {
-        "node": plan.node.id,
-        "class_type": plan.node.class_type,
-        "title": plan.node.title,
-        "unknown": plan.unknown,
-        **plan.answer.to_json(),
-    }
-
-
 def as_text(plans: list[NodePlan]) -> str:
     """Return all plans as lines for people."""
-    return "\n\n".join(f"{plan.node}: {plan.answer.to_text()}{_left_out(plan.unknown)}" for plan in plans)
-
-
-def _left_out(unknown: list[str]) -> str:
-    sizes = [name for name in unknown if name in ("width", "height", "num_frames", "steps", "cfg")]
-    return f"\n- {', '.join(sizes)} will only be known in the run: planned with the defaults." if sizes else ""
+    paragraphs = []
+    for plan in plans:
+        text = f"{plan.node}: {plan.answer.to_text()}"
+        # Other inputs change neither memory nor time.
+        sizes = [name for name in plan.unknown if name in SIZES]
+        if sizes:
+            text += f"\n- {', '.join(sizes)} will only be known in the run: planned with the defaults."
+        paragraphs.append(text)
+    return "\n\n".join(paragraphs)

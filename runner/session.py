@@ -1,4 +1,4 @@
-"""Runs in one process that share node classes, folders and a cache; the way in for people who script."""
+"""Session: runs in one process that share node classes, folders and a cache; the way in for scripts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from .definitions import ObjectInfo, object_info
 from .display import Display, EventDisplay, Quiet
 from .errors import InvalidGraph, NodeError, WorkflowError
 from .execute import Executor, Hidden, Result
-from .graph import Graph
-from .overrides import Assignment, find_input, find_node, prompt_assignment, seed_assignments
+from .graph import Graph, find_node
 from .packs import load_packs, reach_comfyui
 from .plan import NodePlan, plan_graph
-from .validate import examine
-from .workflow_file import Workflow, read_workflow_file, workflow_from_json
+from .validate import validate_graph
+from .workflow_file import Workflow, find_assignments, read_workflow_file, workflow_from_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES: dict[str, type] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
@@ -34,11 +33,11 @@ StrPath = str | Path
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run gave.
+    """The outcome of a run.
 
     Attributes:
         graph: the nodes that ran, and those whose results were there already.
-        results: outputs (a list of values per slot) and shown things, by node id.
+        results: outputs (a list of values per slot) and ui, by node id.
         files: the files that were written to the output folder, in the order of their nodes.
         errors: what was wrong with outputs that were left out; empty unless `partial` was given.
     """
@@ -62,7 +61,7 @@ class Session:
         device: `auto`, or a torch device.
         custom_nodes: packs, or folders of packs, to load.
         comfyui: a ComfyUI checkout whose modules such packs may import.
-        display: who is told what happens; by default warnings go to stderr.
+        display: shows what happens; by default warnings go to stderr.
         vram, ram: bytes of the card and of main memory to use, or to plan with.
         imagined: only plans are made, for limits and models that may not be there.
 
@@ -84,6 +83,14 @@ class Session:
         ram: int | None = None,
         imagined: bool = False,
     ) -> None:
+        folders = [Path(folder) for folder in models]
+        for folder in folders:
+            if not folder.is_dir():
+                raise WorkflowError(f"--models {folder}: there is no such folder.")
+        folders.append(ROOT / "models")
+        # The pack may lie in the custom_nodes of a ComfyUI, whose models are there to use.
+        if ROOT.parent.name == "custom_nodes":
+            folders.append(ROOT.parents[1] / "models")
         self.display = display or Quiet()
         self.output = Path(output)
         self._temp = tempfile.TemporaryDirectory(prefix="piying-")
@@ -91,8 +98,9 @@ class Session:
             input=Path(input),
             output=self.output,
             temp=Path(self._temp.name),
-            models=[*_existing(models), *_default_models()],
+            models=folders,
             chosen_device=device,
+            # Looked up for each phase: the display may be another one by then.
             on_progress=lambda phase, total: self.display.progress(phase, total),
             vram=vram,
             ram=ram,
@@ -116,12 +124,14 @@ class Session:
 
     def definitions(self) -> ObjectInfo:
         """Return the definitions of all node classes, as they are now: lists of files change."""
+        # Again in every method: sessions share the process, and nodes ask the host of the moment.
         set_host(self._host)
         return object_info(self.classes, self.titles)
 
     def prepare(
         self,
         source: StrPath | Mapping[str, Any],
+        *,
         set: Mapping[str, Any] | None = None,
         prompt: str | None = None,
         seed: int | str | None = None,
@@ -141,11 +151,12 @@ class Session:
         """
         info = info or self.definitions()
         if isinstance(source, Mapping):
+            # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links are.
             workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
         else:
             workflow = read_workflow_file(Path(source), info)
         graph = workflow.graph(self.titles)
-        return workflow.with_values(_assignments(graph, info, set or {}, prompt, seed), info)
+        return workflow.with_values(find_assignments(graph, info, values=set or {}, prompt=prompt, seed=seed), info)
 
     def check(
         self, workflow: Workflow, partial: bool = False, info: ObjectInfo | None = None
@@ -160,14 +171,15 @@ class Session:
         """
         graph = workflow.graph(self.titles)
         try:
-            verdict = examine(graph, info or self.definitions(), self.classes)
+            validation = validate_graph(graph, info or self.definitions(), self.classes)
         except WorkflowError as error:
+            # The missing class may be one of a pack that could not be loaded, and the warning is long past.
             if self._failed_packs and "is not known here" in str(error):
                 raise WorkflowError(" ".join([str(error), *self._failed_packs])) from error
             raise
-        if verdict.errors and not (partial and verdict.roots):
-            raise InvalidGraph(verdict.errors)
-        return graph, verdict.roots, verdict.errors
+        if validation.errors and not (partial and validation.roots):
+            raise InvalidGraph(validation.errors)
+        return graph, validation.roots, validation.errors
 
     def plan(self, graph: Graph, roots: list[str]) -> list[NodePlan]:
         """Return what the samplers of a checked graph would need.
@@ -192,6 +204,7 @@ class Session:
             NodeFailed: a node raised.
             PiyingError: the device cannot be used.
         """
+        # Not at the top: --check and --export-api do without it, and it takes seconds to load.
         import torch
 
         set_host(self._host)
@@ -199,7 +212,11 @@ class Session:
         hidden = Hidden(prompt=workflow.api, extra_pnginfo=workflow.extra_pnginfo)
         with torch.inference_mode():
             results = Executor(self.classes, self.display, self._cache).run(graph, roots, hidden)
-        return Finished(graph, results, _saved_files(results, self.output), list(errors))
+        # Savers report their files under `images`, as ComfyUI's do, videos too.
+        shown = [entry for result in results.values() for entry in result.ui.get("images", ())]
+        saved = [entry for entry in shown if isinstance(entry, dict) and entry.get("type") == "output"]
+        files = [self.output / entry.get("subfolder", "") / entry["filename"] for entry in saved]
+        return Finished(graph, results, files, list(errors))
 
     def run(
         self,
@@ -212,7 +229,7 @@ class Session:
     ) -> Finished:
         """Prepare, check and execute; see these for arguments and errors."""
         info = self.definitions()
-        workflow = self.prepare(source, set, prompt, seed, info)
+        workflow = self.prepare(source, set=set, prompt=prompt, seed=seed, info=info)
         graph, roots, errors = self.check(workflow, partial, info)
         return self.execute(workflow, graph, roots, errors)
 
@@ -246,36 +263,3 @@ def run(
         return session.run(source, set=set, prompt=prompt, seed=seed, partial=partial)
     finally:
         session.close()
-
-
-def _assignments(
-    graph: Graph, info: ObjectInfo, values: Mapping[str, Any], prompt: str | None, seed: int | str | None
-) -> list[Assignment]:
-    """Return all values; those of `set` come last, since they are the most exact."""
-    assignments: list[Assignment] = []
-    if prompt is not None:
-        assignments.append(prompt_assignment(prompt, graph))
-    if seed is not None:
-        assignments += seed_assignments(seed, graph)
-    return assignments + [(*find_input(target, graph, info), value) for target, value in values.items()]
-
-
-def _existing(folders: Iterable[StrPath]) -> list[Path]:
-    paths = [Path(folder) for folder in folders]
-    for folder in paths:
-        if not folder.is_dir():
-            raise WorkflowError(f"--models {folder}: there is no such folder.")
-    return paths
-
-
-def _default_models() -> list[Path]:
-    """Return the pack's models folder, and ComfyUI's where the pack lies in its custom_nodes."""
-    beside = [ROOT.parents[1] / "models"] if ROOT.parent.name == "custom_nodes" else []
-    return [ROOT / "models", *beside]
-
-
-def _saved_files(results: dict[str, Result], output: Path) -> list[Path]:
-    """Return the files that savers report under `images`, as ComfyUI's do, videos too."""
-    shown = [entry for result in results.values() for entry in result.ui.get("images", ())]
-    entries = [entry for entry in shown if isinstance(entry, dict) and entry.get("type") == "output"]
-    return [output / entry.get("subfolder", "") / entry["filename"] for entry in entries]

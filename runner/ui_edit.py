@@ -1,4 +1,4 @@
-"""Values written into a workflow as the browser saves it."""
+"""Edits of a UI workflow: values written into the widgets that stand for inputs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 from .definitions import ObjectInfo
 from .errors import WorkflowError
-from .ui_format import scopes_of, to_api
+from .graph import Assignment
+from .ui_format import load_instances, to_api, wrapped
 from .ui_graph import INPUT_SIDE
-from .ui_live import LiveNode
-from .ui_scopes import Scope
+from .ui_nodes import LoadedNode
+from .ui_subgraphs import GraphInstance
 from .ui_widgets import MISSING
-
-Assignment = tuple[str, str, Any]  # node id, input, value
 
 
 def with_values(workflow: Any, info: ObjectInfo, assignments: Iterable[Assignment]) -> dict[str, Any] | None:
@@ -28,78 +27,73 @@ def with_values(workflow: Any, info: ObjectInfo, assignments: Iterable[Assignmen
     try:
         wanted = to_api(workflow, info)
         for node_id, name, value in assignments:
-            wanted[node_id]["inputs"][name] = {"__value__": value} if isinstance(value, list) else value
+            wanted[node_id]["inputs"][name] = wrapped(value)
         set_widgets(changed, info, assignments)
+        # Compared as a whole: a widget may feed more inputs than the one that was meant.
         return changed if to_api(changed, info) == wanted else None
     except (WorkflowError, KeyError):
         return None
 
 
 def set_widgets(workflow: dict[str, Any], info: ObjectInfo, assignments: Iterable[Assignment]) -> None:
-    """Write values into a UI workflow in place, cutting the wires on the canvas that fed the inputs before.
+    """Write values into a UI workflow in place, and remove the links on the canvas that fed the inputs before.
 
-    Inputs that have no widget to write to, and wires inside of subgraphs, are left as they are.
+    Inputs that have no widget to write to, and links inside of subgraphs, are left as they are.
 
     Raises:
         WorkflowError: the workflow is malformed.
     """
-    scopes = scopes_of(workflow, info)
-    places = {scope.prefix + node.id: (scope, node) for scope in scopes for node in scope.graph.nodes.values()}
+    instances = load_instances(workflow, info)
+    places = {each.prefix + node.id: (each, node) for each in instances for node in each.graph.nodes.values()}
     for node_id, name, value in assignments:
-        if node_id in places:
-            scope, node = places[node_id]
-            index = node.index(name)
-            if index is not None and _fed_from_outside(scope, node, index):
-                _write_to_instance(scope, node, index, value)
+        if node_id not in places:
+            continue
+        instance, node = places[node_id]
+        index = node.index(name)
+        if index is not None and _fed_from_outside(instance, node, index):
+            _write_to_host(instance, node, index, value)
+            continue
+        if name in node.widgets:
+            node.widgets[name].value = value
+            if isinstance(node.stored.widgets_values, dict):
+                node.stored.data["widgets_values"][name] = value
             else:
-                _write(node, name, value)
-                if scope.parent is None:
-                    _cut(workflow, node, name)
+                row = [widget for widget in node.row if widget.stored]
+                node.stored.data["widgets_values"] = [None if w.value is MISSING else w.value for w in row]
+        # Instances share the links of their subgraph, so those may be needed elsewhere.
+        if instance.parent is None:
+            for entry in node.stored.data.get("inputs") or []:
+                if entry.get("name") == name and entry.get("link") is not None:
+                    _remove_link(workflow, str(entry["link"]))
+                    entry["link"] = None
 
 
-def _fed_from_outside(scope: Scope, node: LiveNode, index: int) -> bool:
+def _fed_from_outside(instance: GraphInstance, node: LoadedNode, index: int) -> bool:
     slots = node.inputs[index : index + 1]
-    link = scope.graph.links.get(slots[0].link or "") if slots else None
-    return link is not None and link.origin == INPUT_SIDE and scope.parent is not None
+    link = instance.graph.links.get(slots[0].link or "") if slots else None
+    return link is not None and link.origin == INPUT_SIDE and instance.parent is not None
 
 
-def _write_to_instance(scope: Scope, node: LiveNode, index: int, value: Any) -> None:
+def _write_to_host(instance: GraphInstance, node: LoadedNode, index: int, value: Any) -> None:
     """Write a value into the widget of the outermost instance that shows the input."""
-    while _fed_from_outside(scope, node, index) and scope.parent is not None and scope.host is not None:
-        index = scope.graph.links[node.inputs[index].link or ""].origin_slot
-        host, values = scope.host, scope.values
-        scope, node = scope.parent, host
+    values: list[Any] = []
+    while _fed_from_outside(instance, node, index) and instance.parent is not None and instance.host is not None:
+        index = instance.graph.links[node.inputs[index].link or ""].origin_slot
+        values, node = instance.values, instance.host
+        instance = instance.parent
     if index < len(values):
         values[index] = value
         node.stored.data["widgets_values"] = [each for each in values if each is not MISSING]
 
 
-def _write(node: LiveNode, name: str, value: Any) -> None:
-    if name not in node.widgets:
-        return
-    node.widgets[name].value = value
-    if isinstance(node.stored.stored, dict):
-        node.stored.data["widgets_values"][name] = value
-    else:
-        row = [widget for widget in node.row if widget.stored]
-        node.stored.data["widgets_values"] = [None if w.value is MISSING else w.value for w in row]
+def _remove_link(workflow: dict[str, Any], link_id: str) -> None:
+    def id_of(link: Any) -> str:
+        return str(link["id"] if isinstance(link, dict) else link[0])
 
-
-def _cut(workflow: dict[str, Any], node: LiveNode, name: str) -> None:
-    for entry in node.stored.data.get("inputs") or []:
-        if entry.get("name") == name and entry.get("link") is not None:
-            _remove(workflow, str(entry["link"]))
-            entry["link"] = None
-
-
-def _remove(workflow: dict[str, Any], link_id: str) -> None:
-    workflow["links"] = [link for link in workflow["links"] if link is None or _id(link) != link_id]
+    workflow["links"] = [link for link in workflow["links"] if link is None or id_of(link) != link_id]
+    # Outputs list their links too, and the browser believes both lists.
     for node in workflow["nodes"]:
         for output in node.get("outputs") or []:
             links = output.get("links")
             if isinstance(links, list):
                 output["links"] = [each for each in links if str(each) != link_id]
-
-
-def _id(link: Any) -> str:
-    return str(link["id"] if isinstance(link, dict) else link[0])

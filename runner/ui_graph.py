@@ -1,16 +1,17 @@
-"""The graph in a file as the browser saves it, read once and checked: what follows need not doubt it."""
+"""UI graph: a file as the browser saves it, read once and checked, so that what follows need not doubt it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import WorkflowError
 from .graph import MAX_NODES
 
 MAX_SLOTS = 1000
-NEVER, BYPASS = 2, 4  # node modes
+NEVER, BYPASS = 2, 4  # node modes of LiteGraph, the canvas library
 INPUT_SIDE, OUTPUT_SIDE = "-10", "-20"  # the ids that stand for a subgraph's own inputs and outputs in its links
+# The browser replaces these on loading, so files with the old names still open.
 RENAMED = {
     "T2IAdapterLoader": "ControlNetLoader",
     "ConditioningAverage ": "ConditioningAverage",
@@ -20,7 +21,7 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class UILink:
-    """A wire between two slots."""
+    """A link between two slots."""
 
     origin: str
     origin_slot: int
@@ -30,20 +31,20 @@ class UILink:
 
 @dataclass(frozen=True)
 class Slot:
-    """An input: its name, its type, the wire that feeds it, and whether a widget stands behind it."""
+    """An input: its name, its type, the id of the link that feeds it, and whether a widget stands behind it."""
 
     name: str
-    kind: str
+    type: str
     link: str | None = None
     widget: bool = False
 
 
 @dataclass(frozen=True)
-class Port:
-    """An input of a subgraph, with the wires inside that begin there."""
+class SubgraphInput:
+    """An input of a subgraph, with the ids of the links inside that begin there."""
 
     name: str
-    kind: str
+    type: str
     links: list[str]
 
 
@@ -52,36 +53,37 @@ class UINode:
     """A node as stored.
 
     Attributes:
-        id, kind, mode, title, properties: as in the file.
+        id, mode, title, properties: as in the file.
+        type: its class, or the id of the subgraph that it is an instance of.
         inputs: its inputs.
-        outputs: the types of its outputs.
-        stored: its `widgets_values`.
-        data: what was read.
+        output_types: the types of its outputs.
+        widgets_values: the values of its widgets, by position or by name.
+        data: the JSON that was read.
     """
 
     id: str
-    kind: str
+    type: str
     mode: int
     title: str
     inputs: list[Slot]
-    outputs: list[str]
-    stored: list[Any] | dict[str, Any]
+    output_types: list[str]
+    widgets_values: list[Any] | dict[str, Any]
     properties: dict[str, Any]
     data: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class UIGraph:
-    """Nodes and wires by id; `inputs` are those of a subgraph."""
+    """Nodes and links by id; `inputs` are those of a subgraph."""
 
     nodes: dict[str, UINode]
     links: dict[str, UILink]
-    inputs: list[Port] = field(default_factory=list)
+    inputs: list[SubgraphInput] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class UIFile:
-    """The graph on the canvas, the subgraphs it may hold instances of, by id, and the last node id given."""
+    """The graph on the canvas, the subgraphs it may hold instances of, by id, and the last node id in use."""
 
     root: UIGraph
     subgraphs: dict[str, UIGraph]
@@ -89,7 +91,7 @@ class UIFile:
 
 
 def read_ui(workflow: Any) -> UIFile:
-    """Return the graphs of a decoded file.
+    """Return the graphs of a decoded file, no id of a node in more than one of them.
 
     Raises:
         WorkflowError: it does not have the form the browser saves, or is absurdly large.
@@ -97,97 +99,96 @@ def read_ui(workflow: Any) -> UIFile:
     workflow = _object(workflow, "JSON")
     state = _object(workflow.get("state") or {}, "state")
     last = workflow.get("last_node_id", state.get("lastNodeId"))
-    subgraphs = [(_key(each.get("id"), "subgraph id"), _graph(each)) for each in _definitions(workflow)]
-    return UIFile(_graph(workflow), _first(subgraphs), last if isinstance(last, int) else 0)
-
-
-def _first(graphs: list[tuple[str, UIGraph]]) -> dict[str, UIGraph]:
-    found: dict[str, UIGraph] = {}
-    for key, graph in graphs:
-        found.setdefault(key, graph)
-    return found
-
-
-def _definitions(workflow: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the subgraphs, those too that stand within another's definition."""
-    found = [workflow]
-    for each in found:
+    # A subgraph's definition may hold definitions in turn; the loop walks the list while it grows.
+    defining = [workflow]
+    for each in defining:
         definitions = _object(each.get("definitions") or {}, "definitions")
-        found += _objects(definitions.get("subgraphs"), "definitions.subgraphs")
-    return found[1:]
+        defining += _objects(definitions.get("subgraphs"), "definitions.subgraphs")
+    subgraphs: dict[str, UIGraph] = {}
+    for each in defining[1:]:
+        subgraphs.setdefault(_key(each.get("id"), "subgraph id"), _read_graph(each))
+    return _with_unique_ids(UIFile(_read_graph(workflow), subgraphs, last if isinstance(last, int) else 0))
 
 
-def _graph(data: dict[str, Any]) -> UIGraph:
-    nodes = _objects(data.get("nodes"), "nodes")
-    if len(nodes) > MAX_NODES:
-        raise WorkflowError(f"The workflow has {len(nodes)} nodes; at most {MAX_NODES} are allowed.")
-    links = [link for link in _list(data.get("links"), "links") if link is not None]
-    return UIGraph(
-        _by_id([_node(node) for node in nodes]),
-        dict(_link(link) for link in links),
-        [_port(port) for port in _objects(data.get("inputs"), "inputs")],
-    )
-
-
-def _by_id(nodes: list[UINode]) -> dict[str, UINode]:
-    found: dict[str, UINode] = {}
-    for node in nodes:
-        if found.setdefault(node.id, node) is not node:
+def _read_graph(data: dict[str, Any]) -> UIGraph:
+    stored = _objects(data.get("nodes"), "nodes")
+    if len(stored) > MAX_NODES:
+        raise WorkflowError(f"The workflow has {len(stored)} nodes; at most {MAX_NODES} are allowed.")
+    nodes: dict[str, UINode] = {}
+    for node in map(_read_node, stored):
+        if nodes.setdefault(node.id, node) is not node:
             raise WorkflowError(
-                f"Two nodes of the workflow have the id {node.id}: {found[node.id].kind}, {node.kind}."
+                f"Two nodes of the workflow have the id {node.id}: {nodes[node.id].type}, {node.type}."
             )
-    return found
+    # LiteGraph leaves null where some links were.
+    links = [_read_link(link) for link in _list(data.get("links"), "links") if link is not None]
+    inputs = [
+        SubgraphInput(
+            str(each.get("name")),
+            _slot_type(each),
+            [_key(link, "link of a subgraph") for link in _list(each.get("linkIds"), "linkIds")],
+        )
+        for each in _objects(data.get("inputs"), "inputs")
+    ]
+    return UIGraph(nodes, dict(links), inputs)
 
 
-def _node(data: dict[str, Any]) -> UINode:
-    kind = data.get("type")
-    if not isinstance(kind, str):
+def _read_node(data: dict[str, Any]) -> UINode:
+    node_type = data.get("type")
+    if not isinstance(node_type, str):
         raise WorkflowError(f"Node {data.get('id')!r} of the workflow has no type.")
-    stored, mode, title = data.get("widgets_values"), data.get("mode"), data.get("title")
+    node_id = _key(data.get("id"), f"id of a {node_type} node")
+    slots = {}
+    for side in ("inputs", "outputs"):
+        slots[side] = _objects(data.get(side), f"inputs or outputs of node {node_id}")
+        if len(slots[side]) > MAX_SLOTS:
+            raise WorkflowError(
+                f"Node {node_id} has {len(slots[side])} inputs or outputs; at most {MAX_SLOTS} are allowed."
+            )
+    inputs = []
+    for slot in slots["inputs"]:
+        name, link = slot.get("name"), slot.get("link")
+        inputs.append(
+            Slot(
+                name if isinstance(name, str) else "",
+                _slot_type(slot),
+                None if link is None else _key(link, "link of an input"),
+                isinstance(slot.get("widget"), dict),
+            )
+        )
+    values, mode, title = data.get("widgets_values"), data.get("mode"), data.get("title")
     return UINode(
-        id=_key(data.get("id"), f"id of a {kind} node"),
-        kind=RENAMED.get(kind, kind),
+        id=node_id,
+        type=RENAMED.get(node_type, node_type),
         mode=mode if isinstance(mode, int) else 0,
         title=title if isinstance(title, str) else "",
-        inputs=[_slot(slot) for slot in _slots(data.get("inputs"), data["id"])],
-        outputs=[_kind(slot) for slot in _slots(data.get("outputs"), data["id"])],
-        stored=stored if isinstance(stored, list | dict) else [],
-        properties=_object(data.get("properties") or {}, f"properties of node {data['id']}"),
+        inputs=inputs,
+        output_types=[_slot_type(slot) for slot in slots["outputs"]],
+        widgets_values=values if isinstance(values, list | dict) else [],
+        properties=_object(data.get("properties") or {}, f"properties of node {node_id}"),
         data=data,
     )
 
 
-def _slot(data: dict[str, Any]) -> Slot:
-    link = data.get("link")
-    name = data.get("name")
-    return Slot(
-        name if isinstance(name, str) else "",
-        _kind(data),
-        None if link is None else _key(link, "link of an input"),
-        isinstance(data.get("widget"), dict),
-    )
-
-
-def _port(data: dict[str, Any]) -> Port:
-    links = [_key(link, "link of a subgraph") for link in _list(data.get("linkIds"), "linkIds")]
-    return Port(str(data.get("name")), _kind(data), links)
-
-
-def _kind(slot: dict[str, Any]) -> str:
-    kind = slot.get("type")
-    return "COMBO" if isinstance(kind, list) else "*" if kind in (None, 0, "") else str(kind)
-
-
-def _link(data: Any) -> tuple[str, UILink]:
+def _read_link(data: Any) -> tuple[str, UILink]:
+    # Lists on the canvas of most files, objects in subgraphs and where a file follows the newer schema.
     if isinstance(data, list) and len(data) >= 5:
-        found = data[:5]
+        fields = data[:5]
     elif isinstance(data, dict):
-        found = [data.get(name) for name in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
+        fields = [data.get(name) for name in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
     else:
         raise WorkflowError(f"The workflow has a link that is none: {str(data)[:80]}.")
-    key, origin, origin_slot, target, target_slot = found
-    ends = _key(origin, "origin of a link"), _index(origin_slot), _key(target, "target of a link"), _index(target_slot)
-    return _key(key, "link id"), UILink(*ends)
+    key, origin, origin_slot, target, target_slot = fields
+    link = UILink(
+        _key(origin, "origin of a link"), _index(origin_slot), _key(target, "target of a link"), _index(target_slot)
+    )
+    return _key(key, "link id"), link
+
+
+def _slot_type(slot: dict[str, Any]) -> str:
+    slot_type = slot.get("type")
+    # Old files hold a combo's choices in place of its type; 0 is LiteGraph's type that fits all.
+    return "COMBO" if isinstance(slot_type, list) else "*" if slot_type in (None, 0, "") else str(slot_type)
 
 
 def _key(value: Any, what: str) -> str:
@@ -197,19 +198,12 @@ def _key(value: Any, what: str) -> str:
 
 
 def _index(value: Any) -> int:
-    """Return the slot a link names; some old files hold it as text."""
+    # Some old files hold the slot as text.
     if isinstance(value, str) and value.isdecimal() and len(value) < 9:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise WorkflowError(f"A link of the workflow goes to or from the slot {str(value)[:80]}.")
-
-
-def _slots(value: Any, node_id: Any) -> list[dict[str, Any]]:
-    found = _objects(value, f"inputs or outputs of node {node_id}")
-    if len(found) > MAX_SLOTS:
-        raise WorkflowError(f"Node {node_id} has {len(found)} inputs or outputs; at most {MAX_SLOTS} are allowed.")
-    return found
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
@@ -228,3 +222,47 @@ def _list(value: Any, what: str) -> list[Any]:
 
 def _objects(value: Any, what: str) -> list[dict[str, Any]]:
     return [_object(each, f"entries of {what}") for each in _list(value, what)]
+
+
+def _with_unique_ids(file: UIFile) -> UIFile:
+    """Return the file with no id of a node in more than one graph, new ones as the browser gives them on loading.
+
+    Ids of the API form are made of them, so other ids here would be other ids there.
+    """
+    taken, last = set(file.root.nodes), file.last_id
+    renamed: dict[str, dict[str, str]] = {}
+    for key, graph in file.subgraphs.items():
+        renamed[key] = {}
+        for node_id in graph.nodes:
+            if node_id in taken:
+                last += 1
+                while str(last) in taken:
+                    last += 1
+                renamed[key][node_id] = str(last)
+            # Above 15 digits, the numbers of JavaScript skip some.
+            elif node_id.isdecimal() and len(node_id) < 16:
+                last = max(last, int(node_id))
+            taken.add(renamed[key].get(node_id, node_id))
+    subgraphs = {key: _with_ids(graph, renamed[key], renamed) for key, graph in file.subgraphs.items()}
+    return UIFile(_with_ids(file.root, {}, renamed), subgraphs, last)
+
+
+def _with_ids(graph: UIGraph, ids: dict[str, str], inner_ids: dict[str, dict[str, str]]) -> UIGraph:
+    """Return a graph with new ids of its nodes, and of those inside its instances of subgraphs."""
+    nodes = {}
+    for node in graph.nodes.values():
+        inner, properties = inner_ids.get(node.type), node.properties
+        if inner and isinstance(properties.get("proxyWidgets"), list):
+            # Entries are [id of a node inside, name of its widget].
+            proxies = [
+                [inner.get(str(entry[0]), entry[0]), *entry[1:]] if isinstance(entry, list) and entry else entry
+                for entry in properties["proxyWidgets"]
+            ]
+            properties = {**properties, "proxyWidgets": proxies}
+        new_id = ids.get(node.id, node.id)
+        nodes[new_id] = replace(node, id=new_id, properties=properties)
+    links = {
+        key: replace(link, origin=ids.get(link.origin, link.origin), target=ids.get(link.target, link.target))
+        for key, link in graph.links.items()
+    }
+    return replace(graph, nodes=nodes, links=links)

@@ -1,4 +1,4 @@
-"""Which widgets the browser gives a node, by its definition, and which stored value belongs to which."""
+"""Widgets that the browser gives a node, by its definition, and the stored value that belongs to each."""
 
 from __future__ import annotations
 
@@ -7,17 +7,103 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .ui_specs import DYNAMIC_COMBO, Spec, parse_spec
+from .definitions import input_options
+from .errors import WorkflowError
 
-AFTER_RUN = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
+CUSTOM_COMBO = "CustomCombo"
+WIDGET_TYPES = {
+    *("INT", "FLOAT", "BOOLEAN", "STRING", "MARKDOWN", "COMBO", "IMAGEUPLOAD", "FILEUPLOAD", "COLOR"),
+    *("IMAGECOMPARE", "BOUNDING_BOX", "CHART", "GALLERIA", "PAINTER", "COMPOSITOR", "TEXTAREA", "CURVE"),
+    *("RANGE", "VIDEO_EDIT", "RESOLUTION_PREVIEW", "BOUNDING_BOXES", "LIGHT_INFO_PREVIEW", "COLORS"),
+    *("AUDIO_UI", "AUDIOUPLOAD", "AUDIO_RECORD", "WEBCAM", "LOAD_3D", "LOAD_3D_ANIMATION", "PREVIEW_3D"),
+    DYNAMIC_COMBO,
+}
+UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
+# Nodes to which extensions of the browser add a widget that no definition declares.
+WITH_PLAYER = ("LoadAudio", "SaveAudio", "PreviewAudio", "SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced")
+WITH_3D_VIEW = ("SaveGLB", "Preview3D", "Preview3DAnimation")
+CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 BOX = {"x": 0, "y": 0, "width": 512, "height": 512}
 BUTTONS_3D = {
     "upload 3d model": "upload3dmodel",
     "upload extra resources": "uploadExtraResources",
     "clear": "clear",
 }
-# The value of a widget that has none; the API form then lacks it.
+# The value of a widget that has none; the API form then lacks it. None is a value: files hold null.
 MISSING = object()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An input as the definition declares it; combos of V1 nodes have the type COMBO too."""
+
+    name: str
+    type: str
+    options: dict[str, Any]
+
+    @property
+    def widget_type(self) -> str:
+        """The type of its widget where it has one."""
+        return str(self.options.get("widgetType") or self.type)
+
+    @property
+    def is_widget(self) -> bool:
+        """Whether the browser shows a widget for it, rather than a socket alone."""
+        return self.widget_type in WIDGET_TYPES and not self.options.get("forceInput")
+
+
+def declared_specs(class_name: str, definition: dict[str, Any]) -> list[Spec]:
+    """Return the inputs of a definition, with those the browser adds, in the browser's order.
+
+    Raises:
+        WorkflowError: the definition does not have the shape of ComfyUI's /object_info.
+    """
+    try:
+        groups = {name: dict(definition["input"].get(name) or {}) for name in ("required", "optional")}
+        specs = {name: [parse_spec(*each) for each in group.items()] for name, group in groups.items()}
+        order = {name: list((definition.get("input_order") or {}).get(name) or []) for name in groups}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WorkflowError(f"The definition of {class_name!r} is not one of ComfyUI's /object_info.") from error
+    required = specs["required"]
+    if class_name in WITH_PLAYER:
+        required.append(Spec("audioUI", "AUDIO_UI", {}))
+    if class_name in WITH_3D_VIEW:
+        required.append(Spec("image", "PREVIEW_3D", {}))
+    if any(spec.type == "COMBO" and any(spec.options.get(upload) for upload in UPLOADS) for spec in required):
+        required.append(Spec("upload", "IMAGEUPLOAD", {}))
+    if any(spec.name == "audio" and spec.options.get("audio_upload") for spec in required):
+        required.append(Spec("upload", "AUDIOUPLOAD", {}))
+    ordered: dict[str, Spec] = {}
+    for name, group in specs.items():
+        by_name = {spec.name: spec for spec in group}
+        ordered |= {each: by_name[each] for each in order[name] or by_name if each in by_name}
+    # What the order does not name comes last; keys that are there keep their place.
+    return list({**ordered, **{spec.name: spec for group in specs.values() for spec in group}}.values())
+
+
+def parse_spec(name: str, declared: Any) -> Spec:
+    """Return an input from its declaration, `[type, options]`.
+
+    Raises:
+        WorkflowError: it has another form.
+    """
+    if not isinstance(declared, list | tuple) or not declared:
+        raise WorkflowError(f"The definitions declare the input {name!r} as {str(declared)[:80]}.")
+    options = input_options(declared)
+    if isinstance(declared[0], list | tuple):
+        return Spec(name, "COMBO", {**options, "options": list(declared[0])})
+    return Spec(name, str(declared[0]), options)
+
+
+def custom_combo(specs: list[Spec], values: list[Any]) -> tuple[list[Spec], list[Any]]:
+    """Return inputs and values of a combo whose choices the person writes: the filled fields and an empty one."""
+    choice, options = values[:1], values[2:]
+    filled = next((at for at, option in enumerate(options) if not option), len(options))
+    fields = [*options[:filled], ""]
+    index = fields.index(choice[0]) if choice and choice[0] in fields else -1
+    added = [Spec(f"option{n}", "STRING", {}) for n in range(1, len(fields) + 1)]
+    return [*specs[:1], Spec("index", "INT", {}), *added], [*choice, index, *fields]
 
 
 @dataclass
@@ -56,82 +142,82 @@ def lay_out(specs: Iterable[Spec], stored: list[Any] | dict[str, Any]) -> Layout
     while waiting:
         spec = waiting.popleft()
         layout.specs.append(spec)
-        widgets = [*_buttons(spec, layout), *_widgets(spec)] if spec.is_widget else []
+        widgets = list(_widgets(spec, layout)) if spec.is_widget else []
         for widget in widgets:
             if widget.stored:
                 given = named.get(widget.name, next(values, widget.value))
-                # A list with choices has no empty one: it keeps its default.
-                keeps = given is None and spec.widget_kind == "COMBO" and widget.value is not MISSING
+                # A combo with choices cannot be empty: it keeps its default.
+                keeps = given is None and spec.widget_type == "COMBO" and widget.value is not MISSING
                 widget.value = widget.value if keeps else given
         layout.widgets.extend(widgets)
-        if spec.widget_kind == DYNAMIC_COMBO and widgets:
-            waiting.extendleft(reversed(_unfolded(spec, widgets[0].value)))
+        if spec.widget_type == DYNAMIC_COMBO and widgets:
+            # The chosen option brings inputs of its own, right behind the combo.
+            chosen = next((choice for choice in _options(spec) if choice["key"] == widgets[0].value), {})
+            inputs = chosen.get("inputs") or {}
+            groups = [inputs.get(group) for group in ("required", "optional")] if isinstance(inputs, dict) else []
+            fields = [item for group in groups if isinstance(group, dict) for item in group.items()]
+            unfolded = [parse_spec(f"{spec.name}.{name}", declared) for name, declared in fields]
+            waiting.extendleft(reversed(unfolded))
     return layout
 
 
-def _widgets(spec: Spec) -> list[Widget]:
-    kind = spec.widget_kind
-    if kind in ("IMAGEUPLOAD", "AUDIOUPLOAD"):
-        return [Widget(spec.name, spec, "image", exported=False)]
-    if kind in ("AUDIO_UI", "IMAGECOMPARE", "RESOLUTION_PREVIEW", "LIGHT_INFO_PREVIEW"):
-        return [Widget(spec.name, spec, "", stored=False, exported=False)]
-    return [Widget(spec.name, spec, _default(spec)), *_companions(spec)]
-
-
-def _buttons(spec: Spec, layout: Layout) -> Iterator[Widget]:
-    """Yield the buttons before the view of a 3D model; files and the API form hold their texts as values."""
-    if spec.widget_kind == "LOAD_3D" and any(widget.name == "model_file" for widget in layout.widgets):
+def _widgets(spec: Spec, layout: Layout) -> Iterator[Widget]:
+    """Yield the widgets of an input, in the browser's order, with their default values."""
+    widget_type = spec.widget_type
+    # The buttons before the view of a 3D model: files and the API form hold their texts as values.
+    if widget_type == "LOAD_3D" and any(widget.name == "model_file" for widget in layout.widgets):
         for name, value in BUTTONS_3D.items():
             yield Widget(name, Spec(name, "BUTTON", {}), value)
-
-
-def _companions(spec: Spec) -> Iterator[Widget]:
-    """Yield the widgets that say what becomes of a value after a run, and that reload a list."""
-    control = spec.options.get("control_after_generate")
-    if spec.widget_kind == "BOUNDING_BOX":
-        for name, value in BOX.items():
-            yield Widget(name, spec, value, exported=False)
+    if widget_type in ("IMAGEUPLOAD", "AUDIOUPLOAD"):
+        yield Widget(spec.name, spec, "image", exported=False)
+        return
+    if widget_type in ("AUDIO_UI", "IMAGECOMPARE", "RESOLUTION_PREVIEW", "LIGHT_INFO_PREVIEW"):
+        yield Widget(spec.name, spec, "", stored=False, exported=False)
+        return
+    yield Widget(spec.name, spec, _default(spec))
+    if widget_type == "BOUNDING_BOX":
+        for name, number in BOX.items():
+            yield Widget(name, spec, number, exported=False)
     remote = spec.options.get("remote")
-    if spec.widget_kind == "COMBO" and isinstance(remote, dict):
+    if widget_type == "COMBO" and isinstance(remote, dict):
         yield Widget("Auto-refresh after generation", spec, False, exported=False)
         if remote.get("refresh_button"):
             yield Widget("refresh", spec, "refresh")
-    if control is None and spec.widget_kind == "INT":
+    yield from _control_widgets(spec)
+
+
+def _control_widgets(spec: Spec) -> Iterator[Widget]:
+    """Yield the widgets that say what becomes of a value after a run."""
+    control = spec.options.get("control_after_generate")
+    # Seeds have the control without asking for it, unless they refuse it.
+    if control is None and spec.widget_type == "INT":
         control = spec.name in ("seed", "noise_seed")
-    if control and spec.widget_kind in ("INT", "COMBO"):
+    if control and spec.widget_type in ("INT", "COMBO"):
         yield Widget("control_after_generate", spec, "randomize", exported=False)
-        if spec.widget_kind == "COMBO":
+        if spec.widget_type == "COMBO":
             yield Widget("control_filter_list", spec, "", exported=False)
 
 
 def _default(spec: Spec) -> Any:
-    options, given = spec.options, spec.options.get("default")
-    if spec.widget_kind == DYNAMIC_COMBO:
-        keys = [choice["key"] for choice in _choices(spec)]
+    options, default = spec.options, spec.options.get("default")
+    if spec.widget_type == DYNAMIC_COMBO:
+        keys = [choice["key"] for choice in _options(spec)]
         return keys[0] if keys else MISSING
-    if spec.widget_kind == "COMBO":
+    if spec.widget_type == "COMBO":
         if options.get("multi_select"):
             return []
-        offered = options.get("options")
-        first = offered[0] if isinstance(offered, list) and offered else "Loading..."
-        return given or (first if offered or options.get("remote") else MISSING)
+        choices = options.get("options")
+        first = choices[0] if isinstance(choices, list) and choices else "Loading..."
+        return default or (first if choices or options.get("remote") else MISSING)
     fallback: dict[str, Any] = {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "BOUNDING_BOX": dict(BOX)}
-    return fallback.get(spec.widget_kind, "") if given is None else given
+    return fallback.get(spec.widget_type, "") if default is None else default
 
 
-def _choices(spec: Spec) -> list[dict[str, Any]]:
-    offered = spec.options.get("options")
-    found = offered if isinstance(offered, list) else []
+def _options(spec: Spec) -> list[dict[str, Any]]:
+    """Return the options of a dynamic combo, without those that are malformed."""
+    options = spec.options.get("options")
+    found = options if isinstance(options, list) else []
     return [choice for choice in found if isinstance(choice, dict) and isinstance(choice.get("key"), str)]
-
-
-def _unfolded(spec: Spec, value: Any) -> list[Spec]:
-    """Return the inputs that the chosen option of a dynamic combo brings."""
-    chosen = next((choice for choice in _choices(spec) if choice["key"] == value), {})
-    inputs = chosen.get("inputs") or {}
-    groups = [inputs.get(group) or {} for group in ("required", "optional")] if isinstance(inputs, dict) else []
-    fields = [item for group in groups if isinstance(group, dict) for item in group.items()]
-    return [parse_spec(f"{spec.name}.{name}", declared) for name, declared in fields]
 
 
 def aligned(specs: list[Spec], stored: list[Any] | dict[str, Any]) -> list[Any] | dict[str, Any]:
@@ -140,29 +226,23 @@ def aligned(specs: list[Spec], stored: list[Any] | dict[str, Any]) -> list[Any] 
         return stored
     widgets = lay_out(specs, []).widgets
     names = {widget.name for widget in widgets}
-    dummies: list[bool] = []
+    unstored = {widget.name for widget in widgets if not widget.stored}
+    dummies: list[bool] = []  # for each value an old file would hold: whether it stands for a socket
     for spec in specs:
         if spec.name in names or spec.options.get("forceInput"):
-            dummies += [bool(spec.options.get("forceInput"))] * (spec.name not in _unstored(widgets))
+            dummies += [bool(spec.options.get("forceInput"))] * (spec.name not in unstored)
             dummies += [False] * bool(spec.options.get("control_after_generate"))
     if not any(dummies) and len(stored) == sum(widget.stored for widget in widgets):
         return stored
     compact = [v for index, v in enumerate(stored) if index >= len(widgets) or widgets[index].stored]
+    # Files do not say how old they are: the count of their values tells.
     for values in (compact, stored):
         if len(values) == len(dummies):
             return [value for value, dummy in zip(values, dummies, strict=True) if not dummy]
-    return _with_controls(widgets, stored)
-
-
-def _unstored(widgets: list[Widget]) -> set[str]:
-    return {widget.name for widget in widgets if not widget.stored}
-
-
-def _with_controls(widgets: list[Widget], stored: list[Any]) -> list[Any]:
-    """Return the values, with the controls of what a run does to a seed where a file is so old that it has none."""
-    places = [widget.name == "control_after_generate" for widget in widgets if widget.stored]
-    has_one = any(place and value in AFTER_RUN for place, value in zip(places, stored, strict=False))
-    if has_one or len(stored) != places.count(False):
+    controls = [widget.name == "control_after_generate" for widget in widgets if widget.stored]
+    has_one = any(control and value in CONTROLS for control, value in zip(controls, stored, strict=False))
+    if has_one or len(stored) != controls.count(False):
         return stored
-    values = iter(stored)
-    return ["fixed" if place else next(values) for place in places]
+    # So old that seeds had no control yet: "fixed" is what happened to them then.
+    rest = iter(stored)
+    return ["fixed" if control else next(rest) for control in controls]

@@ -1,23 +1,26 @@
-"""A workflow file of any kind → the API form that runs, and the UI form where there is one."""
+"""Workflow files of any kind: read into the API form that runs, given values, written."""
 
 from __future__ import annotations
 
 import copy
+import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import PiyingError
+from ..core.atomic_write import write_text
+from ..core.errors import PiyingError, explain_os_errors
 from ..core.media.metadata import read_workflow
 from .definitions import ObjectInfo, declared_inputs
 from .errors import WorkflowError
-from .graph import Graph, parse_graph
-from .overrides import Assignment
+from .graph import Assignment, Graph, Link, find_node, parse_graph
 from .validate import converted
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 100
+SEED_NAMES = ("seed", "noise_seed")
 
 
 @dataclass(frozen=True)
@@ -48,26 +51,36 @@ class Workflow:
         Raises:
             WorkflowError: a value is not of the input's type.
         """
-        api = copy.deepcopy(self.api)
-        typed = [(node_id, name, _typed(api[node_id], name, text, info)) for node_id, name, text in assignments]
+        api, typed = copy.deepcopy(self.api), []
+        for node_id, name, value in assignments:
+            node = api[node_id]
+            known = node["class_type"] in info
+            kind = declared_inputs(info[node["class_type"]])[name][0] if known else "STRING"
+            try:
+                typed.append((node_id, name, converted(value, kind)))
+            except (ValueError, OverflowError) as error:
+                wanted = {"INT": "a whole number", "FLOAT": "a finite number"}.get(str(kind), str(kind))
+                raise WorkflowError(f"{name} is {value!r}, which is not {wanted}.") from error
         for node_id, name, value in typed:
             api[node_id].setdefault("inputs", {})[name] = value
         extra = dict(self.extra_pnginfo)
         if typed and "workflow" in extra:
+            # Not at the top: few runs set values in a UI workflow, and every start would pay for the import.
             from .ui_edit import with_values
 
             ui = with_values(extra.pop("workflow"), info, typed)
             extra |= {} if ui is None else {"workflow": ui}
         return Workflow(api, extra)
 
+    def write_api(self, path: Path) -> None:
+        """Write the API form; a file that is there stays whole until the new one is.
 
-def _typed(node: dict[str, Any], name: str, text: Any, info: ObjectInfo) -> Any:
-    kind = declared_inputs(info[node["class_type"]])[name][0] if node["class_type"] in info else "STRING"
-    try:
-        return converted(text, kind)
-    except (ValueError, OverflowError) as error:
-        wanted = {"INT": "a whole number", "FLOAT": "a finite number"}.get(str(kind), str(kind))
-        raise WorkflowError(f"{name} is {text!r}, which is not {wanted}.") from error
+        Raises:
+            PiyingError: the file cannot be written.
+        """
+        text = json.dumps(self.api, indent=2, ensure_ascii=False) + "\n"
+        with explain_os_errors(f"--export-api {path}: cannot write it"):
+            write_text(path, text)
 
 
 def read_workflow_file(path: Path, info: ObjectInfo) -> Workflow:
@@ -83,49 +96,16 @@ def read_workflow_file(path: Path, info: ObjectInfo) -> Workflow:
             head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     except OSError as error:
         raise WorkflowError(f"{path}: cannot be read ({error.strerror}). Give a workflow file.") from error
-    if head[:1] in (b"{", b"["):
-        return workflow_from_json(_decoded(_text(path), str(path)), str(path), info)
-    return _from_media(path)
-
-
-def _text(path: Path) -> str:
+    # By content: browsers and chats rename what they pass on.
+    if head[:1] not in (b"{", b"["):
+        return _read_media(path)
     if path.stat().st_size > MAX_BYTES:
         raise WorkflowError(f"{path}: a workflow of {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise WorkflowError(f"{path}: cannot be read as text ({error}).") from error
-
-
-def _decoded(text: str, origin: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_without_twins)
-    except RecursionError as error:
-        raise WorkflowError(f"{origin}: nested too deeply to be a workflow.") from error
-    except ValueError as error:
-        raise WorkflowError(f"{origin}: not valid JSON ({error}).") from error
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse two entries of one name: only one of two nodes with the same id would run."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"two entries are called {next(name for name in names if names.count(name) > 1)!r}")
-    return found
-
-
-def _check_depth(decoded: Any, origin: str) -> None:
-    level: list[Any] = [decoded]
-    for _ in range(MAX_DEPTH):
-        level = [inner for value in level if isinstance(value, dict | list) for inner in _inside(value)]
-        if not level:
-            return
-    raise WorkflowError(f"{origin}: nested too deeply to be a workflow.")
-
-
-def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value
+    return workflow_from_json(_decoded(text, str(path)), str(path), info)
 
 
 def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo) -> Workflow:
@@ -137,7 +117,15 @@ def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo) -> Workflow:
     # Not at the top: the command line should answer at once, and most of its answers need no conversion.
     from .ui_format import is_ui_format, to_api
 
-    _check_depth(decoded, origin)
+    # Copies and comparisons of what follows go as deep as the data, which Python's stack would not survive.
+    level: list[Any] = [decoded]
+    for _ in range(MAX_DEPTH):
+        containers = [value for value in level if isinstance(value, dict | list)]
+        level = [inner for each in containers for inner in (each.values() if isinstance(each, dict) else each)]
+        if not level:
+            break
+    else:
+        raise WorkflowError(f"{origin}: nested too deeply to be a workflow.")
     if is_ui_format(decoded):
         return Workflow(to_api(decoded, info), {"workflow": decoded})
     if not isinstance(decoded, dict):
@@ -145,13 +133,96 @@ def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo) -> Workflow:
     return Workflow(decoded, {})
 
 
-def _from_media(path: Path) -> Workflow:
-    """Take the API form: it is what ran, values of the command line included."""
+def _read_media(path: Path) -> Workflow:
     try:
         texts = read_workflow(path)
     except PiyingError as error:
         raise WorkflowError(str(error)) from error
+    # The API form, not the UI form beside it: it is what ran, values of the command line included.
     if "prompt" not in texts:
         raise WorkflowError(f"{path}: carries no prompt, the API form of the graph that made it, so it cannot be run.")
     extra = {name: _decoded(texts[name], f"{path}, {name}") for name in ("workflow",) if name in texts}
     return Workflow(_decoded(texts["prompt"], f"{path}, prompt"), extra)
+
+
+def _decoded(text: str, origin: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except RecursionError as error:
+        raise WorkflowError(f"{origin}: nested too deeply to be a workflow.") from error
+    except ValueError as error:
+        raise WorkflowError(f"{origin}: not valid JSON ({error}).") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse two entries of one name: only one of two nodes with the same id would run."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"two entries are called {next(name for name in names if names.count(name) > 1)!r}")
+    return found
+
+
+# Values from outside: --set, --prompt, --seed
+
+
+def split_set(text: str) -> tuple[str, str]:
+    """Return target and value of `NODE.INPUT=VALUE`.
+
+    Raises:
+        WorkflowError: the text has another form.
+    """
+    target, equals, value = text.partition("=")
+    if not equals or "." not in target:
+        raise WorkflowError(f"--set {text!r}: write it as NODE.INPUT=VALUE, such as 5.seed=7.")
+    return target, value
+
+
+def find_assignments(
+    graph: Graph, info: ObjectInfo, *, values: Mapping[str, Any], prompt: str | None, seed: int | str | None
+) -> list[Assignment]:
+    """Return what to write where.
+
+    Args:
+        graph: the workflow's nodes.
+        info: their definitions.
+        values: {"NODE.INPUT": value}; NODE is an id, a title or a class.
+        prompt: for the one node that takes a prompt of its own.
+        seed: for every seed that is not linked.
+
+    Raises:
+        WorkflowError: a value has no place to go, or several.
+    """
+    found: list[Assignment] = []
+    if prompt is not None:
+        found.append((_prompt_node(graph), "prompt", prompt))
+    if seed is not None:
+        seeds = [
+            (node.id, name, seed)
+            for node in graph.values()
+            for name in SEED_NAMES
+            if name in node.inputs and not isinstance(node.inputs[name], Link)
+        ]
+        if not seeds:
+            raise WorkflowError("--seed: no node of the workflow has a seed of its own.")
+        found += seeds
+    # Last, since they are the most exact: they win over --prompt and --seed.
+    for target, value in values.items():
+        name, _, input_name = target.rpartition(".")
+        node = find_node(name, graph)
+        if node.class_type in info and input_name not in (declared := declared_inputs(info[node.class_type])):
+            near = difflib.get_close_matches(input_name, declared, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise WorkflowError(f"{target}: {node} has no input {input_name!r}.{hint} It has: {', '.join(declared)}.")
+        found.append((node.id, input_name, value))
+    return found
+
+
+def _prompt_node(graph: Graph) -> str:
+    nodes = [node for node in graph.values() if isinstance(node.inputs.get("prompt"), str)]
+    if len(nodes) == 1:
+        return nodes[0].id
+    if not nodes:
+        raise WorkflowError("--prompt: no node of the workflow takes a prompt of its own. Use --set NODE.INPUT=TEXT.")
+    listed = ", ".join(f'--set {node.id}.prompt="…" ({node.title})' for node in nodes)
+    raise WorkflowError(f"--prompt: several nodes take a prompt. Say which: {listed}.")

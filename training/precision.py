@@ -21,7 +21,7 @@ def lower(module: nn.Module, precision: str) -> None:
     if precision == "bf16":
         module.to(torch.bfloat16)
     if precision == "fp8":
-        of_pack("core.quantization.fp8").cast_linears(module)
+        of_pack("core.quantization.casting").cast_module(module, "fp8")
 
 
 def of_pack(name: str) -> Any:

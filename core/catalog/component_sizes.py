@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +12,14 @@ from typing import Any, NamedTuple
 from ..checkpoints.key_mapping import class_shapes
 from ..download.manifest import MANIFEST
 from ..errors import PiyingError
-from ..files.dtypes import held_as
 from ..files.folder import component_files, component_folder
+from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
 from ..planner.phases import Block, Component
+from ..quantization.policy import NOTHING_CAST, CastRules
+from ..quantization.registry import stored_type
 from .installed_model import InstalledModel
 from .selection import ModelHandle, choose_model, model_choices
 
@@ -34,38 +34,32 @@ class TensorInfo(NamedTuple):
     dtype: str
 
 
-def folder_components(
-    folder: Path, block_lists: Mapping[str, Collection[str]], keep: Mapping[str, Collection[str]]
-) -> dict[str, Component]:
+def folder_components(folder: Path, rules: Mapping[str, CastRules]) -> dict[str, Component]:
     """Return the components of a diffusers folder by the names of its parts.
 
     Args:
         folder: holds one folder for each part.
-        block_lists: for each part the dotted names of its lists of blocks; none for a VAE.
-        keep: for each part the patterns (fnmatch) of the layers that FP8 leaves alone.
+        rules: for each part its lists of blocks, none for a VAE, and which of their layers may be cast.
 
     Raises:
         PiyingError: a part's files are absent or damaged.
     """
     return {
-        part: component(part, file_tensors(component_files(component_folder(folder, part))), lists, keep.get(part, ()))
-        for part, lists in block_lists.items()
+        part: component(part, file_tensors(component_files(component_folder(folder, part))), of_part)
+        for part, of_part in rules.items()
     }
 
 
-def found_components(
-    found: InstalledModel, block_lists: Mapping[str, Collection[str]], keep: Mapping[str, Collection[str]]
-) -> dict[str, Component]:
+def found_components(found: InstalledModel, rules: Mapping[str, CastRules]) -> dict[str, Component]:
     """Return the components of an installed model, in a folder or in single files; see `folder_components`.
 
     Raises:
         PiyingError: a part's files are absent, damaged, or of another model.
     """
-    in_folder = {part: lists for part, lists in block_lists.items() if part not in found.parts}
-    in_files = {part: lists for part, lists in block_lists.items() if part in found.parts}
-    return folder_components(found.path, in_folder, keep) | {
-        part: component(part, _in_class(found.parts[part], part), lists, keep.get(part, ()))
-        for part, lists in in_files.items()
+    in_folder = {part: of_part for part, of_part in rules.items() if part not in found.parts}
+    in_files = {part: of_part for part, of_part in rules.items() if part in found.parts}
+    return folder_components(found.path, in_folder) | {
+        part: component(part, _in_class(found.parts[part], part), of_part) for part, of_part in in_files.items()
     }
 
 
@@ -87,42 +81,27 @@ def file_tensors(files: Iterable[Path]) -> dict[str, TensorInfo]:
     return found
 
 
-def component(
-    name: str, tensors: Mapping[str, TensorInfo], block_lists: Collection[str] = (), keep: Collection[str] = ()
-) -> Component:
+def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = NOTHING_CAST) -> Component:
     """Return what a table of tensors weighs, whatever format it was read from.
 
     Args:
         name: the component's name.
         tensors: by the names that the module's own state has.
-        block_lists: dotted names of the lists of blocks, such as ("blocks", "vace_blocks").
-        keep: patterns of the Linear layers that FP8 leaves alone.
+        rules: its lists of blocks, and which of their layers may be cast.
     """
     groups: dict[str, dict[str, TensorInfo]] = {"": {}}
     for key, tensor in tensors.items():
-        groups.setdefault(_block_of(key, block_lists), {})[key] = tensor
+        groups.setdefault(rules.block_of(key), {})[key] = tensor
     root = groups.pop("")
-    hidden, inner = _widths(tensors, groups, keep)
+    hidden, inner = _widths(tensors, groups, rules)
     return Component(
         name=name,
         root=Block(0, sum(map(_count, root.values()))),
-        blocks=tuple(_block(group, keep) for group in groups.values()),
+        blocks=tuple(_block(group, rules) for group in groups.values()),
         stored=_main_type(tensors),
         hidden=hidden,
         inner=inner,
     )
-
-
-def _block_of(key: str, block_lists: Collection[str]) -> str:
-    """Return "blocks.7" for a tensor of that block, "" for one outside all lists.
-
-    Some files put the name of the model class before every name: "bert.encoder.layer.0.…".
-    """
-    for blocks in block_lists:
-        index = f".{key}".partition(f".{blocks}.")[2].partition(".")[0]
-        if index.isdigit():
-            return f"{blocks}.{index}"
-    return ""
 
 
 def _count(tensor: TensorInfo) -> int:
@@ -132,19 +111,12 @@ def _count(tensor: TensorInfo) -> int:
     return count
 
 
-def _linear(group: Mapping[str, TensorInfo], keep: Collection[str]) -> dict[str, TensorInfo]:
-    """Return the weights of a block that FP8 may hold: those of two dimensions that are not kept."""
-    return {
-        key: tensor
-        for key, tensor in group.items()
-        if len(tensor.shape) == 2
-        and key.endswith(".weight")
-        and not any(fnmatchcase(key.removesuffix(".weight"), pattern) for pattern in keep)
-    }
+def _castable(group: Mapping[str, TensorInfo], rules: CastRules) -> list[TensorInfo]:
+    return [tensor for key, tensor in group.items() if not rules.why_dense(key, tensor.shape)]
 
 
-def _block(group: Mapping[str, TensorInfo], keep: Collection[str]) -> Block:
-    linear = _linear(group, keep).values()
+def _block(group: Mapping[str, TensorInfo], rules: CastRules) -> Block:
+    linear = _castable(group, rules)
     counts = [_count(tensor) for tensor in linear]
     return Block(
         linear=sum(counts),
@@ -155,10 +127,10 @@ def _block(group: Mapping[str, TensorInfo], keep: Collection[str]) -> Block:
 
 
 def _widths(
-    tensors: Mapping[str, TensorInfo], groups: Mapping[str, Mapping[str, TensorInfo]], keep: Collection[str]
+    tensors: Mapping[str, TensorInfo], groups: Mapping[str, Mapping[str, TensorInfo]], rules: CastRules
 ) -> tuple[int, int]:
     """Return the width between blocks and the widest inside one; of a VAE its channels at full size."""
-    linear = [tensor for group in groups.values() for tensor in _linear(group, keep).values()]
+    linear = [tensor for group in groups.values() for tensor in _castable(group, rules)]
     if linear:
         widest = max(linear, key=lambda tensor: (max(tensor.shape), _count(tensor)))
         return min(widest.shape), max(widest.shape)
@@ -170,13 +142,13 @@ def _main_type(tensors: Mapping[str, TensorInfo]) -> str:
     """Return the type most parameters have; a file may mix several."""
     counts: Counter[str] = Counter()
     for tensor in tensors.values():
-        counts[held_as(tensor.dtype)] += _count(tensor)
+        counts[stored_type(tensor.dtype)] += _count(tensor)
     return counts.most_common(1)[0][0] if counts else "fp32"
 
 
 @cache
 def _listed() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    table = read_json(MANIFEST, "Install Piying anew.")
     return {entry["id"]: entry["components"] for entry in table["models"] if "components" in entry} | {
         "": table.get("components", {})
     }
@@ -247,18 +219,10 @@ def _check_width(lora: LoraFile, transformer: Component) -> None:
         )
 
 
-def wanted_components(
-    handle: ModelHandle,
-    host: Host,
-    block_lists: Mapping[str, Collection[str]],
-    keep: Mapping[str, Collection[str]],
-) -> tuple[str, Mapping[str, Component]]:
+def wanted_components(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str, Component]]:
     """Return the model's name and its components.
 
     Where only plans are made, a model that is not installed is taken from the manifest.
-
-    Args:
-        block_lists, keep: see `found_components`.
 
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, its files are damaged, or a LoRA
@@ -273,5 +237,5 @@ def wanted_components(
             )
         return handle.model, with_loras(listed, lora_files(handle, host))
     found = choose_model(handle, host)
-    components = found_components(found, block_lists, keep)
+    components = found_components(found, handle.family.rules)
     return found.name, with_loras(components, lora_files(handle, host))

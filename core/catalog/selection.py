@@ -7,45 +7,12 @@ from dataclasses import dataclass
 
 from ..download.manifest import first_of, listed_models
 from ..errors import PiyingError
+from ..families.base import ModelFamily
 from ..host.base import Host
-from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in, installed_models, why_not
+from .discovery import installed_models, why_not
+from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in
 
 log = logging.getLogger("piying")
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family of models: its key in folders and manifest, its title, and where its files go."""
-
-    key: str
-    title: str
-    folder: str
-
-
-# What a model in single files may lack, and where it goes.
-PART_PLACES = {
-    "wan_vace": {
-        "text_encoder": "the UMT5-XXL text encoder with its tokenizer inside, in models/text_encoders",
-        "vae": "the Wan2.1 VAE, in models/vae",
-    },
-    "hunyuan_dit": {
-        "text_encoder": "its BERT text encoder",
-        "text_encoder_2": "its mT5 text encoder",
-        "tokenizer": "the tokenizer of its BERT, in models/tokenizers",
-        "tokenizer_2": "the tokenizer of its mT5",
-        "vae": "the Stable Diffusion XL VAE",
-    },
-    "prompt": {"tokenizer": "the tokenizer of a Qwen model, in models/tokenizers or in a Qwen folder in models/LLM"},
-}
-MEND = {
-    "wan_vace": "Put it there",
-    "hunyuan_dit": "Fetch it with `python install.py --models hunyuan-dit-v1.2`, whose folder lends its parts",
-    "prompt": "Fetch it with `python install.py --models qwen3-0.6b`, whose folder lends its tokenizer",
-}
-
-WAN_VACE = Family("wan_vace", "Wan VACE", "diffusers")
-HUNYUAN_DIT = Family("hunyuan_dit", "Hunyuan-DiT", "diffusers")
-PROMPT = Family("prompt", "prompt", "LLM")
 
 
 @dataclass(frozen=True)
@@ -69,7 +36,7 @@ class ModelHandle:
         compile_step: have `torch.compile` make code for writing one token; language models alone.
     """
 
-    family: Family
+    family: ModelFamily
     model: str = AUTO
     precision: str = "auto"
     memory: str = "auto"
@@ -77,17 +44,17 @@ class ModelHandle:
     compile_step: bool = False
 
 
-def model_choices(family: Family, host: Host) -> list[str]:
+def model_choices(family: ModelFamily, host: Host) -> list[str]:
     """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in`."""
-    return [AUTO, *(found.name for found in installed_models(family.key, host)), BUILT_IN]
+    return [AUTO, *(found.name for found in installed_models(family, host)), BUILT_IN]
 
 
-def model_details(family: Family, host: Host) -> list[str]:
+def model_details(family: ModelFamily, host: Host) -> list[str]:
     """Return a line for each model in single files: its name, and what it is."""
-    return [f"{found.name}: {found.details}" for found in installed_models(family.key, host) if found.details]
+    return [f"{found.name}: {found.details}" for found in installed_models(family, host) if found.details]
 
 
-def check_model(family: Family, model: str, host: Host) -> None:
+def check_model(family: ModelFamily, model: str, host: Host) -> None:
     """Accept a name from `model_choices`, spelled with either slash; to plan with, also an id of the manifest.
 
     Raises:
@@ -104,7 +71,7 @@ def check_model(family: Family, model: str, host: Host) -> None:
             f"or choose one of these: {', '.join(choices)}."
         )
     if name not in choices:
-        reason = why_not(name, family.key, host)
+        reason = why_not(name, family, host)
         raise PiyingError(
             f"model {model!r} {f'cannot be used: {reason}' if reason else 'is not installed'}. "
             f"Here are: {', '.join(choices)}. "
@@ -123,7 +90,7 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     """
     check_model(handle.family, handle.model, host)
     name = handle.model.replace("\\", "/")
-    installed = installed_models(handle.family.key, host)
+    installed = installed_models(handle.family, host)
     if name == BUILT_IN:
         return built_in(handle.family.key)
     if name != AUTO:
@@ -132,13 +99,12 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     return _best(whole, host) if whole else _fall_back(handle.family)
 
 
-def _complete(found: InstalledModel, family: Family) -> InstalledModel:
+def _complete(found: InstalledModel, family: ModelFamily) -> InstalledModel:
     """Accept a model all of whose parts are here."""
     if found.lacking:
-        places = PART_PLACES[family.key]
         raise PiyingError(
             f"model {found.name!r} ({found.details}) cannot run alone; not here: "
-            f"{', '.join(places[part] for part in found.lacking)}. {MEND[family.key]}, or choose another model."
+            f"{', '.join(family.missing[part] for part in found.lacking)}. {family.remedy}, or choose another model."
         )
     return found
 
@@ -153,7 +119,7 @@ def _best(installed: list[InstalledModel], host: Host) -> InstalledModel:
     return min(installed, key=lambda found: found.size)
 
 
-def _fall_back(family: Family) -> InstalledModel:
+def _fall_back(family: ModelFamily) -> InstalledModel:
     advised = first_of(family.key)
     log.warning(
         "No %s model is installed: using the built-in toy model. For a real one run "

@@ -1,45 +1,48 @@
-"""Puts tensors into an empty module, one at a time, each in its final type."""
+"""Assembly: tensors put into an empty module, one at a time, each in its final type."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ..errors import PiyingError
+from ..files.dtypes import safetensors_names
 from ..files.stored_tensor import StoredTensor
-from ..quantization.fp8 import FLOAT8, Fp8Linear, ScaledTensor, castable, quantize, replace
+from ..quantization.base import WeightFormat
+from ..quantization.casting import complete_rules, replace_layer
+from ..quantization.policy import CastRules, held_types
+from ..quantization.registry import FORMATS, weight_format
 
-Check = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Types:
-    """In which types a module is to be held.
-
-    Attributes:
-        dtype: of all floating tensors but FP8 weights and those that the module's class keeps in
-            fp32; None leaves every tensor as it is in the file.
-        storage: "fp8" casts the Linear layers inside `block_lists` whose names match no pattern of
-            `keep`; None leaves FP8 weights of the file as they are; any other unpacks them.
-        block_lists, keep: see `core.quantization.fp8.castable`.
-    """
-
-    dtype: torch.dtype | None = None
-    storage: str | None = None
-    block_lists: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def assemble(
-    module: nn.Module, tensors: Mapping[str, StoredTensor], types: Types, source: str, check: Check = lambda: None
+    module: nn.Module,
+    tensors: Mapping[str, StoredTensor],
+    source: str,
+    *,
+    dtype: torch.dtype | None = None,
+    storage: str | None = None,
+    rules: CastRules | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Fill a module that is on the meta device.
 
-    A tensor that keeps its type stays a view of its file. `check` is called between tensors, to stop
-    where the user has cancelled.
+    A tensor that keeps its type stays a view of its file.
+
+    Args:
+        module: where the tensors go.
+        tensors: by the names of the module's class.
+        source: where they are from, for messages.
+        dtype: of all floating tensors but weights stored in a format and those that the module's class
+            keeps in fp32; None leaves every tensor as it is in the file.
+        storage: the name of a format to cast layers to; see `quantization.policy.held_types`.
+        rules: which layers; None for all Linear layers inside lists of modules.
+        check: called between tensors, to stop where the user has cancelled.
 
     Raises:
         PiyingError: a tensor is missing, too many, of another shape or not finite. The module is then
@@ -47,17 +50,55 @@ def assemble(
     """
     tensors = _fitting(module, tensors)
     _check_shapes(module, tensors, source)
-    packed = {name for name, _ in castable(module, types.block_lists, types.keep)} if types.storage == "fp8" else set()
+    held = held_types(
+        {name: _Described(tuple(stored.shape), _type_name(stored)) for name, stored in tensors.items()},
+        complete_rules(module, rules or CastRules()),
+        compute="",
+        storage=storage,
+        linear=_linear_weights(module),
+    )
     for name, stored in tensors.items():
         check()
-        owner, _, own = name.rpartition(".")
-        layer = module.get_submodule(owner)
-        if own == "weight" and isinstance(layer, nn.Linear) and _holds_fp8(module, owner, stored, types, packed):
-            _put_fp8(module, owner, layer, stored, _island(module, name, types.dtype), source)
+        island, packed_as = _island(module, name, dtype), weight_format(held[name].type)
+        if packed_as is None:
+            _put(module, name, stored, dtype=island or dtype, source=source)
         else:
-            _put(layer, own, stored, _island(module, name, types.dtype) or types.dtype, source, name)
-    _tie(module, set(tensors))
-    _check_filled(module, source)
+            _put_packed(module, name, stored, packed_as=packed_as, compute=island, source=source)
+    if hasattr(module, "tie_weights"):
+        # A file holds embeddings once that a model uses twice; transformers ties them.
+        absent = {name for name in _places(module) if name not in tensors}
+        pretrained: Any = module
+        pretrained.tie_weights(missing_keys=absent, recompute_mapping=False)
+    missing = [name for name, tensor in _places(module).items() if tensor.is_meta]
+    if missing:
+        raise _misfit(module, source, f"{len(missing)} tensors are not in it, {missing[0]} first")
+
+
+class _Described(NamedTuple):
+    """A tensor for the policy: its shape, and the safetensors name of its type."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def _type_name(stored: StoredTensor) -> str:
+    """Return the safetensors name of a tensor's type: of its values where a format holds it, else of what is read."""
+    packed = any(one.holds(stored) for one in FORMATS.values())
+    return safetensors_names()[stored.dtype if packed else stored.read_dtype]
+
+
+def _linear_weights(module: nn.Module) -> set[str]:
+    """Return the names of the weights that may be held by a layer of another class.
+
+    diffusers lists those that may not: HunyuanDiT's pooler takes the weights out of its layers and multiplies
+    by itself.
+    """
+    spared = getattr(module, "_skip_layerwise_casting_patterns", None) or ()
+    return {
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and not any(pattern in name for pattern in spared)
+    }
 
 
 def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -65,8 +106,6 @@ def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str
 
     Larger models add their name for this part to all its tensors: "bert.", "model.".
     """
-    import re
-
     wanted = set(_places(module))
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
@@ -81,7 +120,7 @@ def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str
 
 def _places(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and saved buffers by name, tied ones under each of their names."""
-    found = dict(module.named_parameters(remove_duplicate=False))
+    found: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     for owner, part in module.named_modules():
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
@@ -106,17 +145,6 @@ def _misfit(module: nn.Module, source: str, reason: str) -> PiyingError:
     )
 
 
-def _holds_fp8(module: nn.Module, owner: str, stored: StoredTensor, types: Types, packed: Collection[str]) -> bool:
-    """Whether a Linear layer's weight is to be held in FP8: cast to it, or left as the file has it."""
-    if owner in packed:
-        return True
-    spared = getattr(module, "_skip_layerwise_casting_patterns", None) or ()
-    # diffusers' list of what cannot be a layer of another class: HunyuanDiT's pooler takes the
-    # weights out of its layers and multiplies by itself.
-    kept = types.storage in (None, "fp8") and not any(pattern in owner for pattern in spared)
-    return kept and (stored.dtype in FLOAT8)
-
-
 def _island(module: nn.Module, name: str, dtype: torch.dtype | None) -> torch.dtype | None:
     """Return fp32 for the tensors that the module's class never holds in less, else None.
 
@@ -133,31 +161,39 @@ def _island(module: nn.Module, name: str, dtype: torch.dtype | None) -> torch.dt
     return torch.float32 if names & set(name.split(".")) else None
 
 
-def _put_fp8(
-    module: nn.Module, owner: str, layer: nn.Linear, stored: StoredTensor, island: torch.dtype | None, source: str
+def _put_packed(
+    module: nn.Module,
+    name: str,
+    stored: StoredTensor,
+    *,
+    packed_as: WeightFormat,
+    compute: torch.dtype | None,
+    source: str,
 ) -> None:
-    if isinstance(stored, ScaledTensor):
-        values, scale = stored.values.read(), stored.scale_blocks()
-    elif stored.dtype in FLOAT8:
-        values = stored.read()
-        scale = torch.ones(values.shape[0], 1)
+    """Put a layer of a format in the place of the Linear layer whose weight has that name."""
+    if packed_as.holds(stored):
+        packed = packed_as.from_stored(stored)
     else:
-        values, scale = quantize(stored.read())
+        packed = packed_as.to_stored(stored.read())
         stored.release()
-    for part in (values, scale):
-        _check_finite(part, source, f"{owner}.weight")
-    replace(module, owner, Fp8Linear(values, scale, layer.bias, compute=island))
+    for tensor in packed.values():
+        _check_finite(tensor, source, name)
+    owner = name.rpartition(".")[0]
+    linear: Any = module.get_submodule(owner)
+    replace_layer(module, owner, packed_as.layer(packed, linear.bias, compute))
 
 
-def _put(layer: nn.Module, own: str, stored: StoredTensor, dtype: torch.dtype | None, source: str, name: str) -> None:
+def _put(module: nn.Module, name: str, stored: StoredTensor, *, dtype: torch.dtype | None, source: str) -> None:
     tensor = stored.read()
     wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     if wanted in FLOAT8:
-        wanted = torch.float32
+        wanted = torch.float32  # torch computes nothing in float8
     if wanted != tensor.dtype:
         tensor = tensor.to(wanted)
         stored.release()
     _check_finite(tensor, source, name)
+    owner, _, own = name.rpartition(".")
+    layer = module.get_submodule(owner)
     if own in layer._buffers:
         layer._buffers[own] = tensor
     else:
@@ -165,29 +201,14 @@ def _put(layer: nn.Module, own: str, stored: StoredTensor, dtype: torch.dtype | 
 
 
 def _check_finite(tensor: torch.Tensor, source: str, name: str) -> None:
-    if not tensor.numel() or not tensor.is_floating_point() or _is_finite(tensor):
+    """Accept a tensor without infinities and NaN; no copy of it is made."""
+    if not tensor.numel() or not tensor.is_floating_point():
         return
-    raise PiyingError(f"{source}: {name} holds values that are no numbers. The file is damaged; fetch it again.")
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no element is infinite or NaN, without a copy of the tensor."""
     if tensor.dtype == torch.float8_e4m3fn:  # its two NaNs are the bytes 0x7f and 0xff
-        return bool(tensor.view(torch.int8).amax() < 0x7F and tensor.view(torch.uint8).amax() < 0xFF)
-    if tensor.dtype == torch.float8_e5m2:
-        tensor = tensor.to(torch.float16)
-    least, most = torch.aminmax(tensor)
-    return bool(torch.isfinite(least) and torch.isfinite(most))
-
-
-def _tie(module: nn.Module, read: set[str]) -> None:
-    """Let transformers tie embeddings that a file holds once and a model uses twice."""
-    if hasattr(module, "tie_weights"):
-        missing = {name for name in _places(module) if name not in read}
-        module.tie_weights(missing_keys=missing, recompute_mapping=False)
-
-
-def _check_filled(module: nn.Module, source: str) -> None:
-    missing = [name for name, tensor in _places(module).items() if tensor.is_meta]
-    if missing:
-        raise _misfit(module, source, f"{len(missing)} tensors are not in it, {missing[0]} first")
+        finite = bool(tensor.view(torch.int8).amax() < 0x7F and tensor.view(torch.uint8).amax() < 0xFF)
+    else:
+        # torch finds no extremes of float8; e5m2 is fp16 with fewer bits.
+        least, most = torch.aminmax(tensor.to(torch.float16) if tensor.dtype == torch.float8_e5m2 else tensor)
+        finite = bool(torch.isfinite(least) and torch.isfinite(most))
+    if not finite:
+        raise PiyingError(f"{source}: {name} holds values that are no numbers. The file is damaged; fetch it again.")

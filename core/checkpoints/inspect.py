@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PiyingError
+from ..families.registry import layouts
 from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import lora_shape
 from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
-from .layouts import LAYOUTS, Layout
-from .tokenizers import NAME
+from .layouts.base import TOKENIZER_TENSOR, Layout
 
 PREFIX = re.compile(
     r"(model\.diffusion_model\.|diffusion_model\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.(?:transformer\.)?)"
@@ -35,6 +35,11 @@ class FileComponent:
     prefix: str
     layout: Layout | None
     names: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """What it is called; "" where it is not known."""
+        return "" if self.layout is None else self.layout.title_of(self.names)
 
     @property
     def kind(self) -> str:
@@ -57,19 +62,13 @@ def file_components(names: Iterable[str]) -> list[FileComponent]:
 
 def layout_of(names: Mapping[str, object]) -> Layout | None:
     """Return the layout that has such names, or None."""
-    return next((layout for layout in LAYOUTS if layout.matches(names)), None)
+    return next((layout for layout in layouts() if layout.matches(names)), None)
 
 
 LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".diff", ".diff_b")
 LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.")
 WIDTHS_OF_CLIP = {768: "a CLIP-L text encoder", 1280: "a CLIP-G text encoder", 1024: "a CLIP-H text encoder"}
 CLIP = re.compile(r"(.*\.)?text_model\.embeddings\.token_embedding\.weight")
-
-# UMT5 has a position bias in every block, T5 and mT5 in the first alone.
-UMT5_MARKS = (
-    "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
-    "blocks.1.pos_embedding.embedding.weight",
-)
 
 # Models of others by a name that only they have, as a regular expression of its beginning.
 FOREIGN = (
@@ -92,7 +91,7 @@ def describe(entries: Mapping[str, TensorEntry]) -> str:
     """Return what a file is: "a Wan2.1 VAE", "a CLIP-L text encoder", "no model known here"."""
     if is_lora(entries):
         return lora_shape(entries).title
-    titles = [title_of(part) for part in file_components(entries) if part.layout is not None]
+    titles = [part.title for part in file_components(entries) if part.layout is not None]
     if titles:
         return "a checkpoint of " + ", ".join(titles) if len(titles) > 1 else f"a {titles[0]}"
     for name, entry in entries.items():
@@ -102,22 +101,6 @@ def describe(entries: Mapping[str, TensorEntry]) -> str:
         if any(re.match(pattern, name) for name in entries):
             return title
     return "no model known here"
-
-
-def title_of(part: FileComponent) -> str:
-    """Return a known part's title; a Wan transformer's says what it lacks or is made for."""
-    assert part.layout is not None
-    names = part.names
-    if any(mark in names for mark in UMT5_MARKS):
-        return "UMT5 text encoder"
-    if part.layout.family != "wan_vace" or part.kind != "transformer":
-        return part.layout.title
-    if "vace_patch_embedding.weight" not in names:
-        image = any(".cross_attn.k_img." in name or ".attn2.add_k_proj." in name for name in names)
-        return f"Wan2.1 {'image-to-video' if image else 'text-to-video'} transformer"
-    if "patch_embedding.weight" not in names:
-        return "Wan2.1 VACE module"
-    return "Wan2.1-VACE transformer"
 
 
 GB = 1e9  # as makers of disks and hubs count
@@ -196,7 +179,7 @@ def inspect(path: Path) -> FileInfo:
         parts=tuple(_found(part, header.entries) for part in parts),
         readable=not reason,
         reason=reason,
-        needs=tuple(need for part in parts for need in _needs(part, parts)),
+        needs=_needs(parts),
         is_lora=lora,
     )
 
@@ -211,32 +194,19 @@ def _unreadable(header: FileHeader) -> str:
 
 def _found(part: FileComponent, entries: dict[str, TensorEntry]) -> ComponentInfo:
     assert part.layout is not None
-    weights = [entries[full] for name, full in part.names.items() if not describes(name) and name != NAME]
+    weights = [entries[full] for name, full in part.names.items() if not describes(name) and name != TOKENIZER_TENSOR]
     squares = Counter(one.shape[0] for one in weights if len(one.shape) == 2 and one.shape[0] == one.shape[1])
     width = squares.most_common(1)[0][0] if squares else 0
     count = sum(one.count for one in weights)
     return ComponentInfo(
-        part.kind, part.layout.family, title_of(part), part.layout.style, count, width, NAME in part.names
+        part.kind, part.layout.family, part.title, part.layout.style, count, width, TOKENIZER_TENSOR in part.names
     )
 
 
-def _needs(part: FileComponent, together: tuple[FileComponent, ...]) -> list[str]:
-    """Return what a component cannot run without and the file does not bring."""
-    assert part.layout is not None
-    names = part.names
-    if part.kind == "transformer" and part.layout.family == "wan_vace":
-        if "vace_patch_embedding.weight" not in names:
-            return ["a VACE module of the same size"]
-        if "patch_embedding.weight" not in names:
-            return ["the Wan2.1 text-to-video model of the same size"]
-        return ["the UMT5-XXL text encoder", "the Wan2.1 VAE"]
-    if part.kind == "transformer":
-        kinds = Counter(one.kind for one in together)
-        encoders = [] if kinds["text_encoder"] > 1 else ["its BERT and mT5 text encoders"]
-        return encoders + ([] if kinds["vae"] else ["the Stable Diffusion XL VAE"])
-    if part.kind == "vae" or NAME in names:
-        return []
-    return ["the tokenizer of its BERT" if part.layout.family == "hunyuan_dit" else "its tokenizer"]
+def _needs(parts: tuple[FileComponent, ...]) -> tuple[str, ...]:
+    """Return what the components of a file do not run without and the file does not bring."""
+    together = Counter(part.kind for part in parts)
+    return tuple(need for part in parts if part.layout for need in part.layout.needs(part.names, together))
 
 
 def as_json(found: FileInfo) -> dict[str, Any]:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
+from ..files.dtypes import safetensors_names
 from ..files.folder import component_files
 from ..files.open import read_header
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor, TransformedTensor
-from ..quantization.fp8 import ScaledTensor
-from ..quantization.stored_formats import SCALES, describes
+from ..quantization.registry import FORMATS, recognised_format
+from ..quantization.stored_formats import describes
 from .inspect import FileComponent, file_components
 from .layouts import Layout
 from .layouts.base import LeftOut, Place, Split, SwapHalves, Whole
-
-if TYPE_CHECKING:
-    import torch
 
 
 def translated(part: FileComponent, tensors: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor]:
@@ -41,58 +38,46 @@ def translated(part: FileComponent, tensors: Mapping[str, StoredTensor], source:
     for name, stored in joined.items():
         if any(re.fullmatch(pattern, name) for pattern in part.layout.spare):
             continue
-        for place, moved in _moved(part.layout, name, stored, shapes, source):
-            if place in found:
-                raise PiyingError(f"{source}: two of its tensors are {place}. The file is damaged; fetch it again.")
-            found[place] = moved
+        place = part.layout.place(name, shapes)
+        if place is None:
+            # Another layer of the same family: an image-to-video model's, a motion encoder's.
+            raise PiyingError(f"{source}: {name[:80]} is no tensor of a {part.layout.title}. Choose another file.")
+        for new, moved in _moved(place, stored):
+            if new in found:
+                raise PiyingError(f"{source}: two of its tensors are {new}. The file is damaged; fetch it again.")
+            found[new] = moved
     return found
 
 
-def _moved(
-    layout: Layout, name: str, stored: StoredTensor, shapes: Mapping[str, tuple[int, ...]], source: str
-) -> list[tuple[str, StoredTensor]]:
-    place = layout.place(name, shapes)
-    if place is None:
-        # Another layer of the same family: an image-to-video model's, a motion encoder's.
-        raise PiyingError(f"{source}: {name[:80]} is no tensor of a {layout.title}. Choose another file.")
-    return _apply(place, stored)
-
-
-def _apply(place: Place, stored: StoredTensor) -> list[tuple[str, StoredTensor]]:
+def _moved(place: Place, stored: StoredTensor) -> list[tuple[str, StoredTensor]]:
+    """Return the tensors of the class that one of a file becomes, by name."""
     if isinstance(place, LeftOut):
         return []
     if isinstance(place, Split):
         return list(zip(place.names, stored.split(len(place.names)), strict=True))
     if isinstance(place, SwapHalves):
-        return [(place.name, TransformedTensor(stored, stored.shape, _swap_halves))]
+        half = stored.shape[0] // 2
+        return [(place.name, TransformedTensor(stored, stored.shape, lambda tensor: tensor.roll(half, dims=0)))]
     if place.squeeze and len(stored.shape) == 4:
-        return [(place.name, TransformedTensor(stored, stored.shape[:2], _drop_spatial))]
+        return [(place.name, TransformedTensor(stored, stored.shape[:2], lambda tensor: tensor[:, :, 0, 0]))]
     return [(place.name, stored)]
 
 
-def _swap_halves(tensor: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    upper, lower = tensor.chunk(2)
-    return torch.cat([lower, upper])
-
-
-def _drop_spatial(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor[:, :, 0, 0]
-
-
 def join_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the weights alone, those with a scale beside them as `Scaled`.
-
-    A layer's scale is called `scale_weight` (ComfyUI until 2025), `weight_scale` (since), or
-    `weight_scale_inv` (DeepSeek's and Qwen's FP8 releases), and is multiplied with in all three.
-    """
+    """Return the weights alone, each joined with the tensors beside it that describe it, such as its scale."""
+    types = {name: safetensors_names()[stored.dtype] for name, stored in tensors.items()}
+    beside: dict[str, dict[str, StoredTensor]] = {}
+    for name, stored in tensors.items():
+        if describes(name):
+            layer, _, own = name.rpartition(".")
+            beside.setdefault(f"{layer}.weight", {})[own] = stored
     found = {name: stored for name, stored in tensors.items() if not describes(name)}
-    for name, scale in tensors.items():
-        layer, _, own = name.rpartition(".")
-        weight = f"{layer}.weight"
-        if own in SCALES and weight in found:
-            found[weight] = ScaledTensor(found[weight], scale)
+    for name, described_by in beside.items():
+        if name in found:
+            # Weights of a plain type may have a scale too.
+            formats = [one for one in FORMATS.values() if described_by.keys() & set(one.scales)]
+            chosen = recognised_format(name, types) or next(iter(formats), None)
+            found[name] = chosen.joined(found[name], described_by) if chosen else found[name]
     return found
 
 
@@ -118,11 +103,17 @@ def class_shapes(paths: Iterable[Path], kind: str) -> dict[str, TensorEntry]:
         part = parts[-1 if kind.endswith("_2") else 0] if parts else None
         if part is None or part.layout is None:
             raise PiyingError(f"{path}: holds no {kind.replace('_', ' ')}. Choose another file.")
-        found |= _placed(part.layout, {name: entries[full] for name, full in part.names.items()})
+        found |= class_entries(part.layout, {name: entries[full] for name, full in part.names.items()})
     return found
 
 
-def _placed(layout: Layout, entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+def class_entries(layout: Layout, entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Return the tensors of one component by the names of its class; their places in the file mean nothing.
+
+    Args:
+        layout: how it lies in the file.
+        entries: by their names within the component.
+    """
     weights = {name: entry for name, entry in entries.items() if not describes(name)}
     shapes = {name: entry.shape for name, entry in weights.items()}
     found = {}
@@ -134,10 +125,7 @@ def _placed(layout: Layout, entries: dict[str, TensorEntry]) -> dict[str, Tensor
         elif isinstance(place, Whole) and place.squeeze and len(shape) == 4:
             shape = shape[:2]
         dtype = UNPACKED if entry.dtype.startswith("Q") else entry.dtype
-        names = () if place is None or isinstance(place, LeftOut) else _names(place)
-        found.update({new: TensorEntry(dtype, shape, 0, 0) for new in names})
+        if place is not None and not isinstance(place, LeftOut):
+            names = place.names if isinstance(place, Split) else (place.name,)
+            found.update({new: TensorEntry(dtype, shape, 0, 0) for new in names})
     return found
-
-
-def _names(place: object) -> tuple[str, ...]:
-    return place.names if isinstance(place, Split) else (str(getattr(place, "name", "")),)

@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from ..errors import PiyingError
+from ..families.registry import component_names
 from ..files.dtypes import torch_dtype
-from ..files.folder import CONFIG, component_files, component_folder, read_json
+from ..files.folder import CONFIG, component_files, component_folder
+from ..files.json_file import read_json
 from ..files.open import open_tensors
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor
-from .assemble import Types, assemble
+from ..quantization.policy import CastRules
+from .assemble import assemble
 from .inspect import FileComponent, describe, file_components
 from .key_mapping import translated
-from .modules import KINDS, class_name, empty_module, known
+from .modules import class_name, empty_module, known
 
 
 def load_component(
@@ -28,8 +31,7 @@ def load_component(
     config: dict[str, Any] | str | Path | None = None,
     dtype: torch.dtype | str | None = None,
     storage: str | None = None,
-    block_lists: tuple[str, ...] = (),
-    keep: tuple[str, ...] = (),
+    rules: CastRules | None = None,
     cancelled: Callable[[], None] = lambda: None,
 ) -> torch.nn.Module:
     """Return a diffusers or transformers module in host memory, in evaluation mode.
@@ -44,25 +46,36 @@ def load_component(
             component together, such as a Wan2.1 text-to-video model and a VACE module.
         config: where shapes cannot tell: the contents of a config.json, its path, or its folder.
         dtype: a torch type, or its short name: "bf16", "fp16", "fp32".
-        storage, block_lists, keep: see `core.checkpoints.assemble.Types`, also for `dtype`.
+        storage: the name of a format to cast Linear layers to, such as "fp8"; None leaves each in the format
+            that the file has it in, any other name unpacks them all.
+        rules: which layers are cast; None for all inside lists of modules.
         cancelled: called between tensors; raises to stop.
 
     Raises:
         PiyingError: the files are incomplete, damaged, of another model, or in a format that is not
             read here.
     """
-    if kind not in (*KINDS, "text_encoder_2"):
-        raise PiyingError(f"kind is {kind!r}; there are {', '.join(KINDS)}.")
+    if kind not in component_names():
+        raise PiyingError(f"kind is {kind!r}; there are {', '.join(component_names())}.")
     places = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     sources = [_read(place, kind) for place in places]
     source = ", ".join(str(place) for place in places)
     tensors = _together(sources, source)
-    given = _config(config)
-    chosen = _found_config(sources, tensors, source) if given is None else given
+    if isinstance(config, (str, Path)):
+        config = Path(config)
+        config = read_json(config / CONFIG if config.is_dir() else config)
+    chosen = _found_config(sources, tensors, source) if config is None else config
     layout = sources[0].part.layout
-    module = empty_module(kind.removesuffix("_2"), chosen, source, layout.class_name if given and layout else "")
-    types = Types(torch_dtype(dtype) if isinstance(dtype, str) else dtype, storage, block_lists, keep)
-    assemble(module, tensors, types, source, cancelled)
+    module = empty_module(kind.removesuffix("_2"), chosen, source, layout.class_name if config and layout else "")
+    assemble(
+        module,
+        tensors,
+        source,
+        dtype=torch_dtype(dtype) if isinstance(dtype, str) else dtype,
+        storage=storage,
+        rules=rules,
+        check=cancelled,
+    )
     return module
 
 
@@ -95,14 +108,10 @@ def _read(place: Path, kind: str) -> _Source:
         tensors |= open_tensors(file)
     config = read_json(folder / CONFIG) if folder and (folder / CONFIG).is_file() else None
     part = _part(tensors, kind, config, place)
-    if config is not None and _original(part) and class_name(config) not in known(kind.removesuffix("_2")):
-        config = None
+    original = part.layout is not None and part.layout.style == "original"
+    if config is not None and original and class_name(config) not in known(kind.removesuffix("_2")):
+        config = None  # what its authors put beside it is none of diffusers
     return _Source(part, translated(part, tensors, str(place)), config)
-
-
-def _original(part: FileComponent) -> bool:
-    """Whether a part is laid out as its authors published it; their config.json is none of diffusers."""
-    return part.layout is not None and part.layout.style == "original"
 
 
 def _part(tensors: dict[str, StoredTensor], kind: str, config: dict[str, Any] | None, place: Path) -> FileComponent:
@@ -125,13 +134,6 @@ def _together(sources: list[_Source], source: str) -> dict[str, StoredTensor]:
             raise PiyingError(f"{source}: {min(twice)} is in more than one of them. Choose one file for each part.")
         tensors |= one.tensors
     return tensors
-
-
-def _config(config: dict[str, Any] | str | Path | None) -> dict[str, Any] | None:
-    if config is None or isinstance(config, dict):
-        return config
-    path = Path(config)
-    return read_json(path / CONFIG if path.is_dir() else path)
 
 
 def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], source: str) -> dict[str, Any]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import PiyingError
+from ..families.registry import component_specs
 
 if TYPE_CHECKING:
     import torch
@@ -18,34 +16,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("piying")
 
 
-# The classes that are loaded here, by kind of component.
-DIFFUSERS = {
-    "transformer": ("WanVACETransformer3DModel", "HunyuanDiT2DModel"),
-    "vae": ("AutoencoderKLWan", "AutoencoderKL"),
-}
-TRANSFORMERS = {
-    "text_encoder": ("UMT5EncoderModel", "T5EncoderModel", "BertModel"),
-    "prompt_model": (
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-        "Ernie4_5ForCausalLM",
-        "GlmForCausalLM",
-        "Glm4ForCausalLM",
-    ),
-}
+DIFFUSERS = ("transformer", "vae")  # kinds whose classes are diffusers', all others are transformers'
 POOLING = "add_pooling_layer"  # an argument of BertModel, beside its configuration
-MODEL_TYPES = {
-    "umt5": "UMT5EncoderModel",
-    "t5": "T5EncoderModel",
-    "mt5": "T5EncoderModel",
-    "bert": "BertModel",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "ernie4_5": "Ernie4_5ForCausalLM",
-    "glm": "GlmForCausalLM",
-    "glm4": "Glm4ForCausalLM",
-}
-KINDS = (*DIFFUSERS, *TRANSFORMERS)
 
 
 def class_name(config: dict[str, Any]) -> str:
@@ -59,14 +31,14 @@ def class_name(config: dict[str, Any]) -> str:
 
 def known(kind: str) -> tuple[str, ...]:
     """Return the classes of one kind of component."""
-    return DIFFUSERS.get(kind) or TRANSFORMERS[kind]
+    return tuple(dict.fromkeys(name for spec in component_specs(kind) for name in spec.classes))
 
 
 def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = "") -> torch.nn.Module:
     """Return a module with all its parameters on the meta device and its constant buffers computed.
 
     Args:
-        kind: one of `KINDS`.
+        kind: of a component, such as "transformer" or "text_encoder".
         config: what diffusers or transformers write into config.json.
         source: where the configuration is from, for messages.
         assumed: the class where the configuration names none.
@@ -78,8 +50,9 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
 
     name = class_name(config) or assumed
     if name not in known(kind):  # a text encoder's file may be of a larger model, which its config.json names
+        types = {key: one for spec in component_specs(kind) for key, one in spec.model_types.items()}
         model_type = config.get("model_type")
-        name = MODEL_TYPES.get(model_type, name) if isinstance(model_type, str) else name
+        name = types.get(model_type, name) if isinstance(model_type, str) else name
     if name not in known(kind):
         raise PiyingError(
             f"{source}: is {f'a {name}' if name else 'not named'}; as {kind} there can be {', '.join(known(kind))}."
@@ -108,81 +81,3 @@ def _transformers(name: str, config: dict[str, Any]) -> torch.nn.Module:
     arguments = {POOLING: config[POOLING]} if POOLING in config else {}
     module: torch.nn.Module = cls(cls.config_class.from_dict(settings), **arguments)
     return module
-
-
-@contextmanager
-def reading(folder: Path, title: str) -> Iterator[None]:
-    """Turn what diffusers, transformers and safetensors raise on a bad folder into a sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise PiyingError(
-            f"{folder}: cannot be read as a {title} model ({type(error).__name__}: {reason}). "
-            "Fetch the folder again, or choose another model."
-        ) from error
-
-
-def load_pipeline(pipeline: type, folder: Path, title: str, dtype: Any, **components: Any) -> Any:
-    """Return a diffusers pipeline from a local folder, in host memory.
-
-    Only safetensors files are read and no code from the folder is run.
-
-    Args:
-        pipeline: the diffusers pipeline class.
-        folder: a folder with a `model_index.json`.
-        title: the model's name in messages.
-        dtype: one torch dtype, or {component: dtype, "default": dtype}.
-        components: components to use in place of the folder's, or None to go without.
-
-    Raises:
-        PiyingError: the folder is incomplete, damaged, or another model's.
-    """
-    with reading(folder, title):
-        loaded = pipeline.from_pretrained(  # type: ignore[attr-defined]
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, **components
-        )
-    loaded.set_progress_bar_config(disable=True)
-    _check_complete(loaded, folder, title)
-    return loaded
-
-
-def _check_complete(pipeline: Any, folder: Path, title: str) -> None:
-    """Refuse weights that no file holds: libraries fill them with random numbers, or leave them nowhere."""
-    for name, component in pipeline.components.items():
-        if hasattr(component, "named_parameters"):
-            check_tensors(component, folder / name, title)
-
-
-def check_tensors(module: torch.nn.Module, folder: Path, title: str) -> None:
-    """Accept a module all of whose parameters are in the safetensors files of `folder`.
-
-    Raises:
-        PiyingError: some are not; the first is named.
-    """
-    stored = _stored_names(folder)
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    read = {tensor.data_ptr() for name, tensor in parameters.items() if _without_prefix(name) & stored}
-    missing = [name for name, tensor in parameters.items() if tensor.is_meta or tensor.data_ptr() not in read]
-    if missing:
-        raise PiyingError(
-            f"{folder}: cannot be read as a {title} model ({len(missing)} tensors are not in its files, "
-            f"{missing[0]} first). Fetch the folder again, or choose another model."
-        )
-
-
-def _stored_names(folder: Path) -> set[str]:
-    from safetensors import safe_open
-
-    names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            names |= {spelling for name in list(file.keys()) for spelling in _without_prefix(name)}
-    return names
-
-
-def _without_prefix(name: str) -> set[str]:
-    """Return a name with and without its first part, which files of a larger model add ("bert.", "model.")."""
-    return {name, name.partition(".")[2] or name}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..files.json_file import read_json_or_empty
 from ..files.open import open_tensors
+from ..files.scan import find_folders
 from ..host.base import Host
+from .layouts.base import TOKENIZER_TENSOR
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,7 @@ def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:
         return _of_pieces((place / PIECES).read_bytes(), place / PIECES)
     from transformers import AutoTokenizer
 
-    from .modules import reading
+    from .pretrained import reading
 
     with reading(place, "tokenizer"):
         return AutoTokenizer.from_pretrained(place, local_files_only=True)
@@ -101,7 +102,7 @@ def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
         PiyingError: the file is damaged, or what it calls a tokenizer is none.
     """
     tensors = open_tensors(Path(path))
-    found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == NAME), None)
+    found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
         return None
     return _of_pieces(found.read().contiguous().numpy().tobytes(), Path(path))
@@ -125,24 +126,11 @@ def _folders(host: Host) -> Iterator[Path]:
     """Yield the folders that hold a tokenizer, in the host's order."""
     for category, root in host.model_folders():
         if category == CATEGORY:
-            yield from _below(root, SEARCH_DEPTH)
-
-
-def _below(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / SETTINGS).is_file():
-        yield folder
-    elif depth:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            return  # a folder that is not there, or not ours to read, holds nothing for us
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                yield from _below(Path(entry.path), depth - 1)
+            yield from find_folders(root, SEARCH_DEPTH, [SETTINGS])
 
 
 def bert_tokenizer(host: Host) -> Path | None:
-    """Return the folder of the tokenizer of Hunyuan-DiT's BERT, or None.
+    """Return the folder of a BERT's tokenizer, or None.
 
     ComfyUI comes with one (comfy/text_encoders/hydit_clip_tokenizer).
     """
@@ -158,25 +146,17 @@ def qwen_tokenizer(folders: list[Path], vocabulary: int, host: Host) -> Path | N
         vocabulary: rows of the embeddings.
     """
     for folder in folders:
-        if _json(folder / "config.json").get("vocab_size") == vocabulary and (folder / SETTINGS).is_file():
+        if (
+            read_json_or_empty(folder / "config.json").get("vocab_size") == vocabulary
+            and (folder / SETTINGS).is_file()
+        ):
             return folder
     for folder in _folders(host):
-        words = _json(folder / "vocab.json") if _class_in(folder) == "Qwen2Tokenizer" else {}
+        words = read_json_or_empty(folder / "vocab.json") if _class_in(folder) == "Qwen2Tokenizer" else {}
         if words and 0 <= vocabulary - len(words) <= PADDING:
             return folder
     return None
 
 
 def _class_in(folder: Path) -> str:
-    return str(_json(folder / SETTINGS).get("tokenizer_class", ""))
-
-
-def _json(path: Path) -> dict[str, object]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-NAME = "spiece_model"  # a tensor of bytes: a SentencePiece model
+    return str(read_json_or_empty(folder / SETTINGS).get("tokenizer_class", ""))

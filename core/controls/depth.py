@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from ..executor.placement import resident
 from ..host.base import Host
 from .choices import PER_FRAME, SCALES, check_choice
+from .family import DEPTH
 from .frames import checked_frames, stack_frames
-from .models import DEPTH, choose, image_processor, load
+from .models import choose, image_processor, load
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from transformers import PreTrainedModel
 
     from .frames import Pixels
 
@@ -48,7 +50,7 @@ def depth(images: Any, model: str, range_of: str, host: Host) -> tuple[torch.Ten
     return stack_frames(painted, len(frames), "Painting depth", host), record
 
 
-def _nearness(network: torch.nn.Module, processor: Any, frames: torch.Tensor, host: Host) -> Iterator[Numbers]:
+def _nearness(network: PreTrainedModel, processor: Any, frames: torch.Tensor, host: Host) -> Iterator[Numbers]:
     """Yield the nearness [H, W] of every frame, in the model's own unit."""
     from ..media.images import to_uint8
 

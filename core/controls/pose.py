@@ -11,18 +11,21 @@ from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.installed_model import AUTO, installed_models
+from ..catalog.discovery import installed_models
+from ..catalog.installed_model import AUTO
 from ..errors import PiyingError
 from ..executor.placement import resident
 from ..host.base import Host
 from .choices import OPENPOSE, POSE_COLOURS, WHOLE_FRAME, check_choice
+from .family import DETECTOR, POSE
 from .frames import checked_frames, stack_frames
-from .models import DETECTOR, POSE, check_detector, choose, image_processor, load
+from .models import check_detector, choose, image_processor, load
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from transformers import PreTrainedModel
 
     from .frames import Pixels
 
@@ -98,14 +101,15 @@ def find_people(frames: torch.Tensor, detector: str, min_score: float, host: Hos
 
     from ..media.images import to_uint8
 
-    if detector == WHOLE_FRAME or (detector == AUTO and not installed_models(DETECTOR.key, host)):
+    if detector == WHOLE_FRAME or (detector == AUTO and not installed_models(DETECTOR, host)):
         if detector == AUTO:
             log.info("No detector is installed: the whole frame is taken for one person.")
         height, width = frames.shape[1:3]
         return [[(0.0, 0.0, float(width), float(height))]] * len(frames), WHOLE_FRAME
     found = choose(DETECTOR, detector, host)
     network, processor = load(DETECTOR, found, host), image_processor(DETECTOR, found)
-    people = [int(number) for number, name in network.config.id2label.items() if name.lower() == "person"]
+    labels: Any = network.config.id2label
+    people = [int(number) for number, name in labels.items() if name.lower() == "person"]
     if not people:
         raise PiyingError("The chosen detector has no class named person. Choose one trained on COCO or Objects365.")
     progress = host.progress("Finding people", len(frames))
@@ -122,7 +126,7 @@ def find_people(frames: torch.Tensor, detector: str, min_score: float, host: Hos
     return boxes, found.name
 
 
-def _coco_points(frame: Pixels, boxes: list[Box], network: torch.nn.Module) -> Numbers:
+def _coco_points(frame: Pixels, boxes: list[Box], network: PreTrainedModel) -> Numbers:
     """Return the people in boxes of a frame as COCO's points [P, 17, 3]."""
     import numpy as np
     import torch

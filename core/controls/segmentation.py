@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PiyingError
 from ..executor.placement import resident
 from ..host.base import Host
+from .family import SEGMENTATION
 from .frames import checked_frames
-from .models import SEGMENTATION, choose, image_processor, load
+from .models import choose, image_processor, load
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,8 @@ def segment(images: Any, model: str, names: str, host: Host) -> tuple[torch.Tens
     found = choose(SEGMENTATION, model, host)
     network, processor = load(SEGMENTATION, found, host), image_processor(SEGMENTATION, found)
     device = host.device()
-    wanted = torch.tensor(class_numbers(names, network.config.id2label), device=device)
+    labels: Any = network.config.id2label
+    wanted = torch.tensor(class_numbers(names, labels), device=device)
     masks = torch.empty(frames.shape[:3])
     progress = host.progress("Segmentation", len(frames))
     with torch.no_grad(), resident([network], device, host):

@@ -1,4 +1,4 @@
-"""Proof that files are what they should be: hashes, the list of those seen, and one writer at a time."""
+"""Checksums of downloaded files: SHA-256, the ledger that remembers them, and the lock for one process at a time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from ..atomic_write import write_text
 from ..errors import PiyingError
+from ..files.json_file import load_json
 
 LEDGER = "piying-models.lock.json"
 CHUNK = 4 << 20
-HEADER_LIMIT = 100 << 20  # safetensors' own limit of a header, bytes
-POLL = 0.2  # seconds between looks whether another process is done
+POLL_SECONDS = 0.2  # between looks whether another process is done
 
 
 def sha256_of(path: Path, progress: Callable[[int], None] = lambda done: None) -> str:
@@ -32,27 +33,9 @@ def sha256_of(path: Path, progress: Callable[[int], None] = lambda done: None) -
     return digest.hexdigest()
 
 
-def is_whole_safetensors(path: Path) -> bool:
-    """Tell whether a safetensors file is as long as its header says: a cut one is not."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(HEADER_LIMIT, size - 8):
-            return False
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return bool(size == 8 + length + max(ends, default=0))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            return False
-
-
-# What was seen
-
-
 @dataclass(frozen=True)
-class Seen:
-    """A file as it was first fetched: its size, its sha256 and where it came from."""
+class LedgerEntry:
+    """A file as it was first downloaded: its size, its sha256 and where it came from."""
 
     bytes: int
     sha256: str
@@ -61,71 +44,64 @@ class Seen:
 
 @dataclass
 class Ledger:
-    """The list of the files that were fetched into a models folder, `piying-models.lock.json` in it.
+    """The files that were downloaded into a models folder, listed in its `piying-models.lock.json`.
 
     Attributes:
         files: {path below the models folder: what it was}.
         repositories: {path of a repository's folder: the names of its files}, of those that came whole.
     """
 
-    files: dict[str, Seen] = field(default_factory=dict)
+    files: dict[str, LedgerEntry] = field(default_factory=dict)
     repositories: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Ledger:
-        """Read a models folder's list, an empty one where there is none.
+        """Read a models folder's ledger, an empty one where there is none.
 
         Raises:
             PiyingError: it is there and damaged.
         """
         path = root / LEDGER
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            files = {name: Seen(**entry) for name, entry in content["files"].items()}
+            content = load_json(path)
+            files = {name: LedgerEntry(**entry) for name, entry in content["files"].items()}
             return cls(files, dict(content["repositories"]))
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PiyingError(
-                f"{path} cannot be read ({type(error).__name__}). It holds the hashes of the models that were "
+                f"{path} cannot be read ({type(error).__name__}). It holds the checksums of the models that were "
                 "fetched. Bring it back from a copy, or remove it to trust what is there."
             ) from error
 
     def write(self, root: Path) -> None:
-        """Put the list in its place, whole."""
-        path = root / LEDGER
-        beside = path.with_name(path.name + ".new")
-        content = {"schema": 1, **asdict(self)}
-        beside.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        beside.replace(path)
+        """Write the ledger, whole or not at all."""
+        write_text(root / LEDGER, json.dumps({"schema": 1, **asdict(self)}, indent=1, sort_keys=True) + "\n")
 
 
 @contextlib.contextmanager
-def changing(root: Path) -> Iterator[Ledger]:
-    """Give a models folder's list to be changed, to one process at a time, and write it."""
+def edit_ledger(root: Path) -> Iterator[Ledger]:
+    """Yield a models folder's ledger to be changed, to one process at a time, and write it."""
     root.mkdir(parents=True, exist_ok=True)
-    with exclusive(root / (LEDGER + ".lock")):
+    with file_lock(root / (LEDGER + ".lock")):
         ledger = Ledger.read(root)
         yield ledger
         ledger.write(root)
 
 
-# One at a time
-
-
 @contextlib.contextmanager
-def exclusive(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file; the system lets go of it when the process ends, however that comes.
+def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock file; the system releases it when the process ends, however that comes.
 
     Args:
         path: made, and removed afterwards.
-        waiting: called once where another process holds it.
+        on_wait: called once where another process holds it.
     """
     file = _acquire(path)
     if file is None:
-        waiting()
+        on_wait()
     while file is None:
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
         file = _acquire(path)
     try:
         yield
@@ -141,14 +117,14 @@ def exclusive(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
 
 def _acquire(path: Path) -> IO[bytes] | None:
     file = path.open("ab")
-    if _try_lock(file) and _is_still(path, file):
+    if _try_lock(file) and _is_same_file(path, file):
         return file
     file.close()
     return None
 
 
-def _is_still(path: Path, file: IO[bytes]) -> bool:
-    """Tell whether the locked file is the one of that name: its last holder may have removed it meanwhile."""
+def _is_same_file(path: Path, file: IO[bytes]) -> bool:
+    """Return whether the locked file is the one of that name: its last holder may have removed it meanwhile."""
     try:
         return os.name == "nt" or os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..errors import PiyingError
 from .checksums import Ledger
-from .hubs import AUTO
-from .jobs import Hubs, check_disk, fetch, is_there, jobs_of
-from .manifest import Listed, files_of, find_listed, listed_models
+from .hubs import AUTO, HubSession
+from .jobs import check_disk_space, downloads_of, fetch, is_present
+from .manifest import ListedModel, files_of, find_listed, listed_models
 from .verify import file_list, presence, read_file_list, verify
 
 DONE, FAILED, WRONG_OPTIONS = 0, 1, 2
@@ -44,72 +44,72 @@ def run(request: Request, write: Callable[[str], None], is_terminal: bool) -> in
     try:
         models = find_listed(request.ids)
     except PiyingError as error:
-        console.say(str(error))
+        console.message(str(error))
         return WRONG_OPTIONS
     try:
         return TASKS[request.task](request, models, console)
     except PiyingError as error:
-        console.say(str(error))
+        console.message(str(error))
         return FAILED
 
 
-def _check(request: Request, models: list[Listed], console: Console) -> int:
+def _check(request: Request, models: list[ListedModel], console: Console) -> int:
     del request, models, console
     return DONE
 
 
-def _fetch(request: Request, models: list[Listed], console: Console) -> int:
+def _fetch(request: Request, models: list[ListedModel], console: Console) -> int:
     for model in models:
-        console.say(f"{model.title}, licence: {model.licence}")
+        console.message(f"{model.title}, licence: {model.licence}")
     fetch(models, request.root, request.source, console)
     return DONE
 
 
-def _plan(request: Request, models: list[Listed], console: Console) -> int:
+def _plan(request: Request, models: list[ListedModel], console: Console) -> int:
     """Say what would be fetched."""
-    hubs, ledger = Hubs(request.source), Ledger.read(request.root)
-    jobs = [job for file in files_of(models) for job in jobs_of(file, hubs, request.root, ledger)]
-    missing = [job for job in jobs if not is_there(job, request.root, ledger)]
-    check_disk(missing, request.root)
-    for job in missing:
-        console.say(f"Would fetch {request.root / job.path}, {size_text(job.bytes)}")
+    session, ledger = HubSession(request.source), Ledger.read(request.root)
+    downloads = [one for file in files_of(models) for one in downloads_of(file, session, request.root, ledger)]
+    missing = [one for one in downloads if not is_present(one, request.root, ledger)]
+    check_disk_space(missing, request.root)
+    for download in missing:
+        console.message(f"Would fetch {request.root / download.path}, {size_text(download.bytes)}")
     if not missing:
-        console.say(f"Nothing to fetch: all is in {request.root}.")
+        console.message(f"Nothing to fetch: all is in {request.root}.")
     return DONE
 
 
-def _list(request: Request, models: list[Listed], console: Console) -> int:
+def _list(request: Request, models: list[ListedModel], console: Console) -> int:
     for line in model_table(models or listed_models(), request.root):
-        console.say(line)
-    console.say(f"here: in {request.root}. A size of ? is asked from the hub before anything is fetched.")
+        console.message(line)
+    console.message(f"here: in {request.root}. A size of ? is asked from the hub before anything is fetched.")
     return DONE
 
 
-def _verify(request: Request, models: list[Listed], console: Console) -> int:
+def _verify(request: Request, models: list[ListedModel], console: Console) -> int:
     ledger = Ledger.read(request.root)
     chosen = models or [model for model in listed_models() if presence(model, request.root, ledger) != "no"]
     carried = read_file_list(request.carried) if request.carried else []
     verdicts = verify(chosen, request.root, console, carried)
     for verdict in verdicts:
-        console.say(f"{verdict.path}: {verdict.word}")
+        console.message(f"{verdict.path}: {verdict.text}")
     bad = [verdict for verdict in verdicts if not verdict.is_good]
     if not verdicts:
-        console.say(f"None of the listed models is in {request.root}.")
+        console.message(f"None of the listed models is in {request.root}.")
     elif bad:
-        console.say(
+        console.message(
             f"{len(bad)} of {len(verdicts)} files are not right. Remove the wrong ones, then run: python install.py "
             f"--models {' '.join(model.id for model in chosen)}"
         )
     return FAILED if bad else DONE
 
 
-def _files(request: Request, models: list[Listed], console: Console) -> int:
-    for line in file_list(models, Hubs(request.source)):
-        console.say(line)
+def _files(request: Request, models: list[ListedModel], console: Console) -> int:
+    for line in file_list(models, HubSession(request.source)):
+        console.message(line)
     return DONE
 
 
-TASKS: dict[str, Callable[[Request, list[Listed], Console], int]] = {
+TASKS: dict[str, Callable[[Request, list[ListedModel], Console], int]] = {
     "check": _check,
     "fetch": _fetch,
     "plan": _plan,
@@ -149,18 +149,18 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line.rstrip() for line in padded]
 
 
-def model_table(models: Iterable[Listed], root: Path) -> list[str]:
+def model_table(models: Iterable[ListedModel], root: Path) -> list[str]:
     """Return the models as a table; sizes include the parts a model needs."""
     ledger = Ledger.read(root)
     return table([HEADINGS, *(_row(model, root, ledger) for model in models)])
 
 
-def _row(model: Listed, root: Path, ledger: Ledger) -> tuple[str, ...]:
+def _row(model: ListedModel, root: Path, ledger: Ledger) -> tuple[str, ...]:
     card = f"{model.min_vram_gb} GB" if model.min_vram_gb else "-"
     return model.id, model.title, model_size(model), model.licence, card, presence(model, root, ledger)
 
 
-def model_size(model: Listed) -> str:
+def model_size(model: ListedModel) -> str:
     """Return the size of a model with its parts; "?" where only the hub knows it."""
     sizes = [file.bytes for file in files_of([model])]
     known = sum(size for size in sizes if size is not None)
@@ -187,12 +187,12 @@ class Console:
         self._shown = 0.0
         self._points: deque[tuple[float, int]] = deque()
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Print a line."""
         self._clear()
         self._write(line + "\n")
 
-    def advance(self, name: str, done: int, total: int | None) -> None:
+    def progress(self, name: str, done: int, total: int | None) -> None:
         """Show how far a file is, not too often."""
         now = self._clock()
         if name != self._name or (self._points and done < self._points[-1][1]):

@@ -1,4 +1,4 @@
-"""What of the manifest can be fetched for a family of models: how large, from where, and whether it is here."""
+"""Downloadable models of a family: how large, from where, and whether they are here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..catalog.component_sizes import listed_components
 from .checksums import Ledger
 from .hubs import HuggingFace, ModelScope
-from .manifest import Listed, files_of, listed_models
+from .manifest import ListedModel, files_of, listed_models
 from .verify import presence
 
 
@@ -53,7 +53,7 @@ def downloadable_models(family: str, root: Path) -> list[Downloadable]:
     ]
 
 
-def _offer(model: Listed, root: Path, ledger: Ledger) -> Downloadable:
+def _offer(model: ListedModel, root: Path, ledger: Ledger) -> Downloadable:
     sizes = [file.bytes for file in files_of([model])]
     known = sum(size for size in sizes if size is not None)
     exact = None not in sizes
@@ -70,12 +70,12 @@ def _offer(model: Listed, root: Path, ledger: Ledger) -> Downloadable:
     )
 
 
-def _estimate(model: Listed) -> int | None:
+def _estimate(model: ListedModel) -> int | None:
     """Return the bytes of the weights, from their counts in the manifest."""
     return sum(component.file_bytes() for component in listed_components(model.id).values()) or None
 
 
-def _addresses(model: Listed) -> tuple[str, ...]:
+def _addresses(model: ListedModel) -> tuple[str, ...]:
     places = {"huggingface": HuggingFace().endpoint, "modelscope": f"{ModelScope().endpoint}/models"}
     found = [f"{places[hub]}/{source.repo}" for file in model.files for hub, source in file.sources.items()]
     return tuple(dict.fromkeys(found))

@@ -1,18 +1,19 @@
-"""Hugging Face and ModelScope: their addresses, their listings, and who is asking."""
+"""Model hubs: the addresses and listings of Hugging Face and ModelScope, and which of them to ask."""
 
 from __future__ import annotations
 
-import importlib
 import os
+import string
 import urllib.parse
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import PiyingError
-from ..http import DownloadRefused, Remote, RetryPolicy, answers, read_json
-from .manifest import Source
+from ..http import RetryPolicy
+from .manifest import ListedFile, Source
+from .transfer import DownloadRefused, RemoteFile, fetch_json, server_answers
 
 AUTO = "auto"
 PROBE_SECONDS = 5.0
@@ -34,45 +35,48 @@ class Hub(Protocol):
     title: str
     endpoint: str
 
-    def remote(self, source: Source, file: HubFile) -> Remote:
+    def remote(self, source: Source, file: HubFile) -> RemoteFile:
         """Return where a file of a repository is."""
 
-    def listing(self, source: Source, patience: RetryPolicy) -> list[HubFile]:
-        """Return the files of a repository; raises Refused."""
+    def listing(self, source: Source, policy: RetryPolicy) -> list[HubFile]:
+        """Return the files of a repository; raises DownloadRefused."""
 
 
 class HuggingFace:
-    """huggingface.co, or what HF_ENDPOINT names.
-
-    Where huggingface_hub is installed it says which endpoint that is, and who is logged in.
-    """
+    """huggingface.co, or what HF_ENDPOINT names, on the standard library alone."""
 
     key, title = "huggingface", "Hugging Face"
-    endpoint: str
 
     def __init__(self) -> None:
-        self.endpoint, self._token = _library_settings() or _own_settings()
+        self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        self.token = _stored_token()
 
-    def remote(self, source: Source, file: HubFile) -> Remote:
+    def remote(self, source: Source, file: HubFile) -> RemoteFile:
         """Return where a file of a repository is."""
         path = f"{source.repo}/resolve/{_quoted(source.revision, '')}/{_quoted(file.path)}"
-        return self._remote(path, source, file.bytes, file.sha256)
+        return self._remote(path, source, file)
 
-    def listing(self, source: Source, patience: RetryPolicy) -> list[HubFile]:
+    def listing(self, source: Source, policy: RetryPolicy) -> list[HubFile]:
         """Return the files of a repository; git LFS keeps a sha256 of the large ones."""
         path = f"api/models/{source.repo}/revision/{_quoted(source.revision, '')}?blobs=true"
-        content = read_json(self._remote(path, source), patience)
+        content = fetch_json(self._remote(path, source), policy)
         try:
-            return [_hugging_face_file(entry) for entry in content["siblings"]]
+            return [self._file(entry) for entry in content["siblings"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _no_listing(self.title, source) from error
+            raise unknown_listing(self.title, source) from error
 
-    def _remote(self, path: str, source: Source, size: int | None = None, sha256: str | None = None) -> Remote:
+    def _remote(self, path: str, source: Source, file: HubFile | None = None) -> RemoteFile:
         login = (
             f"Open {self.endpoint}/{source.repo}, accept its licence if it asks for that, then log in with `hf auth "
             "login` or put a token into HF_TOKEN, and run the same command again."
         )
-        return Remote(f"{self.endpoint}/{path}", size, sha256, self.title, self._token, login)
+        size, sha256 = (file.bytes, file.sha256) if file else (None, None)
+        return RemoteFile(f"{self.endpoint}/{path}", size, sha256, self.title, self.token, login)
+
+    @staticmethod
+    def _file(entry: dict[str, Any]) -> HubFile:
+        lfs = entry.get("lfs") or {}
+        return hub_file(entry["rfilename"], lfs.get("size", entry.get("size")), lfs.get("sha256"))
 
 
 class ModelScope:
@@ -83,24 +87,34 @@ class ModelScope:
     def __init__(self) -> None:
         self.endpoint = (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")
 
-    def remote(self, source: Source, file: HubFile) -> Remote:
+    def remote(self, source: Source, file: HubFile) -> RemoteFile:
         """Return where a file of a repository is."""
         path = f"models/{source.repo}/resolve/{_quoted(source.revision, '')}/{_quoted(file.path)}"
-        return self._remote(path, source, file.bytes, file.sha256)
+        return self._remote(path, source, file)
 
-    def listing(self, source: Source, patience: RetryPolicy) -> list[HubFile]:
+    def listing(self, source: Source, policy: RetryPolicy) -> list[HubFile]:
         """Return the files of a repository; ModelScope keeps a sha256 of every one."""
         path = f"api/v1/models/{source.repo}/repo/files?Revision={_quoted(source.revision, '')}&Recursive=true"
-        content = read_json(self._remote(path, source), patience)
+        content = fetch_json(self._remote(path, source), policy)
         try:
             files = [entry for entry in content["Data"]["Files"] if entry["Type"] == "blob"]
-            return [HubFile(_name(entry["Path"]), int(entry["Size"]), _hash(entry.get("Sha256"))) for entry in files]
+            return [hub_file(entry["Path"], entry["Size"], entry.get("Sha256")) for entry in files]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _no_listing(self.title, source) from error
+            raise unknown_listing(self.title, source) from error
 
-    def _remote(self, path: str, source: Source, size: int | None = None, sha256: str | None = None) -> Remote:
+    def _remote(self, path: str, source: Source, file: HubFile | None = None) -> RemoteFile:
         login = f"Look at {self.endpoint}/models/{source.repo}, or choose --source huggingface."
-        return Remote(f"{self.endpoint}/{path}", size, sha256, self.title, login=login)
+        size, sha256 = (file.bytes, file.sha256) if file else (None, None)
+        return RemoteFile(f"{self.endpoint}/{path}", size, sha256, self.title, login=login)
+
+
+def hugging_face() -> HuggingFace:
+    """Return Hugging Face through its own library, or where that is not there through the standard library."""
+    try:
+        from .huggingface_library import HuggingFaceLibrary
+    except ImportError:
+        return HuggingFace()
+    return HuggingFaceLibrary()
 
 
 def choose_hubs(choice: str) -> list[Hub]:
@@ -109,12 +123,12 @@ def choose_hubs(choice: str) -> list[Hub]:
     Raises:
         PiyingError: none answers.
     """
-    every: tuple[Hub, ...] = (HuggingFace(), ModelScope())
+    every: tuple[Hub, ...] = (hugging_face(), ModelScope())
     hubs = {hub.key: hub for hub in every}
     if choice != AUTO:
         return [hubs[choice]]
     for first in hubs.values():
-        if answers(first.endpoint, PROBE_SECONDS):
+        if server_answers(first.endpoint, PROBE_SECONDS):
             return [first, *(hub for hub in hubs.values() if hub is not first)]
     places = " nor ".join(hub.endpoint for hub in hubs.values())
     raise PiyingError(
@@ -123,31 +137,57 @@ def choose_hubs(choice: str) -> list[Hub]:
     )
 
 
-def safe_path(name: str) -> str:
-    """Return a listed file's path, refused where it would leave its folder.
+class HubSession:
+    """The hubs of one command, asked no earlier than needed, and once for each repository."""
+
+    def __init__(self, choice: str = AUTO, policy: RetryPolicy | None = None) -> None:
+        self.policy = policy or RetryPolicy()
+        self._choice = choice
+        self._listings: dict[tuple[str, Source], list[HubFile]] = {}
+
+    @cached_property
+    def hubs(self) -> list[Hub]:
+        """The hubs to ask, in order."""
+        return choose_hubs(self._choice)
+
+    def sources(self, file: ListedFile) -> list[tuple[Hub, Source]]:
+        """Return the hubs that keep a file.
+
+        Raises:
+            PiyingError: the chosen one does not.
+        """
+        found = [(hub, file.sources[hub.key]) for hub in self.hubs if hub.key in file.sources]
+        if not found:
+            titles = " and ".join(hub.title for hub in self.hubs)
+            raise PiyingError(f"{file.path} is not on {titles}. Leave --source out.")
+        return found
+
+    def listing(self, hub: Hub, source: Source) -> list[HubFile]:
+        """Return the files of a repository; raises DownloadRefused."""
+        key = (hub.key, Source(source.repo, source.revision))
+        if key not in self._listings:
+            self._listings[key] = hub.listing(source, self.policy)
+        return self._listings[key]
+
+
+def hub_file(name: object, size: object, sha256: object) -> HubFile:
+    """Return a listed file.
 
     Raises:
-        PiyingError: it has `..`, a drive or a root.
+        TypeError, ValueError: the values are of other types.
     """
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
-        raise PiyingError(f"The hub lists a file {name!r}, whose path leaves its folder. Nothing was fetched.")
-    return str(path)
+    if not isinstance(name, str):
+        raise TypeError("a name that is no text")
+    if not isinstance(sha256, str) or len(sha256) != 64 or not set(sha256) <= set(string.hexdigits):
+        sha256 = None
+    return HubFile(name, None if size is None else int(str(size)), sha256.lower() if sha256 else None)
 
 
-def _library_settings() -> tuple[str, str | None] | None:
-    """Return endpoint and token as huggingface_hub has them; None where it is not there, or cannot be imported."""
-    try:
-        constants = importlib.import_module("huggingface_hub.constants")
-        library = importlib.import_module("huggingface_hub")
-    except ImportError:
-        return None
-    return constants.ENDPOINT.rstrip("/"), library.get_token()
-
-
-def _own_settings() -> tuple[str, str | None]:
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    return endpoint.rstrip("/"), _stored_token()
+def unknown_listing(title: str, source: Source) -> DownloadRefused:
+    """Return the error for a listing of another form."""
+    return DownloadRefused(
+        f"{title} does not list the files of {source.repo} in a way that Piying knows. Update Piying."
+    )
 
 
 def _stored_token() -> str | None:
@@ -163,37 +203,3 @@ def _stored_token() -> str | None:
 
 def _quoted(text: str, safe: str = "/") -> str:
     return urllib.parse.quote(text, safe=safe)
-
-
-def _hugging_face_file(entry: dict[str, Any]) -> HubFile:
-    lfs = entry.get("lfs") or {}
-    size = lfs.get("size", entry.get("size"))
-    return HubFile(_name(entry["rfilename"]), None if size is None else int(size), _hash(lfs.get("sha256")))
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a name that is no text")
-    return value
-
-
-def _hash(value: object) -> str | None:
-    """Return a sha256 as it is listed; anything else is none."""
-    if not isinstance(value, str) or len(value) != 64 or not _is_hex(value):
-        return None
-    return value.lower()
-
-
-def _is_hex(text: str) -> bool:
-    return all(letter in "0123456789abcdefABCDEF" for letter in text)
-
-
-def _no_listing(title: str, source: Source) -> DownloadRefused:
-    return DownloadRefused(
-        f"{title} does not list the files of {source.repo} in a way that Piying knows. Update Piying."
-    )
-
-
-def titles(hubs: Iterable[Hub]) -> str:
-    """Return the hubs' names for a sentence."""
-    return " and ".join(hub.title for hub in hubs)

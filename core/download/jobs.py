@@ -9,18 +9,18 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import PiyingError
-from ..http import DownloadRefused, Remote, RetryPolicy
-from .checksums import LEDGER, Ledger, Seen, changing
-from .hubs import AUTO, Hub, HubFile, choose_hubs, safe_path, titles
-from .manifest import Listed, ListedFile, Source, files_of, find_listed
-from .partial_file import part_bytes
-from .transfer import transfer
+from ..http import RetryPolicy
+from .checksums import LEDGER, Ledger, LedgerEntry, edit_ledger
+from .hubs import AUTO, Hub, HubFile, HubSession
+from .manifest import ListedFile, ListedModel, Source, files_of, find_listed, safe_path
+from .partial_file import partial_bytes
+from .transfer import DownloadRefused, RemoteFile, transfer
 
 log = logging.getLogger("piying")
 
@@ -28,82 +28,50 @@ log = logging.getLogger("piying")
 SPARE_BYTES = 256 << 20  # left free on the disk, for what else is written meanwhile
 
 
-class Report(Protocol):
+class DownloadListener(Protocol):
     """Who is told how it goes."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Take a line for the person who waits."""
 
-    def advance(self, name: str, done: int, total: int | None) -> None:
+    def progress(self, name: str, done: int, total: int | None) -> None:
         """Take note that `done` of `total` bytes of a file are here; may raise to stop."""
 
 
-class Silence:
+class SilentListener:
     """Tells nobody."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Do nothing."""
 
-    def advance(self, name: str, done: int, total: int | None) -> None:
+    def progress(self, name: str, done: int, total: int | None) -> None:
         """Do nothing."""
 
 
 @dataclass(frozen=True)
 class FileDownload:
-    """One file to be had.
+    """One file of a model.
 
     Attributes:
         path: where it goes, below the models folder.
         bytes, sha256: what it has to be; None where nobody says.
         remotes: (origin, address) pairs to fetch it from, best first.
-        pinned: whether the manifest says the sha256, and not the hub.
+        is_pinned: whether the manifest says the sha256, and not the hub.
     """
 
     path: str
     bytes: int | None
     sha256: str | None
-    remotes: tuple[tuple[str, Remote], ...] = ()
-    pinned: bool = False
-
-
-class Hubs:
-    """The hubs of one command, asked no earlier than needed, and once for each repository."""
-
-    def __init__(self, choice: str = AUTO, patience: RetryPolicy | None = None) -> None:
-        self.patience = patience or RetryPolicy()
-        self._choice = choice
-        self._listings: dict[tuple[str, Source], list[HubFile]] = {}
-
-    @cached_property
-    def all(self) -> list[Hub]:
-        """The hubs to ask, in order."""
-        return choose_hubs(self._choice)
-
-    def offering(self, file: ListedFile) -> list[tuple[Hub, Source]]:
-        """Return the hubs that keep a file.
-
-        Raises:
-            PiyingError: the chosen one does not.
-        """
-        found = [(hub, file.sources[hub.key]) for hub in self.all if hub.key in file.sources]
-        if not found:
-            raise PiyingError(f"{file.path} is not on {titles(self.all)}. Leave --source out.")
-        return found
-
-    def listing(self, hub: Hub, source: Source) -> list[HubFile]:
-        """Return the files of a repository; raises Refused."""
-        key = (hub.key, Source(source.repo, source.revision))
-        if key not in self._listings:
-            self._listings[key] = hub.listing(source, self.patience)
-        return self._listings[key]
+    remotes: tuple[tuple[str, RemoteFile], ...] = ()
+    is_pinned: bool = False
 
 
 def fetch(
-    models: Sequence[Listed],
+    models: Sequence[ListedModel],
     root: Path,
     source: str = AUTO,
-    report: Report | None = None,
-    patience: RetryPolicy | None = None,
+    listener: DownloadListener | None = None,
+    policy: RetryPolicy | None = None,
 ) -> list[Path]:
     """Fetch what is missing of models, and of the parts they need; return their files.
 
@@ -111,124 +79,50 @@ def fetch(
         models: from `find_listed`.
         root: the models folder; made where it is not there.
         source: `huggingface`, `modelscope`, or `auto`, which takes the one that answers.
-        report: told lines and progress.
-        patience: how long to wait for a server.
+        listener: told lines and progress.
+        policy: how long to wait for a server.
 
     Raises:
         PiyingError: a file cannot be had, is not what it should be, or does not fit on the disk. What is already
             here of it stays, and the next call goes on from there.
     """
-    report, ledger = report or Silence(), Ledger.read(root)
-    hubs = Hubs(source, replace(patience or RetryPolicy(), tell=report.say))
-    jobs = [job for file in files_of(models) for job in jobs_of(file, hubs, root, ledger)]
-    missing = [job for job in jobs if not is_there(job, root, ledger)]
-    check_disk(missing, root)
-    for job in missing:
-        _fetch_one(job, root, ledger, hubs.patience, report)
-    _note_repositories(models, jobs, root)
-    report.say(f"{len(jobs)} files are in {root}, {len(missing)} of them new.")
-    return [root / job.path for job in jobs]
+    listener, ledger = listener or SilentListener(), Ledger.read(root)
+    session = HubSession(source, replace(policy or RetryPolicy(), notify=listener.message))
+    downloads = [download for file in files_of(models) for download in downloads_of(file, session, root, ledger)]
+    missing = [download for download in downloads if not is_present(download, root, ledger)]
+    check_disk_space(missing, root)
+    for download in missing:
+        _fetch_file(download, root, ledger, session.policy, listener)
+    whole = {
+        file.path: sorted(one.path.removeprefix(file.path) for one in downloads if one.path.startswith(file.path))
+        for file in files_of(models)
+        if file.is_repository
+    }
+    if whole:  # the next call need not ask which files a repository has
+        with edit_ledger(root) as current:
+            current.repositories.update(whole)
+    listener.message(f"{len(downloads)} files are in {root}, {len(missing)} of them new.")
+    return [root / download.path for download in downloads]
 
 
-def jobs_of(file: ListedFile, hubs: Hubs, root: Path, ledger: Ledger) -> list[FileDownload]:
-    """Return the files that a line of the manifest stands for, without asking a hub where all is here and known."""
-    if file.is_repository:
-        names = ledger.repositories.get(file.path)
-        known = [_known(file.path + name, ledger) for name in names or ()]
-        if names and all(is_there(job, root, ledger) for job in known):
-            return known
-        return _repository_jobs(file, hubs)
-    if not (file.bytes and file.sha256) and file.path in ledger.files:
-        known_job = _known(file.path, ledger)
-        if is_there(known_job, root, ledger):
-            return [known_job]
-    return [_file_job(file, hubs)]
-
-
-def _known(path: str, ledger: Ledger) -> FileDownload:
-    seen = ledger.files.get(path)
-    return FileDownload(path, seen.bytes if seen else None, seen.sha256 if seen else None)
-
-
-def _file_job(file: ListedFile, hubs: Hubs) -> FileDownload:
-    """Return a single file's job; a hub is asked for what the manifest does not say."""
-    remotes, known = [], HubFile("", file.bytes, file.sha256)
-    refusal: DownloadRefused | None = None
-    for hub, source in hubs.offering(file):
-        try:
-            known = _known_of(hub, source, known, hubs)
-        except DownloadRefused as error:
-            refusal = error
-            continue
-        remotes.append((f"{hub.key}:{source.repo}", hub.remote(source, known)))
-    if not remotes and refusal:
-        raise refusal
-    return FileDownload(file.path, known.bytes, known.sha256, tuple(remotes), file.sha256 is not None)
-
-
-def _known_of(hub: Hub, source: Source, known: HubFile, hubs: Hubs) -> HubFile:
-    """Return what is known of a file at a hub: what was known before, and what the hub adds to it."""
-    name = source.file or ""
-    if known.bytes is not None and known.sha256 is not None:
-        return HubFile(name, known.bytes, known.sha256)
-    listed = _look_up(hub, source, hubs)
-    return HubFile(name, known.bytes or listed.bytes, known.sha256 or listed.sha256)
-
-
-def _look_up(hub: Hub, source: Source, hubs: Hubs) -> HubFile:
-    found = next((file for file in hubs.listing(hub, source) if file.path == source.file), None)
-    if found is None:
-        raise DownloadRefused(f"{hub.title} has no {source.file} in {source.repo}. It may have moved: update Piying.")
-    return found
-
-
-def _repository_jobs(file: ListedFile, hubs: Hubs) -> list[FileDownload]:
-    """Return the jobs of a repository, from the first hub that lists it."""
-    refusal: DownloadRefused | None = None
-    for hub, source in hubs.offering(file):
-        try:
-            listed = [entry for entry in hubs.listing(hub, source) if _is_wanted(entry.path, file.only)]
-        except DownloadRefused as error:
-            refusal = error
-            continue
-        if listed:
-            return [_repository_job(file, hub, source, entry) for entry in listed]
-        refusal = DownloadRefused(f"{hub.title} lists no file of {source.repo} that is needed. Update Piying.")
-    raise refusal or PiyingError(f"{file.path} is on no hub.")
-
-
-def _repository_job(file: ListedFile, hub: Hub, source: Source, entry: HubFile) -> FileDownload:
-    remote = hub.remote(source, entry)
-    return FileDownload(
-        file.path + safe_path(entry.path), entry.bytes, entry.sha256, ((f"{hub.key}:{source.repo}", remote),)
-    )
-
-
-def _is_wanted(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-# What is there
-
-
-def is_there(job: FileDownload, root: Path, ledger: Ledger) -> bool:
-    """Tell whether a file is here, as far as its size tells; `verify` reads it."""
-    path = root / job.path
-    seen = ledger.files.get(job.path)
-    size = job.bytes if job.bytes is not None else seen.bytes if seen else None
+def is_present(download: FileDownload, root: Path, ledger: Ledger) -> bool:
+    """Return whether a file is here, as far as its size tells; `verify` reads it."""
+    path = root / download.path
+    entry = ledger.files.get(download.path)
+    size = download.bytes if download.bytes is not None else entry.bytes if entry else None
     try:
         return path.is_file() and size in (None, path.stat().st_size)
     except OSError:
         return False
 
 
-def check_disk(jobs: Iterable[FileDownload], root: Path) -> None:
+def check_disk_space(downloads: Iterable[FileDownload], root: Path) -> None:
     """Accept what is still to come where the disk has room for it.
 
     Raises:
         PiyingError: it has not.
     """
-    needed = sum(max(0, (job.bytes or 0) - part_bytes(root / job.path)) for job in jobs)
+    needed = sum(max(0, (download.bytes or 0) - partial_bytes(root / download.path)) for download in downloads)
     folder = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
     if needed and needed + SPARE_BYTES > free:
@@ -238,84 +132,157 @@ def check_disk(jobs: Iterable[FileDownload], root: Path) -> None:
         )
 
 
+# What a line of the manifest stands for
+
+
+def downloads_of(file: ListedFile, session: HubSession, root: Path, ledger: Ledger) -> list[FileDownload]:
+    """Return the files of a line of the manifest, without asking a hub where all is here and known."""
+    if file.is_repository:
+        names = ledger.repositories.get(file.path)
+        known = [_in_ledger(file.path + name, ledger) for name in names or ()]
+        if names and all(is_present(download, root, ledger) for download in known):
+            return known
+        return _repository_downloads(file, session)
+    if not (file.bytes and file.sha256) and file.path in ledger.files:
+        download = _in_ledger(file.path, ledger)
+        if is_present(download, root, ledger):
+            return [download]
+    return [_file_download(file, session)]
+
+
+def _in_ledger(path: str, ledger: Ledger) -> FileDownload:
+    entry = ledger.files.get(path)
+    return FileDownload(path, entry.bytes if entry else None, entry.sha256 if entry else None)
+
+
+def _file_download(file: ListedFile, session: HubSession) -> FileDownload:
+    """Return a single file; a hub is asked for what the manifest does not say."""
+    remotes, known = [], HubFile("", file.bytes, file.sha256)
+    refusal: DownloadRefused | None = None
+    for hub, source in session.sources(file):
+        try:
+            known = _known_of(hub, source, known, session)
+        except DownloadRefused as error:
+            refusal = error
+            continue
+        remotes.append((f"{hub.key}:{source.repo}", hub.remote(source, known)))
+    if not remotes and refusal:
+        raise refusal
+    return FileDownload(file.path, known.bytes, known.sha256, tuple(remotes), file.sha256 is not None)
+
+
+def _known_of(hub: Hub, source: Source, known: HubFile, session: HubSession) -> HubFile:
+    """Return what is known of a file at a hub: what was known before, and what the hub adds to it."""
+    name = source.file or ""
+    if known.bytes is not None and known.sha256 is not None:
+        return HubFile(name, known.bytes, known.sha256)
+    listed = next((file for file in session.listing(hub, source) if file.path == name), None)
+    if listed is None:
+        raise DownloadRefused(f"{hub.title} has no {name} in {source.repo}. It may have moved: update Piying.")
+    return HubFile(name, known.bytes or listed.bytes, known.sha256 or listed.sha256)
+
+
+def _repository_downloads(file: ListedFile, session: HubSession) -> list[FileDownload]:
+    """Return the files of a repository, from the first hub that lists it."""
+    refusal: DownloadRefused | None = None
+    for hub, source in session.sources(file):
+        try:
+            listed = [
+                entry
+                for entry in session.listing(hub, source)
+                if any(fnmatchcase(entry.path, pattern) for pattern in file.only)
+            ]
+        except DownloadRefused as error:
+            refusal = error
+            continue
+        if listed:
+            origin = f"{hub.key}:{source.repo}"
+            return [
+                FileDownload(
+                    file.path + safe_path(entry.path),
+                    entry.bytes,
+                    entry.sha256,
+                    ((origin, hub.remote(source, entry)),),
+                )
+                for entry in listed
+            ]
+        refusal = DownloadRefused(f"{hub.title} lists no file of {source.repo} that is needed. Update Piying.")
+    raise refusal or PiyingError(f"{file.path} is on no hub.")
+
+
 # One file
 
 
-def _fetch_one(job: FileDownload, root: Path, ledger: Ledger, patience: RetryPolicy, report: Report) -> None:
-    """Fetch a file from the first hub that gives it, and remember what it was."""
+def _fetch_file(
+    download: FileDownload, root: Path, ledger: Ledger, policy: RetryPolicy, listener: DownloadListener
+) -> None:
+    """Fetch a file from the first hub that gives it, and write what it was into the ledger."""
     refusals = []
-    for origin, remote in job.remotes:
+    for origin, remote in download.remotes:
         try:
-            expected = remote if job.pinned else _as_first_seen(job.path, remote, ledger)
-            digest = _transfer(job, expected, root, patience, report)
+            expected = remote if download.is_pinned else _as_in_ledger(download.path, remote, ledger)
+            digest = _transfer(download, expected, root, policy, listener)
         except DownloadRefused as error:
             refusals.append(str(error))
             continue
-        seen = _remember(job, root, ledger, digest, origin)
-        report.say(f"{job.path}: {seen.bytes} bytes, sha256 {seen.sha256[:12]}…, from {remote.hub}")
+        entry = LedgerEntry((root / download.path).stat().st_size, digest, origin)
+        ledger.files[download.path] = entry
+        with edit_ledger(root) as current:
+            current.files[download.path] = entry
+        listener.message(f"{download.path}: {entry.bytes} bytes, sha256 {digest[:12]}…, from {remote.hub}")
         return
     raise DownloadRefused(" ".join(refusals))
 
 
-def _as_first_seen(path: str, remote: Remote, ledger: Ledger) -> Remote:
+def _as_in_ledger(path: str, remote: RemoteFile, ledger: Ledger) -> RemoteFile:
     """Expect what came the first time, where no manifest says what a file has to be."""
-    seen = ledger.files.get(path)
-    if seen is None:
+    entry = ledger.files.get(path)
+    if entry is None:
         return remote
-    if remote.sha256 not in (None, seen.sha256):
+    if remote.sha256 not in (None, entry.sha256):
         raise DownloadRefused(
-            f"{path} is another file at {remote.hub} than the one that was fetched from {seen.source} before. To take "
-            f"the new one, remove its entry from {LEDGER} in the models folder."
+            f"{path} is another file at {remote.hub} than the one that was fetched from {entry.source} before. To "
+            f"take the new one, remove its entry from {LEDGER} in the models folder."
         )
-    return replace(remote, bytes=seen.bytes, sha256=seen.sha256)
+    return replace(remote, bytes=entry.bytes, sha256=entry.sha256)
 
 
-def _transfer(job: FileDownload, remote: Remote, root: Path, patience: RetryPolicy, report: Report) -> str:
-    def advance(done: int) -> None:
-        report.advance(job.path, done, remote.bytes)
+def _transfer(
+    download: FileDownload, remote: RemoteFile, root: Path, policy: RetryPolicy, listener: DownloadListener
+) -> str:
+    def progress(done: int) -> None:
+        listener.progress(download.path, done, remote.bytes)
 
-    def waiting() -> None:
-        report.say(f"{job.path}: another process is fetching it; waiting.")
+    def on_wait() -> None:
+        listener.message(f"{download.path}: another process is fetching it; waiting.")
 
-    return transfer(remote, root / job.path, advance, patience, waiting)
-
-
-def _remember(job: FileDownload, root: Path, ledger: Ledger, digest: str, origin: str) -> Seen:
-    seen = Seen((root / job.path).stat().st_size, digest, origin)
-    ledger.files[job.path] = seen
-    with changing(root) as current:
-        current.files[job.path] = seen
-    return seen
+    return transfer(remote, root / download.path, progress, policy, on_wait)
 
 
-def _note_repositories(models: Sequence[Listed], jobs: Sequence[FileDownload], root: Path) -> None:
-    """Write down which files a repository has, so that the next call need not ask."""
-    whole = {file.path: _names_below(file.path, jobs) for file in files_of(models) if file.is_repository}
-    if whole:
-        with changing(root) as ledger:
-            ledger.repositories.update(whole)
+# In the background
 
 
-def _names_below(folder: str, jobs: Iterable[FileDownload]) -> list[str]:
-    return sorted(job.path.removeprefix(folder) for job in jobs if job.path.startswith(folder))
+class JobState(str, Enum):
+    """How far a job is; the values are those of the page."""
+
+    FETCHING, DONE, CANCELLED, FAILED = "fetching", "done", "cancelled", "failed"
 
 
-FETCHING, DONE, CANCELLED, FAILED = "fetching", "done", "cancelled", "failed"
 SPEED_SECONDS = 10.0  # the speed shown is that of the last so many seconds
 
 
-class Cancelled(PiyingError):
+class JobCancelled(PiyingError):
     """The user has stopped it."""
 
 
 class DownloadJob:
-    """One model on its way into the models folder."""
+    """One model on its way into the models folder: a listener that remembers what it was told."""
 
-    def __init__(self, model: Listed, root: Path, patience: RetryPolicy | None = None) -> None:
-        self.model, self.root, self.patience = model, root, patience
-        self.state = FETCHING
-        self._stop = threading.Event()
-        self._said = ""
+    def __init__(self, model: ListedModel, root: Path, policy: RetryPolicy | None = None) -> None:
+        self.model, self.root, self.policy = model, root, policy
+        self.state = JobState.FETCHING
+        self._cancelled = threading.Event()
+        self._message = ""
         self._file = ""
         self._files: dict[str, int] = {}
         self._points: deque[tuple[float, int]] = deque()
@@ -327,19 +294,19 @@ class DownloadJob:
 
     def cancel(self) -> None:
         """Stop at the next bytes; what is here stays, and the next start goes on from there."""
-        self._stop.set()
+        self._cancelled.set()
 
     def wait(self, seconds: float) -> None:
         """Wait until it has ended, or so long."""
         self._thread.join(seconds)
 
-    def say(self, line: str) -> None:
-        """Take a line for the person who waits."""
+    def message(self, line: str) -> None:
+        """Take a line for the person who waits; raises where the user has stopped it."""
         log.info("%s", line)
-        self._said = line
-        self._check()
+        self._message = line
+        self._raise_if_cancelled()
 
-    def advance(self, name: str, done: int, total: int | None) -> None:
+    def progress(self, name: str, done: int, total: int | None) -> None:
         """Take note of a file's progress; raises where the user has stopped it."""
         del total
         self._file, self._files[name] = name, done
@@ -347,21 +314,21 @@ class DownloadJob:
         self._points.append((now, sum(self._files.values())))
         while now - self._points[0][0] > SPEED_SECONDS:
             self._points.popleft()
-        self._check()
+        self._raise_if_cancelled()
 
-    def _check(self) -> None:
-        if self._stop.is_set():
-            raise Cancelled("Stopped. What is here stays; fetching again goes on from there.")
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise JobCancelled("Stopped. What is here stays; fetching again goes on from there.")
 
     def _run(self) -> None:
         try:
-            fetch([self.model], self.root, report=self, patience=self.patience)
-            self.state = DONE
-        except Cancelled as error:
-            self._said, self.state = str(error), CANCELLED
+            fetch([self.model], self.root, listener=self, policy=self.policy)
+            self.state = JobState.DONE
+        except JobCancelled as error:
+            self._message, self.state = str(error), JobState.CANCELLED
         except (PiyingError, OSError) as error:
             log.warning("%s could not be fetched: %s", self.model.id, error)
-            self._said, self.state = str(error), FAILED
+            self._message, self.state = str(error), JobState.FAILED
 
     def to_json(self) -> dict[str, Any]:
         """Return how it goes; speed in bytes per second."""
@@ -369,19 +336,19 @@ class DownloadJob:
         seconds = points[-1][0] - points[0][0] if points else 0.0
         return {
             "model": self.model.id,
-            "state": self.state,
+            "state": self.state.value,
             "file": self._file,
             "done": sum(list(self._files.values())),
             "speed": round((points[-1][1] - points[0][1]) / seconds) if seconds else 0,
-            "said": self._said,
+            "said": self._message,
         }
 
 
-class Fetcher:
+class Downloader:
     """Fetches one model at a time into a models folder."""
 
-    def __init__(self, patience: RetryPolicy | None = None) -> None:
-        self.patience = patience
+    def __init__(self, policy: RetryPolicy | None = None) -> None:
+        self.policy = policy
         self.job: DownloadJob | None = None
         self._lock = threading.Lock()
 
@@ -393,11 +360,11 @@ class Fetcher:
         """
         (listed,) = find_listed([model])
         with self._lock:
-            if self.job is not None and self.job.state == FETCHING:
+            if self.job is not None and self.job.state is JobState.FETCHING:
                 if self.job.model.id == model:
                     return self.job
                 raise PiyingError(f"{self.job.model.title} is on its way. Wait for it, or stop it first.")
-            self.job = DownloadJob(listed, root, self.patience)
+            self.job = DownloadJob(listed, root, self.policy)
             self.job.start()
             return self.job
 

@@ -1,18 +1,19 @@
 """`models_manifest.json`: the models that can be fetched, and from where.
 
-Needs the standard library alone, as all of `fetch*` does: `install.py` reads it before anything is installed.
+Needs the standard library alone, as all of `download/` does but `huggingface_library`: `install.py` reads it before
+anything is installed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import PiyingError
+from ..files.json_file import load_json
 
 MANIFEST = Path(__file__).resolve().parents[2] / "models_manifest.json"
 SCHEMA = 2
@@ -51,12 +52,12 @@ class ListedFile:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedModel:
     """One model of the manifest.
 
     Attributes:
         id: its name on the command line.
-        family: `wan_vace`, `hunyuan_dit` or `prompt`.
+        family: the key of a family of models.
         kind: `model`, a `part` (text encoder, VAE) or a `lora`.
         title, licence: for people.
         min_vram_gb: the smallest card the memory plan finds a way for, GB; None for parts and LoRAs.
@@ -82,14 +83,14 @@ class Listed:
         return path.rstrip("/") if path.endswith("/") else path.rpartition("/")[0]
 
 
-def read_manifest(path: Path) -> tuple[Listed, ...]:
+def read_manifest(path: Path) -> tuple[ListedModel, ...]:
     """Return the models of a manifest file.
 
     Raises:
         PiyingError: it is not a manifest of this version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         return tuple(_model(entry) for entry in content["models"])
@@ -99,9 +100,9 @@ def read_manifest(path: Path) -> tuple[Listed, ...]:
         ) from error
 
 
-def _model(entry: dict[str, Any]) -> Listed:
+def _model(entry: dict[str, Any]) -> ListedModel:
     names = ("id", "family", "kind", "title", "licence", "min_vram_gb")
-    return Listed(
+    return ListedModel(
         **{name: entry[name] for name in names},
         files=tuple(_file(file) for file in entry["files"]),
         needs=tuple(entry.get("needs", ())),
@@ -111,21 +112,34 @@ def _model(entry: dict[str, Any]) -> Listed:
 
 def _file(entry: dict[str, Any]) -> ListedFile:
     sources = {hub: Source(**source) for hub, source in entry["sources"].items()}
+    safe_path(entry["path"])
     return ListedFile(entry["path"], entry["bytes"], entry["sha256"], sources, tuple(entry.get("only", ())))
 
 
+def safe_path(name: str) -> str:
+    """Return a listed file's path, refused where it would leave its folder.
+
+    Raises:
+        PiyingError: it has `..`, a drive or a root.
+    """
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise PiyingError(f"The file {name!r} is listed, whose path leaves its folder. Nothing was fetched.")
+    return str(path)
+
+
 @cache
-def listed_models() -> tuple[Listed, ...]:
+def listed_models() -> tuple[ListedModel, ...]:
     """Return the models of the manifest, the one to begin with first in each family."""
     return read_manifest(MANIFEST)
 
 
-def first_of(family: str) -> Listed:
+def first_of(family: str) -> ListedModel:
     """Return the model a newcomer to a family should fetch."""
     return next(model for model in listed_models() if model.family == family)
 
 
-def find_listed(ids: Iterable[str]) -> list[Listed]:
+def find_listed(ids: Iterable[str]) -> list[ListedModel]:
     """Return the models of these ids.
 
     Raises:
@@ -139,7 +153,7 @@ def find_listed(ids: Iterable[str]) -> list[Listed]:
     return [known[name] for name in wanted]
 
 
-def files_of(models: Iterable[Listed]) -> list[ListedFile]:
+def files_of(models: Iterable[ListedModel]) -> list[ListedFile]:
     """Return the files of models and of the parts they need, each once, in order."""
     found: dict[str, ListedFile] = {}
     for model in models:

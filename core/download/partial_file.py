@@ -1,4 +1,4 @@
-"""What is here of a file that is on its way: `NAME.part`, and `NAME.part.json`, which says what it is part of."""
+"""Partial files: `NAME.part` is the beginning of a file, and `NAME.part.json` says of which version of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from ..atomic_write import write_text
 from ..errors import PiyingError
+from ..files.json_file import read_json_or_empty
 
 CHUNK = 1 << 20
 
@@ -20,37 +21,37 @@ CHUNK = 1 << 20
 class PartialFile:
     """The beginning of a file, kept between attempts and between runs.
 
-    A part is gone on with where it is known to be the same file's: the same sha256 is expected, or, where none is
-    known, the server gives the same ETag. Any other part is begun anew.
+    It is resumed where it is known to be the same file's: the same sha256 is expected, or, where none is known, the
+    server gives the same ETag. Any other is begun anew.
 
     Attributes:
         target: the file it becomes.
         size: its bytes.
-        best: the most bytes it ever had.
+        most: the most bytes it ever had.
         announced: the bytes of the whole file, where a server said so in this run.
-        joined: whether it came in more than one answer, and might be put together of two files.
+        was_resumed: whether it came in more than one response, and might be put together of two files.
     """
 
     def __init__(self, target: Path, sha256: str | None) -> None:
         self.target = target
-        self.size = self.best = 0
+        self.size = self.most = 0
         self.announced: int | None = None
-        self.joined = False
+        self.was_resumed = False
         self._sha256 = sha256
-        self._path = target.with_name(target.name + ".part")
-        self._note_path = target.with_name(target.name + ".part.json")
+        self._path = _part_path(target)
+        self._state_path = target.with_name(target.name + ".part.json")
         self._etag: str | None = None
         self._hash = hashlib.sha256()
         self._file = self._path.open("r+b" if self._path.exists() else "x+b")
 
     def __enter__(self) -> PartialFile:
-        note = _read_note(self._note_path)
-        self._etag = _usable(note.get("etag"))
-        if note.get("sha256") == self._sha256 and (self._sha256 or self._etag):
+        state = read_json_or_empty(self._state_path)
+        self._etag = _usable(state.get("etag"))
+        if state.get("sha256") == self._sha256 and (self._sha256 or self._etag):
             while chunk := self._file.read(CHUNK):
                 self._hash.update(chunk)
-            self.size = self.best = self._file.tell()
-            self.joined = self.size > 0
+            self.size = self.most = self._file.tell()
+            self.was_resumed = self.size > 0
         else:
             self.reset()
         return self
@@ -59,63 +60,66 @@ class PartialFile:
         with contextlib.suppress(OSError):
             self._file.close()
         # By what lies there: Ctrl-C may come between bytes being written and being counted.
-        if kind is not None and part_bytes(self.target) == 0:
+        if kind is not None and partial_bytes(self.target) == 0:
             self._path.unlink(missing_ok=True)
-            self._note_path.unlink(missing_ok=True)
+            self._state_path.unlink(missing_ok=True)
 
     def range_headers(self) -> dict[str, str]:
-        """Return the request headers that ask for the rest, and for all where the part may not be gone on with."""
-        strong = self._etag is not None and not self._etag.startswith("W/")
+        """Return the request headers that ask for the rest, and for all where this may not be resumed."""
         if not self.size or not (self._sha256 or self._etag):
             return {}
+        strong = self._etag is not None and not self._etag.startswith("W/")
         return {"Range": f"bytes={self.size}-", **({"If-Range": self._etag or ""} if strong else {})}
 
-    def is_another(self, etag: str | None) -> bool:
-        """Tell whether the server's file is not the one this is a part of."""
+    def is_other_version(self, etag: str | None) -> bool:
+        """Return whether the server's file is not the one this is a part of."""
         if self._etag and etag:
             return self._etag != etag
         return self._sha256 is None
 
-    def note(self, etag: str | None) -> None:
-        """Write down what this is a part of, for the next run."""
+    def write_state(self, etag: str | None) -> None:
+        """Write what this is a part of, for the next run."""
         self._etag = _usable(etag)
-        text = json.dumps({"sha256": self._sha256, "etag": self._etag})
-        with _room(self._note_path):
-            self._note_path.write_text(text, encoding="utf-8")
+        with _disk_errors(self._state_path):
+            write_text(self._state_path, json.dumps({"sha256": self._sha256, "etag": self._etag}))
 
     def write(self, chunk: bytes) -> None:
         """Append bytes; PiyingError where the disk does not take them."""
-        with _room(self._path):
+        with _disk_errors(self._path):
             self._file.write(chunk)
         self._hash.update(chunk)
         self.size += len(chunk)
-        self.best = max(self.best, self.size)
+        self.most = max(self.most, self.size)
 
     def reset(self) -> None:
         """Begin anew."""
         self._file.seek(0)
         self._file.truncate()
         self._hash = hashlib.sha256()
-        self.size, self.announced, self._etag, self.joined = 0, None, None, False
+        self.size, self.announced, self._etag, self.was_resumed = 0, None, None, False
 
     def digest(self) -> str:
         """Return the sha256 of what is here."""
         return self._hash.hexdigest()
 
-    def take_place(self) -> None:
+    def finish(self) -> None:
         """Become the file, in one step, once the disk has it all."""
-        with _room(self._path):
+        with _disk_errors(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             self._path.replace(self.target)
-            self._note_path.unlink(missing_ok=True)
+            self._state_path.unlink(missing_ok=True)
 
 
-def part_bytes(target: Path) -> int:
-    """Return the bytes of a file's part, 0 where there is none."""
-    path = target.with_name(target.name + ".part")
+def partial_bytes(target: Path) -> int:
+    """Return the bytes that are here of a file on its way, 0 where there are none."""
+    path = _part_path(target)
     return path.stat().st_size if path.is_file() else 0
+
+
+def _part_path(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
 
 
 def _usable(etag: object) -> str | None:
@@ -123,16 +127,8 @@ def _usable(etag: object) -> str | None:
     return etag if isinstance(etag, str) and etag.isascii() and etag.isprintable() else None
 
 
-def _read_note(path: Path) -> dict[str, Any]:
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
-
-
 @contextlib.contextmanager
-def _room(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

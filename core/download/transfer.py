@@ -1,60 +1,181 @@
-"""One file over HTTPS: resumed where it was cut, and proved before it takes its place."""
+"""Transfer of one file from a hub: resumed where it was cut, and its checksum compared before it takes its place."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from email.message import Message
+from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..errors import PiyingError
-from ..http import DownloadRefused, OutOfRange, Remote, RetryableError, RetryPolicy, answer, persist
-from .checksums import exclusive, sha256_of
+from ..files.json_file import LARGEST_JSON, parse_json
+from ..http import (
+    TRANSIENT_STATUSES,
+    HttpClient,
+    HttpError,
+    Request,
+    ResponseTooLarge,
+    RetryableError,
+    RetryPolicy,
+    read_limited,
+    retry,
+    retry_after,
+    without_query,
+)
+from .checksums import file_lock, sha256_of
 from .partial_file import CHUNK, PartialFile
 
-JOINED_TRIES = 3
+# A file that came in several pieces may be made of two versions: it is fetched again in one piece.
+RESUMED_TRIES = 3
+CLIENT = HttpClient()
 
 Progress = Callable[[int], None]
+Result = TypeVar("Result")
+
+
+class DownloadRefused(PiyingError):
+    """A hub does not give a file, or gives another one. Another hub may have it."""
+
+
+class OutOfRange(RetryableError):
+    """There is nothing after the bytes that are here; `total` is the file's length where the server says it."""
+
+    def __init__(self, total: int | None) -> None:
+        super().__init__("there is nothing after what is here")
+        self.total = total
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a server sends of a file.
+
+    Attributes:
+        start: where it starts in the file.
+        total: bytes of the whole file; None where the server does not say.
+        etag: of this version of the file.
+        chunks: the bytes; raise `RetryableError` or an OSError where the connection breaks.
+    """
+
+    start: int
+    total: int | None
+    etag: str | None
+    chunks: Iterator[bytes]
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that can be downloaded, and what is known of it.
+
+    Attributes:
+        url: its address.
+        bytes, sha256: what it has to be; None where that is not known.
+        hub: the hub's name, for people.
+        token: sent to the first host alone, never along a redirect to another one.
+        login: what to do where the hub wants to know who asks.
+        opener: asks for the rest of a partial file; None for `open_http`.
+    """
+
+    url: str
+    bytes: int | None = None
+    sha256: str | None = None
+    hub: str = "the server"
+    token: str | None = None
+    login: str = ""
+    opener: Callable[[RemoteFile, PartialFile, float], AbstractContextManager[Body]] | None = None
+
+    @property
+    def place(self) -> str:
+        """The address without what follows `?`, which may be a signature."""
+        return without_query(self.url)
 
 
 def transfer(
-    remote: Remote,
+    remote: RemoteFile,
     target: Path,
     progress: Progress = lambda done: None,
-    patience: RetryPolicy | None = None,
-    waiting: Callable[[], None] = lambda: None,
+    policy: RetryPolicy | None = None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> str:
-    """Fetch a file to `target` and return its sha256.
+    """Download a file to `target` and return its sha256.
 
-    What is at `target` already stays until the new file is proved. Of two processes that fetch the same file the
+    What is at `target` already stays until the new file is proved. Of two processes that download the same file the
     second waits, and finds it there.
 
     Args:
-        remote: what to fetch.
         target: where it goes; the folder is made.
-        progress: told the bytes that are here, often; may raise to stop, and the part stays.
-        patience: how long to wait for a server.
-        waiting: called once where another process is fetching the same file.
+        progress: told the bytes that are here, often; may raise to stop, and the partial file stays.
+        on_wait: called once where another process is downloading the same file.
 
     Raises:
-        Refused: the server does not give it, or gives something else.
+        DownloadRefused: the server does not give it, or gives something else.
         PiyingError: it cannot be written here.
     """
-    before = _stamp(target)
-    with _writing(target):
+    before = _state(target)
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(target.with_name(target.name + ".part.lock"), waiting):
-            if _stamp(target) not in (None, before):
+        with file_lock(target.with_name(target.name + ".part.lock"), on_wait):
+            if _state(target) not in (None, before):
                 return sha256_of(target)
             with PartialFile(target, remote.sha256) as part:
-                digest = _complete(part, remote, progress, patience or RetryPolicy())
-                part.take_place()
+                digest = _complete(part, remote, progress, policy or RetryPolicy())
+                part.finish()
+    except OSError as error:
+        raise PiyingError(
+            f"{target} cannot be written ({error.strerror or error}). Look at the folder's permissions, or name "
+            "another one with --to."
+        ) from error
     return digest
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def fetch_json(remote: RemoteFile, policy: RetryPolicy) -> Any:
+    """Return what a hub's API answers.
+
+    Raises:
+        DownloadRefused: there is no answer, or it is no JSON.
+    """
+
+    def attempt() -> Any:
+        with _open(remote, {}, policy.timeout) as response:
+            return parse_json(b"".join(read_limited(response, LARGEST_JSON)))
+
+    try:
+        return with_retries(attempt, remote, policy)
+    except ValueError as error:
+        raise DownloadRefused(f"{remote.hub} answered {remote.place} with something else than a listing.") from error
+
+
+def with_retries(
+    attempt: Callable[[], Result], remote: RemoteFile, policy: RetryPolicy, progress: Callable[[], int] = lambda: 0
+) -> Result:
+    """Return what `attempt` gives; see `retry`. Raises DownloadRefused in the end."""
+    try:
+        return retry(attempt, policy, remote.place, progress)
+    except RetryableError as error:
+        raise DownloadRefused(
+            f"{remote.place} cannot be fetched ({error}). Check the network, then run the same command again: it "
+            "goes on where it stopped."
+        ) from error
+    except ResponseTooLarge as error:
+        raise DownloadRefused(f"{remote.place} {error}.") from error
+    except HttpError as error:
+        raise DownloadRefused(str(error)) from error
+
+
+def server_answers(url: str, timeout: float) -> bool:
+    """Return whether a server is there, whatever it says."""
+    try:
+        with CLIENT.open(Request(url), timeout) as response:
+            return response.status < 500
+    except (RetryableError, HttpError):
+        return False
+
+
+def _state(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
     except OSError:
@@ -62,27 +183,16 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-@contextlib.contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PiyingError(
-            f"{target} cannot be written ({error.strerror or error}). Look at the folder's permissions, or name "
-            "another one with --to."
-        ) from error
-
-
-def _complete(part: PartialFile, remote: Remote, progress: Progress, patience: RetryPolicy) -> str:
-    """Fill a part until it is right; one that was put together may be of two files, and is fetched in one piece."""
-    for _ in range(JOINED_TRIES):
+def _complete(part: PartialFile, remote: RemoteFile, progress: Progress, policy: RetryPolicy) -> str:
+    """Fill a partial file until its checksum is right, and return it."""
+    for _ in range(RESUMED_TRIES):
         progress(part.size)
-        persist(lambda: _receive(part, remote, progress, patience.timeout), remote, patience, lambda: part.best)
-        digest, joined = part.digest(), part.joined
+        with_retries(lambda: _receive(part, remote, progress, policy.timeout), remote, policy, lambda: part.most)
+        digest, was_resumed = part.digest(), part.was_resumed
         if remote.sha256 in (None, digest):
             return digest
         part.reset()
-        if not joined:
+        if not was_resumed:
             break
     raise DownloadRefused(
         f"What {remote.hub} sent for {part.target.name} is not the right file: its sha256 is {digest}, and "
@@ -90,70 +200,100 @@ def _complete(part: PartialFile, remote: Remote, progress: Progress, patience: R
     )
 
 
-def _receive(part: PartialFile, remote: Remote, progress: Progress, timeout: float) -> None:
+def _receive(part: PartialFile, remote: RemoteFile, progress: Progress, timeout: float) -> None:
     """Ask once for what is missing, and write what comes."""
     if part.size and part.size == remote.bytes:
         return
     try:
-        with answer(remote, part.range_headers(), timeout) as response:
-            total = _begin(part, remote, response)
-            _pour(response, part, total, progress)
+        with (remote.opener or open_http)(remote, part, timeout) as body:
+            limit = _begin(part, remote, body)
+            for chunk in body.chunks:
+                if part.size + len(chunk) > limit:
+                    part.reset()
+                    raise RetryableError("more came than was announced")
+                part.write(chunk)
+                progress(part.size)
+        if part.size < limit:
+            raise RetryableError(f"the connection was cut after {part.size} of {limit} bytes")
     except OutOfRange as error:
         if error.total != part.size or part.announced not in (None, part.size):
             part.reset()
             raise
 
 
-def _pour(response: http.client.HTTPResponse, part: PartialFile, total: int | None, progress: Progress) -> None:
-    while chunk := response.read1(CHUNK):
-        if total is not None and part.size + len(chunk) > total:
-            part.reset()
-            raise RetryableError("more came than was announced")
-        part.write(chunk)
-        progress(part.size)
-    if total is not None and part.size < total:
-        raise RetryableError(f"the connection was cut after {part.size} of {total} bytes")
-
-
-def _begin(part: PartialFile, remote: Remote, response: http.client.HTTPResponse) -> int | None:
-    """Put the part where the answer starts, and return the bytes of the whole file."""
-    start, total = _extent(response)
-    _check_length(part.target.name, remote, total)
-    etag = response.headers.get("ETag")
-    if start and (start != part.size or part.is_another(etag)):
+def _begin(part: PartialFile, remote: RemoteFile, body: Body) -> int:
+    """Put the partial file where the body starts, and return the bytes of the whole file."""
+    size = remote.bytes if body.total is None else body.total
+    if size is None:
+        raise DownloadRefused(
+            f"{remote.hub} does not say how long {part.target.name} is, so nobody could tell whether it came whole."
+        )
+    if remote.bytes not in (None, size):
+        raise DownloadRefused(
+            f"{part.target.name} has {size} bytes at {remote.hub}, not {remote.bytes}: it was changed there, or this "
+            "is no file but a message. Nothing was changed here. Choose the other hub with --source, or try later."
+        )
+    if body.start and (body.start != part.size or part.is_other_version(body.etag)):
         part.reset()
         raise RetryableError("the file at the hub is another one now")
-    if start:
-        part.joined = True
+    if body.start:
+        part.was_resumed = True
     else:
         part.reset()
-    part.announced = total
-    part.note(etag)
-    return total
+    part.announced = body.total
+    part.write_state(body.etag)
+    return size
 
 
-def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """Return where the answer starts in the file, and the file's length where it is told."""
+# Over HTTP
+
+
+@contextlib.contextmanager
+def open_http(remote: RemoteFile, part: PartialFile, timeout: float) -> Iterator[Body]:
+    """Yield the rest of a partial file, or the whole file where the server gives no less."""
+    with _open(remote, part.range_headers(), timeout) as response:
+        start, total = _extent(response)
+        yield Body(start, total, response.headers.get("ETag"), iter(lambda: response.read1(CHUNK), b""))
+
+
+@contextlib.contextmanager
+def _open(remote: RemoteFile, headers: dict[str, str], timeout: float) -> Iterator[HTTPResponse]:
+    """Yield the response with status 200 or 206."""
+    with CLIENT.open(Request(remote.url, headers, token=remote.token), timeout) as response:
+        if response.status not in (200, 206):
+            raise status_error(response.status, response.headers, remote)
+        yield response
+
+
+def status_error(status: int, headers: Message | Mapping[str, str], remote: RemoteFile) -> Exception:
+    """Return the error for a status that is no success."""
+    if status in TRANSIENT_STATUSES:
+        return RetryableError(f"status {status}", retry_after(headers))
+    if status == 416:
+        total = headers.get("Content-Range", "").rpartition("/")[2]
+        return OutOfRange(int(total) if total.isdigit() else None)
+    if status in (401, 403):
+        return DownloadRefused(
+            f"{remote.hub} does not give {remote.place} to everybody (status {status}). {remote.login}"
+        )
+    if status in (404, 410):
+        return DownloadRefused(
+            f"{remote.hub} has no {remote.place} (status {status}). It may have moved: update Piying, or choose the "
+            "other hub with --source."
+        )
+    if 300 <= status < 400:
+        return DownloadRefused(
+            f"{remote.place} redirects to an address that is not HTTPS, or in a circle. Nothing was read."
+        )
+    return DownloadRefused(f"{remote.hub} answered {remote.place} with status {status}.")
+
+
+def _extent(response: HTTPResponse) -> tuple[int, int | None]:
+    """Return where the response starts in the file, and the file's length where it is told."""
     if response.status == 206:
-        return _content_range(response.headers)
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if not match:
+            raise RetryableError("the answer does not say where it starts")
+        return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdigit() else None
-
-
-def _content_range(headers: Message) -> tuple[int, int | None]:
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
-    if not match:
-        raise RetryableError("the answer does not say where it starts")
-    return int(match[1]), None if match[2] == "*" else int(match[2])
-
-
-def _check_length(name: str, remote: Remote, total: int | None) -> None:
-    if total is None and remote.sha256 is None:
-        raise DownloadRefused(
-            f"{remote.hub} does not say how long {name} is, so nobody could tell whether it came whole."
-        )
-    if total is not None and remote.bytes not in (None, total):
-        raise DownloadRefused(
-            f"{name} has {total} bytes at {remote.hub}, not {remote.bytes}: it was changed there, or this is no file "
-            "but a message. Nothing was changed here. Choose the other hub with --source, or try later."
-        )

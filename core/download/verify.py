@@ -1,4 +1,4 @@
-"""Are the models that are here the right ones, and what has to be carried to a machine without a network."""
+"""Verification of downloaded models by size and checksum, and lists of files for machines without a network."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PiyingError
-from .checksums import Ledger, is_whole_safetensors, sha256_of
-from .hubs import safe_path
-from .jobs import FileDownload, Hubs, Report, jobs_of
-from .manifest import Listed, ListedFile, files_of
-from .partial_file import part_bytes
+from ..files.json_file import parse_json
+from .checksums import Ledger, sha256_of
+from .hubs import HubSession
+from .jobs import DownloadListener, FileDownload, downloads_of
+from .manifest import ListedFile, ListedModel, files_of, safe_path
+from .partial_file import partial_bytes
 
 UNKNOWN = "-"
+HEADER_LIMIT = 100 << 20  # safetensors' own limit of a header, bytes
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be said of a file: `right`, `whole` where no hash is known, or what is wrong with it."""
+    """The result for one file: `right`, `whole` where no checksum is known, or what is wrong with it."""
 
     path: str
-    word: str
+    text: str
 
     @property
     def is_good(self) -> bool:
         """Whether the file can be used."""
-        return self.word.startswith(("right", "whole"))
+        return self.text.startswith(("right", "whole"))
 
 
-def presence(model: Listed, root: Path, ledger: Ledger) -> str:
+def presence(model: ListedModel, root: Path, ledger: Ledger) -> str:
     """Return `yes`, `part` or `no`: whether a model's own files are here, as far as their sizes tell."""
     found = [_is_present(file, root, ledger) for file in model.files]
     if all(found):
@@ -43,15 +45,13 @@ def _is_present(file: ListedFile, root: Path, ledger: Ledger) -> bool:
         return _has_size(root / file.path, file.bytes)
     names = ledger.repositories.get(file.path)
     if names is None:
-        return _was_put_there(root / file.path) and not any(path.startswith(file.path) for path in ledger.files)
-    seen = ((file.path + name, ledger.files.get(file.path + name)) for name in names)
-    return all(_has_size(root / path, entry.bytes if entry else None) for path, entry in seen)
-
-
-def _was_put_there(folder: Path) -> bool:
-    """Tell whether somebody else has put a model into a folder; of our own we know whether they are whole."""
-    indexes = (folder / name for name in ("model_index.json", "config.json"))
-    return any(index.is_file() for index in indexes) and not any(folder.rglob("*.part"))
+        # Somebody else may have put the model there; of our own downloads we know whether they are whole.
+        folder = root / file.path
+        has_index = any((folder / name).is_file() for name in ("model_index.json", "config.json"))
+        is_ours = any(path.startswith(file.path) for path in ledger.files)
+        return has_index and not is_ours and not any(folder.rglob("*.part"))
+    entries = ((file.path + name, ledger.files.get(file.path + name)) for name in names)
+    return all(_has_size(root / path, entry.bytes if entry else None) for path, entry in entries)
 
 
 def _has_size(path: Path, size: int | None) -> bool:
@@ -59,75 +59,90 @@ def _has_size(path: Path, size: int | None) -> bool:
 
 
 def _has_begun(path: Path) -> bool:
-    return part_bytes(path) > 0 or (path.is_dir() and any(path.iterdir()))
+    return partial_bytes(path) > 0 or (path.is_dir() and any(path.iterdir()))
 
 
 def verify(
-    models: Sequence[Listed], root: Path, report: Report, carried: Iterable[FileDownload] = ()
+    models: Sequence[ListedModel], root: Path, listener: DownloadListener, carried: Iterable[FileDownload] = ()
 ) -> list[Verdict]:
     """Read the files of models and compare them with what they have to be; asks no hub.
 
     Args:
         models: from `find_listed`.
         root: the models folder.
-        report: told the progress.
+        listener: told the progress.
         carried: the files of a list that `file_list` made elsewhere; they tell what no one knows here.
     """
     ledger = Ledger.read(root)
-    listed = {job.path: job for job in carried}
-    verdicts = []
-    for file in files_of(models):
-        for job in _jobs(file, root, ledger, listed):
-            verdicts.append(_verdict(listed.get(job.path, job), root, ledger, report))
-    return verdicts
+    listed = {file.path: file for file in carried}
+    return [
+        _verdict(listed.get(file.path, file), root, ledger, listener)
+        for line in files_of(models)
+        for file in _files(line, root, ledger, listed)
+    ]
 
 
-def _jobs(file: ListedFile, root: Path, ledger: Ledger, carried: dict[str, FileDownload]) -> list[FileDownload]:
-    """Return what a line of the manifest stands for: as listed, as remembered, or as it lies there."""
-    if not file.is_repository:
-        return [FileDownload(file.path, file.bytes, file.sha256)]
-    names = [path.removeprefix(file.path) for path in carried if path.startswith(file.path)]
-    names = names or ledger.repositories.get(file.path, []) or _names_there(root / file.path)
-    return [FileDownload(file.path + name, None, None) for name in names] or [FileDownload(file.path, None, None)]
+def _files(line: ListedFile, root: Path, ledger: Ledger, carried: dict[str, FileDownload]) -> list[FileDownload]:
+    """Return what a line of the manifest stands for: as listed, as in the ledger, or as it lies there."""
+    if not line.is_repository:
+        return [FileDownload(line.path, line.bytes, line.sha256)]
+    names = [path.removeprefix(line.path) for path in carried if path.startswith(line.path)]
+    names = names or ledger.repositories.get(line.path, [])
+    if not names:
+        folder = root / line.path
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [FileDownload(line.path + name, None, None) for name in names] or [FileDownload(line.path, None, None)]
 
 
-def _names_there(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _verdict(job: FileDownload, root: Path, ledger: Ledger, report: Report) -> Verdict:
-    path, seen = root / job.path, ledger.files.get(job.path)
-    size = job.bytes if job.bytes is not None else seen.bytes if seen else None
-    sha256 = job.sha256 or (seen.sha256 if seen else None)
+def _verdict(file: FileDownload, root: Path, ledger: Ledger, listener: DownloadListener) -> Verdict:
+    path, entry = root / file.path, ledger.files.get(file.path)
+    size = file.bytes if file.bytes is not None else entry.bytes if entry else None
+    sha256 = file.sha256 or (entry.sha256 if entry else None)
     if not path.is_file():
-        return Verdict(job.path, "unfinished" if part_bytes(path) else "missing")
+        return Verdict(file.path, "unfinished" if partial_bytes(path) else "missing")
     found = path.stat().st_size
     if size not in (None, found):
-        return Verdict(job.path, f"wrong: {found} bytes, not {size}")
+        return Verdict(file.path, f"wrong: {found} bytes, not {size}")
     if sha256 is None:
-        return Verdict(job.path, _without_hash(path))
-    digest = sha256_of(path, lambda done: report.advance(job.path, done, found))
-    return Verdict(job.path, "right" if digest == sha256 else f"wrong: its sha256 is {digest}, not {sha256}")
+        if path.suffix == ".safetensors" and not is_whole_safetensors(path):
+            return Verdict(file.path, "wrong: shorter or longer than its header says")
+        return Verdict(file.path, "whole, as far as its length tells; its sha256 is not known")
+    digest = sha256_of(path, lambda done: listener.progress(file.path, done, found))
+    return Verdict(file.path, "right" if digest == sha256 else f"wrong: its sha256 is {digest}, not {sha256}")
 
 
-def _without_hash(path: Path) -> str:
-    if path.suffix == ".safetensors" and not is_whole_safetensors(path):
-        return "wrong: shorter or longer than its header says"
-    return "whole, as far as its length tells; its sha256 is not known"
+def is_whole_safetensors(path: Path) -> bool:
+    """Return whether a safetensors file is as long as its header says: a cut one is not."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(HEADER_LIMIT, size - 8):
+            return False
+        try:
+            header = parse_json(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return bool(size == 8 + length + max(ends, default=0))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return False
 
 
 # For machines without a network
 
 
-def file_list(models: Sequence[Listed], hubs: Hubs) -> list[str]:
+def file_list(models: Sequence[ListedModel], session: HubSession) -> list[str]:
     """Return a line for each file to carry: address, path below the models folder, bytes, sha256, by tabs."""
-    jobs = [job for file in files_of(models) for job in jobs_of(file, hubs, Path(), Ledger())]
-    return [_line(job) for job in jobs]
-
-
-def _line(job: FileDownload) -> str:
-    size = UNKNOWN if job.bytes is None else str(job.bytes)
-    return "\t".join((job.remotes[0][1].url, job.path, size, job.sha256 or UNKNOWN))
+    files = [file for line in files_of(models) for file in downloads_of(line, session, Path(), Ledger())]
+    return [
+        "\t".join(
+            (
+                file.remotes[0][1].url,
+                file.path,
+                UNKNOWN if file.bytes is None else str(file.bytes),
+                file.sha256 or UNKNOWN,
+            )
+        )
+        for file in files
+    ]
 
 
 def read_file_list(path: Path) -> list[FileDownload]:
@@ -136,16 +151,15 @@ def read_file_list(path: Path) -> list[FileDownload]:
     Raises:
         PiyingError: it is no such list.
     """
+    files = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [_job(line) for line in lines if line.strip()]
+        for line in filter(str.strip, path.read_text(encoding="utf-8").splitlines()):
+            _, name, size, sha256 = line.split("\t")
+            known = None if size == UNKNOWN else int(size)
+            files.append(FileDownload(safe_path(name), known, None if sha256 == UNKNOWN else sha256))
     except (OSError, ValueError) as error:
         raise PiyingError(
             f"{path} cannot be read as a list of files ({error}). Make it with: python install.py --models ID "
             "--print-files > list.txt"
         ) from error
-
-
-def _job(line: str) -> FileDownload:
-    _, name, size, sha256 = line.split("\t")
-    return FileDownload(safe_path(name), None if size == UNKNOWN else int(size), None if sha256 == UNKNOWN else sha256)
+    return files

@@ -1,25 +1,32 @@
-"""A plan carried out: made, shown, tried, stepped down from, and compared with what happened."""
+"""Plan execution: the best plan is shown, tried, stepped down from where it fails, and compared with what happened."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
-from ..errors import PiyingError
 from ..planner.machine import read_machine
 from ..planner.plan import plan
-from ..planner.plan_types import gigabytes
+from ..planner.plan_types import PhaseMeasurement, gigabytes
 from ..planner.report import after, table
-from .measure import Meter
-from .retry import FailedPlans, Overflow, retry_after_overflow, retry_with_next_plan, without
+from .retry import (
+    FailedPlans,
+    Overflow,
+    catch_out_of_memory,
+    exclude_overflows,
+    retry_after_overflow,
+    retry_with_next_plan,
+)
 
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
     from ..host.base import Host
     from ..planner.machine import Machine
     from ..planner.phases import Phase
-    from ..planner.plan_types import Plan
+    from ..planner.plan_types import Compute, PhaseName, PhasePlan, Plan, Storage
 
 log = logging.getLogger("piying")
 
@@ -28,88 +35,157 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Run(Protocol[Result]):
-    """Work that a plan tells how to do."""
+    """Work that a plan says how to do.
+
+    Attributes:
+        meter: measures its phases.
+    """
+
+    meter: Meter
 
     def attempt(self, plan: Plan) -> Result:
         """Do it; raises `PhaseOutOfMemoryError` where a phase does not fit."""
 
 
+class RunRecord(TypedDict):
+    """How a run went, fit for JSON: it is written into files and shown in the browser.
+
+    `dtype` and `storage` are the sampling phase's, `computes` and `seconds` say of each phase what it computed in and
+    how long it took.
+    """
+
+    device: str
+    dtype: Compute
+    storage: Storage
+    computes: dict[PhaseName, Compute]
+    plan: str
+    predicted_seconds: float
+    predicted_vram_gb: float
+    seconds: dict[str, float]
+    peak_vram_gb: float
+
+
 def execute_plan(
-    work: tuple[Phase, ...],
+    phases: tuple[Phase, ...],
     handle: ModelHandle,
     host: Host,
-    make_run: Callable[[str, Meter], Run[Result]],
-    advise: Callable[[Machine], str] | None = None,
-    told: set[str] | None = None,
-) -> tuple[Result, dict[str, Any]]:
-    """Do `work` by the best plan that holds on this machine.
+    run: Run[Result],
+    *,
+    what_fits: Callable[[Machine], str] | None = None,
+    logged_plans: set[str] | None = None,
+) -> tuple[Result, RunRecord]:
+    """Do a run by the best plan that holds on this machine.
 
     Args:
-        work: the phases.
+        phases: what the run consists of, for the planner.
         handle: the user's wishes for number types and placement.
-        host: the program around the pack.
-        make_run: gives the run, from the device and the meter it reports to.
-        advise: asked what would fit, where nothing does.
-        told: the plans that were shown before, in pieces of work that are much alike; one of them is not shown again.
+        what_fits: returns a sentence on what would fit, where nothing does.
+        logged_plans: keys of plans that were logged for runs much like this one; they are not logged again, and this
+            run's is added.
 
     Returns:
-        What the run gives, and a record of how it ran, fit for JSON.
+        The run's result, and a record of how it went.
 
     Raises:
         PiyingError: nothing fits; the text has the numbers, and the largest size or length that would.
     """
     machine = read_machine(host)
-    told = set() if told is None else told
-    device = host.device()
-    _limit(device, host)
-    meter = Meter(device)
-    run = make_run(device, meter)
+    logged = set() if logged_plans is None else logged_plans
+    device = run.meter.device
 
     def next_plan(refused: frozenset[str], overflows: Collection[Overflow]) -> Plan:
-        chosen = plan(
-            without(work, overflows),
+        best = plan(
+            exclude_overflows(phases, overflows),
             machine,
             refused,
             precision=handle.precision,
             memory=handle.memory,
-            advise=None if advise is None else lambda: advise(machine),
+            advise=None if what_fits is None else lambda: what_fits(machine),
         )
-        if chosen.fits and chosen.key not in told:
-            log.info("%s", table(chosen, machine))
-        return chosen
+        if best.fits and best.key not in logged:
+            log.info("%s", table(best, machine))
+        return best
 
-    failures = FailedPlans(host.cache_folder() / "failed_plans.json", machine, work)
+    failures = FailedPlans(host.cache_folder() / "failed_plans", machine, phases)
 
     def attempt(overflows: Collection[Overflow]) -> tuple[Result, Plan]:
-        return retry_with_next_plan(lambda refused: next_plan(refused, overflows), run.attempt, failures, _too_large)
+        return retry_with_next_plan(lambda refused: next_plan(refused, overflows), run.attempt, failures)
 
-    result, chosen = retry_after_overflow(attempt)
-    if chosen.key not in told:
-        log.info("%s", after(chosen, meter.phases, machine))
-    told.add(chosen.key)
-    sampled = chosen.phases[-2] if len(chosen.phases) > 1 else chosen.phases[-1]
-    return result, {
+    with memory_limit(device, host.memory_rules().vram):
+        result, done = retry_after_overflow(attempt)
+    if done.key not in logged:
+        log.info("%s", after(done, run.meter.phases, machine))
+    logged.add(done.key)
+    return result, _record(device, done, run.meter.phases)
+
+
+def _record(device: str, plan: Plan, measured: list[PhaseMeasurement]) -> RunRecord:
+    # The last phase decodes, where there is more than one.
+    sampled = plan.phases[-2] if len(plan.phases) > 1 else plan.phases[-1]
+    return {
         "device": device,
         "dtype": sampled.compute,
         "storage": sampled.storage,
-        "computes": {phase.phase: phase.compute for phase in chosen.phases},
-        "plan": chosen.key,
-        "predicted_seconds": round(chosen.seconds, 1),
-        "predicted_vram_gb": gigabytes(chosen.peak_vram),
-        "seconds": {phase.phase: round(phase.seconds, 3) for phase in meter.phases},
-        "peak_vram_gb": gigabytes(max((phase.vram for phase in meter.phases), default=0)),
+        "computes": {phase.phase: phase.compute for phase in plan.phases},
+        "plan": plan.key,
+        "predicted_seconds": round(plan.seconds, 1),
+        "predicted_vram_gb": gigabytes(plan.peak_vram),
+        "seconds": {phase.phase: round(phase.seconds, 3) for phase in measured},
+        "peak_vram_gb": gigabytes(max((phase.vram for phase in measured), default=0)),
     }
 
 
-def _limit(device: str, host: Host) -> None:
-    """Hold torch to the part of the card that the user allows."""
+@contextmanager
+def memory_limit(device: str, allowed: int | None) -> Iterator[None]:
+    """Hold torch to `allowed` bytes of the card inside the block; None leaves it all of the card.
+
+    The limit is one of the process, so it is undone: what runs next in the process may be somebody else's.
+    """
     import torch
 
-    allowed = host.memory_rules().vram
-    if allowed is not None and device.startswith("cuda"):
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    if allowed is None or not device.startswith("cuda"):
+        yield
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    # torch tells its limit since 2.7; before that it is taken for the default, all of the card.
+    get_limit = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    before = get_limit(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before, device)
 
 
-def _too_large(tried: Plan) -> PiyingError:
-    return PiyingError(" ".join(tried.reasons))
+class Meter:
+    """Measures the phases of one run.
+
+    Attributes:
+        device: the torch device the run computes on.
+        phases: measurements, in the order in which the phases ended.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.phases: list[PhaseMeasurement] = []
+
+    @contextmanager
+    def phase(self, choice: PhasePlan) -> Iterator[None]:
+        """Measure what happens inside the block.
+
+        Raises:
+            PhaseOutOfMemoryError: memory ran out inside the block; its key is that of `choice`.
+        """
+        import psutil
+        import torch
+
+        on_card = self.device.startswith("cuda")
+        start = time.perf_counter()
+        if on_card:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with catch_out_of_memory(choice.key):
+            yield
+        seconds = time.perf_counter() - start
+        peak = torch.cuda.max_memory_allocated(self.device) if on_card else 0
+        ram = int(psutil.Process().memory_info().rss)
+        self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram))

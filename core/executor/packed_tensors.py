@@ -1,10 +1,11 @@
-"""The tensors of some modules as one run of bytes, and their places in the modules' tables."""
+"""Packed tensors: the tensors of some modules as one run of bytes, and their places in the modules' tables."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ class _Held:
     """One tensor, and every table entry of a module that holds it: tied names have one tensor."""
 
     tensor: torch.Tensor
-    entries: list[tuple[dict[str, torch.Tensor | None], str]] = field(default_factory=list)
+    entries: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
     def put(self, tensor: torch.Tensor) -> None:
         for table, name in self.entries:
@@ -36,7 +37,8 @@ class ModuleTensors:
         """Take the tensors of `modules` themselves, not of their children, but for the ids in `leave`."""
         found: dict[int, _Held] = {}
         for module in modules:
-            for table in (module._parameters, module._buffers):
+            tables: list[dict[str, Any]] = [module._parameters, module._buffers]
+            for table in tables:
                 for name, tensor in table.items():
                     if tensor is not None and id(tensor) not in leave:
                         found.setdefault(id(tensor), _Held(tensor)).entries.append((table, name))

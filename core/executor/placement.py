@@ -1,4 +1,4 @@
-"""A phase's model where the plan wants it, for just as long as the phase lasts."""
+"""Placement: a phase's model where the plan wants it, for just as long as the phase lasts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from ..host.base import Host
+    from ..host.base import DevicePolicy
     from ..planner.plan_types import PhasePlan
 
 
 @contextmanager
 def placed(
-    module: torch.nn.Module, blocks: Sequence[torch.nn.Module], choice: PhasePlan, device: str, host: Host
+    module: torch.nn.Module,
+    choice: PhasePlan,
+    device: str,
+    policy: DevicePolicy,
+    *,
+    blocks: Sequence[torch.nn.Module] = (),
 ) -> Iterator[None]:
     """Hold `module` as `choice` says: whole on the device, its blocks streamed through it, or where it is.
 
@@ -24,15 +29,16 @@ def placed(
         blocks: its blocks in the order in which they run; needed where they are streamed.
         choice: the plan of the phase.
         device: a torch device name.
+        policy: asked to make room on the device.
     """
     if choice.placement == "streamed":
         from .streaming import streamed
 
-        host.make_room(choice.vram)
+        policy.make_room(choice.vram)
         with streamed(module, blocks, device):
             yield
     elif choice.placement == "resident":
-        with resident([module], device, host):
+        with resident([module], device, policy):
             yield
     else:
         yield
@@ -45,7 +51,7 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 
 @contextmanager
-def resident(modules: list[torch.nn.Module], device: str, host: Host) -> Iterator[None]:
+def resident(modules: list[torch.nn.Module], device: str, policy: DevicePolicy) -> Iterator[None]:
     """Hold `modules` on `device` inside the block.
 
     The tensors in host memory stay what they are and come back after the block, on an error too:
@@ -58,7 +64,7 @@ def resident(modules: list[torch.nn.Module], device: str, host: Host) -> Iterato
     if device == "cpu":
         yield
         return
-    host.make_room(sum(module_bytes(module) for module in modules))
+    policy.make_room(sum(module_bytes(module) for module in modules))
     tensors = ModuleTensors(dict.fromkeys(part for module in modules for part in module.modules()))
     try:
         tensors.bind([tensor.detach().to(device) for tensor in tensors.originals])

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import logging
-import os
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from ..disk_cache import DiskCache, entry_name
 from ..errors import PiyingError
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..planner.machine import Machine
     from ..planner.phases import Phase
-    from ..planner.plan_types import PhasePlan, Plan
+    from ..planner.plan_types import Compute, PhasePlan, Plan
 
 log = logging.getLogger("piying")
 
@@ -62,8 +61,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def guarded(key: str) -> Iterator[None]:
-    """Turn running out of memory inside the block into a `PhaseOutOfMemoryError`, its tensors let go.
+def catch_out_of_memory(key: str) -> Iterator[None]:
+    """Turn running out of memory inside the block into a `PhaseOutOfMemoryError` that holds no tensors.
 
     Tensors of the failed attempt live in the frames of the traceback: those are cleared, or the
     next attempt would start on a full card.
@@ -85,36 +84,34 @@ def retry_with_next_plan(
     next_plan: Callable[[frozenset[str]], Plan],
     attempt: Callable[[Plan], Result],
     failures: FailedPlans,
-    too_large: Callable[[Plan], PiyingError],
 ) -> tuple[Result, Plan]:
-    """Carry out the best plan, and the next one after each that runs out of memory.
+    """Execute the best plan, and the next one after each that runs out of memory.
 
     Args:
-        next_plan: the best plan without the phase choices given.
-        attempt: carries a plan out; raises `PhaseOutOfMemoryError` where a phase does not fit.
-        failures: the choices that failed before on this machine and for this work.
-        too_large: the error to raise when no plan is left.
+        next_plan: returns the best plan without the phase choices it is given.
+        attempt: executes a plan; raises `PhaseOutOfMemoryError` where a phase does not fit.
+        failures: the choices that failed before on this machine and for these phases.
 
     Raises:
-        PiyingError: nothing fits.
+        PiyingError: no plan is left that fits.
     """
     refused = failures.load()
     while True:
         plan = next_plan(refused)
         if not plan.fits:
-            raise too_large(plan)
+            raise PiyingError(" ".join(plan.reasons))
         try:
             return attempt(plan), plan
         except PhaseOutOfMemoryError as error:
             failed = error.key
             log.warning("Out of memory (%s). Freeing everything and going on with a cheaper plan.", error)
-        free()
+        free_memory()
         refused |= {failed}
         failures.add(failed)
 
 
-def free() -> None:
-    """Give back what nothing refers to any more: Python's cycles, then torch's cache of the card."""
+def free_memory() -> None:
+    """Release what nothing refers to any more: Python's reference cycles, then torch's cache of the card."""
     import torch
 
     gc.collect()
@@ -122,7 +119,7 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-NARROW = "fp16"  # ends at 65504; bf16 has the range of fp32
+OVERFLOWING = "fp16"  # ends at 65504; bf16 has the range of fp32
 Overflow = tuple[str, str]  # a phase and the number type it overflowed in
 
 
@@ -138,32 +135,32 @@ class PhaseOverflowError(Exception):
         self.overflow: Overflow = (choice.phase, choice.compute)
 
 
-def check_of(choice: PhasePlan) -> Callable[[torch.Tensor], None]:
-    """Return what a phase shows its results to; in fp16 one that is not finite raises `PhaseOverflowError`.
+def overflow_check(choice: PhasePlan) -> Callable[[torch.Tensor], None]:
+    """Return a check of a phase's results; in fp16 one that is not finite raises `PhaseOverflowError`.
 
     An infinity anywhere inside a network becomes a NaN at its next norm, and that spreads to the result.
     """
 
     def check(result: torch.Tensor) -> None:
-        if choice.compute == NARROW and not result.isfinite().all():
+        if choice.compute == OVERFLOWING and not result.isfinite().all():
             raise PhaseOverflowError(choice)
 
     return check
 
 
-def without(work: tuple[Phase, ...], overflows: Collection[Overflow]) -> tuple[Phase, ...]:
-    """Return the phases with the number types in which none of them overflowed."""
+def exclude_overflows(phases: tuple[Phase, ...], overflows: Collection[Overflow]) -> tuple[Phase, ...]:
+    """Return the phases without the number types in which they overflowed."""
 
-    def kept(phase: Phase, types: tuple[str, ...]) -> tuple[str, ...]:
+    def usable(phase: Phase, types: tuple[Compute, ...]) -> tuple[Compute, ...]:
         return tuple(name for name in types if (phase.name, name) not in overflows)
 
     return tuple(
-        replace(phase, computes=kept(phase, phase.computes), on_cpu=kept(phase, phase.on_cpu)) for phase in work
+        replace(phase, computes=usable(phase, phase.computes), on_cpu=usable(phase, phase.on_cpu)) for phase in phases
     )
 
 
 def retry_after_overflow(attempt: Callable[[Collection[Overflow]], Result]) -> Result:
-    """Return what `attempt` gives, called again after each overflow with all that there were."""
+    """Return what `attempt` returns, called again after each overflow with all that there were."""
     overflows: list[Overflow] = []
     while True:
         try:
@@ -171,60 +168,47 @@ def retry_after_overflow(attempt: Callable[[Collection[Overflow]], Result]) -> R
         except PhaseOverflowError as error:
             log.warning("%s: it is computed again in a wider number type.", error)
             overflows.append(error.overflow)
-        free()  # what the failed attempt held went with its exception
+        free_memory()  # outside the handler: what the failed attempt held went with its exception
 
 
-LIMIT = 200  # entries in the file, the oldest of which go
+MAX_ENTRIES = 200  # pairs of a machine and a piece of work
 # A choice that failed is tried again where this much more of the card is free than when it failed.
-MORE_ROOM = 1.05
+RETRY_WITH_ROOM = 1.05
 
 
 @dataclass(frozen=True)
 class FailedPlans:
-    """The phase choices that ran out of memory for one machine and one work.
+    """The phase choices that ran out of memory on one machine in one piece of work, on disk.
 
     Attributes:
-        path: the file they are kept in; it may be deleted at any time.
+        folder: of the disk cache; it may be deleted at any time.
         machine: where they failed.
-        work: what failed.
+        phases: what they failed in.
     """
 
-    path: Path
+    folder: Path
     machine: Machine
-    work: tuple[Phase, ...]
+    phases: tuple[Phase, ...]
 
     def load(self) -> frozenset[str]:
         """Return the keys of choices that failed here before with no more of the card free than now."""
-        entries = self._read().get(self._key, {})
         room = self.machine.vram_free
-        return frozenset(key for key, free in entries.items() if isinstance(free, int) and room < free * MORE_ROOM)
+        return frozenset(key for key, free in self._read().items() if room < free * RETRY_WITH_ROOM)
 
     def add(self, key: str) -> None:
-        """Remember a choice."""
-        entries = self._read()
-        mine = entries.pop(self._key, {})
-        entries[self._key] = {**mine, key: self.machine.vram_free}
-        self._write(dict(list(entries.items())[-LIMIT:]))
+        """Store a choice that failed."""
+        failed = {**self._read(), key: self.machine.vram_free}
+        self._cache.put(self._entry, json.dumps(failed).encode())
 
     @property
-    def _key(self) -> str:
-        work = hashlib.sha256(repr(self.work).encode()).hexdigest()[:16]
-        return f"{self.machine.name} {self.machine.vram_total} {work}"
+    def _cache(self) -> DiskCache:
+        return DiskCache(self.folder, ".json", max_entries=MAX_ENTRIES)
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        try:
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(entries, dict):
-            return {}
-        return {key: value for key, value in entries.items() if isinstance(value, dict)}
+    @property
+    def _entry(self) -> str:
+        machine = [self.machine.name, self.machine.vram_total]
+        return entry_name({"machine": machine, "phases": repr(self.phases)})
 
-    def _write(self, entries: dict[str, dict[str, Any]]) -> None:
-        beside = self.path.with_suffix(f".{os.getpid()}.part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-            beside.replace(self.path)
-        except OSError as error:
-            log.debug("%s cannot be written (%s): the plan may be tried again.", self.path, error)
+    def _read(self) -> dict[str, int]:
+        data = self._cache.get(self._entry)
+        return {} if data is None else json.loads(data)

@@ -1,6 +1,6 @@
-"""Streaming: a model larger than the device, whose blocks visit the device one after the other.
+"""Streaming: a model larger than the device, whose blocks are copied to the device one after the other.
 
-While a block computes in one slot of device memory, the next is copied into another. The weights
+While a block computes in one slot of device memory, the next is prefetched into another. The weights
 stay where they are in host memory, mapped files included, and are never changed or pinned.
 """
 
@@ -27,12 +27,12 @@ SPARE_CHUNKS = 2
 
 @dataclass
 class Traffic:
-    """What streaming did.
+    """Statistics of streaming.
 
     Attributes:
         bytes: copied from host memory into slots.
         copies: blocks copied.
-        late: blocks that ran out of turn, so that nothing could be copied ahead.
+        late: blocks that ran out of turn, so that they could not be prefetched.
         stall_seconds: time in which the device had nothing to do but wait for weights.
         device_bytes: held on the device throughout: the slots and what is outside the blocks.
         pinned_bytes: page-locked host memory.
@@ -47,7 +47,7 @@ class Traffic:
 
 
 class HostToDeviceCopier:
-    """Slots that are filled at once, on any device."""
+    """Slots of device memory that are filled at once, on any device."""
 
     def __init__(self, device: torch.device, size: int, slots: int, traffic: Traffic) -> None:
         """Allocate `slots` slots of `size` bytes."""
@@ -56,12 +56,12 @@ class HostToDeviceCopier:
         self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(slots)]
         traffic.device_bytes += size * slots
 
-    def send(self, flat: PackedTensors, slot: int) -> None:
+    def send(self, packed: PackedTensors, slot: int) -> None:
         """Begin to copy a block into a slot, when everything that used the slot so far is done."""
         begun = time.perf_counter()
-        target = self.slots[slot][: flat.size]
-        staged = target if self.device.type == "cpu" else torch.empty(flat.size, dtype=torch.uint8)
-        flat.read(0, staged)
+        target = self.slots[slot][: packed.size]
+        staged = target if self.device.type == "cpu" else torch.empty(packed.size, dtype=torch.uint8)
+        packed.read(0, staged)
         if staged is not target:
             target.copy_(staged)
         self.traffic.stall_seconds += time.perf_counter() - begun
@@ -103,14 +103,14 @@ class CudaCopier(HostToDeviceCopier):
         self._ring = itertools.cycle([(chunk, torch.cuda.Event(blocking=True)) for chunk in ring])
         traffic.pinned_bytes += chunks * self._chunk
 
-    def send(self, flat: PackedTensors, slot: int) -> None:
+    def send(self, packed: PackedTensors, slot: int) -> None:
         """Queue the copies of a block, chunk by chunk; returns when the last chunk is queued."""
         self._side.wait_event(self._free[slot])
-        for start in range(0, flat.size, self._chunk):
+        for start in range(0, packed.size, self._chunk):
             chunk, sent = next(self._ring)
-            part = chunk[: min(self._chunk, flat.size - start)]
+            part = chunk[: min(self._chunk, packed.size - start)]
             sent.synchronize()
-            flat.read(start, part)
+            packed.read(start, part)
             with torch.cuda.stream(self._side):
                 self.slots[slot][start : start + part.numel()].copy_(part, non_blocking=True)
             sent.record(self._side)
@@ -148,7 +148,7 @@ class CudaCopier(HostToDeviceCopier):
 
 
 def copier_for(device: torch.device, size: int, slots: int, traffic: Traffic) -> HostToDeviceCopier:
-    """Return the lane for a device."""
+    """Return the copier for a kind of device."""
     kind = CudaCopier if device.type == "cuda" else HostToDeviceCopier
     return kind(device, size, slots, traffic)
 
@@ -187,30 +187,31 @@ def streamed(
             another block or not in host memory.
         TypeError: a block holds tensors of a class whose memory is not the numbers themselves.
     """
-    device, traffic = _full(device), Traffic()
+    device, traffic = torch.device(device), Traffic()
+    if device.type == "cuda" and device.index is None:
+        # With its index, so that streams and tensors agree.
+        device = torch.device("cuda", torch.cuda.current_device())
     blocks = list(dict.fromkeys(order))
     _check(module, blocks, slots)
-    outside = _outside(module, set(blocks))
+    outside = _modules_outside(module, set(blocks))
     with ExitStack() as undo:
         stays = {id(tensor) for each in on_host for tensor in [*each.parameters(), *each.buffers()]}
-        flats = {block: PackedTensors(_apart(block, outside)) for block in blocks}
-        _move(ModuleTensors(outside, leave=stays), device, traffic, undo)
-        path = copier_for(device, max(flat.size for flat in flats.values()), min(slots, len(blocks)), traffic)
-        undo.callback(path.close)
-        _Visits([flats[block] for block in order], path).begin(undo, list(order))
+        # What a block shares with the outside is on the device throughout, and is not copied with the block.
+        packed = {block: PackedTensors(part for part in block.modules() if part not in outside) for block in blocks}
+        root = ModuleTensors(outside, leave=stays)
+        moved = [tensor.detach().to(device) for tensor in root.originals]
+        traffic.device_bytes += sum(tensor.nbytes for tensor in moved)
+        undo.callback(root.restore)
+        root.bind(moved)
+        largest = max(each.size for each in packed.values())
+        copier = copier_for(device, largest, min(slots, len(blocks)), traffic)
+        undo.callback(copier.close)
+        _Prefetcher([packed[block] for block in order], copier).attach(undo, list(order))
         for each in on_host:
             _run_on_host(each, device, undo)
-        kept = undo.pop_all()
-    with kept:
+        restore = undo.pop_all()
+    with restore:
         yield traffic
-
-
-def _full(device: str | torch.device) -> torch.device:
-    """Return the device with its index, so that streams and tensors agree."""
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
 
 
 def _check(module: torch.nn.Module, blocks: list[torch.nn.Module], slots: int) -> None:
@@ -225,8 +226,8 @@ def _check(module: torch.nn.Module, blocks: list[torch.nn.Module], slots: int) -
         raise ValueError("order names a block that is inside another.")
 
 
-def _outside(module: torch.nn.Module, blocks: set[torch.nn.Module]) -> dict[torch.nn.Module, None]:
-    """Return the modules that can be reached without entering a block."""
+def _modules_outside(module: torch.nn.Module, blocks: set[torch.nn.Module]) -> dict[torch.nn.Module, None]:
+    """Return the modules that can be reached without entering a block, in a fixed order."""
     found: dict[torch.nn.Module, None] = {}
     waiting = [module]
     while waiting:
@@ -235,19 +236,6 @@ def _outside(module: torch.nn.Module, blocks: set[torch.nn.Module]) -> dict[torc
             found[each] = None
             waiting += each.children()
     return found
-
-
-def _apart(block: torch.nn.Module, outside: Collection[torch.nn.Module]) -> list[torch.nn.Module]:
-    """Return the modules of a block that are not used outside of the blocks too."""
-    return [module for module in block.modules() if module not in outside]
-
-
-def _move(root: ModuleTensors, device: torch.device, traffic: Traffic, undo: ExitStack) -> None:
-    """Have copies on the device stand in for `root` until `undo`."""
-    moved = [tensor.detach().to(device) for tensor in root.originals]
-    traffic.device_bytes += sum(tensor.nbytes for tensor in moved)
-    undo.callback(root.restore)
-    root.bind(moved)
 
 
 def _run_on_host(module: torch.nn.Module, device: torch.device, undo: ExitStack) -> None:
@@ -263,92 +251,87 @@ def _run_on_host(module: torch.nn.Module, device: torch.device, undo: ExitStack)
     undo.callback(module.register_forward_hook(deliver).remove)
 
 
-class _Visits:
+class _Prefetcher:
     """Which block is in which slot, and which comes next.
 
     At most one block's tensors are bound to its slot at a time: the running one's.
     """
 
-    def __init__(self, order: list[PackedTensors], path: HostToDeviceCopier) -> None:
+    def __init__(self, order: list[PackedTensors], copier: HostToDeviceCopier) -> None:
         self._order = order
-        self._lane = path
-        self._in_slot: list[PackedTensors | None] = [None] * len(path.slots)
+        self._copier = copier
+        self._in_slot: list[PackedTensors | None] = [None] * len(copier.slots)
         self._views: dict[tuple[PackedTensors, int], list[torch.Tensor]] = {}
-        self._at = -1  # where in the order the running block is
+        self._position = -1  # of the running block in the order
         self._running: int | None = None  # its slot
 
-    def begin(self, undo: ExitStack, order: list[torch.nn.Module]) -> None:
-        """Watch the blocks until `undo`, and send the first ones on their way."""
-        undo.callback(self._end)
-        places: dict[torch.nn.Module, PackedTensors] = dict(zip(order, self._order, strict=True))
-        for block, flat in places.items():
-            undo.callback(block.register_forward_pre_hook(self._before(flat), prepend=True).remove)
+    def attach(self, undo: ExitStack, order: list[torch.nn.Module]) -> None:
+        """Hook into the blocks until `undo`, and prefetch the first ones."""
+        undo.callback(self._detach)
+        packed: dict[torch.nn.Module, PackedTensors] = dict(zip(order, self._order, strict=True))
+        for block, tensors in packed.items():
+            undo.callback(block.register_forward_pre_hook(self._before(tensors), prepend=True).remove)
             undo.callback(block.register_forward_hook(self._after).remove)
-        self._send_ahead()
+        self._prefetch()
 
-    def _before(self, flat: PackedTensors) -> Callable[[torch.nn.Module, Any], None]:
+    def _before(self, packed: PackedTensors) -> Callable[[torch.nn.Module, Any], None]:
         def hook(_block: torch.nn.Module, _args: Any) -> None:
-            if self._running is None or self._in_slot[self._running] is not flat:
-                self._retire()
-                self._enter(flat)
+            if self._running is None or self._in_slot[self._running] is not packed:
+                self._release()
+                self._enter(packed)
 
         return hook
 
     def _after(self, _block: torch.nn.Module, _args: Any, _result: Any) -> None:
         # Here, not before the block: its kernels are queued, so that the device has work while the
         # host fills the chunks for the next block.
-        self._send_ahead()
+        self._prefetch()
 
-    def _enter(self, flat: PackedTensors) -> None:
-        self._at = self._place(flat)
-        if flat not in self._in_slot:
-            self._lane.traffic.late += 1
-            self._send(flat, self._next())
-        slot = self._in_slot.index(flat)
-        self._lane.arrive(slot)
-        flat.bind(self._bound(flat, slot))
+    def _enter(self, packed: PackedTensors) -> None:
+        """Bind a block to its slot, where it is copied now unless it was prefetched."""
+        turn = (self._position + 1) % len(self._order)
+        # A block that runs out of turn counts as at its first place in the order.
+        self._position = turn if self._order[turn] is packed else self._order.index(packed)
+        if packed not in self._in_slot:
+            self._copier.traffic.late += 1
+            self._send(packed, self._upcoming())
+        slot = self._in_slot.index(packed)
+        self._copier.arrive(slot)
+        # Views are made once per block and slot: there are dozens in each block.
+        if (packed, slot) not in self._views:
+            self._views[packed, slot] = packed.views(self._copier.slots[slot])
+        packed.bind(self._views[packed, slot])
         self._running = slot
 
-    def _place(self, flat: PackedTensors) -> int:
-        """Return where the order stands when `flat` runs now: at its turn, or else at its first place."""
-        turn = (self._at + 1) % len(self._order)
-        return turn if self._order[turn] is flat else self._order.index(flat)
-
-    def _bound(self, flat: PackedTensors, slot: int) -> list[torch.Tensor]:
-        """Return the block's tensors in a slot; they are made once, since there are dozens per block."""
-        if (flat, slot) not in self._views:
-            self._views[flat, slot] = flat.views(self._lane.slots[slot])
-        return self._views[flat, slot]
-
-    def _next(self) -> list[PackedTensors]:
+    def _upcoming(self) -> list[PackedTensors]:
         """Return the running block and the ones to come, as many as there are slots."""
-        begin = max(self._at, 0)
+        begin = max(self._position, 0)
         return [self._order[(begin + ahead) % len(self._order)] for ahead in range(len(self._in_slot))]
 
-    def _send_ahead(self) -> None:
-        wanted = self._next()
-        for flat in wanted:
-            if flat not in self._in_slot:
-                self._send(flat, wanted)
+    def _prefetch(self) -> None:
+        wanted = self._upcoming()
+        for packed in wanted:
+            if packed not in self._in_slot:
+                self._send(packed, wanted)
 
-    def _send(self, flat: PackedTensors, wanted: list[PackedTensors]) -> None:
+    def _send(self, packed: PackedTensors, wanted: list[PackedTensors]) -> None:
         """Copy a block into a slot that holds none of the wanted ones."""
         slot = next(index for index, held in enumerate(self._in_slot) if held not in wanted)
         self._in_slot[slot] = None  # an error on the way leaves half a block there
-        self._lane.send(flat, slot)
-        self._in_slot[slot] = flat
-        self._lane.traffic.copies += 1
-        self._lane.traffic.bytes += flat.size
+        self._copier.send(packed, slot)
+        self._in_slot[slot] = packed
+        self._copier.traffic.copies += 1
+        self._copier.traffic.bytes += packed.size
 
-    def _retire(self) -> None:
-        """Give the running block its own tensors back; its slot is free behind what is queued."""
+    def _release(self) -> None:
+        """Give the running block its own tensors back; its slot is free once what is queued has run."""
         if self._running is not None:
-            held = self._in_slot[self._running]
-            assert held is not None
-            held.restore()
-            self._lane.leave(self._running)
+            packed = self._in_slot[self._running]
+            assert packed is not None
+            packed.restore()
+            self._copier.leave(self._running)
             self._running = None
 
-    def _end(self) -> None:
-        self._retire()
+    def _detach(self) -> None:
+        self._release()
         self._views.clear()

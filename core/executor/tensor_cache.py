@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..disk_cache import DiskCache, entry_name
 from ..host.base import Host
 
 if TYPE_CHECKING:
@@ -19,58 +16,30 @@ if TYPE_CHECKING:
 
     from ..planner.plan_types import PhasePlan
 
-log = logging.getLogger("piying")
-
 
 class TensorCache:
-    """A folder of safetensors files, one per key, holding the `limit` last used.
-
-    A file that cannot be read counts as absent and a file that cannot be written is left out: the
-    store saves time and is never needed for a result.
-    """
+    """Tensors by name under keys, in the safetensors format, holding the `limit` last used entries."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self._folder = folder
-        self._limit = limit
+        self._cache = DiskCache(folder, ".safetensors", max_entries=limit)
 
     def get(self, key: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
-        """Return the tensors kept under a key, on the CPU, or None."""
+        """Return the tensors of a key, on the CPU, or None."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
-        path = self._path(key)
+        data = self._cache.get(entry_name(key))
         try:
-            tensors: dict[str, torch.Tensor] = load_file(path)
-            os.utime(path)
-        except (OSError, SafetensorError):
+            return None if data is None else load(data)
+        except SafetensorError:  # in a type that an older version of the library does not know
             return None
-        return tensors
 
     def put(self, key: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Keep tensors under a key, and let the least recently used go."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
+        """Write tensors under a key, and let the least recently used go."""
+        from safetensors.torch import save
 
-        path = self._path(key)
-        beside = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
-            beside.replace(path)
-            self._let_go()
-        except (OSError, SafetensorError) as error:
-            log.debug("%s cannot be written (%s): nothing is kept for the next run.", path, error)
-            with suppress(OSError):
-                beside.unlink()
-
-    def _path(self, key: Mapping[str, Any]) -> Path:
-        text = json.dumps(key, sort_keys=True, ensure_ascii=True, default=str)
-        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
-
-    def _let_go(self) -> None:
-        files = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in files[self._limit :]:
-            path.unlink(missing_ok=True)
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        self._cache.put(entry_name(key), save(plain))
 
 
 KEPT_PROMPTS = 64  # 4 MB each for UMT5-xxl in bf16
@@ -128,4 +97,5 @@ def _once(tensor: torch.Tensor) -> torch.Tensor:
 
 def _digest_of_one(piece: torch.Tensor) -> bytes:
     # numpy knows no bf16.
-    return hashlib.sha256((piece.float() if piece.is_floating_point() else piece).contiguous().numpy()).digest()
+    plain = piece.float() if piece.is_floating_point() else piece
+    return hashlib.sha256(plain.contiguous().numpy().data).digest()

@@ -1,50 +1,88 @@
-"""The parts of a model in host memory, each read when a phase needs it."""
+"""Diffusion models of any family: their parts in host memory, their sizes, and an estimate of a run."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..executor.model_cache import kept
+from ..catalog.component_sizes import found_components, wanted_components, with_loras
+from ..catalog.selection import ModelHandle, choose_model
+from ..executor.model_cache import cached_model
+from ..lora.catalog import LoraFile, lora_files
+from ..planner.machine import read_machine
+from ..planner.plan import plan
+from ..planner.report import Estimate
+from ..quantization.registry import weight_format
+from .base import ModelFamily
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host
-    from ..lora.catalog import LoraFile
+    from ..planner.phases import Component
     from ..planner.plan_types import PhasePlan
 
 log = logging.getLogger("piying")
-
 
 READ = (".safetensors", ".gguf", ".json")
 CHANGED = "transformer"  # the part that LoRAs change
 
 
+def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
+    """Return the plan of a run that nothing was loaded for.
+
+    Args:
+        handle: the model; where only plans are made it need not be installed.
+        work: from the `work` of the handle's family.
+
+    Raises:
+        PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
+    """
+    family = handle.family
+    name, components = wanted_components(handle, host)
+    machine = read_machine(host)
+    made = plan(
+        family.phases(components, work),
+        machine,
+        precision=handle.precision,
+        memory=handle.memory,
+        advise=lambda: family.what_fits(components, machine, handle, work),
+    )
+    return Estimate(name, made, machine)
+
+
 @dataclass(frozen=True)
 class ModelParts:
-    """Where a model's parts are, and how they are cast.
+    """Where an installed model's parts are, and how they are read.
 
     Attributes:
-        family: the slot's name among the models kept, such as `wan_vace`.
-        title: the model's name, for people.
+        family: says what its parts are made of; its key names the model's slots in the cache.
         found: where its parts are.
         host: asked for cancelling while files are read.
-        block_lists: for each part the dotted names of its lists of blocks.
-        keep: for each part the layers that FP8 leaves alone.
         loras: what is put on the transformer.
     """
 
-    family: str
-    title: str
+    family: ModelFamily
     found: InstalledModel
     host: Host
-    block_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     loras: tuple[LoraFile, ...] = ()
+
+    @classmethod
+    def of(cls, handle: ModelHandle, host: Host) -> ModelParts:
+        """Return the parts of the model a handle stands for; nothing is read yet.
+
+        Raises:
+            PiyingError: the model or a LoRA is not installed.
+        """
+        return cls(handle.family, choose_model(handle, host), host, lora_files(handle, host))
+
+    def components(self) -> Mapping[str, Component]:
+        """Return the sizes of the parts, read from the headers of their files."""
+        sizes = found_components(self.found, self.family.rules)
+        return with_loras(sizes, self.loras)
 
     def identity(self, part: str) -> str:
         """Return a text that changes when the files of a part do, or what is put on it."""
@@ -69,23 +107,30 @@ class ModelParts:
             PiyingError: its files are incomplete, damaged, or another model's.
         """
         from ..lora.apply import set_loras
-        from ..quantization.fp8 import use_fp8_matmul
+        from ..quantization.casting import use_native_matmul
 
         self.host.check_cancelled()
         key = (self._files(part), choice.compute, choice.storage)
-        model = kept(f"{self.family}/{part}", key, lambda: self._read(part, choice), self.host, choice.weights)
+        model = cached_model(
+            f"{self.family.key}/{part}", key, lambda: self._read(part, choice), self.host, size=choice.weights
+        )
         set_loras(model, self._loras(part), choice.compute)
-        use_fp8_matmul(model, choice.fp8_matmul)
+        use_native_matmul(model, choice.native_matmul)
         return model
 
     def _read(self, part: str, choice: PhasePlan) -> Any:
         from ..quantization.file_cache import CastFile, is_wanted
 
-        log.info("Loading %s of %s", part.replace("_", " "), self.title)
-        if choice.storage != "fp8" or not is_wanted():
+        log.info("Loading %s of %s", part.replace("_", " "), self.found.name)
+        if not is_wanted(choice.storage):
             return self._load(part, choice)
-        cast = f"{self._files(part)} {self.block_lists.get(part, ())} {self.keep.get(part, ())}"
-        file = CastFile(part, self.found.place(part), cast, choice.compute)
+        file = CastFile(
+            part,
+            self.found.place(part),
+            storage=choice.storage,
+            identity=f"{self._files(part)} {self.family.rules[part].identity}",
+            compute=choice.compute,
+        )
         return file.load(lambda path: self._load(part, choice, path))
 
     def _load(self, part: str, choice: PhasePlan, cast: Path | None = None) -> Any:
@@ -98,8 +143,7 @@ class ModelParts:
             places if cast is None else cast,
             config=None if cast is None else config_beside(part, places),
             dtype=choice.compute,
-            storage=choice.storage if choice.storage == "fp8" else None,
-            block_lists=self.block_lists.get(part, ()),
-            keep=self.keep.get(part, ()),
+            storage=choice.storage if weight_format(choice.storage) else None,
+            rules=self.family.rules[part],
             cancelled=self.host.check_cancelled,
         )

@@ -17,7 +17,7 @@ class NumberType(NamedTuple):
         bytes: of one number.
         torch_name: its attribute of torch; "" for types that are not read here.
         short: for people, on widgets and in plans; "" where it is none of weights.
-        held_as: the short name of what weights of this type are held and planned as.
+        held_as: the short name of the type that weights of this type are unpacked to.
     """
 
     name: str
@@ -33,8 +33,8 @@ NUMBER_TYPES = {
         NumberType("BOOL", 1, "bool"),
         NumberType("U8", 1, "uint8"),
         NumberType("I8", 1, "int8"),
-        NumberType("F8_E5M2", 1, "float8_e5m2", "fp8 e5m2", "fp8"),
-        NumberType("F8_E4M3", 1, "float8_e4m3fn", "fp8", "fp8"),
+        NumberType("F8_E5M2", 1, "float8_e5m2", "fp8 e5m2"),
+        NumberType("F8_E4M3", 1, "float8_e4m3fn", "fp8"),
         NumberType("F8_E8M0", 1),
         NumberType("I16", 2, "int16"),
         NumberType("U16", 2),

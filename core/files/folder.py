@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from ..errors import PiyingError
+from .json_file import read_json
 
 CONFIG = "config.json"
 STEMS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers call their files
@@ -52,18 +51,3 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     if missing:
         raise PiyingError(f"{folder}: {', '.join(missing[:5])} missing. Fetch the folder again.")
     return files
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the table in a JSON file.
-
-    Raises:
-        PiyingError: the file cannot be read or holds no table.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise PiyingError(f"{path}: cannot be read ({str(error)[:100]}). Fetch it again.") from error
-    if not isinstance(value, dict):
-        raise PiyingError(f"{path}: is no table of settings. Fetch it again.")
-    return value

@@ -6,9 +6,10 @@ The format: docs/gguf.md of ggml-org/ggml.
 from __future__ import annotations
 
 import importlib.util
+import math
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from .dtypes import torch_dtype
@@ -23,8 +24,6 @@ from .safetensors_file import (
 from .stored_tensor import StoredTensor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
 
@@ -52,6 +51,7 @@ TYPES = {
     14: ("Q6_K", 256, 210),
     30: ("BF16", 1, 2),
 }
+BLOCKS = {name: (weights, size) for name, weights, size in TYPES.values()}
 
 
 class _Cursor:
@@ -100,14 +100,10 @@ def read_gguf_header(path: Path) -> FileHeader:
         end = start + offset + length
         if end > size or name in entries:
             raise damaged(path, f"tensor {name[:80]!r} lies past the end of the file or comes twice")
-        entries[name] = TensorEntry(dtype, _unfolded(shape, shapes.get(name)), start + offset, end)
+        original = shapes.get(name, shape)
+        shape = original if math.prod(original) == math.prod(shape) else shape
+        entries[name] = TensorEntry(dtype, shape, start + offset, end)
     return FileHeader(path, "gguf", entries, texts)
-
-
-def _unfolded(shape: tuple[int, ...], original: tuple[int, ...] | None) -> tuple[int, ...]:
-    if original is None or TensorEntry("", original, 0, 0).count != TensorEntry("", shape, 0, 0).count:
-        return shape
-    return original
 
 
 def _metadata(cursor: _Cursor, values: int) -> tuple[int, dict[str, str], dict[str, tuple[int, ...]]]:
@@ -159,13 +155,14 @@ def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
             f"Readable: {', '.join(name for name, _, _ in TYPES.values())}."
         )
     dtype, block, block_bytes = TYPES[kind]
-    count = TensorEntry(dtype, shape, 0, 0).count
+    count = math.prod(shape)
     if count % block or (block > 1 and (not shape or shape[-1] % block)):
         raise damaged(cursor.path, f"tensor {name[:80]!r} is no whole number of {dtype} blocks")
     return name, dtype, shape, offset, count // block * block_bytes
 
 
 PLAIN = ("F32", "F16", "BF16")
+CHUNK = 1 << 18  # weights unpacked at a time: what that takes beside them stays in the processor's cache
 
 
 class GgufTensor(StoredTensor):
@@ -184,11 +181,22 @@ class GgufTensor(StoredTensor):
 
         if self._entry.dtype in PLAIN:
             return self._file.tensor(self._entry)
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
+        from diffusers.quantizers.gguf.utils import dequantize_functions
 
-        packed = self._file.raw(self._entry).numpy().reshape(self.shape[0], -1)
-        return torch.from_numpy(dequantize(packed, GGMLQuantizationType[self._entry.dtype])).view(self.shape)
+        unpack: Any = next(
+            function for kind, function in dequantize_functions.items() if kind.name == self._entry.dtype
+        )
+        block, block_bytes = BLOCKS[self._entry.dtype]
+        packed = self._file.raw(self._entry)
+        if self._entry.start % 2:  # the scales inside are 16-bit numbers
+            packed = packed.clone()
+        packed = packed.view(-1, block_bytes)
+        weights = torch.empty(len(packed), block)
+        step = CHUNK // block
+        for start in range(0, len(packed), step):
+            part = slice(start, start + step)
+            weights[part] = unpack(packed[part], block, block_bytes, dtype=torch.float32)
+        return weights.view(self.shape)
 
     def release(self) -> None:
         """Give its pages back to the system."""
@@ -202,14 +210,11 @@ def gguf_tensors(header: FileHeader) -> dict[str, StoredTensor]:
         PiyingError: some are packed and the package that unpacks them is not installed.
     """
     packed = {entry.dtype for entry in header.entries.values()} - set(PLAIN)
+    # diffusers' functions, which unpack, take the names of the types from it.
     if packed and importlib.util.find_spec("gguf") is None:
-        raise _no_package(header.path, packed)
+        raise PiyingError(
+            f"{header.path}: its weights are packed as {', '.join(sorted(packed))}; unpacking them needs the gguf "
+            "package. Install it with `pip install gguf`, or choose a safetensors file."
+        )
     file = MappedFile(header.path)
     return {name: GgufTensor(file, entry) for name, entry in header.entries.items()}
-
-
-def _no_package(path: Path, packed: set[str]) -> PiyingError:
-    return PiyingError(
-        f"{path}: its weights are packed as {', '.join(sorted(packed))}; unpacking them needs the gguf package. "
-        "Install it with `pip install gguf`, or choose a safetensors file."
-    )

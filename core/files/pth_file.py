@@ -46,7 +46,11 @@ def read_pth(path: Path) -> tuple[FileHeader, dict[str, StoredTensor]]:
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise damaged(path, f"PyTorch cannot read it ({' '.join(str(error).split())[:100]})") from error
     tensors = _tensors(path, loaded)
-    entries = {name: _entry(tensor) for name, tensor in tensors.items()}
+    types = safetensors_names()
+    entries = {
+        name: TensorEntry(types[tensor.dtype], tuple(tensor.shape), 0, tensor.numel() * tensor.element_size())
+        for name, tensor in tensors.items()
+    }
     return FileHeader(path, "pth", entries), {name: HeldTensor(tensor) for name, tensor in tensors.items()}
 
 
@@ -76,9 +80,3 @@ def _tensors(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
         if not isinstance(name, str) or tensor.dtype not in safetensors_names():
             raise PiyingError(f"{path}: tensor {str(name)[:80]!r} is of {tensor.dtype}, which is not read here.")
     return found
-
-
-def _entry(tensor: torch.Tensor) -> TensorEntry:
-    return TensorEntry(
-        safetensors_names()[tensor.dtype], tuple(tensor.shape), 0, tensor.numel() * tensor.element_size()
-    )

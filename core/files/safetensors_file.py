@@ -80,7 +80,9 @@ def read_safetensors_header(path: Path) -> FileHeader:
     metadata = table.pop("__metadata__", None)
     entries = {name: _entry(path, name, value, 8 + length) for name, value in table.items()}
     _check_places(path, entries.values(), 8 + length, size)
-    return FileHeader(path, "safetensors", entries, _texts(metadata))
+    texts = metadata if isinstance(metadata, dict) else {}
+    texts = {name: value for name, value in texts.items() if isinstance(value, str)}
+    return FileHeader(path, "safetensors", entries, texts)
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
@@ -98,11 +100,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name comes twice")
     return found
-
-
-def _texts(metadata: Any) -> dict[str, str]:
-    table = metadata if isinstance(metadata, dict) else {}
-    return {name: value for name, value in table.items() if isinstance(value, str)}
 
 
 def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:

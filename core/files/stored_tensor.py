@@ -10,10 +10,15 @@ if TYPE_CHECKING:
 
 
 class StoredTensor:
-    """A tensor that lies somewhere and has not been read: its shape and type are known."""
+    """A tensor that lies somewhere and has not been read: its shape and the type of its stored values are known."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    @property
+    def read_dtype(self) -> torch.dtype:
+        """The type of what `read` returns: another one than `dtype` where stored values are scaled or unpacked."""
+        return self.dtype
 
     def read(self) -> torch.Tensor:
         """Return the tensor, on the CPU."""
@@ -47,7 +52,7 @@ class TransformedTensor(StoredTensor):
         self, stored: StoredTensor, shape: tuple[int, ...], change: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
         self._stored, self._change = stored, change
-        self.shape, self.dtype = shape, stored.dtype
+        self.shape, self.dtype = shape, stored.read_dtype
 
     def read(self) -> torch.Tensor:
         """Return what the change makes of the tensor."""

@@ -1,1 +1,1 @@
-"""The host: the program around the pack, ComfyUI or a headless process."""
+"""Hosts: the program around the pack, ComfyUI or a headless process."""

@@ -1,6 +1,6 @@
-"""The host protocol: what the pack asks of the program around it.
+"""Host protocols: what the pack asks of the program around it.
 
-Two programs answer it: ComfyUI (`comfy.py`), and a headless process that `runner` fills in (`headless.py`).
+Two programs implement them: ComfyUI (`comfy.py`), and a headless process that `runner` fills in (`headless.py`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class MemoryRules:
 
 
 class Preview(Protocol):
-    """A look at unfinished work; made only where a host asks for it."""
+    """A preview of unfinished work; made only where a host asks for it."""
 
     def __call__(self) -> Image:
         """Return a still picture."""
@@ -71,8 +71,8 @@ class Progress(Protocol):
         """Show what has been written so far, all of it each time."""
 
 
-class Host(Protocol):
-    """What the pack asks of the program that runs it."""
+class Folders(Protocol):
+    """Where files are."""
 
     def folder(self, kind: FolderKind) -> Path:
         """Return the input, output or temp folder."""
@@ -80,8 +80,31 @@ class Host(Protocol):
     def model_folders(self) -> list[tuple[str, Path]]:
         """Return (category, folder) pairs to look for models in, most preferred first."""
 
+    def cache_folder(self) -> Path:
+        """Return a folder for files that may be deleted at any time and are worth keeping between runs."""
+
+    def video_file(self, path: Path) -> Any:
+        """Return what a VIDEO wire carries for a video file; nothing of it is decoded yet."""
+
+
+class DevicePolicy(Protocol):
+    """What to compute on, and how its memory is shared with the program around the pack."""
+
     def device(self) -> str:
         """Return the torch device to compute on, such as `cuda:0` or `cpu`."""
+
+    def memory_rules(self) -> MemoryRules:
+        """Return what the user and the program around the pack say about memory."""
+
+    def make_room(self, size: int) -> None:
+        """Ask other tenants of the card to leave until `size` bytes are free."""
+
+    def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
+        """Have `evict` called when the user asks that models leave memory; `size` tells how many bytes they hold."""
+
+
+class Reporter(Protocol):
+    """Progress shown to the user, and the user's wish to cancel."""
 
     def progress(self, phase: str, total: int) -> Progress:
         """Begin a phase of `total` steps under a name a person understands."""
@@ -89,24 +112,13 @@ class Host(Protocol):
     def check_cancelled(self) -> None:
         """Stop the run here where the user has cancelled it."""
 
-    def make_room(self, size: int) -> None:
-        """Ask other tenants of the card to leave until `size` bytes are free."""
 
-    def memory_rules(self) -> MemoryRules:
-        """Return what the user and the program around the pack say about memory."""
-
-    def cache_folder(self) -> Path:
-        """Return a folder for files that may be thrown away and are worth keeping between runs."""
-
-    def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
-        """Have `evict` called when the user asks that models leave memory; `size` tells how many bytes they hold."""
-
-    def video_file(self, path: Path) -> Any:
-        """Return what a VIDEO wire carries for a video file; nothing of it is decoded yet."""
+class Host(Folders, DevicePolicy, Reporter, Protocol):
+    """All that the pack asks of the program that runs it; a function takes the narrowest part that it needs."""
 
 
 class SilentProgress:
-    """Counts for nobody."""
+    """Progress that is shown to nobody."""
 
     def step(self, done: int, preview: Preview | None = None) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""ComfyUI as the program around the pack. Only this file and comfy_server.py import ComfyUI's modules."""
+"""ComfyUI host: the pack inside ComfyUI. Only this file and comfy_server.py import ComfyUI's modules."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from .base import MODEL_CATEGORIES, PREVIEW_PIXELS, FolderKind, MemoryRules, Preview, Progress
 from .comfy_progress import ProgressEvents
 
-# ComfyUI asks for this much when everything is to leave (model_management.unload_all_models).
-EVERYTHING = 1e29
+# ComfyUI asks for this many bytes when every model is to leave (model_management.unload_all_models).
+UNLOAD_ALL = 1e29
 
 
 class ComfyProgress:
@@ -22,15 +22,15 @@ class ComfyProgress:
 
         self._total = total
         self._bar = ProgressBar(total)
-        self._news = ProgressEvents(phase, total)
+        self._events = ProgressEvents(phase, total)
 
     def step(self, done: int, preview: Preview | None = None) -> None:
         """Move the bar and show the preview; raises ComfyUI's own interrupt when cancelled."""
         from comfy.model_management import throw_exception_if_processing_interrupted
 
         throw_exception_if_processing_interrupted()
-        self._news.step(done, preview)
-        still = None if preview is None or self._news.moves else ("JPEG", preview(), PREVIEW_PIXELS)
+        self._events.step(done, preview)
+        still = None if preview is None or self._events.has_moving_preview else ("JPEG", preview(), PREVIEW_PIXELS)
         self._bar.update_absolute(done, self._total, still)
 
     def text(self, text: str) -> None:
@@ -115,7 +115,7 @@ class ComfyHost:
         from comfy.model_management import current_loaded_models
 
         if not any(getattr(entry, "is_piying", False) for entry in current_loaded_models):
-            current_loaded_models.append(_tenant(evict, size))
+            current_loaded_models.append(_loaded_model_entry(evict, size))
 
     def video_file(self, path: Path) -> Any:
         """Return ComfyUI's own video of a file; Save Video copies its streams."""
@@ -124,7 +124,7 @@ class ComfyHost:
         return VideoFromFile(str(path))
 
 
-def _tenant(evict: Callable[[], None], size: Callable[[], int]) -> Any:
+def _loaded_model_entry(evict: Callable[[], None], size: Callable[[], int]) -> Any:
     """Return an entry for ComfyUI's list of loaded models that stands for all of ours.
 
     Between nodes ours are in host memory alone, so the entry leaves only when everything is to
@@ -148,13 +148,13 @@ def _tenant(evict: Callable[[], None], size: Callable[[], int]) -> Any:
         is_piying = True
 
         def __init__(self) -> None:
-            # The list holds its models weakly: the entry itself keeps this one.
-            self.kept = TenantPatcher(Tenants(), get_torch_device(), torch.device("cpu"))
-            super().__init__(self.kept)
-            self.real_model = weakref.ref(self.kept.model)
+            # The list holds its models weakly: the entry itself holds this one.
+            self.patcher = TenantPatcher(Tenants(), get_torch_device(), torch.device("cpu"))
+            super().__init__(self.patcher)
+            self.real_model = weakref.ref(self.patcher.model)
 
         def model_unload(self, memory_to_free: float | None = None, unpatch_weights: bool = True) -> bool:
-            if memory_to_free is not None and memory_to_free < EVERYTHING:
+            if memory_to_free is not None and memory_to_free < UNLOAD_ALL:
                 return False
             evict()
             return True

@@ -1,4 +1,4 @@
-"""How a phase goes, for the tab that started the run: its name, time left, and a moving preview."""
+"""Progress events for the browser tab that started the run: the phase's name, time left, and a moving preview."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 PROGRESS, MOTION = "piying.progress", "piying.motion"
-SECONDS_BETWEEN_NEWS = 0.2
+SECONDS_BETWEEN_EVENTS = 0.2
 SECONDS_BETWEEN_MOTIONS = 3.0
 MOTION_PIXELS = 192  # longest side
 MOTION_FRAMES = 24
@@ -25,54 +25,53 @@ MOTION_MILLISECONDS = 250  # a latent frame stands for four frames of 16 a secon
 
 
 class ProgressEvents:
-    """Tells how one phase of a node's work goes.
+    """Sends the progress of one phase of a node's work to the browser.
 
     Args:
         phase: its name, for people.
         total: its steps.
+        listeners: the browser tabs that may want the events.
         clock: gives seconds.
 
     Attributes:
-        moves: whether a moving preview was shown; a still one beside it would be one too many.
+        has_moving_preview: whether a moving preview was sent; a still one beside it would be one too many.
     """
 
     def __init__(
         self, phase: str, total: int, listeners: Tabs = tabs, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._phase, self._total, self._tabs, self._clock = phase, total, listeners, clock
-        self._first: tuple[float, int] | None = None
-        self._told = self._moved = -SECONDS_BETWEEN_MOTIONS
-        self.moves = False
-        self._tell(0)
+        self._first_step: tuple[float, int] | None = None
+        self._last_event = self._last_motion = -SECONDS_BETWEEN_MOTIONS
+        self.has_moving_preview = False
+        self._send(0)
 
     def step(self, done: int, preview: Preview | None) -> None:
-        """Tell of `done` steps, not too often; the last is always told."""
+        """Send that `done` steps are done, at a limited rate; the last step is always sent."""
         now = self._clock()
-        if self._first is None:
-            self._first = now, done
-        if now - self._told >= SECONDS_BETWEEN_NEWS or done >= self._total:
-            self._told = now
-            self._tell(done)
-        if preview is not None and now - self._moved >= SECONDS_BETWEEN_MOTIONS and self._tabs.wants_motion():
-            self._show(preview)
-            self._moved = self._clock()
+        if self._first_step is None:
+            self._first_step = now, done
+        if now - self._last_event >= SECONDS_BETWEEN_EVENTS or done >= self._total:
+            self._last_event = now
+            self._send(done)
+        if preview is not None and now - self._last_motion >= SECONDS_BETWEEN_MOTIONS and self._tabs.wants_motion():
+            frames = preview.moving(MOTION_PIXELS, MOTION_FRAMES)
+            if len(frames) > 1:
+                self._tabs.send(MOTION, {"webp": base64.b64encode(animated(frames)).decode()})
+                self.has_moving_preview = True
+            # Read again: making the preview takes time, and is not to be the only thing the run does.
+            self._last_motion = self._clock()
 
-    def _tell(self, done: int) -> None:
-        news = {"phase": self._phase, "done": done, "total": self._total, "seconds_left": self._seconds_left(done)}
-        self._tabs.tell(PROGRESS, news)
+    def _send(self, done: int) -> None:
+        event = {"phase": self._phase, "done": done, "total": self._total, "seconds_left": self._seconds_left(done)}
+        self._tabs.send(PROGRESS, event)
 
     def _seconds_left(self, done: int) -> float | None:
-        """Return an estimate from the steps behind the first, which also warms up; None before there are any."""
-        if self._first is None or done <= self._first[1]:
+        """Return an estimate from the steps after the first, which also warms up; None before there are any."""
+        if self._first_step is None or done <= self._first_step[1]:
             return None
-        begun, first = self._first
+        begun, first = self._first_step
         return round((self._clock() - begun) / (done - first) * (self._total - done), 1)
-
-    def _show(self, preview: Preview) -> None:
-        frames = preview.moving(MOTION_PIXELS, MOTION_FRAMES)
-        if len(frames) > 1:
-            self._tabs.tell(MOTION, {"webp": base64.b64encode(animated(frames)).decode()})
-            self.moves = True
 
 
 def animated(frames: list[Image]) -> bytes:

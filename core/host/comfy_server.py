@@ -1,11 +1,10 @@
-"""ComfyUI's web server: our questions answered there, and news of a run sent to the tabs that asked for them.
+"""ComfyUI's web server: the pack's routes on it, and events of a run sent to the browser tabs that asked for them.
 
-Nothing is opened here: ComfyUI's own server listens, and its settings say for whom.
+Nothing listens here: ComfyUI's own server does, and its settings say for whom.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..files.json_file import parse_json
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from aiohttp.web import Request, Response
 
 
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
-MAX_BODY = 64 * 1024  # bytes of a question
-MAX_TABS = 64  # browser tabs that are told how a run goes
+Handler = Callable[[dict[str, Any]], dict[str, Any]]
+MAX_BODY = 64 * 1024  # bytes of a request
+MAX_TABS = 64  # browser tabs that are sent events
 PREFIX = "/piying"
 
 
@@ -39,12 +39,12 @@ def models_root() -> Path:
     return Path(folder_paths.models_dir)
 
 
-def add_routes(answers: Mapping[str, Answer]) -> None:
+def add_routes(handlers: Mapping[str, Handler]) -> None:
     """Have ComfyUI's server answer POST /piying/NAME; nothing happens where there is no server.
 
     Args:
-        answers: for each name what turns a JSON object into another, or raises PiyingError. It runs in a thread
-            of its own, one question at a time.
+        handlers: for each name a function from one JSON object to another, or raising PiyingError. All of them run
+            in one thread of their own, one request at a time.
     """
     server = comfy_server()
     if server is None:
@@ -52,8 +52,8 @@ def add_routes(answers: Mapping[str, Answer]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="piying")
-    for name, answer in answers.items():
-        server.routes.post(f"{PREFIX}/{name}")(_handler(answer, pool))
+    for name, handler in handlers.items():
+        server.routes.post(f"{PREFIX}/{name}")(_route(handler, pool))
 
 
 def offer_help(pack: Path) -> None:
@@ -67,7 +67,7 @@ def offer_help(pack: Path) -> None:
         server.routes.static(f"/extensions/{asked_for}/docs", pack / "web" / "docs")
 
 
-def _handler(answer: Answer, pool: ThreadPoolExecutor) -> Callable[[Request], Any]:
+def _route(handler: Handler, pool: ThreadPoolExecutor) -> Callable[[Request], Any]:
     async def handle(request: Request) -> Response:
         import asyncio
 
@@ -77,8 +77,8 @@ def _handler(answer: Answer, pool: ThreadPoolExecutor) -> Callable[[Request], An
         if refused:
             return json_response({"error": refused}, status=403)
         try:
-            question = parse(await _read(request))
-            found = await asyncio.get_running_loop().run_in_executor(pool, answer, question)
+            body = parse(await _read(request))
+            found = await asyncio.get_running_loop().run_in_executor(pool, handler, body)
         except PiyingError as error:
             return json_response({"error": str(error)}, status=400)
         return json_response(found)
@@ -87,7 +87,7 @@ def _handler(answer: Answer, pool: ThreadPoolExecutor) -> Callable[[Request], An
 
 
 def refusal(headers: Mapping[str, str]) -> str | None:
-    """Return why a question is not answered: only ComfyUI's own pages, and programs that are no browser, may ask."""
+    """Return why a request is refused: only ComfyUI's own pages, and programs that are no browser, may send one."""
     from urllib.parse import urlsplit
 
     content, _, _ = headers.get("Content-Type", "").partition(";")
@@ -112,35 +112,35 @@ async def _read(request: Request) -> bytes:
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """Return a question.
+    """Return the JSON object of a request's body.
 
     Raises:
         PiyingError: it is no JSON object.
     """
     try:
-        question = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        body = parse_json(data)
+    except ValueError as error:
         raise PiyingError("The question is no JSON.") from error
-    if not isinstance(question, dict):
+    if not isinstance(body, dict):
         raise PiyingError("The question is no JSON object.")
-    return question
+    return body
 
 
 class Tabs:
-    """The browser tabs that want to hear how a run goes; ComfyUI drops messages to tabs that are gone."""
+    """The browser tabs that are sent events of a run; ComfyUI drops messages to tabs that are gone."""
 
     def __init__(self) -> None:
         self._moving: dict[str, bool] = {}
 
     def join(self, client: str, moving: bool) -> None:
-        """Tell this tab from now on, with moving previews or without."""
+        """Send events to this tab from now on, with moving previews or without."""
         self._moving.pop(client, None)
         while len(self._moving) >= MAX_TABS:
             del self._moving[next(iter(self._moving))]
         self._moving[client] = moving
 
     def current(self) -> str | None:
-        """Return the tab that started what runs now, where it asked to be told."""
+        """Return the tab that started what runs now, where it has joined."""
         client = getattr(comfy_server(), "client_id", None)
         return client if client in self._moving else None
 
@@ -148,11 +148,11 @@ class Tabs:
         """Return whether the tab of the current run wants moving previews."""
         return self._moving.get(self.current() or "", False)
 
-    def tell(self, kind: str, news: dict[str, Any]) -> None:
-        """Send news on the running node to the tab of the current run; a tab that has not asked hears nothing."""
+    def send(self, kind: str, event: dict[str, Any]) -> None:
+        """Send an event of the running node to the tab of the current run, where that tab has joined."""
         client, server = self.current(), comfy_server()
         if client is not None and server is not None:
-            server.send_sync(kind, {"node": server.last_node_id, **news}, client)
+            server.send_sync(kind, {"node": server.last_node_id, **event}, client)
 
 
 tabs = Tabs()

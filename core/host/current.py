@@ -1,4 +1,4 @@
-"""The current host: the one that was set, or ComfyUI where the pack runs inside it."""
+"""Current host: the one that was set, or ComfyUI where the pack runs inside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _host: Host | None = None
 
 
 def set_host(host: Host | None) -> None:
-    """Make `host` the one the pack talks to; None goes back to finding out."""
+    """Make `host` the one the pack talks to; None returns to detection."""
     global _host
     _host = host
 

@@ -1,4 +1,4 @@
-"""The headless host: folders given by the caller, progress handed to it."""
+"""Headless host: folders given by the caller, progress handed to it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,16 @@ from typing import Any
 from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentProgress
 
 
-def _silent(phase: str, total: int) -> Progress:
-    del phase, total
-    return SilentProgress()
-
-
-def _as_it_is(path: Path) -> Path:
-    return path
-
-
 @dataclass
 class HeadlessHost:
-    """No ComfyUI: folders given by the caller, progress handed to it.
+    """A process without ComfyUI.
 
     Attributes:
         models: ComfyUI-like model roots (holding `diffusers`, `LLM`, …) or folders that hold model
             folders directly; both are looked through.
         vram, ram: bytes to plan with in place of what the machine has.
         imagined: see `MemoryRules`.
+        on_progress: gives the display of a phase, from its name and number of steps.
         as_video: gives what a VIDEO wire carries for a video file; by default its path.
     """
 
@@ -37,12 +29,12 @@ class HeadlessHost:
     temp: Path = Path("temp")
     models: Iterable[Path] = field(default_factory=tuple)
     chosen_device: str = "auto"
-    on_progress: Callable[[str, int], Progress] = _silent
+    on_progress: Callable[[str, int], Progress] = lambda phase, total: SilentProgress()
     cache: Path | None = None
     vram: int | None = None
     ram: int | None = None
     imagined: bool = False
-    as_video: Callable[[Path], Any] = _as_it_is
+    as_video: Callable[[Path], Any] = lambda path: path
 
     def folder(self, kind: FolderKind) -> Path:
         """Return the folder the caller gave."""

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from ..checkpoints.layouts.base import Config, Layout, Place, Shapes, Split, SwapHalves, Whole, by_prefix, count, same
+from ..checkpoints.layouts.base import (
+    Config,
+    Layout,
+    Names,
+    Place,
+    Shapes,
+    Split,
+    SwapHalves,
+    Whole,
+    by_prefix,
+    count,
+    same,
+)
 
 OUTSIDE = {
     "text_embedding_padding": "text_embedding_padding",
@@ -90,24 +103,32 @@ def config(shapes: Shapes) -> Config:
 
 
 TITLE = "Hunyuan-DiT transformer"
+
+
+def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del names
+    encoders = [] if together.get("text_encoder", 0) > 1 else ["its BERT and mT5 text encoders"]
+    return encoders + ([] if together.get("vae") else ["the Stable Diffusion XL VAE"])
+
+
 HUNYUAN_DIFFUSERS = Layout(
-    "transformer",
-    "hunyuan_dit",
-    "diffusers",
-    TITLE,
-    ("text_embedding_padding", "time_extra_emb.pooler.c_proj.weight", "blocks.0.attn1.to_q.weight"),
-    same,
-    config,
-    "HunyuanDiT2DModel",
+    kind="transformer",
+    style="diffusers",
+    title=TITLE,
+    marks=("text_embedding_padding", "time_extra_emb.pooler.c_proj.weight", "blocks.0.attn1.to_q.weight"),
+    place=same,
+    config=config,
+    needs=_needs,
+    class_name="HunyuanDiT2DModel",
 )
 HUNYUAN_ORIGINAL = Layout(
-    "transformer",
-    "hunyuan_dit",
-    "original",
-    TITLE,
-    ("text_embedding_padding", "mlp_t5.0.weight", "blocks.0.attn1.Wqkv.weight"),
-    place,
-    config,
-    "HunyuanDiT2DModel",
+    kind="transformer",
+    style="original",
+    title=TITLE,
+    marks=("text_embedding_padding", "mlp_t5.0.weight", "blocks.0.attn1.Wqkv.weight"),
+    place=place,
+    config=config,
+    needs=_needs,
+    class_name="HunyuanDiT2DModel",
     layers=(*OUTSIDE, *(f"blocks.{{}}.{layer}" for layer in (*INSIDE, *JOINED)), "final_layer.adaLN_modulation.1"),
 )

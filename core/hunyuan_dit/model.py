@@ -1,4 +1,4 @@
-"""A Hunyuan-DiT model on disk, and its parts as the phases need them."""
+"""Hunyuan-DiT model: where it is on disk, and its parts as the phases need them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.component_sizes import with_loras
 from ..catalog.installed_model import InstalledModel
-from ..catalog.selection import ModelHandle, choose_model
+from ..catalog.selection import ModelHandle
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
-from ..lora.catalog import lora_files
-from .phases import BLOCK_LISTS, FP8_KEEP
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
@@ -30,9 +27,7 @@ class HunyuanDiTModel:
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of its parts, read from the headers of its files."""
-        from ..catalog.component_sizes import found_components
-
-        return with_loras(found_components(self.found, BLOCK_LISTS, FP8_KEEP), self.parts.loras)
+        return self.parts.components()
 
     def encoder_pipeline(self, encoder: str, choice: PhasePlan) -> HunyuanDiTPipeline:
         """Return a pipeline of one text encoder and its tokenizer.
@@ -63,7 +58,7 @@ class HunyuanDiTModel:
         """Return the folder's own: v1.1 and the distilled models differ."""
         import diffusers
 
-        index = diffusers.HunyuanDiTPipeline.load_config(self.found.path, local_files_only=True)
+        index: Any = diffusers.HunyuanDiTPipeline.load_config(self.found.path, local_files_only=True)
         kind = getattr(diffusers, index["scheduler"][1])
         return kind.from_pretrained(self.found.path / "scheduler", local_files_only=True)
 
@@ -76,8 +71,8 @@ def scheduler_of(transformer: HunyuanDiT2DModel) -> DDPMScheduler:
     """
     from diffusers import DDPMScheduler
 
-    old = transformer.config.use_style_cond_and_image_meta_size
-    return DDPMScheduler(
+    old = transformer.config["use_style_cond_and_image_meta_size"]
+    scheduler: DDPMScheduler = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.03 if old else 0.018,
         beta_schedule="scaled_linear",
@@ -85,6 +80,7 @@ def scheduler_of(transformer: HunyuanDiT2DModel) -> DDPMScheduler:
         clip_sample=False,
         steps_offset=1,
     )
+    return scheduler
 
 
 def pipeline_of(**parts: Any) -> HunyuanDiTPipeline:
@@ -92,7 +88,9 @@ def pipeline_of(**parts: Any) -> HunyuanDiTPipeline:
     from diffusers import HunyuanDiTPipeline
 
     names = ("vae", "text_encoder", "tokenizer", "transformer", "scheduler", "text_encoder_2", "tokenizer_2")
-    absent = {name: None for name in (*names, "safety_checker", "feature_extractor") if name not in parts}
+    absent: dict[str, Any] = {
+        name: None for name in (*names, "safety_checker", "feature_extractor") if name not in parts
+    }
     pipeline = HunyuanDiTPipeline(**parts, **absent, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -104,7 +102,5 @@ def load(handle: ModelHandle, host: Host) -> HunyuanDiTModel:
     Raises:
         PiyingError: the model or a LoRA is not installed.
     """
-    found = choose_model(handle, host)
-    loras = lora_files(handle, host)
-    parts = ModelParts("hunyuan_dit", found.name, found, host, BLOCK_LISTS, FP8_KEEP, loras)
-    return HunyuanDiTModel(found, parts)
+    parts = ModelParts.of(handle, host)
+    return HunyuanDiTModel(parts.found, parts)

@@ -7,22 +7,17 @@ its output alone (tests/core/test_plan_peaks.py runs them again).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ..planner.phases import Component, Phase, Variant, encoding
+from ..planner.machine import Machine
+from ..planner.phases import Component, Phase, Variant, encoding, every_storage
+from ..planner.plan import plan
+from ..planner.plan_types import Compute, PhaseName
+from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, ImageRequest
 
-BLOCK_LISTS = {
-    "text_encoder": ("encoder.layer",),
-    "text_encoder_2": ("encoder.block",),
-    "transformer": ("blocks",),
-    "vae": (),
-}
-# Norms' own Linear layers; diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
-FP8_KEEP = {
-    "text_encoder": (),
-    "text_encoder_2": ("*.relative_attention_bias",),
-    "transformer": ("*norm*",),
-    "vae": (),
-}
+if TYPE_CHECKING:
+    from ..catalog.selection import ModelHandle
 
 BERT_TOKENS, T5_TOKENS = 77, 256
 # In units of one activation (both branches' tokens × hidden): what a block holds beside twice its inner width and
@@ -32,43 +27,60 @@ INSIDE = 7.3
 VAE_CHANNELS = 128
 DECODE_BYTES, DECODE_FLOPS = 1537, 10e6
 TILE = 512  # pixels of a tile's side, a quarter of which overlaps
-FRAME_BYTES = 12
+BYTES_PER_PIXEL = 12  # three float32
 
 
-def work(
-    components: Mapping[str, Component], width: int, height: int, cfg: float = 5.0, steps: int = 50
-) -> tuple[Phase, ...]:
-    """Return the phases of a run.
+@dataclass(frozen=True)
+class ImageWork:
+    """What the planner must know of an image.
 
-    Args:
-        components: `text_encoder`, `text_encoder_2`, `transformer` and `vae`.
+    Attributes:
         width, height: pixels.
         cfg: above 1 each step predicts twice, in one batch.
         steps: denoising steps.
     """
-    branches = 2 if cfg > 1 else 1
+
+    width: int = DEFAULT_WIDTH
+    height: int = DEFAULT_HEIGHT
+    cfg: float = DEFAULT_CFG
+    steps: int = DEFAULT_STEPS
+
+    @classmethod
+    def of(cls, request: ImageRequest) -> ImageWork:
+        """Return the work of a request."""
+        return cls(request.width, request.height, request.cfg, request.steps)
+
+
+def phases(components: Mapping[str, Component], work: ImageWork) -> tuple[Phase, ...]:
+    """Return the phases of a run.
+
+    Args:
+        components: `text_encoder`, `text_encoder_2`, `transformer` and `vae`.
+    """
+    branches = 2 if work.cfg > 1 else 1
     return (
         _encode("encode", components["text_encoder"], BERT_TOKENS, branches),
         _encode("encode_2", components["text_encoder_2"], T5_TOKENS, branches),
-        _sample(components["transformer"], width * height // 256, branches, steps),
-        _decode(components["vae"], width, height),
+        _sample(components["transformer"], work.width * work.height // 256, branches, work.steps),
+        _decode(components["vae"], work.width, work.height),
     )
 
 
-def _encode(name: str, encoder: Component, tokens: int, prompts: int) -> Phase:
+def _encode(name: PhaseName, encoder: Component, tokens: int, prompts: int) -> Phase:
     flops, variant = encoding(encoder, tokens)
+    # T5 overflows in fp16; bf16 has fp32's range.
+    dtype: Compute = "fp16" if name == "encode" else "bf16"
     return Phase(
         name=name,
         component=encoder,
-        # T5 overflows in fp16; bf16 has fp32's range.
-        computes=("fp16",) if name == "encode" else ("bf16",),
-        storages=("fp16", "fp8") if name == "encode" else ("bf16", "fp8"),
+        computes=(dtype,),
+        storages=every_storage(dtype),
         flops=flops,
         linear_share=0.0,
         passes=prompts,
         variants=(variant,),
         streamable=True,
-        patient=True,
+        cast_last_resort=True,
     )
 
 
@@ -80,7 +92,7 @@ def _sample(transformer: Component, tokens: int, branches: int, steps: int) -> P
         name="sample",
         component=transformer,
         computes=("fp16",),
-        storages=("fp16", "fp8"),
+        storages=every_storage("fp16"),
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
         passes=steps,
@@ -108,7 +120,7 @@ def _decode(vae: Component, width: int, height: int) -> Phase:
         passes=1,
         variants=decoding_memory(vae, width, height),
         streamable=False,
-        host=2 * FRAME_BYTES * width * height,
+        host=2 * BYTES_PER_PIXEL * width * height,
     )
 
 
@@ -123,9 +135,23 @@ def decoding_memory(vae: Component, width: int, height: int) -> tuple[Variant, .
     # Tiles stay on the device until they are blended and put together.
     kept = 6 * (covered + width * height)
     again = covered / (width * height)
-    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again)
+    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again, words="in pieces")
 
 
 def _covered(length: int, stride: int) -> int:
     """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
     return sum(min(TILE, length - start) for start in range(0, length, stride))
+
+
+def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork) -> str:
+    """Return a sentence on the largest size that fits."""
+
+    def fits(size: tuple[int, int]) -> bool:
+        smaller = replace(work, width=size[0], height=size[1])
+        return plan(phases(components, smaller), machine, precision=handle.precision, memory=handle.memory).fits
+
+    fitting = [size for size in SIZES if fits(size)]
+    if not fitting:
+        return "No size fits."
+    width, height = max(fitting, key=lambda size: size[0] * size[1])
+    return f"What would fit: {width}×{height}."

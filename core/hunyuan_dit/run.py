@@ -1,29 +1,73 @@
-"""One run of Hunyuan-DiT under a plan: both encoders, sample, decode; what is done stays done."""
+"""Hunyuan-DiT runs: a request → an image, under the best plan that holds; a finished phase is not run again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..executor.measure import Meter
+from ..catalog.selection import ModelHandle
+from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
 from ..executor.tensor_cache import Encoded, encoded
 from ..files.dtypes import torch_dtype
 from ..host.base import Host
+from ..lora.catalog import record_of
 from ..preview import LatentPreview, fit_colours, step_callback
-from .model import HunyuanDiTModel, pipeline_of
-from .phases import TILE
-from .request import ImageRequest
+from .model import HunyuanDiTModel, load, pipeline_of
+from .phases import BERT_TOKENS, T5_TOKENS, TILE, ImageWork, phases, what_fits
+from .request import SIZES, TOY_SIZES, ImageRequest, check_size
 
 if TYPE_CHECKING:
     import torch
     from diffusers import HunyuanDiTPipeline
-    from transformers import PreTrainedModel
 
     from ..planner.plan_types import PhasePlan, Plan
 
-# (part, phase, text length, suffix of the pipeline's arguments), as in HunyuanDiTPipeline.
-ENCODERS = (("text_encoder", "encode", 77, ""), ("text_encoder_2", "encode_2", 256, "_2"))
+
+class Encoder(NamedTuple):
+    """One of the text encoders, as HunyuanDiTPipeline numbers them."""
+
+    number: int
+    part: str
+    phase: str
+    tokens: int
+    suffix: str  # of the pipeline's arguments
+
+
+ENCODERS = (
+    Encoder(0, "text_encoder", "encode", BERT_TOKENS, ""),
+    Encoder(1, "text_encoder_2", "encode_2", T5_TOKENS, "_2"),
+)
+
+
+def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Make one image.
+
+    The result equals `HunyuanDiTPipeline.__call__` on the same weights with
+    `use_resolution_binning=False` and a CPU generator seeded with `seed`.
+
+    Returns:
+        A float32 CPU tensor [1, height, width, 3] in 0..1, and a record of what ran, fit for JSON.
+
+    Raises:
+        PiyingError: the request, the model or the device cannot be used, or no plan fits the machine;
+            the text says why.
+    """
+    import torch
+
+    model = load(handle, host)
+    check_size(request.width, request.height, SIZES + TOY_SIZES if model.found.is_built_in else SIZES)
+    components = model.components()
+    work = ImageWork.of(request)
+    with torch.no_grad():
+        image, ran = execute_plan(
+            phases(components, work),
+            handle,
+            host,
+            ImageRun(model, request, host, Meter(host.device())),
+            what_fits=lambda machine: what_fits(components, machine, handle, work),
+        )
+    return image, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request)}
 
 
 @dataclass
@@ -39,7 +83,6 @@ class ImageRun:
     model: HunyuanDiTModel
     request: ImageRequest
     host: Host
-    device: str
     meter: Meter
     texts: dict[str, list[Encoded]] = field(default_factory=dict)
     colours: torch.Tensor | None = None
@@ -51,49 +94,52 @@ class ImageRun:
         Raises:
             PhaseOutOfMemoryError: a phase does not fit; phases before it are not run again.
         """
-        for index, (part, phase, _, _) in enumerate(ENCODERS):
-            if part not in self.texts:
-                self.texts[part] = self._encode(index, plan.phase(phase))
+        for encoder in ENCODERS:
+            if encoder.part not in self.texts:
+                self.texts[encoder.part] = self._encode(encoder, plan.phase(encoder.phase))
         if self.latents is None:
             self.latents = self._sample(plan.phase("sample"), plan.phase("decode"))
         return self._decode(plan.phase("decode"), self.latents)
 
-    def _encode(self, index: int, choice: PhasePlan) -> list[Encoded]:
-        part, _, length, _ = ENCODERS[index]
-        request = self.request
+    def _encode(self, encoder: Encoder, choice: PhasePlan) -> list[Encoded]:
+        import torch
+
+        request, device = self.request, self.meter.device
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
         progress = self.host.progress("Encoding prompt", len(prompts))
 
-        def run(new: list[str]) -> list[Encoded]:
-            pipeline = self.model.encoder_pipeline(part, choice)
-            encoder = getattr(pipeline, part)
-            with placed(encoder, _blocks(encoder), choice, self.device, self.host):
-                return [self._one(pipeline, text, index, length) for text in new]
+        def encode_one(pipeline: HunyuanDiTPipeline, text: str) -> Encoded:
+            self.host.check_cancelled()
+            states, _, mask, _ = pipeline.encode_prompt(
+                text,
+                do_classifier_free_guidance=False,
+                max_sequence_length=encoder.tokens,
+                text_encoder_index=encoder.number,
+                device=torch.device(device),
+                dtype=getattr(pipeline, encoder.part).dtype,
+            )
+            return {"states": states.cpu(), "mask": mask.cpu()}
+
+        def encode(new: list[str]) -> list[Encoded]:
+            pipeline = self.model.encoder_pipeline(encoder.part, choice)
+            model = getattr(pipeline, encoder.part)
+            # BERT's blocks, or T5's.
+            blocks = model.encoder.block if hasattr(model.encoder, "block") else model.encoder.layer
+            with placed(model, choice, device, self.host, blocks=list(blocks)):
+                return [encode_one(pipeline, text) for text in new]
 
         with self.meter.phase(choice):
-            found = encoded(prompts, self.model.parts.identity(part), choice, self.host, run)
+            found = encoded(prompts, self.model.parts.identity(encoder.part), choice, self.host, encode)
         progress.step(len(prompts))
         return found
 
-    def _one(self, pipeline: HunyuanDiTPipeline, text: str, index: int, length: int) -> Encoded:
-        self.host.check_cancelled()
-        states, _, mask, _ = pipeline.encode_prompt(
-            text,
-            do_classifier_free_guidance=False,
-            max_sequence_length=length,
-            text_encoder_index=index,
-            device=self.device,
-            dtype=getattr(pipeline, ENCODERS[index][0]).dtype,
-        )
-        return {"states": states.cpu(), "mask": mask.cpu()}
-
-    def _arguments(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def _prompt_arguments(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Return the embedding and mask arguments that HunyuanDiTPipeline takes in place of a prompt."""
         arguments = {}
-        for part, _, _, suffix in ENCODERS:
-            for which, text in zip(("", "negative_"), self.texts[part], strict=False):
-                arguments[f"{which}prompt_embeds{suffix}"] = text["states"].to(self.device, dtype)
-                arguments[f"{which}prompt_attention_mask{suffix}"] = text["mask"].to(self.device)
+        for encoder in ENCODERS:
+            for which, text in zip(("", "negative_"), self.texts[encoder.part], strict=False):
+                arguments[f"{which}prompt_embeds{encoder.suffix}"] = text["states"].to(self.meter.device, dtype)
+                arguments[f"{which}prompt_attention_mask{encoder.suffix}"] = text["mask"].to(self.meter.device)
         return arguments
 
     def _sample(self, choice: PhasePlan, decode: PhasePlan) -> torch.Tensor:
@@ -108,9 +154,9 @@ class ImageRun:
             transformer = sampler.transformer
             progress = self.host.progress("Sampling", self.request.steps)
             preview = LatentPreview(self.colours, sampler.scheduler)
-            with placed(transformer, list(transformer.blocks), choice, self.device, self.host):
+            with placed(transformer, choice, self.meter.device, self.host, blocks=list(transformer.blocks)):
                 latents: torch.Tensor = sampler(
-                    **self._arguments(torch_dtype(choice.compute)),
+                    **self._prompt_arguments(torch_dtype(choice.compute)),
                     width=self.request.width,
                     height=self.request.height,
                     num_inference_steps=self.request.steps,
@@ -125,23 +171,18 @@ class ImageRun:
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         """Return the image [1, H, W, 3] float32 in 0..1, computed as HunyuanDiTPipeline does."""
+        image: torch.Tensor
         progress = self.host.progress("Decoding", 1)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
             vae.use_tiling = choice.variant == "tiled"
             # diffusers' own tile is as large as the largest picture it was trained on.
             vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // 8
-            with placed(vae, [], choice, self.device, self.host):
+            with placed(vae, choice, self.meter.device, self.host):
                 latents = latents.to(vae.device, vae.dtype)
-                decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+                decoded = vae.decode(latents / vae.config["scaling_factor"], return_dict=False)[0]
                 processor = pipeline_of().image_processor
                 image = processor.postprocess(decoded, output_type="pt", do_denormalize=[True])
                 image = image.permute(0, 2, 3, 1).float().cpu().contiguous()
         progress.step(1)
         return image
-
-
-def _blocks(encoder: PreTrainedModel) -> list[torch.nn.Module]:
-    """Return a text encoder's blocks, of BERT or of T5."""
-    stack = encoder.encoder
-    return list(stack.block if hasattr(stack, "block") else stack.layer)

@@ -1,6 +1,6 @@
 """Small matrices beside a layer's weights, as LoRA files have them: added to its output, taken off at will.
 
-The weights themselves are not touched: they may be FP8, or views of a mapped file.
+The weights themselves are not touched: they may be stored in a weight format, or views of a mapped file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 CHILD = "additions"
 
 
-class Addition(nn.Module):  # type: ignore[misc]
+class Addition(nn.Module):
     """One low-rank or full matrix.
 
     Attributes:
@@ -41,6 +41,11 @@ class Addition(nn.Module):  # type: ignore[misc]
         return output.add_(self(inputs).to(output.dtype))
 
 
+def _additions(layer: nn.Module) -> Any:
+    """Return the `ModuleList` of additions on a layer; for torch's types any module could stand there."""
+    return layer.get_submodule(CHILD)
+
+
 def add(layer: nn.Module, addition: Addition) -> None:
     """Have a Linear layer of any kind add `addition` to its output from now on.
 
@@ -49,12 +54,12 @@ def add(layer: nn.Module, addition: Addition) -> None:
     if not hasattr(layer, CHILD):
         layer.add_module(CHILD, nn.ModuleList())
         layer.register_forward_hook(_add_all)
-    layer.get_submodule(CHILD).append(addition)
+    _additions(layer).append(addition)
 
 
 def take_off(layer: nn.Module, addition: Addition) -> None:
     """Undo `add`."""
-    left = [other for other in layer.get_submodule(CHILD) if other is not addition]
+    left = [other for other in _additions(layer) if other is not addition]
     if left:
         layer.add_module(CHILD, nn.ModuleList(left))
         return
@@ -67,11 +72,11 @@ def take_off(layer: nn.Module, addition: Addition) -> None:
 def move_additions(old: nn.Module, new: nn.Module) -> None:
     """Give what was added to one layer to the one that takes its place."""
     if hasattr(old, CHILD):
-        for addition in old.get_submodule(CHILD):
+        for addition in _additions(old):
             add(new, addition)
 
 
 def _add_all(layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-    for addition in layer.get_submodule(CHILD):
+    for addition in _additions(layer):
         output = addition.add_to(output, inputs[0])
     return output

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
-from ..quantization.fp8 import Fp8Linear
+from ..quantization.casting import is_linear
 from .additions import Addition, add, take_off
 from .catalog import LoraFile
 from .file import Change, Target, Targets, read_lora, unplaced
@@ -32,8 +33,8 @@ class AppliedLora:
 
     def addition(self, down: torch.Tensor, up: torch.Tensor | None = None) -> Addition:
         """Return factors as they go beside a layer's weights."""
-        parts = [None if part is None else part.to(self.dtype or part.dtype) for part in (down, up)]
-        return Addition(parts[0], parts[1], self.scale)
+        up = None if up is None else up.to(self.dtype or up.dtype)
+        return Addition(down.to(self.dtype or down.dtype), up, self.scale)
 
     def undo_with(self, step: Callable[[], None]) -> None:
         """Remember one more step of `remove`."""
@@ -44,7 +45,7 @@ class AppliedLora:
 def apply_lora(
     model: nn.Module, path: str | Path, scale: float = 1.0, dtype: torch.dtype | None = None
 ) -> AppliedLora:
-    """Put a LoRA on a transformer, before or after its layers were cast to FP8.
+    """Put a LoRA on a transformer, before or after its layers were cast to a weight format.
 
     Its factors are kept beside the weights and added to the layers' outputs. What it changes of norms,
     biases and convolutions is added to a copy of theirs; the loaded tensors are kept for `remove`.
@@ -89,7 +90,7 @@ def _apply(model: nn.Module, target: Target, change: Change, applied: AppliedLor
     if not change.is_low_rank and not change.parts.keys() & {"weight", "bias"}:
         raise ValueError(f"{target.name} has a factor or alpha alone")
     layer = model.get_submodule(target.name)
-    linear = isinstance(layer, (nn.Linear, Fp8Linear))
+    linear = is_linear(layer)
     if change.is_low_rank:
         down, up = change.factors()
         up = target.rows(up)
@@ -113,7 +114,7 @@ def _shape(model: nn.Module, layer: str) -> torch.Size:
 
 
 def _beside(model: nn.Module, name: str, addition: Addition, applied: AppliedLora) -> None:
-    layer = model.get_submodule(name)
+    layer: Any = model.get_submodule(name)  # a Linear layer, or that of a weight format
     out, into = layer.out_features, layer.in_features
     shape = tuple(addition.down.shape) if addition.up is None else (addition.up.shape[0], addition.down.shape[1])
     if shape != (out, into):
@@ -121,7 +122,7 @@ def _beside(model: nn.Module, name: str, addition: Addition, applied: AppliedLor
     if not bool(torch.any(addition.down if addition.up is None else addition.up)):
         return  # files of differences name every layer, most of them with zeros
     add(layer, addition)
-    # By name, since casting to FP8 puts another layer in its place.
+    # By name, since casting puts another layer in its place.
     applied.undo_with(lambda: take_off(model.get_submodule(name), addition))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..catalog.selection import ChosenLora, ModelHandle
-from ..download.manifest import Listed, listed_models
+from ..download.manifest import ListedModel, listed_models
 from ..errors import PiyingError
 from ..host.base import Host
 
@@ -159,16 +159,16 @@ def settings_of(path: Path) -> Mapping[str, float]:
     return {} if listed is None else listed.settings
 
 
-def _distilled() -> list[Listed]:
+def _distilled() -> list[ListedModel]:
     return [model for model in listed_models() if model.kind == KIND and model.settings]
 
 
-def _listed_by_name(name: str) -> Listed | None:
+def _listed_by_name(name: str) -> ListedModel | None:
     return next((model for model in _distilled() if PurePosixPath(model.files[0].path).name == name), None)
 
 
 @lru_cache(maxsize=256)
-def _listed_by_content(path: Path, size: int, changed: int) -> Listed | None:
+def _listed_by_content(path: Path, size: int, changed: int) -> ListedModel | None:
     del changed  # tells one state of the file from another
     same = [model for model in _distilled() if model.files[0].bytes == size]
     if not same:

@@ -7,12 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.layouts import LAYOUTS, Layout
+from ..checkpoints.layouts import Layout
 from ..checkpoints.layouts.base import Split, SwapHalves, Whole
 from ..errors import PiyingError
+from ..families.registry import component_specs, layouts, lora_model
 from ..files.open import open_tensors
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor
@@ -33,9 +35,6 @@ ENDINGS = {
     "diff_b": "bias",
 }
 TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoder")
-BLOCK = re.compile(r"((?:vace_)?blocks)[._](\d+)[._]")
-# Widths of the models we know; those of Wan2.2 are built as those of Wan2.1 are.
-WIDTHS = {1536: "Wan 1.3B", 5120: "Wan 14B", 1408: "Hunyuan-DiT"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class LoraShape:
 
     @property
     def title(self) -> str:
-        """Return "a LoRA for Wan 14B, rank 32"; without the model where its width is none we know."""
-        model = WIDTHS.get(self.widths[0], "") if self.blocks and self.widths else ""
+        """Return "a LoRA for MODEL, rank 32"; without the model where no known one has its width."""
+        model = lora_model(self.widths[0]) if self.blocks and self.widths else ""
         return "a LoRA" + (f" for {model}, rank {self.rank}" if model and self.rank else "")
 
 
@@ -83,8 +82,16 @@ def lora_shape(entries: Mapping[str, TensorEntry]) -> LoraShape:
     return LoraShape(_first(ranks), tuple(width for width, _ in widths.most_common()), dict(numbers), outside)
 
 
+@cache
+def _blocks() -> re.Pattern[str]:
+    """Return what finds the list and the number of a block in a layer's name, with dots or underscores."""
+    lists = {name for spec in component_specs("transformer") for name in spec.rules.block_lists}
+    longest_first = sorted(lists, key=len, reverse=True)
+    return re.compile(rf"({'|'.join(map(re.escape, longest_first))})[._](\d+)[._]")
+
+
 def _block(name: str) -> str:
-    found = BLOCK.search(name)
+    found = _blocks().search(name)
     return "" if found is None else f"{found[1]}.{found[2]}"
 
 
@@ -167,7 +174,7 @@ class Targets:
         self._parameters = {name for name, _ in module.named_parameters()}
         self._own = ({name for name, _ in module.named_modules()} | self._parameters) - {""}
         self._layouts = [
-            layout for layout in LAYOUTS if layout.class_name == type(module).__name__ and layout.style == "original"
+            layout for layout in layouts() if layout.class_name == type(module).__name__ and layout.style == "original"
         ]
         self._flat = {name.replace(".", "_"): name for name in self._own}
         blocks = range(sum(1 for name in self._own if re.fullmatch(r"blocks\.\d+", name)))

@@ -1,4 +1,4 @@
-"""Frame rates: as files hold them, another rate for the same seconds, and the lengths that Wan VACE takes."""
+"""Frame rates: as files hold them, another rate for the same seconds, and lengths of 4n+1 frames."""
 
 from __future__ import annotations
 

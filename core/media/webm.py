@@ -58,7 +58,7 @@ def write_webm(
     # Which encoder can be used depends on the size, which the first frame tells.
     remaining = iter(frames)
     first = list(islice(remaining, 1))
-    encoder = _encoder(codec, first[0].shape[:2] if first else (64, 64))
+    encoder = _encoder(codec, (first[0].shape[0], first[0].shape[1]) if first else (64, 64))
     video = [*bt709(_PIXELS[codec]), "-c:v", encoder, "-crf", f"{crf:g}", *_OPTIONS[encoder], *_WEBM]
     with scratch_folder(path, doing) as scratch:
         texts = texts_input(scratch, metadata or {}, doing)

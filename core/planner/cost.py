@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
-from ..files.dtypes import BYTES_BY_SHORT_NAME
-from .machine import Machine
+from ..quantization.registry import storable_on, weight_format
+from .machine import CPU_BANDWIDTH, CPU_FLOPS, Machine
 from .phases import Phase, Variant
-from .plan_types import PhasePlan
-from .rates import CPU_BANDWIDTH, CPU_FLOPS
+from .plan_types import Compute, PhasePlan, Placement, Storage
 
 GIB = 2**30
 # Python, torch and CUDA's share of main memory: an allowance.
@@ -26,28 +26,32 @@ MATERIALLY_FASTER = 1.5
 class Choice:
     """One way of running a phase; see `PhasePlan` for the attributes."""
 
-    compute: str
-    storage: str
-    placement: str
+    compute: Compute
+    storage: Storage
+    placement: Placement
     variant: Variant
-    fp8_matmul: bool
+    native_matmul: bool
 
 
 def choices(phase: Phase, machine: Machine, precision: str = "auto", memory: str = "auto") -> Iterator[Choice]:
     """Yield the ways of running a phase on a machine, best quality first.
 
     Args:
-        precision: `auto`, or the type to compute in, where the phase leaves that to the user.
-        memory: one of `devices.MEMORY_CHOICES`; what a phase cannot do it is not held to.
+        phase: what is to be run.
+        machine: where.
+        precision: one of `machine.PRECISIONS`, where the phase leaves that to the user.
+        memory: one of `machine.MEMORY_CHOICES`; what a phase cannot do it is not held to.
     """
-    storages = _wished(_storable(phase.storages, machine), "fp8", memory)
+    # Where the device can hold none of the types, its weights are unpacked.
+    offered = storable_on(machine.device, phase.storages) or ("bf16",)
+    asked = tuple(name for name in offered if name == memory and weight_format(name))
     for compute in _computes(phase, machine, precision):
-        for name in storages:
-            storage = name if name == "fp8" else compute
+        for name in asked or offered:
+            storage = name if weight_format(name) else compute
             for placement in _placements(phase, machine, memory):
                 for variant in phase.variants:
                     yield Choice(compute, storage, placement, variant, False)
-                    if storage == "fp8" and _worth_fp8_matmul(phase, compute, machine, memory):
+                    if _worth_native_matmul(phase, compute, storage, machine=machine, memory=memory):
                         yield Choice(compute, storage, placement, variant, True)
     if not machine.is_cpu and not phase.streamable:
         # Minutes instead of seconds; what else a card that is too small for it could do is nothing.
@@ -59,44 +63,34 @@ def is_last_resort(choice: Choice, machine: Machine) -> bool:
     return choice.placement == "cpu" and not machine.is_cpu
 
 
-def _computes(phase: Phase, machine: Machine, precision: str) -> tuple[str, ...]:
+def _computes(phase: Phase, machine: Machine, precision: str) -> tuple[Compute, ...]:
     if phase.on_cpu:
         return phase.on_cpu if machine.is_cpu else phase.computes
     if machine.is_cpu and precision == "auto":
         return ("fp32",)  # 16-bit products are emulated there, many times slower
-    return phase.computes if precision == "auto" else (precision,)
+    return phase.computes if precision == "auto" else (cast(Compute, precision),)
 
 
-def _storable(storages: tuple[str, ...], machine: Machine) -> tuple[str, ...]:
-    """Return the types the device can hold: torch has no float8 on Apple's."""
-    plain = tuple(name for name in storages if name != "fp8")
-    return plain or ("bf16",) if machine.device == "mps" else storages
-
-
-def _wished(offered: tuple[str, ...], name: str, memory: str) -> tuple[str, ...]:
-    """Return `name` alone where `memory` asks for it and it is offered."""
-    return (name,) if memory == name and name in offered else offered
-
-
-def _placements(phase: Phase, machine: Machine, memory: str) -> tuple[str, ...]:
+def _placements(phase: Phase, machine: Machine, memory: str) -> tuple[Placement, ...]:
     if machine.is_cpu:
         return ("cpu",)
     if not phase.streamable or not phase.component.blocks:
         return ("resident",)
-    if memory == "auto" and machine.low_vram:
+    if memory == "streamed" or (memory == "auto" and machine.low_vram):
         return ("streamed",)
-    return _wished(("resident", "streamed"), memory, memory)
+    return ("resident",) if memory == "resident" else ("resident", "streamed")
 
 
-def _worth_fp8_matmul(phase: Phase, compute: str, machine: Machine, memory: str) -> bool:
-    """Whether multiplying in FP8 is asked for, or so much faster that it need not be.
+def _worth_native_matmul(phase: Phase, compute: Compute, storage: Storage, *, machine: Machine, memory: str) -> bool:
+    """Whether multiplying in the stored format is asked for, or so much faster that it need not be.
 
     The answer must not depend on the card's memory: more of it would then make a plan slower.
     """
-    if machine.fp8_flops is None or compute != "bf16" or not phase.linear_share:
+    stored, flops = weight_format(storage), machine.native_flops.get(storage)
+    if stored is None or flops is None or compute not in stored.matmul_computes or not phase.linear_share:
         return False
-    faster = 1 / (1 - phase.linear_share * (1 - machine.bf16_flops / machine.fp8_flops))
-    return memory == "fp8" or faster >= MATERIALLY_FASTER
+    faster = 1 / (1 - phase.linear_share * (1 - machine.bf16_flops / flops))
+    return memory == storage or faster >= MATERIALLY_FASTER
 
 
 def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
@@ -110,11 +104,11 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
         storage=choice.storage,
         placement=choice.placement,
         variant=choice.variant.name,
-        fp8_matmul=choice.fp8_matmul,
+        native_matmul=choice.native_matmul,
         vram=0 if choice.placement == "cpu" else _device_bytes(phase, choice) + _working_bytes(phase, choice),
         ram=ram,
         moved=moved,
-        seconds=max(_times(phase, choice, machine, moved, machine.ram_free - ram).values()),
+        seconds=max(_times(phase, choice, machine, moved=moved, cache=machine.ram_free - ram).values()),
         weights=phase.component.bytes(choice.compute, choice.storage),
     )
 
@@ -122,26 +116,29 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
 def bottleneck(phase: Phase, plan: PhasePlan, machine: Machine) -> str:
     """Return what the time of a phase's plan is spent on: `disk`, `copying`, `arithmetic` or `memory`."""
     variant = next(variant for variant in phase.variants if variant.name == plan.variant)
-    choice = Choice(plan.compute, plan.storage, plan.placement, variant, plan.fp8_matmul)
-    times = _times(phase, choice, machine, plan.moved, machine.ram_free - plan.ram)
+    choice = Choice(plan.compute, plan.storage, plan.placement, variant, plan.native_matmul)
+    times = _times(phase, choice, machine, moved=plan.moved, cache=machine.ram_free - plan.ram)
     return max(times, key=lambda name: times[name])
 
 
-def is_mapped(phase: Phase, storage: str) -> bool:
-    """Return whether weights stay in their file, mapped, since the type on disk is the one needed."""
-    return phase.component.stored == storage
-
-
-def reread_every_pass(phase: Phase, storage: str, placement: str, cache: int) -> bool:
+def reread_every_pass(phase: Phase, storage: Storage, placement: Placement, cache: int) -> bool:
     """Return whether every pass reads the weights from disk again.
 
     The system keeps what it read last. Of a file that is run through in a circle and is larger than
     the memory left for it, what comes next is always what has just been dropped.
 
     Args:
+        phase: what runs through the weights.
+        storage: what they are stored in.
+        placement: where they are.
         cache: bytes of main memory left for the contents of files.
     """
-    return placement != "resident" and is_mapped(phase, storage) and phase.component.file_bytes() > cache
+    return placement != "resident" and _is_mapped(phase, storage) and phase.component.file_bytes() > cache
+
+
+def _is_mapped(phase: Phase, storage: Storage) -> bool:
+    """Return whether weights stay in their file, mapped, since the type on disk is the one needed."""
+    return phase.component.stored == storage
 
 
 def _device_bytes(phase: Phase, choice: Choice) -> int:
@@ -153,16 +150,13 @@ def _device_bytes(phase: Phase, choice: Choice) -> int:
 
 
 def _working_bytes(phase: Phase, choice: Choice) -> int:
-    """Return the peak of what is computed, and of unpacking FP8 weights or packing the inputs for them."""
-    packing = 0
-    if choice.storage == "fp8":
-        packing = phase.fp8_inputs if choice.fp8_matmul else phase.component.unpacked(choice.compute)
-    return choice.variant.peak(choice.compute) + packing
+    """Return the peak of what is computed, and of unpacking weights or of rounding the inputs for them."""
+    unpacked = phase.component.unpacked(choice.compute, choice.storage)
+    return choice.variant.peak(choice.compute) + (phase.rounded_inputs if choice.native_matmul else unpacked)
 
 
 def _ram(phase: Phase, choice: Choice) -> int:
-    types = (choice.compute, choice.storage)
-    copy = 0 if is_mapped(phase, choice.storage) else phase.component.bytes(*types)
+    copy = 0 if _is_mapped(phase, choice.storage) else phase.component.bytes(choice.compute, choice.storage)
     if choice.placement == "streamed":
         return copy + STAGED
     return copy + (_working_bytes(phase, choice) if choice.placement == "cpu" else 0)
@@ -176,7 +170,7 @@ def _moved(phase: Phase, choice: Choice) -> int:
     return component.bytes(*types) + again * component.streamed_bytes(*types)
 
 
-def _times(phase: Phase, choice: Choice, machine: Machine, moved: int, cache: int) -> dict[str, float]:
+def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache: int) -> dict[str, float]:
     """Return the seconds each part of the machine is busy; they work at once, so the busiest decides.
 
     Weights count as not read yet: the disk is part of every first run.
@@ -185,10 +179,9 @@ def _times(phase: Phase, choice: Choice, machine: Machine, moved: int, cache: in
     read = component.file_bytes()
     if reread_every_pass(phase, choice.storage, choice.placement, cache):
         read *= passes
-    touched = component.bytes(choice.compute, choice.storage)
-    if choice.storage == "fp8" and not choice.fp8_matmul:
-        # Unpacked weights are written and read once more.
-        touched += 2 * BYTES_BY_SHORT_NAME[choice.compute] * sum(block.linear for block in component.blocks)
+    touched, stored = component.bytes(choice.compute, choice.storage), weight_format(choice.storage)
+    if stored is not None and not choice.native_matmul:
+        touched += stored.unpacking_traffic(sum(block.linear for block in component.blocks), choice.compute)
     return {
         "arithmetic": passes * phase.flops * choice.variant.time_factor / _rate(phase, choice, machine),
         "copying": moved / machine.pcie,
@@ -201,8 +194,8 @@ def _rate(phase: Phase, choice: Choice, machine: Machine) -> float:
     """Return operations per second."""
     if is_last_resort(choice, machine):
         return CPU_FLOPS
-    if choice.fp8_matmul and machine.fp8_flops is not None:
+    if choice.native_matmul:
         share = phase.linear_share
-        return 1 / (share / machine.fp8_flops + (1 - share) / machine.bf16_flops)
+        return 1 / (share / machine.native_flops[choice.storage] + (1 - share) / machine.bf16_flops)
     slow = choice.compute == "fp32" and not machine.is_cpu
     return machine.bf16_flops / (FP32_SLOWDOWN if slow else 1)

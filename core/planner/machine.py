@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, get_args
 
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
-from . import rates
-from .plan_types import GB
+from ..quantization.registry import FORMATS
+from .plan_types import GB, Compute, PhasePlan
 
 if TYPE_CHECKING:
     import torch
 
-    from ..host.base import Host, MemoryRules
+    from ..host.base import DevicePolicy, MemoryRules
 
 
 # What a machine that is not there to be asked has less than its makers say: CUDA's context on the card, the
 # system and other programs in main memory. Allowances.
 CONTEXT = 300 * 2**20
 OTHERS_RAM = 2 * GB
+
+# What machines reach, from what is written about them; for estimates, never for what fits.
+GIGA = 10**9  # rates count in powers of ten, unlike memory
+
+# Dense 16-bit operations per clock and multiprocessor, with sums in float32, by compute capability: the
+# rates of NVIDIA's architecture papers (A100 312e12 = 108 * 1.41e9 * 2048, RTX 4090 165e12 = 128 * 2.52e9 * 512,
+# H100 989e12 = 132 * 1.83e9 * 4096, …). GeForce cards sum in float32 at half the rate of workstation cards.
+OPERATIONS_PER_CLOCK = {(7, 0): 1024, (7, 5): 512, (8, 0): 2048, (8, 6): 512, (8, 9): 512, (9, 0): 4096, (12, 0): 512}
+UNKNOWN_OPERATIONS = 512
+
+# Published Wan2.1 times are 36 % (H100), 63 % (A100), 64 % (H20) and 66 % (RTX 4090) of the dense peak.
+REACHED = 0.5
+MEMORY_REACHED = 0.8  # of the memory's nominal rate
+
+# Page-locked copies as commonly reached: PCIe 3, 4 and 5 with 16 lanes.
+PCIE = {7: 12 * GIGA, 8: 24 * GIGA, 9: 50 * GIGA}
+NEWEST_PCIE = 50 * GIGA
+DISK = 2 * GIGA  # a mapped file on an NVMe disk
+CPU_FLOPS = 100 * GIGA  # float32, a few cores
+CPU_BANDWIDTH = 30 * GIGA
+
+# A card of 2022's middle class stands for the one that is not there: RTX 4070 class, PCIe 4 with 16 lanes.
+TYPICAL_NAME = "a card of the RTX 4070 class"
+TYPICAL_CAPABILITY = (8, 9)
+TYPICAL_CLOCK = 2.475e9
+TYPICAL_PEAK = 46 * TYPICAL_CLOCK * 512  # dense bf16 with float32 sums
+TYPICAL_BANDWIDTH = 504 * GIGA
 
 
 @dataclass(frozen=True)
@@ -36,7 +64,7 @@ class Machine:
         pcie: bytes per second from main memory to the card.
         disk: bytes per second from the disk that holds the models.
         bf16_flops: operations per second in 16-bit types, as reached in practice; fp32 on a CPU.
-        fp8_flops: the same for FP8 matrix products; None where the card has none.
+        native_flops: the same for matrix products in the weight formats that the device multiplies in.
         bandwidth: bytes per second between the device's memory and its arithmetic.
         capability: CUDA's compute capability; None elsewhere.
         low_vram: the user asked to spare the card (ComfyUI's `--lowvram`).
@@ -51,8 +79,8 @@ class Machine:
     pcie: float
     disk: float
     bf16_flops: float
-    fp8_flops: float | None
     bandwidth: float
+    native_flops: Mapping[str, float] = field(default_factory=dict)
     capability: tuple[int, int] | None = None
     low_vram: bool = False
 
@@ -62,40 +90,65 @@ class Machine:
         return self.device == "cpu"
 
 
+def peak_operations(capability: tuple[int, int], multiprocessors: int, clock: float, name: str) -> float:
+    """Return a card's dense 16-bit operations per second.
+
+    Args:
+        capability: CUDA's compute capability.
+        multiprocessors: their number.
+        clock: hertz.
+        name: the card's name, which tells GeForce from workstation cards.
+    """
+    per_clock = OPERATIONS_PER_CLOCK.get(capability, UNKNOWN_OPERATIONS)
+    halved = per_clock == UNKNOWN_OPERATIONS and "GeForce" not in name and capability >= (8, 0)
+    return multiprocessors * clock * per_clock * (2 if halved else 1)
+
+
+def pcie_rate(capability: tuple[int, int]) -> float:
+    """Return the bytes per second that cards of this generation reach over PCIe."""
+    return PCIE.get(capability[0], NEWEST_PCIE)
+
+
 def synthetic(vram_gb: float, ram_gb: float = 32.0) -> Machine:
     """Return a machine that is not there: a typical card with so much memory, in GB of 2**30 bytes.
 
     The rates are those of one card whatever its size, so that plans for several sizes compare.
     """
     vram, ram = int(vram_gb * GB), int(ram_gb * GB)
-    flops = rates.TYPICAL_PEAK * rates.REACHED
+    flops = TYPICAL_PEAK * REACHED
     return Machine(
         device="cuda:0",
-        name=rates.TYPICAL_NAME,
+        name=TYPICAL_NAME,
         vram_total=vram,
         vram_free=max(0, vram - CONTEXT),
         ram_total=ram,
         ram_free=max(0, ram - OTHERS_RAM),
-        pcie=rates.pcie_rate(rates.TYPICAL_CAPABILITY),
-        disk=rates.DISK,
+        pcie=pcie_rate(TYPICAL_CAPABILITY),
+        disk=DISK,
         bf16_flops=flops,
-        fp8_flops=flops * rates.FP8_SPEEDUP,
-        bandwidth=rates.TYPICAL_BANDWIDTH * rates.MEMORY_REACHED,
-        capability=rates.TYPICAL_CAPABILITY,
+        native_flops=_native_flops(flops, TYPICAL_CAPABILITY),
+        bandwidth=TYPICAL_BANDWIDTH * MEMORY_REACHED,
+        capability=TYPICAL_CAPABILITY,
     )
 
 
-def read_machine(host: Host) -> Machine:
+def _native_flops(flops: float, capability: tuple[int, int]) -> dict[str, float]:
+    """Return the rates of matrix products in the weight formats that a card multiplies in."""
+    speedups = {name: one.matmul_speedup(capability) for name, one in FORMATS.items()}
+    return {name: flops * speedup for name, speedup in speedups.items() if speedup is not None}
+
+
+def read_machine(policy: DevicePolicy) -> Machine:
     """Return the machine the host runs on, within the limits its memory rules set.
 
     Args:
-        host: says which device to use and what others hold of it. Where its rules are imagined, a limit
+        policy: says which device to use and what others hold of it. Where its rules are imagined, a limit
             stands for a card that is not there.
 
     Raises:
         PiyingError: the chosen device cannot be used.
     """
-    rules, device = host.memory_rules(), host.device()
+    rules, device = policy.memory_rules(), policy.device()
     total, free = _main_memory()
     if rules.ram is not None:
         total, free = rules.ram, max(0, rules.ram - OTHERS_RAM)
@@ -122,11 +175,11 @@ def _given_up() -> int:
     """
     import psutil
 
-    from ..executor.model_cache import kept_bytes
+    from ..executor.model_cache import cached_bytes
 
     process = psutil.Process().memory_info()
     own = getattr(process, "private", process.rss - getattr(process, "shared", 0))
-    return max(0, min(kept_bytes(), int(own)))
+    return max(0, min(cached_bytes(), int(own)))
 
 
 def _without_card(device: str, total: int, free: int) -> Machine:
@@ -139,11 +192,10 @@ def _without_card(device: str, total: int, free: int) -> Machine:
         vram_free=free if shared else 0,
         ram_total=total,
         ram_free=free,
-        pcie=rates.CPU_BANDWIDTH,
-        disk=rates.DISK,
-        bf16_flops=rates.CPU_FLOPS,
-        fp8_flops=None,
-        bandwidth=rates.CPU_BANDWIDTH,
+        pcie=CPU_BANDWIDTH,
+        disk=DISK,
+        bf16_flops=CPU_FLOPS,
+        bandwidth=CPU_BANDWIDTH,
     )
 
 
@@ -155,7 +207,11 @@ def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
     # What this process holds without using it is free for a plan too.
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     capability = (card.major, card.minor)
-    flops = rates.peak_operations(capability, card.multi_processor_count, _clock(card), card.name) * rates.REACHED
+    # Older versions of torch do not tell clocks (in kHz) and the width of the memory (in bits).
+    clock = float(getattr(card, "clock_rate", 0) or TYPICAL_CLOCK / 1000) * 1000
+    memory_clock, width = getattr(card, "memory_clock_rate", 0), getattr(card, "memory_bus_width", 0)
+    bandwidth = float(2 * memory_clock * 1000 * width / 8) or TYPICAL_BANDWIDTH  # two transfers a clock
+    flops = peak_operations(capability, card.multi_processor_count, clock, card.name) * REACHED
     return Machine(
         device=device,
         name=card.name,
@@ -163,24 +219,13 @@ def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
         vram_free=free + unused,
         ram_total=ram_total,
         ram_free=ram_free,
-        pcie=rates.pcie_rate(capability),
-        disk=rates.DISK,
+        pcie=pcie_rate(capability),
+        disk=DISK,
         bf16_flops=flops,
-        fp8_flops=flops * rates.FP8_SPEEDUP if capability >= rates.FIRST_FP8 else None,
-        bandwidth=_bandwidth(card) * rates.MEMORY_REACHED,
+        native_flops=_native_flops(flops, capability),
+        bandwidth=bandwidth * MEMORY_REACHED,
         capability=capability,
     )
-
-
-def _clock(card: Any) -> float:
-    """Return hertz; older versions of torch do not tell."""
-    return float(getattr(card, "clock_rate", 0) or rates.TYPICAL_CLOCK / 1000) * 1000
-
-
-def _bandwidth(card: Any) -> float:
-    """Return bytes per second; memory clocks are in kHz and count twice, widths are in bits."""
-    clock, width = getattr(card, "memory_clock_rate", 0), getattr(card, "memory_bus_width", 0)
-    return float(2 * clock * 1000 * width / 8) or rates.TYPICAL_BANDWIDTH
 
 
 def _limited(card: Machine, rules: MemoryRules) -> Machine:
@@ -194,8 +239,31 @@ def _limited(card: Machine, rules: MemoryRules) -> Machine:
     return replace(card, vram_total=total, vram_free=max(0, min(free, total)), low_vram=rules.low_vram)
 
 
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-MEMORY_CHOICES = ("auto", "resident", "streamed", "fp8")
+@dataclass(frozen=True)
+class Limits:
+    """The machine, less what is not to be touched.
+
+    Attributes:
+        budget: bytes of the card that may be used.
+        refused: keys of ways that ran out of memory before.
+    """
+
+    machine: Machine
+    budget: int
+    refused: Collection[str] = ()
+
+    def allow(self, planned: PhasePlan) -> bool:
+        """Return whether a way of running a phase fits."""
+        on_card = self.machine.is_cpu or planned.vram <= self.budget
+        return on_card and planned.ram <= self.machine.ram_free
+
+    def excess(self, planned: PhasePlan) -> int:
+        """Return the bytes that a way needs beyond what there is."""
+        return max(0, planned.vram - self.budget) + max(0, planned.ram - self.machine.ram_free)
+
+
+PRECISIONS = ("auto", *get_args(Compute))
+MEMORY_CHOICES = ("auto", "resident", "streamed", *FORMATS)
 
 
 def available_devices() -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
-
-SCALE_BYTES = 4  # one float32 per output channel of an FP8 layer
+from ..quantization.registry import FORMATS, weight_format
+from .plan_types import Compute, PhaseName, Storage, VariantName
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,10 @@ class Block:
     """Parameters of one block, the unit that is streamed.
 
     Attributes:
-        linear: weights of the Linear layers that FP8 may hold.
+        linear: weights of the Linear layers that may be stored in a format.
         kept: all other parameters: biases, norms, embeddings, Linear layers on the keep-list.
-        rows: output channels of the `linear` layers together; each has a scale in FP8.
-        largest: weights of the largest of the `linear` layers; what FP8 is unpacked into.
+        rows: output channels of the `linear` layers together.
+        largest: weights of the largest of the `linear` layers; one is unpacked at a time.
     """
 
     linear: int
@@ -30,16 +30,17 @@ class Block:
         """All parameters."""
         return self.linear + self.kept
 
-    def bytes(self, compute: str, storage: str) -> int:
+    def bytes(self, compute: Compute, storage: Storage) -> int:
         """Return the bytes of the block.
 
         Args:
-            compute: number type of the arithmetic: `bf16`, `fp16` or `fp32`.
-            storage: `fp8`, or the same as `compute`.
+            compute: number type of the arithmetic.
+            storage: the name of a format, or the same as `compute`.
         """
-        if storage != "fp8":
+        stored = weight_format(storage)
+        if stored is None:
             return self.parameters * BYTES_BY_SHORT_NAME[compute]
-        return self.linear + self.rows * SCALE_BYTES + self.kept * BYTES_BY_SHORT_NAME[compute]
+        return stored.bytes(self.linear, self.rows) + self.kept * BYTES_BY_SHORT_NAME[compute]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Component:
         name: `transformer`, `text_encoder`, `text_encoder_2`, `vae` or `prompt_model`.
         root: what lies outside the block lists; on the device for the whole phase.
         blocks: the blocks; their order makes no difference to sizes.
-        stored: the number type on disk: `bf16`, `fp16`, `fp32` or `fp8`.
+        stored: what the weights on disk are: a `Compute`, or the name of a format.
         hidden: width of the activations that go from block to block; channels at full size in a VAE.
         inner: width of the widest layer inside a block.
     """
@@ -58,7 +59,7 @@ class Component:
     name: str
     root: Block
     blocks: tuple[Block, ...]
-    stored: str
+    stored: Storage
     hidden: int = 0
     inner: int = 0
 
@@ -67,26 +68,27 @@ class Component:
         """All parameters."""
         return self.root.parameters + sum(block.parameters for block in self.blocks)
 
-    def bytes(self, compute: str, storage: str) -> int:
-        """Return the bytes of all parameters; see `Block.bytes`. The root is never stored as FP8."""
+    def bytes(self, compute: Compute, storage: Storage) -> int:
+        """Return the bytes of all parameters; see `Block.bytes`. The root is never cast."""
         return self.root.bytes(compute, compute) + sum(block.bytes(compute, storage) for block in self.blocks)
 
-    def streamed_bytes(self, compute: str, storage: str) -> int:
+    def streamed_bytes(self, compute: Compute, storage: Storage) -> int:
         """Return the bytes that one pass over the blocks moves to the device."""
         return sum(block.bytes(compute, storage) for block in self.blocks)
 
-    def largest_block(self, compute: str, storage: str) -> int:
+    def largest_block(self, compute: Compute, storage: Storage) -> int:
         """Return the bytes of the largest block; 0 without blocks."""
         return max((block.bytes(compute, storage) for block in self.blocks), default=0)
 
-    def unpacked(self, compute: str) -> int:
-        """Return the bytes of the largest FP8 layer unpacked into `compute`; one is alive at a time."""
-        return max((block.largest for block in self.blocks), default=0) * BYTES_BY_SHORT_NAME[compute]
+    def unpacked(self, compute: Compute, storage: Storage) -> int:
+        """Return the peak that unpacking layers adds: that of the largest, as one is unpacked at a time."""
+        stored, largest = weight_format(storage), max((block.largest for block in self.blocks), default=0)
+        return 0 if stored is None else stored.unpacked_bytes(largest, compute)
 
     def file_bytes(self) -> int:
         """Return the bytes of the weights on disk."""
-        if self.stored == "fp8":
-            return self.bytes("bf16", "fp8")
+        if weight_format(self.stored) is not None:
+            return self.bytes("bf16", self.stored)
         return self.parameters * BYTES_BY_SHORT_NAME[self.stored]
 
 
@@ -95,18 +97,22 @@ class Variant:
     """One way of running a phase.
 
     Attributes:
-        name: `whole`, or `tiled` where the picture is worked on in pieces.
+        name: `whole`, `batched` where both prompts go through together, or `tiled` where the picture is
+            worked on in pieces.
         activations: peak bytes beside the weights when computing in a 16-bit type.
         time_factor: arithmetic compared with `whole`.
         fixed: further peak bytes, which do not depend on the number type.
+        words: how it is done, for people; it stands where another variant is the first choice.
     """
 
-    name: str
+    name: VariantName
     activations: int
     time_factor: float = 1.0
     fixed: int = 0
+    # Not a part of what tells one work from another.
+    words: str = field(default="", repr=False, compare=False)
 
-    def peak(self, compute: str) -> int:
+    def peak(self, compute: Compute) -> int:
         """Return the peak bytes beside the weights."""
         return self.activations * BYTES_BY_SHORT_NAME[compute] // 2 + self.fixed
 
@@ -116,42 +122,49 @@ class Phase:
     """One phase of a run: one component at work.
 
     Attributes:
-        name: `expand`, `encode`, `encode_2`, `condition`, `sample` or `decode`.
+        name: which phase.
         component: whose weights it needs.
         computes: number types it may compute in, best first; a later one is taken only where no
             earlier one fits.
-        storages: number types its weights may be stored in, best first; `fp8` is the one that
-            differs from the type computed in.
+        storages: what its weights may be stored in, best first: names of formats, any other name standing for
+            the type computed in; see `every_storage`.
         flops: floating point operations of one pass.
-        linear_share: the share of them in Linear layers, which FP8 arithmetic could do; 0..1.
+        linear_share: the share of them in Linear layers, which kernels for a format could do; 0..1.
         passes: passes over the weights. Conditional and unconditional predictions share one.
         variants: ways of running it, best first.
         streamable: whether its blocks can be streamed.
         host: bytes of main memory it holds beside weights, such as the frames.
-        fp8_inputs: peak bytes of bringing a layer's input to FP8, where layers multiply in it.
-        patient: whether FP8 is taken only where nothing else fits, however long that takes; for short phases.
+        rounded_inputs: peak bytes of rounding a layer's input, where layers multiply in the format they are
+            stored in.
+        cast_last_resort: whether weights are cast only where nothing else fits, however long that takes; for
+            short phases.
         on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
             user's `precision`; empty where that decides.
         why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
     """
 
-    name: str
+    name: PhaseName
     component: Component
-    computes: tuple[str, ...]
-    storages: tuple[str, ...]
+    computes: tuple[Compute, ...]
+    storages: tuple[Storage, ...]
     flops: float
     linear_share: float
     passes: int
     variants: tuple[Variant, ...]
     streamable: bool
     host: int = 0
-    fp8_inputs: int = 0
-    patient: bool = False
-    on_cpu: tuple[str, ...] = ()
+    rounded_inputs: int = 0
+    cast_last_resort: bool = False
+    on_cpu: tuple[Compute, ...] = ()
     # Not a part of what tells one work from another.
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+
+def every_storage(plain: Compute = "bf16") -> tuple[Storage, ...]:
+    """Return what the weights of a phase may be stored in: as they are computed with, then every format there is."""
+    return (plain, *FORMATS)
 
 
 HEAD = 64  # width of an attention head in T5 and BERT

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+from ..quantization.registry import weight_format
 from .cost import choices, cost, is_last_resort
-from .machine import Machine
+from .machine import Limits, Machine
 from .phases import Phase
-from .plan_types import PhasePlan, Plan, Rejected, amount
-from .report import Limits, explain, too_large, why_rejected
+from .plan_types import PhasePlan, Plan, Rejected
+from .report import explain, out_of_ways, too_large, why_rejected
 
 __all__ = ["MARGIN", "PhasePlan", "Plan", "Rejected", "plan"]
 
@@ -30,7 +31,7 @@ class Candidate:
 
     plan: PhasePlan
     lesser: tuple[int, int]
-    rank: tuple[int, ...]
+    rank: tuple[float, ...]
 
 
 def plan(
@@ -51,8 +52,8 @@ def plan(
         work: the phases of the run.
         machine: what there is.
         refused: keys of `PhasePlan`s that ran out of memory before; none of them is chosen.
-        precision: `auto`, or the number type to compute in.
-        memory: `auto`, or what to hold the plan to: `resident`, `streamed`, `fp8`.
+        precision: one of `machine.PRECISIONS`: `auto`, or the number type to compute in.
+        memory: one of `machine.MEMORY_CHOICES`: `auto`, or the placement or format to hold the plan to.
         margin: bytes of the card to leave alone.
         advise: called where nothing fits; returns a sentence on what would.
     """
@@ -63,16 +64,34 @@ def plan(
     rejected: list[Rejected] = []
     too_small = False
     for phase in work:
-        ways = _candidates(phase, machine, precision, memory)
-        chosen, fitting = _choose(ways, limits)
-        (reasons if fitting else problems).extend(_reasons(phase, chosen, fitting, ways, limits))
+        candidates = _candidates(phase, machine, precision, memory)
+        ways = [candidate.plan for candidate in candidates]
+        chosen, fits = _choose(candidates, limits)
+        if chosen is None:
+            problems.append(out_of_ways(phase, machine))
+        elif not fits:
+            problems.append(too_large(phase, chosen, limits))
+        else:
+            reasons += explain(phase, chosen, ways, limits)
         if chosen is not None:
+            # What does not fit is shown too, with its numbers: it is what the error is about.
             phases.append(chosen)
-            too_small |= not fitting
-        rejected += _rejected(phase, chosen, ways, limits)
+            too_small |= not fits
+        rejected += [
+            Rejected(phase.name, way.choice, why_rejected(way, chosen, limits)) for way in ways if way != chosen
+        ]
     if too_small and advise is not None:
         problems.append(advise())
-    return _assembled(phases, not problems, problems or reasons, rejected)
+    return Plan(
+        phases=tuple(phases),
+        fits=not problems,
+        peak_vram=max((phase.vram for phase in phases), default=0),
+        peak_ram=max((phase.ram for phase in phases), default=0),
+        seconds=sum(phase.seconds for phase in phases),
+        moved=sum(phase.moved for phase in phases),
+        reasons=tuple(problems or reasons),
+        rejected=tuple(rejected),
+    )
 
 
 def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> list[Candidate]:
@@ -81,13 +100,15 @@ def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> 
     for choice in choices(phase, machine, precision, memory):
         if choice.compute not in computes:
             computes.append(choice.compute)
-        planned = cost(phase, choice, machine)
-        rounded = choice.storage == "fp8"
-        lesser = (computes.index(choice.compute), int(rounded and phase.patient))
+        planned, stored = cost(phase, choice, machine), weight_format(choice.storage)
+        lesser = (computes.index(choice.compute), int(stored is not None and phase.cast_last_resort))
         if is_last_resort(choice, machine):
             lesser = (len(phase.computes), 0)
+        # Of equally fast ways the one that rounds least: neither weights nor inputs, then the better format.
+        rounded = (stored is not None) + choice.native_matmul
+        error = 0.0 if stored is None else stored.rounding_error
         variant = phase.variants.index(choice.variant)
-        rank = (rounded + choice.fp8_matmul, planned.moved, variant, planned.vram, planned.ram)
+        rank = (rounded, error, planned.moved, variant, planned.vram, planned.ram)
         found.append(Candidate(planned, lesser, rank))
     return [_without_credit(candidate, found) for candidate in found]
 
@@ -109,47 +130,9 @@ def _choose(ways: list[Candidate], limits: Limits) -> tuple[PhasePlan | None, bo
     if fitting:
         return min(fitting, key=lambda way: (way.lesser, way.plan.seconds, way.rank)).plan, True
     if usable:
-        return min(usable, key=lambda way: _excess(way.plan, limits)).plan, False
+        # Nothing fits: the leanest way says how much is missing at least.
+        return min((way.plan for way in usable), key=lambda one: (limits.excess(one), one.vram, one.ram)), False
     return None, False
-
-
-def _excess(planned: PhasePlan, limits: Limits) -> tuple[int, int, int]:
-    """Return how much a way needs beyond what there is, then how much it needs at all."""
-    over = max(0, planned.vram - limits.budget) + max(0, planned.ram - limits.machine.ram_free)
-    return over, planned.vram, planned.ram
-
-
-def _reasons(
-    phase: Phase, chosen: PhasePlan | None, fitting: bool, ways: list[Candidate], limits: Limits
-) -> list[str]:
-    if chosen is None:
-        machine = limits.machine
-        room = f"{amount(machine.ram_free if machine.is_cpu else machine.vram_free)} free"
-        return [
-            f"{phase.name} ran out of memory on {machine.name} ({room}) in every way it can be run. Close other "
-            "programs, or choose a smaller size or length."
-        ]
-    if not fitting:
-        return [too_large(phase, chosen, limits)]
-    return list(explain(phase, chosen, [way.plan for way in ways], limits))
-
-
-def _rejected(phase: Phase, chosen: PhasePlan | None, ways: list[Candidate], limits: Limits) -> list[Rejected]:
-    others = [way.plan for way in ways if way.plan != chosen]
-    return [Rejected(phase.name, other.choice, why_rejected(other, chosen, limits)) for other in others]
-
-
-def _assembled(phases: list[PhasePlan], fits: bool, reasons: list[str], rejected: list[Rejected]) -> Plan:
-    return Plan(
-        phases=tuple(phases),
-        fits=fits,
-        peak_vram=max((phase.vram for phase in phases), default=0),
-        peak_ram=max((phase.ram for phase in phases), default=0),
-        seconds=sum(phase.seconds for phase in phases),
-        moved=sum(phase.moved for phase in phases),
-        reasons=tuple(reasons),
-        rejected=tuple(rejected),
-    )
 
 
 def largest(fits: Callable[[int], bool], low: int, high: int, step: int) -> int | None:
@@ -159,7 +142,7 @@ def largest(fits: Callable[[int], bool], low: int, high: int, step: int) -> int 
     """
     if not fits(low):
         return None
-    below, above = 0, (high - low) // step + 1
+    below, above = 0, (high - low) // step + 1  # in steps: fits, and does not fit or lies beyond `high`
     while above - below > 1:
         middle = (below + above) // 2
         below, above = (middle, above) if fits(low + middle * step) else (below, middle)

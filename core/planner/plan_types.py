@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+from ..quantization.registry import weight_format
 
 GB = 2**30  # as makers of cards and memory count
+
+Compute = Literal["bf16", "fp16", "fp32"]
+Storage = str  # a `Compute`, or the name of a weight format
+Placement = Literal["resident", "streamed", "cpu"]
+PhaseName = Literal["expand", "encode", "encode_2", "condition", "sample", "decode"]
+VariantName = Literal["whole", "batched", "tiled"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class PhasePlan:
         compute, storage: number types of the arithmetic and of the stored weights.
         placement: `resident` on the device, `streamed` to it block by block, or `cpu`.
         variant: the name of the phase's chosen `Variant`.
-        fp8_matmul: whether Linear layers multiply in FP8.
+        native_matmul: whether Linear layers multiply in the format they are stored in.
         vram, ram: predicted peaks in bytes. Mapped files, which the system lets go of when memory
             is short, are not part of `ram`.
         moved: bytes from main memory to the device.
@@ -26,13 +34,13 @@ class PhasePlan:
         weights: bytes of all weights as stored.
     """
 
-    phase: str
+    phase: PhaseName
     component: str
-    compute: str
-    storage: str
-    placement: str
-    variant: str
-    fp8_matmul: bool
+    compute: Compute
+    storage: Storage
+    placement: Placement
+    variant: VariantName
+    native_matmul: bool
     vram: int
     ram: int
     moved: int
@@ -43,13 +51,36 @@ class PhasePlan:
     def choice(self) -> str:
         """The choices in words."""
         numbers = self.compute if self.storage == self.compute else f"{self.compute} stored as {self.storage}"
-        matmul = ", FP8 matmul" if self.fp8_matmul else ""
-        return f"{numbers}, {self.placement}, {self.variant}{matmul}"
+        return f"{numbers}, {self.placement}, {self.variant}{f', {self.matmul}' if self.matmul else ''}"
+
+    @property
+    def matmul(self) -> str:
+        """The format that Linear layers multiply in, as in "FP8 matmul"; "" where they unpack their weights."""
+        stored = weight_format(self.storage)
+        return f"{stored.title} matmul" if stored is not None and self.native_matmul else ""
 
     @property
     def key(self) -> str:
         """A stable text of the choices, by which one that failed is remembered."""
+        # It is written to disk: other words than before would let the failures be forgotten.
         return f"{self.phase}: {self.component} {self.choice}"
+
+
+@dataclass(frozen=True)
+class PhaseMeasurement:
+    """What a phase really took.
+
+    Attributes:
+        phase: its name.
+        seconds: wall-clock time.
+        vram: peak bytes torch allocated on the card; 0 without one.
+        ram: bytes of the process in memory at the phase's end, mapped files included.
+    """
+
+    phase: str
+    seconds: float
+    vram: int
+    ram: int
 
 
 @dataclass(frozen=True)
@@ -124,7 +155,7 @@ def _component(phase: PhasePlan) -> dict[str, Any]:
         "compute": phase.compute,
         "placement": phase.placement,
         "variant": phase.variant,
-        "fp8_matmul": phase.fp8_matmul,
+        "fp8_matmul": phase.native_matmul,  # the key of the first version, which scripts read
         "gb": gigabytes(phase.weights),
         "peak_vram_gb": gigabytes(phase.vram),
         "moved_gb": gigabytes(phase.moved),

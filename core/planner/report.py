@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..executor.measure import Measured
+from ..quantization.registry import weight_format
 from .cost import bottleneck, reread_every_pass
-from .machine import Machine
+from .machine import Limits, Machine
 from .phases import Phase
-from .plan_types import PhasePlan, Plan, amount, gigabytes
+from .plan_types import PhaseMeasurement, PhasePlan, Plan, amount, gigabytes
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,29 @@ LIMITED_BY = {
     "disk": "reading weights from disk",
     "memory": "reading weights from memory",
 }
-IN_VARIANT = {"tiled": "in pieces", "whole": "one prompt after the other"}
-CHOICES = ("placement", "storage", "variant", "compute", "fp8_matmul")
+CHOICES = ("placement", "storage", "variant", "compute", "native_matmul")
 
 
 def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limits) -> Iterator[str]:
     """Yield sentences on what was chosen for a phase.
 
     Args:
+        phase: what is run.
+        chosen: the way it is run.
         ways: all ways of running it.
+        limits: what there is.
     """
-    name, machine = phase.name, limits.machine
+    name, machine, stored = phase.name, limits.machine, weight_format(chosen.storage)
     where = "" if machine.is_cpu else f" {amount(chosen.vram)} of the card at its peak,"
     busy = LIMITED_BY[bottleneck(phase, chosen, machine)]
     yield f"{name}: {chosen.choice};{where} about {duration(chosen.seconds)}, most of it {busy}."
-    if chosen.storage == "fp8" and phase.component.stored != "fp8":
-        yield f"{name}: weights in FP8, because {_against('storage', chosen, ways, limits)}."
+    if stored is not None and phase.component.stored != chosen.storage:
+        yield f"{name}: weights in {stored.title}, because {_against('storage', chosen, ways, limits)}."
     if chosen.placement == "streamed":
         yield f"{name}: weights are streamed, because {_against('placement', chosen, ways, limits)}."
     if chosen.variant != phase.variants[0].name:
-        yield f"{name}: done {IN_VARIANT[chosen.variant]}, because {_against('variant', chosen, ways, limits)}."
+        words = next(variant.words for variant in phase.variants if variant.name == chosen.variant)
+        yield f"{name}: done {words}, because {_against('variant', chosen, ways, limits)}."
     if chosen.compute != phase.computes[0] == "fp32":
         yield f"{name}: fp32 is advised and does not fit."
     if phase.why and chosen.compute == phase.computes[0]:
@@ -89,6 +92,7 @@ def _against(field: str, chosen: PhasePlan, ways: list[PhasePlan], limits: Limit
     def likeness(way: PhasePlan) -> tuple[int, int]:
         return sum(getattr(way, name) == getattr(chosen, name) for name in CHOICES), -way.vram
 
+    # Compared with a way that differs in more, the reason could be the other difference's.
     nearest = max(different, key=likeness)
     return f"{nearest.choice} {why_rejected(nearest, chosen, limits)}"
 
@@ -107,18 +111,28 @@ def why_rejected(way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> st
 
 def _why_worse(way: PhasePlan, chosen: PhasePlan) -> str:
     """Return why a way that fits was passed over."""
+    # In the order in which the planner compares ways.
     if way.compute != chosen.compute:
         return "computes in a lesser number type"
-    if way.storage == "fp8" != chosen.storage:
+    if weight_format(way.storage) is not None and weight_format(chosen.storage) is None:
         gained = "is no faster" if way.seconds >= chosen.seconds else "is hardly faster"
         return f"{gained} and rounds the weights"
     if way.seconds > chosen.seconds:
         return f"takes {duration(way.seconds)} instead of {duration(chosen.seconds)}"
-    if way.fp8_matmul and not chosen.fp8_matmul:
+    if way.native_matmul and not chosen.native_matmul:
         return "is no faster and rounds weights and inputs"
     if way.moved > chosen.moved:
         return f"is no faster and copies {amount(way.moved)} instead of {amount(chosen.moved)}"
     return "is no faster"
+
+
+def out_of_ways(phase: Phase, machine: Machine) -> str:
+    """Return a sentence on a phase that ran out of memory in every way it can be run."""
+    room = f"{amount(machine.ram_free if machine.is_cpu else machine.vram_free)} free"
+    return (
+        f"{phase.name} ran out of memory on {machine.name} ({room}) in every way it can be run. Close other "
+        "programs, or choose a smaller size or length."
+    )
 
 
 def too_large(phase: Phase, least: PhasePlan, limits: Limits) -> str:
@@ -151,7 +165,7 @@ def table(plan: Plan, machine: Machine) -> str:
         (
             phase.phase,
             f"{phase.component} {amount(phase.weights)}",
-            phase.compute + (" (FP8 matmul)" if phase.fp8_matmul else ""),
+            phase.compute + (f" ({phase.matmul})" if phase.matmul else ""),
             phase.storage,
             phase.placement,
             phase.variant,
@@ -166,7 +180,7 @@ def table(plan: Plan, machine: Machine) -> str:
     return "\n".join([_verdict(plan, machine), *lines, *(f"- {reason}" for reason in plan.reasons)])
 
 
-def after(plan: Plan, measured: Sequence[Measured], machine: Machine) -> str:
+def after(plan: Plan, measured: Sequence[PhaseMeasurement], machine: Machine) -> str:
     """Return predicted beside measured for each phase that was measured."""
     predicted = {phase.phase: phase for phase in plan.phases}
     rows = [
@@ -185,6 +199,7 @@ def after(plan: Plan, measured: Sequence[Measured], machine: Machine) -> str:
 
 def _for(rows: Sequence[Sequence[str]], machine: Machine) -> list[list[str]]:
     """Return a table, on a CPU without the columns about a card."""
+    # Rows are made for all columns; zeros under "copied" would look like a finding.
     hidden = OF_CARDS if machine.is_cpu else ()
     wanted = [index for index, name in enumerate(rows[0]) if name not in hidden]
     return [[row[index] for index in wanted] for row in rows]
@@ -206,22 +221,3 @@ def _verdict(plan: Plan, machine: Machine) -> str:
         f"Plan for {place}, {memory}: peak {card}{amount(plan.peak_ram)} of main memory, "
         f"about {duration(plan.seconds)}."
     )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The machine, less what is not to be touched.
-
-    Attributes:
-        budget: bytes of the card that may be used.
-        refused: keys of ways that ran out of memory before.
-    """
-
-    machine: Machine
-    budget: int
-    refused: Collection[str] = ()
-
-    def allow(self, planned: PhasePlan) -> bool:
-        """Return whether a way of running a phase fits."""
-        on_card = self.machine.is_cpu or planned.vram <= self.budget
-        return on_card and planned.ram <= self.machine.ram_free

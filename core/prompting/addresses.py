@@ -1,4 +1,4 @@
-"""Which servers prompts may go to: this machine, and those that its owner names outside of any workflow."""
+"""Addresses of language-model servers that prompts may go to: this machine's, and those that its owner allows."""
 
 from __future__ import annotations
 
@@ -59,13 +59,36 @@ def read_address(url: str, environment: Mapping[str, str] | None = None) -> Addr
     )
 
 
-def check_address(url: str) -> None:
-    """Accept a URL that `read_address` does.
+def api_key(address: Address, environment: Mapping[str, str] | None = None) -> str | None:
+    """Return the API key for a server, None where none is set for it.
+
+    Where servers are allowed by name, the key is theirs: a workflow that names another one on this machine does not
+    get it.
 
     Raises:
-        PiyingError: it does not.
+        PiyingError: the key would go unencrypted over a network, or is none.
     """
-    read_address(url)
+    environment = os.environ if environment is None else environment
+    key = environment.get(API_KEY, "").strip()
+    if not key or not _is_set_for(address, environment):
+        return None
+    if not address.secure and not address.is_loopback:
+        raise PiyingError(f"{API_KEY} is set, and {address} is not encrypted. Use https, or unset the key.")
+    if not key.isascii() or not key.isprintable():
+        raise PiyingError(f"{API_KEY} holds characters that no key has. Set it again.")
+    return key
+
+
+def key_hint(address: Address) -> str:
+    """Return what to do where a server wants a key and `api_key` has none for it."""
+    if os.environ.get(API_KEY, "").strip():
+        return f"The key in {API_KEY} goes to the servers in {ALLOWED} alone: add {address.host}:{address.port} there."
+    return f"Set the environment variable {API_KEY}."
+
+
+def _is_set_for(address: Address, environment: Mapping[str, str]) -> bool:
+    allowed = _allowed(environment)
+    return not allowed or bool({address.host, f"{address.host}:{address.port}"} & allowed)
 
 
 def _allowed(environment: Mapping[str, str]) -> set[str]:
@@ -74,6 +97,8 @@ def _allowed(environment: Mapping[str, str]) -> set[str]:
 
 def _parse(url: str) -> Address:
     from urllib.parse import urlsplit
+
+    from ..http import is_loopback
 
     bad = PiyingError(f"url is {url!r}. Write the address of an OpenAI-compatible server, such as {EXAMPLE}.")
     try:
@@ -85,18 +110,5 @@ def _parse(url: str) -> Address:
     known = parts.scheme in ("http", "https") and GOOD_HOST.fullmatch(host) and "@" not in parts.netloc
     if not known or parts.query or parts.fragment or not GOOD_PATH.fullmatch(parts.path.rstrip("/")):
         raise bad
-    return Address(secure, host, port or (443 if secure else 80), _endpoint(parts.path), _is_loopback(host))
-
-
-def _endpoint(path: str) -> str:
-    base = path.rstrip("/").removesuffix(ENDPOINT) or "/v1"
-    return base + ENDPOINT
-
-
-def _is_loopback(host: str) -> bool:
-    from ipaddress import ip_address
-
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    endpoint = (parts.path.rstrip("/").removesuffix(ENDPOINT) or "/v1") + ENDPOINT
+    return Address(secure, host, port or (443 if secure else 80), endpoint, is_loopback(host))

@@ -1,21 +1,31 @@
-"""One question to an HTTP server and its answer, bounded in time and size."""
+"""Client for the chat endpoint of an OpenAI-compatible server: one chat and its answer, bounded in time and size."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import ipaddress
 import json
 import queue
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from http.client import OK, HTTPResponse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from .addresses import API_KEY, Address
+from ..files.json_file import parse_json
+from ..http import (
+    Cancellation,
+    HttpClient,
+    HttpError,
+    Request,
+    ResponseTooLarge,
+    RetryableError,
+    RetryPolicy,
+    read_limited,
+    retry,
+)
+from .addresses import API_KEY, Address, key_hint
 from .writer import Answer
 
 if TYPE_CHECKING:
@@ -23,11 +33,14 @@ if TYPE_CHECKING:
 
 
 LARGEST = 4 * 1024 * 1024  # bytes of an answer; 4,096 tokens as events of 300 bytes are 1.2 MB
-CHUNK = 16 * 1024
+LARGEST_ERROR = 16 * 1024
 POLL = 0.05  # seconds until a cancel is seen
 PAUSE = 0.3  # seconds before a second try
 GRACE = 2.0  # seconds that a thread outlives its deadline, where nothing wakes it
 REASON = 200  # characters of what a server says that are repeated
+
+# No proxy sees a prompt, and no redirect takes it elsewhere. Where it may go is the owner's to say, over HTTP too.
+CLIENT = HttpClient(redirects=False, proxies=False, plain_http=True)
 
 
 class ServerFailed(PiyingError):
@@ -38,29 +51,30 @@ class RequestRejected(ServerFailed):
     """The server does not take this request; one with less in it may do."""
 
 
-class Unreachable(ServerFailed):
+class ServerUnavailable(ServerFailed):
     """The server failed in a way that a second try may mend."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class ChatTerms:
     """To whom a request goes, and how long it may take.
 
     Attributes:
-        address, headers: of the request.
+        address: of the endpoint.
+        api_key: None for none.
         timeout: seconds from the first try on, for messages.
         deadline: when they are over, as `time.monotonic` counts.
         tries: how often to ask a server that fails by itself.
     """
 
     address: Address
-    headers: dict[str, str]
+    api_key: str | None
     timeout: float
     deadline: float
     tries: int
 
 
-def exchange(terms: Terms, body: dict[str, Any], host: Host, shown: Callable[[str], str]) -> Answer:
+def chat_completion(terms: ChatTerms, body: dict[str, Any], host: Host, shown: Callable[[str], str]) -> Answer:
     """Return a server's answer to a chat.
 
     Args:
@@ -70,41 +84,44 @@ def exchange(terms: Terms, body: dict[str, Any], host: Host, shown: Callable[[st
         shown: text so far → what to show of it.
 
     Raises:
-        Refused: the server does not take the request.
+        RequestRejected: the server does not take the request.
         ServerFailed: it cannot be reached, is too slow, fails, or answers with something else.
     """
-    for number in range(1, terms.tries + 1):
+
+    def attempt() -> Answer:
         try:
-            return _Exchange(terms, body).run(host, shown)
-        except Unreachable:
-            if number == terms.tries or time.monotonic() + PAUSE >= terms.deadline:
-                raise
-            time.sleep(PAUSE)
-    raise AssertionError("tries is at least 1")
+            return _Chat(terms, body).run(host, shown)
+        except ServerUnavailable as error:
+            raise RetryableError(str(error)) from error
+
+    try:
+        policy = RetryPolicy(pauses=(PAUSE,) * (terms.tries - 1), deadline=terms.deadline)
+        return retry(attempt, policy, str(terms.address))
+    except RetryableError as error:
+        raise ServerUnavailable(str(error)) from error
 
 
 @dataclass
-class _Exchange:
-    """One request. What the thread finds comes through the queue: pieces of text, an error, and None at the end."""
+class _Chat:
+    """One request. What its thread receives comes through the queue: pieces of text, an error, and None at the end."""
 
-    terms: Terms
+    terms: ChatTerms
     body: dict[str, Any]
-    _found: queue.SimpleQueue[str | PiyingError | None] = field(default_factory=queue.SimpleQueue)
-    _connection: http.client.HTTPConnection | None = None
-    _reason: str | None = None  # why the model stopped, in the server's words
-    _given_up: bool = False
+    _received: queue.SimpleQueue[str | PiyingError | None] = field(default_factory=queue.SimpleQueue)
+    _cancellation: Cancellation = field(default_factory=Cancellation)
+    _finish_reason: Any = None  # as the server gives it
 
     @property
     def address(self) -> Address:
         return self.terms.address
 
     def run(self, host: Host, shown: Callable[[str], str]) -> Answer:
-        threading.Thread(target=self._ask, name="piying-server", daemon=True).start()
+        threading.Thread(target=self._request, name="piying-server", daemon=True).start()
         try:
             text = self._collect(host, shown)
         finally:
-            self._close()
-        return Answer(text, self._reason not in (None, "length"))
+            self._cancellation.set()
+        return Answer(text, self._finish_reason not in (None, "length"))
 
     def _collect(self, host: Host, shown: Callable[[str], str]) -> str:
         pieces: list[str] = []
@@ -115,99 +132,66 @@ class _Exchange:
             if time.monotonic() > self.terms.deadline:
                 raise ServerFailed(f"{self.address} did not answer within {self.terms.timeout:g} seconds.")
             try:
-                found = self._found.get(timeout=POLL)
+                received = self._received.get(timeout=POLL)
             except queue.Empty:
                 continue
-            if isinstance(found, PiyingError):
-                raise found
-            if found is None:
+            if isinstance(received, PiyingError):
+                raise received
+            if received is None:
                 progress.step(total)
                 return "".join(pieces)
-            pieces.append(found)
+            pieces.append(received)
             progress.step(min(len(pieces), total - 1))
-            if self._found.empty():
+            if self._received.empty():
                 progress.text(shown("".join(pieces)))
-
-    def _close(self) -> None:
-        """End the thread's waiting: closing alone does not wake a read."""
-        self._given_up = True
-        sock = self._connection.sock if self._connection is not None else None
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
 
     # In the thread
 
-    def _ask(self) -> None:
-        try:
-            self._connect()
-            for piece in self._pieces(self._send()):
-                self._found.put(piece)
-            self._found.put(None)
-        except PiyingError as error:
-            self._found.put(error)
-        except ConnectionRefusedError:
-            self._found.put(Unreachable(f"{self.address} cannot be reached: nothing listens there. Start the server."))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}".strip(": ")[:REASON]
-            self._found.put(Unreachable(f"{self.address} cannot be reached, or broke off ({reason})."))
-        finally:
-            if self._connection is not None:
-                self._connection.close()
-
-    def _connect(self) -> None:
-        """Connect, and see that a server on this machine really is on it."""
-        kind = http.client.HTTPSConnection if self.address.secure else http.client.HTTPConnection
+    def _request(self) -> None:
+        data = json.dumps(self.body).encode()
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
+        request = Request(str(self.address), headers, data, self.terms.api_key)
         # The deadline is kept by the one who waits; this only ends a thread that nobody waits for.
         left = max(0.0, self.terms.deadline - time.monotonic()) + GRACE
-        self._connection = kind(self.address.host, self.address.port, timeout=left)
-        self._connection.connect()
-        peer = ipaddress.ip_address(self._connection.sock.getpeername()[0].partition("%")[0])
-        if self.address.is_loopback and not peer.is_loopback:
+        try:
+            with CLIENT.open(request, left, self._cancellation, self._check_peer) as response:
+                if response.status != OK:
+                    raise _failure(self.terms, response)
+                for piece in self._pieces(response):
+                    self._received.put(piece)
+            self._received.put(None)
+        except RetryableError as error:
+            self._received.put(_unavailable(self.address, error))
+        except ResponseTooLarge as error:
+            self._received.put(ServerFailed(f"{self.address} {error}."))
+        except HttpError as error:
+            self._received.put(ServerFailed(str(error)))
+        except PiyingError as error:
+            self._received.put(error)
+
+    def _check_peer(self, peer: str) -> None:
+        """Refuse a server that is on this machine by its name and elsewhere by its address."""
+        if self.address.is_loopback and not ipaddress.ip_address(peer).is_loopback:
             raise ServerFailed(f"{self.address} leads to {peer}, which is not this machine.")
 
-    def _send(self) -> http.client.HTTPResponse:
-        assert self._connection is not None
-        data = json.dumps(self.body, ensure_ascii=False).encode()
-        self._connection.request("POST", self.address.path, body=data, headers=self.terms.headers)
-        response = self._connection.getresponse()
-        if response.status != http.client.OK:
-            raise _failure(self.terms, response)
-        return response
-
-    def _pieces(self, response: http.client.HTTPResponse) -> Iterator[str]:
+    def _pieces(self, response: HTTPResponse) -> Iterator[str]:
         """Yield the text of an answer, in events or all at once."""
+        chunks = read_limited(response, LARGEST)
         if "text/event-stream" not in (response.getheader("Content-Type") or ""):
-            yield self._whole(b"".join(self._chunks(response)))
+            choice = _choice(self.address, b"".join(chunks).decode("utf-8", "replace"))
+            self._finish_reason = choice.get("finish_reason") or "stop"
+            yield _text(choice.get("message"))
             return
-        for event in _events(self._chunks(response)):
+        for event in _events(chunks):
             if event == "[DONE]":
-                self._reason = self._reason or "stop"
+                self._finish_reason = self._finish_reason or "stop"
                 return
-            yield self._delta(event)
-
-    def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        size = 0
-        while chunk := response.read1(CHUNK):
-            size += len(chunk)
-            if size > LARGEST:
-                raise ServerFailed(f"{self.address} answered with more than {LARGEST // 1024**2} MiB.")
-            if self._given_up:
-                return
-            yield chunk
-
-    def _whole(self, data: bytes) -> str:
-        choice = _choice(self.address, data.decode("utf-8", "replace"))
-        self._reason = choice.get("finish_reason") or "stop"
-        return _text(choice.get("message"))
-
-    def _delta(self, event: str) -> str:
-        choice = _choice(self.address, event)
-        self._reason = choice.get("finish_reason") or self._reason
-        return _text(choice.get("delta"))
+            choice = _choice(self.address, event)
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            yield _text(choice.get("delta"))
 
 
-def _events(chunks: Iterator[bytes]) -> Iterator[str]:
+def _events(chunks: Iterable[bytes]) -> Iterator[str]:
     """Yield the data of server-sent events; one that is cut off is dropped."""
     rest = b""
     for chunk in chunks:
@@ -220,8 +204,7 @@ def _events(chunks: Iterator[bytes]) -> Iterator[str]:
 def _choice(address: Address, text: str) -> dict[str, Any]:
     """Return the first choice of a completion; empty where an event has none, as one of usage."""
     try:
-        value = json.loads(text)
-        choices = value["choices"]
+        choices = parse_json(text)["choices"]
         return dict(choices[0]) if choices else {}
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ServerFailed(
@@ -234,27 +217,34 @@ def _text(message: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _failure(terms: Terms, response: http.client.HTTPResponse) -> ServerFailed:
+def _unavailable(address: Address, error: RetryableError) -> ServerUnavailable:
+    if isinstance(error.__cause__, ConnectionRefusedError):
+        return ServerUnavailable(f"{address} cannot be reached: nothing listens there. Start the server.")
+    reason = f"{type(error.__cause__).__name__}: {error}"[:REASON]
+    return ServerUnavailable(f"{address} cannot be reached, or broke off ({reason}).")
+
+
+def _failure(terms: ChatTerms, response: HTTPResponse) -> ServerFailed:
     """Return what a status other than 200 means for the person at the screen."""
     address, status = terms.address, response.status
-    said = _quoted(_message(response.read1(CHUNK).decode("utf-8", "replace")))
+    said = _quoted(_message(response.read1(LARGEST_ERROR).decode("utf-8", "replace")))
     if 300 <= status < 400:
-        return ServerFailed(f"{address} sends requests elsewhere ({status}). Write the address it is really at.")
-    if status in (401, 403) and "Authorization" in terms.headers:
+        return ServerFailed(f"{address} redirects requests ({status}). Write the address it is really at.")
+    if status in (401, 403) and terms.api_key:
         return ServerFailed(f"{address} does not accept the API key in {API_KEY} ({status}: {said}).")
     if status in (401, 403):
-        return ServerFailed(f"{address} wants an API key ({status}). Set the environment variable {API_KEY}.")
+        return ServerFailed(f"{address} wants an API key ({status}). {key_hint(address)}")
     if status == 404:
         return ServerFailed(f"{address} does not have this address or model (404: {said}).")
     if status == 429 or status >= 500:
-        return Unreachable(f"{address} failed ({status}: {said}).")
+        return ServerUnavailable(f"{address} failed ({status}: {said}).")
     return RequestRejected(f"{address} does not take the request ({status}: {said}).")
 
 
 def _message(text: str) -> str:
     """Return the words of an error, as OpenAI's servers and Ollama wrap them; else the text."""
     try:
-        error = json.loads(text)["error"]
+        error = parse_json(text)["error"]
         return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         return text

@@ -51,7 +51,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, images: Any, chat: Chat, picture:
     text = render(tokenizer, chat, picture=True).replace(IMAGE_TOKEN, IMAGE_TOKEN * patches)
     encoded = _encode_text(tokenizer, text)
     # Which tokens stand for the picture: their positions are places in it.
-    kinds = (encoded.inputs["input_ids"] == tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)).int()
+    image_token: Any = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    kinds = encoded.inputs["input_ids"].eq(image_token).int()
     return ChatTokens({**encoded.inputs, **seen, "mm_token_type_ids": kinds}, encoded.length)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ..compile_errors import in_short
+from ..errors import short_text
 from .phases import fixed_cache_tokens
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class CompiledStep:
     def _give_up(self, error: Exception) -> None:
         """Note why there is no code, and do not try again with this model."""
         self._cache = None
-        reason = in_short(error)
+        reason = short_text(error)
         _of(self._model).problem = f"it failed before ({reason})"
         self._notes |= {"compiled": False, "not_compiled": reason}
         log.warning("Compiling the prompt model failed (%s). Writing without compiled code.", reason)
@@ -153,6 +153,6 @@ def _settings() -> CompileConfig:
     """Return how `generate` is to compile: every size by itself, and without CUDA graphs."""
     from transformers import CompileConfig
 
-    settings = CompileConfig(dynamic=False, backend=BACKEND, mode="default")
+    settings: Any = CompileConfig(dynamic=False, backend=BACKEND, mode="default")
     settings._compile_all_devices = True  # generate() leaves a CPU out otherwise
-    return settings
+    return settings  # type: ignore[no-any-return]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,22 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..catalog.installed_model import AUTO, InstalledModel, installed_models
+from ..catalog.discovery import installed_models
+from ..catalog.installed_model import AUTO, InstalledModel
 from ..catalog.selection import ModelHandle, choose_model
-from ..checkpoints.modules import reading
+from ..checkpoints.pretrained import reading
 from ..errors import PiyingError
-from ..executor.measure import Meter
-from ..executor.model_cache import kept
+from ..executor.model_cache import cached_model
 from ..executor.placement import placed, resident
 from ..families.diffusion_model import ModelParts
+from ..files.json_file import read_json, read_json_or_empty
 from ..host.base import Host
 from ..planner.machine import resolve_dtype
 from .chat_template import ChatTokens, encode
 from .clean import clean_answer
 from .compile import CompiledStep, compiled_step, left_out, why_not
+from .family import PROMPT
 from .messages import Chat
 from .one_file import finish_alone
-from .phases import BLOCK_LISTS, FP8_KEEP
 from .picture import Picture
 from .request import ExpandRequest
 from .watching import watch
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ..executor.execute_plan import Meter
     from ..planner.plan_types import PhasePlan, Plan
 
 log = logging.getLogger("piying")
@@ -86,20 +87,19 @@ class LocalModel:
         return self._held(use) if self.sees else self._planned(use, max_new_tokens)
 
     def _planned(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
-        from ..catalog.component_sizes import found_components
-        from ..executor.execute_plan import execute_plan
-        from .phases import BLOCK_LISTS, FP8_KEEP, work
+        from ..executor.execute_plan import Meter, execute_plan
+        from .phases import PromptWork, phases
 
-        component = found_components(self.found, BLOCK_LISTS, FP8_KEEP)[PART]
-        wanted, notes = self._handle.compile_step, dict[str, Any]()
+        components = ModelParts(PROMPT, self.found, self._host).components()
+        device, wanted, notes = self._host.device(), self._handle.compile_step, dict[str, Any]()
         text, ran = execute_plan(
-            work(component, max_new_tokens=max_new_tokens, fixed_cache=wanted),
+            phases(components, PromptWork(max_new_tokens=max_new_tokens, fixed_cache=wanted)),
             self._handle,
             self._host,
-            lambda device, meter: PromptRun(self.found, use, self._host, device, meter, wanted, notes),
-            lambda machine: "Choose a smaller model.",
+            PromptRun(self.found, use, self._host, device, Meter(device), wanted, notes),
+            what_fits=lambda machine: "Choose a smaller model.",
         )
-        self._ran = ran | notes
+        self._ran = {**ran, **notes}
         return text
 
     def _held(self, use: Callable[[Write], str]) -> str:
@@ -122,7 +122,7 @@ def _seeing(handle: ModelHandle, host: Host) -> ModelHandle:
     from ..planner.machine import memory_bytes
 
     limit = memory_bytes(host.device())
-    fitting = [f for f in installed_models(handle.family.key, host) if f.size <= limit and can_see(f.path)]
+    fitting = [f for f in installed_models(handle.family, host) if f.size <= limit and can_see(f.path)]
     if handle.model != AUTO or not fitting:
         return handle
     return replace(handle, model=max(fitting, key=lambda found: found.size).name)
@@ -130,10 +130,7 @@ def _seeing(handle: ModelHandle, host: Host) -> ModelHandle:
 
 def can_see(folder: Path) -> bool:
     """Return whether a model folder holds one that reads pictures."""
-    try:
-        return "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    return "vision_config" in read_json_or_empty(folder / "config.json")
 
 
 def _places(found: InstalledModel) -> list[list[Any]]:
@@ -154,7 +151,7 @@ def load(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrainedMod
         PiyingError: the folder is incomplete, damaged, or another model's.
     """
     host.check_cancelled()
-    return kept("prompt", (found.path, dtype), lambda: _read_model(found, dtype), host, found.size)
+    return cached_model("prompt", (found.path, dtype), lambda: _read_model(found, dtype), host, size=found.size)
 
 
 def load_reader(found: InstalledModel) -> Reader:
@@ -164,14 +161,14 @@ def load_reader(found: InstalledModel) -> Reader:
         PiyingError: the folder is incomplete or damaged.
     """
     folder = found.place(WORDS)[0] if found.parts else found.path
-    return kept("prompt/reader", str(_places(found)), lambda: _read_reader(folder))
+    return cached_model("prompt/reader", str(_places(found)), lambda: _read_reader(folder))
 
 
 def _read_model(found: InstalledModel, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     log.info("Loading prompt model: %s", found.name)
-    auto = AutoModelForImageTextToText if can_see(found.path) else AutoModelForCausalLM
+    auto: Any = AutoModelForImageTextToText if can_see(found.path) else AutoModelForCausalLM
     with reading(found.path, "prompt"):
         model, info = auto.from_pretrained(
             found.path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -179,7 +176,7 @@ def _read_model(found: InstalledModel, dtype: torch.dtype) -> PreTrainedModel:
         if info["missing_keys"]:  # transformers fills them with random numbers
             first, count = min(info["missing_keys"]), len(info["missing_keys"])
             raise ValueError(f"{count} tensors are not in its files, {first} first")
-    return model.eval()
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def _read_reader(folder: Path) -> Reader:
@@ -190,7 +187,7 @@ def _read_reader(folder: Path) -> Reader:
         images = AutoImageProcessor.from_pretrained(folder, local_files_only=True) if can_see(folder) else None
         if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
             # Where the Qwen-VL folders keep it, for the processor that we do without.
-            stored = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))
+            stored = read_json(folder / "chat_template.json")
             tokenizer.chat_template = stored["chat_template"]
     return Reader(tokenizer, images)
 
@@ -254,7 +251,8 @@ def _run(
         with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
             torch.manual_seed(request.seed)
             watching = StoppingCriteriaList([criterion])
-            return model.generate(**arguments, stopping_criteria=watching, **further)  # type: ignore[no-any-return]
+            generating: Any = model
+            return generating.generate(**arguments, stopping_criteria=watching, **further)  # type: ignore[no-any-return]
 
     tokens = write() if step is None else step.use(write, encoded.length, request.max_new_tokens)
     return tokens[0, encoded.length :].cpu()
@@ -323,7 +321,7 @@ class PromptRun:
             reader = load_reader(self.found)
             model = self._load(choice, reader)
             with (
-                placed(model, list(model.model.layers), choice, self.device, self.host),
+                placed(model, choice, self.device, self.host, blocks=list(model.model.layers)),
                 torch.no_grad(),
                 self._step(model, choice) as step,
             ):
@@ -346,7 +344,7 @@ class PromptRun:
 
         # The folder of a language model holds it itself, not in a folder for each part.
         found = self.found if self.found.parts else replace(self.found, parts={PART: (self.found.path,)})
-        parts = ModelParts("prompt", found.name, found, self.host, BLOCK_LISTS, FP8_KEEP)
+        parts = ModelParts(PROMPT, found, self.host)
         model = parts.load(PART, choice)
         if (self.found.path / GENERATION).is_file():  # which tokens end an answer, beside the model's own
             model.generation_config = GenerationConfig.from_pretrained(self.found.path)

@@ -26,7 +26,7 @@ def finish_alone(model: PreTrainedModel, reader: Reader) -> None:
     template = words.chat_template
     if model.config.model_type != QWEN3 or not isinstance(template, str) or SWITCH in template:
         return
-    begin, end = words.convert_ids_to_tokens(list(THINKING))
+    begin, end = (words.convert_ids_to_tokens(number) for number in THINKING)
     if begin is not None and end is not None:
         thought = f"{{{{- '{begin}\\n\\n{end}\\n\\n' }}}}"
         words.chat_template = f"{template}{{%- if add_generation_prompt and not {SWITCH} %}}{thought}{{%- endif %}}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..planner.phases import Component, Phase, Variant
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-BLOCK_LISTS = {"prompt_model": ("model.layers",)}
-FP8_KEEP: dict[str, tuple[str, ...]] = {"prompt_model": ()}
+from ..planner.phases import Component, Phase, Variant, every_storage
 
 # Keys and values of all published sizes of Qwen3: 8 heads of 128 (their config.json).
 KEY_VALUE_WIDTH = 1024
@@ -21,19 +21,30 @@ def fixed_cache_tokens(prompt_tokens: int, max_new_tokens: int) -> int:
     return max(SMALLEST_ROOM, 1 << (prompt_tokens - 1).bit_length()) + max_new_tokens
 
 
-def work(
-    component: Component, prompt_tokens: int = 512, max_new_tokens: int = 256, fixed_cache: bool = False
-) -> tuple[Phase, ...]:
-    """Return the one phase of expanding a prompt.
+@dataclass(frozen=True)
+class PromptWork:
+    """What the planner must know of writing a prompt.
 
-    Args:
-        component: the language model.
+    Attributes:
         prompt_tokens: the system prompt and the line, in tokens.
         max_new_tokens: the longest answer.
         fixed_cache: keys and values have the room of `fixed_cache_tokens` from the start, as compiled code wants it.
     """
+
+    prompt_tokens: int = 512
+    max_new_tokens: int = 256
+    fixed_cache: bool = False
+
+
+def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase, ...]:
+    """Return the one phase of writing a prompt.
+
+    Args:
+        components: `prompt_model`.
+    """
+    component, prompt_tokens, max_new_tokens = components["prompt_model"], work.prompt_tokens, work.max_new_tokens
     tokens = prompt_tokens + max_new_tokens
-    room = fixed_cache_tokens(prompt_tokens, max_new_tokens) if fixed_cache else tokens
+    room = fixed_cache_tokens(prompt_tokens, max_new_tokens) if work.fixed_cache else tokens
     cache = 2 * room * KEY_VALUE_WIDTH * len(component.blocks)  # elements
     active = ACTIVATION_BYTES * prompt_tokens * component.hidden
     return (
@@ -41,7 +52,7 @@ def work(
             name="expand",
             component=component,
             computes=("bf16",),
-            storages=("bf16", "fp8"),
+            storages=every_storage(),
             # The prompt's tokens go through at once, then one at a time.
             flops=2.0 * component.parameters * tokens / max_new_tokens,
             linear_share=0.0,

@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible server: Ollama, vLLM, LM Studio, llama.cpp.
+"""Language-model server: a prompt model behind an OpenAI-compatible server (Ollama, vLLM, LM Studio, llama.cpp).
 
 Requests are made with the standard library alone: no proxy from the environment sees a prompt, and no
 redirect is followed. A thread reads the answer, so that a cancel and the time limit work while it is
@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..catalog.selection import ModelHandle
-from ..errors import PiyingError
 from ..host.base import Host
-from .addresses import API_KEY, Address, read_address
-from .chat_client import RequestRejected, ServerFailed, Terms, exchange
+from .addresses import api_key, read_address
+from .chat_client import ChatTerms, RequestRejected, ServerFailed, chat_completion
 from .clean import clean_answer
 from .messages import Chat
 from .picture import Picture
@@ -81,19 +79,14 @@ class ServerModel:
         return use(self._write)
 
     def _write(self, chat: Chat, picture: Picture | None, request: ExpandRequest) -> Answer:
-        terms = Terms(
-            self._address,
-            _headers(self._address),
-            self._handle.timeout,
-            time.monotonic() + self._handle.timeout,
-            TRIES,
-        )
+        timeout = self._handle.timeout
+        terms = ChatTerms(self._address, api_key(self._address), timeout, time.monotonic() + timeout, TRIES)
         refused: RequestRejected | None = None
         for body, sees in _bodies(self._handle.model, chat, picture, request):
             if picture is not None and not sees:
                 log.warning("%s does not take pictures: it goes by the text alone.", self._address)
             try:
-                return exchange(terms, body, self._host, clean_answer)
+                return chat_completion(terms, body, self._host, clean_answer)
             except RequestRejected as error:
                 refused = error
         raise ServerFailed(str(refused)) from refused
@@ -123,20 +116,3 @@ def _body(model: str, chat: Chat, picture: Picture | None, request: ExpandReques
         "seed": request.seed % 2**SEED_BITS,
         "stream": True,
     }
-
-
-def _headers(address: Address) -> dict[str, str]:
-    """Return the headers of a request.
-
-    Raises:
-        PiyingError: the API key would go unencrypted over a network.
-    """
-    headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
-    key = os.environ.get(API_KEY, "").strip()
-    if not key:
-        return headers
-    if not address.secure and not address.is_loopback:
-        raise PiyingError(f"{API_KEY} is set, and {address} is not encrypted. Use https, or unset the key.")
-    if not key.isascii() or not key.isprintable():
-        raise PiyingError(f"{API_KEY} holds characters that no key has. Set it again.")
-    return {**headers, "Authorization": f"Bearer {key}"}

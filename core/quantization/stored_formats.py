@@ -1,24 +1,23 @@
-"""In which number types a file holds its weights, from its header, and which of them cannot be read."""
+"""Stored formats: in which number types a file holds its weights, from its header, and which cannot be read."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 
 from ..errors import PiyingError
 from ..files.dtypes import short_name
+from ..files.json_file import parse_json
 from ..files.safetensors_file import FileHeader, TensorEntry
+from .registry import FORMATS, recognised_format, scale_names
 
-READABLE = "bf16, fp16, fp32, fp8 (plain or scaled), GGUF"
-LAYER_FORMATS = {"float8_e4m3fn", "float8_e5m2", "float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise"}
 QUANTIZATION_TEXT = "_quantization_metadata"
 MARKER_BYTES = 4096  # a layer's description is a line of JSON
 
-# Tensors that describe the weight of a layer, by the last part of their names.
-SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
-DESCRIPTIONS = (*SCALES, "scale_input", "input_scale", "comfy_quant", "scaled_fp8")
+# Tensors that describe the weight of a layer beside its scales, by the last part of their names.
+DESCRIPTIONS = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
+# Formats that are not read, by the last part of the names of tensors that only they have.
 FOREIGN_ENDINGS = {
     "weight_scale_2": "nvfp4",
     "qweight": "GPTQ or AWQ",
@@ -29,7 +28,8 @@ FOREIGN_ENDINGS = {
 
 def describes(name: str) -> bool:
     """Return whether a tensor only describes another one."""
-    return name.rpartition(".")[2] in DESCRIPTIONS
+    own = name.rpartition(".")[2]
+    return own in DESCRIPTIONS or own in scale_names()
 
 
 def types_of(entries: Mapping[str, TensorEntry]) -> dict[str, int]:
@@ -45,12 +45,17 @@ def precision_of(header: FileHeader) -> str:
     """Return one word or two for how the weights are stored, such as "bf16" or "fp8 scaled"."""
     if header.format == "gguf":
         return "GGUF " + next((name for name in types_of(header.entries) if name not in ("fp32", "fp16")), "F16")
-    types = types_of(header.entries)
-    main = next(iter(types), "nothing")
-    fp8 = next((name for name in types if name.startswith("fp8")), None)
-    if fp8 is None:
-        return main
-    return f"{fp8} scaled" if any(name.endswith(SCALES) for name in header.entries) else fp8
+    entries, types = header.entries, _number_types(header)
+    for stored in FORMATS.values():
+        packed = {name: entry for name, entry in entries.items() if stored.recognises(name, types)}
+        main = next(iter(types_of(packed)), None)
+        if main is not None:
+            return f"{main} scaled" if any(name.endswith(stored.scales) for name in entries) else main
+    return next(iter(types_of(entries)), "nothing")
+
+
+def _number_types(header: FileHeader) -> dict[str, str]:
+    return {name: entry.dtype for name, entry in header.entries.items()}
 
 
 def check_readable(header: FileHeader) -> None:
@@ -61,22 +66,27 @@ def check_readable(header: FileHeader) -> None:
     """
     foreign = _foreign(header)
     if foreign:
+        packed = ", ".join(stored.readable for stored in FORMATS.values())
         raise PiyingError(
-            f"{header.path}: stored as {foreign[:60]}, which this pack cannot read. Readable: {READABLE}."
+            f"{header.path}: stored as {foreign[:60]}, which this pack cannot read. "
+            f"Readable: bf16, fp16, fp32, {packed}, GGUF."
         )
 
 
 def _foreign(header: FileHeader) -> str | None:
+    declared = {name for stored in FORMATS.values() for name in stored.declarations}
     for name in layer_formats(header).values():
-        if name not in LAYER_FORMATS:
+        if name not in declared:
             return name
+    types, scales = _number_types(header), scale_names()
     for name, entry in header.entries.items():
         ending = name.rpartition(".")[2]
-        if ending in FOREIGN_ENDINGS:
+        if ending in FOREIGN_ENDINGS and ending not in scales:
             return FOREIGN_ENDINGS[ending]
-        if ending in SCALES and entry.dtype == "F8_E8M0":
+        if ending in scales and entry.dtype == "F8_E8M0":
             return "mxfp8"
-        if entry.dtype in ("I8", "U8") and ending == "weight" and len(entry.shape) > 1:
+        packed = entry.dtype in ("I8", "U8") and ending == "weight" and len(entry.shape) > 1
+        if packed and recognised_format(name, types) is None:
             return "int8" if entry.dtype == "I8" else "packed 4-bit weights"
     return None
 
@@ -113,8 +123,8 @@ def _format_in(value: object) -> str:
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
 
 

@@ -1,4 +1,4 @@
-"""Conditioning: a task as the latents and the mask that the model reads beside the prompt."""
+"""Conditioning: prompts as text embeddings; a task as the latents and the mask that the model reads beside them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from ..executor.tensor_cache import TensorCache, digest
+from ..executor.placement import placed
+from ..executor.tensor_cache import Encoded, TensorCache, digest, encoded
 from .denoise import PrefixLatents
 from .request import FRAME_STEP
 from .task.canvas import Canvas, compose, empty_canvas
-from .task.resize import on_white
+from .task.frames import on_white
 from .task.vace_task import Strength, VACETask
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from diffusers import AutoencoderKLWan
 
+    from ..host.base import Host, Reporter
+    from ..planner.plan_types import PhasePlan
+    from .model import WanVACEModel
 
+
+MAX_PROMPT_TOKENS = 512  # text length of Wan2.1 (wan/configs/shared_config.py, text_len)
 VAE_STRIDE = 8  # pixels of a latent pixel; a mask's 8×8 pixels become 64 channels
 
 # A video [1, 3, n, H, W] in -1..1 → its normalised latents [1, z, 1 + (n - 1) / 4, H / 8, W / 8].
@@ -82,11 +87,11 @@ def references_on_white(pictures: Sequence[torch.Tensor], width: int, height: in
     return tuple(on_white(picture, width, height) for picture in pictures)
 
 
-def encoded(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
+def encode_task(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
     """Return a task's latents [1, 2z, R + T, H / 8, W / 8] for R references and T latent frames.
 
     Kept pixels and drawn-over pixels are encoded apart, then stacked; each reference is one latent frame in front
-    with nothing to draw over. With `with_mask` equal to `vace_encode_frames`, `vace_encode_masks`
+    with nothing to draw over. With `append_mask` equal to `vace_encode_frames`, `vace_encode_masks`
     and `vace_latent` of VACE's wan_vace.py, and to diffusers' `prepare_video_latents` and
     `prepare_masks`, which put several references in reverse order.
 
@@ -95,26 +100,23 @@ def encoded(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
             It may compute in chunks and tiles, on any device; latents are joined where they arrive.
         inputs: from `prepare`.
     """
-    latents = _video_latents(encode, inputs)
+    video, make = inputs.video, inputs.canvas.make[None, None]
+    # One half at a time: each is as large as the video, gigabytes where that is long.
+    kept = encode(video.masked_fill(make, 0.0))
+    # Where nothing is shown both halves are the same gray video, and encoding it once halves the wait.
+    drawn_over = encode(video.masked_fill(~make, 0.0)) if video.any() else kept
+    del video
+    latents = torch.cat([kept, drawn_over], dim=1)
     # The authors' order: the first reference is the first latent frame.
     pictures = [encode(picture[None, :, None]) for picture in inputs.references]
     front = [torch.cat([picture, torch.zeros_like(picture)], dim=1) for picture in pictures]
     return torch.cat([*front, latents], dim=2)
 
 
-def with_mask(latents: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
-    """Return the control [1, 2z + 64, R + T, H / 8, W / 8]: latents of `encoded`, and the mask."""
+def append_mask(latents: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
+    """Return the control [1, 2z + 64, R + T, H / 8, W / 8]: latents of `encode_task`, and the mask."""
     mask = fold_mask(inputs.mask, len(inputs.references)).to(latents)
     return torch.cat([latents, mask], dim=1)
-
-
-def _video_latents(encode: Encode, inputs: VACEInputs) -> torch.Tensor:
-    video, make = inputs.video, inputs.canvas.make[None, None]
-    # One half at a time: each is as large as the video, gigabytes where that is long.
-    kept = encode(video.masked_fill(make, 0.0))
-    # Where nothing is shown both halves are the same gray video, and encoding it once halves the wait.
-    drawn_over = encode(video.masked_fill(~make, 0.0)) if video.any() else kept
-    return torch.cat([kept, drawn_over], dim=1)
 
 
 def fold_mask(mask: torch.Tensor, references: int) -> torch.Tensor:
@@ -130,13 +132,14 @@ def fold_mask(mask: torch.Tensor, references: int) -> torch.Tensor:
     return functional.pad(folded, (0, 0, 0, 0, references, 0))
 
 
-def encode_with(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
+def encode_video(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
     """Return a video's normalised latents, computed where the VAE is, as diffusers computes them."""
     moments = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean, device=moments.device).view(shape)
-    scale = 1.0 / torch.tensor(vae.config.latents_std, device=moments.device).view(shape)
-    return ((moments - mean) * scale).to(vae.dtype)
+    shape = (1, vae.config["z_dim"], 1, 1, 1)
+    mean = torch.tensor(vae.config["latents_mean"], device=moments.device).view(shape)
+    scale = 1.0 / torch.tensor(vae.config["latents_std"], device=moments.device).view(shape)
+    latents: torch.Tensor = (moments - mean) * scale
+    return latents.to(vae.dtype)
 
 
 def paste(frames: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
@@ -150,33 +153,33 @@ def paste(frames: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
     return torch.lerp(frames, inputs.canvas.frames.to(frames), weights[..., None].to(frames))
 
 
-Tensors = Mapping[str, "torch.Tensor"]
-KEPT = 8  # tasks and gray videos; one takes up to 40 MB for 81 frames at 720p
+Tensors = Mapping[str, torch.Tensor]
+MAX_TASKS = 8  # tasks and gray videos; one takes up to 40 MB for 81 frames at 720p
 
 
 @dataclass(frozen=True)
-class EncodedTasks:
-    """Latents of tasks on disk.
+class TaskCache:
+    """Encoded tasks on disk.
 
     Attributes:
         store: holds them.
-        by: what decides them beside the pictures: the VAE, and how it computes.
+        vae: what their latents depend on beside the pictures: the VAE, and how it computes.
     """
 
     store: TensorCache
-    by: Mapping[str, Any]
+    vae: Mapping[str, Any]
 
     @classmethod
-    def under(cls, cache: Path, by: Mapping[str, Any]) -> EncodedTasks:
-        """Return those in the host's cache folder."""
-        return cls(TensorCache(cache / "tasks", KEPT), by)
+    def open(cls, folder: Path, vae: Mapping[str, Any]) -> TaskCache:
+        """Return the one in the host's cache folder."""
+        return cls(TensorCache(folder / "tasks", MAX_TASKS), vae)
 
-    def once(self, inputs: VACEInputs, make: Callable[[], Tensors]) -> Tensors:
-        """Return what was made for a task that looks the same, else what `make` gives, which is kept."""
+    def get_or_encode(self, inputs: VACEInputs, encode: Callable[[], Tensors]) -> Tensors:
+        """Return what was stored for a task that looks the same, else what `encode` returns, which is stored."""
         canvas = inputs.canvas
-        return self._once({"tensors": digest([canvas.frames, canvas.make, *inputs.references])}, make)
+        return self._get_or_encode({"tensors": digest([canvas.frames, canvas.make, *inputs.references])}, encode)
 
-    def gray_once(self, encode: Encode) -> Encode:
+    def cache_gray(self, encode: Encode) -> Encode:
         """Return `encode`, which gives latents on the CPU, so that it is called once for all gray videos of a size.
 
         One of the two parts of most tasks is gray: what is kept where all is drawn over, and what is drawn over
@@ -186,14 +189,48 @@ class EncodedTasks:
         def latents(video: torch.Tensor) -> torch.Tensor:
             if video.any():
                 return encode(video)
-            return self._once({"gray": list(video.shape)}, lambda: {"latents": encode(video)})["latents"]
+            key = {"gray": list(video.shape)}
+            return self._get_or_encode(key, lambda: {"latents": encode(video)})["latents"]
 
         return latents
 
-    def _once(self, what: Mapping[str, Any], make: Callable[[], Tensors]) -> Tensors:
-        key = {**self.by, **what}
-        kept: Tensors | None = self.store.get(key)
-        if kept is None:
-            kept = make()
-            self.store.put(key, kept)
-        return kept
+    def _get_or_encode(self, what: Mapping[str, Any], encode: Callable[[], Tensors]) -> Tensors:
+        key = {**self.vae, **what}
+        stored: Tensors | None = self.store.get(key)
+        if stored is None:
+            stored = encode()
+            self.store.put(key, stored)
+        return stored
+
+
+def encode_prompts(
+    prompts: list[str], model: WanVACEModel, choice: PhasePlan, *, device: str, host: Host, reporter: Reporter
+) -> list[torch.Tensor]:
+    """Return one embedding [1, 512, d] on the CPU for each prompt, computed as WanVACEPipeline does.
+
+    Raises:
+        PiyingError: the encoder cannot be read.
+    """
+    progress, done = reporter.progress("Encoding prompt", len(prompts)), 0
+
+    def encode(new: list[str]) -> list[Encoded]:
+        nonlocal done
+        pipeline = model.encoder_pipeline(choice)
+        encoder = pipeline.text_encoder
+        states = []
+        with placed(encoder, choice, device, host, blocks=list(encoder.encoder.block)):
+            for done, prompt in enumerate(new, len(prompts) - len(new) + 1):
+                embeds, _ = pipeline.encode_prompt(
+                    prompt,
+                    do_classifier_free_guidance=False,
+                    max_sequence_length=MAX_PROMPT_TOKENS,
+                    device=torch.device(device),
+                )
+                states.append({"states": embeds.cpu()})
+                progress.step(done)
+        return states
+
+    found = encoded(prompts, model.parts.identity("text_encoder"), choice, host, encode)
+    if done < len(prompts):  # all of them were cached
+        progress.step(len(prompts))
+    return [tensors["states"] for tensors in found]

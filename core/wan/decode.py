@@ -1,4 +1,4 @@
-"""Latents → frames, a few at a time into their final place."""
+"""VAE decoding: latents → frames, a few at a time into their final place."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
 
-Step = Callable[[int], None]
+OnStep = Callable[[int], None]
 Check = Callable[["torch.Tensor"], None]
 
 
 def decode(
-    vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool, step: Step, check: Check | None = None
+    vae: AutoencoderKLWan, latents: torch.Tensor, *, tiled: bool, on_step: OnStep, check: Check | None = None
 ) -> torch.Tensor:
     """Return frames [N, H, W, 3] float32 in 0..1 on the CPU, equal to what WanVACEPipeline decodes in fp32.
 
@@ -27,14 +27,14 @@ def decode(
         vae: on the device it computes on.
         latents: [1, z, T, h, w] as the transformer leaves them.
         tiled: decode in overlapping tiles, blended as `AutoencoderKLWan.tiled_decode` blends them.
-        step: told how many of `decode_steps` are done.
-        check: shown each piece before it is brought to 0..1, which hides what overflowed.
+        on_step: called with how many of `decode_steps` are done.
+        check: called with each piece before it is brought to 0..1, which hides what overflowed.
     """
     import torch
 
     z = denormalised(vae, latents)
     frames = torch.empty(1 + 4 * (z.shape[2] - 1), z.shape[3] * 8, z.shape[4] * 8, 3)
-    pieces = _tiles(vae, z, step) if tiled and _larger_than_a_tile(vae, z) else _chunks(vae, z, step)
+    pieces = _tiles(vae, z, on_step) if tiled and _larger_than_a_tile(vae, z) else _chunks(vae, z, on_step)
     for when, rows, columns, piece in pieces:
         if check is not None:
             check(piece)
@@ -57,9 +57,9 @@ def denormalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     import torch
 
     z = latents.to(vae.device, torch.float32)
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean, device=z.device).view(shape)
-    scale = 1.0 / torch.tensor(vae.config.latents_std, device=z.device).view(shape)
+    shape = (1, vae.config["z_dim"], 1, 1, 1)
+    mean = torch.tensor(vae.config["latents_mean"], device=z.device).view(shape)
+    scale = 1.0 / torch.tensor(vae.config["latents_std"], device=z.device).view(shape)
     return (z / scale + mean).to(vae.dtype)
 
 
@@ -71,7 +71,7 @@ def _larger_than_a_tile(vae: AutoencoderKLWan, z: torch.Tensor) -> bool:
 Piece = tuple[slice, slice, slice, "torch.Tensor"]
 
 
-def _in_time(vae: AutoencoderKLWan, z: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+def _decode_in_time(vae: AutoencoderKLWan, z: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield the frames of one latent frame after another, [1, 3, 1 or 4, H, W], and where they belong."""
     vae.clear_cache()
     try:
@@ -86,49 +86,42 @@ def _in_time(vae: AutoencoderKLWan, z: torch.Tensor) -> Iterator[tuple[slice, to
         vae.clear_cache()  # the cache holds device memory, after an error too
 
 
-def _chunks(vae: AutoencoderKLWan, z: torch.Tensor, step: Step) -> Iterator[Piece]:
+def _chunks(vae: AutoencoderKLWan, z: torch.Tensor, on_step: OnStep) -> Iterator[Piece]:
     everywhere = slice(None)
-    for index, (when, piece) in enumerate(_in_time(vae, z)):
+    for index, (when, piece) in enumerate(_decode_in_time(vae, z)):
         yield when, everywhere, everywhere, piece
-        step(index + 1)
+        on_step(index + 1)
 
 
-def _tiles(vae: AutoencoderKLWan, z: torch.Tensor, step: Step) -> Iterator[Piece]:
-    """Yield finished tiles; each is blended with the ones above and to the left of it, in main memory."""
+def _tiles(vae: AutoencoderKLWan, z: torch.Tensor, on_step: OnStep) -> Iterator[Piece]:
+    """Yield finished tiles; each is blended with the ones above and to the left of it, in main memory.
+
+    They are float32 whatever the VAE computes in: 16 bits would round each blend once more.
+    """
+    import torch
+
     stride = (vae.tile_sample_stride_height, vae.tile_sample_stride_width)
+    high, wide = vae.tile_sample_min_height // 8, vae.tile_sample_min_width // 8
     above: list[torch.Tensor] = []
     done = 0
     for top in range(0, z.shape[3], stride[0] // 8):
         row: list[torch.Tensor] = []
         for column, left in enumerate(range(0, z.shape[4], stride[1] // 8)):
-            tile, done = _tile(vae, z, top, left, done, step)
+            latents = z[:, :, :, top : top + high, left : left + wide]
+            tile = torch.empty(1, 3, 1 + 4 * (z.shape[2] - 1), latents.shape[3] * 8, latents.shape[4] * 8)
+            for when, piece in _decode_in_time(vae, latents):
+                tile[:, :, when] = piece.cpu()
+                done += 1
+                on_step(done)
             if above:
                 vae.blend_v(above[column], tile, vae.tile_sample_min_height - stride[0])
             if row:
                 vae.blend_h(row[-1], tile, vae.tile_sample_min_width - stride[1])
             row.append(tile)
-            kept = tile[:, :, :, : stride[0], : stride[1]]
-            rows, columns = (slice(8 * at, 8 * at + kept.shape[axis]) for axis, at in ((3, top), (4, left)))
-            yield slice(None), rows, columns, kept
+            inner = tile[:, :, :, : stride[0], : stride[1]]
+            rows, columns = (slice(8 * at, 8 * at + inner.shape[axis]) for axis, at in ((3, top), (4, left)))
+            yield slice(None), rows, columns, inner
         above = row
-
-
-def _tile(
-    vae: AutoencoderKLWan, z: torch.Tensor, top: int, left: int, done: int, step: Step
-) -> tuple[torch.Tensor, int]:
-    """Return one tile of all frames [1, 3, N, h, w] on the CPU, and the steps done by then.
-
-    It is float32 whatever the VAE computes in: 16 bits would round each blend once more.
-    """
-    import torch
-
-    high, wide = vae.tile_sample_min_height // 8, vae.tile_sample_min_width // 8
-    cut = z[:, :, :, top : top + high, left : left + wide]
-    frames = torch.empty(1, 3, 1 + 4 * (z.shape[2] - 1), cut.shape[3] * 8, cut.shape[4] * 8)
-    for index, (when, piece) in enumerate(_in_time(vae, cut)):
-        frames[:, :, when] = piece.cpu()
-        step(done + index + 1)
-    return frames, done + z.shape[2]
 
 
 @contextmanager

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .step_cache import StepCache
 
 
-Scale = Callable[[int, int], float]
+# The index of a step and the number of steps → a value for that step.
+Schedule = Callable[[int, int], float]
 OnStep = Callable[[int, "torch.Tensor"], None]
 # Flow, latents and noise level of a step → the flow that is followed instead.
 Steer = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
@@ -26,15 +27,16 @@ def denoise(
     scheduler: UniPCMultistepScheduler,
     noise: torch.Tensor,
     embeds: Sequence[torch.Tensor],
+    *,
     control: torch.Tensor,
     steps: int,
-    cfg_at: Scale,
-    scale_at: Scale,
+    cfg_at: Schedule,
+    scale_at: Schedule,
     on_step: OnStep,
-    check: Callable[[], None],
+    check_cancelled: Callable[[], None],
     cache: StepCache | None = None,
     steer: Steer | None = None,
-    together: bool = False,
+    batched: bool = False,
 ) -> torch.Tensor:
     """Return clean latents, float32, shaped like `noise`.
 
@@ -44,14 +46,13 @@ def denoise(
         noise: float32 [1, z, T, h, w].
         embeds: [1, 512, d] of the prompt, and of the negative prompt where any step is guided.
         control: VACE's condition [1, 2z + 64, T, h, w].
-        cfg_at: the classifier-free guidance scale of a step, from its index and the number of steps; in a step
-            where it is 1 only the prompt is followed.
-        scale_at: the conditioning scale of a step, from its index and the number of steps.
-        on_step: told the number of steps done and the latents; stops the run by raising.
-        check: called before every block; stops the run by raising.
+        cfg_at: the classifier-free guidance scale; in a step where it is 1 only the prompt is followed.
+        scale_at: the conditioning scale.
+        on_step: called with the number of steps done and the latents; stops the run by raising.
+        check_cancelled: called before every block; stops the run by raising.
         cache: forecasts steps that hardly differ; None computes every one.
         steer: given the flow of each step, guidance included, before it is followed; the noise level is 1..0.
-        together: predict for both prompts in one batch.
+        batched: predict for both prompts in one batch.
     """
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise
@@ -61,8 +62,18 @@ def denoise(
         level = float(scheduler.sigmas[index])
         if cache is not None:
             cache.begin(index, steps, scale, level)
-        branches = predict(transformer, state, timestep.expand(1), followed, control, scale, check, cache, together)
-        flow = branches[0] if len(branches) == 1 else branches[1] + cfg * (branches[0] - branches[1])
+        flows = predict(
+            transformer,
+            state,
+            timestep.expand(1),
+            followed,
+            control,
+            scale=scale,
+            check_cancelled=check_cancelled,
+            cache=cache,
+            batched=batched,
+        )
+        flow = flows[0] if len(flows) == 1 else flows[1] + cfg * (flows[0] - flows[1])
         if steer is not None:
             flow = steer(flow, latents, level)
         latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
@@ -72,7 +83,7 @@ def denoise(
 
 @dataclass(frozen=True, eq=False)
 class PrefixLatents:
-    """What a video begins as.
+    """Latents that a video begins as.
 
     The video's very first latent frame holds one frame where others hold four, so it has no counterpart
     here and stays as the model makes it.
@@ -95,7 +106,7 @@ class PrefixLatents:
         return torch.cat([whole, falling]).view(1, 1, -1, 1, 1)
 
     def steer(self, references: int) -> Steer:
-        """Return what changes the flow of a step so that the video begins so.
+        """Return the change of a step's flow by which the video begins as these latents.
 
         With latents x = (1 - s) · clean + s · noise the flow v predicts clean = x - s · v. Where that is drawn
         to `latents` by a weight w, the flow becomes (1 - w) · v + w · (x - latents) / s. The scheduler then keeps a

@@ -1,16 +1,16 @@
-"""LoRAs that make a model good in a few steps, used where speed asks for it and one is installed."""
+"""Distilled LoRAs: used where `speed` asks for few steps and one is installed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from ..catalog.selection import WAN_VACE, ModelHandle
+from ..catalog.selection import ModelHandle
 from ..download.manifest import listed_models
 from ..host.base import Host
 from ..lora.catalog import in_words, lora_choices, lora_files, made_for, with_lora
+from .family import WAN_VACE
 from .model import load
 from .request import VACERequest
 from .speed import FEW_STEPS
@@ -18,11 +18,11 @@ from .speed import FEW_STEPS
 log = logging.getLogger("piying")
 
 
-SPEEDS = ("fast", "draft")
+DISTILLED_SPEEDS = ("fast", "draft")
 
 
 def with_distilled(handle: ModelHandle, request: VACERequest, host: Host) -> tuple[ModelHandle, VACERequest]:
-    """Return what makes the same video in the few steps of a step-distilled LoRA; what was given where there is none.
+    """Return model and request for the few steps of a step-distilled LoRA; unchanged where there is none.
 
     One that is on the handle already comes first, then the first of the manifest that is installed and was
     made for a transformer of this width. Steps, cfg and shift become those it was made for. A request of few steps is
@@ -31,7 +31,7 @@ def with_distilled(handle: ModelHandle, request: VACERequest, host: Host) -> tup
     Raises:
         PiyingError: the model or a LoRA of the handle is not installed.
     """
-    if request.speed not in SPEEDS or request.steps <= FEW_STEPS:
+    if request.speed not in DISTILLED_SPEEDS or request.steps <= FEW_STEPS:
         return handle, request
     if not made_for(lora_files(handle, host)):
         handle = _with_installed(handle, host)
@@ -39,19 +39,16 @@ def with_distilled(handle: ModelHandle, request: VACERequest, host: Host) -> tup
     settings = made_for(files)
     if not settings:
         return handle, request
+    names = ("steps", "cfg", "shift")
     log.info(
         "Speed: %s in place of %s, with %s.",
-        in_words(_of_a_request(settings)),
-        in_words({name: getattr(request, name) for name in _of_a_request(settings)}),
+        in_words({name: settings[name] for name in names}),
+        in_words({name: getattr(request, name) for name in names}),
         next(file.name for file in reversed(files) if file.settings),
     )
     return handle, replace(
         request, steps=int(settings["steps"]), cfg=float(settings["cfg"]), shift=float(settings["shift"])
     )
-
-
-def _of_a_request(settings: Mapping[str, float]) -> dict[str, float]:
-    return {name: settings[name] for name in ("steps", "cfg", "shift")}
 
 
 def _with_installed(handle: ModelHandle, host: Host) -> ModelHandle:

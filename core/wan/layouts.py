@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
-from ..checkpoints.layouts.base import Config, Layout, Place, Shapes, Whole, by_prefix, count, same
+from ..checkpoints.layouts.base import Config, Layout, Names, Place, Shapes, Whole, by_prefix, count, same
 from ..errors import PiyingError
 
 HEAD_DIM = 128  # of every Wan2.1 model
@@ -95,24 +96,61 @@ def config(shapes: Shapes) -> Config:
 
 
 TITLE = "Wan2.1 transformer"
+IMAGE_TO_VIDEO = "Wan2.1 image-to-video transformer"
+TEXT_TO_VIDEO = "Wan2.1 text-to-video transformer"
+VACE_MODULE = "Wan2.1 VACE module"
+VACE = "Wan2.1-VACE transformer"
+
+
+def _has_vace(names: Names) -> bool:
+    return "vace_patch_embedding.weight" in names
+
+
+def _has_main_blocks(names: Names) -> bool:
+    return "patch_embedding.weight" in names
+
+
+def _takes_images(names: Names) -> bool:
+    return any(".cross_attn.k_img." in name or ".attn2.add_k_proj." in name for name in names)
+
+
+VARIANTS = {
+    VACE: lambda names: _has_vace(names) and _has_main_blocks(names),
+    VACE_MODULE: _has_vace,
+    IMAGE_TO_VIDEO: _takes_images,
+    TEXT_TO_VIDEO: lambda names: True,
+}
+
+
+def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del together
+    if not _has_vace(names):
+        return ["a VACE module of the same size"]
+    if not _has_main_blocks(names):
+        return ["the Wan2.1 text-to-video model of the same size"]
+    return ["the UMT5-XXL text encoder", "the Wan2.1 VAE"]
+
+
 WAN_DIFFUSERS = Layout(
-    "transformer",
-    "wan_vace",
-    "diffusers",
-    TITLE,
-    (r"(vace_)?blocks\.0\.attn1\.to_q\.weight", r"(vace_)?blocks\.0\.ffn\.net\.0\.proj\.weight"),
-    same,
-    config,
-    "WanVACETransformer3DModel",
+    kind="transformer",
+    style="diffusers",
+    title=TITLE,
+    marks=(r"(vace_)?blocks\.0\.attn1\.to_q\.weight", r"(vace_)?blocks\.0\.ffn\.net\.0\.proj\.weight"),
+    place=same,
+    config=config,
+    variants=VARIANTS,
+    needs=_needs,
+    class_name="WanVACETransformer3DModel",
 )
 WAN_ORIGINAL = Layout(
-    "transformer",
-    "wan_vace",
-    "original",
-    TITLE,
-    (r"(vace_)?blocks\.0\.self_attn\.q\.weight", r"(vace_)?blocks\.0\.ffn\.0\.weight"),
-    place,
-    config,
-    "WanVACETransformer3DModel",
+    kind="transformer",
+    style="original",
+    title=TITLE,
+    marks=(r"(vace_)?blocks\.0\.self_attn\.q\.weight", r"(vace_)?blocks\.0\.ffn\.0\.weight"),
+    place=place,
+    config=config,
+    variants=VARIANTS,
+    needs=_needs,
+    class_name="WanVACETransformer3DModel",
     layers=(*OUTSIDE, *(f"{blocks}.{{}}.{layer}" for blocks in ("blocks", "vace_blocks") for layer in INSIDE)),
 )

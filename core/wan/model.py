@@ -1,19 +1,17 @@
-"""A Wan2.1-VACE model on disk, and its parts as the phases need them."""
+"""Wan VACE model: where it is on disk, and its parts as the phases need them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..catalog.component_sizes import with_loras
 from ..catalog.installed_model import InstalledModel
-from ..catalog.selection import ModelHandle, choose_model
+from ..catalog.selection import ModelHandle
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
-from ..lora.catalog import LoraFile, in_words, lora_files, made_for
-from .phases import BLOCK_LISTS, FP8_KEEP
+from ..lora.catalog import LoraFile, in_words, made_for
 from .request import VACERequest
 
 if TYPE_CHECKING:
@@ -38,9 +36,7 @@ class WanVACEModel:
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of its parts, read from the headers of its files."""
-        from ..catalog.component_sizes import found_components
-
-        return with_loras(found_components(self.found, BLOCK_LISTS, FP8_KEEP), self.parts.loras)
+        return self.parts.components()
 
     def encoder_pipeline(self, choice: PhasePlan) -> WanVACEPipeline:
         """Return a pipeline of tokenizer and text encoder alone."""
@@ -48,7 +44,9 @@ class WanVACEModel:
 
         from ..checkpoints.tokenizers import tokenizer_of
 
-        return WanVACEPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), None, None)
+        # Encoding needs neither VAE nor scheduler.
+        absent: Any = None
+        return WanVACEPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), absent, absent)
 
     def transformer(self, choice: PhasePlan) -> WanVACETransformer3DModel:
         """Return the transformer in host memory, stored as the plan says."""
@@ -64,8 +62,9 @@ class WanVACEModel:
         """Return a fresh scheduler with the request's timestep shift."""
         from diffusers import UniPCMultistepScheduler
 
-        config = UniPCMultistepScheduler.load_config(self.found.place("scheduler")[0], local_files_only=True)
-        return UniPCMultistepScheduler.from_config(config, flow_shift=shift)
+        config: Any = UniPCMultistepScheduler.load_config(self.found.place("scheduler")[0], local_files_only=True)
+        scheduler: UniPCMultistepScheduler = UniPCMultistepScheduler.from_config(config, flow_shift=shift)
+        return scheduler
 
 
 def load(handle: ModelHandle, host: Host) -> WanVACEModel:
@@ -74,10 +73,8 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
     Raises:
         PiyingError: the model or a LoRA is not installed.
     """
-    found = choose_model(handle, host)
-    loras = lora_files(handle, host)
-    parts = ModelParts("wan_vace", found.name, found, host, BLOCK_LISTS, FP8_KEEP, loras)
-    return WanVACEModel(found, parts)
+    parts = ModelParts.of(handle, host)
+    return WanVACEModel(parts.found, parts)
 
 
 def warn_if_untrained(request: VACERequest, found: InstalledModel) -> None:

@@ -7,20 +7,22 @@ its output alone (tests/core/test_plan_peaks.py runs them again).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING
 
-from ..planner.phases import Component, Phase, Variant, encoding
-from .speed import EXACT, VAETypes
+from ..image_sizes import MULTIPLE
+from ..planner.machine import Machine
+from ..planner.phases import Component, Phase, Variant, encoding, every_storage
+from ..planner.plan import largest, plan
+from ..planner.plan_types import PhaseName, Storage, VariantName
+from ..quantization.registry import weight_format
+from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_speed_settings
+from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 
-BLOCK_LISTS = {"text_encoder": ("encoder.block",), "transformer": ("blocks", "vace_blocks"), "vae": ()}
-# The VACE blocks' projections in and out are among the most sensitive to rounding; an embedding is no Linear layer.
-FP8_KEEP = {
-    "text_encoder": ("*.relative_attention_bias",),
-    "transformer": ("vace_blocks.*.proj_in", "vace_blocks.*.proj_out"),
-    "vae": (),
-}
+if TYPE_CHECKING:
+    from ..catalog.selection import ModelHandle
 
-BATCHED = "batched"  # the name of a way of sampling: both prompts in one batch
+BATCHED: VariantName = "batched"  # the name of a way of sampling: both prompts in one batch
 TEXT_TOKENS = 512
 HEAD = 128  # width of an attention head; rotary embeddings are two fp32 tables of it
 LATENT_CHANNELS, CONTROL_CHANNELS = 16, 96
@@ -33,7 +35,7 @@ VAE_CHANNELS = 96
 DECODE_BYTES, ENCODE_BYTES, VAE_FIXED_BYTES = 9363, 6650, 785
 DECODE_FLOPS, ENCODE_FLOPS = (10.8e6, 33.8e6), (6.7e6, 20.0e6)
 TILE, TILE_STRIDE = 256, 192  # diffusers' AutoencoderKLWan
-FRAME_BYTES = 12  # a pixel of a frame: three float32
+BYTES_PER_PIXEL = 12  # of a frame: three float32
 REMEMBERED = 0.125  # activations a branch: every eighth token's first change (StepCache)
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
 
@@ -43,50 +45,77 @@ def latent_frames(num_frames: int) -> int:
     return 1 + (num_frames - 1) // 4
 
 
-def work(
-    components: Mapping[str, Component],
-    width: int,
-    height: int,
-    num_frames: int,
-    references: int = 0,
-    cfg: float = 5.0,
-    steps: int = 50,
-    task: bool = True,
-    step_cache: bool = False,
-    batch_cfg: bool = False,
-    notes: tuple[str, ...] = (),
-    vae: VAETypes = EXACT,
-) -> tuple[Phase, ...]:
-    """Return the phases of a run.
+@dataclass(frozen=True)
+class VideoWork:
+    """What the planner must know of a video.
 
-    Args:
-        components: `transformer`, `text_encoder` and `vae`.
+    Attributes:
         width, height: pixels.
         num_frames: 4n+1.
         references: pictures of what is to appear; each is one more latent frame.
         cfg: above 1 each step predicts twice, in one pass over the weights.
         steps: denoising steps.
-        task: whether there is a video to follow or keep; its two parts are then encoded one by one.
+        has_task: whether there is a video to follow or keep; its two parts are then encoded one by one.
         step_cache: whether a StepCache looks at the steps.
         batch_cfg: whether both prompts may go through a block in one batch, where that fits.
+        vae: the number types the VAE may compute in.
         notes: sentences on how it samples, for the plan's text.
-        vae: the number types it may compute in.
     """
-    branches = 2 if cfg > 1 else 1
-    tokens = (latent_frames(num_frames) + references) * (width // 16) * (height // 16)
-    frames = FRAME_BYTES * width * height * num_frames
-    ways = (True, False) if batch_cfg and branches > 1 else (False,)
-    variants = tuple(sampling_memory(components["transformer"], tokens, branches, step_cache, way) for way in ways)
-    shape = (components["vae"], vae, width, height, num_frames)
+
+    width: int
+    height: int
+    num_frames: int
+    _: KW_ONLY
+    references: int = 0
+    cfg: float = DEFAULT_CFG
+    steps: int = DEFAULT_STEPS
+    has_task: bool = True
+    step_cache: bool = False
+    batch_cfg: bool = False
+    vae: VAETypes = FP32_FIRST
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, request: VACERequest, references: int = 0, has_task: bool = True, notes: tuple[str, ...] = ()
+    ) -> VideoWork:
+        """Return the work of a request as the user made it; what its `speed` stands for is applied here.
+
+        Raises:
+            PiyingError: a setting for speed is out of range.
+        """
+        check_speed_settings(request)
+        request = with_speed(request)
+        return cls(
+            request.width,
+            request.height,
+            request.num_frames,
+            references=references,
+            cfg=request.cfg,
+            steps=request.steps,
+            has_task=has_task,
+            step_cache=request.step_cache > 0,
+            batch_cfg=request.batch_cfg,
+            vae=vae_types(request.vae_precision, request.speed),
+            notes=notes,
+        )
+
+
+def phases(components: Mapping[str, Component], work: VideoWork) -> tuple[Phase, ...]:
+    """Return the phases of a run.
+
+    Args:
+        components: `transformer`, `text_encoder` and `vae`.
+    """
     return (
-        _encode(components["text_encoder"], branches, frames),
-        _vae_phase("condition", *shape, 2 if task else 1),
-        replace(_sample(components["transformer"], variants, tokens, branches, steps, frames), notes=notes),
-        _vae_phase("decode", *shape, 1),
+        _encode(components["text_encoder"], work),
+        _vae_phase("condition", components["vae"], work, passes=2 if work.has_task else 1),
+        _sample(components["transformer"], work),
+        _vae_phase("decode", components["vae"], work, passes=1),
     )
 
 
-def _encode(encoder: Component, prompts: int, frames: int) -> Phase:
+def _encode(encoder: Component, work: VideoWork) -> Phase:
     flops, variant = encoding(encoder, TEXT_TOKENS)
     return Phase(
         name="encode",
@@ -95,18 +124,19 @@ def _encode(encoder: Component, prompts: int, frames: int) -> Phase:
         storages=_storages(encoder),
         flops=flops,
         linear_share=0.0,
-        passes=prompts,
+        passes=_branches(work),
         variants=(variant,),
         streamable=True,
-        patient=True,
-        host=frames,
+        cast_last_resort=True,
+        host=_frame_bytes(work),
     )
 
 
-def _sample(
-    transformer: Component, variants: tuple[Variant, ...], tokens: int, branches: int, steps: int, frames: int
-) -> Phase:
+def _sample(transformer: Component, work: VideoWork) -> Phase:
+    branches = _branches(work)
+    tokens = (latent_frames(work.num_frames) + work.references) * (work.width // 16) * (work.height // 16)
     linear, attention = flops_per_token(transformer, tokens)
+    batched = (True, False) if work.batch_cfg and branches > 1 else (False,)
     return Phase(
         name="sample",
         component=transformer,
@@ -114,16 +144,27 @@ def _sample(
         storages=_storages(transformer),
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
-        passes=steps,
-        variants=variants,
+        passes=work.steps,
+        variants=tuple(
+            sampling_memory(transformer, tokens, branches, step_cache=work.step_cache, batched=way) for way in batched
+        ),
         streamable=True,
-        host=2 * frames,
-        fp8_inputs=_fp8_inputs(transformer, tokens),
+        host=2 * _frame_bytes(work),
+        rounded_inputs=_rounded_inputs(transformer, tokens),
+        notes=work.notes,
     )
 
 
-def _storages(component: Component) -> tuple[str, ...]:
-    return ("fp8",) if component.stored == "fp8" else ("bf16", "fp8")
+def _branches(work: VideoWork) -> int:
+    return 2 if work.cfg > 1 else 1
+
+
+def _frame_bytes(work: VideoWork) -> int:
+    return BYTES_PER_PIXEL * work.width * work.height * work.num_frames
+
+
+def _storages(component: Component) -> tuple[Storage, ...]:
+    return (component.stored,) if weight_format(component.stored) else every_storage()
 
 
 def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
@@ -137,7 +178,7 @@ def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
 
 
 def sampling_memory(
-    transformer: Component, tokens: int, branches: int, step_cache: bool = False, batched: bool = False
+    transformer: Component, tokens: int, branches: int, *, step_cache: bool = False, batched: bool = False
 ) -> Variant:
     """Return what a prediction holds beside the weights, VACE hints interleaved.
 
@@ -154,42 +195,40 @@ def sampling_memory(
     if batched:
         latents += branches * pixels * (LATENT_CHANNELS + CONTROL_CHANNELS) * 2
     rotary = tokens * HEAD * 2 * 4
-    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary)
+    words = "" if batched else "one prompt after the other"
+    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary, words=words)
 
 
 def _inside(transformer: Component) -> float:
     return max(3 + 2 * transformer.inner / max(1, transformer.hidden), 11)
 
 
-def _fp8_inputs(transformer: Component, tokens: int) -> int:
-    """Return what bringing the widest layer's input to FP8 by way of fp32 adds to the peak."""
+def _rounded_inputs(transformer: Component, tokens: int) -> int:
+    """Return what rounding the widest layer's input by way of fp32 adds to the peak."""
     ratio = transformer.inner / max(1, transformer.hidden)
     return int(2 * tokens * transformer.hidden * max(0.0, 3 + 5 * ratio - _inside(transformer)))
 
 
-def _vae_phase(
-    name: str, vae: Component, types: VAETypes, width: int, height: int, num_frames: int, passes: int
-) -> Phase:
+def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> Phase:
     first, further = DECODE_FLOPS if name == "decode" else ENCODE_FLOPS
     wide = vae.hidden / VAE_CHANNELS
-    frames = FRAME_BYTES * width * height * num_frames
     return Phase(
         name=name,
         component=vae,
-        computes=types.computes,
-        on_cpu=types.on_cpu,
-        why=types.why,
+        computes=work.vae.computes,
+        on_cpu=work.vae.on_cpu,
+        why=work.vae.why,
         storages=("fp32",),
-        flops=wide**2 * width * height * (first + further * (latent_frames(num_frames) - 1)),
+        flops=wide**2 * work.width * work.height * (first + further * (latent_frames(work.num_frames) - 1)),
         linear_share=0.0,
         passes=passes,
-        variants=vae_memory(name, vae, width, height, num_frames),
+        variants=vae_memory(name, vae, width=work.width, height=work.height, num_frames=work.num_frames),
         streamable=False,
-        host=frames * (2 if name == "decode" else CONDITION_COPIES),
+        host=_frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
     )
 
 
-def vae_memory(name: str, vae: Component, width: int, height: int, num_frames: int) -> tuple[Variant, ...]:
+def vae_memory(name: str, vae: Component, *, width: int, height: int, num_frames: int) -> tuple[Variant, ...]:
     """Return what encoding (`condition`) or decoding holds on the device, whole and in tiles.
 
     Decoded frames leave the device latent frame by latent frame; a video to encode is there whole.
@@ -199,15 +238,41 @@ def vae_memory(name: str, vae: Component, width: int, height: int, num_frames: i
     wide = vae.hidden / VAE_CHANNELS
     each = (DECODE_BYTES if decode else ENCODE_BYTES) * wide
     fixed = VAE_FIXED_BYTES * wide
-    video = 0 if decode else FRAME_BYTES // 2 * pixels * num_frames
+    video = 0 if decode else BYTES_PER_PIXEL // 2 * pixels * num_frames
     latents = 2 * LATENT_CHANNELS * 4 * pixels // 64 * latent_frames(num_frames)
     whole = Variant("whole", int(each * pixels) + video, 1.0, int(fixed * pixels) + latents)
     if tile == pixels:
         return (whole,)
     again = tiled_length(width) * tiled_length(height) / pixels
-    return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents)
+    return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents, words="in pieces")
 
 
 def tiled_length(length: int) -> int:
     """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
     return sum(min(TILE, length - start) for start in range(0, length, TILE_STRIDE))
+
+
+def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork) -> str:
+    """Return a sentence on the longest video of this size and the largest of this length that fit."""
+    width, height = work.width, work.height
+
+    def fits(smaller: VideoWork) -> bool:
+        made = plan(phases(components, smaller), machine, precision=handle.precision, memory=handle.memory)
+        return made.fits
+
+    def scaled(units: int) -> VideoWork:
+        """Return a video of the same shape whose shorter side is `units` times 16."""
+        short = units * MULTIPLE
+        long = max(1, round(short * max(width, height) / min(width, height) / MULTIPLE)) * MULTIPLE
+        size = (long, short) if width >= height else (short, long)
+        return replace(work, width=size[0], height=size[1])
+
+    frames = largest(lambda count: fits(replace(work, num_frames=count)), MIN_FRAMES, work.num_frames, FRAME_STEP)
+    units = largest(lambda count: fits(scaled(count)), 1, min(width, height) // MULTIPLE, 1)
+    found = [f"num_frames {frames} at {width}×{height}"] if frames else []
+    if units:
+        size = scaled(units)
+        found.append(f"{size.width}×{size.height} with num_frames {size.num_frames}")
+    if not found:
+        return "No size or length fits. Choose a smaller model, or one whose files are in FP8."
+    return f"What would fit: {', or '.join(found)}."

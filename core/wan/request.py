@@ -1,8 +1,9 @@
-"""What to sample, and the rules a request must keep."""
+"""Wan VACE request: what to sample, with defaults, and the rules it must keep."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ..errors import PiyingError
 from ..image_sizes import MULTIPLE, either, nearest_multiples
@@ -17,16 +18,20 @@ FPS = 16  # what Wan2.1 was trained on
 DEFAULT_WIDTH, DEFAULT_HEIGHT, DEFAULT_FRAMES = 832, 480, 81
 DEFAULT_STEPS, DEFAULT_CFG, DEFAULT_SHIFT, DEFAULT_SEED = 50, 5.0, 16.0, 2025
 
-# How much may be given up for speed; what each word does is in speed.py.
-REFERENCE = "reference"
-SPEEDS = (REFERENCE, "balanced", "fast", "draft")
-MAX_STEP_CACHE = 1.0
-# Which kernel computes attention; what each is is in attention.py.
-AUTO_ATTENTION, SDPA = "auto", "sdpa"
-ATTENTIONS = (AUTO_ATTENTION, SDPA, "cudnn", "flash", "xformers", "sage")
+# How much may be given up for speed; speed.py has what each does.
+SpeedName = Literal["reference", "balanced", "fast", "draft"]
+# Which kernel computes attention; attention.py has them.
+AttentionName = Literal["auto", "sdpa", "cudnn", "flash", "xformers", "sage"]
 # What the VAE computes in; what auto is stands in speed.py.
-AUTO_VAE = "auto"
-VAE_PRECISIONS = (AUTO_VAE, "fp32", "fp16")
+VAEPrecision = Literal["auto", "fp32", "fp16"]
+SPEEDS: tuple[SpeedName, ...] = get_args(SpeedName)
+ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName)
+VAE_PRECISIONS: tuple[VAEPrecision, ...] = get_args(VAEPrecision)
+REFERENCE: SpeedName = "reference"
+AUTO_ATTENTION: AttentionName = "auto"
+SDPA: AttentionName = "sdpa"
+AUTO_VAE: VAEPrecision = "auto"
+MAX_STEP_CACHE = 1.0
 
 # The negative prompt published with Wan2.1 (wan/configs/shared_config.py, sample_neg_prompt).
 NEGATIVE_PROMPT = (
@@ -53,7 +58,7 @@ class VACERequest:
             follows the prompt alone and takes half the time.
         step_cache: relative change below which a step is forecast from those before (see `step_cache.StepCache`); 0
             computes every step.
-        speed: one of `SPEEDS`, a bundle of such measures on top of those set by hand.
+        speed: one of `SPEEDS`, a set of such settings on top of those made by hand.
         attention: one of `ATTENTIONS`; `auto` is torch's own where `speed` is reference.
         compile_blocks: have `torch.compile` make code for the transformer's blocks, on a card that holds them all.
         batch_cfg: have each step predict for both prompts in one batch, where memory allows.
@@ -72,11 +77,11 @@ class VACERequest:
     cfg_start: float = 0.0
     cfg_end: float = 1.0
     step_cache: float = 0.0
-    speed: str = REFERENCE
-    attention: str = AUTO_ATTENTION
+    speed: SpeedName = REFERENCE
+    attention: AttentionName = AUTO_ATTENTION
     compile_blocks: bool = False
     batch_cfg: bool = False
-    vae_precision: str = AUTO_VAE
+    vae_precision: VAEPrecision = AUTO_VAE
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
@@ -121,11 +126,11 @@ def check_request(request: VACERequest) -> None:
     check_side("width", request.width)
     check_side("height", request.height)
     check_num_frames(request.num_frames)
-    check_measures(request)
+    check_speed_settings(request)
 
 
-def check_measures(request: VACERequest) -> None:
-    """Accept the measures taken for speed.
+def check_speed_settings(request: VACERequest) -> None:
+    """Accept the settings for speed.
 
     Raises:
         PiyingError: a range of steps is empty, or a value is outside of its own range.

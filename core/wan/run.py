@@ -1,4 +1,4 @@
-"""One run of Wan VACE under a plan: encode, condition, sample, decode; what is done stays done."""
+"""Wan VACE runs: a request → frames, under the best plan that holds; a finished phase is not run again."""
 
 from __future__ import annotations
 
@@ -7,35 +7,136 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..compile_errors import in_short
-from ..executor.measure import Meter
+from ..catalog.selection import ModelHandle
+from ..errors import short_text
+from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
-from ..executor.retry import check_of
+from ..executor.retry import overflow_check
 from ..executor.tensor_cache import TensorCache, digest
 from ..files.dtypes import torch_dtype
-from ..host.base import Host
+from ..host.base import Host, Reporter
+from ..lora.catalog import record_of
 from ..preview import LatentPreview, fit_colours
-from .attention import Attention
-from .conditioning import EncodedTasks, Tensors, VACEInputs, encode_with, encoded, with_mask
+from .attention import Attention, attention_for
+from .conditioning import (
+    TaskCache,
+    Tensors,
+    VACEInputs,
+    append_mask,
+    encode_prompts,
+    encode_task,
+    encode_video,
+    paste,
+    prepare,
+)
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
-from .model import WanVACEModel
-from .phases import BATCHED
-from .request import AUTO_VAE, VACERequest
+from .distilled import with_distilled
+from .model import WanVACEModel, load, warn_if_not_made_for, warn_if_untrained
+from .phases import BATCHED, VideoWork, phases, what_fits
+from .request import AUTO_VAE, VACERequest, check_request
+from .speed import speed_notes, with_speed
 from .step_cache import StepCache
-from .text_encoding import encode
-from .transformer import block_order, compiled, why_not
+from .transformer import block_order, compiled_blocks, reason_not_to_compile
 
 if TYPE_CHECKING:
     import torch
     from diffusers import WanVACETransformer3DModel
 
     from ..planner.plan_types import PhasePlan, Plan
+    from .task.vace_task import VACETask
 
 log = logging.getLogger("piying")
 
 
-KEPT_LATENTS = 4  # videos whose latents outlive the run, 20 MB each at 720p
+MAX_CACHED_LATENTS = 4  # videos whose latents outlive the run, 20 MB each at 720p
+
+
+def sample(
+    handle: ModelHandle, request: VACERequest, host: Host, task: VACETask | None = None
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Make one video.
+
+    Without a task the result equals `WanVACEPipeline.__call__` on the same weights with
+    `UniPCMultistepScheduler(flow_shift=shift)` and a CPU generator seeded with `seed`.
+
+    Returns:
+        Frames as a float32 CPU tensor [num_frames, height, width, 3] in 0..1, and a record of what
+        ran, fit for JSON.
+
+    Raises:
+        PiyingError: the request, the task, the model or the device cannot be used, or no plan fits
+            the machine; the text says why.
+    """
+    check_request(request)
+    handle, request = with_distilled(handle, request, host)
+    inputs = prepare(task, request.width, request.height, request.num_frames)
+    frames, record = sample_inputs(handle, request, inputs, host, has_task=task is not None)
+    return paste(frames, inputs), record | ({"task": task.describe()} if task else {})
+
+
+def sample_inputs(
+    handle: ModelHandle,
+    request: VACERequest,
+    inputs: VACEInputs,
+    host: Host,
+    *,
+    has_task: bool,
+    reporter: Reporter | None = None,
+    on_latents: Callable[[torch.Tensor], None] | None = None,
+    logged_plans: set[str] | None = None,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Make one video from prepared inputs; kept pixels are as the model gives them.
+
+    Args:
+        has_task: whether there is a video to follow or keep.
+        reporter: shown the phases' progress in place of the host.
+        on_latents: called with the latents [1, z, T, h, w], float32 on the CPU, before they are decoded.
+        logged_plans: plans that were logged for videos much like this one; they are not logged again, and new ones
+            are added.
+
+    Returns:
+        Frames and a record, as `sample` does.
+
+    Raises:
+        PiyingError: the model or the device cannot be used, or no plan fits the machine.
+    """
+    import torch
+
+    asked, request = request, with_speed(request)
+    model = load(handle, host)
+    if not logged_plans:
+        for sentence in speed_notes(asked, request):
+            log.info("Speed: %s", sentence)
+        warn_if_untrained(request, model.found)
+        warn_if_not_made_for(request, model.parts.loras)
+    components, device = model.components(), host.device()
+    attention = attention_for(request.attention, request.speed, device, model.found.is_built_in)
+    work = VideoWork.of(asked, len(inputs.references), has_task, (attention.why,))
+    run = VACERun(
+        model,
+        request,
+        inputs,
+        host,
+        reporter=reporter or host,
+        meter=Meter(device),
+        attention=attention,
+        cache=StepCache(request.step_cache) if request.step_cache else None,
+        on_latents=on_latents,
+    )
+    with torch.no_grad():
+        frames, ran = execute_plan(
+            phases(components, work),
+            handle,
+            host,
+            run,
+            what_fits=lambda machine: what_fits(components, machine, handle, work),
+            logged_plans=logged_plans,
+        )
+    if run.cache is not None and run.cache.skipped:
+        log.info("Speed: %d of %d steps were forecast.", run.cache.skipped, request.steps)
+    record = {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request)}
+    return frames, record | run.record()
 
 
 @dataclass
@@ -43,18 +144,21 @@ class VACERun:
     """A request on its way to frames. `attempt` may be called again after running out of memory.
 
     Attributes:
+        reporter: shown the phases' progress; it may be one portion of a longer video's.
         attention: which kernel computes it.
         cache: forecasts steps that hardly differ; None computes every one.
-        on_latents: told the video's latents [1, z, T, h, w] once they are there, before they are decoded.
+        on_latents: called with the video's latents [1, z, T, h, w] before they are decoded.
         embeds, control, latents: results of finished phases, on the CPU.
         colours: the preview's map from latent channels to colour.
+        not_compiled: why blocks were not compiled though that was asked for; "" where they were, and None where it
+            was not asked for or nothing was sampled.
     """
 
     model: WanVACEModel
     request: VACERequest
     inputs: VACEInputs
     host: Host
-    device: str
+    reporter: Reporter
     meter: Meter
     attention: Attention
     cache: StepCache | None = None
@@ -63,6 +167,7 @@ class VACERun:
     control: torch.Tensor | None = None
     colours: torch.Tensor | None = None
     latents: torch.Tensor | None = None
+    not_compiled: str | None = None
 
     def attempt(self, plan: Plan) -> torch.Tensor:
         """Return frames [N, H, W, 3] float32 in 0..1 on the CPU.
@@ -75,72 +180,90 @@ class VACERun:
         if self.control is None:
             self.control, self.colours = self._condition(plan.phase("condition"))
         if self.latents is None:
-            self.latents = self._latents(plan.phase("sample"))
+            self.latents = self._sample(plan.phase("sample"))
             if self.on_latents is not None:
                 self.on_latents(self.latents)
         return self._decode(plan.phase("decode"), self.latents)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the run did beside its plan, fit for JSON."""
+        record: dict[str, Any] = {"attention": self.attention.name}
+        if self.cache is not None:
+            record["steps_forecast"] = self.cache.skipped
+        if self.not_compiled is not None:
+            record["compiled"] = not self.not_compiled
+        if self.not_compiled:
+            record["not_compiled"] = self.not_compiled
+        return record
 
     def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
         request = self.request
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
         with self.meter.phase(choice):
-            return encode(prompts, self.model, choice, self.device, self.host)
+            return encode_prompts(
+                prompts, self.model, choice, device=self.meter.device, host=self.host, reporter=self.reporter
+            )
 
     def _condition(self, choice: PhasePlan) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the control [1, 2z + 64, T, h, w] and the preview's colours.
 
         Latents of a task that was seen before, with whatever prompt and seed, are not encoded again.
         """
-        kind = self.device.partition(":")[0]
-        how = f"{choice.compute} {choice.storage} {choice.variant} {choice.placement} {kind}"
-        by = {"vae": self.model.parts.identity("vae"), "as": how}
-        tasks = EncodedTasks.under(self.host.cache_folder(), by)
-        kept = tasks.once(self.inputs, lambda: self._encoded_task(choice, tasks))
-        return with_mask(kept["latents"], self.inputs), kept["colours"]
+        how = f"{choice.compute} {choice.storage} {choice.variant} {choice.placement} {self._device_kind}"
+        tasks = TaskCache.open(self.host.cache_folder(), {"vae": self.model.parts.identity("vae"), "as": how})
+        stored = tasks.get_or_encode(self.inputs, lambda: self._encode_task(choice, tasks))
+        return append_mask(stored["latents"], self.inputs), stored["colours"]
 
-    def _encoded_task(self, choice: PhasePlan, tasks: EncodedTasks) -> Tensors:
+    def _encode_task(self, choice: PhasePlan, tasks: TaskCache) -> Tensors:
         """Return the task's latents [1, 2z, T, h, w] and the preview's colours, on the CPU."""
-        check = check_of(choice)
+        check = overflow_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
 
-            def checked(video: torch.Tensor) -> torch.Tensor:
-                latents = encode_with(vae, video)
+            def encode(video: torch.Tensor) -> torch.Tensor:
+                latents = encode_video(vae, video)
                 check(latents)
                 return latents.cpu()
 
-            with placed(vae, [], choice, self.device, self.host):
-                progress = self.host.progress("Preparing the task", 1)
+            with placed(vae, choice, self.meter.device, self.host):
+                progress = self.reporter.progress("Preparing the task", 1)
                 with tiling(vae, choice.variant == "tiled"):
-                    latents = encoded(tasks.gray_once(checked), self.inputs)
+                    latents = encode_task(tasks.cache_gray(encode), self.inputs)
                 colours = fit_colours(vae)
                 progress.step(1)
         return {"latents": latents, "colours": colours}
 
-    def _latents(self, choice: PhasePlan) -> torch.Tensor:
-        """Return latents [1, z, T, h, w], of a run before where one made the very same.
+    def _sample(self, choice: PhasePlan) -> torch.Tensor:
+        """Return the video's latents [1, z, T, h, w] on the CPU, those of an earlier run where it made the very same.
 
-        They are kept until later runs push them out, so that a decode or a save that failed can be
+        They stay on disk until later runs push them out, so that a decode or a save that failed can be
         done again without sampling.
         """
-        store = TensorCache(self.host.cache_folder() / "latents", KEPT_LATENTS)
-        key = self._key(choice)
-        kept = store.get(key)
-        if kept is not None:
+        store = TensorCache(self.host.cache_folder() / "latents", MAX_CACHED_LATENTS)
+        key = self._latents_key(choice)
+        cached = store.get(key)
+        if cached is not None:
             log.info("The latents of this video are kept from a run before: going on from them.")
-            return kept["latents"]
-        latents = self._sample(choice)
+            return cached["latents"]
+        with self.meter.phase(choice):
+            transformer = self.model.transformer(choice)
+            with (
+                placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
+                self.attention.enabled(choice.compute),
+            ):
+                latents = self._denoise_compiled(transformer, choice)
+        latents = latents[:, :, len(self.inputs.references) :].cpu()
         store.put(key, {"latents": latents})
         return latents
 
-    def _key(self, choice: PhasePlan) -> dict[str, Any]:
+    def _latents_key(self, choice: PhasePlan) -> dict[str, Any]:
         assert self.control is not None
         before = self.inputs.before
         tensors = [self.control, *self.embeds, *([] if before is None else [before.latents, before.weights()])]
-        steps, kind = self.request.steps, self.device.partition(":")[0]
+        steps = self.request.steps
         return {
             "model": self.model.parts.identity("transformer"),
-            "as": f"{choice.compute} {choice.storage} {choice.fp8_matmul} {choice.variant} {kind}",
+            "as": f"{choice.compute} {choice.storage} {choice.native_matmul} {choice.variant} {self._device_kind}",
             "attention": self.attention.name,
             # What the VAE computes in is in the control already, and decoding is not part of the latents.
             "request": asdict(replace(self.request, vae_precision=AUTO_VAE)),
@@ -148,72 +271,69 @@ class VACERun:
             "tensors": digest(tensors),
         }
 
-    def _sample(self, choice: PhasePlan) -> torch.Tensor:
-        with self.meter.phase(choice):
-            transformer = self.model.transformer(choice)
-            with (
-                placed(transformer, block_order(transformer), choice, self.device, self.host),
-                self.attention.used(choice.compute),
-            ):
-                latents = self._compiled(transformer, choice)
-                if latents is None:
-                    latents = self._loop(transformer, choice)
-            if self.cache is not None:
-                self.cache.let_go()
-        return latents[:, :, len(self.inputs.references) :].cpu()
+    @property
+    def _device_kind(self) -> str:
+        return self.meter.device.partition(":")[0]
 
-    def _compiled(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor | None:
-        """Return what `_loop` gives with compiled blocks; None where they are not wanted, or cannot be made here."""
+    def _denoise_compiled(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
+        """Return what `_denoise` gives, with compiled blocks where that is asked for and works here."""
         if not self.request.compile_blocks:
-            return None
-        reason = why_not(choice, self.device)
-        if reason:
-            log.info("compile_blocks is left out: %s.", reason)
-            return None
+            return self._denoise(transformer, choice)
+        self.not_compiled = reason_not_to_compile(choice, self.meter.device)
+        if self.not_compiled:
+            log.info("compile_blocks is left out: %s.", self.not_compiled)
+            return self._denoise(transformer, choice)
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            with compiled(transformer):
-                return self._loop(transformer, choice)
+            with compiled_blocks(transformer):
+                return self._denoise(transformer, choice)
         except TorchDynamoException as error:
-            log.warning("Compiling the blocks failed (%s). They run as they are.", in_short(error))
-        return None
+            self.not_compiled = short_text(error)
+            log.warning("Compiling the blocks failed (%s). They run as they are.", self.not_compiled)
+        # Outside the handler: the exception's frames hold tensors of the failed attempt.
+        return self._denoise(transformer, choice)
 
-    def _loop(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
+    def _denoise(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
         """Return latents of references and video on the device."""
         import torch
 
         assert self.control is not None and self.colours is not None
-        dtype = torch_dtype(choice.compute)
-        request, before = self.request, self.inputs.before
+        dtype, device = torch_dtype(choice.compute), self.meter.device
+        request, before, references = self.request, self.inputs.before, len(self.inputs.references)
         # On the CPU, so that one seed gives one video on every card.
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        noise = torch.randn((1, transformer.config.in_channels, *self.control.shape[2:]), generator=generator)
+        noise = torch.randn((1, transformer.config["in_channels"], *self.control.shape[2:]), generator=generator)
         scheduler = self.model.scheduler(request.shift)
+        preview = LatentPreview(self.colours, scheduler, references)
+        progress = self.reporter.progress("Sampling", request.steps)
         if self.cache is not None:
-            self.cache.clear()  # of an attempt before, which ran out of memory
-        preview = LatentPreview(self.colours, scheduler, len(self.inputs.references))
-        progress = self.host.progress("Sampling", request.steps)
-        return denoise(
-            transformer,
-            scheduler,
-            noise.to(self.device),
-            [states.to(self.device, dtype) for states in self.embeds],
-            self.control.to(self.device, dtype),
-            request.steps,
-            request.cfg_at,
-            self.inputs.scale_at,
-            lambda done, latents: progress.step(done, preview.of(latents)),
-            self.host.check_cancelled,
-            self.cache,
-            None if before is None else before.steer(len(self.inputs.references)),
-            choice.variant == BATCHED,
-        )
+            self.cache.reset()
+        try:
+            return denoise(
+                transformer,
+                scheduler,
+                noise.to(device),
+                [states.to(device, dtype) for states in self.embeds],
+                control=self.control.to(device, dtype),
+                steps=request.steps,
+                cfg_at=request.cfg_at,
+                scale_at=self.inputs.scale_at,
+                on_step=lambda done, latents: progress.step(done, preview.of(latents)),
+                check_cancelled=self.reporter.check_cancelled,
+                cache=self.cache,
+                steer=None if before is None else before.steer(references),
+                batched=choice.variant == BATCHED,
+            )
+        finally:
+            # After an error too: its tensors are on the card, where the next attempt needs the room.
+            if self.cache is not None:
+                self.cache.release()
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
-        tiled, check = choice.variant == "tiled", check_of(choice)
+        tiled, check = choice.variant == "tiled", overflow_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
-            with placed(vae, [], choice, self.device, self.host):
-                progress = self.host.progress("Decoding", decode_steps(vae, latents, tiled))
-                return decode(vae, latents, tiled, progress.step, check)
+            with placed(vae, choice, self.meter.device, self.host):
+                progress = self.reporter.progress("Decoding", decode_steps(vae, latents, tiled))
+                return decode(vae, latents, tiled=tiled, on_step=progress.step, check=check)

@@ -1,17 +1,18 @@
-"""The word of the `speed` widget → what is done for it."""
+"""Speed settings: what each choice of the `speed` widget stands for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .request import AUTO_VAE, REFERENCE, VACERequest
+from ..planner.plan_types import Compute
+from .request import AUTO_VAE, REFERENCE, SpeedName, VACERequest, VAEPrecision
 
 FEW_STEPS = 12  # what distilled models take; there is nothing to leave out of so few
 
 
 @dataclass(frozen=True)
-class Speed:
-    """A bundle of measures.
+class SpeedSettings:
+    """What a choice of `speed` sets.
 
     Attributes:
         steps: share of the steps that are taken.
@@ -26,61 +27,55 @@ class Speed:
     vae: str = "fp16"
 
 
-# Chosen by what benchmarks/speed.py measures on the built-in model (docs/speed.md): forecast steps give up less than
-# steps that are not there at all, so fewer steps come second. Guidance left out saves least: that is left to be set by
-# hand.
-BUNDLES = {
-    REFERENCE: Speed(batch_cfg=False, vae="fp32"),
-    "balanced": Speed(step_cache=0.08),
-    "fast": Speed(steps=2 / 3, step_cache=0.12),
-    "draft": Speed(steps=0.5, step_cache=0.12),
+# Measured by benchmarks/speed.py (docs/benchmarks.md): forecast steps give up less than steps left out,
+# so fewer steps come second. Guidance left out saves least: that is left to be set by hand.
+SETTINGS: dict[SpeedName, SpeedSettings] = {
+    "reference": SpeedSettings(batch_cfg=False, vae="fp32"),
+    "balanced": SpeedSettings(step_cache=0.08),
+    "fast": SpeedSettings(steps=2 / 3, step_cache=0.12),
+    "draft": SpeedSettings(steps=0.5, step_cache=0.12),
 }
 
 
 def with_speed(request: VACERequest) -> VACERequest:
-    """Return a request with the measures its `speed` stands for; what was set by hand stays."""
-    bundle = BUNDLES[request.speed]
+    """Return a request with the settings its `speed` stands for; what was set by hand stays."""
+    settings = SETTINGS[request.speed]
     if request.speed == REFERENCE:
         return request
-    request = replace(request, batch_cfg=request.batch_cfg or bundle.batch_cfg)
+    request = replace(request, batch_cfg=request.batch_cfg or settings.batch_cfg)
     if request.steps <= FEW_STEPS:
         return request
     return replace(
         request,
-        steps=max(1, round(request.steps * bundle.steps)),
-        step_cache=request.step_cache or bundle.step_cache,
+        steps=max(1, round(request.steps * settings.steps)),
+        step_cache=request.step_cache or settings.step_cache,
     )
 
 
-def vae_types(vae_precision: str = AUTO_VAE, speed: str = REFERENCE) -> VAETypes:
-    """Return the number types that the VAE may compute in; one that is set by hand holds on a CPU too.
-
-    Args:
-        vae_precision: one of `request.VAE_PRECISIONS`.
-        speed: one of `request.SPEEDS`.
-    """
+def vae_types(vae_precision: VAEPrecision = AUTO_VAE, speed: SpeedName = REFERENCE) -> VAETypes:
+    """Return the number types that the VAE may compute in; one that is set by hand holds on a CPU too."""
     by_hand = vae_precision != AUTO_VAE
-    if (vae_precision if by_hand else BUNDLES[speed].vae) == "fp32":
-        return EXACT
-    said = f"vae_precision is {vae_precision}" if by_hand else f"speed is {speed}"
-    why = f"fp16 in place of fp32, because {said}."
-    return VAETypes(HALF, HALF, why) if by_hand else VAETypes(HALF, why=why)
+    if (vae_precision if by_hand else SETTINGS[speed].vae) == "fp32":
+        return FP32_FIRST
+    setting = f"vae_precision is {vae_precision}" if by_hand else f"speed is {speed}"
+    why = f"fp16 in place of fp32, because {setting}."
+    return VAETypes(FP16_FIRST, FP16_FIRST, why) if by_hand else VAETypes(FP16_FIRST, why=why)
 
 
-def explained(asked: VACERequest, done: VACERequest) -> list[str]:
-    """Return what was done for speed, a sentence each."""
-    said = []
+def speed_notes(asked: VACERequest, done: VACERequest) -> list[str]:
+    """Return the settings that `speed` has changed, a sentence each."""
+    notes = []
     if done.steps != asked.steps:
-        said.append(f"{done.steps} steps in place of {asked.steps}.")
+        notes.append(f"{done.steps} steps in place of {asked.steps}.")
     if done.cfg > 1 and (done.cfg_start, done.cfg_end) != (0.0, 1.0):
-        said.append(
+        notes.append(
             f"Guidance from {done.cfg_start:.0%} to {done.cfg_end:.0%} of the steps; the others take half as long."
         )
     if done.step_cache:
-        said.append(f"Steps that change by less than {done.step_cache:.0%} are forecast from those before.")
+        notes.append(f"Steps that change by less than {done.step_cache:.0%} are forecast from those before.")
     if asked.speed != REFERENCE and asked.steps <= FEW_STEPS:
-        said.append(f"speed is {asked.speed}, and {asked.steps} steps are few already: they stay as they are.")
-    return said
+        notes.append(f"speed is {asked.speed}, and {asked.steps} steps are few already: they stay as they are.")
+    return notes
 
 
 @dataclass(frozen=True)
@@ -88,18 +83,18 @@ class VAETypes:
     """The types of both VAE phases.
 
     fp16 comes before bf16 in either order: it takes the same memory, has three more bits, and older cards
-    have it too (benchmarks/vae_types.py, docs/speed.md). Where it overflows, what follows it is taken.
+    have it too (benchmarks/vae_types.py, docs/benchmarks.md). Where it overflows, what follows it is taken.
 
     Attributes:
-        computes: on a card; a later one only where no earlier one fits or holds.
+        computes: on a card; a later one only where no earlier one fits, or one overflows.
         on_cpu: on a CPU, where 16-bit products are emulated.
         why: a sentence on the first of `computes`.
     """
 
-    computes: tuple[str, ...]
-    on_cpu: tuple[str, ...] = ("fp32",)
+    computes: tuple[Compute, ...]
+    on_cpu: tuple[Compute, ...] = ("fp32",)
     why: str = ""
 
 
-EXACT = VAETypes(("fp32", "fp16", "bf16"))
-HALF = ("fp16", "fp32", "bf16")
+FP32_FIRST = VAETypes(("fp32", "fp16", "bf16"))
+FP16_FIRST: tuple[Compute, ...] = ("fp16", "fp32", "bf16")

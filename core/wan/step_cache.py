@@ -1,10 +1,10 @@
-"""Steps that can be foretold: what the model would predict is forecast from the steps before.
+"""Step cache: steps whose prediction is forecast from those of earlier steps, in place of running the model.
 
-When a step may be foretold is told by its first block, as in first-block caching (chengzeyi, ParaAttention;
+Whether a step can be forecast is decided by its first block, as in first-block caching (chengzeyi, ParaAttention;
 diffusers' `FirstBlockCacheConfig`): that block runs in every step, and the others only where what it changes
-differs from the last step computed in full. What is foretold is the prediction itself, by a straight line through
+differs from the last step computed in full. What is forecast is the prediction itself, by a straight line through
 the two computed last, of which half is followed (TaylorSeer, Liu et al. 2025, forecasts features by such lines; the
-idea of a damped trend is Gardner's and McKenzie's, 1985). Nothing as large as an activation is remembered.
+idea of a damped trend is Gardner's and McKenzie's, 1985). Nothing as large as an activation is stored.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 
-# The first steps lay out the picture and the last one cleans it; neither is guessed.
-FIRST_SHARE, FIRST_LEAST, LAST = 0.15, 3, 1
-MOST_IN_A_ROW = 3
-EVERY = 8  # one token in so many is compared, which costs an eighth of an activation to remember
+# The first steps lay out the picture and the last one cleans it; neither is forecast.
+FIRST_SHARE, MIN_FIRST, LAST = 0.15, 3, 1
+MAX_IN_A_ROW = 3
+TOKEN_STRIDE = 8  # one token in so many is compared, which costs an eighth of an activation to store
 # How much of the line is followed, and never further than its two points are apart: repeating the last prediction (0)
 # lags behind, all of the line (1) overshoots.
 DAMPING = 0.5
@@ -29,7 +29,7 @@ DAMPING = 0.5
 
 @dataclass
 class StepCache:
-    """What one run remembers of the steps computed in full.
+    """Predictions and first-block changes of the steps that one run computed in full.
 
     Attributes:
         threshold: relative change of the first block's contribution below which a step is not
@@ -39,35 +39,35 @@ class StepCache:
 
     threshold: float
     skipped: int = 0
-    _inside: bool = False
-    _row: int = 0
+    _forecastable: bool = False
+    _skipped_in_a_row: int = 0
     _scale: float = 0.0
     _level: float = 0.0
-    _seen: list[torch.Tensor] = field(default_factory=list)
-    _made: deque[tuple[float, list[torch.Tensor]]] = field(default_factory=lambda: deque(maxlen=2))
+    _changes: list[torch.Tensor] = field(default_factory=list)
+    _predictions: deque[tuple[float, list[torch.Tensor]]] = field(default_factory=lambda: deque(maxlen=2))
 
-    def clear(self) -> None:
-        """Forget everything: the first step comes again."""
-        self.skipped = self._row = 0
-        self.let_go()
+    def reset(self) -> None:
+        """Return to the state before the first step."""
+        self.skipped = self._skipped_in_a_row = 0
+        self.release()
 
-    def let_go(self) -> None:
-        """Give back the tensors: they are on the card."""
-        self._seen = []
-        self._made.clear()
+    def release(self) -> None:
+        """Drop the tensors: they are on the card."""
+        self._changes = []
+        self._predictions.clear()
 
     def begin(self, step: int, steps: int, scale: float, level: float) -> None:
-        """Tell what comes.
+        """Begin a step.
 
         Args:
             step: its number, from 0, of `steps`.
             scale: the strength of the control in it.
             level: its noise level, 1..0.
         """
-        first = max(FIRST_LEAST, round(FIRST_SHARE * steps))
-        self._inside = first <= step < steps - LAST
+        first = max(MIN_FIRST, round(FIRST_SHARE * steps))
+        self._forecastable = first <= step < steps - LAST
         if scale != self._scale:
-            self._made.clear()  # predictions under another strength say nothing about this one
+            self._predictions.clear()  # predictions under another strength say nothing about this one
         self._scale, self._level = scale, level
 
     def skips(self, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> bool:
@@ -76,31 +76,32 @@ class StepCache:
         Args:
             before, after: each prompt's tokens [batch, tokens, dim], around the first block.
         """
-        now = [out[:, ::EVERY] - into[:, ::EVERY] for into, out in zip(before, after, strict=True)]
-        if self._may(len(now)) and self._change(now) < self.threshold:
-            self._row += 1
+        pairs = zip(before, after, strict=True)
+        changes = [out[:, ::TOKEN_STRIDE] - into[:, ::TOKEN_STRIDE] for into, out in pairs]
+        if self._can_forecast(len(changes)) and self._difference(changes) < self.threshold:
+            self._skipped_in_a_row += 1
             self.skipped += 1
             return True
-        self._row, self._seen = 0, now
+        self._skipped_in_a_row, self._changes = 0, changes
         return False
 
     def forecast(self, prompts: int) -> list[torch.Tensor]:
         """Return what the model would predict, for so many prompts."""
-        (early, older), (late, newer) = self._made
+        (early, older), (late, newer) = self._predictions
         ahead = DAMPING * min(1.0, (self._level - late) / (late - early))
         pairs = zip(older[:prompts], newer[:prompts], strict=True)
         return [last + ahead * (last - former) for former, last in pairs]
 
-    def keep(self, predictions: list[torch.Tensor]) -> None:
-        """Remember the prediction for each prompt in a step computed in full."""
-        self._made.append((self._level, predictions))
+    def add(self, predictions: list[torch.Tensor]) -> None:
+        """Store the prediction for each prompt in a step computed in full."""
+        self._predictions.append((self._level, predictions))
 
-    def _may(self, prompts: int) -> bool:
+    def _can_forecast(self, prompts: int) -> bool:
         """Whether a forecast is allowed now, and two predictions for as many prompts are there to make it from."""
-        known = len(self._made) == 2 and all(len(predictions) >= prompts for _, predictions in self._made)
-        return known and self._inside and self._row < MOST_IN_A_ROW
+        known = len(self._predictions) == 2 and all(len(found) >= prompts for _, found in self._predictions)
+        return known and self._forecastable and self._skipped_in_a_row < MAX_IN_A_ROW
 
-    def _change(self, now: Sequence[torch.Tensor]) -> float:
-        """Return the largest relative change of any prompt, by the mean of absolute values."""
-        pairs = zip(now, self._seen[: len(now)], strict=True)
+    def _difference(self, changes: Sequence[torch.Tensor]) -> float:
+        """Return the largest relative difference of any prompt's change, by the mean of absolute values."""
+        pairs = zip(changes, self._changes[: len(changes)], strict=True)
         return max(float((new - old).abs().mean() / old.abs().mean().clamp(min=1e-12)) for new, old in pairs)

@@ -1,4 +1,4 @@
-"""The Wan VACE transformer: one prediction for several prompts at once, a block at a time.
+"""Wan VACE transformer: one prediction for several prompts at once, a block at a time.
 
 diffusers runs all VACE blocks first and keeps their hints, one activation each, until the main
 blocks use them; and it runs the prompts one after the other, each through all weights. Here a VACE
@@ -18,15 +18,15 @@ import torch
 if TYPE_CHECKING:
     from diffusers import WanVACETransformer3DModel
 
+    from ..planner.plan_types import PhasePlan
     from .step_cache import StepCache
 
     _Pair = tuple[torch.nn.Module, torch.nn.Module | None]
-    from ..planner.plan_types import PhasePlan
 
 
 @dataclass
 class _Branch:
-    """What one prompt's way through the blocks carries along, or that of all prompts in one batch.
+    """The state of one prompt between blocks, or of all prompts in one batch.
 
     Attributes:
         hidden: the video's tokens [batch, tokens, dim].
@@ -57,10 +57,11 @@ def predict(
     timestep: torch.Tensor,
     embeds: Sequence[torch.Tensor],
     control: torch.Tensor | Sequence[torch.Tensor],
+    *,
     scale: float | Sequence[float] | torch.Tensor = 1.0,
-    check: Callable[[], None] | None = None,
+    check_cancelled: Callable[[], None] = lambda: None,
     cache: StepCache | None = None,
-    together: bool = False,
+    batched: bool = False,
 ) -> list[torch.Tensor]:
     """Predict the velocity for each prompt.
 
@@ -75,10 +76,10 @@ def predict(
         embeds: one [batch, 512, text_dim] per prompt (the prompt and, with guidance, the negative one).
         control: [batch, vace_in_channels, frames, height / 8, width / 8]; one for all, or one each.
         scale: strength of the control; one number for all VACE layers, or one per layer.
-        check: called before each block; what it raises ends the prediction.
-        cache: what is remembered of steps before, told of this one; the result may then be a forecast.
-        together: take all prompts through a block in one batch. That starts fewer operations, takes more memory,
-            and its sums round otherwise.
+        check_cancelled: called before each block; what it raises ends the prediction.
+        cache: compares this step with earlier ones; the result may then be a forecast.
+        batched: take all prompts through a block in one batch. That starts fewer operations, takes more memory,
+            and its sums round differently.
 
     Returns:
         One tensor of the latents' shape per prompt.
@@ -86,115 +87,68 @@ def predict(
     Raises:
         ValueError: `scale` has not one number per VACE layer.
     """
-    count = len(embeds) if together else 1
-    latents, control = _each(latents, len(embeds)), _each(control, len(embeds))
-    if together:
+    prompts = len(embeds)
+    latents = [latents] * prompts if isinstance(latents, torch.Tensor) else list(latents)
+    control = [control] * prompts if isinstance(control, torch.Tensor) else list(control)
+    in_batch = prompts if batched else 1
+    if batched:
         latents, control, embeds = [torch.cat(latents)], [torch.cat(control)], [torch.cat(tuple(embeds))]
-    scales = iter(_scales(scale, transformer, latents[0]))
+    scales = iter(_layer_scales(scale, transformer, latents[0]))
     rotary = transformer.rope(latents[0])
-    branches = _begin(transformer, latents, timestep.repeat(count), embeds, control)
+    branches = _embed_inputs(transformer, latents, timestep.repeat(in_batch), embeds, control)
     pairs = _pairs(transformer)
+
+    def tokens() -> list[torch.Tensor]:
+        return [prompt for branch in branches for prompt in branch.hidden.chunk(in_batch)]
 
     def run(some: Sequence[_Pair]) -> None:
         for main, vace in some:
-            _run_pair(main, vace, branches, rotary, scales, check)
+            _run_pair(main, vace, branches, rotary=rotary, scales=scales, check_cancelled=check_cancelled)
 
     if cache is not None:
-        before = _hidden(branches, count)
+        before = tokens()
         run(pairs[:1])
-        if cache.skips(before, _hidden(branches, count)):
-            return cache.forecast(len(before))
+        if cache.skips(before, tokens()):
+            return cache.forecast(prompts)
         del before
         pairs = pairs[1:]
     run(pairs)
-    results = [_finish(transformer, branch, each.shape) for branch, each in zip(branches, latents, strict=True)]
-    results = [prompt for result in results for prompt in result.chunk(count)]
+    results = [_project_out(transformer, branch, each.shape) for branch, each in zip(branches, latents, strict=True)]
+    results = [prompt for result in results for prompt in result.chunk(in_batch)]
     if cache is not None:
-        cache.keep(results)
+        cache.add(results)
     return results
 
 
-def _hidden(branches: list[_Branch], count: int) -> list[torch.Tensor]:
-    """Return each prompt's tokens, where a branch has `count` of them in a batch."""
-    return [prompt for branch in branches for prompt in branch.hidden.chunk(count)]
+def _pairs(transformer: WanVACETransformer3DModel) -> list[_Pair]:
+    """Return each main block with the VACE block whose hint is added to its output."""
+    vace, layers = iter(transformer.vace_blocks), transformer.config["vace_layers"]
+    return [(block, next(vace) if index in layers else None) for index, block in enumerate(transformer.blocks)]
 
 
 def _run_pair(
     main: torch.nn.Module,
     vace: torch.nn.Module | None,
     branches: list[_Branch],
+    *,
     rotary: tuple[torch.Tensor, torch.Tensor],
     scales: Iterator[torch.Tensor],
-    check: Callable[[], None] | None,
+    check_cancelled: Callable[[], None],
 ) -> None:
-    """Take every prompt through a main block, then through the VACE block whose hint is added behind it."""
+    """Take every prompt through a main block, then through the VACE block whose hint is added after it."""
     # Of the VACE blocks only the one with an input projection, the first, reads the video's tokens,
     # and as they were before any main block.
     reads = getattr(vace, "proj_in", None) is not None
     starts = [branch.hidden if reads else None for branch in branches]
-    _call(check)
+    check_cancelled()
     for branch in branches:
         branch.hidden = main(branch.hidden, branch.text, branch.time, rotary)
     if vace is None:
         return
-    _call(check)
-    strength = next(scales)
+    check_cancelled()
+    scale = next(scales)
     for branch, start in zip(branches, starts, strict=True):
-        _add_hint(vace, branch, start, rotary, strength)
-
-
-def _pairs(transformer: WanVACETransformer3DModel) -> list[_Pair]:
-    """Return each main block with the VACE block whose hint is added to its output."""
-    vace, layers = iter(transformer.vace_blocks), transformer.config.vace_layers
-    return [(block, next(vace) if index in layers else None) for index, block in enumerate(transformer.blocks)]
-
-
-def _each(given: torch.Tensor | Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
-    return [given] * count if isinstance(given, torch.Tensor) else list(given)
-
-
-def _call(check: Callable[[], None] | None) -> None:
-    if check is not None:
-        check()
-
-
-def _scales(
-    scale: float | Sequence[float] | torch.Tensor, transformer: WanVACETransformer3DModel, like: torch.Tensor
-) -> list[torch.Tensor]:
-    """Return one number per VACE layer, in the activations' type, as WanVACEPipeline gives them."""
-    layers = len(transformer.config.vace_layers)
-    numbers = torch.as_tensor(scale).to(device=like.device, dtype=like.dtype)
-    numbers = numbers.expand(layers) if numbers.ndim == 0 else numbers
-    if numbers.shape != (layers,):
-        raise ValueError(f"scale has {numbers.numel()} numbers; the transformer has {layers} VACE layers.")
-    return list(numbers.unbind())
-
-
-def _begin(
-    transformer: WanVACETransformer3DModel,
-    latents: list[torch.Tensor],
-    timestep: torch.Tensor,
-    embeds: Sequence[torch.Tensor],
-    control: list[torch.Tensor],
-) -> list[_Branch]:
-    """Embed the inputs; what prompts share is embedded, and held, once."""
-    branches: list[_Branch] = []
-    for index, embed in enumerate(embeds):
-        same = index > 0 and latents[index] is latents[0] and control[index] is control[0]
-        if same:
-            hidden, stream = branches[0].hidden, branches[0].control
-        else:
-            hidden = transformer.patch_embedding(latents[index]).flatten(2).transpose(1, 2)
-            stream = _pad(transformer.vace_patch_embedding(control[index]).flatten(2).transpose(1, 2), hidden)
-        temb, time, text, _ = transformer.condition_embedder(timestep, embed, None)
-        branches.append(_Branch(hidden, stream, text, temb, time.unflatten(1, (6, -1))))
-    return branches
-
-
-def _pad(stream: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Bring the control stream to the video's number of tokens with zeros behind it."""
-    missing = stream.new_zeros(stream.size(0), like.size(1) - stream.size(1), stream.size(2))
-    return torch.cat([stream, missing], dim=1)
+        _add_hint(vace, branch, start, rotary, scale)
 
 
 def _add_hint(
@@ -210,13 +164,47 @@ def _add_hint(
     branch.hidden = branch.hidden + hint * scale
 
 
-def _finish(transformer: WanVACETransformer3DModel, branch: _Branch, shape: torch.Size) -> torch.Tensor:
+def _layer_scales(
+    scale: float | Sequence[float] | torch.Tensor, transformer: WanVACETransformer3DModel, like: torch.Tensor
+) -> list[torch.Tensor]:
+    """Return one number per VACE layer, in the activations' type, as WanVACEPipeline gives them."""
+    layers = len(transformer.config["vace_layers"])
+    numbers = torch.as_tensor(scale).to(device=like.device, dtype=like.dtype)
+    numbers = numbers.expand(layers) if numbers.ndim == 0 else numbers
+    if numbers.shape != (layers,):
+        raise ValueError(f"scale has {numbers.numel()} numbers; the transformer has {layers} VACE layers.")
+    return list(numbers.unbind())
+
+
+def _embed_inputs(
+    transformer: WanVACETransformer3DModel,
+    latents: list[torch.Tensor],
+    timestep: torch.Tensor,
+    embeds: Sequence[torch.Tensor],
+    control: list[torch.Tensor],
+) -> list[_Branch]:
+    """Embed the inputs; what prompts share is embedded, and held, once."""
+    branches: list[_Branch] = []
+    for index, embed in enumerate(embeds):
+        if index > 0 and latents[index] is latents[0] and control[index] is control[0]:
+            hidden, stream = branches[0].hidden, branches[0].control
+        else:
+            hidden = transformer.patch_embedding(latents[index]).flatten(2).transpose(1, 2)
+            stream = transformer.vace_patch_embedding(control[index]).flatten(2).transpose(1, 2)
+            missing = stream.new_zeros(stream.size(0), hidden.size(1) - stream.size(1), stream.size(2))
+            stream = torch.cat([stream, missing], dim=1)
+        temb, time, text, _ = transformer.condition_embedder(timestep, embed, None)
+        branches.append(_Branch(hidden, stream, text, temb, time.unflatten(1, (6, -1))))
+    return branches
+
+
+def _project_out(transformer: WanVACETransformer3DModel, branch: _Branch, shape: torch.Size) -> torch.Tensor:
     """Return the output head's patches, put together to latents of `shape`'s size."""
     shift, scale = (transformer.scale_shift_table + branch.temb.unsqueeze(1)).chunk(2, dim=1)
     hidden = branch.hidden
     hidden = (transformer.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-    patches = transformer.proj_out(hidden)
-    frame, row, column = transformer.config.patch_size
+    patches: torch.Tensor = transformer.proj_out(hidden)
+    frame, row, column = transformer.config["patch_size"]
     frames, height, width = shape[2] // frame, shape[3] // row, shape[4] // column
     patches = patches.reshape(shape[0], frames, height, width, frame, row, column, -1)
     return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
@@ -225,8 +213,8 @@ def _finish(transformer: WanVACETransformer3DModel, branch: _Branch, shape: torc
 BACKEND = "inductor"  # torch's name of its compiler
 
 
-def why_not(choice: PhasePlan, device: str) -> str:
-    """Return why blocks are not compiled where that was asked for; "" where they are."""
+def reason_not_to_compile(choice: PhasePlan, device: str) -> str:
+    """Return why blocks cannot be compiled; "" where they can."""
     if not device.startswith("cuda"):
         return "the device is no card"
     if choice.placement != "resident":
@@ -235,8 +223,8 @@ def why_not(choice: PhasePlan, device: str) -> str:
 
 
 @contextmanager
-def compiled(transformer: WanVACETransformer3DModel) -> Iterator[None]:
-    """Have `torch.compile` run the blocks inside the block; the model is as it was behind it.
+def compiled_blocks(transformer: WanVACETransformer3DModel) -> Iterator[None]:
+    """Have `torch.compile` run the model's blocks inside the `with` block; afterwards the model is as it was.
 
     Args:
         transformer: on the device it computes on.
@@ -248,4 +236,5 @@ def compiled(transformer: WanVACETransformer3DModel) -> Iterator[None]:
         yield
     finally:
         for block in blocks:
+            # torch has no way back but this: the attribute that Module.compile sets.
             block._compiled_call_impl = None

@@ -90,22 +90,20 @@ def config(shapes: Shapes) -> Config:
 
 TITLE = "Wan2.1 VAE"
 WAN_VAE_DIFFUSERS = Layout(
-    "vae",
-    "wan_vace",
-    "diffusers",
-    TITLE,
-    ("encoder.conv_in.weight", "encoder.mid_block.attentions.0.to_qkv.weight", "quant_conv.weight"),
-    same,
-    config,
-    "AutoencoderKLWan",
+    kind="vae",
+    style="diffusers",
+    title=TITLE,
+    marks=("encoder.conv_in.weight", "encoder.mid_block.attentions.0.to_qkv.weight", "quant_conv.weight"),
+    place=same,
+    config=config,
+    class_name="AutoencoderKLWan",
 )
 WAN_VAE_ORIGINAL = Layout(
-    "vae",
-    "wan_vace",
-    "original",
-    TITLE,
-    ("encoder.conv1.weight", "encoder.middle.1.to_qkv.weight", "conv1.weight"),
-    place,
-    config,
-    "AutoencoderKLWan",
+    kind="vae",
+    style="original",
+    title=TITLE,
+    marks=("encoder.conv1.weight", "encoder.middle.1.to_qkv.weight", "conv1.weight"),
+    place=place,
+    config=config,
+    class_name="AutoencoderKLWan",
 )

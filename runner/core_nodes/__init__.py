@@ -1,26 +1,33 @@
-"""Stand-ins for ComfyUI core nodes: same ids, inputs, outputs and arithmetic."""
+"""Core nodes of ComfyUI, rebuilt: same ids, inputs, outputs and arithmetic."""
 
 from __future__ import annotations
 
-from .animation import SaveAnimatedWEBP, SaveWEBM
-from .image_batch import GetImageSize, ImageBatch, ImageFromBatch, RepeatImageBatch
 from .image_files import LoadImage, LoadImageMask, PreviewImage, SaveImage
-from .image_scale import ImageScale, ImageScaleBy
-from .image_transform import ImageCompositeMasked, ImageCrop, ImageInvert, ImagePadForOutpaint
-from .mask import CropMask, ImageToMask, InvertMask, MaskToImage, SolidMask
-from .mask_shape import FeatherMask, GrowMask, MaskComposite
-from .primitive import (
+from .images import (
+    GetImageSize,
+    ImageBatch,
+    ImageCompositeMasked,
+    ImageCrop,
+    ImageFromBatch,
+    ImageInvert,
+    ImagePadForOutpaint,
+    ImageScale,
+    ImageScaleBy,
+    RepeatImageBatch,
+)
+from .masks import CropMask, FeatherMask, GrowMask, ImageToMask, InvertMask, MaskComposite, MaskToImage, SolidMask
+from .primitives import (
+    ComfySwitchNode,
     PreviewAny,
     PrimitiveBoolean,
     PrimitiveFloat,
     PrimitiveInt,
     PrimitiveString,
     PrimitiveStringMultiline,
+    StringConcatenate,
 )
-from .switch import ComfySwitchNode
-from .text import StringConcatenate
 from .video import CreateVideo, GetVideoComponents
-from .video_files import LoadVideo, SaveVideo
+from .video_files import LoadVideo, SaveAnimatedWEBP, SaveVideo, SaveWEBM
 
 CORE_NODE_CLASSES: dict[str, type] = {
     "LoadImage": LoadImage,

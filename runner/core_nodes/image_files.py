@@ -1,17 +1,103 @@
-"""Image files in and out."""
+"""Image file nodes: load, save, preview; names of input files, and what all savers share."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-from ...core.errors import PiyingError
+from ...core.errors import PiyingError, explain_os_errors
 from ...core.host.base import FolderKind
 from ...core.host.current import get_host
 from ...core.media.images import CHANNELS, read_channel, read_image, write_png
 from ...core.media.naming import numbered, writing
-from .input_files import file_problem, file_version, input_file, input_names
-from .saved import PREFIX_TOOLTIP, SAVER_HIDDEN, embedded_texts, saved_entry
-from .values import checked_choice, checked_image
+from .images import checked_choice, checked_image
+
+# The folders that a workflow may name files in.
+KINDS: tuple[FolderKind, ...] = ("input", "output", "temp")
+PREFIX_TOOLTIP = (
+    "The prefix for the file to save. This may include formatting information such as %date:yyyy-MM-dd% or "
+    "%Empty Latent Image.width% to include values from nodes."
+)
+SAVER_HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+
+
+def input_file(name: str, what: str = "image") -> Path:
+    """Return the path of a file named as ComfyUI does: "a.png", "sub/a.png", "a.png [output]", "a.png [temp]".
+
+    Raises PiyingError for what is not a regular file inside that folder, links followed.
+    """
+    if not isinstance(name, str):
+        raise PiyingError(f"{what} is {name!r}. Give the name of a file in the input folder.")
+    kind = next((kind for kind in KINDS if name.endswith(f" [{kind}]")), None)
+    bare = name.removesuffix(f" [{kind}]").replace("\\", "/")
+    folder = get_host().folder(kind or "input")
+    # Resolved before it is compared: `..` and links may lead out of the folder, and workflows come from anybody.
+    try:
+        root = folder.resolve()
+        path = (root / bare).resolve()
+        found = path.is_relative_to(root) and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or a circle of links
+        found = False
+    if not found:
+        raise PiyingError(
+            f"{what} {name!r} is not a file in the {kind or 'input'} folder {folder.absolute()}. Put it there, or "
+            f"use --{'output' if kind == 'output' else 'input'}."
+        )
+    return path
+
+
+def file_problem(name: str | None, what: str = "image") -> bool | str:
+    """Return what VALIDATE_INPUTS answers for a file name: True, or the sentence; a linked name is not known yet."""
+    try:
+        if name is not None:
+            input_file(name, what)
+    except PiyingError as error:
+        return str(error)
+    return True
+
+
+def file_version(name: str) -> Any:
+    """Return what tells one version of a file from the next."""
+    # Not a checksum, for which every run would read a clip of gigabytes once more.
+    status = input_file(name).stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def input_names(content: str | None = None) -> list[str]:
+    """Return the names of the files in the input folder, of one kind of content ("image", "video") or of all."""
+    import mimetypes
+
+    folder = get_host().folder("input")
+    with explain_os_errors(f"Cannot look into {folder}"):
+        names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if content is None:
+        return names
+    # Not every Python's and system's table has webp.
+    kinds = {name: "image/webp" if name.endswith(".webp") else mimetypes.guess_type(name, False)[0] for name in names}
+    return [name for name, kind in kinds.items() if kind is not None and kind.split("/")[0] == content]
+
+
+def embedded_texts(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
+    """Return the texts ComfyUI embeds: `prompt`, and one for each key of `extra_pnginfo`."""
+    texts = {} if prompt is None else {"prompt": json.dumps(prompt)}
+    return texts | {name: json.dumps(value) for name, value in (extra_pnginfo or {}).items()}
+
+
+def saved_entry(path: Path, folder: Path, kind: str) -> dict[str, str]:
+    """Return ComfyUI's description of a saved file, as found under `images` in a node's results."""
+    relative = path.relative_to(folder)
+    subfolder = "" if relative.parent == Path() else relative.parent.as_posix()
+    return {"filename": path.name, "subfolder": subfolder, "type": kind}
+
+
+def prefix_problem(filename_prefix: str | None, suffix: str, kind: FolderKind = "output") -> bool | str:
+    """Return what a saver's VALIDATE_INPUTS answers for a prefix; a linked one is not known yet."""
+    try:
+        numbered(get_host().folder(kind), filename_prefix or "ComfyUI", suffix)
+    except PiyingError as error:
+        return str(error)
+    return True
 
 
 class SaveImage:
@@ -38,11 +124,7 @@ class SaveImage:
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
         """Refuse a bad name before minutes go into sampling."""
-        try:
-            numbered(get_host().folder(cls.FOLDER), filename_prefix or "ComfyUI", ".png")
-        except PiyingError as error:
-            return str(error)
-        return True
+        return prefix_problem(filename_prefix, ".png", cls.FOLDER)
 
     def save_images(
         self, images: Any, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None

@@ -1,4 +1,4 @@
-"""The value of a VIDEO socket, put together from frames and taken apart again."""
+"""Video nodes: the value of a VIDEO socket, created from frames and taken apart again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...core.errors import PiyingError
 from ...core.media.audio import read_audio
 from ...core.media.mp4 import can_copy, copy_to_mp4, write_mp4
 from ...core.media.video import VideoInfo, load_frames, probe, read_frames
-from .values import checked_choice, checked_image
+from .images import checked_choice, checked_image
 
 FORMATS = ["auto", "mp4"]
 CODECS = ["auto", "h264"]
@@ -46,6 +46,7 @@ class Video:
     ) -> None:
         """Write H.264 in MP4, which is what every choice means."""
         _check_format(format, codec)
+        # Without alpha, which H.264 has no place for.
         frames = checked_image(self.images, "images")[..., :3]
         write_mp4(Path(path), frames, self.frame_rate, metadata=_texts(metadata), audio=self.audio)
 
@@ -82,6 +83,7 @@ class VideoFile:
     ) -> None:
         """Write MP4: the file's own streams where they fit `format` and `codec`, else H.264, frame by frame."""
         _check_format(format, codec)
+        # A copy of the streams loses nothing, and takes no time.
         if can_copy(self.path, format, codec):
             copy_to_mp4(self.path, Path(path), _texts(metadata))
         else:

@@ -27,7 +27,7 @@ pack = importlib.util.module_from_spec(spec)
 sys.modules["piying"] = pack
 spec.loader.exec_module(pack)
 
-from piying.core.executor.model_cache import kept, kept_bytes  # noqa: E402
+from piying.core.executor.model_cache import cached_bytes, cached_model  # noqa: E402
 from piying.core.host.current import get_host  # noqa: E402
 from piying.core.planner.machine import read_machine  # noqa: E402
 
@@ -36,11 +36,11 @@ report = {"bytes": []}
 
 
 def held():
-    report["bytes"].append(kept_bytes())
+    report["bytes"].append(cached_bytes())
 
 
-kept("a", 1, lambda: torch.nn.Linear(1000, 1000, bias=False), host)
-kept("b", 1, lambda: torch.nn.Linear(1000, 500, bias=False), host)
+cached_model("a", 1, lambda: torch.nn.Linear(1000, 1000, bias=False), host)
+cached_model("b", 1, lambda: torch.nn.Linear(1000, 500, bias=False), host)
 report["entries"] = len(management.current_loaded_models)
 held()
 
@@ -56,7 +56,7 @@ management.unload_all_models()
 held()
 report["left"] = len(management.current_loaded_models)
 
-kept("a", 1, lambda: torch.nn.Linear(1000, 1000, bias=False), host)
+cached_model("a", 1, lambda: torch.nn.Linear(1000, 1000, bias=False), host)
 report["entries_again"] = len(management.current_loaded_models)
 management.unload_all_models()
 held()

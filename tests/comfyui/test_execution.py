@@ -15,7 +15,7 @@ from piying.runner.definitions import object_info
 from piying.runner.errors import NodeFailed, WorkflowError
 from piying.runner.execute import Executor, Hidden
 from piying.runner.graph import parse_graph
-from piying.runner.validate import examine
+from piying.runner.validate import validate_graph
 from piying.tests.comfyui import testing_nodes
 from piying.tests.comfyui.scenarios import SCENARIOS, VALIDATION
 
@@ -91,12 +91,12 @@ def test_same_calls_same_results_same_cache_hits(theirs, name):
 def test_same_verdicts(theirs, name):
     expected = theirs["validation"][name]
     try:
-        verdict = examine(parse_graph(copy.deepcopy(VALIDATION[name])), INFO, CLASSES)
+        validation = validate_graph(parse_graph(copy.deepcopy(VALIDATION[name])), INFO, CLASSES)
     except WorkflowError:
         assert expected["error"] in ("prompt_no_outputs", "invalid_prompt")
         return
     found: dict[str, list[str]] = {}
-    for error in verdict.errors:
+    for error in validation.errors:
         found.setdefault(error.node_id, []).append(error.type)
     assert {node_id: sorted(set(types)) for node_id, types in found.items()} == expected["nodes"]
-    assert sorted(verdict.roots) == expected["outputs"]
+    assert sorted(validation.roots) == expected["outputs"]

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
-from piying.core.wan.attention import KERNELS, Attention, Kernel, attention_for, choose_attention, tried
+from piying.core.wan.attention import KERNELS, Attention, Kernel, attention_for, choose_attention, kernel_fault
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import ATTENTIONS, SPEEDS, VACERequest, check_request
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 from piying.core.wan.transformer import predict
 
 TURING, AMPERE, HOPPER, BLACKWELL = (7, 5), (8, 6), (9, 0), (12, 0)
@@ -23,7 +24,11 @@ HANDLE = ModelHandle(WAN_VACE, "built-in", "fp32")
 
 def chosen(asked="auto", speed="fast", card=HOPPER, installed=ALL, fails=()):
     return choose_attention(
-        asked, speed, card, installed.__contains__, lambda kernel: "it fails here" if kernel.backend in fails else ""
+        asked,
+        speed,
+        capability=card,
+        is_installed=installed.__contains__,
+        test=lambda kernel: "it fails here" if kernel.backend in fails else "",
     )
 
 
@@ -53,7 +58,7 @@ def test_auto_passes_over_what_fails():
 
 @pytest.mark.parametrize("word", ATTENTIONS[2:])
 def test_a_word_is_kept_whatever_speed_says(word):
-    assert {chosen(word, speed, AMPERE).kernel.word for speed in SPEEDS} == {word}
+    assert {chosen(word, speed, AMPERE).kernel.name for speed in SPEEDS} == {word}
     assert chosen("sdpa").kernel is None
 
 
@@ -109,18 +114,18 @@ def test_the_kernel_computes_and_is_gone_afterwards():
     with torch.no_grad():
         before = active()
         plain = predict(transformer, *asked)
-        with by_hand.used("bf16"):
+        with by_hand.enabled("bf16"):
             assert active() == "_native_math"
             other = predict(transformer, *asked)
         assert active() == before
-        with by_hand.used("fp32"):
+        with by_hand.enabled("fp32"):
             assert active() == before, "most kernels are for 16 bits alone"
     torch.testing.assert_close(other[0], plain[0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_kernel_is_tried_before_it_is_trusted():
-    assert tried("_native_math", "cpu") == ""
-    assert tried("flash", "cpu").startswith("it fails here (")
+    assert kernel_fault("_native_math", "cpu") == ""
+    assert kernel_fault("flash", "cpu").startswith("it fails here (")
 
 
 def test_every_backend_is_one_of_diffusers():

@@ -7,13 +7,17 @@ from collections import namedtuple
 
 import pytest
 import torch
-from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
-from piying.core.catalog.selection import WAN_VACE, ModelHandle, model_choices
-from piying.core.checkpoints import assemble
-from piying.core.executor import model_cache as kept
+from piying.core.atomic_write import UNFINISHED
+from piying.core.catalog.discovery import installed_models
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle, model_choices
+from piying.core.executor import model_cache
+from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.plan_types import PhasePlan
 from piying.core.quantization import file_cache as cast_file
+from piying.core.quantization.fp8 import Fp8
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load
 
 PARTS = ("transformer", "text_encoder")
@@ -24,17 +28,17 @@ def host(tmp_path):
     """A models folder with the toy model under the name of a real one."""
     shutil.copytree(BUILT_IN_ROOT / "wan_vace", tmp_path / "diffusers" / "model")
     yield HeadlessHost(models=[tmp_path], chosen_device="cpu")
-    kept.forget()
+    model_cache.evict_models()
 
 
 @pytest.fixture
 def wanted(monkeypatch):
-    monkeypatch.setenv(cast_file.SETTING, "1")
+    monkeypatch.setenv("PIYING_KEEP_FP8", "1")
 
 
 def read(host, part="transformer", compute="fp32"):
     """Return a part as it is read when nothing is kept in memory."""
-    kept.forget()
+    model_cache.evict_models()
     choice = PhasePlan("sample", part, compute, "fp8", "resident", "whole", False, 0, 0, 0, 0.0)
     return load(ModelHandle(WAN_VACE, "diffusers/model"), host).parts.load(part, choice)
 
@@ -44,7 +48,7 @@ def cast_files(host):
 
 
 def leftovers(host):
-    return [path for root in host.models for path in root.rglob(f"*{cast_file.UNFINISHED}")]
+    return [path for root in host.models for path in root.rglob(f"*{UNFINISHED}")]
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(host):
@@ -56,7 +60,7 @@ def test_nothing_is_kept_unless_it_is_asked_for(host):
 def test_the_second_reading_casts_nothing_and_is_the_same_to_the_bit(host, wanted, monkeypatch, part):
     first = {name: tensor.clone() for name, tensor in read(host, part).state_dict().items()}
     (path,) = cast_files(host)
-    monkeypatch.setattr(assemble, "quantize", None)
+    monkeypatch.setattr(Fp8, "to_stored", None)
     second = read(host, part).state_dict()
     assert second.keys() == first.keys()
     for name, tensor in first.items():
@@ -67,9 +71,9 @@ def test_the_second_reading_casts_nothing_and_is_the_same_to_the_bit(host, wante
 
 
 def test_it_is_no_model_of_its_own(host, wanted):
-    before = installed_models("wan_vace", host)
+    before = installed_models(family_named("wan_vace"), host)
     read(host)
-    assert installed_models("wan_vace", host) == before
+    assert installed_models(family_named("wan_vace"), host) == before
     assert model_choices(WAN_VACE, host) == ["auto", "diffusers/model", "built-in"]
 
 
@@ -83,7 +87,7 @@ def test_an_original_that_changed_is_cast_anew(host, wanted):
     changed = read(host).state_dict()
     (new,) = cast_files(host)
     assert new != old
-    kept.forget()
+    model_cache.evict_models()
     assert all(torch.equal(changed[name].float(), t.float()) for name, t in read(host).state_dict().items())
 
 
@@ -116,7 +120,7 @@ def test_a_write_that_fails_leaves_nothing(host, wanted, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cast_file, "_write", fail)
+    monkeypatch.setattr(cast_file, "write_safetensors", fail)
     read(host)
     assert cast_files(host) == leftovers(host) == []
 

@@ -14,8 +14,8 @@ class Listener:
     def __init__(self, motion=True):
         self.told, self.motion = [], motion
 
-    def tell(self, kind, news):
-        self.told.append((kind, news))
+    def send(self, kind, event):
+        self.told.append((kind, event))
 
     def wants_motion(self):
         return self.motion
@@ -73,7 +73,7 @@ def test_previews_move_every_few_seconds_where_they_are_wanted():
     motions = [entry for kind, entry in listener.told if kind == MOTION]
     assert len(motions) == 4
     assert len(motions[0]["webp"]) < 50_000
-    assert said.moves
+    assert said.has_moving_preview
 
 
 def test_no_preview_is_made_for_nobody():
@@ -86,7 +86,7 @@ def test_a_picture_does_not_move():
     said, listener, _ = news(3)
     said.step(1, preview().of(latents(1)[:, :, 0]))
     assert [kind for kind, _ in listener.told if kind == MOTION] == []
-    assert not said.moves
+    assert not said.has_moving_preview
 
 
 def test_frames_are_small_and_leave_references_out():

@@ -12,11 +12,11 @@ import torch
 import transformers
 from PIL import Image
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
-from piying.core.controls import models, pose
+from piying.core.controls import family, models, pose
 from piying.core.controls.depth import depth
 from piying.core.controls.segmentation import class_numbers, segment
 from piying.core.errors import PiyingError
-from piying.core.executor.model_cache import forget
+from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.samples import sample_clip
 
@@ -26,9 +26,9 @@ torch.manual_seed(0)
 
 @pytest.fixture(autouse=True)
 def clean():
-    forget()
+    evict_models()
     yield
-    forget()
+    evict_models()
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,10 @@ def test_unknown_names_are_answered_with_near_ones():
 def test_an_installed_model_is_preferred(tmp_path, circle):
     shutil.copytree(BUILT_IN_ROOT / "depth", tmp_path / "annotators" / "Depth-Anything-V2-Small-hf")
     host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
-    assert models.choices(models.DEPTH, host) == ["auto", "annotators/Depth-Anything-V2-Small-hf", "built-in"]
+    assert models.choices(family.DEPTH, host) == ["auto", "annotators/Depth-Anything-V2-Small-hf", "built-in"]
     assert depth(circle[0][:1], "auto", "per frame", host)[1]["model"] == "annotators/Depth-Anything-V2-Small-hf"
     assert depth(circle[0][:1], "built-in", "per frame", host)[1]["model"] == "built-in"
-    models.check_model(models.DEPTH, "annotators\\Depth-Anything-V2-Small-hf", host)
+    models.check_model(family.DEPTH, "annotators\\Depth-Anything-V2-Small-hf", host)
 
 
 def test_midas_is_read_too(tmp_path, circle):
@@ -183,7 +183,7 @@ def test_cancelling_stops_between_frames(circle):
 def test_without_a_pose_model_it_says_what_to_fetch(circle):
     with pytest.raises(PiyingError, match="No pose model is installed, .*vitpose-base-simple into models/annotators/"):
         pose.pose(circle[0], "auto", detector="auto", min_score=0.5, colours="OpenPose", host=HOST)
-    assert models.choices(models.POSE, HOST) == ["auto"]
+    assert models.choices(family.POSE, HOST) == ["auto"]
 
 
 def vitpose(experts=1):
@@ -292,4 +292,4 @@ def test_another_models_folder_is_no_depth_model(tmp_path):
     (folder / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
     host = HeadlessHost(models=[tmp_path])
     with pytest.raises(PiyingError, match="is a BertModel, not a DepthAnything"):
-        models.check_model(models.DEPTH, "annotators/other", host)
+        models.check_model(family.DEPTH, "annotators/other", host)

@@ -29,7 +29,7 @@ def by_diffusers(vae, z):
 @torch.no_grad()
 def test_whole(vae, frames, height, width):
     z, done = latents(vae, frames, height, width), []
-    result = decode(vae, z, False, done.append)
+    result = decode(vae, z, tiled=False, on_step=done.append)
     assert torch.equal(result, by_diffusers(vae, z))
     assert result.shape == (frames, height, width, 3)
     assert done == list(range(1, decode_steps(vae, z, False) + 1))
@@ -43,7 +43,7 @@ def test_tiled(vae, height, width):
     vae.enable_tiling(48, 48, 32, 32)
     try:
         expected = by_diffusers(vae, z)
-        assert torch.equal(decode(vae, z, True, done.append), expected)
+        assert torch.equal(decode(vae, z, tiled=True, on_step=done.append), expected)
         assert done == list(range(1, decode_steps(vae, z, True) + 1))
     finally:
         vae.disable_tiling()
@@ -56,5 +56,5 @@ def test_an_error_leaves_no_cache_on_the_device(vae):
 
     z = latents(vae, 9, 32, 32)
     with pytest.raises(KeyboardInterrupt):
-        decode(vae, z, False, stop)
+        decode(vae, z, tiled=False, on_step=stop)
     assert all(entry is None for entry in vae._feat_map)

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from piying.core.download import hubs as fetch_hubs
 from piying.core.download import jobs as fetching
-from piying.core.download.checksums import LEDGER, Ledger, Seen, changing, exclusive, is_whole_safetensors
+from piying.core.download.checksums import LEDGER, Ledger, LedgerEntry, edit_ledger, file_lock
 from piying.core.download.cli import Console, size_text, time_text
-from piying.core.download.hubs import HubFile, ModelScope, safe_path
+from piying.core.download.hubs import HubFile, ModelScope
 from piying.core.download.jobs import fetch
-from piying.core.download.manifest import Listed, ListedFile, Source
+from piying.core.download.manifest import ListedFile, ListedModel, Source, safe_path
+from piying.core.download.transfer import DownloadRefused
+from piying.core.download.verify import is_whole_safetensors
 from piying.core.errors import PiyingError
-from piying.core.http import DownloadRefused, RetryPolicy
+from piying.core.http import RetryPolicy
 from piying.tests.install.hub import running_hub
 
 DATA, OTHER = (random.Random(seed).randbytes(20_000) for seed in (1, 2))
@@ -27,7 +29,7 @@ REPOSITORY = "/Org/Folder/resolve/main/"
 
 @pytest.fixture
 def hub(monkeypatch):
-    monkeypatch.setattr(fetch_hubs, "_library_settings", lambda: None)
+    monkeypatch.setattr(fetch_hubs, "hugging_face", fetch_hubs.HuggingFace)
     monkeypatch.setenv("HF_HOME", "/nowhere")
     with running_hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
@@ -36,7 +38,7 @@ def hub(monkeypatch):
 
 
 def model(*files):
-    return Listed("model", "wan_vace", "model", "Model", "MIT", 6, files)
+    return ListedModel("model", "wan_vace", "model", "Model", "MIT", 6, files)
 
 
 def one_file(size=None, sha256=None):
@@ -57,17 +59,17 @@ class Log:
     def __init__(self):
         self.lines, self.steps = [], []
 
-    def say(self, line):
+    def message(self, line):
         self.lines.append(line)
 
-    def advance(self, name, done, total):
+    def progress(self, name, done, total):
         self.steps.append((name, done, total))
 
 
 def test_the_progress_and_the_files_are_told(hub, tmp_path):
     hub.put(FILE, DATA)
     log = Log()
-    assert fetch([one_file()], tmp_path, report=log, patience=QUICK) == [tmp_path / "vae/x.safetensors"]
+    assert fetch([one_file()], tmp_path, listener=log, policy=QUICK) == [tmp_path / "vae/x.safetensors"]
     assert log.steps[-1] == ("vae/x.safetensors", len(DATA), len(DATA))
     assert log.lines[-1] == f"1 files are in {tmp_path}, 1 of them new."
 
@@ -79,14 +81,14 @@ def test_a_report_may_stop_it(hub, tmp_path):
         pass
 
     class Impatient(Log):
-        def advance(self, name, done, total):
+        def progress(self, name, done, total):
             if done:
                 raise Cancelled
 
     with pytest.raises(Cancelled):
-        fetch([one_file()], tmp_path, report=Impatient(), patience=QUICK)
+        fetch([one_file()], tmp_path, listener=Impatient(), policy=QUICK)
     assert (tmp_path / "vae/x.safetensors.part").stat().st_size > 0
-    fetch([one_file()], tmp_path, patience=QUICK)
+    fetch([one_file()], tmp_path, policy=QUICK)
     assert (tmp_path / "vae/x.safetensors").read_bytes() == DATA
 
 
@@ -97,36 +99,36 @@ def test_a_disk_without_room_is_found_before(hub, tmp_path, monkeypatch, free):
     usage = type("Usage", (), {"free": free})
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(PiyingError, match=r"0\.0 GB are to come and the disk of .* has .* free. Make room"):
-        fetch([one_file()], tmp_path / "new" / "folder", patience=QUICK)
+        fetch([one_file()], tmp_path / "new" / "folder", policy=QUICK)
     assert hub.asked_for(FILE) == []
     usage.free = 21_000
-    assert fetch([one_file()], tmp_path / "new" / "folder", patience=QUICK)
+    assert fetch([one_file()], tmp_path / "new" / "folder", policy=QUICK)
 
 
 def test_what_is_here_of_a_file_needs_no_room(hub, tmp_path, monkeypatch):
     hub.put(FILE, DATA, cuts=[15_000, 0])
     with pytest.raises(DownloadRefused):
-        fetch([one_file()], tmp_path, patience=QUICK)
+        fetch([one_file()], tmp_path, policy=QUICK)
     monkeypatch.setattr(fetching, "SPARE_BYTES", 0)
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5_000}))
-    assert fetch([one_file()], tmp_path, patience=QUICK)
+    assert fetch([one_file()], tmp_path, policy=QUICK)
 
 
 def test_the_first_hash_is_held_against_what_comes_later(hub, tmp_path):
     served = hub.put(FILE, DATA, sha256=None)
-    fetch([one_file()], tmp_path, patience=QUICK)
+    fetch([one_file()], tmp_path, policy=QUICK)
     first = Ledger.read(tmp_path).files["vae/x.safetensors"]
     served.data = OTHER
     (tmp_path / "vae/x.safetensors").unlink()
     with pytest.raises(DownloadRefused, match=f"and {first.sha256} was expected"):
-        fetch([one_file()], tmp_path, patience=QUICK)
+        fetch([one_file()], tmp_path, policy=QUICK)
     served.sha256 = ""
     with pytest.raises(DownloadRefused, match=f"is another file at Hugging Face .* remove its entry from {LEDGER}"):
-        fetch([one_file()], tmp_path, patience=QUICK)
+        fetch([one_file()], tmp_path, policy=QUICK)
     assert not (tmp_path / "vae/x.safetensors").exists()
-    with changing(tmp_path) as ledger:
+    with edit_ledger(tmp_path) as ledger:
         del ledger.files["vae/x.safetensors"]
-    fetch([one_file()], tmp_path, patience=QUICK)
+    fetch([one_file()], tmp_path, policy=QUICK)
     assert (tmp_path / "vae/x.safetensors").read_bytes() == OTHER
 
 
@@ -134,7 +136,7 @@ def test_the_manifest_is_held_above_the_hub(hub, tmp_path):
     """Whoever changes the repository changes its listing too."""
     hub.put(FILE, OTHER)
     with pytest.raises(DownloadRefused, match="is not the right file"):
-        fetch([one_file(len(DATA), "0" * 64)], tmp_path, patience=QUICK)
+        fetch([one_file(len(DATA), "0" * 64)], tmp_path, policy=QUICK)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_a_listing_that_leaves_the_folder_fetches_nothing(hub, tmp_path, monkeyp
         fetch_hubs.HuggingFace, "listing", lambda *_: [HubFile("a", 1, None), HubFile("../b", 1, None)]
     )
     with pytest.raises(PiyingError, match="leaves its folder"):
-        fetch([repository()], tmp_path, patience=QUICK)
+        fetch([repository()], tmp_path, policy=QUICK)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,19 +173,19 @@ def test_a_listing_that_leaves_the_folder_fetches_nothing(hub, tmp_path, monkeyp
 def test_a_listing_that_is_none(hub, tmp_path, answer):
     hub.put("/api/models/Org/Folder/revision/main", answer)
     with pytest.raises(DownloadRefused, match="Hugging Face"):
-        fetch([repository()], tmp_path, patience=QUICK)
+        fetch([repository()], tmp_path, policy=QUICK)
 
 
 def test_a_repository_without_what_is_needed(hub, tmp_path):
     hub.put(REPOSITORY + "README.md", b"moved")
     with pytest.raises(DownloadRefused, match="lists no file of Org/Folder that is needed"):
-        fetch([repository("*.safetensors")], tmp_path, patience=QUICK)
+        fetch([repository("*.safetensors")], tmp_path, policy=QUICK)
 
 
 def test_a_hub_that_was_not_chosen_is_not_asked(hub, tmp_path):
     hub.put(FILE, DATA)
     with pytest.raises(PiyingError, match="is not on ModelScope. Leave --source out"):
-        fetch([one_file()], tmp_path, source="modelscope", patience=QUICK)
+        fetch([one_file()], tmp_path, source="modelscope", policy=QUICK)
     assert hub.asked == []
 
 
@@ -197,14 +199,14 @@ def test_modelscope_lists_a_hash_for_every_file(hub, monkeypatch):
 def test_a_damaged_list_of_hashes_is_said_and_kept(hub, tmp_path):
     (tmp_path / LEDGER).write_text('{"files": {"a": 1}}')
     with pytest.raises(PiyingError, match="cannot be read .*Bring it back"):
-        fetch([one_file()], tmp_path, patience=QUICK)
+        fetch([one_file()], tmp_path, policy=QUICK)
     assert (tmp_path / LEDGER).read_text() == '{"files": {"a": 1}}'
 
 
 def _add(root, number):
     for index in range(20):
-        with changing(Path(root)) as ledger:
-            ledger.files[f"{number}/{index}"] = Seen(1, "0" * 64, "here")
+        with edit_ledger(Path(root)) as ledger:
+            ledger.files[f"{number}/{index}"] = LedgerEntry(1, "0" * 64, "here")
 
 
 def test_processes_that_remember_at_once_lose_nothing(tmp_path):
@@ -219,9 +221,9 @@ def test_processes_that_remember_at_once_lose_nothing(tmp_path):
 
 
 def test_a_lock_is_let_go_where_its_holder_fails(tmp_path):
-    with pytest.raises(ValueError, match="inside"), exclusive(tmp_path / "lock"):
+    with pytest.raises(ValueError, match="inside"), file_lock(tmp_path / "lock"):
         raise ValueError("inside")
-    with exclusive(tmp_path / "lock", waiting=lambda: pytest.fail("nobody holds it")):
+    with file_lock(tmp_path / "lock", on_wait=lambda: pytest.fail("nobody holds it")):
         pass
 
 
@@ -269,7 +271,7 @@ def test_a_terminal_shows_speed_and_time_left(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     screen = Screen(is_terminal=True)
     for done in range(0, 1_000_000_000, 50_000_000):
-        screen.console.advance("vae/x.safetensors", done, 4_000_000_000)
+        screen.console.progress("vae/x.safetensors", done, 4_000_000_000)
         screen.now += 0.5
     states = screen.text.split("\r")
     assert states[0] == ""
@@ -281,7 +283,7 @@ def test_a_terminal_shows_speed_and_time_left(monkeypatch):
         "0:30 left",
     ]
     assert {len(state) for state in states[1:]} == {99}
-    screen.console.say("done")
+    screen.console.message("done")
     assert screen.text.endswith("\r" + " " * 99 + "\rdone\n")
 
 
@@ -289,14 +291,14 @@ def test_the_speed_is_that_of_the_last_seconds():
     screen = Screen(is_terminal=True)
     for done, seconds in ((0, 0), (1000, 1), (1000, 100), (2000, 5), (4000, 5)):
         screen.now += seconds
-        screen.console.advance("x", done, 10_000)
+        screen.console.progress("x", done, 10_000)
     assert "300 bytes/s" in screen.text.split("\r")[-1]
 
 
 def test_a_pipe_gets_a_line_now_and_then():
     screen = Screen(is_terminal=False)
     for _ in range(130):
-        screen.console.advance("x", round(screen.now - 100) * 1000, 1_000_000)
+        screen.console.progress("x", round(screen.now - 100) * 1000, 1_000_000)
         screen.now += 0.5
     assert len(screen.text.splitlines()) == 2
     assert "\r" not in screen.text
@@ -305,9 +307,9 @@ def test_a_pipe_gets_a_line_now_and_then():
 
 def test_a_file_that_begins_anew_shows_no_backward_speed():
     screen = Screen(is_terminal=True)
-    screen.console.advance("x", 500_000, 1_000_000)
+    screen.console.progress("x", 500_000, 1_000_000)
     screen.now += 1
-    screen.console.advance("x", 0, 1_000_000)
+    screen.console.progress("x", 0, 1_000_000)
     assert "-" not in screen.text
 
 

@@ -8,7 +8,8 @@ import time
 import pytest
 from piying.core.download import manifest as manifest_module
 from piying.core.download.downloadable import downloadable_models
-from piying.core.download.jobs import Fetcher
+from piying.core.download.hubs import HuggingFace
+from piying.core.download.jobs import Downloader
 from piying.core.errors import PiyingError
 from piying.core.http import RetryPolicy
 from piying.tests.install.hub import running_hub
@@ -22,7 +23,7 @@ REPO = "/Qwen/Qwen3-0.6B/resolve"
 def hub(monkeypatch):
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setattr("piying.core.download.hubs._library_settings", lambda: None)
+        monkeypatch.setattr("piying.core.download.hubs.hugging_face", HuggingFace)
         for revision in ("main", "c0ffee"):
             hub.put(f"{REPO}/{revision}/config.json", CONFIG)
             hub.put(f"{REPO}/{revision}/vocab.txt", CHAT)
@@ -36,7 +37,7 @@ def wait(job, seconds=20):
 
 
 def test_a_model_arrives(hub, tmp_path):
-    job = Fetcher(RetryPolicy(timeout=5)).start("qwen3-0.6b", tmp_path)
+    job = Downloader(RetryPolicy(timeout=5)).start("qwen3-0.6b", tmp_path)
     assert wait(job)["state"] == "done"
     assert job.to_json()["done"] == len(CONFIG) + len(CHAT)
     assert (tmp_path / "LLM/Qwen3-0.6B/vocab.txt").read_bytes() == CHAT
@@ -47,7 +48,7 @@ def test_a_model_arrives(hub, tmp_path):
 def test_it_can_be_stopped_and_goes_on_from_there(hub, tmp_path):
     for revision in ("main", "c0ffee"):
         hub.files[f"{REPO}/{revision}/vocab.txt"].stalls = [100_000]
-    fetcher = Fetcher(RetryPolicy(timeout=30))
+    fetcher = Downloader(RetryPolicy(timeout=30))
     job = fetcher.start("qwen3-0.6b", tmp_path)
     deadline = time.monotonic() + 10
     while job.to_json()["done"] < 100_000 and time.monotonic() < deadline:
@@ -70,14 +71,14 @@ def test_it_can_be_stopped_and_goes_on_from_there(hub, tmp_path):
 def test_a_hub_that_has_nothing_is_told_in_a_sentence(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
     hub.files.clear()
-    said = wait(Fetcher(RetryPolicy(timeout=2)).start("qwen3-0.6b", tmp_path))
+    said = wait(Downloader(RetryPolicy(timeout=2)).start("qwen3-0.6b", tmp_path))
     assert said["state"] == "failed"
     assert said["said"]
 
 
 def test_only_models_of_the_manifest_are_fetched(tmp_path):
     with pytest.raises(PiyingError, match="no model '../x' to fetch"):
-        Fetcher().start("../x", tmp_path)
+        Downloader().start("../x", tmp_path)
 
 
 def test_offers_say_how_large_and_from_where(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -15,9 +17,9 @@ from pathlib import Path
 
 import pytest
 from piying.core.download import partial_file as fetch_part
-from piying.core.download.transfer import transfer
+from piying.core.download.transfer import DownloadRefused, RemoteFile, transfer
 from piying.core.errors import PiyingError
-from piying.core.http import DownloadRefused, Remote, RetryPolicy, is_allowed
+from piying.core.http import RetryPolicy, is_allowed, may_redirect
 from piying.tests.install.hub import running_hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,11 +42,11 @@ def target(tmp_path):
 
 
 def remote(hub, **known):
-    return Remote(hub.url + PATH, **{"bytes": len(DATA), "sha256": SHA256, "hub": "The Hub", **known})
+    return RemoteFile(hub.url + PATH, **{"bytes": len(DATA), "sha256": SHA256, "hub": "The Hub", **known})
 
 
-def fetch(hub, target, patience=QUICK, **known):
-    return transfer(remote(hub, **known), target, patience=patience)
+def fetch(hub, target, policy=QUICK, **known):
+    return transfer(remote(hub, **known), target, policy=policy)
 
 
 def names(target):
@@ -111,12 +113,12 @@ def test_a_stop_before_the_first_bytes_are_counted_leaves_them(target):
             raise KeyboardInterrupt
 
     target.parent.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), fetch_part.Part(target, SHA256) as part:
-        part.note('"1"')
+    with pytest.raises(KeyboardInterrupt), fetch_part.PartialFile(target, SHA256) as part:
+        part.write_state('"1"')
         part._hash = Stopped()
         part.write(DATA[:1000])
-    assert fetch_part.part_bytes(target) == 1000
-    with fetch_part.Part(target, SHA256) as part:
+    assert fetch_part.partial_bytes(target) == 1000
+    with fetch_part.PartialFile(target, SHA256) as part:
         assert part.size == 1000
 
 
@@ -223,11 +225,15 @@ def test_a_part_that_is_whole_is_not_asked_for_again(hub, target):
         ({"always": 403}, {"login": "Accept so."}, r"status 403\)\. Accept so\."),
         ({"always": 500}, {}, r"cannot be fetched \(status 500\)"),
         ({"always": 418}, {}, "with status 418"),
-        ({"redirect": "http://models.example/file"}, {}, "sends on to http://models.example/file, which is not HTTPS"),
-        ({"redirect": "ftp://127.0.0.1/file"}, {}, "sends on to"),
-        ({"redirect": "file:///etc/passwd"}, {}, "sends on to"),
+        (
+            {"redirect": "http://models.example/file"},
+            {},
+            "redirects to http://models.example/file, which is not HTTPS",
+        ),
+        ({"redirect": "ftp://127.0.0.1/file"}, {}, "redirects to"),
+        ({"redirect": "file:///etc/passwd"}, {}, "redirects to"),
         ({"redirect": "http://[/file"}, {}, "an address that cannot be read"),
-        ({"redirect": "/some/file"}, {}, "sends on to .* in a circle"),
+        ({"redirect": "/some/file"}, {}, "redirects to .* in a circle"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, dict) else "",
 )
@@ -268,7 +274,7 @@ def test_a_long_pause_is_told(hub, target, monkeypatch):
     hub.put(PATH, DATA, statuses=[503, 503, 503])
     slept, told = [], []
     monkeypatch.setattr("piying.core.http.time.sleep", slept.append)
-    fetch(hub, target, RetryPolicy(timeout=5, pauses=(1, 3, 8), tell=told.append))
+    fetch(hub, target, RetryPolicy(timeout=5, pauses=(1, 3, 8), notify=told.append))
     assert [pause for pause in slept if pause >= 1] == [1, 3, 8]
     assert told == [f"{hub.url}{PATH}: status 503. Trying again in 8 s."]
 
@@ -326,12 +332,12 @@ def test_http_only_on_this_machine(url, allowed):
 
 def test_an_address_that_is_not_https_is_not_asked(target):
     with pytest.raises(DownloadRefused, match="is not HTTPS"):
-        transfer(Remote("http://models.example/file"), target, patience=QUICK)
+        transfer(RemoteFile("http://models.example/file"), target, policy=QUICK)
 
 
 def test_a_full_disk_keeps_the_part(hub, target, monkeypatch):
     hub.put(PATH, DATA)
-    write = fetch_part.Part.write
+    write = fetch_part.PartialFile.write
 
     class FullFile:
         def __init__(self, file):
@@ -349,7 +355,7 @@ def test_a_full_disk_keeps_the_part(hub, target, monkeypatch):
         part._file = part._file if isinstance(part._file, FullFile) else FullFile(part._file)
         write(part, chunk)
 
-    monkeypatch.setattr(fetch_part.Part, "write", full)
+    monkeypatch.setattr(fetch_part.PartialFile, "write", full)
     hub.files[PATH].cuts = [150_000]
     with pytest.raises(PiyingError, match="disk of .* is full. Make room") as caught:
         fetch(hub, target)
@@ -357,7 +363,7 @@ def test_a_full_disk_keeps_the_part(hub, target, monkeypatch):
     assert not target.exists()
     size = target.with_name(target.name + ".part").stat().st_size
     assert 150_000 <= size <= 200_000
-    monkeypatch.setattr(fetch_part.Part, "write", write)
+    monkeypatch.setattr(fetch_part.PartialFile, "write", write)
     assert fetch(hub, target) == SHA256
     assert hub.asked[-1].headers["range"] == f"bytes={size}-"
 
@@ -372,10 +378,9 @@ def test_a_folder_that_cannot_be_written(hub, tmp_path):
 OTHER_PROCESS = """
 import importlib, pathlib, sys, types
 package = types.ModuleType("pack"); package.__path__ = [sys.argv[1]]; sys.modules["pack"] = package
-http = importlib.import_module("pack.core.http")
-transfer = importlib.import_module("pack.core.download.transfer").transfer
-remote = http.Remote(sys.argv[2], int(sys.argv[3]), sys.argv[4])
-print(transfer(remote, pathlib.Path(sys.argv[5]), waiting=lambda: print("waiting", flush=True)))
+transfer = importlib.import_module("pack.core.download.transfer")
+remote = transfer.RemoteFile(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+print(transfer.transfer(remote, pathlib.Path(sys.argv[5]), on_wait=lambda: print("waiting", flush=True)))
 """
 
 
@@ -429,3 +434,43 @@ def test_the_system_tools_agree(hub, target):
     digest = fetch(hub, target)
     printed = subprocess.run([tool, target], capture_output=True, text=True, check=True).stdout
     assert printed.split()[0] == digest
+
+
+def test_headers_without_end_are_not_waited_for(target):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip():
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                while connection.send(b"HTTP/1.1 100 Continue\r\n\r\n"):
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(DownloadRefused, match="cannot be fetched"):
+            remote = RemoteFile(f"http://127.0.0.1:{server.getsockname()[1]}/file", 3, SHA256)
+            transfer(remote, target, policy=RetryPolicy(timeout=0.3, pauses=()))
+    assert time.monotonic() - started < 5
+
+
+def test_a_redirect_leads_to_https_and_from_elsewhere_never_to_this_machine():
+    for url, target, allowed in (
+        ("https://hub.example/f", "https://cdn.example/f", True),
+        ("https://hub.example/f", "http://cdn.example/f", False),
+        ("https://hub.example/f", "http://127.0.0.1:8188/restart", False),
+        ("https://hub.example/f", "https://localhost/f", False),
+        ("https://localhost/f", "http://127.0.0.1/f", False),
+        ("http://127.0.0.1/f", "http://127.0.0.1:81/f", True),
+        ("http://127.0.0.1/f", "http://hub.example/f", False),
+    ):
+        assert may_redirect(url, target) is allowed, (url, target)
+
+
+def test_a_file_of_unknown_length_stops_at_the_size_it_has_to_have(hub, target):
+    hub.put(PATH, DATA + OTHER, claimed=-1)
+    seen = []
+    with pytest.raises(DownloadRefused, match="more came than was announced"):
+        transfer(remote(hub), target, seen.append, QUICK)
+    assert max(seen) <= len(DATA)
+    with pytest.raises(DownloadRefused, match="does not say how long"):
+        fetch(hub, target, bytes=None)

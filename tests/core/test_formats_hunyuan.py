@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from piying.core.checkpoints import load_component
-from piying.core.quantization.fp8 import Fp8Linear
+from piying.core.quantization.fp8_linear import Fp8Linear
 
 from .formats import models, names, writers
 

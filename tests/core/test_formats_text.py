@@ -9,7 +9,7 @@ import torch
 from piying.core.checkpoints import load_component
 from piying.core.checkpoints.tokenizers import tokenizer_in
 from piying.core.errors import PiyingError
-from piying.core.quantization.fp8 import Fp8Linear
+from piying.core.quantization.fp8_linear import Fp8Linear
 
 from .formats import models, names, writers
 

@@ -102,15 +102,15 @@ def test_each_layer_has_its_own_strength(transformer):
     given, scale = inputs(transformer), torch.tensor([0.3, 1.7])
     expected = plain(transformer, *given, scale=scale)
     with torch.no_grad():
-        assert_same(predict(transformer, *given, scale), expected)
-        assert_same(predict(transformer, *given, [0.3, 1.7]), expected)
-        assert_same(predict(transformer, *given, 0.5), plain(transformer, *given, scale=torch.full((2,), 0.5)))
+        assert_same(predict(transformer, *given, scale=scale), expected)
+        assert_same(predict(transformer, *given, scale=[0.3, 1.7]), expected)
+        assert_same(predict(transformer, *given, scale=0.5), plain(transformer, *given, scale=torch.full((2,), 0.5)))
         assert not torch.equal(predict(transformer, *given)[0], expected[0])
 
 
 def test_a_wrong_number_of_strengths_is_refused(transformer):
     with pytest.raises(ValueError, match="scale has 3 numbers; the transformer has 2 VACE layers"):
-        predict(transformer, *inputs(transformer), [1.0, 1.0, 1.0])
+        predict(transformer, *inputs(transformer), scale=[1.0, 1.0, 1.0])
 
 
 def test_a_control_shorter_than_the_video_is_padded(transformer):
@@ -138,7 +138,7 @@ def test_prompts_in_one_batch_are_predicted_alike(transformer, prompts):
     ran = []
     hook = transformer.blocks[0].register_forward_pre_hook(lambda _, taken: ran.append(len(taken[0])))
     with torch.no_grad():
-        found = predict(transformer, *given, together=True)
+        found = predict(transformer, *given, batched=True)
     hook.remove()
     assert ran == [prompts]
     for ours, theirs in zip(found, plain(transformer, *given), strict=True):
@@ -147,9 +147,10 @@ def test_prompts_in_one_batch_are_predicted_alike(transformer, prompts):
 
 def test_in_one_batch_every_prompt_keeps_its_own_video_and_strengths(transformer):
     (latents, timestep, embeds, control), other = inputs(transformer), inputs(transformer)[0].flip(2)
-    given = [latents, other], timestep, embeds, [control, control * 0.5], [0.3, 1.7]
+    given, scale = ([latents, other], timestep, embeds, [control, control * 0.5]), [0.3, 1.7]
     with torch.no_grad():
-        apart, together = predict(transformer, *given), predict(transformer, *given, together=True)
+        apart = predict(transformer, *given, scale=scale)
+        together = predict(transformer, *given, scale=scale, batched=True)
     for ours, theirs in zip(together, apart, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -201,7 +202,7 @@ def test_references_and_masks_through_the_pipeline(transformer):
             calls[0]["timestep"],
             [call["encoder_hidden_states"] for call in calls],
             calls[0]["control_hidden_states"],
-            calls[0]["control_hidden_states_scale"],
+            scale=calls[0]["control_hidden_states_scale"],
         )
     assert_same(found, expected)
 
@@ -232,7 +233,7 @@ def test_the_check_can_stop_it_before_every_block():
     ran = []
     hooks = [block.register_forward_hook(lambda *_: ran.append(None)) for block in block_order(model)]
     with torch.no_grad(), pytest.raises(CancelledError):
-        predict(model, *inputs(model), check=check)
+        predict(model, *inputs(model), check_cancelled=check)
     for hook in hooks:
         hook.remove()
     assert len(ran) == 2 * 4

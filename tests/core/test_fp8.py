@@ -6,20 +6,17 @@ import pytest
 import torch
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.checkpoints import load_component
-from piying.core.quantization.fp8 import (
-    Fp8Linear,
-    can_multiply,
-    cast_linears,
-    castable,
-    dequantize,
-    multiply,
-    quantize,
-    use_fp8_matmul,
-)
+from piying.core.quantization.casting import cast_module, castable_layers, use_native_matmul
+from piying.core.quantization.fp8_linear import Fp8Linear, can_multiply, multiply, quantize
+from piying.core.quantization.policy import CastRules
+from piying.core.quantization.scaled_tensor import dequantize
+from piying.core.wan.family import WAN_VACE
 from transformers import AutoTokenizer
 
 WAN = BUILT_IN_ROOT / "wan_vace"
-WAN_KEEP = ("vace_blocks.*.proj_in", "vace_blocks.*.proj_out")
+WAN_RULES = WAN_VACE.rules["transformer"]
+WAN_LISTS = CastRules(WAN_RULES.block_lists)
+WAN_KEEP = CastRules(keep=WAN_RULES.keep)
 
 
 def rms(tensor):
@@ -92,7 +89,7 @@ def run(model, inputs):
 
 def test_the_real_transformer_is_never_worse_than_layerwise_casting(transformer_inputs):
     expected = run(transformer(), transformer_inputs)
-    ours = run(transformer(storage="fp8", keep=WAN_KEEP), transformer_inputs)
+    ours = run(transformer(storage="fp8", rules=WAN_KEEP), transformer_inputs)
     theirs = transformer()
     theirs.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     error, layerwise = (
@@ -105,7 +102,7 @@ def test_the_real_transformer_is_never_worse_than_layerwise_casting(transformer_
 def test_the_real_transformer_is_no_worse_than_theory(transformer_inputs):
     """Theory: every cast weight is off by anything up to half a step of e4m3 at its row's scale, independently."""
     expected = run(transformer(), transformer_inputs)
-    error = rms(run(transformer(storage="fp8", keep=WAN_KEEP), transformer_inputs) - expected)
+    error = rms(run(transformer(storage="fp8", rules=WAN_KEEP), transformer_inputs) - expected)
     theory = [rms(run(rounded_at_random(seed), transformer_inputs) - expected) for seed in range(6)]
     assert error < 1.5 * sum(theory) / len(theory)
 
@@ -113,7 +110,7 @@ def test_the_real_transformer_is_no_worse_than_theory(transformer_inputs):
 def rounded_at_random(seed):
     generator = torch.Generator().manual_seed(seed)
     model = transformer()
-    cast = {name for name, layer in transformer(storage="fp8", keep=WAN_KEEP).named_modules() if is_fp8(layer)}
+    cast = {name for name, layer in transformer(storage="fp8", rules=WAN_KEEP).named_modules() if is_fp8(layer)}
     for name, layer in model.named_modules():
         if name in cast:
             scale = layer.weight.abs().amax(dim=1, keepdim=True).double() / 448
@@ -127,14 +124,14 @@ def is_fp8(layer):
 
 
 def test_no_layer_is_worse_than_a_plain_cast():
-    for name, layer in castable(transformer(), ("blocks", "vace_blocks")):
+    for name, layer in castable_layers(transformer(), WAN_LISTS):
         plain = layer.weight.to(torch.float8_e4m3fn).float()
         ours = dequantize(*quantize(layer.weight), torch.float32)
         assert rms(ours - layer.weight) <= rms(plain - layer.weight), name
 
 
 def test_an_fp8_model_computes_with_exactly_the_weights_it_holds(transformer_inputs):
-    packed = transformer(storage="fp8", keep=WAN_KEEP)
+    packed = transformer(storage="fp8", rules=WAN_KEEP)
     dense = transformer()
     for name, layer in packed.named_modules():
         if isinstance(layer, Fp8Linear):
@@ -143,7 +140,7 @@ def test_an_fp8_model_computes_with_exactly_the_weights_it_holds(transformer_inp
 
 
 def test_which_layers_are_cast():
-    model = transformer(storage="fp8", block_lists=("blocks", "vace_blocks"), keep=WAN_KEEP)
+    model = transformer(storage="fp8", rules=WAN_RULES)
     packed = {name for name, layer in model.named_modules() if isinstance(layer, Fp8Linear)}
     assert "blocks.0.attn1.to_q" in packed
     assert "vace_blocks.1.ffn.net.2" in packed
@@ -156,14 +153,14 @@ def test_which_layers_are_cast():
 
 
 def test_without_lists_every_list_of_blocks_counts():
-    named = [name for name, _ in castable(transformer(), ("blocks", "vace_blocks"))]
-    assert [name for name, _ in castable(transformer())] == named
+    named = [name for name, _ in castable_layers(transformer(), WAN_LISTS)]
+    assert [name for name, _ in castable_layers(transformer(), CastRules())] == named
 
 
 def test_casting_in_memory_equals_casting_at_load(transformer_inputs):
     model = transformer()
-    assert cast_linears(model, keep=WAN_KEEP) == 60
-    at_load = transformer(storage="fp8", keep=WAN_KEEP)
+    assert cast_module(model, "fp8", WAN_KEEP) == 60
+    at_load = transformer(storage="fp8", rules=WAN_KEEP)
     assert torch.equal(run(model, transformer_inputs), run(at_load, transformer_inputs))
 
 
@@ -205,12 +202,12 @@ def test_fp8_products_are_used_where_they_can_be():
     layers = torch.nn.Sequential(torch.nn.Linear(32, 24, bias=False), torch.nn.Linear(24, 16))
     model = torch.nn.Module()
     model.blocks = torch.nn.ModuleList([layers])
-    cast_linears(model, ("blocks",))
+    cast_module(model, "fp8", CastRules(("blocks",)))
     inputs = torch.randn(4, 32, generator=generator).to(torch.bfloat16)
     plain = layers(inputs)
-    use_fp8_matmul(model, True)
+    use_native_matmul(model, True)
     assert torch.equal(layers(inputs), plain), "24 is no multiple of 16"
     square = Fp8Linear(*quantize(torch.randn(16, 32, generator=generator)))
     plain = square(inputs)
-    square.fp8_matmul = True
+    square.native_matmul = True
     assert 0 < rms(square(inputs) - plain) / rms(plain) < 0.05

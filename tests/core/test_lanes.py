@@ -12,7 +12,6 @@ from collections import deque
 import pytest
 import torch
 from piying.core.executor import streaming
-from piying.core.executor import streaming as lanes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 EMPTY = torch.empty
@@ -115,9 +114,9 @@ def stand_in(monkeypatch, seed, lazy):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: card.compute)
     monkeypatch.setattr(torch.cuda, "stream", Deferred)
     monkeypatch.setattr(torch, "empty", allocate)
-    monkeypatch.setattr(streaming, "lane", lanes.CudaLane)
-    monkeypatch.setattr(lanes, "CHUNK", 1024)
-    monkeypatch.setattr(lanes, "SPARE_CHUNKS", card.random.randrange(3))
+    monkeypatch.setattr(streaming, "copier_for", streaming.CudaCopier)
+    monkeypatch.setattr(streaming, "CHUNK", 1024)
+    monkeypatch.setattr(streaming, "SPARE_CHUNKS", card.random.randrange(3))
     return card
 
 
@@ -170,9 +169,9 @@ def test_every_kernel_finds_its_weights(monkeypatch, slots, blocks):
 def neglect(monkeypatch, order):
     """Take one of the orders away."""
     if order == "compute waits for the copy":
-        monkeypatch.setattr(lanes.CudaLane, "arrive", lambda self, slot: None)
+        monkeypatch.setattr(streaming.CudaCopier, "arrive", lambda self, slot: None)
     elif order == "the copy waits for the last use":
-        monkeypatch.setattr(lanes.CudaLane, "leave", lambda self, slot: None)
+        monkeypatch.setattr(streaming.CudaCopier, "leave", lambda self, slot: None)
     elif order == "the host waits for the chunk":
         monkeypatch.setattr(Event, "synchronize", lambda self: None)
     else:
@@ -197,7 +196,7 @@ def test_each_order_is_needed(monkeypatch, order):
 
 def test_the_pinned_ring_is_one_block_and_some_chunks(monkeypatch):
     card = stand_in(monkeypatch, 0, None)
-    monkeypatch.setattr(lanes, "SPARE_CHUNKS", 2)
+    monkeypatch.setattr(streaming, "SPARE_CHUNKS", 2)
     _, traffic = run(card, 2, 5)
     largest = 6656 + 512  # a weight of 6,400 bytes and a bias, each to the next multiple of 512
     assert traffic.pinned_bytes == largest + 2 * 1024

@@ -11,7 +11,7 @@ import torch
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.checkpoints import load_component
 from piying.core.errors import PiyingError
-from piying.core.quantization.fp8 import Fp8Linear
+from piying.core.quantization.fp8_linear import Fp8Linear
 from safetensors.torch import load_file, save_file
 
 PARTS = {

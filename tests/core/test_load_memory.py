@@ -22,7 +22,7 @@ sys.path.insert(0, sys.argv[1])
 import conftest, torch
 from diffusers import WanVACETransformer3DModel
 from piying.core.checkpoints import load_component
-from piying.core.quantization.fp8 import Fp8Linear, quantize
+from piying.core.quantization.fp8_linear import Fp8Linear, quantize
 def peak(): return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 storage = sys.argv[3] if sys.argv[3] != "None" else None
 quantize(torch.ones(16, 16))

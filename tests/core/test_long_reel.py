@@ -17,9 +17,9 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.media import ffmpeg
 from piying.core.media.mp4 import write_mp4
 from piying.core.media.video import probe
-from piying.core.wan.long import video_writer as reel
+from piying.core.wan.long import video_writer
 from piying.core.wan.long.sample import make_long_video
-from piying.core.wan.long.window_cache import Finished, Shelf
+from piying.core.wan.long.window_cache import FinishedWindow, WindowCache
 
 from .test_long_video import FILM, HANDLE, host_in, kept_frames, small, whole
 
@@ -75,7 +75,7 @@ def test_the_file_is_that_of_writing_it_at_the_end(film, tmp_path):
 
 def test_windows_are_kept_and_encoded_while_the_next_one_is_sampled(film, tmp_path, monkeypatch):
     sampled, encoded, beside = [threading.Event() for _ in range(3)], threading.Event(), []
-    put, write = Shelf.put, write_mp4
+    put, write = WindowCache.put, write_mp4
 
     def slow_put(self, key, window):
         if len(beside) < 2:
@@ -97,8 +97,8 @@ def test_windows_are_kept_and_encoded_while_the_next_one_is_sampled(film, tmp_pa
         if done > 2100 and not encoded.is_set():
             beside.append(encoded.wait(SOON))
 
-    monkeypatch.setattr(Shelf, "put", slow_put)
-    monkeypatch.setattr(reel, "write_mp4", told_write)
+    monkeypatch.setattr(WindowCache, "put", slow_put)
+    monkeypatch.setattr(video_writer, "write_mp4", told_write)
     host, _ = host_in(tmp_path, when)
     path, _ = make_long_video(HANDLE, FILM, host, audio=SOUND)
     assert len(beside) >= 2 and all(beside)
@@ -106,8 +106,8 @@ def test_windows_are_kept_and_encoded_while_the_next_one_is_sampled(film, tmp_pa
 
 
 def test_one_window_waits_however_slow_the_disk_is(tmp_path, monkeypatch):
-    windows, in_memory, third, put = weakref.WeakSet(), [], threading.Event(), Shelf.put
-    add, waits = reel.Reel.add, iter([3])
+    windows, in_memory, third, put = weakref.WeakSet(), [], threading.Event(), WindowCache.put
+    add, waits = video_writer.VideoWriter.add, iter([3])
 
     def told_add(self, part, made, needed):
         windows.add(made)
@@ -122,8 +122,8 @@ def test_one_window_waits_however_slow_the_disk_is(tmp_path, monkeypatch):
             third.set()
         in_memory.append(len(windows))
 
-    monkeypatch.setattr(Shelf, "put", slow_put)
-    monkeypatch.setattr(reel.Reel, "add", told_add)
+    monkeypatch.setattr(WindowCache, "put", slow_put)
+    monkeypatch.setattr(video_writer.VideoWriter, "add", told_add)
     host, _ = host_in(tmp_path, when)
     make_long_video(HANDLE, FILM, host)
     assert max(in_memory) == 1
@@ -135,11 +135,11 @@ def test_encoding_that_is_behind_holds_no_window_up(tmp_path, monkeypatch):
     def stuck_write(path, frames, *rest, **more):
         write(path, (frame for frame in frames if go_on.wait(SOON)), *rest, **more)
 
-    monkeypatch.setattr(reel, "write_mp4", stuck_write)
-    shelf, window = Shelf(tmp_path / "shelf"), Finished(torch.zeros(5, 16, 16, 3, dtype=torch.uint8))
-    with reel.reel(shelf, tmp_path / "video.mp4", None, lambda: None) as taker:
+    monkeypatch.setattr(video_writer, "write_mp4", stuck_write)
+    shelf, window = WindowCache(tmp_path / "shelf"), FinishedWindow(torch.zeros(5, 16, 16, 3, dtype=torch.uint8))
+    with video_writer.video_writer(shelf, tmp_path / "video.mp4", None, lambda: None) as taker:
         for key in "abc":
-            taker.add(reel.Part(key, 1, 5), window, ())
+            taker.add(video_writer.Segment(key, 1, 5), window, ())
         wait_for(lambda: shelf.has("c", 5))
         assert not go_on.is_set()
         go_on.set()
@@ -158,8 +158,8 @@ def test_a_window_goes_on_from_memory_as_it_does_from_disk(tmp_path, joining):
 
 
 def test_a_window_made_again_between_others_stays_in_its_place(film, after_film, monkeypatch):
-    put = Shelf.put
-    monkeypatch.setattr(Shelf, "put", lambda *window: time.sleep(0.5) or put(*window))
+    put = WindowCache.put
+    monkeypatch.setattr(WindowCache, "put", lambda *window: time.sleep(0.5) or put(*window))
     host, files = after_film
     files[1].write_bytes(files[1].read_bytes()[:400])
     path, record = make_long_video(HANDLE, FILM, host, audio=SOUND)
@@ -213,8 +213,8 @@ def test_a_full_disk_is_told_at_the_next_window_and_leaves_what_is_kept(
 
 
 def test_stopping_while_sampling_keeps_what_is_finished_and_leaves_nothing_running(tmp_path, monkeypatch):
-    put = Shelf.put
-    monkeypatch.setattr(Shelf, "put", lambda *window: time.sleep(0.3) or put(*window))
+    put = WindowCache.put
+    monkeypatch.setattr(WindowCache, "put", lambda *window: time.sleep(0.3) or put(*window))
 
     def stop_in_the_third(done):
         if done > 2100:
@@ -259,7 +259,7 @@ def test_cancelling_while_the_rest_is_encoded(after_film, tmp_path, monkeypatch)
 
         write(path, passed(), *rest, **more)
 
-    monkeypatch.setattr(reel, "write_mp4", slow_write)
+    monkeypatch.setattr(video_writer, "write_mp4", slow_write)
     host = CancellableHost(chosen_device="cpu", temp=tmp_path / "temp", cache=tmp_path / "cache")
     with pytest.raises(Cancelled):
         make_long_video(HANDLE, FILM, host, audio=SOUND)
@@ -270,15 +270,15 @@ def test_cancelling_while_the_rest_is_encoded(after_film, tmp_path, monkeypatch)
 
 def test_the_next_window_does_not_reach_the_disk_when_one_fails(tmp_path):
     """A later window without the one before it would be of no use, and must not hide that one is missing."""
-    window = Finished(torch.zeros(5, 16, 16, 3, dtype=torch.uint8))
+    window = FinishedWindow(torch.zeros(5, 16, 16, 3, dtype=torch.uint8))
     (tmp_path / "shelf").write_text("a file where the folder should be")
-    shelf = Shelf(tmp_path / "shelf")
+    shelf = WindowCache(tmp_path / "shelf")
     with (
         pytest.raises(PiyingError, match="Cannot keep a finished window in .*shelf: a file stands where"),
-        reel.reel(shelf, tmp_path / "video.mp4", None, lambda: None) as taker,
+        video_writer.video_writer(shelf, tmp_path / "video.mp4", None, lambda: None) as taker,
     ):
-        taker.add(reel.Part("a", 0, 5), window, ("a",))
+        taker.add(video_writer.Segment("a", 0, 5), window, ("a",))
         (tmp_path / "other").mkdir()
-        taker.add(reel.Part("b", 0, 5), window, ("a", "b"))
+        taker.add(video_writer.Segment("b", 0, 5), window, ("a", "b"))
         pytest.fail("the second is not taken")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "shelf"]

@@ -13,30 +13,29 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor import execute_plan as carry_out
-from piying.core.executor import model_cache as kept
+from piying.core.executor import execute_plan, model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.media.video import read_frames
 from piying.core.planner.machine import synthetic
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long import sample as long_make
 from piying.core.wan.long.colour_match import colours_of, colours_of_all, matched, moved, pulled_back
 from piying.core.wan.long.request import LongRequest, check_lengths, check_long_request, shown, windows
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.long.task_window import cut
-from piying.core.wan.long.window_cache import Finished, Shelf, rounded
+from piying.core.wan.long.window_cache import FinishedWindow, WindowCache, rounded
 from piying.core.wan.model import load
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
-from piying.core.wan.task.canvas import compose, lay
+from piying.core.wan.run import sample
+from piying.core.wan.task.canvas import compose, compose_part
 from piying.core.wan.task.extend import GivenFrames, extend
 from piying.core.wan.task.inpaint import inpaint
 from piying.core.wan.task.outpaint import Sides, outpaint
 from piying.core.wan.task.reference import reference
 from piying.core.wan.task.repaint import repaint
 from piying.core.wan.task.vace_task import VACETask
-from safetensors.torch import load_file
 
 from .vace_clips import box, clip, moving_box
 
@@ -84,7 +83,7 @@ def host_in(folder, when=None):
 
 
 def kept_frames(host):
-    """Return the windows on the shelf, oldest first, uint8 [n, h, w, 3] each."""
+    """Return the windows in the cache, oldest first, uint8 [n, h, w, 3] each."""
     files = sorted((host.cache_folder() / "long_video").glob("*.mkv"), key=lambda path: path.stat().st_mtime_ns)
     return [np.stack(list(read_frames(path))) for path in files]
 
@@ -217,8 +216,8 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(film, tmp_path):
 
 
 def keys_of(host, asked, task=None):
-    """Return the names that the windows of a request have on the shelf."""
-    film = long_make._Film(HANDLE, asked, host, task or VACETask(), load(HANDLE, host))
+    """Return the names that the windows of a request have in the cache."""
+    film = long_make._LongVideo(HANDLE, asked, host, task or VACETask(), load(HANDLE, host))
     keys = []
     for window in film.windows:
         keys.append(film._key(window, film._canvas(window), keys))
@@ -277,22 +276,22 @@ def measuring():
 
 
 def test_a_window_that_runs_out_of_memory_is_made_by_another_plan(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(carry_out, "read_machine", lambda host: synthetic(8.0, 32.0))
-    kept.forget()
+    monkeypatch.setattr(execute_plan, "read_machine", lambda host: synthetic(8.0, 32.0))
+    model_cache.evict_models()
     from .test_recovery import OutOfMemoryAt
 
-    real = long_make.make
+    real = long_make.sample_inputs
 
     def short_of_memory(handle, asked, inputs, host, **more):
-        with OutOfMemoryAt(fails_at=400, times=int(host.index == 1)):
+        with OutOfMemoryAt(fails_at=400, times=int(more["reporter"].index == 1)):
             return real(handle, asked, inputs, host, **more)
 
-    monkeypatch.setattr(long_make, "make", short_of_memory)
+    monkeypatch.setattr(long_make, "sample_inputs", short_of_memory)
     host, bars = host_in(tmp_path)
     _, record = make_long_video(HANDLE, small(), host)
     assert len([line for line in caplog.messages if "Out of memory" in line]) == 1
     assert record["windows"] == 2 and bars[0].steps == sorted(bars[0].steps)
-    kept.forget()
+    model_cache.evict_models()
 
 
 def test_the_plan_is_said_once_for_all_windows(tmp_path, caplog):
@@ -316,8 +315,9 @@ def blended(tmp_path_factory):
 
 
 def latents_of(host):
-    files = (host.cache_folder() / "long_video").glob("*.safetensors")
-    return [load_file(path)["latents"] for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)]
+    shelf = WindowCache(host.cache_folder() / "long_video")
+    files = sorted(shelf.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    return [shelf.get(path.stem).latents for path in files]
 
 
 def test_blended_windows_turn_from_the_latents_of_the_one_before(blended, film, tmp_path, monkeypatch):
@@ -325,7 +325,7 @@ def test_blended_windows_turn_from_the_latents_of_the_one_before(blended, film, 
     assert record["seams"] == "blended"
     turned = latents_of(host)
     assert len(turned) == 3 and not latents_of(film[0]), "only this way of joining needs them"
-    monkeypatch.setattr(long_make._Film, "_before", lambda *_: None)
+    monkeypatch.setattr(long_make._LongVideo, "_before", lambda *_: None)
     alone, _ = host_in(tmp_path)
     make_long_video(HANDLE, small(17, seams="blended"), alone)
     apart = latents_of(alone)
@@ -389,7 +389,7 @@ def test_a_window_sees_its_part_of_the_task(name):
     task = tasks()[name]
     together = compose(task, 64, 48, 17)
     for window in windows(17, 9, 5):
-        part = lay(cut(task, window, 17), 64, 48, window.count)
+        part = compose_part(cut(task, window, 17), 64, 48, window.count)
         span = slice(window.start, window.end)
         assert torch.equal(part.frames, together.frames[span])
         assert torch.equal(part.make, together.make[span])
@@ -502,17 +502,17 @@ def test_colours_of_frames_one_by_one_are_those_of_all():
 # --- on disk ---------------------------------------------------------------------------------------------------
 
 
-def test_the_shelf_keeps_eight_bits_exactly_and_lets_the_oldest_go(tmp_path, monkeypatch):
-    shelf = Shelf(tmp_path / "shelf")
+def test_the_cache_keeps_eight_bits_exactly_and_lets_the_oldest_go(tmp_path, monkeypatch):
+    shelf = WindowCache(tmp_path / "shelf")
     assert not shelf.has("a", 5)
     for name in "abc":
-        shelf.put(name, Finished(rounded(clip(5)), torch.full((1, 2, 3), 0.1)))
-    shelf.put("plain", Finished(rounded(clip(5))))
+        shelf.put(name, FinishedWindow(rounded(clip(5)), torch.full((1, 2, 3), 0.1)))
+    shelf.put("plain", FinishedWindow(rounded(clip(5))))
     back = shelf.get("a")
     assert torch.equal(back.last(2), clip(5)[-2:]) and torch.equal(back.frames, rounded(clip(5)))
     assert shelf.has("a", 5) and not shelf.has("a", 6)
     assert torch.equal(back.latents, torch.full((1, 2, 3), 0.1)) and shelf.get("plain").latents is None
     monkeypatch.setattr("piying.core.wan.long.window_cache.KEPT_BYTES", 0)
-    shelf.let_go(["b"])
+    shelf.evict(["b"])
     assert [shelf.has(name, 5) for name in "abc"] == [False, True, False]
     assert sorted(path.name for path in (tmp_path / "shelf").iterdir()) == ["b.mkv", "b.safetensors"]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from piying.core.checkpoints import apply_lora, load_component
 from piying.core.errors import PiyingError
-from piying.core.quantization.fp8 import Fp8Linear, cast_linears
+from piying.core.quantization.casting import cast_module
+from piying.core.quantization.fp8_linear import Fp8Linear
+from piying.core.quantization.policy import CastRules
 
 from .formats import models, names, writers
 
@@ -118,12 +120,12 @@ def test_several_at_once_come_off_in_any_order(model, tmp_path):
 def test_with_fp8_weights(model, tmp_path, order):
     parts = factors(model)
     write(tmp_path / "lora.safetensors", parts, "diffusers")
-    keep = ("*.proj_in", "*.proj_out")
+    rules = CastRules(keep={"*.proj_in": "sensitive", "*.proj_out": "sensitive"})
     if order == "after":
-        cast_linears(model, keep=keep)
+        cast_module(model, "fp8", rules)
     applied = apply_lora(model, tmp_path / "lora.safetensors")
     if order == "before":
-        cast_linears(model, keep=keep)
+        cast_module(model, "fp8", rules)
     expected = models.wan_transformer()
     for name, layer in model.named_modules():
         if isinstance(layer, Fp8Linear):

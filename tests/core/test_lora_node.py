@@ -8,28 +8,32 @@ import logging
 import piying
 import pytest
 import torch
-from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ChosenLora, ModelHandle
+from piying.core.catalog.selection import ChosenLora, ModelHandle
 from piying.core.checkpoints import load, load_component
-from piying.core.download.manifest import Listed, ListedFile
+from piying.core.download.manifest import ListedFile, ListedModel
 from piying.core.errors import PiyingError
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.executor.streaming import streamed
+from piying.core.families.diffusion_model import estimate
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.model import load as image_model
 from piying.core.hunyuan_dit.request import ImageRequest
-from piying.core.hunyuan_dit.sample import sample as draw
+from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.lora import catalog as loras
-from piying.core.wan.estimate import ask
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load as load_model
+from piying.core.wan.phases import VideoWork
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 from .formats import models, writers
 
 REQUEST = VACERequest("the red cat", width=32, height=32, num_frames=5, steps=2, seed=3)
 HANDLE = ModelHandle(WAN_VACE, "built-in")
 SMALL = VACERequest("", width=32, height=32, num_frames=5)
+WORK = VideoWork.of(SMALL)
 NODES = piying.NODE_CLASS_MAPPINGS
 RANK = 4
 
@@ -41,7 +45,7 @@ def host(tmp_path):
     set_host(host)
     yield host
     set_host(None)
-    kept.forget()
+    model_cache.evict_models()
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +199,8 @@ def test_the_plan_counts_what_is_kept_beside_the_weights(host, layers, tmp_path)
     largest = max(sum(p.numel() for p in block.parameters()) for block in transformer.blocks)
     assert heavier.largest_block("fp32", "fp32") >= 4 * largest
     assert (
-        ask(handle, host, SMALL).plan.phase("sample").weights > ask(HANDLE, host, SMALL).plan.phase("sample").weights
+        estimate(handle, host, WORK).plan.phase("sample").weights
+        > estimate(HANDLE, host, WORK).plan.phase("sample").weights
     )
 
 
@@ -207,7 +212,7 @@ def test_a_lora_for_a_model_of_another_size_is_refused_before_anything_is_read(h
     ):
         sample(add(HANDLE, "big.safetensors"), REQUEST, host)
     with pytest.raises(PiyingError, match="Choose a LoRA made for this model"):
-        ask(add(HANDLE, "big.safetensors"), host, SMALL)
+        estimate(add(HANDLE, "big.safetensors"), host, WORK)
 
 
 def test_one_that_does_not_fit_does_not_stay(host, layers, tmp_path):
@@ -246,7 +251,7 @@ def test_either_slash_and_the_folders_name_are_understood(host, layers, tmp_path
 def listed(path, settings):
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     file = ListedFile("loras/four steps.safetensors", path.stat().st_size, sha256, {})
-    return (Listed("four", "wan_vace", "lora", "", "", None, (file,), (), settings),)
+    return (ListedModel("four", "wan_vace", "lora", "", "", None, (file,), (), settings),)
 
 
 MADE_FOR = {"steps": 4, "cfg": 1.0, "shift": 5.0, "strength": 0.7}

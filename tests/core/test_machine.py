@@ -7,11 +7,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from piying.core.executor.model_cache import forget, kept
+from piying.core.executor.model_cache import cached_model, evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner import machine as machines
-from piying.core.planner.machine import CONTEXT, OTHERS_RAM, Machine, read_machine, synthetic
-from piying.core.planner.rates import peak_operations
+from piying.core.planner.machine import CONTEXT, OTHERS_RAM, Machine, peak_operations, read_machine, synthetic
 
 GB = 2**30
 CARD = Machine(
@@ -24,7 +23,7 @@ CARD = Machine(
     pcie=24e9,
     disk=2e9,
     bf16_flops=80e12,
-    fp8_flops=160e12,
+    native_flops={"fp8": 160e12},
     bandwidth=800e9,
     capability=(8, 9),
 )
@@ -100,11 +99,11 @@ def test_models_kept_from_before_make_room(monkeypatch):
     """Else a second run would plan with the memory that its own model takes."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GB, available=8 * GB))
     host = HeadlessHost(chosen_device="cpu")
-    forget()
+    evict_models()
     assert read_machine(host).ram_free == 8 * GB
-    layer = kept("test", "key", lambda: torch.nn.Linear(4096, 4096))
+    layer = cached_model("test", "key", lambda: torch.nn.Linear(4096, 4096))
     try:
         assert read_machine(host).ram_free == 8 * GB + 4 * (4096 * 4096 + 4096)
         assert layer.weight.is_cpu
     finally:
-        forget("test")
+        evict_models("test")

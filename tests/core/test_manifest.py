@@ -9,11 +9,21 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from piying.core.catalog.component_sizes import listed_components
-from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
+from piying.core.catalog.discovery import installed_models
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle
 from piying.core.download.cli import model_size
-from piying.core.download.hubs import safe_path
-from piying.core.download.manifest import MANIFEST, files_of, find_listed, first_of, listed_models, read_manifest
+from piying.core.download.manifest import (
+    MANIFEST,
+    files_of,
+    find_listed,
+    first_of,
+    listed_models,
+    read_manifest,
+    safe_path,
+)
 from piying.core.errors import PiyingError
+from piying.core.families.registry import family_named
 from piying.core.host.base import MODEL_CATEGORIES
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.machine import synthetic
@@ -81,14 +91,9 @@ PLANNED = [model for model in MODELS if model.kind == "model" and listed_compone
 
 def planned_work(model):
     """Return what docs/models.md says the smallest card is for."""
-    from piying.core.hunyuan_dit.phases import work as picture
-    from piying.core.prompting.phases import work as prompt
-    from piying.core.wan.phases import work as video
-
-    parts = listed_components(model.id)
-    if model.family == "wan_vace":
-        return video(parts, 832, 480, 81)
-    return picture(parts, 1024, 1024) if model.family == "hunyuan_dit" else prompt(parts["prompt_model"])
+    family = family_named(model.family)
+    work = family.work({}, ModelHandle(family, model.id))
+    return family.phases(listed_components(model.id), work)
 
 
 @pytest.mark.parametrize("model", PLANNED, ids=ids)
@@ -129,7 +134,7 @@ def test_of_a_repository_nothing_that_runs_code_is_fetched(model):
 @pytest.mark.parametrize("model", FOLDERS, ids=ids)
 def test_a_model_in_its_folder_is_found(model, tmp_path):
     shutil.copytree(BUILT_IN_ROOT / model.family, tmp_path / model.folder)
-    (found,) = installed_models(model.family, HeadlessHost(models=[tmp_path]))
+    (found,) = installed_models(family_named(model.family), HeadlessHost(models=[tmp_path]))
     assert found.name == model.folder
     assert model.folder.split("/")[0] in MODEL_CATEGORIES
 
@@ -182,6 +187,15 @@ def test_other_keys_are_other_peoples_business(tmp_path):
     path = tmp_path / "models_manifest.json"
     path.write_text(json.dumps(content))
     assert read_manifest(path) == MODELS[:1]
+
+
+@pytest.mark.parametrize("path", ["../../escaped.bin", "/etc/passwd", "a/../../b", "C:/x"])
+def test_a_path_that_leaves_the_models_folder_is_refused(tmp_path, path):
+    content = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    content["models"][0]["files"][0]["path"] = path
+    (tmp_path / "models_manifest.json").write_text(json.dumps(content))
+    with pytest.raises(PiyingError, match="leaves its folder"):
+        read_manifest(tmp_path / "models_manifest.json")
 
 
 # docs/models.md

@@ -8,13 +8,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
-from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle, choose_model, model_choices
+from piying.core.catalog.discovery import installed_models
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle, choose_model, model_choices
 from piying.core.errors import PiyingError
-from piying.core.executor.model_cache import forget
+from piying.core.executor.model_cache import evict_models
+from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
+from piying.core.prompting.family import PROMPT
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 REQUEST = VACERequest("x", width=32, height=32, num_frames=5, steps=1)
 
@@ -83,14 +88,14 @@ def test_an_unknown_name_lists_what_is_here(models):
 
 def test_an_unreadable_index_is_no_model(models):
     (models / "diffusers" / "HunyuanDiT" / "model_index.json").write_text("{not json")
-    assert installed_models("hunyuan_dit", host(models)) == []
+    assert installed_models(family_named("hunyuan_dit"), host(models)) == []
 
 
 def test_a_model_whose_fetch_was_stopped_is_not_taken(models):
     folder = models / "diffusers" / "HunyuanDiT"
     (folder / "transformer").mkdir(exist_ok=True)
     (folder / "transformer" / "model.safetensors.part").write_bytes(b"half")
-    assert installed_models("hunyuan_dit", host(models)) == []
+    assert installed_models(family_named("hunyuan_dit"), host(models)) == []
     assert choose_model(ModelHandle(HUNYUAN_DIT), host(models)).is_built_in
     with pytest.raises(PiyingError, match="not all here yet: fetch it again"):
         choose_model(ModelHandle(HUNYUAN_DIT, "diffusers/HunyuanDiT"), host(models))
@@ -161,7 +166,7 @@ def drop_encoder_tensors(folder):
     ids=lambda damage: damage.__name__,
 )
 def test_a_damaged_folder_gives_one_sentence(models, damage):
-    forget()
+    evict_models()
     folder = models / "diffusers" / "Wan-AI" / "Wan2.1-VACE-1.3B-diffusers"
     damage(folder)
     with pytest.raises(PiyingError, match="(?i)fetch it again") as caught:
@@ -173,7 +178,7 @@ def test_a_damaged_folder_gives_one_sentence(models, damage):
 def test_a_damaged_prompt_model_gives_one_sentence(models):
     from piying.core.prompting.expand import ExpandRequest, expand
 
-    forget()
+    evict_models()
     (models / "LLM" / "Qwen3-0.6B" / "model.safetensors").write_bytes(b"short")
     with pytest.raises(PiyingError, match="The file is cut short or damaged"):
         expand(ModelHandle(PROMPT), ExpandRequest("x", strict=True), host(models))
@@ -182,9 +187,9 @@ def test_a_damaged_prompt_model_gives_one_sentence(models):
 def test_the_second_run_reads_no_weights(models, monkeypatch):
     from piying.core.checkpoints import load
 
-    forget()
+    evict_models()
     first, _ = sample(ModelHandle(WAN_VACE), REQUEST, host(models))
     monkeypatch.setattr(load, "load_component", None)
     again, _ = sample(ModelHandle(WAN_VACE), replace(REQUEST, seed=REQUEST.seed + 1), host(models))
     assert not torch.equal(first, again)
-    forget()
+    evict_models()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import ImageRequest
-from piying.core.hunyuan_dit.sample import sample as draw
+from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.prompting.expand import ExpandRequest, expand
+from piying.core.prompting.family import PROMPT
 from piying.core.prompting.presets import preset_text
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 HOST = HeadlessHost(chosen_device="cpu")
 

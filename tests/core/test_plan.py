@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from piying.core.catalog.component_sizes import listed_components
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
-from piying.core.executor.retry import without
+from piying.core.catalog.selection import ModelHandle
+from piying.core.executor.retry import exclude_overflows
 from piying.core.hunyuan_dit import phases as hunyuan
 from piying.core.planner.cost import PROCESS_RAM, STAGED
 from piying.core.planner.machine import Machine, synthetic
@@ -17,7 +17,8 @@ from piying.core.planner.plan_types import amount
 from piying.core.planner.report import after, table
 from piying.core.prompting import phases as prompting
 from piying.core.wan import phases as wan
-from piying.core.wan.estimate import what_fits
+from piying.core.wan.family import WAN_VACE
+from piying.core.wan.phases import VideoWork, what_fits
 from piying.core.wan.speed import vae_types
 
 GB = 2**30
@@ -36,10 +37,10 @@ MACHINE = Machine(
     pcie=10e9,
     disk=1e9,
     bf16_flops=1e12,
-    fp8_flops=2e12,
     bandwidth=100e9,
+    native_flops={"fp8": 2e12},
 )
-CPU = replace(MACHINE, device="cpu", name="CPU", vram_total=0, vram_free=0, fp8_flops=None)
+CPU = replace(MACHINE, device="cpu", name="CPU", vram_total=0, vram_free=0, native_flops={})
 
 
 def phase(**changes):
@@ -127,24 +128,24 @@ def test_fp8_where_copies_take_longer_than_arithmetic():
 
 
 def test_a_patient_phase_keeps_its_number_type():
-    (chosen,) = one(with_vram(1000 * MB), flops=1e10, patient=True).phases
+    (chosen,) = one(with_vram(1000 * MB), flops=1e10, cast_last_resort=True).phases
     assert (chosen.storage, chosen.placement) == ("bf16", "streamed")
 
 
 def test_fp8_arithmetic_must_be_asked_for_or_worth_it():
     """With half the operations in Linear layers, twice the rate there makes a pass 4/3 as fast."""
-    assert not one().phases[0].fp8_matmul
-    assert one(linear_share=0.7).phases[0].fp8_matmul  # 1 / (0.3 + 0.35) = 1.54
+    assert not one().phases[0].native_matmul
+    assert one(linear_share=0.7).phases[0].native_matmul  # 1 / (0.3 + 0.35) = 1.54
     (asked,) = one(memory="fp8").phases
-    assert asked.fp8_matmul
+    assert asked.native_matmul
     assert asked.seconds == pytest.approx(15.0)
-    older = replace(MACHINE, fp8_flops=None)
+    older = replace(MACHINE, native_flops={})
     assert one(older, memory="fp8").phases[0].storage == "fp8"
-    assert not one(older, memory="fp8").phases[0].fp8_matmul
+    assert not one(older, memory="fp8").phases[0].native_matmul
 
 
 def test_packing_inputs_for_fp8_arithmetic_takes_room():
-    (chosen,) = one(memory="fp8", fp8_inputs=300 * MB).phases
+    (chosen,) = one(memory="fp8", rounded_inputs=300 * MB).phases
     assert chosen.vram == 50 * MB + 10 * (60 * MB + 4000) + 300 * MB + 500 * MB
 
 
@@ -257,7 +258,7 @@ def test_json_holds_what_was_promised():
 
 
 def video(model, width, height, machine, frames=81, **options):
-    return plan(wan.work(listed_components(model), width, height, frames), machine, **options)
+    return plan(wan.phases(listed_components(model), VideoWork(width, height, frames)), machine, **options)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_videos_that_must_fit(model, width, height, vram, ram):
 
 
 def image(machine):
-    return plan(hunyuan.work(listed_components("hunyuan-dit-v1.2"), 1024, 1024), machine)
+    return plan(hunyuan.phases(listed_components("hunyuan-dit-v1.2"), hunyuan.ImageWork(1024, 1024)), machine)
 
 
 def test_an_image_fits_6_gb_and_below():
@@ -293,7 +294,8 @@ def test_an_image_fits_6_gb_and_below():
 def test_a_prompt_model_is_bound_by_reading_its_weights():
     component = listed_components("qwen3-4b")["prompt_model"]
     machine = synthetic(24, 32)
-    (chosen,) = plan(prompting.work(component, max_new_tokens=2000), machine).phases
+    work = prompting.PromptWork(max_new_tokens=2000)
+    (chosen,) = plan(prompting.phases({"prompt_model": component}, work), machine).phases
     assert chosen.seconds == pytest.approx(2000 * component.bytes("bf16", "bf16") / machine.bandwidth)
     assert chosen.placement == "resident"
 
@@ -302,7 +304,7 @@ def test_what_would_fit_does_fit_and_no_more():
     components, machine = listed_components("wan2.1-vace-14b"), synthetic(6, 32)
     handle = ModelHandle(WAN_VACE)
     assert not video("wan2.1-vace-14b", 1280, 720, machine).fits
-    text = what_fits(components, machine, handle, 1280, 720, 81)
+    text = what_fits(components, machine, handle, VideoWork(1280, 720, 81))
     frames = int(text.split("num_frames ")[1].split(" ")[0])
     assert text.startswith(f"What would fit: num_frames {frames} at 1280×720, or ")
     assert video("wan2.1-vace-14b", 1280, 720, machine, frames).fits
@@ -311,7 +313,7 @@ def test_what_would_fit_does_fit_and_no_more():
     width, height = map(int, size.split("×"))
     assert video("wan2.1-vace-14b", width, height, machine).fits
     assert width * height < 1280 * 720
-    assert "No size or length fits" in what_fits(components, synthetic(1, 32), handle, 1280, 720, 81)
+    assert "No size or length fits" in what_fits(components, synthetic(1, 32), handle, VideoWork(1280, 720, 81))
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 9, 80, 81, 1000])
@@ -331,9 +333,9 @@ def test_the_table_shows_every_phase():
 
 
 def test_after_a_run_both_numbers_are_shown():
-    from piying.core.executor.measure import Measured
+    from piying.core.planner.plan_types import PhaseMeasurement
 
-    measured = [Measured("sample", 25.0, 1400 * MB, 0)]
+    measured = [PhaseMeasurement("sample", 25.0, 1400 * MB, 0)]
     assert cells(after(one(), measured, MACHINE))[1] == ["sample", "1.4 GB", "1.3 GB", "20 s", "25 s"]
     assert cells(after(one(), measured, CPU)) == [
         ["phase", "time, estimated", "time, measured"],
@@ -342,7 +344,7 @@ def test_after_a_run_both_numbers_are_shown():
 
 
 def test_without_a_card_nothing_is_said_of_one():
-    made = plan(wan.work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81), CPU)
+    made = plan(wan.phases(listed_components("wan2.1-vace-1.3b"), VideoWork(832, 480, 81)), CPU)
     text = table(made, CPU)
     assert cells(text)[1] == ["phase", "model", "computes in", "stored as", "how", "memory", "time"]
     assert " 0.0 GB" not in text
@@ -366,7 +368,7 @@ VAE_TYPES = [
 @pytest.mark.parametrize(("asked", "on_card", "on_cpu"), VAE_TYPES)
 @pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
 def test_what_the_vae_computes_in(asked, on_card, on_cpu, precision):
-    phases = wan.work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81, vae=vae_types(**asked))
+    phases = wan.phases(listed_components("wan2.1-vace-1.3b"), VideoWork(832, 480, 81, vae=vae_types(**asked)))
     for machine, expected in ((synthetic(24, 64), on_card), (CPU, on_cpu)):
         made = plan(phases, machine, precision=precision)
         assert {made.phase(name).compute for name in ("condition", "decode")} == {expected}
@@ -378,7 +380,7 @@ def test_what_the_vae_computes_in(asked, on_card, on_cpu, precision):
 def test_fp16_saves_the_vae_memory_and_time():
     components = listed_components("wan2.1-vace-1.3b")
     exact, half = (
-        plan(wan.work(components, 832, 480, 81, vae=vae_types(name)), synthetic(24, 64)).phase("decode")
+        plan(wan.phases(components, VideoWork(832, 480, 81, vae=vae_types(name))), synthetic(24, 64)).phase("decode")
         for name in ("fp32", "fp16")
     )
     assert 1.8 < exact.vram / half.vram < 2.1
@@ -386,18 +388,18 @@ def test_fp16_saves_the_vae_memory_and_time():
 
 
 def test_the_vae_steps_down_to_fp16():
-    decode = wan.work(listed_components("wan2.1-vace-1.3b"), 1280, 720, 81)[-1]
+    decode = wan.phases(listed_components("wan2.1-vace-1.3b"), VideoWork(1280, 720, 81))[-1]
     machine = replace(synthetic(6, 32), vram_free=2000 * 2**20)
     made = plan((decode,), machine)
     assert made.phases[0].choice == "fp16, resident, tiled"
     assert "decode: fp32 is advised and does not fit." in made.reasons
-    overflowed = plan(without((decode,), [("decode", "fp16")]), machine)
+    overflowed = plan(exclude_overflows((decode,), [("decode", "fp16")]), machine)
     assert overflowed.phases[0].choice == "bf16, resident, tiled"
 
 
 def test_a_vae_that_fits_no_card_runs_beside_it():
     """Its slow way is the last: every way on the card comes first."""
-    phases = wan.work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81)
+    phases = wan.phases(listed_components("wan2.1-vace-1.3b"), VideoWork(832, 480, 81))
     small = plan(phases, replace(synthetic(6, 32), vram_free=700 * 2**20))
     assert small.phase("decode").placement == "cpu"
     assert small.phase("decode").compute == "fp32"
@@ -405,8 +407,8 @@ def test_a_vae_that_fits_no_card_runs_beside_it():
 
 
 def test_apples_devices_hold_no_float8():
-    apple = replace(MACHINE, device="mps", capability=None, fp8_flops=None, vram_free=700 * MB)
-    phases = wan.work(listed_components("wan2.1-vace-14b"), 832, 480, 81)
+    apple = replace(MACHINE, device="mps", capability=None, native_flops={}, vram_free=700 * MB)
+    phases = wan.phases(listed_components("wan2.1-vace-14b"), VideoWork(832, 480, 81))
     assert {phase.storage for phase in plan(phases, apple, memory="fp8").phases} == {"bf16", "fp32"}
     assert {phase.storage for phase in plan(phases, MACHINE, memory="fp8").phases} == {"fp8", "fp32"}
 

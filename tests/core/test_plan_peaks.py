@@ -100,7 +100,7 @@ def test_sampling_a_video(name, heads, inner, width, height, branches, batched):
     embeds = [on_meta(1, 512, 4096) for _ in range(branches)]
     measured = peak(
         model,
-        lambda: predict(model, latents, timestep, embeds, control, together=batched),
+        lambda: predict(model, latents, timestep, embeds, control, batched=batched),
         latents,
         control,
         timestep,
@@ -137,18 +137,20 @@ def video_vae():
 
 def predicted(name, variant, size, frames, dtype):
     vae = listed_components("wan2.1-vace-14b")["vae"]
-    variants = {found.name: found for found in wan.vae_memory(name, vae, *size, frames)}
+    variants = {
+        found.name: found for found in wan.vae_memory(name, vae, width=size[0], height=size[1], num_frames=frames)
+    }
     return variants[variant].peak("fp32" if dtype == torch.float32 else "bf16")
 
 
 @pytest.mark.parametrize(("size", "dtype"), [((832, 480), torch.float32), ((256, 256), torch.bfloat16)])
 def test_decoding_a_video(video_vae, size, dtype):
     """A latent frame at a time, as `decode` runs the VAE; from the third on the peak stays."""
-    from piying.core.wan.decode import _in_time
+    from piying.core.wan.decode import _decode_in_time
 
     vae = video_vae.to(dtype)
     latents = on_meta(1, 16, 3, size[1] // 8, size[0] // 8, dtype=dtype)
-    measured = peak(vae, lambda: [None for _ in _in_time(vae, latents)], latents)
+    measured = peak(vae, lambda: [None for _ in _decode_in_time(vae, latents)], latents)
     assert predicted("decode", "whole", size, 9, dtype) == pytest.approx(measured, rel=0.05)
 
 

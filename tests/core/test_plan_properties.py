@@ -44,7 +44,7 @@ def machines(draw):
         pcie=draw(rates),
         disk=draw(rates),
         bf16_flops=flops,
-        fp8_flops=draw(st.sampled_from([None, 2 * flops])),
+        native_flops=draw(st.sampled_from([{}, {"fp8": 2 * flops}])),
         bandwidth=draw(rates),
         low_vram=draw(st.booleans()),
     )
@@ -58,7 +58,9 @@ def videos(draw):
     vae = vae_types(draw(st.sampled_from(VAE_PRECISIONS)))
 
     def work(width, height, frames):
-        return wan.work(components, width, height, frames, references, cfg, steps, vae=vae)
+        return wan.phases(
+            components, wan.VideoWork(width, height, frames, references=references, cfg=cfg, steps=steps, vae=vae)
+        )
 
     return work
 
@@ -82,15 +84,15 @@ def phases(draw):
         variants=variants[: draw(st.integers(1, 2))],
         streamable=draw(st.booleans()),
         host=draw(sizes),
-        fp8_inputs=draw(sizes),
-        patient=draw(st.booleans()),
+        rounded_inputs=draw(sizes),
+        cast_last_resort=draw(st.booleans()),
     )
 
 
 works = st.one_of(
     st.lists(phases(), min_size=1, max_size=3).map(tuple),
     st.builds(lambda work, *size: work(*size), videos(), sides, sides, lengths),
-    st.builds(lambda width, height, cfg: hunyuan.work(IMAGE_MODEL, width, height, cfg), sides, sides, st.just(5.0)),
+    st.builds(lambda *size: hunyuan.phases(IMAGE_MODEL, hunyuan.ImageWork(*size)), sides, sides, st.just(5.0)),
 )
 
 
@@ -168,7 +170,7 @@ def test_every_way_is_either_taken_or_told(phase, machine, memory):
 @given(phases(), machines(), memories, st.data())
 def test_nothing_that_fits_is_faster(phase, machine, memory, data):
     """Among the ways with the best number type; patient phases prefer exactness."""
-    phase = replace(phase, patient=False)
+    phase = replace(phase, cast_last_resort=False)
     cards, mains = edges((phase,), machine, memory)
     machine = replace(machine, vram_free=data.draw(st.sampled_from(cards)), ram_free=data.draw(st.sampled_from(mains)))
     made = plan((phase,), machine, memory=memory)

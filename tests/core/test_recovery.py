@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
+from piying.core.disk_cache import DiskCache
 from piying.core.errors import PiyingError
-from piying.core.executor import execute_plan as carry_out
-from piying.core.executor import model_cache as kept
+from piying.core.executor import execute_plan, model_cache
 from piying.core.executor.retry import is_out_of_memory
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import ImageRequest
-from piying.core.hunyuan_dit.sample import sample as draw
+from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.planner.machine import synthetic
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 REQUEST = VACERequest("a red circle moves right", "", 64, 48, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
@@ -26,9 +29,9 @@ PICTURE = ImageRequest("a red circle", "", 64, 64, steps=2, cfg=3.0, seed=3)
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    kept.forget()
+    model_cache.evict_models()
     yield
-    kept.forget()
+    model_cache.evict_models()
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def card(monkeypatch):
     """Plans are made for a card of 8 GB; the work is done on the CPU."""
 
     def use(vram_gb=8.0):
-        monkeypatch.setattr(carry_out, "read_machine", lambda host: synthetic(vram_gb, 32.0))
+        monkeypatch.setattr(execute_plan, "read_machine", lambda host: synthetic(vram_gb, 32.0))
 
     use()
     return use
@@ -80,7 +83,7 @@ def test_a_failure_at_any_operation_gives_the_same_result(card, tmp_path, caplog
     assert counter.count > 1000
     phases = set()
     for point in (0.01, 0.1, 0.2, 0.35, 0.6, 0.85, 0.95, 0.998):
-        kept.forget()
+        model_cache.evict_models()
         caplog.clear()
         with OutOfMemoryAt(fails_at=int(point * counter.count)):
             result, record = make(fresh(tmp_path, f"{point}"))
@@ -101,17 +104,24 @@ def test_every_failure_takes_a_cheaper_plan_until_nothing_is_left(card, tmp_path
     assert "GB" in str(error.value)
 
 
+def failed_plans(folder):
+    """Return the failed choices by the name of their entry."""
+    cache = DiskCache(folder / "cache" / "failed_plans", ".json")
+    names = [path.stem for path in cache.folder.iterdir()]
+    return {name: json.loads(cache.get(name)) for name in names}
+
+
 def test_a_plan_that_failed_is_not_tried_again(card, tmp_path, caplog):
     host = fresh(tmp_path, "cache")
     with OutOfMemoryAt(fails_at=EARLY):
         _, first = film(host)
     caplog.clear()
-    kept.forget()
+    model_cache.evict_models()
     _, second = film(host)
     assert not [line for line in caplog.messages if "Out of memory" in line]
     assert second["plan"] == first["plan"]
-    remembered = json.loads((tmp_path / "cache" / "failed_plans.json").read_text())
-    assert sum(len(entry) for entry in remembered.values()) == 1
+    (failed,) = failed_plans(tmp_path).values()
+    assert len(failed) == 1
 
 
 def test_more_room_gives_a_failed_plan_another_chance(card, tmp_path):
@@ -119,26 +129,27 @@ def test_more_room_gives_a_failed_plan_another_chance(card, tmp_path):
     _, wanted = film(fresh(tmp_path, "other"))
     with OutOfMemoryAt(fails_at=EARLY):
         film(host)
-    entries = json.loads((tmp_path / "cache" / "failed_plans.json").read_text())
-    halved = {key: {choice: free // 2 for choice, free in entry.items()} for key, entry in entries.items()}
-    (tmp_path / "cache" / "failed_plans.json").write_text(json.dumps(halved))
+    for name, failed in failed_plans(tmp_path).items():
+        halved = {choice: free // 2 for choice, free in failed.items()}
+        DiskCache(tmp_path / "cache" / "failed_plans", ".json").put(name, json.dumps(halved).encode())
     assert film(host)[1]["plan"] == wanted["plan"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": {"b": "c"}}'])
 def test_a_damaged_memory_of_failures_is_forgotten(card, tmp_path, text):
     host = fresh(tmp_path, "cache")
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "failed_plans.json").write_text(text)
     with OutOfMemoryAt(fails_at=EARLY):
         film(host)
-    assert json.loads((tmp_path / "cache" / "failed_plans.json").read_text())
+    (path,) = (tmp_path / "cache" / "failed_plans").iterdir()
+    path.write_text(text)
+    assert film(host)[1]["plan"] == film(fresh(tmp_path, "other"))[1]["plan"]
+    assert not path.exists()
 
 
 def test_other_errors_are_not_taken_for_it(card, tmp_path, monkeypatch):
     from piying.core.wan import run
 
-    def broken(*arguments):
+    def broken(*arguments, **named):
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(run, "decode", broken)
@@ -179,14 +190,14 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
     class Marker(torch.Tensor):
         pass
 
-    def fails_once(vae, latents, tiled, step, check):
+    def fails_once(vae, latents, **named):
         if not alive:
             marker = torch.zeros(1000).as_subclass(Marker)
             alive.append(True)
             raise torch.OutOfMemoryError(f"CUDA out of memory: {marker.shape}")
         gc.collect()
         alive.append([found for found in gc.get_objects() if type(found) is Marker])
-        return real(vae, latents, tiled, step, check)
+        return real(vae, latents, **named)
 
     monkeypatch.setattr(run, "decode", fails_once)
     film(fresh(tmp_path, "cache"))
@@ -199,7 +210,7 @@ def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkey
     host = fresh(tmp_path, "cache")
     expected, _ = film(fresh(tmp_path, "plain"))
 
-    def broken(*arguments):
+    def broken(*arguments, **named):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
@@ -207,7 +218,7 @@ def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkey
         with pytest.raises(OSError, match="full"):
             film(host)
     monkeypatch.setattr(run, "denoise", None)
-    kept.forget()
+    model_cache.evict_models()
     assert torch.equal(film(host)[0], expected)
 
 
@@ -216,6 +227,120 @@ def test_a_prompt_seen_before_loads_no_encoder(card, tmp_path, monkeypatch):
 
     host = fresh(tmp_path, "cache")
     expected, _ = film(host)
-    kept.forget()
+    model_cache.evict_models()
     monkeypatch.setattr(WanVACEModel, "encoder_pipeline", None)
     assert torch.equal(film(host)[0], expected)
+
+
+def test_what_the_step_cache_holds_goes_with_a_failed_attempt(card, tmp_path, monkeypatch):
+    """Its tensors are on the card: the next attempt must not find them there."""
+    from piying.core.wan import run
+    from piying.core.wan.model import WanVACEModel
+
+    caches, held, attempts = [], [], []
+    real_denoise, real_transformer = run.denoise, WanVACEModel.transformer
+
+    def fails_once(*given, on_step, cache, **named):
+        def late(done, latents):
+            on_step(done, latents)
+            if len(caches) == 1 and done == 3:
+                held.append(len(cache._changes) + len(cache._predictions))
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        caches.append(cache)
+        return real_denoise(*given, on_step=late, cache=cache, **named)
+
+    def transformer(model, choice):
+        attempts.append([len(cache._changes) + len(cache._predictions) for cache in caches])
+        return real_transformer(model, choice)
+
+    monkeypatch.setattr(run, "denoise", fails_once)
+    monkeypatch.setattr(WanVACEModel, "transformer", transformer)
+    request = replace(REQUEST, steps=5, step_cache=0.5)
+    _, record = sample(ModelHandle(WAN_VACE, precision="fp32"), request, fresh(tmp_path, "cache"))
+    assert held[0] > 0, "it held something when memory ran out"
+    assert attempts == [[], [0]]
+    assert caches[0] is caches[1] and not caches[1]._predictions, "nor does it outlive a run that worked"
+    assert record["steps_forecast"] == caches[1].skipped
+
+
+class CudaMemory:
+    """The part of torch.cuda that limits a process."""
+
+    def __init__(self, fraction=1.0):
+        self.fractions = [fraction]
+
+    def put_in(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", self.limit)
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: self.fractions[-1])
+        card = type("Card", (), {"total_memory": 8 * 2**30})
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
+
+    def limit(self, fraction, device):
+        assert device == "cuda:0"
+        self.fractions.append(fraction)
+
+
+class LimitedHost(HeadlessHost):
+    """Says that it computes on a card of which the user allows 2 GB."""
+
+    def device(self):
+        return "cuda:0"
+
+
+class OnePhase:
+    """A run of one phase that notes how much of the card torch may use."""
+
+    def __init__(self, memory, fails=None):
+        self.meter, self.memory, self.fails, self.seen = execute_plan.Meter("cuda:0"), memory, fails, []
+
+    def attempt(self, plan):
+        self.seen.append(self.memory.fractions[-1])
+        with self.meter.phase(plan.phases[0]):
+            if self.fails is not None:
+                raise self.fails
+        return "done"
+
+
+def one_phase():
+    from piying.core.planner.phases import Block, Component, Phase, Variant
+
+    component = Component("model", Block(0, 1000), (), "fp32")
+    return (
+        Phase(
+            name="sample",
+            component=component,
+            computes=("fp32",),
+            storages=("fp32",),
+            flops=1.0,
+            linear_share=0.0,
+            passes=1,
+            variants=(Variant("whole", 1000),),
+            streamable=False,
+        ),
+    )
+
+
+@pytest.mark.parametrize("before", [1.0, 0.9])
+@pytest.mark.parametrize("fails", [None, ValueError("broken"), KeyboardInterrupt()])
+def test_the_limit_on_the_card_ends_with_the_run(card, tmp_path, monkeypatch, before, fails):
+    memory, host = CudaMemory(before), LimitedHost(vram=2 * 2**30, cache=tmp_path)
+    memory.put_in(monkeypatch)
+    run = OnePhase(memory, fails)
+    if fails is None:
+        result, _ = execute_plan.execute_plan(one_phase(), ModelHandle(WAN_VACE), host, run)
+        assert result == "done"
+    else:
+        with pytest.raises(type(fails)):
+            execute_plan.execute_plan(one_phase(), ModelHandle(WAN_VACE), host, run)
+    assert run.seen == [0.25]
+    assert memory.fractions == [before, 0.25, before]
+
+
+def test_without_a_limit_torchs_own_is_left_alone(card, tmp_path, monkeypatch):
+    memory = CudaMemory()
+    memory.put_in(monkeypatch)
+    execute_plan.execute_plan(one_phase(), ModelHandle(WAN_VACE), LimitedHost(cache=tmp_path), OnePhase(memory))
+    assert memory.fractions == [1.0]

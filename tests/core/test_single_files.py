@@ -8,13 +8,15 @@ import json
 import pytest
 import torch
 from piying.core.catalog.component_sizes import folder_components, found_components
-from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
-from piying.core.catalog.selection import WAN_VACE, ModelHandle, check_model, choose_model, model_choices
+from piying.core.catalog.discovery import installed_models
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
 from piying.core.errors import PiyingError
+from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
-from piying.core.wan.phases import BLOCK_LISTS, FP8_KEEP
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 from .formats import models, names, writers
 
@@ -57,7 +59,7 @@ def write_transformer(path, part=lambda name: True):
 
 def test_a_renamed_file_is_offered_and_says_what_it_is(folders, host):
     assert model_choices(WAN_VACE, host) == ["auto", NAME, "built-in"]
-    (found,) = installed_models("wan_vace", host)
+    (found,) = installed_models(family_named("wan_vace"), host)
     assert found.details == "Wan2.1-VACE transformer, 0.0B, fp32, 0.0 GB"
     assert choose_model(ModelHandle(WAN_VACE), host) == found
 
@@ -69,12 +71,12 @@ def test_it_runs(folders, host):
 
 
 def test_its_sizes_are_those_of_the_same_model_in_a_folder(folders, host):
-    (found,) = installed_models("wan_vace", host)
+    (found,) = installed_models(family_named("wan_vace"), host)
     folder = folders / "as a folder"
     for part, model in (("transformer", models.wan_transformer()), ("vae", models.wan_vae())):
         model.save_pretrained(folder / part)
     models.umt5().save_pretrained(folder / "text_encoder")
-    assert found_components(found, BLOCK_LISTS, FP8_KEEP) == folder_components(folder, BLOCK_LISTS, FP8_KEEP)
+    assert found_components(found, WAN_VACE.rules) == folder_components(folder, WAN_VACE.rules)
 
 
 def test_a_module_is_offered_with_its_base(folders, host):
@@ -101,7 +103,7 @@ def test_a_folder_lends_its_parts(folders, host):
         for file in (BUILT_IN_ROOT / "wan_vace" / part).iterdir():
             (target / part / file.name).write_bytes(file.read_bytes())
     (target / "model_index.json").write_text(json.dumps({"_class_name": "WanVACEPipeline"}))
-    found = next(one for one in installed_models("wan_vace", host) if one.parts)
+    found = next(one for one in installed_models(family_named("wan_vace"), host) if one.parts)
     assert found.place("vae") == ((target / "vae").resolve(),)
     assert found.lacking == ()
 
@@ -132,7 +134,7 @@ def test_damaged_files_and_changes_are_seen(folders, host):
 
 def test_the_loader_shows_family_size_and_format(folders, host):
     from piying.core.host.current import set_host
-    from piying.nodes.loaders import PiyingLoadWanVACE
+    from piying.nodes.wan_vace import PiyingLoadWanVACE
 
     set_host(host)
     try:

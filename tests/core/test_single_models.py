@@ -9,17 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from piying.core.catalog.installed_model import BUILT_IN_ROOT, installed_models
-from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, ModelHandle, check_model, choose_model, model_choices
-from piying.core.checkpoints.layouts.language_model import PROMPT_MODEL
+from piying.core.catalog.discovery import installed_models
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
+from piying.core.checkpoints.layouts.language_model import LANGUAGE_MODEL
 from piying.core.checkpoints.tokenizers import SentencePieceTokenizer
 from piying.core.errors import PiyingError
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
+from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
-from piying.core.hunyuan_dit import sample as drawing
+from piying.core.hunyuan_dit import run as drawing
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.model import scheduler_of
 from piying.core.hunyuan_dit.request import TOY_SIZES, ImageRequest
 from piying.core.prompting.chat_template import render
+from piying.core.prompting.family import PROMPT
 from piying.core.prompting.local_model import LocalModel, Reader
 from piying.core.prompting.messages import Chat
 from piying.core.prompting.one_file import finish_alone
@@ -36,7 +40,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "cat", "sit
 @pytest.fixture
 def host(tmp_path):
     yield HeadlessHost(models=[tmp_path], chosen_device="cpu")
-    kept.forget()
+    model_cache.evict_models()
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +129,7 @@ def test_the_all_in_one_checkpoint_draws_what_diffusers_draws(tmp_path, host):
     all_in_one(parts, tmp_path / CHECKPOINT)
     words = bert_words(tmp_path / "tokenizers" / "hydit_clip_tokenizer")
     assert model_choices(HUNYUAN_DIT, host) == ["auto", CHECKPOINT, "built-in"]
-    (found,) = installed_models("hunyuan_dit", host)
+    (found,) = installed_models(family_named("hunyuan_dit"), host)
     assert found.details.startswith("checkpoint of Hunyuan-DiT transformer, BERT text encoder, T5 text encoder")
     assert choose_model(ModelHandle(HUNYUAN_DIT), host) == found
     image, record = drawing.sample(ModelHandle(HUNYUAN_DIT, CHECKPOINT), REQUEST, host)
@@ -232,7 +236,7 @@ def answer(name, host):
 
 def test_a_language_model_in_one_file_answers_as_its_folder_does(tmp_path, host, qwen):
     assert model_choices(PROMPT, host) == ["auto", "LLM/Qwen3-toy", FILE, "built-in"]
-    found = next(one for one in installed_models("prompt", host) if one.parts)
+    found = next(one for one in installed_models(family_named("prompt"), host) if one.parts)
     assert found.details == "language model, 0.0B, fp32, 0.0 GB"
     assert answer(FILE, host) == answer("LLM/Qwen3-toy", host)
 
@@ -242,7 +246,7 @@ def test_its_scaled_fp8_form_answers(tmp_path, host, qwen):
     layers = {name: tensor for name, tensor in tensors.items() if "_proj.weight" in name}
     small = writers.comfy_new({f"block.{name}": tensor for name, tensor in layers.items()})
     writers.save(tensors | {n.removeprefix("block."): t for n, t in small.items()}, tmp_path / FILE)
-    found = next(one for one in installed_models("prompt", host) if one.parts)
+    found = next(one for one in installed_models(family_named("prompt"), host) if one.parts)
     assert "fp8 scaled" in found.details
     assert answer(FILE, host).text
 
@@ -267,7 +271,7 @@ def test_one_without_its_output_layer_is_not_offered():
     shapes = {"model.embed_tokens.weight": (151_936, 4096), f"{model}.q_norm.weight": (128,)}
     shapes |= {f"{model}.o_proj.weight": (4096, 4096)}
     with pytest.raises(PiyingError, match="its output layer is not in it"):
-        PROMPT_MODEL.config(shapes)
+        LANGUAGE_MODEL.config(shapes)
 
 
 def test_comfyuis_own_words_serve_qwen3():

@@ -16,15 +16,15 @@ from piying.core.catalog.component_sizes import (
     wanted_components,
 )
 from piying.core.catalog.installed_model import InstalledModel, built_in
-from piying.core.catalog.selection import HUNYUAN_DIT, WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.download.manifest import MANIFEST
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
-from piying.core.hunyuan_dit import phases as hunyuan
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.planner.phases import Block, Component
-from piying.core.prompting import phases as prompting
-from piying.core.quantization.fp8 import castable
-from piying.core.wan import phases as wan
+from piying.core.prompting.family import PROMPT
+from piying.core.quantization.casting import castable_layers
+from piying.core.wan.family import WAN_VACE
 
 
 def tensors_of(module):
@@ -145,17 +145,17 @@ def qwen3(hidden, inner, layers, heads):
 
 # The published configurations: (manifest id, part, family, module).
 PUBLISHED = [
-    ("wan2.1-vace-1.3b", "transformer", wan, lambda: wan_transformer(12, 8960, 30, 2)),
-    ("wan2.1-vace-14b", "transformer", wan, lambda: wan_transformer(40, 13_824, 40, 5)),
-    ("wan2.1-vace-14b", "text_encoder", wan, umt5),
-    ("wan2.1-vace-14b", "vae", wan, wan_vae),
-    ("hunyuan-dit-v1.2", "transformer", hunyuan, hunyuan_transformer),
-    ("hunyuan-dit-v1.2", "text_encoder", hunyuan, chinese_clip),
-    ("hunyuan-dit-v1.2", "text_encoder_2", hunyuan, mt5),
-    ("hunyuan-dit-v1.2", "vae", hunyuan, hunyuan_vae),
-    ("qwen3-0.6b", "prompt_model", prompting, lambda: qwen3(1024, 3072, 28, 16)),
-    ("qwen3-1.7b", "prompt_model", prompting, lambda: qwen3(2048, 6144, 28, 16)),
-    ("qwen3-4b", "prompt_model", prompting, lambda: qwen3(2560, 9728, 36, 32)),
+    ("wan2.1-vace-1.3b", "transformer", WAN_VACE, lambda: wan_transformer(12, 8960, 30, 2)),
+    ("wan2.1-vace-14b", "transformer", WAN_VACE, lambda: wan_transformer(40, 13_824, 40, 5)),
+    ("wan2.1-vace-14b", "text_encoder", WAN_VACE, umt5),
+    ("wan2.1-vace-14b", "vae", WAN_VACE, wan_vae),
+    ("hunyuan-dit-v1.2", "transformer", HUNYUAN_DIT, hunyuan_transformer),
+    ("hunyuan-dit-v1.2", "text_encoder", HUNYUAN_DIT, chinese_clip),
+    ("hunyuan-dit-v1.2", "text_encoder_2", HUNYUAN_DIT, mt5),
+    ("hunyuan-dit-v1.2", "vae", HUNYUAN_DIT, hunyuan_vae),
+    ("qwen3-0.6b", "prompt_model", PROMPT, lambda: qwen3(1024, 3072, 28, 16)),
+    ("qwen3-1.7b", "prompt_model", PROMPT, lambda: qwen3(2048, 6144, 28, 16)),
+    ("qwen3-4b", "prompt_model", PROMPT, lambda: qwen3(2560, 9728, 36, 32)),
 ]
 
 
@@ -165,7 +165,7 @@ PUBLISHED = [
 def test_the_manifest_tells_what_the_published_models_weigh(model, part, family, make):
     with torch.device("meta"):
         module = make()
-    found = component(part, tensors_of(module), family.BLOCK_LISTS[part], family.FP8_KEEP[part])
+    found = component(part, tensors_of(module), family.rules[part])
     listed = listed_components(model)[part]
     assert listed.parameters == sum(parameter.numel() for parameter in module.parameters())
     assert (listed.root, Counter(listed.blocks)) == (found.root, Counter(found.blocks))
@@ -181,7 +181,7 @@ def test_every_model_of_the_three_families_tells_its_parts():
     assert listed_components("no-such-model") == {}
 
 
-BUILT_IN = [("wan_vace", wan), ("hunyuan_dit", hunyuan)]
+BUILT_IN = [("wan_vace", WAN_VACE), ("hunyuan_dit", HUNYUAN_DIT)]
 
 
 @pytest.mark.parametrize(("name", "family"), BUILT_IN)
@@ -190,12 +190,12 @@ def test_headers_tell_what_the_loaded_model_weighs(name, family):
 
     folder = built_in(name).path
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    for part, found in folder_components(folder, family.BLOCK_LISTS, family.FP8_KEEP).items():
+    for part, found in folder_components(folder, family.rules).items():
         module = getattr(pipeline, part)
         assert found.stored in ("fp16", "bf16", "fp32")
         assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
-        lists, keep = family.BLOCK_LISTS[part], family.FP8_KEEP[part]
-        layers = [layer.weight for _, layer in castable(module, lists, keep)] if lists else []
+        rules = family.rules[part]
+        layers = [layer.weight for _, layer in castable_layers(module, rules)] if rules.block_lists else []
         assert sum(block.linear for block in found.blocks) == sum(weight.numel() for weight in layers)
         assert sum(block.rows for block in found.blocks) == sum(weight.shape[0] for weight in layers)
         assert max((block.largest for block in found.blocks), default=0) == max(map(torch.numel, layers), default=0)
@@ -205,14 +205,14 @@ def test_headers_tell_what_the_loaded_model_weighs(name, family):
 def test_single_files_tell_the_same(name, family):
     """Of a model that is not in one folder, each part names its files; their names are translated."""
     folder = built_in(name).path
-    files = {part: (next((folder / part).glob("*.safetensors")),) for part in family.BLOCK_LISTS}
+    files = {part: (next((folder / part).glob("*.safetensors")),) for part in family.rules}
     found = InstalledModel("single files", files["transformer"][0], 0, files)
-    of_files = found_components(found, family.BLOCK_LISTS, family.FP8_KEEP)
-    assert of_files == found_components(built_in(name), family.BLOCK_LISTS, family.FP8_KEEP)
+    of_files = found_components(found, family.rules)
+    assert of_files == found_components(built_in(name), family.rules)
 
 
 def test_the_prompt_model_lies_in_its_folder_itself():
-    found = folder_components(built_in("prompt").path, prompting.BLOCK_LISTS, prompting.FP8_KEEP)
+    found = folder_components(built_in("prompt").path, PROMPT.rules)
     assert found["prompt_model"].blocks
 
 
@@ -224,7 +224,7 @@ def test_bytes_by_hand():
     assert model.bytes("bf16", "fp8") == 2 * 50 + 2 * (1000 + 4 * 10 + 2 * 100)
     assert model.streamed_bytes("bf16", "fp8") == 2 * 1240
     assert model.largest_block("bf16", "bf16") == 2200
-    assert model.unpacked("bf16") == 1200
+    assert model.unpacked("bf16", "fp8") == 1200
     assert model.file_bytes() == 2 * 2250
 
 
@@ -236,16 +236,16 @@ def test_the_type_most_weights_have_is_the_files():
 def test_models_that_are_not_installed_are_planned_from_the_manifest(tmp_path):
     handle = ModelHandle(WAN_VACE, "wan2.1-vace-14b")
     imagined = HeadlessHost(models=[tmp_path], chosen_device="cpu", imagined=True)
-    name, parts = wanted_components(handle, imagined, wan.BLOCK_LISTS, wan.FP8_KEEP)
+    name, parts = wanted_components(handle, imagined)
     assert name == "wan2.1-vace-14b"
     assert parts["transformer"].parameters == 17_337_592_896
     real = HeadlessHost(models=[tmp_path], chosen_device="cpu")
     with pytest.raises(PiyingError, match=r"python install.py --models wan2.1-vace-14b"):
-        wanted_components(handle, real, wan.BLOCK_LISTS, wan.FP8_KEEP)
+        wanted_components(handle, real)
 
 
 def test_a_listed_model_of_unknown_size_says_so(tmp_path):
     handle = ModelHandle(HUNYUAN_DIT, "hunyuan-dit-v1.1")
     imagined = HeadlessHost(models=[tmp_path], chosen_device="cpu", imagined=True)
     with pytest.raises(PiyingError, match="does not say what its parts weigh"):
-        wanted_components(handle, imagined, hunyuan.BLOCK_LISTS, hunyuan.FP8_KEEP)
+        wanted_components(handle, imagined)

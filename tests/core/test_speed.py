@@ -8,16 +8,17 @@ from itertools import pairwise
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.lora.catalog import with_lora
 from piying.core.wan.distilled import with_distilled
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import SPEEDS, VACERequest, check_request
-from piying.core.wan.sample import sample
-from piying.core.wan.speed import explained, with_speed
-from piying.core.wan.step_cache import MOST_IN_A_ROW, StepCache
+from piying.core.wan.run import sample
+from piying.core.wan.speed import speed_notes, with_speed
+from piying.core.wan.step_cache import MAX_IN_A_ROW, StepCache
 from piying.core.wan.transformer import predict
 
 REQUEST = VACERequest("a red circle moves right", "", 32, 32, 5, steps=4, cfg=4.0, shift=5.0, seed=3)
@@ -34,8 +35,8 @@ def counted(host):
     """Sample, and return frames, record and how often the blocks of the end ran, a prompt each."""
 
     def run(request):
-        sample(HANDLE, replace(request, steps=1, seed=request.seed + 1), host)  # the transformer is then kept
-        blocks = next(model for slot, (_, model) in kept._kept.items() if slot == "wan_vace/transformer").blocks
+        sample(HANDLE, replace(request, steps=1, seed=request.seed + 1), host)  # the transformer is then cached
+        blocks = model_cache._models["wan_vace/transformer"][1].blocks
         calls = []
         hook = blocks[-1].register_forward_hook(lambda *_: calls.append(1))
         try:
@@ -127,14 +128,14 @@ def steps_computed(steps, threshold=1.0, scales=None, changes=None):
         before, after = [tokens], [tokens * (2 + (changes[step] if changes else 0.0))]
         if not cache.skips(before, after):
             computed.append(step)
-            cache.keep([after[0] + 1])
+            cache.add([after[0] + 1])
     return computed
 
 
 def test_no_more_than_so_many_are_left_out_in_a_row():
     computed = steps_computed(20)
     assert computed[:3] == [0, 1, 2] and computed[-1] == 19
-    assert max(later - earlier for earlier, later in pairwise(computed)) == MOST_IN_A_ROW + 1
+    assert max(later - earlier for earlier, later in pairwise(computed)) == MAX_IN_A_ROW + 1
 
 
 def test_change_is_counted_from_the_last_step_computed():
@@ -153,7 +154,7 @@ def test_a_forecast_follows_half_of_the_line_but_no_further_than_its_points_are_
     cache = StepCache(1.0)
     for step, before in enumerate((1.0, 0.8)):
         cache.begin(step, 10, 1.0, before)
-        cache.keep([torch.tensor([10 * before]), torch.tensor([-before])])
+        cache.add([torch.tensor([10 * before]), torch.tensor([-before])])
     cache.begin(2, 10, 1.0, level)
     assert torch.cat(cache.forecast(2)).tolist() == pytest.approx([expected, -expected / 10])
     assert len(cache.forecast(1)) == 1
@@ -166,7 +167,7 @@ def test_prompts_that_were_not_followed_before_are_computed():
         skips = cache.skips([tokens] * prompts, [2 * tokens] * prompts)
         assert skips == (step == 5), step
         if not skips:
-            cache.keep([tokens] * prompts)
+            cache.add([tokens] * prompts)
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -185,9 +186,9 @@ def test_a_step_that_does_not_differ_is_forecast_as_it_was(together):
         results = []
         for step in range(4):
             cache.begin(step, 10, 1.0, 1 - step / 10)
-            results.append(predict(transformer, latents, **asked, cache=cache, together=together))
+            results.append(predict(transformer, latents, **asked, cache=cache, batched=together))
         cache.begin(4, 10, 1.0, 0.6)
-        one = predict(transformer, latents, **{**asked, "embeds": embeds[:1]}, cache=cache, together=together)
+        one = predict(transformer, latents, **{**asked, "embeds": embeds[:1]}, cache=cache, batched=together)
     assert cache.skipped == 2
     assert together or all(torch.equal(*pair) for pair in zip(results[0], plain, strict=True))
     for result in results:
@@ -203,7 +204,7 @@ def test_the_plan_counts_what_is_remembered():
 
     transformer = Component("transformer", None, (None,) * 45, "bf16", hidden=1536, inner=8960)
     unit = 2 * 32760 * 1536
-    plain, cached = (sampling_memory(transformer, 32760, 2, on).activations for on in (False, True))
+    plain, cached = (sampling_memory(transformer, 32760, 2, step_cache=on).activations for on in (False, True))
     assert cached - plain == pytest.approx(0.25 * unit, rel=1e-2)
 
 
@@ -231,7 +232,7 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all(monkeypatch
     monkeypatch.setattr(compiling, "BACKEND", count)
     with torch.no_grad():
         plain = predict(transformer, *asked)
-        with compiling.compiled(transformer):
+        with compiling.compiled_blocks(transformer):
             found = predict(transformer, *asked)
             made = len(graphs)
             predict(transformer, *asked)
@@ -247,11 +248,11 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all(monkeypatch
 )
 def test_blocks_are_compiled_on_a_card_that_holds_them(placement, device, said):
     from piying.core.planner.plan_types import PhasePlan
-    from piying.core.wan.transformer import why_not
+    from piying.core.wan.transformer import reason_not_to_compile
 
     choice = PhasePlan("sample", "transformer", "bf16", "bf16", placement, "whole", False, 1, 1, 1, 1.0)
-    assert said in why_not(choice, device)
-    assert bool(why_not(choice, device)) == bool(said)
+    assert said in reason_not_to_compile(choice, device)
+    assert bool(reason_not_to_compile(choice, device)) == bool(said)
 
 
 def test_where_no_code_can_be_made_blocks_run_as_they_are(counted, caplog, monkeypatch):
@@ -263,20 +264,24 @@ def test_where_no_code_can_be_made_blocks_run_as_they_are(counted, caplog, monke
 
     torch._dynamo.reset()  # of what other tests have compiled
     monkeypatch.setattr(compiling, "BACKEND", fails)
-    monkeypatch.setattr(run, "why_not", lambda choice, device: "")
+    monkeypatch.setattr(run, "reason_not_to_compile", lambda choice, device: "")
     plain, _, _ = counted(REQUEST)
-    frames, _, calls = counted(replace(REQUEST, compile_blocks=True))
+    frames, record, calls = counted(replace(REQUEST, compile_blocks=True))
     assert torch.equal(frames, plain)
     assert calls == 8
+    assert record["compiled"] is False
+    assert record["not_compiled"].startswith("BackendCompilerFailed: ")
     assert any("Compiling the blocks failed (BackendCompilerFailed: " in line for line in caplog.messages)
     assert any("no compiler is here). They run as they are." in line for line in caplog.messages)
 
 
 def test_on_a_cpu_compiling_is_left_out_and_said(counted, caplog):
     caplog.set_level("INFO", logger="piying")
-    plain, _, _ = counted(REQUEST)
-    frames, _, _ = counted(replace(REQUEST, compile_blocks=True))
+    plain, off, _ = counted(REQUEST)
+    frames, record, _ = counted(replace(REQUEST, compile_blocks=True))
     assert torch.equal(frames, plain)
+    assert (record["compiled"], record["not_compiled"]) == (False, "the device is no card")
+    assert not {"compiled", "not_compiled"} & set(off), "nobody asked for it"
     assert any("compile_blocks is left out: the device is no card" in line for line in caplog.messages)
 
 
@@ -362,7 +367,7 @@ def test_what_is_set_by_hand_stays():
 def test_few_steps_stay_as_they_are():
     few = replace(REQUEST, steps=4, speed="draft")
     assert with_speed(few) == replace(few, batch_cfg=True)
-    assert "few already" in explained(few, with_speed(few))[0]
+    assert "few already" in speed_notes(few, with_speed(few))[0]
 
 
 def test_a_word_reaches_the_work_and_the_record(counted, caplog):
@@ -388,9 +393,9 @@ def sampled_with(vram, **options):
     from piying.core.catalog.component_sizes import listed_components
     from piying.core.planner.machine import synthetic
     from piying.core.planner.plan import plan
-    from piying.core.wan.phases import work
+    from piying.core.wan.phases import VideoWork, phases
 
-    made = plan(work(listed_components("wan2.1-vace-1.3b"), 832, 480, 81, **options), synthetic(vram))
+    made = plan(phases(listed_components("wan2.1-vace-1.3b"), VideoWork(832, 480, 81, **options)), synthetic(vram))
     return made.phase("sample"), made.reasons
 
 
@@ -404,11 +409,22 @@ def test_one_batch_is_for_cards_that_hold_it():
 
 
 def test_the_plan_asked_for_is_that_of_the_word(host):
-    from piying.core.wan.estimate import ask
+    from piying.core.families.diffusion_model import estimate
+    from piying.core.wan.phases import VideoWork
 
-    few = ask(HANDLE, host, replace(REQUEST, steps=40, speed="draft")).plan
-    all_of_them = ask(HANDLE, host, replace(REQUEST, steps=40)).plan
+    def asked(request):
+        return estimate(HANDLE, host, VideoWork.of(request))
+
+    few = asked(replace(REQUEST, steps=40, speed="draft")).plan
+    all_of_them = asked(replace(REQUEST, steps=40)).plan
     assert (few.phase("sample").variant, all_of_them.phase("sample").variant) == ("batched", "whole")
     assert few.phase("sample").seconds < all_of_them.phase("sample").seconds
     with pytest.raises(PiyingError, match="speed is 'warp'"):
-        ask(HANDLE, host, replace(REQUEST, speed="warp"))
+        asked(replace(REQUEST, speed="warp"))
+
+
+@pytest.mark.parametrize("word", SPEEDS)
+def test_the_planner_counts_the_steps_that_are_taken(word):
+    """Applied twice, draft would plan for a quarter of the steps."""
+    work = WAN_VACE.work({"steps": 40, "speed": word}, HANDLE)
+    assert work.steps == with_speed(replace(REQUEST, steps=40, speed=word)).steps

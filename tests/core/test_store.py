@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from piying.core.executor import model_cache as kept
+from piying.core import disk_cache
+from piying.core.executor import model_cache
 from piying.core.executor.placement import resident
 from piying.core.executor.tensor_cache import TensorCache
 from piying.core.host.headless import HeadlessHost
@@ -52,15 +54,10 @@ def test_a_folder_that_cannot_be_made_is_gone_without(tmp_path):
 
 
 def test_a_full_disk_costs_nothing_but_time(tmp_path, monkeypatch):
-    """safetensors has an error of its own for it."""
-    import safetensors.torch
-    from safetensors import SafetensorError
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def full(tensors, path):
-        path.write_bytes(b"half")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(disk_cache, "_trailer", full)
     TensorCache(tmp_path, 2).put(KEY, {"states": torch.ones(1)})
     assert list(tmp_path.iterdir()) == []
 
@@ -93,14 +90,16 @@ class Shelf:
         self.read = []
 
     def get(self, slot, key, size=0):
-        return kept.kept(slot, key, lambda: self.read.append((slot, key)) or torch.nn.Linear(2, 2), None, size)
+        return model_cache.cached_model(
+            slot, key, lambda: self.read.append((slot, key)) or torch.nn.Linear(2, 2), size=size
+        )
 
 
 @pytest.fixture
 def shelf():
-    kept.forget()
+    model_cache.evict_models()
     yield Shelf()
-    kept.forget()
+    model_cache.evict_models()
 
 
 def test_one_model_a_slot(shelf):
@@ -109,7 +108,7 @@ def test_one_model_a_slot(shelf):
     shelf.get("a", 2)
     assert shelf.get("a", 1) is not first
     assert shelf.read == [("a", 1), ("a", 2), ("a", 1)]
-    assert kept.kept_bytes() == 6 * 4
+    assert model_cache.cached_bytes() == 6 * 4
 
 
 def test_the_least_recently_used_slot_makes_room(shelf, monkeypatch):

@@ -30,12 +30,12 @@ def sampled():
                 scheduler,
                 noise,
                 embeds,
-                control,
-                6,
-                lambda step, steps: 3.0,
-                lambda step, steps: 1.0,
-                lambda done, latents: None,
-                lambda: None,
+                control=control,
+                steps=6,
+                cfg_at=lambda step, steps: 3.0,
+                scale_at=lambda step, steps: 1.0,
+                on_step=lambda done, latents: None,
+                check_cancelled=lambda: None,
                 steer=steer,
             )
 

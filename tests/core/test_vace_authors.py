@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.wan.conditioning import encode_with, encoded, prepare, with_mask
+from piying.core.wan.conditioning import append_mask, encode_task, encode_video, prepare
 from piying.core.wan.task.extend import GivenFrames, extend
 from piying.core.wan.task.inpaint import Brush, inpaint
 from piying.core.wan.task.outpaint import Sides, outpaint
@@ -37,7 +37,7 @@ class Vae:
 
     @torch.no_grad()
     def encode(self, videos):
-        return [encode_with(self.model, video[None])[0] for video in videos]
+        return [encode_video(self.model, video[None])[0] for video in videos]
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_latents(monkeypatch, vae, name):
         theirs.vace_encode_frames(frames, [pictures], masks), theirs.vace_encode_masks(masks, [pictures])
     )
     with torch.no_grad():
-        ours = with_mask(encoded(partial(encode_with, vae.model), inputs), inputs)
+        ours = append_mask(encode_task(partial(encode_video, vae.model), inputs), inputs)
     assert torch.equal(ours[0], latents[0])
 
 
@@ -281,7 +281,7 @@ def test_latents_of_their_own_vae(monkeypatch, name):
         wanted = code.vace_latent(
             code.vace_encode_frames(frames, [pictures], masks), code.vace_encode_masks(masks, [pictures])
         )
-        got = with_mask(encoded(partial(encode_with, ours), inputs), inputs)
+        got = append_mask(encode_task(partial(encode_video, ours), inputs), inputs)
     assert got.shape[1] == 96
     torch.testing.assert_close(got[0], wanted[0], atol=1e-5, rtol=1e-4)
 

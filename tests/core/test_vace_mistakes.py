@@ -270,7 +270,7 @@ def test_nothing_left_to_make():
 
 
 def test_two_strengths():
-    weak = repaint(clip(), box(), Strength(0.5))
+    weak = repaint(clip(), box(), strength=Strength(0.5))
     refused("strength is 1 .* here and 0.5 .* in the task", lambda: repaint(clip(), box(), task=weak))
     assert repaint(clip(seed=1), task=reference([(clip(1), None)])).strength == Strength()
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.wan.conditioning import encode_with, encoded, prepare, with_mask
+from piying.core.wan.conditioning import append_mask, encode_task, encode_video, prepare
 from piying.core.wan.task.extend import GivenFrames, extend
 from piying.core.wan.task.inpaint import inpaint
 from piying.core.wan.task.outpaint import Sides, outpaint
@@ -50,7 +50,7 @@ def theirs(pipeline, video=None, mask=None, references=(), size=(WIDTH, HEIGHT))
 def ours(pipeline, task, size=(WIDTH, HEIGHT)):
     with torch.no_grad():
         inputs = prepare(task, *size, FRAMES)
-        return with_mask(encoded(partial(encode_with, pipeline.vae), inputs), inputs)
+        return append_mask(encode_task(partial(encode_video, pipeline.vae), inputs), inputs)
 
 
 def same(ours, theirs):
@@ -132,11 +132,11 @@ def test_each_part_is_encoded_once(pipeline):
 
     def encode(video):
         calls.append(video.shape)
-        return encode_with(pipeline.vae, video)
+        return encode_video(pipeline.vae, video)
 
     with torch.no_grad():
-        encoded(encode, prepare(None, 32, 32, 5))
+        encode_task(encode, prepare(None, 32, 32, 5))
         assert calls == [(1, 3, 5, 32, 32)], "gray is the same on both sides of the mask"
         calls.clear()
-        encoded(encode, prepare(reference([(clip(2, seed=1), None)], task=repaint(clip(5, 32, 32))), 32, 32, 5))
+        encode_task(encode, prepare(reference([(clip(2, seed=1), None)], task=repaint(clip(5, 32, 32))), 32, 32, 5))
     assert calls == [(1, 3, 5, 32, 32)] * 2 + [(1, 3, 1, 32, 32)] * 2

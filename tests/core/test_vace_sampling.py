@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.conditioning import prepare
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 from piying.core.wan.task.extend import GivenFrames, extend
 from piying.core.wan.task.inpaint import inpaint
 from piying.core.wan.task.reference import reference

@@ -9,14 +9,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from piying.core.catalog.installed_model import built_in
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor import model_cache as kept
+from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.preview import fit_colours
 from piying.core.wan.decode import decode
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest, check_request
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 from piying.core.wan.task.vace_task import Layer, VACETask
 from safetensors.torch import load_file, save_file
 
@@ -70,7 +71,7 @@ def vae():
 def test_tiles_are_blended_in_fp32(vae):
     vae.enable_tiling(32, 32, 16, 16)
     shown, z = [], torch.randn(1, vae.config.z_dim, 1, 6, 6)
-    decode(vae, z, True, lambda done: None, shown.append)
+    decode(vae, z, tiled=True, on_step=lambda done: None, check=shown.append)
     assert {piece.dtype for piece in shown} == {torch.float32}
     rounded = [torch.equal(piece, piece.half().float()) for piece in shown]
     assert rounded[0] and not rounded[1], "the first tile is blended with none"
@@ -147,7 +148,7 @@ def control(value):
 def test_the_gray_part_of_a_task_is_encoded_once_for_all_tasks_of_a_size(tmp_path, task):
     program, passes = host(tmp_path / "cache"), []
     sample(HANDLE, REQUEST, program)
-    _, vae = kept._kept["wan_vace/vae"]
+    _, vae = model_cache._models["wan_vace/vae"]
     hook = vae.encoder.register_forward_hook(lambda *_: passes.append(1))
     try:
         frames, _ = sample(HANDLE, REQUEST, program, task)

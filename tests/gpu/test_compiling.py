@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.expand import ExpandRequest, expand
+from piying.core.prompting.family import PROMPT
 
 pytestmark = [
     pytest.mark.gpu,

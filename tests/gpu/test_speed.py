@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.host.headless import HeadlessHost
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
-from piying.core.wan.sample import sample
+from piying.core.wan.run import sample
 
 pytestmark = [
     pytest.mark.gpu,

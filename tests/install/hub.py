@@ -29,6 +29,7 @@ class Served:
         claimed: a Content-Length that is not true; -1 sends none.
         token: what a client has to show.
         sha256: what listings say; None where they do not know it.
+        xet: the hash of the same bytes in Xet storage, which HEAD tells.
     """
 
     data: bytes
@@ -44,6 +45,7 @@ class Served:
     claimed: int | None = None
     token: str = ""
     sha256: str | None = ""
+    xet: str = ""
 
     def listed_hash(self) -> str | None:
         return hashlib.sha256(self.data).hexdigest() if self.sha256 == "" else self.sha256
@@ -55,6 +57,7 @@ class Asked:
 
     path: str
     headers: dict[str, str]
+    method: str = "GET"
 
 
 class Hub:
@@ -64,6 +67,7 @@ class Hub:
         self.files: dict[str, Served] = {}
         self.asked: list[Asked] = []
         self.released = threading.Event()
+        self.xet_store = ""
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -80,7 +84,11 @@ class Hub:
         if match := re.fullmatch(r"/api/models/(.+)/revision/(\w+)", path):
             files = self._below(f"/{match[1]}/resolve/{match[2]}/")
             return (
-                {"sha": "c0ffee", "siblings": [hugging_face_entry(name, file) for name, file in files.items()]}
+                {
+                    "id": match[1],
+                    "sha": "c0ffee",
+                    "siblings": [hugging_face_entry(name, file) for name, file in files.items()],
+                }
                 if files
                 else None
             )
@@ -97,6 +105,8 @@ class Hub:
         """Return what is at an address: a file, a listing, the front page, or nothing."""
         if path in self.files:
             return self.files[path]
+        if path == "/xet-token":
+            return json.dumps({"accessToken": "toy", "exp": 2**32, "casUrl": self.xet_store}).encode()
         listing = self.listing(path, parse_qs(query))
         if listing is not None:
             return json.dumps(listing).encode()
@@ -111,12 +121,17 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         parts = urlsplit(self.path)
         path = unquote(parts.path)
-        self.hub.asked.append(Asked(path, {name.lower(): value for name, value in self.headers.items()}))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.hub.asked.append(Asked(path, headers, self.command))
         answer = self.hub.answer(path, parts.query)
         if isinstance(answer, Served):
             self.give(answer)
         else:
             self.send(404 if answer is None else 200, answer or b"no such thing")
+
+    def do_HEAD(self) -> None:
+        """Tell of a file as Hugging Face does, without giving its bytes."""
+        self.do_GET()
 
     def send(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -124,7 +139,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def give(self, served: Served) -> None:
         status = served.always or (served.statuses.pop(0) if served.statuses else 0)
@@ -134,6 +150,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send(served.redirect_status, b"", Location=served.redirect)
         elif status:
             self.send(status, b"<html>sorry</html>", Retry_After="0")
+        elif self.command == "HEAD":
+            route = f"{self.hub.url}/xet-token"
+            xet = {"X_Xet_Hash": served.xet, "X_Xet_Refresh_Route": route} if served.xet else {}
+            etag = {"ETag": served.etag} if served.etag else {}
+            self.send(200, served.data, X_Repo_Commit="c0ffee", **etag, **xet)
         else:
             self.pour(served, self.start_of(served))
 

@@ -84,9 +84,15 @@ def test_published_defaults():
 
 
 def test_the_mappings_are_literals():
-    """ComfyUI-Manager reads them without running the file."""
-    tree = ast.parse((ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8"))
-    literal = {t.id: n.value for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
-    keys = [key.value for key in literal["NODE_CLASS_MAPPINGS"].keys]
-    assert keys == list(piying.NODE_CLASS_MAPPINGS)
-    assert ast.literal_eval(literal["NODE_DISPLAY_NAME_MAPPINGS"]) == piying.NODE_DISPLAY_NAME_MAPPINGS
+    """ComfyUI-Manager reads them in every file, without running it."""
+    nodes, titles = {}, {}
+    for path in (ROOT / "nodes").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assigned = [n for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
+        literal = {n.targets[0].id: n.value for n in assigned}
+        if isinstance(literal.get("NODE_CLASS_MAPPINGS"), ast.Dict):
+            mapping = literal["NODE_CLASS_MAPPINGS"]
+            nodes |= {key.value: node.id for key, node in zip(mapping.keys, mapping.values, strict=True)}
+            titles |= ast.literal_eval(literal["NODE_DISPLAY_NAME_MAPPINGS"])
+    assert nodes == {name: node.__name__ for name, node in piying.NODE_CLASS_MAPPINGS.items()}
+    assert titles == piying.NODE_DISPLAY_NAME_MAPPINGS

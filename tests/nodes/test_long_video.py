@@ -5,10 +5,11 @@ from __future__ import annotations
 import piying
 import piying.runner
 import pytest
-from piying.core.catalog.selection import WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.media.video import probe, read_frames
+from piying.core.wan.family import WAN_VACE
 from piying.runner.session import VideoFile
 
 NODE = piying.NODE_CLASS_MAPPINGS["PiyingVACELongVideo"]

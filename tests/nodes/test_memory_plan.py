@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from piying.core.catalog.selection import HUNYUAN_DIT, PROMPT, WAN_VACE, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit.family import HUNYUAN_DIT
+from piying.core.prompting.family import PROMPT
+from piying.core.wan.family import WAN_VACE
 from piying.nodes.memory_plan import PiyingMemoryPlan
 
 GB = 2**30

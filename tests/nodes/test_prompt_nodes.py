@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
-from piying.nodes.loaders import PiyingLoadPromptModel
-from piying.nodes.prompt import PiyingExpandPrompt
-from piying.nodes.prompt_server import PiyingPromptServer
+from piying.core.prompting.family import PROMPT
+from piying.nodes.prompt import PiyingExpandPrompt, PiyingLoadPromptModel, PiyingPromptServer
 
 OLD = {"prompt": "a red circle", "preset": "text_to_video", "max_new_tokens": 64, "temperature": 0.7, "seed": 1}
 

@@ -196,13 +196,13 @@ def test_tabs_that_asked_hear_of_their_own_runs(monkeypatch):
 
     monkeypatch.setattr(comfy_server, "comfy_server", Server)
     tabs = Tabs()
-    tabs.tell("piying.progress", {"done": 1})
+    tabs.send("piying.progress", {"done": 1})
     assert sent == []
     tabs.join("b", True)
-    tabs.tell("piying.progress", {"done": 1})
+    tabs.send("piying.progress", {"done": 1})
     assert sent == []
     tabs.join("a", False)
-    tabs.tell("piying.progress", {"done": 1})
+    tabs.send("piying.progress", {"done": 1})
     assert sent == [("piying.progress", {"node": "7", "done": 1}, "a")]
     assert not tabs.wants_motion()
     tabs.join("a", True)

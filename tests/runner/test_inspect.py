@@ -81,12 +81,51 @@ def test_json(tmp_path):
     assert found["types"] == {"bf16": 2 * found["parts"][0]["parameters"]}
 
 
-def test_it_needs_no_torch(tmp_path):
+def test_layers(tmp_path):
+    """Of 40 blocks, each with 6 square layers and two of 13824 × 5120; a scale of four bytes a row."""
+    path = write(tmp_path / "model.safetensors", wan())
+    ran = inspect(path, "--layers")
+    assert ran.returncode == 0, ran.stderr
+    told = [" ".join(line.split()) for line in ran.stdout.splitlines()]
+    assert "Wan2.1-VACE transformer with weights in FP8: 14.36 GB" in told
+    assert told[-2].startswith("fp8 14.35 GB 384 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
+    assert told[-1].startswith("bf16 7 MB 3 tensors outside the blocks: patch_embedding, vace_patch_embedding, ")
+    (found,) = json.loads(inspect(path, "--layers", "--json").stdout)["layers"]
+    cast, outside = found["groups"]
+    assert (found["kind"], found["storage"]) == ("transformer", "fp8")
+    weights, rows = 48 * (6 * WIDTH**2 + 2 * 13824 * WIDTH), 48 * (7 * WIDTH + 13824)
+    assert (cast["type"], cast["bytes"]) == ("fp8", weights + 4 * rows)
+    assert (outside["type"], outside["bytes"]) == ("bf16", 2 * (WIDTH * 16 * 4 + WIDTH * 96 * 4 + WIDTH * 256))
+    assert len(cast["names"]) == 16
+    assert "layers" not in json.loads(inspect(path, "--json").stdout)
+
+
+def test_layers_of_what_is_kept_and_stored(tmp_path):
+    shapes = wan(2, 1) | {"model.diffusion_model.vace_blocks.0.before_proj.weight": [WIDTH, WIDTH]}
+    (found,) = json.loads(inspect(write(tmp_path / "a", shapes), "--layers", "--json").stdout)["layers"]
+    (kept,) = [group for group in found["groups"] if group["why"].startswith("kept: ")]
+    assert (kept["type"], kept["names"]) == ("bf16", ["vace_blocks.*.proj_in"])
+    ran = inspect(write(tmp_path / "b", shapes, "F8_E4M3", 1), "--layers", "--json")
+    (found,) = json.loads(ran.stdout)["layers"]
+    assert {group["why"] for group in found["groups"]} == {"stored so in the file", "outside the blocks"}
+    assert "vace_blocks.*.proj_in" in found["groups"][0]["names"]
+
+
+def test_layers_of_no_file():
+    ran = subprocess.run(
+        [sys.executable, "-m", "runner", "--layers", "x.json"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert "--layers goes with --inspect FILE" in ran.stderr
+
+
+@pytest.mark.parametrize("option", [(), ("--layers",)])
+def test_it_needs_no_torch(tmp_path, option):
     path = write(tmp_path / "model.safetensors", wan(2, 1))
     code = (
         "import sys; sys.path.insert(0, 'tests'); import conftest\n"
         "from piying.runner.cli import main\n"
-        f"main(['--inspect', {str(path)!r}])\n"
+        f"main(['--inspect', {str(path)!r}, *{option!r}])\n"
         "print(sorted({'torch', 'numpy', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

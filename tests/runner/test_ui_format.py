@@ -20,8 +20,7 @@ from piying.runner.definitions import object_info
 from piying.runner.errors import WorkflowError
 from piying.runner.session import CLASSES, TITLES
 from piying.runner.ui_edit import set_widgets, with_values
-from piying.runner.ui_format import is_ui_format, to_api
-from piying.runner.ui_text import dynamic_prompt
+from piying.runner.ui_format import dynamic_prompt, is_ui_format, to_api
 
 PAIRS = {path.stem: path for path in sorted((Path(__file__).parent / "pairs").glob("*.json"))}
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = dict[str, Any]
+TOKENIZER_TENSOR = "spiece_model"  # under which ComfyUI's files carry a SentencePiece model, as bytes
+Names = Mapping[str, object]  # the names of a component's tensors
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,17 @@ class LeftOut:
 Place = Whole | Split | SwapHalves | LeftOut
 
 
-@dataclass(frozen=True)
+def _no_needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del names, together
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """One way in which one component lies in files.
 
     Attributes:
         kind: "transformer", "vae", "text_encoder" or "prompt_model".
-        family: "wan_vace", "hunyuan_dit", "prompt"; "" where several families share it.
         style: "diffusers", "transformers" or "original".
         title: for people.
         marks: names that are all in such a file, each a regular expression of a whole name.
@@ -57,10 +63,14 @@ class Layout:
         spare: patterns of tensors that are left out.
         layers: names of the original layers, "{}" for a block's number: kohya's LoRA files write them
             with underscores only, so that they must be known to be found.
+        variants: {title: test of the names}: what a component of this layout is called in place of `title` where
+            its names pass the test; the first one that does.
+        needs: what it does not run without and its file does not bring, in a few words each, from its names and the
+            number of components of each kind in the same file.
+        family: the key of the family that lists it; "" where several share it. The registry fills it in.
     """
 
     kind: str
-    family: str
     style: Literal["diffusers", "transformers", "original"]
     title: str
     marks: tuple[str, ...]
@@ -69,8 +79,15 @@ class Layout:
     class_name: str = ""
     spare: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    variants: Mapping[str, Callable[[Names], bool]] = field(default_factory=dict)
+    needs: Callable[[Names, Mapping[str, int]], list[str]] = _no_needs
+    family: str = ""
 
-    def matches(self, names: Mapping[str, object]) -> bool:
+    def title_of(self, names: Names) -> str:
+        """Return what a component with these names is called."""
+        return next((title for title, test in self.variants.items() if test(names)), self.title)
+
+    def matches(self, names: Names) -> bool:
         """Return whether all marks are among the names."""
         return all(_has(names, mark) for mark in self.marks)
 

@@ -1,8 +1,10 @@
-"""The BERT text encoder of Hunyuan-DiT, under transformers' names, with or without its pooler."""
+"""BERT text encoders under transformers' names, with or without its pooler."""
 
 from __future__ import annotations
 
-from .base import Config, Layout, Place, Shapes, Whole, count
+from collections.abc import Mapping
+
+from .base import Config, Layout, Names, Place, Shapes, Whole, count
 
 HEAD_DIM = 64  # of every published BERT
 LAYER = "encoder.layer.0"
@@ -32,13 +34,21 @@ def config(shapes: Shapes) -> Config:
     }
 
 
+def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del names, together
+    return ["the tokenizer of its BERT"]
+
+
 BERT = Layout(
-    "text_encoder",
-    "hunyuan_dit",
-    "transformers",
-    "BERT text encoder",
-    (r"(bert\.)?embeddings\.word_embeddings\.weight", r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight"),
-    place,
-    config,
+    kind="text_encoder",
+    style="transformers",
+    title="BERT text encoder",
+    marks=(
+        r"(bert\.)?embeddings\.word_embeddings\.weight",
+        r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight",
+    ),
+    place=place,
+    config=config,
+    needs=_needs,
     spare=(r"logit_scale", r"(bert\.)?embeddings\.position_ids", r"cls\..+"),
 )

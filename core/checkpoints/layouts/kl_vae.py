@@ -1,4 +1,4 @@
-"""The image VAE of Stable Diffusion XL, which Hunyuan-DiT uses: AutoencoderKL of diffusers, or as first published.
+"""The image VAE of Stable Diffusion XL: AutoencoderKL of diffusers, or as first published.
 
 Original names: ldm/modules/diffusionmodules/model.py of CompVis/latent-diffusion. ComfyUI's all-in-one
 checkpoints have them.
@@ -85,22 +85,20 @@ def config(shapes: Shapes) -> Config:
 
 TITLE = "Stable Diffusion VAE"
 KL_DIFFUSERS = Layout(
-    "vae",
-    "hunyuan_dit",
-    "diffusers",
-    TITLE,
-    ("encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_norm_out.weight", "quant_conv.weight"),
-    same,
-    config,
-    "AutoencoderKL",
+    kind="vae",
+    style="diffusers",
+    title=TITLE,
+    marks=("encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_norm_out.weight", "quant_conv.weight"),
+    place=same,
+    config=config,
+    class_name="AutoencoderKL",
 )
 KL_ORIGINAL = Layout(
-    "vae",
-    "hunyuan_dit",
-    "original",
-    TITLE,
-    ("encoder.down.0.block.0.conv1.weight", "decoder.norm_out.weight", "quant_conv.weight"),
-    place,
-    config,
-    "AutoencoderKL",
+    kind="vae",
+    style="original",
+    title=TITLE,
+    marks=("encoder.down.0.block.0.conv1.weight", "decoder.norm_out.weight", "quant_conv.weight"),
+    place=place,
+    config=config,
+    class_name="AutoencoderKL",
 )

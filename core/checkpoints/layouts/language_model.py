@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...errors import PiyingError
-from .base import Config, Layout, Shapes, count, same
+from .base import Config, Layout, Names, Shapes, count, same
 
 ATTENTION = "model.layers.0.self_attn"
 # Values that no shape tells, from the config.json files of Qwen/Qwen3-* and Qwen/Qwen2.5-*.
@@ -45,12 +47,17 @@ def config(shapes: Shapes) -> Config:
     }
 
 
-PROMPT_MODEL = Layout(
-    "prompt_model",
-    "prompt",
-    "transformers",
-    "language model",
-    ("model.embed_tokens.weight", r"model\.layers\.0\.self_attn\.q_proj\.weight"),
-    same,
-    config,
+def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del names, together
+    return ["its tokenizer"]
+
+
+LANGUAGE_MODEL = Layout(
+    kind="prompt_model",
+    style="transformers",
+    title="language model",
+    marks=("model.embed_tokens.weight", r"model\.layers\.0\.self_attn\.q_proj\.weight"),
+    place=same,
+    config=config,
+    needs=_needs,
 )

@@ -1,10 +1,11 @@
-"""T5 text encoders: UMT5 of Wan2.1 (wan/modules/t5.py or transformers' names), mT5 of Hunyuan-DiT."""
+"""T5, mT5 and UMT5 text encoders under transformers' names, or those of wan/modules/t5.py of Wan-Video/Wan2.1."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from .base import Config, Layout, LeftOut, Place, Shapes, Whole, by_prefix, count
+from .base import TOKENIZER_TENSOR, Config, Layout, LeftOut, Names, Place, Shapes, Whole, by_prefix, count
 
 HEAD_DIM = 64  # of every published T5
 
@@ -68,22 +69,37 @@ def config(shapes: Shapes) -> Config:
 
 
 TITLE = "T5 text encoder"
+UMT5 = "UMT5 text encoder"
+
+
+def _is_umt5(names: Names) -> bool:
+    """Return whether every block has a position bias; T5 and mT5 have one in the first alone."""
+    return BIAS.format(1) in names or "blocks.1.pos_embedding.embedding.weight" in names
+
+
+def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del together
+    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
+
+
 T5_TRANSFORMERS = Layout(
-    "text_encoder",
-    "",
-    "transformers",
-    TITLE,
-    (r"shared\.weight|encoder\.embed_tokens\.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
-    place_transformers,
-    config,
+    kind="text_encoder",
+    style="transformers",
+    title=TITLE,
+    marks=(r"shared\.weight|encoder\.embed_tokens\.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+    place=place_transformers,
+    config=config,
+    variants={UMT5: _is_umt5},
+    needs=_needs,
     spare=(r"spiece_model", r"logit_scale", r"decoder\..+", r"lm_head\.weight"),
 )
 T5_ORIGINAL = Layout(
-    "text_encoder",
-    "",
-    "original",
-    TITLE,
-    ("token_embedding.weight", "blocks.0.ffn.gate.0.weight", "norm.weight"),
-    place,
-    config,
+    kind="text_encoder",
+    style="original",
+    title=TITLE,
+    marks=("token_embedding.weight", "blocks.0.ffn.gate.0.weight", "norm.weight"),
+    place=place,
+    config=config,
+    variants={UMT5: _is_umt5},
+    needs=_needs,
 )

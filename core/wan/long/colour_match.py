@@ -62,7 +62,7 @@ def moved(frames: torch.Tensor, now: Colours, wanted: Colours, strength: float |
 def matched(frames: torch.Tensor, before: torch.Tensor, strength: float, over: int) -> torch.Tensor:
     """Return a window's frames that begin with the colours of those shared with the window before.
 
-    What is moved at the seam is let go of evenly, so that the window ends as the model made it. Held to the end,
+    What is moved at the seam fades out evenly, so that the window ends as the model made it. Kept up to the end,
     each window would begin with what the ones before it have drifted, and the model could never go back to the
     colours of the prompt by itself (docs/long_video.md has the figures).
 
@@ -70,7 +70,7 @@ def matched(frames: torch.Tensor, before: torch.Tensor, strength: float, over: i
         frames: [n, h, w, 3] as the model made them, its version of the shared ones first.
         before: [m, h, w, 3], the shared ones as they were.
         strength: how far at the seam, 0..1.
-        over: how many frames behind the shared ones it takes to let go.
+        over: how many frames after the shared ones it takes to fade out.
     """
     ramp = torch.ones(len(frames))
     ramp[len(before) :] -= torch.arange(1, len(frames) - len(before) + 1) / over

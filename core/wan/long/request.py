@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ...errors import PiyingError
 from ...image_sizes import either, nearest_multiples
-from ..request import FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MIN_FRAMES, VACERequest, check_measures, check_side
+from ..request import FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MIN_FRAMES, VACERequest, check_side, check_speed_settings
 
 Seams = Literal["crossfade", "cut", "blended"]
 Anchor = Literal["none", "colours", "reference"]
@@ -114,7 +114,7 @@ def check_long_request(request: LongRequest) -> None:
     check_side("width", request.video.width)
     check_side("height", request.video.height)
     check_lengths(request.video.num_frames, request.window, request.overlap)
-    check_measures(request.video)
+    check_speed_settings(request.video)
     if not 0 <= request.match_colours <= 1:
         raise PiyingError(f"match_colours is {request.match_colours:g}. It goes from 0 (off) to 1.")
     for name, value, words in (("seams", request.seams, SEAMS), ("anchor", request.anchor, ANCHORS)):

@@ -1,4 +1,4 @@
-"""A long request → a video file, window by window."""
+"""Long video runs: a long request → a video file, window by window."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import torch
 from ...catalog.selection import ModelHandle
 from ...errors import PiyingError
 from ...host.base import Host, Progress
-from ...host.progress_range import PARTS, ProgressRange
+from ...host.progress_range import STEPS_PER_PORTION, ProgressRange
 from ...media.naming import writing
 from ..conditioning import VACEInputs, paste, references_on_white
 from ..denoise import PrefixLatents
 from ..distilled import with_distilled
 from ..model import WanVACEModel, load
 from ..request import FRAME_STEP
-from ..sample import make
-from ..task.canvas import Canvas, lay, with_given
+from ..run import sample_inputs
+from ..task.canvas import Canvas, compose_part, with_given
 from ..task.vace_task import Layer, Strength, VACETask
 from .colour_match import matched, pulled_back
 from .request import LongRequest, Window, check_long_request, shown, window_request, windows
 from .task_window import cut
-from .video_writer import Part, Reel, reel
-from .window_cache import Earlier, Finished, Shelf, key_of, rounded
+from .video_writer import Segment, VideoWriter, video_writer
+from .window_cache import FinishedWindow, PreviousWindows, WindowCache, rounded, window_key
 
 log = logging.getLogger("piying")
 
@@ -46,14 +46,15 @@ def make_long_video(
     request: LongRequest,
     host: Host,
     task: VACETask | None = None,
+    *,
     audio: dict[str, Any] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Make a video of any length.
 
     The windows are made one after the other. Each is given the last frames of the one before it, as
-    VACE's `firstclip` does, and the part of the task that lies in it. What is finished is kept on disk without
-    loss, so that memory does not depend on the length, and a run that was stopped goes on behind it. That, and the
-    writing of the video, is done beside the making of the next windows.
+    VACE's `firstclip` does, and the part of the task that lies in it. Finished windows are cached on disk without
+    loss, so that memory does not depend on the length, and a run that was stopped resumes after them. Caching, and
+    the writing of the video, run while the next windows are made.
 
     Args:
         task: made for the whole length.
@@ -68,22 +69,22 @@ def make_long_video(
     """
     check_long_request(request)
     # Once for all windows: a LoRA that is fetched meanwhile changes nothing of this video.
-    handle, video = with_distilled(handle, request.video, host)
-    request = replace(request, video=video)
+    handle, each = with_distilled(handle, request.video, host)
+    request = replace(request, video=each)
     model = load(handle, host)
     # By its name: `auto` may mean another model by the time of the last window.
-    film = _Film(replace(handle, model=model.found.name), request, host, task or VACETask(), model)
-    film.check()
+    video = _LongVideo(replace(handle, model=model.found.name), request, host, task or VACETask(), model)
+    video.check()
     with (
         writing(host.folder("temp"), "piying/long", ".mp4") as output,
-        reel(film.shelf, output.path, audio, host.check_cancelled) as taker,
+        video_writer(video.cache, output.path, audio, host.check_cancelled) as writer,
     ):
-        record = film.make(taker)
+        record = video.make(writer)
     return output.path, record
 
 
 @dataclass
-class _Film:
+class _LongVideo:
     """A long video in the making."""
 
     handle: ModelHandle
@@ -91,15 +92,15 @@ class _Film:
     host: Host
     task: VACETask
     model: WanVACEModel
-    shelf: Shelf = field(init=False)
-    earlier: Earlier = field(init=False)
+    cache: WindowCache = field(init=False)
+    earlier: PreviousWindows = field(init=False)
     windows: list[Window] = field(init=False)
-    told: set[str] = field(default_factory=set)
+    logged_plans: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         request = self.request
-        self.shelf = Shelf(self.host.cache_folder() / "long_video")
-        self.earlier = Earlier(self.shelf)
+        self.cache = WindowCache(self.host.cache_folder() / "long_video")
+        self.earlier = PreviousWindows(self.cache)
         self.windows = windows(request.video.num_frames, request.window, request.overlap)
 
     def check(self) -> None:
@@ -114,24 +115,24 @@ class _Film:
         if not to_make:
             raise PiyingError("The task keeps every pixel of every frame, so nothing is left to make.")
 
-    def make(self, taker: Reel) -> dict[str, Any]:
-        """Have `taker` take all windows, and return a record."""
-        bar = self.host.progress("Long video", len(self.windows) * PARTS)
+    def make(self, writer: VideoWriter) -> dict[str, Any]:
+        """Hand all windows to `writer`, and return a record."""
+        bar = self.host.progress("Long video", len(self.windows) * STEPS_PER_PORTION)
         keys: list[str] = []
         ran: dict[str, Any] = {}
         resumed = 0
-        for window, (first, behind) in zip(self.windows, shown(self.windows, self.request.overlap), strict=True):
+        for window, (first, end) in zip(self.windows, shown(self.windows, self.request.overlap), strict=True):
             canvas = self._canvas(window)
             keys.append(self._key(window, canvas, keys))
             made = None
-            if self.shelf.has(keys[-1], window.count):
+            if self.cache.has(keys[-1], window.count, self._blended):
                 resumed += 1
             else:
-                self._say(window, resumed)
-                made, ran = self._window(window, canvas, keys, bar)
-                self.earlier.hold(keys[-1], made)
-            taker.add(Part(keys[-1], first, behind), made, tuple(keys))
-            bar.step((window.index + 1) * PARTS)
+                self._log_window(window, resumed)
+                made, ran = self._make_window(window, canvas, keys, bar)
+                self.earlier.set_current(keys[-1], made)
+            writer.add(Segment(keys[-1], first, end), made, tuple(keys))
+            bar.step((window.index + 1) * STEPS_PER_PORTION)
         described = {"task": self.task.describe()} if self.task.layers or self.task.references else {}
         settings = asdict(self.request.video) | {
             name: value for name, value in asdict(self.request).items() if name != "video"
@@ -139,7 +140,7 @@ class _Film:
         counts = {"windows": len(self.windows), "windows_kept_from_before": resumed}
         return {"model": self.model.found.name, **ran, **settings, **counts, **described}
 
-    def _say(self, window: Window, resumed: int) -> None:
+    def _log_window(self, window: Window, resumed: int) -> None:
         if resumed and resumed == window.index:
             log.info("%s: %d finished windows are kept from a run before.", TITLE, resumed)
         log.info(
@@ -155,7 +156,7 @@ class _Film:
         """Return what the task says about a window."""
         video = self.request.video
         part = cut(self.task, window, video.num_frames)
-        return lay(part, video.width, video.height, window.count)
+        return compose_part(part, video.width, video.height, window.count)
 
     def _key(self, window: Window, canvas: Canvas, before: list[str]) -> str:
         """Return the name of a window; it changes with all that decides its pixels."""
@@ -172,11 +173,11 @@ class _Film:
             "strength": str(self.task.strength),
         } | ({"latents": "kept"} if self._blended else {})
         layers = [canvas.frames, canvas.make] + ([] if canvas.weights is None else [canvas.weights])
-        return key_of(decides, [*(layers if self.task.layers else []), *self.task.references])
+        return window_key(decides, [*(layers if self.task.layers else []), *self.task.references])
 
-    def _window(
+    def _make_window(
         self, window: Window, canvas: Canvas, keys: list[str], bar: Progress
-    ) -> tuple[Finished, dict[str, Any]]:
+    ) -> tuple[FinishedWindow, dict[str, Any]]:
         """Return a window, and a record of what ran."""
         earlier = self.earlier.window(keys[-2]) if window.given else None
         before = None if earlier is None else earlier.last(window.given)
@@ -187,26 +188,27 @@ class _Film:
             strength = self.task.strength or Strength()
             inputs = VACEInputs(seen, self._references(window, keys), strength, self._before(window, earlier))
             portion = ProgressRange(self.host, bar, window.index, SHARES)
-            frames, ran = make(
+            frames, ran = sample_inputs(
                 self.handle,
                 window_request(self.request, window),
                 inputs,
-                portion,
+                self.host,
                 has_task=bool(self.task.layers) or before is not None,
                 on_latents=latents.append if self._blended else None,
-                told=self.told,
+                reporter=portion,
+                logged_plans=self.logged_plans,
             )
         else:
             frames = seen.frames
         if before is not None:
             frames = self._joined_to(before, frames, window, keys)
-        return Finished(rounded(paste(frames, VACEInputs(canvas))), latents[-1] if latents else None), ran
+        return FinishedWindow(rounded(paste(frames, VACEInputs(canvas))), latents[-1] if latents else None), ran
 
     @property
     def _blended(self) -> bool:
         return self.request.seams == "blended"
 
-    def _before(self, window: Window, earlier: Finished | None) -> PrefixLatents | None:
+    def _before(self, window: Window, earlier: FinishedWindow | None) -> PrefixLatents | None:
         """Return the latents that the window before has made of the frames both have, to be turned from."""
         if not self._blended or earlier is None or earlier.latents is None:
             return None

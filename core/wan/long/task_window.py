@@ -1,4 +1,4 @@
-"""A task for the whole of a long video → the task of one of its windows."""
+"""Task windows: the part of a long video's task that lies in one of its windows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from ...errors import PiyingError
-from ..task.timing import frame_indices
-from ..task.vace_task import Layer, VACETask
+from ..task.canvas import pick_frames
+from ..task.vace_task import Layer, VACETask, frame_indices
 from .request import Window
 
 
@@ -39,8 +39,8 @@ def _part(layer: Layer, window: Window, total: int) -> Layer | None:
     picks = picks[window.start : window.end]
     area = layer.area
     if area is not None and len(area) > 1:
-        area = _picked(area, picks)
-    return replace(layer, frames=_picked(layer.frames, picks), area=area, length="refuse")
+        area = pick_frames(area, picks)
+    return replace(layer, frames=pick_frames(layer.frames, picks), area=area, length="refuse")
 
 
 def _given(layer: Layer, window: Window, total: int) -> Layer | None:
@@ -54,30 +54,20 @@ def _given(layer: Layer, window: Window, total: int) -> Layer | None:
     if not inside:
         return None
     slots = tuple(layer.slots[index] - window.start for index in inside)
-    return replace(layer, frames=_picked(layer.frames, inside), slots=slots, total=window.count)
+    return replace(layer, frames=pick_frames(layer.frames, inside), slots=slots, total=window.count)
 
 
 def _continued(layer: Layer, window: Window) -> Layer | None:
     """Return the part of a layer whose frames end before the video does; behind them the model is free."""
     own = len(layer.frames) - window.start
     if own <= 0:
-        return _open(layer, window) if layer.kind == "edit" else None
+        if layer.kind != "edit":
+            return None
+        # An edit that keeps nothing: all of the window is to be made.
+        frames = layer.frames[-1:].expand(window.count, -1, -1, -1)
+        return replace(layer, frames=frames, area=torch.ones(1, *frames.shape[1:3], dtype=torch.bool), length="refuse")
     span = slice(window.start, window.end)
     area = layer.area
     if area is not None and len(area) > 1:
         area = area[span]
     return replace(layer, frames=layer.frames[span], area=area, length="continue" if own < window.count else "refuse")
-
-
-def _open(layer: Layer, window: Window) -> Layer:
-    """Return an edit that keeps nothing: all of the window is to be made."""
-    frames = layer.frames[-1:].expand(window.count, -1, -1, -1)
-    return replace(layer, frames=frames, area=torch.ones(1, *frames.shape[1:3], dtype=torch.bool), length="refuse")
-
-
-def _picked(frames: torch.Tensor, picks: list[int]) -> torch.Tensor:
-    """Return the frames of those numbers; without a copy where they follow each other."""
-    first = picks[0]
-    if picks == list(range(first, first + len(picks))):
-        return frames[first : first + len(picks)]
-    return frames[picks]

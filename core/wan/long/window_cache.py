@@ -1,19 +1,16 @@
-"""Finished windows on disk, without loss: a long video needs memory for one, and a stopped run goes on behind them."""
+"""Window cache: finished windows on disk, without loss. A long video needs memory for one; a stopped run resumes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Collection, Generator, Iterable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...atomic_write import write_bytes
+from ...disk_cache import DiskCache, entry_name
 from ...errors import PiyingError, explain_os_errors
 from ...executor.tensor_cache import digest
 from ...media.encoding import write_lossless
@@ -23,15 +20,13 @@ from .colour_match import Colours, colours_of_all
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import torch
 
 
 KEPT_BYTES = 8 * 2**30  # of finished windows beside those of the run; minutes of 720p
-SUFFIX, LATENTS = ".mkv", ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
+class FinishedWindow:
     """A window in the eight bits that are kept of it, so that what follows is the same whether it was made or read.
 
     Attributes:
@@ -49,8 +44,6 @@ class Finished:
 
 def rounded(frames: torch.Tensor) -> torch.Tensor:
     """Return frames [n, h, w, 3] in 0..1 as uint8. Cut off instead, they would darken from window to window."""
-    import torch
-
     eight = torch.empty(frames.shape, dtype=torch.uint8)
     for frame, target in zip(frames, eight, strict=True):
         target.copy_((frame.clamp(0, 1) * 255).round())
@@ -58,23 +51,34 @@ def rounded(frames: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """A folder of windows, named by what made them."""
+class WindowCache:
+    """A folder of windows, named by what made them: the frames as a video, and the latents where they are needed."""
 
     folder: Path
 
-    def has(self, key: str, count: int) -> bool:
-        """Return whether a window is there, whole; its frames then count as used now."""
-        path = self._path(key)
+    @property
+    def _frames(self) -> DiskCache:
+        return DiskCache(self.folder, ".mkv", max_bytes=KEPT_BYTES)
+
+    @property
+    def _latents(self) -> DiskCache:
+        return DiskCache(self.folder, ".safetensors")
+
+    def has(self, key: str, count: int, latents: bool = False) -> bool:
+        """Return whether a window of so many frames is there, whole; its frames then count as used now.
+
+        Args:
+            latents: whether its latents have to be there too.
+        """
+        path = self._frames.find(key)
+        if path is None or (latents and self._latents.find(key) is None):
+            return False
         try:
-            whole = path.is_file() and probe(path).frames == count
-            if whole:
-                os.utime(path)
+            return probe(path).frames == count
         except (OSError, PiyingError):
             return False
-        return whole
 
-    def put(self, key: str, window: Finished) -> None:
+    def put(self, key: str, window: FinishedWindow) -> None:
         """Keep a window. It is there when this returns, and not before.
 
         Raises:
@@ -84,68 +88,58 @@ class Shelf:
 
         doing = f"Cannot keep a finished window in {self.folder}"
         with explain_os_errors(doing):
-            self.folder.mkdir(parents=True, exist_ok=True)
             if window.latents is not None:
-                write_bytes(self._path(key, LATENTS), save({"latents": window.latents.contiguous()}))
-            # The frames last: a window that has them has everything.
-            write_lossless(self._path(key), iter(window.frames.numpy()), doing)
+                with self._latents.writing(key) as path:
+                    path.write_bytes(save({"latents": window.latents.contiguous()}))
+            with self._frames.writing(key) as path:
+                write_lossless(path, iter(window.frames.numpy()), doing)
 
-    def get(self, key: str) -> Finished:
+    def get(self, key: str) -> FinishedWindow:
         """Return a window that is there. Raises PiyingError when it cannot be read."""
-        import torch
+        from safetensors.torch import load
 
         frames = torch.stack([torch.from_numpy(frame) for frame in self.read(key)])
-        return Finished(frames, self._latents(key))
+        latents = self._latents.get(key)
+        return FinishedWindow(frames, None if latents is None else load(latents)["latents"])
 
     def read(self, key: str) -> Generator[npt.NDArray[np.uint8], None, None]:
-        """Yield a window's frames, uint8 [h, w, 3], one at a time."""
-        return read_frames(self._path(key))
+        """Yield a window's frames, uint8 [h, w, 3], one at a time. Raises PiyingError when they cannot be read."""
+        path = self._frames.find(key)
+        if path is None:
+            raise PiyingError(
+                f"{self._frames.path(key)}: this finished window is damaged, or was deleted during the run. "
+                "Run again: it is made anew."
+            )
+        yield from read_frames(path)
 
-    def _latents(self, key: str) -> torch.Tensor | None:
-        from safetensors.torch import load_file
-
-        path = self._path(key, LATENTS)
-        return load_file(path)["latents"] if path.is_file() else None
-
-    def let_go(self, needed: Collection[str]) -> None:
+    def evict(self, needed: Collection[str]) -> None:
         """Delete the windows least recently used beyond `KEPT_BYTES`; those of the run stay."""
-        with suppress(OSError):
-            others = [path for path in self.folder.glob(f"*{SUFFIX}") if path.stem not in needed]
-            others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-            size = 0
-            for path in others:
-                size += path.stat().st_size
-                if size > KEPT_BYTES:
-                    path.unlink()
-                    path.with_suffix(LATENTS).unlink(missing_ok=True)
-
-    def _path(self, key: str, suffix: str = SUFFIX) -> Path:
-        return self.folder / f"{key}{suffix}"
+        for key in self._frames.evict(needed):
+            self._latents.delete(key)
 
 
-def key_of(decides: Mapping[str, Any], tensors: Iterable[torch.Tensor]) -> str:
+def window_key(decides: Mapping[str, Any], tensors: Iterable[torch.Tensor]) -> str:
     """Return the name of what is made from values and tensors on the CPU."""
-    text = json.dumps(decides, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(f"{text} {digest(tensors)}".encode()).hexdigest()[:40]
+    return entry_name({**decides, "tensors": digest(tensors)})
 
 
 @dataclass
-class Earlier:
+class PreviousWindows:
     """Windows by their key. One is in memory: the last that was made."""
 
-    shelf: Shelf
+    cache: WindowCache
     _key: str | None = None
-    _window: Finished | None = None
+    _window: FinishedWindow | None = None
     _colours: dict[str, Colours] = field(default_factory=dict)
     _pictures: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def hold(self, key: str, window: Finished) -> None:
+    def set_current(self, key: str, window: FinishedWindow) -> None:
         """Keep a window that was made, in place of the one before it."""
         self._key, self._window = key, window
 
-    def window(self, key: str) -> Finished:
+    def window(self, key: str) -> FinishedWindow:
         """Return a window. Raises PiyingError when it cannot be read."""
-        return self._window if self._window is not None and key == self._key else self.shelf.get(key)
+        return self._window if self._window is not None and key == self._key else self.cache.get(key)
 
     def colours(self, key: str) -> Colours:
         """Return the colours of a window; it is looked at once."""
@@ -165,4 +159,4 @@ class Earlier:
         if self._window is not None and key == self._key:
             yield from self._window.frames.numpy()
         else:
-            yield from self.shelf.read(key)
+            yield from self.cache.read(key)

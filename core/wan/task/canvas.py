@@ -1,4 +1,4 @@
-"""Layers → one canvas: what the model sees, what it makes, and what comes back afterwards."""
+"""Canvas: layers composed into what the model sees, what it makes, and what is pasted back afterwards."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...errors import PiyingError
+from .frames import fit_area, fit_frames
 from .mask_ops import kept_weight
-from .resize import fit_area, fit_frames
-from .timing import frame_indices
-from .vace_task import Layer, VACETask, size_text
+from .vace_task import Layer, VACETask, frame_indices, size_text
 
 GRAY = 0.5  # exactly 0 in -1..1, which is what the model was trained to see where it makes something (VACE #107)
 
@@ -38,7 +37,7 @@ def empty_canvas(width: int, height: int, num_frames: int) -> Canvas:
 
 
 def compose(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
-    """Lay the task's layers on one canvas, in the way of VACE's `CompositionAnnotator`.
+    """Compose the task's layers, in the way of VACE's `CompositionAnnotator`.
 
     Given frames lie on top; below them what edits keep, where every edit keeps it; below that control
     videos, a later one over an earlier one; gray where nothing lies. Control is drawn over by the model,
@@ -48,31 +47,36 @@ def compose(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
         PiyingError: a layer does not go with the size or length, two contradict each other, one would have
             no effect, or nothing is left to make.
     """
-    layers = [_brought_to(layer, width, height, num_frames) for layer in task.layers]
-    canvas = _laid(layers, width, height, num_frames)
+    layers = [_fit_layer(layer, width, height, num_frames) for layer in task.layers]
+    canvas = _compose(layers, width, height, num_frames)
     if not canvas.make.any():
         raise PiyingError("The task keeps every pixel of every frame, so nothing is left to make.")
     _check_seen([layer for layer in layers if layer.kind == "control"], canvas.make)
     return canvas
 
 
-def lay(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
-    """Return what `compose` does for a part of a video, where nothing may be left to make, or a control hidden.
+def compose_part(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
+    """Do as `compose` for a part of a video, in which nothing may be left to make, or a control be hidden.
 
     Raises:
         PiyingError: a layer does not go with the size or length, or two contradict each other.
     """
-    return _laid([_brought_to(layer, width, height, num_frames) for layer in task.layers], width, height, num_frames)
+    layers = [_fit_layer(layer, width, height, num_frames) for layer in task.layers]
+    return _compose(layers, width, height, num_frames)
 
 
-def _laid(layers: Sequence[Layer], width: int, height: int, num_frames: int) -> Canvas:
+def _compose(layers: Sequence[Layer], width: int, height: int, num_frames: int) -> Canvas:
     canvas = empty_canvas(width, height, num_frames)
-    canvas = _with_controls(canvas, [layer for layer in layers if layer.kind == "control"])
+    for layer in (layer for layer in layers if layer.kind == "control"):
+        frames = layer.frames
+        if layer.area is not None:
+            frames = torch.where(layer.area[..., None], frames, canvas.frames)
+        canvas = replace(canvas, frames=frames)
     canvas = _with_edits(canvas, [layer for layer in layers if layer.kind == "edit"])
     return with_given(canvas, [layer for layer in layers if layer.kind == "given"])
 
 
-def _brought_to(layer: Layer, width: int, height: int, num_frames: int) -> Layer:
+def _fit_layer(layer: Layer, width: int, height: int, num_frames: int) -> Layer:
     """Return the layer at the size and, unless it has slots, with the number of frames of the canvas."""
     _check_fits(layer, width, height, num_frames)
     if layer.kind == "given":
@@ -81,26 +85,24 @@ def _brought_to(layer: Layer, width: int, height: int, num_frames: int) -> Layer
         picks = frame_indices(len(layer.frames), num_frames, layer.length, layer.fps)
     except PiyingError as error:
         raise PiyingError(f"{layer.title}: the {layer.noun} {error}") from None
-    frames = fit_frames(_picked(layer.frames, picks), width, height, layer.fit)
+    frames = fit_frames(pick_frames(layer.frames, picks), width, height, layer.fit)
     area = layer.area
     if area is not None:
         area = fit_area(area if len(area) == 1 else area[picks], width, height, layer.fit)
     if layer.length == "continue" and len(layer.frames) < num_frames:
-        area = _open_end(layer, area, width, height, num_frames)
+        # The frames behind the layer's own are left to the model: to be made, and without control.
+        whole = torch.ones(1, height, width, dtype=torch.bool) if area is None else area
+        area = whole.expand(num_frames, -1, -1).clone()
+        area[len(layer.frames) :] = layer.kind == "edit"
     return replace(layer, frames=frames, area=area)
 
 
-def _open_end(layer: Layer, area: torch.Tensor | None, width: int, height: int, num_frames: int) -> torch.Tensor:
-    """Return the area with the frames behind the layer's own left to the model: to be made, and without control."""
-    whole = torch.ones(1, height, width, dtype=torch.bool) if area is None else area
-    longer = whole.expand(num_frames, -1, -1).clone()
-    longer[len(layer.frames) :] = layer.kind == "edit"
-    return longer
-
-
-def _picked(frames: torch.Tensor, picks: list[int]) -> torch.Tensor:
-    """Return the frames of those numbers; without a copy where they are the first ones in order."""
-    return frames[: len(picks)] if picks == list(range(len(picks))) else frames[picks]
+def pick_frames(frames: torch.Tensor, picks: list[int]) -> torch.Tensor:
+    """Return the frames of those numbers; a view where they follow each other, since a video is gigabytes."""
+    first = picks[0]
+    if picks == list(range(first, first + len(picks))):
+        return frames[first : first + len(picks)]
+    return frames[picks]
 
 
 def _check_fits(layer: Layer, width: int, height: int, num_frames: int) -> None:
@@ -115,13 +117,6 @@ def _check_fits(layer: Layer, width: int, height: int, num_frames: int) -> None:
             f"{layer.title} makes a video of {layer.total} frames, VACE Sample is set to {num_frames}. Give both the "
             "same num_frames, or wire it from this node."
         )
-
-
-def _with_controls(canvas: Canvas, controls: Sequence[Layer]) -> Canvas:
-    frames = canvas.frames
-    for layer in controls:
-        frames = layer.frames if layer.area is None else torch.where(layer.area[..., None], layer.frames, frames)
-    return replace(canvas, frames=frames)
 
 
 def _with_edits(canvas: Canvas, edits: Sequence[Layer]) -> Canvas:

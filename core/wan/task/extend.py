@@ -9,10 +9,8 @@ import torch
 from ...errors import PiyingError
 from ...image_sizes import either, nearest_multiples
 from ..request import FPS, FRAME_STEP, LONGEST_FRAMES, MIN_FRAMES
-from .choices import Count, Fit
-from .image_inputs import frames_of
-from .timing import resampled
-from .vace_task import Layer, VACETask
+from .frames import frames_of
+from .vace_task import Count, Fit, Layer, VACETask, resampled
 
 TITLE = "VACE: Extend"
 
@@ -43,6 +41,7 @@ def extend(
     given: GivenFrames,
     num_frames: int = 81,
     count: Count = "in all",
+    *,
     keep: bool = True,
     fit: Fit = "refuse",
     task: VACETask | None = None,

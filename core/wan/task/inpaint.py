@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import PiyingError
-from .choices import Fit, Length, Shape
-from .image_inputs import WHITE_FROM, frames_of, mask_of, white_of
+from .frames import WHITE_FROM, frames_of, mask_of, white_of
 from .mask_ops import grown, shaped
-from .vace_task import Layer, VACETask
+from .vace_task import Fit, Layer, Length, Shape, VACETask
 
 log = logging.getLogger("piying")
 
@@ -40,6 +39,7 @@ def inpaint(
     video: torch.Tensor,
     mask: torch.Tensor,
     brush: Brush | None = None,
+    *,
     keep: bool = True,
     feather: int = 8,
     fit: Fit = "refuse",

@@ -9,9 +9,8 @@ from torch.nn import functional
 
 from ...errors import PiyingError
 from ...image_sizes import MULTIPLE
-from .choices import Aspect, Fit, Length, Unit
-from .image_inputs import frames_of
-from .vace_task import Layer, VACETask, size_text
+from .frames import frames_of
+from .vace_task import Aspect, Fit, Layer, Length, Unit, VACETask, size_text
 
 TITLE = "VACE: Outpaint"
 NOUN = "canvas"
@@ -33,6 +32,7 @@ class Sides:
 def outpaint(
     video: torch.Tensor,
     sides: Sides,
+    *,
     overlap: int = 0,
     keep: bool = True,
     feather: int = 8,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ...errors import PiyingError
-from .image_inputs import mask_of, pictures_on_white, white_of
+from .frames import mask_of, pictures_on_white, white_of
 from .vace_task import VACETask
 
 log = logging.getLogger("piying")

@@ -7,9 +7,8 @@ import logging
 import torch
 
 from ...errors import PiyingError
-from .choices import Fit, Length
-from .image_inputs import frames_of, mask_of, white_of
-from .vace_task import Layer, Strength, VACETask, check_steps
+from .frames import frames_of, mask_of, white_of
+from .vace_task import Fit, Layer, Length, Strength, VACETask, check_steps
 
 log = logging.getLogger("piying")
 
@@ -22,6 +21,7 @@ FLAT = 0.02  # a frame whose values all lie this near to gray shows the model no
 def repaint(
     control: torch.Tensor,
     mask: torch.Tensor | None = None,
+    *,
     strength: Strength | None = None,
     fit: Fit = "refuse",
     length: Length = "refuse",

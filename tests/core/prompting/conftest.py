@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
-from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.host.headless import HeadlessHost
+from piying.core.prompting.family import PROMPT
 from piying.core.prompting.server import ServerHandle
 
 

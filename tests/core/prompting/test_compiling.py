@@ -9,16 +9,17 @@ from dataclasses import replace
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in as built_in_model
-from piying.core.catalog.selection import PROMPT, ModelHandle
-from piying.core.executor.model_cache import forget
+from piying.core.catalog.selection import ModelHandle
+from piying.core.executor.model_cache import evict_models
 from piying.core.executor.packed_tensors import ModuleTensors
+from piying.core.families.diffusion_model import estimate
 from piying.core.planner.phases import Block, Component
 from piying.core.prompting.compile import compiled_step, why_not
-from piying.core.prompting.estimate import ask
 from piying.core.prompting.expand import ExpandRequest, expand
+from piying.core.prompting.family import PROMPT
 from piying.core.prompting.local_model import LocalModel, generate, load, load_reader
 from piying.core.prompting.messages import Chat
-from piying.core.prompting.phases import KEY_VALUE_WIDTH, fixed_cache_tokens, work
+from piying.core.prompting.phases import KEY_VALUE_WIDTH, PromptWork, fixed_cache_tokens, phases
 
 from .test_models import TEXT_MODELS, folder_of
 
@@ -33,10 +34,10 @@ CHATS = [
 def forgotten():
     """Neither code nor models of the test before."""
     torch.compiler.reset()
-    forget()
+    evict_models()
     yield
     torch.compiler.reset()
-    forget()
+    evict_models()
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_weights_that_come_anew_run_by_the_same_code_and_nothing_of_them_stays(h
         assert [reference() for reference in held] == [None, None]
     assert len(graphs) == 1
     gone = weakref.ref(model)
-    forget()
+    evict_models()
     del model, step
     gc.collect()
     assert gone() is None
@@ -161,10 +162,14 @@ def test_the_plan_counts_the_cache(host, built_in):
 
     def activations(blocks, fixed_cache):
         component = Component("prompt_model", Block(0, 10), (Block(5, 5),) * blocks, "bf16", hidden=64)
-        (phase,) = work(component, 500, 300, fixed_cache)
+        (phase,) = phases({"prompt_model": component}, PromptWork(500, 300, fixed_cache))
         return phase.variants[0].activations
 
     assert activations(layers, True) - activations(0, True) == bytes_of_cache
     assert activations(layers, False) - activations(0, False) == bytes_of_cache * 800 / 1324
-    plain, fixed = (ask(replace(built_in, compile_step=on), host).plan.phases[0].ram for on in (False, True))
-    assert fixed > plain
+
+    def planned_ram(compile_step):
+        handle = replace(built_in, compile_step=compile_step)
+        return estimate(handle, host, PROMPT.work({}, handle)).plan.phases[0].ram
+
+    assert planned_ram(True) > planned_ram(False)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
-from piying.core.executor.model_cache import forget
+from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.answer_cache import MOST_FILES, AnswerCache
 from piying.core.prompting.expand import ExpandRequest, expand
+from piying.core.prompting.family import PROMPT
 from piying.core.prompting.negative import suggest_negative
 from piying.core.prompting.presets import FOLDER, LONGEST, ORDER, preset_names, preset_text, shows_motion
 from piying.core.wan.request import NEGATIVE_PROMPT
@@ -106,7 +107,7 @@ def test_the_same_seed_writes_the_same(host, tmp_path, built_in):
 def test_an_answer_is_remembered_and_reads_no_weights(host, built_in, monkeypatch):
     first, record = expand(built_in, RED, host)
     assert record["source"] == "model"
-    forget()
+    evict_models()
     monkeypatch.setattr("piying.core.checkpoints.load.load_component", None)
     again, record = expand(built_in, RED, host)
     assert (again, record["source"], record["model"]) == (first, "cache", "built-in")
@@ -189,7 +190,7 @@ def other_vocabulary(folder):
     ids=lambda damage: damage.__name__,
 )
 def test_a_broken_model_costs_a_warning(models, tmp_path, caplog, damage):
-    forget()
+    evict_models()
     host = HeadlessHost(models=[models], chosen_device="cpu", cache=tmp_path / "cache")
     damage(models / "LLM" / "Qwen3-0.6B")
     text, record = expand(ModelHandle(PROMPT), RED, host)
@@ -237,13 +238,15 @@ def test_corrupt_entries_are_passed_over(tmp_path):
     answers.put(key, "text")
     assert answers.get(key) == "text"
     (path,) = tmp_path.glob("*.json")
-    good = path.read_text()
-    for bad in ("", "{", "[]", "null", good.replace('"a": 1', '"a": 2'), json.dumps({"key": {"a": 1, "b": [1, 2]}})):
-        path.write_text(bad)
+    good = path.read_bytes()
+    old = json.dumps({"key": {"a": 1, "b": [1, 2]}, "text": "text"}).encode()
+    for bad in (b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 60_000, old, good.replace(b"text", b"test"), good[:-1]):
+        path.write_bytes(bad)
         assert answers.get(key) is None
-    path.write_bytes(b"\xff\xfe")
+    path.write_bytes(good + b" " * 100_000)
     assert answers.get(key) is None
-    path.write_text(good + " " * 100_000)
+    answers.put(key, "text")
+    path.rename(path.with_name("0" * 64 + ".json"))
     assert answers.get(key) is None
 
 
@@ -297,10 +300,11 @@ def test_the_users_presets_lie_beside_the_models(models):
 
 
 def test_a_folder_of_presets_is_no_model(models):
-    from piying.core.catalog.installed_model import installed_models
+    from piying.core.catalog.discovery import installed_models
+    from piying.core.prompting.family import PROMPT
 
     shutil.copytree(FOLDER, models / "LLM" / "prompts")
-    assert [found.name for found in installed_models("prompt", HeadlessHost(models=[models]))] == ["LLM/Qwen3-0.6B"]
+    assert [found.name for found in installed_models(PROMPT, HeadlessHost(models=[models]))] == ["LLM/Qwen3-0.6B"]
 
 
 # The negative prompt

@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from piying.core.catalog.installed_model import built_in as built_in_model
-from piying.core.catalog.selection import PROMPT, ModelHandle
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.chat_template import encode, render
 from piying.core.prompting.expand import ExpandRequest, expand
+from piying.core.prompting.family import PROMPT
 from piying.core.prompting.local_model import LocalModel, generate, load, load_reader
 from piying.core.prompting.messages import Chat
 from piying.core.prompting.picture import first_picture

@@ -198,7 +198,7 @@ MISTAKES = [
     (broken, 20, "failed \\(500: \\[31mout of memory"),
     (wrapped, 20, "failed \\(503: the model is loading\\)"),
     (not_found, 20, "404: model toy not found"),
-    (redirects, 20, "sends requests elsewhere \\(307\\)"),
+    (redirects, 20, "redirects requests \\(307\\)"),
     (empty, 20, "It was empty"),
     (cut_off_at_once, 20, "never came to an end"),
     (endless, 20, "more than 4 MiB"),
@@ -430,22 +430,7 @@ def test_a_port_can_be_allowed_alone():
 def test_a_name_for_this_machine_must_lead_to_it(server, host, monkeypatch):
     """Whoever changes what `localhost` means gets no prompt: the address that was reached decides."""
 
-    class Elsewhere(exchange.http.client.HTTPConnection):
-        def connect(self):
-            super().connect()
-            self.sock = Far(self.sock)
-
-    class Far:
-        def __init__(self, sock):
-            self._sock = sock
-
-        def getpeername(self):
-            return ("192.0.2.7", 80)
-
-        def __getattr__(self, name):
-            return getattr(self._sock, name)
-
-    monkeypatch.setattr(exchange.http.client, "HTTPConnection", Elsewhere)
+    monkeypatch.setattr("piying.core.http.peer_address", lambda sock: "192.0.2.7")
     server.say(FOX)
     handle = ServerHandle(server.url.replace("127.0.0.1", "localhost"), "toy", 5)
     with pytest.raises(PiyingError, match="leads to 192.0.2.7, which is not this machine"):
@@ -462,6 +447,41 @@ def test_the_key_comes_from_the_environment(server, host, monkeypatch):
     monkeypatch.setenv(ALLOW, "192.0.2.1")
     with pytest.raises(PiyingError, match="not encrypted. Use https"):
         expand(ServerHandle("http://192.0.2.1/v1", "toy", 1), STRICT, host)
+
+
+def test_the_key_goes_to_the_servers_that_are_allowed_alone(server, host, monkeypatch):
+    """A workflow may name any port of this machine; the key is none of its business there."""
+    monkeypatch.setenv("PIYING_SERVER_API_KEY", "sk-1")
+    monkeypatch.setenv(ALLOW, "api.example.com")
+    server.say(FOX)
+    expand(server.handle(), REQUEST, host)
+    assert "Authorization" not in server.requests[0][1]
+    server.behave = wants_a_key
+    with pytest.raises(PiyingError, match=f"goes to the servers in {ALLOW} alone: add 127.0.0.1:[0-9]+ there"):
+        expand(server.handle(), ExpandRequest("a blue fox runs in snow", strict=True), host)
+    monkeypatch.setenv(ALLOW, f"api.example.com,127.0.0.1:{server.server_port}")
+    server.say("A blue fox runs over deep snow, soft morning light on its fur.")
+    expand(server.handle(), ExpandRequest("a blue fox runs in snow"), host)
+    assert server.requests[-1][1]["Authorization"] == "Bearer sk-1"
+
+
+def test_an_allowed_server_need_not_be_encrypted(server, host, monkeypatch):
+    monkeypatch.setattr("piying.core.http.is_loopback", lambda name: False)
+    monkeypatch.setenv(ALLOW, "127.0.0.1")
+    server.say(FOX)
+    assert expand(server.handle(), STRICT, host)[0] == FOX
+
+
+def test_json_without_end_from_a_server_is_an_answer_like_any_other_bad_one(server, host):
+    def deep(handler, number):
+        handler.begin()
+        handler.wfile.write(b"data: " + b"[" * 100_000 + b"\n\n")
+
+    server.behave = deep
+    begun = time.monotonic()
+    with pytest.raises(PiyingError, match="no chat completion"):
+        expand(server.handle(timeout=20), STRICT, host)
+    assert time.monotonic() - begun < 10
 
 
 def test_no_proxy_sees_a_prompt(server, host, monkeypatch):

@@ -1,0 +1,57 @@
+"""Annotator families, models that look at frames: depth, segmentation, pose, and what finds people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..families.base import ModelFamily
+
+FOLDER = "annotators"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AnnotatorFamily(ModelFamily):
+    """Models of one kind of answer.
+
+    Attributes:
+        auto_class: the transformers class that loads them.
+        repo: the model to fetch first, on huggingface.co.
+        ships: whether a toy one comes with the pack.
+    """
+
+    folder: str = FOLDER
+    auto_class: str = ""
+    repo: str = ""
+    ships: bool = True
+
+
+DEPTH = AnnotatorFamily(
+    key="depth",
+    title="depth",
+    index_classes=("DepthAnythingForDepthEstimation", "DPTForDepthEstimation"),
+    auto_class="AutoModelForDepthEstimation",
+    repo="depth-anything/Depth-Anything-V2-Small-hf",
+)
+SEGMENTATION = AnnotatorFamily(
+    key="segmentation",
+    title="segmentation",
+    index_classes=("SegformerForSemanticSegmentation", "UperNetForSemanticSegmentation"),
+    auto_class="AutoModelForSemanticSegmentation",
+    repo="openmmlab/upernet-convnext-tiny",
+)
+POSE = AnnotatorFamily(
+    key="pose",
+    title="pose",
+    index_classes=("VitPoseForPoseEstimation",),
+    auto_class="VitPoseForPoseEstimation",
+    repo="usyd-community/vitpose-base-simple",
+    ships=False,
+)
+DETECTOR = AnnotatorFamily(
+    key="detector",
+    title="detector",
+    index_classes=("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection"),
+    auto_class="AutoModelForObjectDetection",
+    repo="PekingU/rtdetr_r50vd",
+    ships=False,
+)

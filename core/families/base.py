@@ -1,0 +1,132 @@
+"""Model families: the object with which one family of models describes itself.
+
+What lists, recognises, chooses, plans, loads, downloads or shows models asks this object, through
+`registry.py`. A family lives in a package of its own, `core/<family>/`, and is registered in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..quantization.policy import NOTHING_CAST, CastRules
+
+if TYPE_CHECKING:
+    from ..catalog.discovery import FileCatalog
+    from ..catalog.installed_model import InstalledModel
+    from ..catalog.selection import ModelHandle
+    from ..checkpoints.layouts.base import Layout
+    from ..planner.machine import Machine
+    from ..planner.phases import Component, Phase
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """One component of a family's models, such as the transformer.
+
+    Attributes:
+        name: `transformer`, `text_encoder`, `text_encoder_2`, `vae` or `prompt_model`: the folder it has in a
+            diffusers model.
+        classes: the diffusers or transformers classes that it may be.
+        model_types: for text encoders and language models {transformers' model_type: class}, for configurations
+            that name the class of a larger model.
+        rules: its lists of blocks, the unit of streaming, and which of their layers may be stored in fewer bits.
+        layout_kind: the kind of the layouts that hold it; "" where that is its name.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
+    rules: CastRules = NOTHING_CAST
+    layout_kind: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The kind of component, whatever its number in the model: that of `text_encoder_2` is `text_encoder`."""
+        return self.layout_kind or self.name.removesuffix("_2")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModelFamily:
+    """What a family says of itself; its methods say what depends on a run.
+
+    Attributes:
+        key: its name in the manifest, in folders and in records.
+        title: for people, as in "No … model is installed".
+        index_classes: the classes that its folders name in model_index.json or config.json.
+        folder: where its folders go, below the models folder.
+        socket: the type of its handle on a ComfyUI wire; "" for models that are no input of a sampler.
+        loader: the display name of the node that loads it.
+        components: in the order in which a plan names them.
+        layouts: how its components lie in single files.
+        required: the components and tokenizers without which a model in single files does not run.
+        missing: {component or tokenizer: what to put where, in a few words} for what single files may lack.
+        remedy: what to do where something is missing, as the beginning of a sentence.
+        lora_widths: {width of the transformer: the model a LoRA of that width was made for}.
+        sizes: (width, height) pairs to offer.
+        planned_inputs: the widgets of its sampler that a memory plan depends on.
+    """
+
+    key: str
+    title: str
+    index_classes: tuple[str, ...]
+    folder: str = "diffusers"
+    socket: str = ""
+    loader: str = ""
+    components: tuple[ComponentSpec, ...] = ()
+    layouts: tuple[Layout, ...] = ()
+    required: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    remedy: str = ""
+    lora_widths: Mapping[int, str] = field(default_factory=dict)
+    sizes: tuple[Size, ...] = ()
+    planned_inputs: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<family {self.key}>"
+
+    @property
+    def input_name(self) -> str:
+        """The name of an input that takes its handle, where a node has one for each family."""
+        return self.socket.lower()
+
+    @property
+    def rules(self) -> dict[str, CastRules]:
+        """Which layers of each component may be stored in fewer bits."""
+        return {spec.name: spec.rules for spec in self.components}
+
+    def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
+        """Return the family's models that lie in single files.
+
+        Args:
+            files: the files of weights in the models folders.
+            folders: the family's models in folders, which lend their components.
+        """
+        del files, folders
+        return []
+
+    def why_unusable(self, file: str, files: FileCatalog) -> str | None:
+        """Return why the file of that name, which looks like one of the family's, is not offered; None if it is."""
+        del file, files
+        return None
+
+    def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> Any:
+        """Return what a run has to do, for `phases`.
+
+        Args:
+            inputs: of the family's sampler, as far as they are known; the others count with their defaults. Inputs
+                that no plan depends on are left out.
+            handle: the model that is asked for.
+        """
+        raise NotImplementedError(f"{self.title} models are not planned for.")
+
+    def phases(self, components: Mapping[str, Component], work: Any) -> tuple[Phase, ...]:
+        """Return the phases of a run, for the planner."""
+        raise NotImplementedError(f"{self.title} models are not planned for.")
+
+    def what_fits(self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: Any) -> str:
+        """Return a sentence on the largest sizes that fit a machine on which `work` does not."""
+        raise NotImplementedError(f"{self.title} models are not planned for.")

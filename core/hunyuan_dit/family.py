@@ -1,0 +1,146 @@
+"""The Hunyuan-DiT family: v1.0 to v1.2, in diffusers folders, ComfyUI's checkpoints and Tencent's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.layouts.bert import BERT
+from ..checkpoints.layouts.kl_vae import KL_DIFFUSERS, KL_ORIGINAL
+from ..families.base import ComponentSpec, ModelFamily
+from ..quantization.policy import CastRules
+from .layouts import HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL
+from .request import SIZES
+
+if TYPE_CHECKING:
+    from ..catalog.discovery import FileCatalog, SingleFile
+    from ..catalog.installed_model import InstalledModel
+    from ..catalog.selection import ModelHandle
+    from ..planner.machine import Machine
+    from ..planner.phases import Component, Phase
+    from .phases import ImageWork
+
+# The folders beside `model/` in what Tencent publishes (t2i/ of Tencent-Hunyuan/HunyuanDiT-v1.2).
+PUBLISHED = {
+    "text_encoder": "clip_text_encoder",
+    "text_encoder_2": "mt5",
+    "tokenizer": "tokenizer",
+    "tokenizer_2": "mt5",
+    "vae": "sdxl-vae-fp16-fix",
+}
+PYTORCH = "pytorch_model.bin"
+
+
+class HunyuanDiTFamily(ModelFamily):
+    """Hunyuan-DiT."""
+
+    def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
+        """Return all-in-one checkpoints of ComfyUI's, Tencent's own files, and transformers alone."""
+        from ..checkpoints.tokenizers import bert_tokenizer
+
+        # PyTorch's own files, whose headers need torch, are looked at in folders for transformers alone.
+        named = files.in_folders("diffusion_models", "unet", "checkpoints", pytorch=True)
+        known = {one.path for one in named}
+        found = [
+            one
+            for one in [*named, *(one for one in files.in_folders("") if one.path not in known)]
+            if one.found.readable and one.holds("transformer", self.key)
+        ]
+        if not found:
+            return []
+        tokenizer = bert_tokenizer(files.host)
+        shared: dict[str, tuple[Path, ...]] = {} if tokenizer is None else {"tokenizer": (tokenizer,)}
+        shared |= files.lent_by(folders, tuple(PUBLISHED))
+        # No folder lends its noise schedule: it may be of another version. The shapes tell which.
+        return [files.model(self, (one,), {**shared, **_beside(one.path), **_inside(one)}) for one in found]
+
+    def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> ImageWork:
+        """Return what an image has to do, from the inputs of Hunyuan-DiT Text to Image or Memory Plan."""
+        from .phases import ImageWork
+
+        return ImageWork(**{name: inputs[name] for name in self.planned_inputs if name in inputs})
+
+    def phases(self, components: Mapping[str, Component], work: ImageWork) -> tuple[Phase, ...]:
+        """Return both encoders, sample and decode."""
+        from .phases import phases
+
+        return phases(components, work)
+
+    def what_fits(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
+    ) -> str:
+        """Return a sentence on the largest size that fits."""
+        from .phases import what_fits
+
+        return what_fits(components, machine, handle, work)
+
+
+def _beside(path: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the components in the folders around one of Tencent's files; each text encoder may be PyTorch's own."""
+    folder = path.parent.parent
+    here = {part: folder / name for part, name in PUBLISHED.items() if (folder / name).is_dir()}
+    return {
+        part: (place / PYTORCH if "encoder" in part and (place / PYTORCH).is_file() else place,)
+        for part, place in here.items()
+    }
+
+
+def _inside(one: SingleFile) -> dict[str, tuple[Path, ...]]:
+    """Return the components and tokenizers of an all-in-one checkpoint, whose T5 is the second text encoder."""
+    found: dict[str, tuple[Path, ...]] = {}
+    for part in one.found.parts:
+        second = part.kind == "text_encoder" and part.title != BERT.title
+        found[f"{part.kind}_2" if second else part.kind] = (one.path,)
+        if part.has_tokenizer:
+            found["tokenizer_2" if second else "tokenizer"] = (one.path,)
+    return found
+
+
+HUNYUAN_DIT = HunyuanDiTFamily(
+    key="hunyuan_dit",
+    title="Hunyuan-DiT",
+    index_classes=("HunyuanDiTPipeline",),
+    socket="HUNYUAN_DIT",
+    loader="Load Hunyuan-DiT",
+    components=(
+        ComponentSpec(
+            name="text_encoder",
+            classes=("BertModel",),
+            model_types={"bert": "BertModel"},
+            rules=CastRules(("encoder.layer",)),
+        ),
+        ComponentSpec(
+            name="text_encoder_2",
+            classes=("T5EncoderModel",),
+            model_types={"t5": "T5EncoderModel", "mt5": "T5EncoderModel"},
+            rules=CastRules(
+                ("encoder.block",),
+                keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+            ),
+        ),
+        ComponentSpec(
+            name="transformer",
+            classes=("HunyuanDiT2DModel",),
+            rules=CastRules(
+                ("blocks",),
+                # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
+                keep={"*norm*": "the Linear layers of norms are sensitive to rounding"},
+            ),
+        ),
+        ComponentSpec(name="vae", classes=("AutoencoderKL",)),
+    ),
+    layouts=(BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, KL_DIFFUSERS, KL_ORIGINAL),
+    required=("transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae"),
+    missing={
+        "text_encoder": "its BERT text encoder",
+        "text_encoder_2": "its mT5 text encoder",
+        "tokenizer": "the tokenizer of its BERT, in models/tokenizers",
+        "tokenizer_2": "the tokenizer of its mT5",
+        "vae": "the Stable Diffusion XL VAE",
+    },
+    remedy="Fetch it with `python install.py --models hunyuan-dit-v1.2`, whose folder lends its parts",
+    lora_widths={1408: "Hunyuan-DiT"},
+    sizes=tuple(SIZES),
+    planned_inputs=("width", "height", "cfg", "steps"),
+)

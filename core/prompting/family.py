@@ -1,0 +1,108 @@
+"""The family of prompt models: Qwen3, Qwen2.5 and others that write prompts, in folders and in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.layouts.language_model import LANGUAGE_MODEL
+from ..errors import PiyingError
+from ..families.base import ComponentSpec, ModelFamily
+from ..quantization.policy import CastRules
+
+if TYPE_CHECKING:
+    from ..catalog.discovery import FileCatalog, SingleFile
+    from ..catalog.installed_model import InstalledModel
+    from ..catalog.selection import ModelHandle
+    from ..planner.machine import Machine
+    from ..planner.phases import Component, Phase
+    from .phases import PromptWork
+
+WRITING = {
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "glm": "GlmForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+}
+SEEING = ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration")
+FOLDERS = ("LLM", "text_encoders", "")
+
+
+class PromptFamily(ModelFamily):
+    """Language models."""
+
+    def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
+        """Return Qwen models in one file, as ComfyUI has them for text encoders."""
+        from ..checkpoints.tokenizers import qwen_tokenizer
+
+        found = []
+        for one in files.in_folders(*FOLDERS):
+            if one.title != LANGUAGE_MODEL.title or not one.found.readable:
+                continue
+            try:
+                vocabulary = int(_config(one, files)["vocab_size"])
+            except (PiyingError, KeyError, IndexError, ValueError):
+                continue  # `why_unusable` says why to the one who asks for it by name
+            tokenizer = qwen_tokenizer([folder.path for folder in folders], vocabulary, files.host)
+            parts = {"prompt_model": (one.path,)} | ({"tokenizer": (tokenizer,)} if tokenizer is not None else {})
+            found.append(files.model(self, (one,), parts))
+        return found
+
+    def why_unusable(self, file: str, files: FileCatalog) -> str | None:
+        """Return why the shapes of a language model in one file do not say which model it is."""
+        one = next((one for one in files.in_folders(*FOLDERS) if one.name == file), None)
+        if one is None or one.title != LANGUAGE_MODEL.title:
+            return None
+        try:
+            _config(one, files)
+        except PiyingError as error:
+            return str(error)
+        return None
+
+    def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> PromptWork:
+        """Return what writing a prompt has to do, from the inputs of Expand Prompt."""
+        from .phases import PromptWork
+
+        known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
+        return PromptWork(**known, fixed_cache=handle.compile_step)
+
+    def phases(self, components: Mapping[str, Component], work: PromptWork) -> tuple[Phase, ...]:
+        """Return the one phase of writing."""
+        from .phases import phases
+
+        return phases(components, work)
+
+    def what_fits(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: PromptWork
+    ) -> str:
+        """Return what to do where the model does not fit: there is nothing of it to make smaller."""
+        del components, machine, handle, work
+        return "Choose a smaller model."
+
+
+def _config(one: SingleFile, files: FileCatalog) -> dict[str, Any]:
+    return LANGUAGE_MODEL.config(files.shapes(one, "prompt_model"))
+
+
+PROMPT = PromptFamily(
+    key="prompt",
+    title="prompt",
+    index_classes=(*WRITING.values(), *SEEING),
+    folder="LLM",
+    socket="PROMPT_MODEL",
+    loader="Load Prompt Model",
+    components=(
+        ComponentSpec(
+            name="prompt_model",
+            classes=tuple(WRITING.values()),
+            model_types=WRITING,
+            rules=CastRules(("model.layers",)),
+        ),
+    ),
+    layouts=(LANGUAGE_MODEL,),
+    required=("prompt_model", "tokenizer"),
+    missing={"tokenizer": "the tokenizer of a Qwen model, in models/tokenizers or in a Qwen folder in models/LLM"},
+    remedy="Fetch it with `python install.py --models qwen3-0.6b`, whose folder lends its tokenizer",
+    planned_inputs=("max_new_tokens",),
+)

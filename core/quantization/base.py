@@ -1,0 +1,125 @@
+"""Weight formats: the class with which one way of storing Linear layers in fewer bits describes itself.
+
+What recognises, sizes, plans, reads, casts, runs or caches such layers asks this class, through
+`registry.py`. A format is one file with such a class, one with the layer that computes with it, and one
+line in the registry.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from ..files.dtypes import BYTES_BY_SHORT_NAME
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..files.stored_tensor import StoredTensor
+
+    # The tensors of one layer, by the names of the attributes that its module has for them.
+    Packed = dict[str, torch.Tensor]
+
+
+# CUDA's compute capability of the first cards that multiply in a number type: Ada. Older ones only store it.
+FP8_TENSOR_CORES = (8, 9)
+
+
+class WeightFormat(ABC):
+    """One format of the weights of Linear layers.
+
+    A LoRA on such a layer goes beside it: its factors are added to the layer's output (`core.lora.additions`), the
+    stored weights stay as they are. The module of `layer_class` therefore has `in_features` and `out_features`.
+
+    Attributes:
+        name: in plans, widgets, records and the catalog: "fp8".
+        title: in sentences: "FP8".
+        readable: the forms of it that are read, for the error about those that are not.
+        number_types: the safetensors names of its values' types.
+        declarations: the names that files declare it by, for each layer or for all.
+        scales: the last parts of the names of tensors beside a weight that scale it.
+        file_names: {attribute of the layer's module: last part of its tensor's name in a file}.
+        rounding_error: the root mean square of what is lost, relative to that of Gaussian weights.
+        matmul_computes: the number types of inputs that its kernels multiply with it.
+        unsupported_devices: kinds of devices that cannot hold it.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    readable: ClassVar[str]
+    number_types: ClassVar[tuple[str, ...]]
+    declarations: ClassVar[frozenset[str]] = frozenset()
+    scales: ClassVar[tuple[str, ...]] = ()
+    file_names: ClassVar[Mapping[str, str]]
+    rounding_error: ClassVar[float]
+    matmul_computes: ClassVar[tuple[str, ...]] = ()
+    unsupported_devices: ClassVar[frozenset[str]] = frozenset()
+
+    def recognises(self, name: str, types: Mapping[str, str]) -> bool:
+        """Return whether a tensor of a file is a weight in this format.
+
+        Args:
+            name: of the tensor.
+            types: the safetensors names of the types of all tensors of the file.
+        """
+        return types[name] in self.number_types
+
+    @abstractmethod
+    def bytes(self, weights: int, rows: int) -> int:
+        """Return the bytes of layers of that many weights and output channels together, scales included."""
+
+    def unpacked_bytes(self, weights: int, compute: str) -> int:
+        """Return the peak that unpacking a layer of that many weights adds; one layer is unpacked at a time."""
+        return weights * BYTES_BY_SHORT_NAME[compute]
+
+    def unpacking_traffic(self, weights: int, compute: str) -> int:
+        """Return the bytes moved to and from the device's memory, beside the stored ones, to unpack weights once."""
+        return 2 * weights * BYTES_BY_SHORT_NAME[compute]  # written, and read by the matrix product
+
+    def matmul_speedup(self, capability: tuple[int, int] | None) -> float | None:
+        """Return how many times as fast as in 16 bits a card multiplies in this format; None where it cannot.
+
+        Args:
+            capability: CUDA's compute capability; None for other devices.
+        """
+        return None
+
+    def joined(self, weight: StoredTensor, beside: Mapping[str, StoredTensor]) -> StoredTensor:
+        """Return a weight of a file together with the tensors beside it that describe it.
+
+        Args:
+            beside: by the last parts of their names; others than this format's are passed over.
+        """
+        from .scaled_tensor import ScaledTensor
+
+        scale = next((beside[name] for name in self.scales if name in beside), None)
+        return weight if scale is None else ScaledTensor(weight, scale)
+
+    @abstractmethod
+    def holds(self, stored: StoredTensor) -> bool:
+        """Return whether a joined tensor of a file is in this format."""
+
+    @abstractmethod
+    def from_stored(self, stored: StoredTensor) -> Packed:
+        """Return the tensors of a layer from a joined tensor that it `holds`; nothing is rounded."""
+
+    @abstractmethod
+    def to_stored(self, weight: torch.Tensor) -> Packed:
+        """Return the tensors of a layer from its weight [out, in], of any floating type; rounds it."""
+
+    @abstractmethod
+    def layer_class(self) -> type[nn.Module]:
+        """Return the class of the module that computes with such a layer.
+
+        Its `native_matmul` says whether to multiply in this format where the device and the sizes allow that.
+        """
+
+    @abstractmethod
+    def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:
+        """Return such a module.
+
+        Args:
+            compute: the type to compute in; None for that of the input.
+        """

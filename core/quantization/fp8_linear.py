@@ -1,0 +1,142 @@
+"""FP8 layers: Linear layers of one byte a weight, computed in the type of the input or multiplied in FP8.
+
+e4m3 has three mantissa bits: a weight is off by up to 1/16 of itself, and a layer of Gaussian
+weights by 2.6 % in the root mean square. One scale per output channel takes every row to the top of
+e4m3's range, so that no weight is lost to its smallest steps of 2**-9, as happens where weights are
+cast as they are.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from .base import FP8_TENSOR_CORES
+from .scaled_tensor import dequantize
+
+VALUES = torch.float8_e4m3fn
+LARGEST = 448.0  # of e4m3fn; torch.finfo(torch.float8_e4m3fn).max
+CHUNK = 1 << 18  # weights cast at a time: their float32 copies stay in the processor's cache
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return e4m3 values [out, in] and their float32 scale [out, 1].
+
+    The largest weight of each output channel becomes 448; `values * scale` gives the weights back.
+
+    Args:
+        weight: [out, in], any floating type, finite.
+    """
+    values = torch.empty(weight.shape, dtype=VALUES, device=weight.device)
+    scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
+    step = max(1, CHUNK // max(1, weight.shape[1]))
+    for start in range(0, weight.shape[0], step):
+        part = slice(start, start + step)
+        rows = weight.detach()[part].float()
+        largest = rows.abs().amax(dim=1, keepdim=True)
+        scale[part] = torch.where(largest > 0, largest / LARGEST, 1.0)
+        values[part] = (rows / scale[part]).clamp_(-LARGEST, LARGEST)
+    return values, scale
+
+
+class Fp8Linear(nn.Module):  # type: ignore[misc]
+    """A Linear layer with weights in float8.
+
+    Attributes:
+        values: float8 Parameter [out, in].
+        scale: float32 buffer [out, blocks], see `scaled_tensor.dequantize`.
+        bias: Parameter [out] in the model's own type, or None.
+        compute: the type to compute in; None for that of the input.
+        native_matmul: whether to multiply in FP8 where the device and the sizes allow it; adds the
+            rounding of the input to e4m3.
+    """
+
+    def __init__(
+        self,
+        values: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        compute: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = values.shape
+        self.values = nn.Parameter(values, requires_grad=False)
+        self.register_buffer("scale", scale)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.compute = compute
+        self.native_matmul = False
+
+    @property
+    def weight(self) -> None:
+        """Nothing: there is no dense weight.
+
+        It is here because T5 casts its activations to the type of a layer's `weight` where that is a
+        tensor; they must not become float8.
+        """
+        return
+
+    def dense(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the weight [out, in] in `dtype`, newly computed."""
+        return dequantize(self.values, cast(torch.Tensor, self.scale), dtype)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return inputs [..., in] times the weight plus the bias: [..., out] in the compute type."""
+        inputs = inputs if self.compute is None else inputs.to(self.compute)
+        bias = None if self.bias is None else self.bias.to(inputs.dtype)
+        scale = cast(torch.Tensor, self.scale)
+        if self.native_matmul and can_multiply(inputs, self.values, scale):
+            return multiply(inputs, self.values, scale, bias)
+        return nn.functional.linear(inputs, self.dense(inputs.dtype), bias)
+
+    def extra_repr(self) -> str:
+        """Describe the layer as nn.Linear does."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+MULTIPLE = 16  # torch._scaled_mm needs K and N divisible by it (torch/_meta_registrations.py)
+SMALLEST = 1e-12  # keeps the scale of an all-zero row above 0
+
+
+def can_multiply(inputs: torch.Tensor, values: torch.Tensor, scale: torch.Tensor) -> bool:
+    """Return whether `multiply` works for these sizes on this device.
+
+    Rowwise scaling gives bf16 alone on a card, and takes one scale per output channel.
+    """
+    rows, columns = values.shape
+    sizes = rows % MULTIPLE == 0 and columns % MULTIPLE == 0 and scale.shape[1] == 1
+    types = values.dtype == VALUES and inputs.dtype == torch.bfloat16
+    if not (sizes and types):
+        return False
+    if inputs.device.type == "cpu":
+        return True  # slow, and exact in what it computes: for tests
+    on_card = inputs.device.type == "cuda"
+    return on_card and bool(torch.cuda.get_device_capability(inputs.device) >= FP8_TENSOR_CORES)
+
+
+def multiply(
+    inputs: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return inputs times the weight plus the bias, multiplied in FP8.
+
+    Each row of the input is brought to e4m3 by a scale of its own, found as it comes.
+
+    Args:
+        inputs: bf16 [..., in].
+        values: e4m3 [out, in].
+        scale: float32 [out, 1].
+        bias: bf16 [out] or None.
+
+    Returns:
+        bf16 [..., out].
+    """
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    largest = rows.abs().amax(dim=1, keepdim=True).float()
+    row_scale = (largest / LARGEST).clamp_(min=SMALLEST)
+    small = (rows.float() / row_scale).clamp_(-LARGEST, LARGEST).to(VALUES)
+    product = torch._scaled_mm(
+        small, values.t(), scale_a=row_scale, scale_b=scale.t().contiguous(), bias=bias, out_dtype=inputs.dtype
+    )
+    return product.reshape(*inputs.shape[:-1], values.shape[0])

@@ -1,0 +1,71 @@
+"""Scaled tensors of files: values in few bits whose true numbers are a scale times them."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+from ..errors import PiyingError
+from ..files.stored_tensor import StoredTensor
+
+SQUARE = 128  # side of the squares that share a scale in DeepSeek's layout (weight_block_size)
+
+
+def dequantize(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the weight [out, in] in `dtype`; the products are rounded to it once.
+
+    Args:
+        values: [out, in], any float8 or integer type.
+        scale: float32 [out, blocks]; each covers in / blocks neighbouring weights of its row.
+    """
+    rows, columns = values.shape
+    blocks = scale.shape[1]
+    weight = values.to(dtype)
+    # In place into a 16-bit weight, torch still multiplies by the scale in float32: in fp16 many
+    # scales lie among the subnormals.
+    weight.view(rows, blocks, columns // blocks).mul_(scale.unsqueeze(-1))
+    return weight
+
+
+class ScaledTensor(StoredTensor):
+    """A weight [out, in] whose true values are `values * scale`.
+
+    The scale is one number, one per output channel [out] or [out, 1], or one per block of neighbouring
+    inputs, [out, blocks] or [out, blocks, 1]. DeepSeek's layout of 128 × 128 squares is
+    [out / 128, in / 128].
+    """
+
+    def __init__(self, values: StoredTensor, scale: StoredTensor) -> None:
+        self.values, self.scale = values, scale
+        self.shape, self.dtype = values.shape, values.dtype
+
+    @property
+    def read_dtype(self) -> torch.dtype:
+        """The type of the true values."""
+        return torch.float32
+
+    def scale_blocks(self) -> torch.Tensor:
+        """Return the scale as float32 [out, blocks]."""
+        rows, columns = self.shape
+        scale = self.scale.read().float()
+        scale = scale.reshape(1, 1) if scale.numel() == 1 else scale.reshape(scale.shape[0], -1)
+        repeat = 1 if scale.shape[0] == rows else rows if scale.shape[0] == 1 else SQUARE
+        scale = scale.repeat_interleave(repeat, dim=0)[:rows].contiguous()
+        if scale.shape[0] != rows or columns % scale.shape[1]:
+            raise PiyingError(f"a scale of shape {list(self.scale.shape)} fits no weight of {list(self.shape)}.")
+        return scale
+
+    def split(self, parts: int) -> list[StoredTensor]:
+        """Return the rows in equal parts, each with its rows of the scale."""
+        shared = prod(self.scale.shape) == 1
+        scales = [self.scale] * parts if shared else self.scale.split(parts)
+        return [ScaledTensor(values, scale) for values, scale in zip(self.values.split(parts), scales, strict=True)]
+
+    def read(self) -> torch.Tensor:
+        """Return the true values as float32."""
+        return dequantize(self.values.read(), self.scale_blocks(), torch.float32)
+
+    def release(self) -> None:
+        """Give the pages of the values back."""
+        self.values.release()

@@ -1,0 +1,143 @@
+"""The Wan VACE family: Wan2.1-VACE 1.3B and 14B, in diffusers folders and in single files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.layouts.t5 import UMT5
+from ..families.base import ComponentSpec, ModelFamily
+from ..quantization.policy import CastRules
+from .layouts import TEXT_TO_VIDEO, VACE, VACE_MODULE, WAN_DIFFUSERS, WAN_ORIGINAL
+from .vae_layouts import TITLE as VAE
+from .vae_layouts import WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
+
+if TYPE_CHECKING:
+    from ..catalog.discovery import FileCatalog, SingleFile
+    from ..catalog.installed_model import InstalledModel
+    from ..catalog.selection import ModelHandle
+    from ..planner.machine import Machine
+    from ..planner.phases import Component, Phase
+    from .phases import VideoWork
+
+
+class WanVACEFamily(ModelFamily):
+    """Wan2.1-VACE."""
+
+    def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
+        """Return whole transformers, and VACE modules with the text-to-video model of their width."""
+        from ..catalog.installed_model import BUILT_IN_ROOT
+
+        offered = dict(_transformers(files))
+        if not offered:
+            return []
+        beside = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
+        if len(beside) < 3:
+            beside = _companions(files) | beside
+        # No single file has a noise schedule; that of all published models is the same.
+        beside["scheduler"] = (BUILT_IN_ROOT / self.key / "scheduler",)
+        return [
+            files.model(self, parts, {**beside, "transformer": tuple(part.path for part in parts)})
+            for parts in offered.values()
+        ]
+
+    def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
+        """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
+        from .phases import VideoWork
+        from .request import VACERequest
+
+        known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
+        request = VACERequest("", **known)
+        references, has_task = inputs.get("references", 0), bool(inputs.get("task", True))
+        return VideoWork.of(request, references, has_task)
+
+    def phases(self, components: Mapping[str, Component], work: VideoWork) -> tuple[Phase, ...]:
+        """Return encode, condition, sample and decode."""
+        from .phases import phases
+
+        return phases(components, work)
+
+    def what_fits(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
+    ) -> str:
+        """Return a sentence on the longest video of this size and the largest of this length that fit."""
+        from .phases import what_fits
+
+        return what_fits(components, machine, handle, work)
+
+
+def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, ...]]]:
+    """Yield the transformers by the name they are offered under, with the files they are made of."""
+    found = [one for one in files.in_folders("diffusion_models", "unet", "checkpoints", "") if one.found.readable]
+    yield from ((one.name, (one,)) for one in found if one.title == VACE)
+    bases = [one for one in found if one.title == TEXT_TO_VIDEO]
+    for module in (one for one in found if one.title == VACE_MODULE):
+        base = next((one for one in bases if one.width == module.width), None)
+        if base is not None:
+            yield module.name, (base, module)
+
+
+def _companions(files: FileCatalog) -> dict[str, tuple[Any, ...]]:
+    """Return the files of the text encoder, with its tokenizer inside it, and of the VAE that are here."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for one in files.outside_folders("diffusers", "LLM", "loras"):
+        if one.title == UMT5 and one.found.readable and not one.found.needs:
+            found.setdefault("text_encoder", (one.path,))
+            found.setdefault("tokenizer", (one.path,))
+        if one.title == VAE and one.found.readable:
+            found.setdefault("vae", (one.path,))
+    return found
+
+
+WAN_VACE = WanVACEFamily(
+    key="wan_vace",
+    title="Wan VACE",
+    index_classes=("WanVACEPipeline",),
+    socket="WAN_VACE",
+    loader="Load Wan VACE",
+    components=(
+        ComponentSpec(
+            name="text_encoder",
+            classes=("UMT5EncoderModel",),
+            model_types={"umt5": "UMT5EncoderModel"},
+            rules=CastRules(
+                ("encoder.block",),
+                keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+            ),
+        ),
+        ComponentSpec(
+            name="transformer",
+            classes=("WanVACETransformer3DModel",),
+            rules=CastRules(
+                ("blocks", "vace_blocks"),
+                keep={
+                    "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
+                    "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
+                },
+            ),
+        ),
+        ComponentSpec(name="vae", classes=("AutoencoderKLWan",)),
+    ),
+    layouts=(WAN_DIFFUSERS, WAN_ORIGINAL, WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL),
+    required=("transformer", "text_encoder", "vae"),
+    missing={
+        "text_encoder": "the UMT5-XXL text encoder with its tokenizer inside, in models/text_encoders",
+        "vae": "the Wan2.1 VAE, in models/vae",
+    },
+    remedy="Put it there",
+    # Those of Wan2.2 are built as those of Wan2.1 are.
+    lora_widths={1536: "Wan 1.3B", 5120: "Wan 14B"},
+    # Those Wan2.1-VACE was trained on, 1.3B at the first two.
+    sizes=((832, 480), (480, 832), (1280, 720), (720, 1280), (624, 624), (960, 960)),
+    planned_inputs=(
+        "width",
+        "height",
+        "num_frames",
+        "cfg",
+        "steps",
+        "speed",
+        "step_cache",
+        "batch_cfg",
+        "vae_precision",
+    ),
+)

@@ -1,0 +1,125 @@
+"""Nodes around models: what loaders, LoRA nodes and planned samplers of all families share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from ..core.catalog.selection import ModelHandle, check_model, model_choices, model_details
+from ..core.families.base import ModelFamily
+from ..core.host.current import get_host
+from ..core.lora.catalog import NONE, check_lora, lora_choices, lora_details
+from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS
+from .shared import checked
+
+if TYPE_CHECKING:
+    from ..core.planner.report import Estimate
+
+MEMORY_TOOLTIP = (
+    "auto: the fastest way that fits the card, found anew for every size and length, and shown in the log. "
+    "resident: whole models on the card. streamed: block by block, for the smallest cards. "
+    "fp8: weights of one byte, half the memory."
+)
+STRONGEST = 100.0  # as in ComfyUI's own LoRA loader
+STEPS_TOOLTIP = "Steps the LoRA was made for; without one that was made for few, the published number. For {node}."
+CFG_TOOLTIP = "The cfg it was made for, else the published one. For {node}."
+
+
+class ModelLoader:
+    """A loader node: two widgets, and a handle that says what to load. Nothing is read until another node needs it."""
+
+    FAMILY: ModelFamily
+    PRECISION_TOOLTIP: str
+    ALSO = ""
+    CATEGORY: str
+    RETURN_NAMES = ("model",)
+    FUNCTION = "load"
+    RUNS_AT_ONCE = True  # a plan may run it to learn what it gives
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets; the list of models is what is installed now."""
+        model_tooltip = (
+            "auto: the largest installed model that fits this machine, else the built-in toy model. "
+            f"Models are folders under models/{cls.FAMILY.folder}{cls.ALSO}."
+        )
+        models = model_choices(cls.FAMILY, get_host())
+        model_tooltip = "\n".join([model_tooltip, *model_details(cls.FAMILY, get_host())])
+        return {
+            "required": {
+                "model": (models, {"default": "auto", "tooltip": model_tooltip}),
+                "precision": (list(PRECISIONS), {"default": "auto", "tooltip": cls.PRECISION_TOOLTIP}),
+            },
+            "optional": {"memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": MEMORY_TOOLTIP})},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
+        """Say which models are installed when the chosen one is not."""
+        return model is None or checked(check_model, cls.FAMILY, model, get_host())
+
+    def load(self, model: str, precision: str, memory: str = "auto") -> tuple[ModelHandle]:
+        """Return a handle."""
+        return (ModelHandle(self.FAMILY, model, precision, memory),)
+
+
+class LoRANode:
+    """A LoRA node: a file and a strength, put on the model that a loader chose. Nothing is read until the model is."""
+
+    FAMILY: ModelFamily
+    FUNCTION = "add"
+    RUNS_AT_ONCE = True  # a plan may run it to learn what it gives
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the socket and the widgets; the list of files is what is there now."""
+        host = get_host()
+        tooltip = "A file under models/loras. none: the model as it is."
+        return {
+            "required": {
+                "model": (
+                    cls.FAMILY.socket,
+                    {"tooltip": f"From {cls.FAMILY.loader}, or from another of these nodes."},
+                ),
+                "lora": (
+                    lora_choices(host),
+                    {"default": NONE, "tooltip": "\n".join([tooltip, *lora_details(host)])},
+                ),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": -STRONGEST,
+                        "max": STRONGEST,
+                        "step": 0.01,
+                        "tooltip": "1 is as it was trained, 0 is without it; below 0 turns it around.",
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, lora: str | None) -> bool | str:
+        """Say which files there are when the chosen one is not, or what it is when it is no LoRA."""
+        return lora is None or checked(check_lora, lora, get_host())
+
+
+class PlannedNode:
+    """A node whose run has a memory plan: its `model` input carries a handle."""
+
+    @staticmethod
+    def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
+        """Return what the plan is made from.
+
+        Args:
+            known: the inputs whose values are known before a run.
+            linked: the names of those that only the run will know.
+        """
+        del linked
+        return known
+
+    def plan_memory(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> Estimate:
+        """Return what a run would need; nothing is loaded. For the arguments see `plan_inputs`."""
+        from ..core.families.diffusion_model import estimate
+
+        return estimate(model, get_host(), model.family.work(self.plan_inputs(known, linked), model))

@@ -1,0 +1,101 @@
+"""Which layer is held in which type, and why: the same for assembly, plans and people."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from piying.core.catalog.component_sizes import TensorInfo, component
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, built_in
+from piying.core.checkpoints import load_component
+from piying.core.families.registry import family_named, planned_families
+from piying.core.quantization.casting import format_of
+from piying.core.quantization.policy import (
+    CAST,
+    NO_BLOCKS,
+    NO_LINEAR,
+    NOTHING_CAST,
+    OUTSIDE,
+    PLAIN,
+    STORED,
+    CastRules,
+    held_types,
+)
+
+RULES = CastRules(("blocks", "vace_blocks"), {"vace_blocks.*.proj_in": "sensitive to rounding"})
+TENSORS = {
+    "patch_embedding.weight": TensorInfo((8, 4, 1, 2, 2), "BF16"),
+    "proj_out.weight": TensorInfo((8, 8), "BF16"),
+    "blocks.0.to_q.weight": TensorInfo((8, 8), "BF16"),
+    "blocks.0.to_q.bias": TensorInfo((8,), "BF16"),
+    "blocks.0.scale_shift_table": TensorInfo((1, 6, 8), "BF16"),
+    "vace_blocks.11.proj_in.weight": TensorInfo((8, 8), "BF16"),
+    "vace_blocks.11.ffn.net.0.proj.weight": TensorInfo((16, 8), "BF16"),
+}
+
+
+def held(storage, tensors=TENSORS, rules=RULES, **options):
+    return {
+        name: tuple(one)
+        for name, one in held_types(tensors, rules, compute="bf16", storage=storage, **options).items()
+    }
+
+
+def test_cast_by_hand():
+    assert held("fp8") == {
+        "patch_embedding.weight": ("bf16", OUTSIDE),
+        "proj_out.weight": ("bf16", OUTSIDE),
+        "blocks.0.to_q.weight": ("fp8", CAST),
+        "blocks.0.to_q.bias": ("bf16", NO_LINEAR),
+        "blocks.0.scale_shift_table": ("bf16", NO_LINEAR),
+        "vace_blocks.11.proj_in.weight": ("bf16", "kept: sensitive to rounding"),
+        "vace_blocks.11.ffn.net.0.proj.weight": ("fp8", CAST),
+    }
+
+
+def test_stored_in_a_format():
+    """A file's own FP8 stays, wherever it is, unless another type is asked for."""
+    stored = {name: info._replace(dtype="F8_E4M3") for name, info in TENSORS.items()}
+    as_is, cast, plain = held(None, stored), held("fp8", stored), held("bf16", stored)
+    linear = {name for name, info in TENSORS.items() if len(info.shape) == 2}
+    assert {name for name, one in as_is.items() if one == ("fp8", STORED)} == linear
+    assert cast == as_is
+    assert {kind for kind, _ in plain.values()} == {"bf16"}
+    assert plain["blocks.0.to_q.weight"] == ("bf16", PLAIN)
+
+
+def test_what_is_no_linear_layer_is_left_alone_where_the_module_says_so():
+    assert held("fp8", linear={"blocks.0.to_q.weight"})["vace_blocks.11.ffn.net.0.proj.weight"] == ("bf16", NO_LINEAR)
+
+
+def test_a_component_without_blocks():
+    assert set(held("fp8", rules=NOTHING_CAST).values()) == {("bf16", NO_BLOCKS)}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [(family.key, kind) for family in planned_families() for kind, rules in family.rules.items() if rules.block_lists],
+)
+def test_names_tell_what_the_module_does(family, kind):
+    """The policy from names, what the plan counts and what the loaded module holds are one answer."""
+    rules, folder = family_named(family).rules[kind], built_in(family).path
+    dense = load_component(kind, folder, dtype=torch.float32)
+    packed = load_component(kind, folder, dtype=torch.float32, storage="fp8", rules=rules)
+    tensors = {name: TensorInfo(tuple(one.shape), "F32") for name, one in dense.named_parameters()}
+    by_names = {name for name, one in held("fp8", tensors, rules).items() if one[0] == "fp8"}
+    assert by_names
+    assert by_names == {f"{name}.weight" for name, layer in packed.named_modules() if format_of(layer)}
+    counted = component(kind, tensors, rules)
+    assert sum(block.linear for block in counted.blocks) == sum(dense.get_parameter(name).numel() for name in by_names)
+
+
+def test_the_layers_of_a_file_weigh_what_the_plan_counts():
+    from piying.core.checkpoints.key_mapping import class_shapes
+    from piying.core.checkpoints.layers import layers
+
+    file = BUILT_IN_ROOT / "wan_vace" / "transformer" / "diffusion_pytorch_model.safetensors"
+    (found,) = layers(file)
+    shapes = class_shapes([file], "transformer")
+    rules = family_named("wan_vace").rules["transformer"]
+    tensors = {name: TensorInfo(entry.shape, entry.dtype) for name, entry in shapes.items()}
+    assert sum(group.bytes for group in found.groups) == component("transformer", tensors, rules).bytes("bf16", "fp8")
+    assert sum(group.tensors for group in found.groups) == len(shapes)

@@ -1,0 +1,73 @@
+"""A family of models is named in its own folder, in the registries, and nowhere else."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from piying.core.families.registry import FAMILIES
+
+ROOT = Path(__file__).resolve().parents[2]
+# Where a family lives: its package, and the files of its nodes.
+HOMES = {
+    "wan_vace": {"core/wan", "nodes/wan_vace.py", "nodes/vace_tasks.py", "nodes/long_video.py", "nodes/timing.py"},
+    "hunyuan_dit": {"core/hunyuan_dit", "nodes/hunyuan_dit.py"},
+    "prompt": {"core/prompting", "nodes/prompt.py"},
+    "depth": {"core/controls", "nodes/controls.py"},
+    "segmentation": {"core/controls", "nodes/controls.py"},
+    "pose": {"core/controls", "nodes/controls.py"},
+    "detector": {"core/controls", "nodes/controls.py"},
+}
+REGISTRIES = {"core/families/registry.py", "nodes/__init__.py"}
+SOURCES = [path for part in ("core", "nodes", "runner") for path in sorted((ROOT / part).rglob("*.py"))]
+
+
+def words(family) -> set[str]:
+    """Return what only this family is called: no words of the language, such as "depth"."""
+    transformers = {name for spec in family.components if spec.name != "vae" for name in spec.classes}
+    names = {family.key, family.title, family.socket, *family.index_classes, *family.lora_widths.values()}
+    shared = {
+        "T5EncoderModel",
+        "UMT5EncoderModel",
+        "BertModel",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "PROMPT_MODEL",
+    }  # of libraries, and of ComfyUI's wires
+    return {name for name in names | transformers if re.search(r"[A-Z_-]", name)} - shared
+
+
+def texts(tree: ast.Module) -> set[str]:
+    """Return every text and every name of a file, those of what it imports included."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+        elif isinstance(node, ast.Name | ast.Attribute | ast.alias):
+            found.add(getattr(node, "id", None) or getattr(node, "attr", None) or node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def is_home(path: Path, family) -> bool:
+    relative = path.relative_to(ROOT).as_posix()
+    return any(relative == home or relative.startswith(f"{home}/") for home in HOMES[family.key])
+
+
+def test_every_family_has_a_home():
+    assert {family.key for family in FAMILIES} == set(HOMES)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_other_file_names_a_family(path):
+    if path.relative_to(ROOT).as_posix() in REGISTRIES:
+        return
+    said = " \n ".join(texts(ast.parse(path.read_text(encoding="utf-8"))))
+    strangers = [family for family in FAMILIES if not is_home(path, family)]
+    named = {
+        word for family in strangers for word in words(family) if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said)
+    }
+    assert not named
