@@ -26,39 +26,39 @@ SHARES = {
 }
 INTRO = """# Scores of VACE's tasks
 
-Made by one command, with the built-in model, on clips it was never trained on:
+The built-in model, on clips it was never trained on:
 
 ```sh
 {command}
 ```
 
-Each case goes through the pack's own nodes' work: a drawn clip becomes a task, the task is sampled, the video is read
-from its pixels (`training/reading.py`). The words of the prompt are looked for in the result.
+Each case runs as the pack's nodes do: a drawn clip becomes a task, the task is sampled, and attributes are detected in
+the pixels of the video (`training/reading.py`) and compared with the prompt.
 """
 SCORES = """
-## What the videos show
+## Scores
 
 {count} clips a task, {frames} frames of 64×64, {steps} steps, cfg {cfg:g}, shift {shift:g}, seed {seed}.
 
 {table}
 
 - **kept exactly**: the share of videos in which every kept pixel equals the given one bit for bit (*keep* is on,
-  *feather* 0). **kept by the model alone**: the same pixels before they are brought back, PSNR.
-- **inpaint**: the prompt names another colour and another shape than the clip has; what is read is the result.
-{border}- By chance: background 0.20, colour 0.17, shape 0.33, motion 0.20. What reading and autoencoder allow at
-  most is in [builtin_models/README.md](../builtin_models/README.md).
+  *feather* 0). **kept by the model alone**: the same pixels before they are restored, PSNR.
+- **inpaint**: the prompt names another colour and another shape than the clip has; the score is that of the result.
+{border}- Chance level: background 0.20, colour 0.17, shape 0.33, motion 0.20. The upper bound set by detection and
+  autoencoder is in [builtin_models/README.md](../builtin_models/README.md).
 """
 BENCH = """
 ## Time and memory beside diffusers
 
 The same inputs and seeds through `WanVACEPipeline` of diffusers, in turn; {frames} frames of 64×64, {steps} steps.
-Processor seconds, the median of {rounds} rounds with prompts of their own; peak of the tensors made meanwhile.
+Processor seconds, median of {rounds} rounds with different prompts; peak of the tensors allocated meanwhile.
 {machine}, torch {torch}.
 
 {table}
 
-**apart**: the largest difference of a pixel, of 1, before kept pixels are brought back. The pack encodes a negative
-prompt once and keeps it; a reference reaches diffusers in 8 bits.
+**difference**: the largest of a pixel in 0..1, before kept pixels are restored. The pack caches the encoded negative
+prompt; a reference reaches diffusers in 8 bits.
 """
 
 
@@ -93,12 +93,12 @@ def _cell(name: str, value: float) -> str:
 
 
 def border(tasks: dict[str, dict[str, float]]) -> str:
-    """Return a sentence on the border of what was outpainted."""
+    """Return a sentence on the border of the outpainted area."""
     if "outpaint" not in tasks:
         return ""
     row = tasks["outpaint"]
     return (
-        f"- **outpaint**: from the last given column to the first made one colours step by "
+        f"- **outpaint**: from the last given column to the first generated one colours change by "
         f"{row['step_at_border']:.1f} of 255 on average, between columns of the given part by "
         f"{row['step_elsewhere']:.1f}.\n"
     )
@@ -106,7 +106,7 @@ def border(tasks: dict[str, dict[str, float]]) -> str:
 
 def bench_table(tasks: dict[str, dict[str, float]]) -> str:
     """Return a row for each task."""
-    lines = ["| | Piying | diffusers | Piying, peak | diffusers, peak | apart |", "|---" * 6 + "|"]
+    lines = ["| | Piying | diffusers | Piying, peak | diffusers, peak | difference |", "|---" * 6 + "|"]
     for task, row in tasks.items():
         peaks = [f"{row[f'{name}_peak'] / 1e6:.1f} MB" for name in ("ours", "diffusers")]
         lines.append(
