@@ -102,7 +102,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     memory = {"before": resident_bytes()}
     model = pack("core.prompting.local_model").LocalModel(handle, host)
     begun = timed.clock()
-    model.hold(lambda write: "", options.tokens)
+    model.run(lambda write: "", options.tokens)
     seconds_to_load = timed.clock() - begun
     memory["loaded"] = resident_bytes()
     quick = pack("core.prompting.local_model").LocalModel(replace(handle, compile_step=True), host)
@@ -151,9 +151,9 @@ def chat_of(pack: Any, model: Any, line: str, options: argparse.Namespace, seed:
     request = pack("core.prompting.request").ExpandRequest(line, max_new_tokens=options.tokens, seed=seed)
     messages = pack("core.prompting.messages")
     system = pack("core.prompting.presets").preset_text(request.preset)
-    return (
-        messages.plain(system, request) if model.plain or options.random else messages.compose(system, request, [])
-    ), request
+    if model.plain_chats or options.random:
+        return messages.plain_chat(system, request), request
+    return messages.compose_chat(system, request, []), request
 
 
 def ours(model: Any, chats: list[Any], timed: Timed) -> tuple[int, float, float]:
@@ -171,7 +171,7 @@ def ours(model: Any, chats: list[Any], timed: Timed) -> tuple[int, float, float]
             tokens += len(timed.times)
         return ""
 
-    model.hold(use, chats[0][1].max_new_tokens)
+    model.run(use, chats[0][1].max_new_tokens)
     return tokens, timed.clock() - begun, waits / len(chats)
 
 
@@ -181,18 +181,19 @@ def plain(
     """Return tokens and seconds of `generate` alone, the model moved to the device for each answer as by the pack."""
     import torch
 
-    local = pack("core.prompting.local_model")
+    generation = pack("core.prompting.generation")
     dtype = pack("core.planner.machine").resolve_dtype("auto", host.device())
-    module, reader = local.load(model.found, dtype, host), local.load_reader(model.found)
+    module = generation.load_model(model.found, dtype, host)
+    tokenizer = generation.load_processor(model.found).tokenizer
     tokens, begun = 0, clock()
     for chat, request in chats:
-        encoded = pack("core.prompting.chat_template").encode(reader.tokenizer, None, chat, None)
+        encoded = pack("core.prompting.chat_template").encode(tokenizer, None, chat, None)
         with pack("core.executor.placement").resident([module], host.device(), host), torch.no_grad():
             torch.manual_seed(request.seed)
             fixed = {"cache_implementation": "static", "disable_compile": True} if static else {}
-            arguments = local.sampling_arguments(request) | fixed
+            arguments = generation.sampling_arguments(request) | fixed
             answer = module.generate(**encoded.on(host.device(), module.dtype), **arguments)
-        reader.tokenizer.decode(answer[0, encoded.length :])
+        tokenizer.decode(answer[0, encoded.length :])
         tokens += answer.shape[1] - encoded.length
     return tokens, clock() - begun
 

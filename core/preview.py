@@ -78,6 +78,25 @@ class LatentPreview:
         return latents if outputs[-1] is None else outputs[-1]
 
 
+class FlowPreview(LatentPreview):
+    """Previews of flow matching by Euler steps, whose latents are mostly noise until near the end."""
+
+    def __init__(self, colours: torch.Tensor, scheduler: Any) -> None:
+        super().__init__(colours, scheduler)
+        self._before: tuple[torch.Tensor, float] | None = None
+
+    def of(self, latents: torch.Tensor) -> StepPreview:
+        """Return a preview of the clean latents that the last step points to, made when a host asks for it."""
+        sigma = float(self.scheduler.sigmas[self.scheduler.step_index])
+        clean = latents
+        if self._before is not None and self._before[1] != sigma:
+            before, noise = self._before
+            # An Euler step goes along a straight line, whose end at sigma 0 are the clean latents.
+            clean = latents - (before - latents) * (sigma / (noise - sigma))
+        self._before = (latents, sigma)
+        return super().of(clean)
+
+
 @dataclass(frozen=True)
 class StepPreview:
     """The preview of one step."""
@@ -125,8 +144,9 @@ def _encode(vae: Any, colours: torch.Tensor) -> torch.Tensor:
     card = colours.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)[None] * 2 - 1
     card = card.to(vae.device, vae.dtype)
     if not hasattr(vae.config, "z_dim"):  # a VAE of pictures
-        scaled: torch.Tensor = vae.encode(card).latent_dist.mode()[0] * vae.config.scaling_factor
-        return scaled
+        image: torch.Tensor = vae.encode(card).latent_dist.mode()[0]
+        shift: float = getattr(vae.config, "shift_factor", None) or 0.0
+        return (image - shift) * float(vae.config.scaling_factor)
     encoded: torch.Tensor = vae.encode(card[:, :, None]).latent_dist.mode()
     mean, std = (
         torch.tensor(values).view(-1, 1, 1, 1).to(encoded)

@@ -17,8 +17,8 @@ HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
 
 
 def _models(family: AnnotatorFamily) -> Declared:
-    fallback = "the built-in toy one" if family.ships else "it stops and says what to fetch"
-    tooltip = f"auto: the largest {family.title} model under models/{family.folder}; without any, {fallback}."
+    fallback = "the built-in toy model" if family.ships else "an error says what to download"
+    tooltip = f"auto: the largest {family.title} model under models/{family.folder}, else {fallback}."
     return choice(models.choices(family, get_host()), tooltip)
 
 
@@ -68,8 +68,8 @@ class PiyingControlEdges(_Control):
         return {
             "required": {
                 "frames": FRAMES,
-                "low": whole(100, 0, most, "An edge goes on while it is stronger than this."),
-                "high": whole(200, 0, most, "An edge begins where it is stronger than this."),
+                "low": whole(100, 0, most, "Low threshold: an edge continues while it is stronger than this."),
+                "high": whole(200, 0, most, "High threshold: an edge begins where it is stronger than this."),
                 "lines": choice(choices.LINES[::-1], "Colour of lines and paper."),
             }
         }
@@ -110,7 +110,7 @@ class PiyingControlScribble(_Control):
 class PiyingControlFlow(_Control):
     """Optical flow."""
 
-    DESCRIPTION = "Paints the motion of a video: the hue says where to, its strength how fast, white is still."
+    DESCRIPTION = "Visualises the motion of a video: hue is the direction, saturation the speed, white is still."
     SEARCH_ALIASES = ["optical flow", "motion", "光流"]
 
     @classmethod
@@ -213,8 +213,8 @@ class PiyingControlDepth(_Control):
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets."""
         tooltip = (
-            "What white and black are taken from: each frame by itself, as VACE was trained, or all frames, "
-            "which is steadier where things come and go."
+            "Normalisation range: each frame by itself, as VACE was trained, or all frames, which is steadier where "
+            "things come and go."
         )
         widgets = {"frames": FRAMES, "model": _models(DEPTH), "range_of": choice(choices.SCALES, tooltip)}
         return {"required": widgets, "hidden": {**HIDDEN}}
@@ -245,8 +245,8 @@ class PiyingControlPose(_Control):
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets."""
         detector_tooltip = (
-            "Finds people first. auto: the largest detector under models/annotators, else the whole frame is "
-            f"taken for one person. {models.install_hint(DETECTOR)}"
+            "Detects people first. auto: the largest detector under models/annotators, else the whole frame counts "
+            f"as one person. {models.install_hint(DETECTOR)}"
         )
         colours_tooltip = "as VACE: what its own tool makes of videos, red and blue exchanged. OpenPose: as others do."
         return {
@@ -254,7 +254,7 @@ class PiyingControlPose(_Control):
                 "frames": FRAMES,
                 "model": _models(POSE),
                 "detector": choice(models.detector_choices(get_host()), detector_tooltip),
-                "min_score": number(0.5, 0.0, 1.0, 0.05, "How sure the detector has to be of a person."),
+                "min_score": number(0.5, 0.0, 1.0, 0.05, "Confidence threshold of the detector."),
                 "colours": choice(choices.POSE_COLOURS, colours_tooltip),
             },
             "hidden": {**HIDDEN},

@@ -39,8 +39,8 @@ class PiyingHunyuanDiTLoRA(LoRANode):
     FAMILY = HUNYUAN_DIT
     CATEGORY = IMAGES
     DESCRIPTION = (
-        "Puts a LoRA on a Hunyuan-DiT model; several go on one behind the other. The weights are not read again when "
-        "it is taken off or its strength changes. Only the transformer is changed, not the text encoders."
+        "Puts a LoRA on a Hunyuan-DiT model; several can be chained. Removing it or changing its strength reads no "
+        "weights again. Only the transformer is changed, not the text encoders."
     )
     SEARCH_ALIASES = [*HUNYUAN, "lora loader", "加载LoRA"]
     RETURN_TYPES = ("HUNYUAN_DIT", "INT", "FLOAT")

@@ -22,8 +22,9 @@ class PiyingVACELongVideo(PlannedNode):
 
     CATEGORY = VACE
     DESCRIPTION = (
-        "Makes a video longer than the model can at once: in windows, each going on from the last frames of the one "
-        "before. Takes memory for one window; a stopped run that is started again goes on behind the finished ones."
+        "Makes a video of any length in overlapping windows, each continuing from the last frames of the one "
+        "before. Takes the memory of one window; a stopped run that is started again resumes after the finished "
+        "windows."
     )
     SEARCH_ALIASES = [*WAN, "long video", "长视频", "文生视频"]
     RETURN_TYPES = ("VIDEO",)
@@ -45,20 +46,18 @@ class PiyingVACELongVideo(PlannedNode):
                     long.DEFAULT_WINDOW,
                     vace.MIN_FRAMES + vace.FRAME_STEP,
                     vace.MAX_FRAMES,
-                    "Frames made at once, 4n+1. Wan2.1 was trained on 81. The need for memory depends on it, and not "
-                    "on num_frames.",
+                    "Frames per window, 4n+1. Wan2.1 was trained on 81. Memory depends on it, not on num_frames.",
                 ),
                 "overlap": _frames(
                     long.DEFAULT_OVERLAP,
                     1,
                     vace.MAX_FRAMES - vace.FRAME_STEP,
-                    "Frames at the end of a window that the next one goes on from, 4n+1. More carry motion over "
-                    "better; each is made twice.",
+                    "Frames shared by neighbouring windows, 4n+1. More carry motion over better; each is made twice.",
                 ),
                 "seams": choice(
                     long.SEAMS,
-                    "crossfade: over the overlap one window turns into the next. cut: the earlier one's. blended: as "
-                    "crossfade, and the next one is drawn to the earlier one's latents while it is made.",
+                    "How the overlap is joined. crossfade: blend both versions. cut: keep the earlier one. blended: "
+                    "crossfade, and guide the next window by the latents of the earlier one.",
                 ),
                 "match_colours": (
                     "FLOAT",
@@ -68,13 +67,13 @@ class PiyingVACELongVideo(PlannedNode):
                         "max": 1.0,
                         "step": 0.05,
                         "tooltip": "How far a window begins with the brightness and contrast of the window before, "
-                        "measured on the frames they share, and let go of towards its end. 0: not at all.",
+                        "measured on the overlap; fades out towards its end. 0: off.",
                     },
                 ),
                 "anchor": choice(
                     long.ANCHORS,
-                    "What later windows are held to beside the one before. colours: those of the first window, for "
-                    "scenes that stay the same. reference: its first frame, as a reference picture.",
+                    "What later windows take from the first one, against drift. colours: its colours, for scenes "
+                    "that stay the same. reference: its first frame, as a reference picture.",
                 ),
             },
             "optional": {
@@ -83,7 +82,7 @@ class PiyingVACELongVideo(PlannedNode):
                     "From a VACE node, made for the whole length: each window takes its part. Give both the same "
                     "num_frames.",
                 ),
-                "audio": socket("AUDIO", "Sound to put under the video; cut where it ends."),
+                "audio": socket("AUDIO", "Sound of the video; trimmed to its length."),
                 **speed_inputs(),
             },
             "hidden": declared["hidden"],

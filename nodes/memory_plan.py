@@ -19,8 +19,8 @@ class PiyingMemoryPlan:
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Shows what a run would need before it runs: what would be on the card, in which number type, how much "
-        "memory and about how long, and why. Connect the models you want to know about. Nothing is loaded."
+        "Estimates a run before it starts: placement, number types, peak memory and time, with reasons. Connect the "
+        "models you want to know about. Nothing is loaded."
     )
     SEARCH_ALIASES = ["vram", "memory", "显存"]
     RETURN_TYPES = ("STRING",)

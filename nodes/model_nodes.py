@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog.installed_model import has_built_in
 from ..core.catalog.selection import ModelHandle, check_model, model_choices, model_details
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from ..core.planner.report import Estimate
 
 MEMORY_TOOLTIP = (
-    "auto: the fastest way that fits the card, found anew for every size and length, and shown in the log. "
-    "resident: whole models on the card. streamed: block by block, for the smallest cards. "
-    "fp8: weights of one byte, half the memory."
+    "auto: the fastest plan that fits the card, computed for every size and length, and shown in the log. resident: "
+    "whole models on the card. streamed: block by block, for the smallest cards. fp8: weights of one byte, half the "
+    "memory."
 )
 STRONGEST = 100.0  # as in ComfyUI's own LoRA loader
-STEPS_TOOLTIP = "Steps the LoRA was made for; without one that was made for few, the published number. For {node}."
+STEPS_TOOLTIP = "Steps the LoRA was distilled to, else the published number. For {node}."
 CFG_TOOLTIP = "The cfg it was made for, else the published one. For {node}."
 
 
@@ -39,8 +40,9 @@ class ModelLoader:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets; the list of models is what is installed now."""
+        toy = has_built_in(cls.FAMILY.key)
         model_tooltip = (
-            "auto: the largest installed model that fits this machine, else the built-in toy model. "
+            f"auto: the largest installed model that fits this machine{', else the built-in toy model' * toy}. "
             f"Models are folders under models/{cls.FAMILY.folder}{cls.ALSO}."
         )
         models = model_choices(cls.FAMILY, get_host())
@@ -92,7 +94,7 @@ class LoRANode:
                         "min": -STRONGEST,
                         "max": STRONGEST,
                         "step": 0.01,
-                        "tooltip": "1 is as it was trained, 0 is without it; below 0 turns it around.",
+                        "tooltip": "1 is as it was trained, 0 is off; below 0 inverts it.",
                     },
                 ),
             }

@@ -11,15 +11,15 @@ from ..core.errors import PiyingError
 from ..core.host.current import get_host
 from ..core.prompting.addresses import ALLOWED, API_KEY, read_address
 from ..core.prompting.family import PROMPT
-from ..core.prompting.presets import ORDER, preset_names, preset_text
+from ..core.prompting.presets import BUILT_IN_PRESETS, preset_names, preset_text
 from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest
 from .model_nodes import ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input
 
 COMPILE_TOOLTIP = (
-    "Have torch.compile make code for writing one token: the first answer waits for it, up to minutes. For a queue of "
-    "many prompts on a card that holds the whole model. Needs Triton there, and a C++ compiler on a CPU, where models "
-    "of real size came out slower. Left out where weights are streamed, and for models that see."
+    "Compile the decoding step with torch.compile: the first answer waits for it, up to minutes. For a queue of "
+    "many prompts on a card that holds the whole model. Needs Triton there, and a C++ compiler on a CPU, where "
+    "models of real size became slower. Skipped where weights are streamed, and for vision-language models."
 )
 # How often each node had to use the original prompt: such a result is not one to keep.
 _failures: Counter[str | None] = Counter()
@@ -59,8 +59,9 @@ class PiyingExpandPrompt:
 
     CATEGORY = PROMPTS
     DESCRIPTION = (
-        "Rewrites a short line as the rich prompt that image and video models were trained on. Quoted text, numbers, "
-        "colours, names and camera moves stay. What cannot be used gives the line back as it was, with a warning."
+        "Rewrites a short line as the detailed prompt that image and video models were trained on. Quoted text, "
+        "numbers, colours, names and camera moves stay. When the answer is invalid, the fallback is your line, with "
+        "a warning."
     )
     SEARCH_ALIASES = [*WRITING, "expand prompt", "llm"]
     RETURN_TYPES = ("STRING", "STRING")
@@ -84,14 +85,14 @@ class PiyingExpandPrompt:
                 "preset": (
                     preset_names(get_host()),
                     {
-                        "default": ORDER[0],
-                        "tooltip": "What the prompt is for. The vace presets describe what the finished video shows. "
+                        "default": BUILT_IN_PRESETS[0],
+                        "tooltip": "Purpose of the prompt. The vace presets describe what the finished video shows. "
                         "Your own are text files in models/LLM/prompts.",
                     },
                 ),
                 "max_new_tokens": (
                     "INT",
-                    {"default": 256, "min": 1, "max": 4096, "tooltip": "The longest answer, in tokens."},
+                    {"default": 256, "min": 1, "max": 4096, "tooltip": "Token limit of the answer."},
                 ),
                 "temperature": (
                     "FLOAT",
@@ -100,7 +101,7 @@ class PiyingExpandPrompt:
                         "min": 0.0,
                         "max": 2.0,
                         "step": 0.05,
-                        "tooltip": "How freely to write. Published for Qwen3: 0.7. 0 always takes the likeliest word.",
+                        "tooltip": "Sampling temperature. Published for Qwen3: 0.7. 0 is greedy decoding.",
                     },
                 ),
                 "seed": seed_input(),
@@ -139,7 +140,7 @@ class PiyingPromptServer:
     CATEGORY = PROMPTS
     DESCRIPTION = (
         "Chooses a language model behind an OpenAI-compatible server (Ollama, vLLM, LM Studio, llama.cpp) to write "
-        f"prompts. Servers on this machine alone, unless the environment variable {ALLOWED} names others. An API key "
+        f"prompts. Servers on this machine only, unless the environment variable {ALLOWED} names others. An API key "
         f"is read from {API_KEY}, never from the workflow."
     )
     SEARCH_ALIASES = [*WRITING, "ollama", "openai", "vllm", "lm studio"]
@@ -163,13 +164,13 @@ class PiyingPromptServer:
                 "model": ("STRING", {"default": "qwen3:4b", "tooltip": "The model's name on the server."}),
                 "timeout": (
                     "INT",
-                    {"default": 60, "min": 1, "max": 600, "tooltip": "Seconds to wait for one answer."},
+                    {"default": 60, "min": 1, "max": 600, "tooltip": "Timeout of one answer, in seconds."},
                 ),
             },
             "optional": {
                 "fallback": (
                     "PROMPT_MODEL",
-                    {"tooltip": "The model to ask when the server fails. Without one the prompt stays as it was."},
+                    {"tooltip": "Fallback model when the server fails. Without one the original prompt is used."},
                 ),
             },
         }
@@ -190,9 +191,12 @@ def _optional_inputs() -> dict[str, Any]:
     return {
         "image": (
             "IMAGE",
-            {"tooltip": "First frame or reference, for models that can see. Only the first image is looked at."},
+            {"tooltip": "First frame or reference, for vision-language models. Only the first image is used."},
         ),
-        "language": (list(LANGUAGES), {"default": "auto", "tooltip": "Of the answer. auto: the prompt's own."}),
+        "language": (
+            list(LANGUAGES),
+            {"default": "auto", "tooltip": "Language of the answer. auto: that of the prompt."},
+        ),
         "length": (
             list(LENGTHS),
             {
@@ -200,21 +204,21 @@ def _optional_inputs() -> dict[str, Any]:
                 "tooltip": "Words: short 20 to 40, medium 50 to 80, long 100 to 140. auto: the preset's.",
             },
         ),
-        "style": ("STRING", {"default": "", "tooltip": "A style to write towards, such as: ink wash, 1970s film."}),
+        "style": ("STRING", {"default": "", "tooltip": "Style of the prompt, such as: ink wash, 1970s film."}),
         "keep": (
             "STRING",
-            {"default": "", "tooltip": "Further words that must be in the answer as they are, parted by commas."},
+            {"default": "", "tooltip": "Further words that the answer must contain verbatim, separated by commas."},
         ),
         "strict": (
             "BOOLEAN",
-            {"default": False, "tooltip": "Fail where the original prompt would be used in place of an answer."},
+            {"default": False, "tooltip": "Fail instead of falling back to the original prompt."},
         ),
         "frozen_prompt": (
             "STRING",
             {
                 "multiline": True,
                 "default": "",
-                "tooltip": "Used as it is in place of an answer: paste an expanded prompt to keep or edit it.",
+                "tooltip": "Used verbatim in place of an answer: paste an expanded prompt to keep or edit it.",
             },
         ),
     }

@@ -19,7 +19,7 @@ class PiyingFrameRate:
 
     CATEGORY = TIMING
     DESCRIPTION = (
-        "Brings a video to another frame rate; it lasts as long as before. Wan VACE works at 16 frames a second and "
+        "Resamples a video to another frame rate and keeps its duration. Wan VACE works at 16 frames a second and "
         "in 4n+1 frames."
     )
     SEARCH_ALIASES = ["fps", "frame rate", "resample", "帧率"]
@@ -28,7 +28,7 @@ class PiyingFrameRate:
     OUTPUT_TOOLTIPS = (
         "The frames at the new rate.",
         "The new rate, for Create Video.",
-        "How many frames there are now, for VACE Sample.",
+        "Number of frames, for VACE Sample.",
     )
     FUNCTION = "convert"
 
@@ -42,7 +42,7 @@ class PiyingFrameRate:
                 "to_fps": number(16.0, *RATES, "The new rate. Wan was trained on 16."),
                 "method": choice(
                     frame_rate.METHODS,
-                    "nearest: whole frames, sharp. blend: all that is on screen meanwhile, mixed.",
+                    "nearest: whole frames, sharp. blend: average of the frames shown meanwhile.",
                 ),
                 "length": choice(
                     frame_rate.LENGTHS, "Wan VACE takes 4n+1 frames. trim: cut the end. hold: repeat the last frame."
@@ -62,7 +62,9 @@ class PiyingAlignAudio:
     """A soundtrack as long as the new video."""
 
     CATEGORY = TIMING
-    DESCRIPTION = "Moves and cuts a soundtrack so that it fits a video to which frames were added, or cut from."
+    DESCRIPTION = (
+        "Shifts and trims a soundtrack to fit a video to which frames were added, or from which they were removed."
+    )
     SEARCH_ALIASES = ["audio", "sync sound", "音频", "声音"]
     RETURN_TYPES = ("AUDIO",)
     RETURN_NAMES = ("audio",)
@@ -72,7 +74,7 @@ class PiyingAlignAudio:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets."""
-        added = "How many frames were added in front; silence there. Below 0: cut off."
+        added = "Frames added in front, padded with silence. Below 0: frames removed."
         return {
             "required": {
                 "num_frames": whole(81, 1, MANY, "Number of frames of the new video."),

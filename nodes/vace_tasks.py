@@ -40,8 +40,8 @@ class PiyingVACEReference(_Task):
     """Pictures of what the video is to show."""
 
     DESCRIPTION = (
-        "Shows the model pictures of a subject, an object or a place to put into the video, in the order given, each "
-        "on a white canvas. They say what things look like; where they are and what they do is for the prompt."
+        "Gives the model reference pictures of a subject, an object or a place, in the order given, each on a white "
+        "canvas. They define what things look like; the prompt says where they are and what they do."
     )
     SEARCH_ALIASES = [*WAN, "reference to video", "subject to video", "参考图", "主体"]
 
@@ -54,18 +54,18 @@ class PiyingVACEReference(_Task):
             more[f"mask_{index}"] = socket("MASK", f"White is the subject of image_{index}; the rest becomes white.")
         return {
             "required": {
-                "image": socket("IMAGE", "One picture or several of one size. What alpha hides becomes white."),
+                "image": socket("IMAGE", "One picture or several of one size. Transparent areas become white."),
                 "invert_mask": toggle(
-                    False, "Turn on for masks whose black part is the subject, such as the one that Load Image gives."
+                    False, "For masks whose black part is the subject, such as those of Load Image."
                 ),
                 "crop": toggle(
                     False,
-                    "Cut each picture to what its mask shows, so that the subject is as large as can be. Pictures "
-                    "without a mask stay whole.",
+                    "Crop each picture to its mask, so that the subject is as large as possible. Pictures without a "
+                    "mask stay whole.",
                 ),
             },
             "optional": {
-                "task": _task_input("The pictures come behind those it has."),
+                "task": _task_input("The pictures are appended to its own."),
                 "mask": socket(
                     "MASK", "White is the subject; the rest becomes white. One for all pictures, or one for each."
                 ),
@@ -88,8 +88,8 @@ class PiyingVACERepaint(_SizedTask):
     """A control video says where things are."""
 
     DESCRIPTION = (
-        "Has the model draw over a control video: depth, pose, edges or scribble, gray, optical flow or layout boxes. "
-        "The prompt says what it looks like. To change a part of a video and keep the rest use VACE: Inpaint."
+        "Makes a video that follows a control video: depth, pose, edges or scribble, gray, optical flow or layout "
+        "boxes. The prompt says what it looks like. To change a part of a video and keep the rest use VACE: Inpaint."
     )
     SEARCH_ALIASES = [*WAN, "controlnet video", "video to video", "视频转视频", "重绘"]
 
@@ -98,7 +98,7 @@ class PiyingVACERepaint(_SizedTask):
         """Declare sockets and widgets."""
         return {
             "required": {
-                "control": socket("IMAGE", "The control video, as its preprocessor made it."),
+                "control": socket("IMAGE", "The control video from a preprocessor."),
                 "strength": number(
                     1.0,
                     0.0,
@@ -108,16 +108,16 @@ class PiyingVACERepaint(_SizedTask):
                     "references and kept parts.",
                 ),
                 "start_percent": number(
-                    0.0, 0.0, 1.0, 0.01, "From which part of the steps on the task counts: 0 is the first step."
+                    0.0, 0.0, 1.0, 0.01, "Share of the steps from which the task applies: 0 is the first step."
                 ),
                 "end_percent": number(
-                    1.0, 0.0, 1.0, 0.01, "Up to which part of the steps the task counts: 1 is the last step."
+                    1.0, 0.0, 1.0, 0.01, "Share of the steps up to which the task applies: 1 is the last step."
                 ),
                 **_fitting_inputs(),
             },
             "optional": {
-                "task": _task_input("The control counts where it has something made."),
-                "mask": socket("MASK", "White is where the control counts. One frame, or as many as control has."),
+                "task": _task_input("The control applies where that task generates."),
+                "mask": socket("MASK", "White is where the control applies. One frame, or as many as control has."),
             },
         }
 
@@ -150,8 +150,8 @@ class PiyingVACEInpaint(_SizedTask):
     """A part of a video is made anew."""
 
     DESCRIPTION = (
-        "Has the white part of a mask made anew, to go with the rest of the video. The gray that the model expects "
-        "there is filled in by itself. Let the prompt describe the result, not the change."
+        "Generates the white part of a mask again, to match the rest of the video. The gray that the model expects "
+        "there is filled in automatically. The prompt describes the result, not the change."
     )
     SEARCH_ALIASES = [*WAN, "inpaint video", "mask video", "remove object", "replace object", "局部重绘"]
 
@@ -163,22 +163,22 @@ class PiyingVACEInpaint(_SizedTask):
                 "video": socket("IMAGE", "The frames of the video."),
                 "mask": socket(
                     "MASK",
-                    "White is made anew, black is kept; a soft mask is cut in the middle. One frame for all, or as "
+                    "White is generated, black is kept; a soft mask is thresholded at 0.5. One frame for all, or as "
                     "many as the video has.",
                 ),
-                "invert": toggle(False, "Turn on where black marks what is made anew."),
+                "invert": toggle(False, "For masks whose black part is to be generated."),
                 "shape": choice(
                     SHAPES,
-                    "What is made anew: the mask as drawn, or the box or the convex hull around it in each frame. "
-                    "Give room where the new thing has another outline.",
+                    "Area that is generated: the mask as drawn, or the box or the convex hull around it in each "
+                    "frame. Choose a larger one where the new object has another outline.",
                 ),
                 "grow": whole(
-                    0, -256, 256, "Pixels of the video by which the mask grows; a negative number shrinks it."
+                    0, -256, 256, "Dilation of the mask in pixels of the video; a negative number erodes it."
                 ),
                 **_keeping_inputs("the original outside the mask", "outside the mask"),
                 **_fitting_inputs(),
             },
-            "optional": {"task": _task_input("What both leave alone is kept.")},
+            "optional": {"task": _task_input("Pixels that both keep are kept.")},
         }
 
     def make(
@@ -194,7 +194,7 @@ class PiyingVACEOutpaint(_SizedTask):
     """What lies around a video is made."""
 
     DESCRIPTION = (
-        "Puts a video on a larger canvas and has what lies around it made. The canvas, not the video, is the size to "
+        "Puts a video on a larger canvas and generates what is around it. The canvas, not the video, is the size to "
         "sample at: wire width and height into VACE Sample."
     )
     SEARCH_ALIASES = [*WAN, "outpaint video", "expand video", "扩图", "扩画面"]
@@ -216,11 +216,11 @@ class PiyingVACEOutpaint(_SizedTask):
                 ),
                 "aspect": choice(
                     ASPECTS,
-                    "Widens the canvas further, to these proportions: evenly, or as left and right (top and bottom) "
-                    "are to each other.",
+                    "Extends the canvas further, to this aspect ratio: evenly, or in the ratio of left to right "
+                    "(top to bottom).",
                 ),
                 "overlap": whole(
-                    0, 0, 256, "Pixels of the video's edge that are made anew as well, against a visible seam."
+                    0, 0, 256, "Pixels of the video's edge that are generated as well, against a visible seam."
                 ),
                 **_keeping_inputs("the original video", "inside the video's edge"),
                 **_fitting_inputs(),
@@ -250,8 +250,8 @@ class PiyingVACEExtend(_SizedTask):
     """Some frames are given, the others are made."""
 
     DESCRIPTION = (
-        "Has the missing frames made: after a first frame or clip, before a last one, between both, or around frames "
-        "at given times. Wire at least one of first, last and between."
+        "Generates the missing frames: after a first frame or clip, before a last one, between both, or around "
+        "frames at given times. Wire at least one of first, last and between."
     )
     SEARCH_ALIASES = [*WAN, "extend video", "image to video", "first last frame", "图生视频", "首尾帧", "延长"]
 
@@ -268,31 +268,31 @@ class PiyingVACEExtend(_SizedTask):
                 ),
                 "count": choice(COUNTS, "in all: given and new frames together. new: the new ones alone."),
                 "times": line(
-                    "Where the frames of between go, one place for each: 40 is a frame counted from 0, 2.5s a time in "
+                    "Positions of the frames of between, one for each: 40 is a frame counted from 0, 2.5s a time in "
                     "seconds. Example: 20, 40, 3.5s"
                 ),
                 "clip_frames": whole(
                     0,
                     0,
                     LONGEST_FRAMES,
-                    "How much of a clip is given: the last frames of first, the first frames of last. 0: all of it.",
+                    "How many frames of a clip are given: the last ones of first, the first ones of last. 0: all.",
                 ),
                 "fps": number(
                     float(FPS),
                     1.0,
                     240.0,
                     0.01,
-                    "Frames a second of the clips. At 16 they are taken as they are; at another rate frames are left "
-                    "out or repeated, so that they keep their speed.",
+                    "Frames a second of the clips. At another rate than 16 frames are dropped or repeated, so that "
+                    "they keep their speed.",
                 ),
-                "keep": toggle(True, "Bring the given frames back into the result, untouched."),
+                "keep": toggle(True, "Restore the given frames bit for bit."),
                 "fit": _fit_input("given frames"),
             },
             "optional": {
-                "task": _task_input("The given frames lie on top of its video."),
+                "task": _task_input("The given frames are layered on top of its video."),
                 "first": socket("IMAGE", "The frame or the clip that the video begins with."),
                 "last": socket("IMAGE", "The frame or the clip that it ends with."),
-                "between": socket("IMAGE", "Frames to pass through; times says where."),
+                "between": socket("IMAGE", "Keyframes; times has their positions."),
             },
         }
 
@@ -328,8 +328,8 @@ def _task_input(how: str) -> Declared:
 def _fit_input(what: str) -> Declared:
     return choice(
         FITS,
-        f"What to do where the {what} are of another size than VACE Sample makes. refuse: stop and say so. crop: fill "
-        "the size and cut the middle out. letterbox: show all, with black bars. stretch: let the proportions go.",
+        f"What to do where the {what} are of another size than VACE Sample makes. refuse: stop with an error. crop: "
+        "scale to cover, centre crop. letterbox: scale to fit, with black bars. stretch: ignore the aspect ratio.",
     )
 
 
@@ -338,10 +338,10 @@ def _fitting_inputs() -> dict[str, Declared]:
         "fit": _fit_input("frames"),
         "length": choice(
             LENGTHS,
-            "What to do where there are more or fewer frames than VACE Sample makes. refuse: stop and say so. trim: "
-            "cut the end. hold: repeat the last frame. resample: take 16 frames a second, then cut the end. spread: "
-            "take frames evenly from beginning to end, which changes the speed. continue: leave the frames behind the "
-            "last one to the model.",
+            "What to do where there are more or fewer frames than VACE Sample makes. refuse: stop with an error. "
+            "trim: cut the end. hold: repeat the last frame. resample: take 16 frames a second, then cut the end. "
+            "spread: take frames evenly from beginning to end, which changes the speed. continue: the model makes "
+            "the frames after the last one.",
         ),
         "fps": number(
             float(FPS),
@@ -355,12 +355,13 @@ def _fitting_inputs() -> dict[str, Declared]:
 
 def _keeping_inputs(what: str, where: str) -> dict[str, Declared]:
     return {
-        "keep": toggle(True, f"Bring {what} back into the result, untouched. Off: as the model gives it, softer."),
+        "keep": toggle(True, f"Restore {what} bit for bit. Off: as the VAE decodes it, softer."),
         "feather": whole(
             8,
             0,
             256,
-            f"Pixels {where} over which old and new blend. 0: a hard border. Without effect where keep is off.",
+            f"Width in pixels, {where}, over which old and new are blended. 0: a hard border. Without effect where "
+            "keep is off.",
         ),
     }
 

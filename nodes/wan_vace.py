@@ -30,9 +30,8 @@ class PiyingLoadWanVACE(ModelLoader):
     ALSO = ", or single files under models/diffusion_models with a text encoder and a VAE beside them"
     OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
     PRECISION_TOOLTIP = (
-        "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. "
-        "What the VAE computes in is set by vae_precision of the sampler: fp32 where speed is reference, else fp16 "
-        "on a card."
+        "Number type of text encoder and transformer. auto: bf16 on a card, fp32 on a CPU. The number type of the "
+        "VAE is set by vae_precision of the sampler: fp32 where speed is reference, else fp16 on a card."
     )
 
 
@@ -42,9 +41,8 @@ class PiyingLoRA(LoRANode):
     FAMILY = WAN_VACE
     CATEGORY = VACE
     DESCRIPTION = (
-        "Puts a LoRA on a Wan2.1-VACE model; several go on one behind the other. The weights are not read again when "
-        "it is taken off or its strength changes. A LoRA made for few steps brings its steps, cfg and shift: wire "
-        "them to the sampler."
+        "Puts a LoRA on a Wan2.1-VACE model; several can be chained. Removing it or changing its strength reads no "
+        "weights again. A step-distilled LoRA outputs its steps, cfg and shift: wire them to the sampler."
     )
     SEARCH_ALIASES = [*WAN, "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"]
     RETURN_TYPES = ("WAN_VACE", "INT", "FLOAT", "FLOAT")
@@ -196,10 +194,10 @@ def speed_inputs() -> dict[str, Any]:
     return {
         "speed": choice(
             vace.SPEEDS,
-            "reference: every step in full, as published. balanced: steps that hardly differ are forecast, and the "
-            "VAE computes in fp16 on a card. fast: two thirds of the steps, and more of them are forecast. draft: "
-            "the same with half the steps. fast and draft take the few steps of a step-distilled LoRA where one is "
-            "installed. What is set below by hand stays.",
+            "reference: every step in full, as published. balanced: steps that hardly differ are skipped and "
+            "forecast, and the VAE computes in fp16 on a card. fast: two thirds of the steps, and more of them are "
+            "forecast. draft: the same with half the steps. fast and draft use a step-distilled LoRA and its steps "
+            "where one is installed. Widgets set by hand stay.",
         ),
         "cfg_start": number(0.0, low, high, step, "Share of the steps after which guidance begins."),
         "cfg_end": number(
@@ -210,18 +208,18 @@ def speed_inputs() -> dict[str, Any]:
             0.0,
             vace.MAX_STEP_CACHE,
             0.01,
-            "A step whose first blocks change by less than this is forecast from those before. 0: off. Try 0.05 to "
-            "0.15.",
+            "First-block cache: a step whose first blocks change by less than this threshold is forecast from "
+            "earlier steps. 0: off. Try 0.05 to 0.15.",
         ),
         "attention": choice(
             vace.ATTENTIONS,
-            "Which kernel computes attention. auto: torch's own where speed is reference, else the fastest one that "
-            "is installed and runs on this card. sage rounds to eight bits, and is taken for fast and draft alone.",
+            "Attention kernel. auto: torch's own where speed is reference, else the fastest one that is installed "
+            "and runs on this card. sage computes in eight bits, and is chosen for fast and draft only.",
         ),
         "compile_blocks": toggle(
             False,
-            "Have torch.compile make code for the model's blocks: minutes at first, then faster steps. On a card that "
-            "holds the whole model; left out elsewhere.",
+            "Compile the model's blocks with torch.compile: minutes at first, then faster steps. On a card that "
+            "holds the whole model; skipped elsewhere.",
         ),
         "batch_cfg": toggle(
             False,
@@ -230,8 +228,8 @@ def speed_inputs() -> dict[str, Any]:
         ),
         "vae_precision": choice(
             vace.VAE_PRECISIONS,
-            "What the VAE computes in. auto: fp32 where speed is reference, else fp16 on a card. fp16 is faster and "
-            "takes half the memory; what is too large for it is done again in a wider type.",
+            "Number type of the VAE. auto: fp32 where speed is reference, else fp16 on a card. fp16 is faster and "
+            "takes half the memory; on overflow it falls back to a wider type.",
         ),
     }
 

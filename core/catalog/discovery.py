@@ -133,6 +133,12 @@ class FileCatalog:
         """Return the files in all folders but these, PyTorch's own included."""
         return single_files(self.host, lambda category: category not in categories, pytorch=True)
 
+    def folders_of(self, *classes: str) -> list[Path]:
+        """Return the folders whose index names one of these classes, in the host's order of preference."""
+        roots = [root for _, root in self.host.model_folders()]
+        found = (folder for root in roots for folder in find_folders(root, SEARCH_DEPTH, INDEXES))
+        return [folder for folder in dict.fromkeys(found) if _class_name(folder) in classes]
+
     def shapes(self, file: SingleFile, kind: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of one component of a file under the names of its class.
 

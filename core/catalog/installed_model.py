@@ -49,6 +49,11 @@ class InstalledModel:
         return self.parts.get(part) or (self.path / part,)
 
 
+def has_built_in(family: str) -> bool:
+    """Return whether a toy model of the family with that key ships with the pack."""
+    return (BUILT_IN_ROOT / family).is_dir()
+
+
 def built_in(family: str) -> InstalledModel:
     """Return the built-in toy model of the family with that key."""
     path = BUILT_IN_ROOT / family

@@ -10,7 +10,7 @@ from ..errors import PiyingError
 from ..families.base import ModelFamily
 from ..host.base import Host
 from .discovery import installed_models, why_not
-from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in
+from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in, has_built_in
 
 log = logging.getLogger("piying")
 
@@ -45,8 +45,9 @@ class ModelHandle:
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:
-    """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in`."""
-    return [AUTO, *(found.name for found in installed_models(family, host)), BUILT_IN]
+    """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in` if there is one."""
+    toy = [BUILT_IN] if has_built_in(family.key) else []
+    return [AUTO, *(found.name for found in installed_models(family, host)), *toy]
 
 
 def model_details(family: ModelFamily, host: Host) -> list[str]:
@@ -86,46 +87,44 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     smallest where none does; without any, the built-in one, and says so.
 
     Raises:
-        PiyingError: the handle names a model that is not installed.
+        PiyingError: the handle names a model that is not installed, or none is and the family has no built-in one.
     """
-    check_model(handle.family, handle.model, host)
+    family = handle.family
+    check_model(family, handle.model, host)
     name = handle.model.replace("\\", "/")
-    installed = installed_models(handle.family, host)
+    installed = installed_models(family, host)
     if name == BUILT_IN:
-        return built_in(handle.family.key)
+        return built_in(family.key)
     if name != AUTO:
-        return _complete(next(found for found in installed if found.name == name), handle.family)
-    whole = [found for found in installed if not found.lacking]
-    return _best(whole, host) if whole else _fall_back(handle.family)
+        found = next(found for found in installed if found.name == name)
+        if found.lacking:
+            missing = ", ".join(family.missing[part] for part in found.lacking)
+            raise PiyingError(
+                f"model {found.name!r} ({found.details}) cannot run alone; not here: {missing}. {family.remedy}, or "
+                "choose another model."
+            )
+        return found
+    complete = [found for found in installed if not found.lacking]
+    if complete:
+        from ..planner.machine import memory_bytes
 
-
-def _complete(found: InstalledModel, family: ModelFamily) -> InstalledModel:
-    """Accept a model all of whose parts are here."""
-    if found.lacking:
-        raise PiyingError(
-            f"model {found.name!r} ({found.details}) cannot run alone; not here: "
-            f"{', '.join(family.missing[part] for part in found.lacking)}. {family.remedy}, or choose another model."
-        )
-    return found
-
-
-def _best(installed: list[InstalledModel], host: Host) -> InstalledModel:
-    from ..planner.machine import memory_bytes
-
-    limit = memory_bytes(host.device())
-    fitting = [found for found in installed if found.size <= limit]
-    if fitting:
-        return max(fitting, key=lambda found: found.size)
-    return min(installed, key=lambda found: found.size)
-
-
-def _fall_back(family: ModelFamily) -> InstalledModel:
+        limit = memory_bytes(host.device())
+        fitting = [found for found in complete if found.size <= limit]
+        return max(fitting, key=_size) if fitting else min(complete, key=_size)
     advised = first_of(family.key)
+    fetching = f"`python install.py --models {advised.id}`; it fetches {advised.files[0].sources['huggingface'].repo}."
+    if not has_built_in(family.key):
+        parts = {part for found in installed for part in found.lacking}
+        missing = ", ".join(family.missing[part] for part in sorted(parts))
+        lacking = f" What is here cannot run alone; not here: {missing}." if missing else ""
+        raise PiyingError(
+            f"model is auto, and no {family.title} model is installed.{lacking} Fetch one with {fetching}"
+        )
     log.warning(
-        "No %s model is installed: using the built-in toy model. For a real one run "
-        "`python install.py --models %s`; it fetches %s.",
-        family.title,
-        advised.id,
-        advised.files[0].sources["huggingface"].repo,
+        "No %s model is installed: using the built-in toy model. For a real one run %s", family.title, fetching
     )
     return built_in(family.key)
+
+
+def _size(model: InstalledModel) -> int:
+    return model.size

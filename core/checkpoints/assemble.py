@@ -104,13 +104,16 @@ def _linear_weights(module: nn.Module) -> set[str]:
 def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Return the tensors under the module's names, without those that its class says to ignore.
 
-    Larger models add their name for this part to all its tensors: "bert.", "model.".
+    Larger models add their name for this part to all its tensors ("bert.", "model."), and have a head beside it.
     """
     wanted = set(_places(module))
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
+    is_larger = any(name.startswith(prefix) and name not in wanted for name in tensors)
     found = {}
     for name, stored in tensors.items():
+        if is_larger and not name.startswith(prefix) and name not in wanted:
+            continue
         short = name.removeprefix(prefix)
         place = short if name not in wanted and short in wanted else name
         if place in wanted or not any(re.search(pattern, name) for pattern in ignored):

@@ -1,4 +1,4 @@
-"""What a file of weights is, from its header alone: its components, for people and for lists of models."""
+"""Inspection: what a file of weights is, from its header alone: its components, for people and for model lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import PiyingError
 from ..families.registry import layouts
 from ..files.open import read_header
-from ..files.safetensors_file import FileHeader, TensorEntry
+from ..files.safetensors_file import TensorEntry
 from ..lora.file import lora_shape
 from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
 from .layouts.base import TOKENIZER_TENSOR, Layout
@@ -57,12 +57,10 @@ def file_components(names: Iterable[str]) -> list[FileComponent]:
         prefix = "" if found is None else found[1]
         group = groups.setdefault(prefix.removesuffix("transformer.") or prefix, {})
         group[name.removeprefix(prefix)] = name
-    return [FileComponent(prefix, layout_of(group), group) for prefix, group in sorted(groups.items())]
-
-
-def layout_of(names: Mapping[str, object]) -> Layout | None:
-    """Return the layout that has such names, or None."""
-    return next((layout for layout in layouts() if layout.matches(names)), None)
+    return [
+        FileComponent(prefix, next((layout for layout in layouts() if layout.matches(group)), None), group)
+        for prefix, group in sorted(groups.items())
+    ]
 
 
 LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".diff", ".diff_b")
@@ -125,6 +123,24 @@ class ComponentInfo:
     width: int
     has_tokenizer: bool = False
 
+    @classmethod
+    def of(cls, part: FileComponent, entries: dict[str, TensorEntry]) -> ComponentInfo:
+        """Return what the entries of a file's header tell of one of its components."""
+        assert part.layout is not None
+        described = (name for name in part.names if not describes(name) and name != TOKENIZER_TENSOR)
+        weights = [entries[part.names[name]] for name in described]
+        # Most layers of a transformer map its width to itself.
+        squares = Counter(one.shape[0] for one in weights if len(one.shape) == 2 and one.shape[0] == one.shape[1])
+        return cls(
+            kind=part.kind,
+            family=part.layout.family,
+            title=part.title,
+            style=part.layout.style,
+            parameters=sum(one.count for one in weights),
+            width=squares.most_common(1)[0][0] if squares else 0,
+            has_tokenizer=TOKENIZER_TENSOR in part.names,
+        )
+
 
 @dataclass(frozen=True)
 class FileInfo:
@@ -167,7 +183,12 @@ def inspect(path: Path) -> FileInfo:
     header = read_header(path)
     lora = is_lora(header.entries)
     parts = () if lora else tuple(part for part in file_components(header.entries) if part.layout is not None)
-    reason = _unreadable(header) or ("" if parts or lora else f"it is {describe(header.entries)}")
+    together = Counter(part.kind for part in parts)
+    reason = "" if parts or lora else f"it is {describe(header.entries)}"
+    try:
+        check_readable(header)
+    except PiyingError as error:
+        reason = str(error).removeprefix(f"{path}: ")
     return FileInfo(
         file=path.as_posix(),
         what=describe(header.entries),
@@ -176,37 +197,12 @@ def inspect(path: Path) -> FileInfo:
         tensors=len(header.entries),
         precision=precision_of(header),
         types=types_of(header.entries),
-        parts=tuple(_found(part, header.entries) for part in parts),
+        parts=tuple(ComponentInfo.of(part, header.entries) for part in parts),
         readable=not reason,
         reason=reason,
-        needs=_needs(parts),
+        needs=tuple(need for part in parts if part.layout for need in part.layout.needs(part.names, together)),
         is_lora=lora,
     )
-
-
-def _unreadable(header: FileHeader) -> str:
-    try:
-        check_readable(header)
-    except PiyingError as error:
-        return str(error).removeprefix(f"{header.path}: ")
-    return ""
-
-
-def _found(part: FileComponent, entries: dict[str, TensorEntry]) -> ComponentInfo:
-    assert part.layout is not None
-    weights = [entries[full] for name, full in part.names.items() if not describes(name) and name != TOKENIZER_TENSOR]
-    squares = Counter(one.shape[0] for one in weights if len(one.shape) == 2 and one.shape[0] == one.shape[1])
-    width = squares.most_common(1)[0][0] if squares else 0
-    count = sum(one.count for one in weights)
-    return ComponentInfo(
-        part.kind, part.layout.family, part.title, part.layout.style, count, width, TOKENIZER_TENSOR in part.names
-    )
-
-
-def _needs(parts: tuple[FileComponent, ...]) -> tuple[str, ...]:
-    """Return what the components of a file do not run without and the file does not bring."""
-    together = Counter(part.kind for part in parts)
-    return tuple(need for part in parts if part.layout for need in part.layout.needs(part.names, together))
 
 
 def as_json(found: FileInfo) -> dict[str, Any]:
@@ -217,18 +213,12 @@ def as_json(found: FileInfo) -> dict[str, Any]:
 def as_text(found: FileInfo) -> str:
     """Return it as lines for people."""
     stored = ", ".join(f"{name} {size / GB:.2f} GB" for name, size in found.types.items())
+    sizes = ", ".join(f"{part.parameters / GB:.2f}B, {part.style} names" for part in found.parts)
     lines = {
-        "is": f"{found.what}{_sizes(found)}",
+        "is": f"{found.what} ({sizes})" if sizes else found.what,
         "format": f"{found.format}, {found.bytes / GB:.2f} GB, {found.tensors} tensors",
         "weights": f"{found.precision} ({stored})",
         "read": "yes" if found.readable else f"no: {found.reason}",
         "needs": ", ".join(found.needs) or "nothing beside it",
     }
     return "\n".join([found.file, *(f"  {name:8} {text}" for name, text in lines.items())])
-
-
-def _sizes(found: FileInfo) -> str:
-    """Return the parameters of each part, and whose names its tensors have."""
-    if not found.parts:
-        return ""
-    return " (" + ", ".join(f"{part.parameters / GB:.2f}B, {part.style} names" for part in found.parts) + ")"

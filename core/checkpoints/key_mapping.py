@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import PiyingError
+from ..families.registry import layout_kinds
 from ..files.dtypes import safetensors_names
 from ..files.folder import component_files
 from ..files.open import read_header
@@ -99,7 +100,7 @@ def class_shapes(paths: Iterable[Path], kind: str) -> dict[str, TensorEntry]:
         entries: dict[str, TensorEntry] = {}
         for file in component_files(path) if path.is_dir() else [path]:
             entries |= read_header(file).entries
-        parts = [part for part in file_components(entries) if part.kind == kind.removesuffix("_2")]
+        parts = [part for part in file_components(entries) if part.kind in layout_kinds(kind)]
         part = parts[-1 if kind.endswith("_2") else 0] if parts else None
         if part is None or part.layout is None:
             raise PiyingError(f"{path}: holds no {kind.replace('_', ' ')}. Choose another file.")

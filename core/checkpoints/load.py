@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import PiyingError
-from ..families.registry import component_names
+from ..families.registry import component_names, layout_kinds
 from ..files.dtypes import torch_dtype
 from ..files.folder import CONFIG, component_files, component_folder
 from ..files.json_file import read_json
@@ -117,7 +117,7 @@ def _read(place: Path, kind: str) -> _Source:
 def _part(tensors: dict[str, StoredTensor], kind: str, config: dict[str, Any] | None, place: Path) -> FileComponent:
     """Return the part of that kind; in a folder with a configuration, all there is."""
     parts = file_components(tensors)
-    fitting = [part for part in parts if part.kind == kind.removesuffix("_2")]
+    fitting = [part for part in parts if part.kind in layout_kinds(kind)]
     if fitting:
         return fitting[-1] if kind.endswith("_2") else fitting[0]
     if config is not None and len(parts) == 1 and parts[0].layout is None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..errors import PiyingError
 from ..families.registry import component_specs
-
-if TYPE_CHECKING:
-    import torch
-
-log = logging.getLogger("piying")
-
 
 DIFFUSERS = ("transformer", "vae")  # kinds whose classes are diffusers', all others are transformers'
 POOLING = "add_pooling_layer"  # an argument of BertModel, beside its configuration
@@ -46,6 +39,8 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
     Raises:
         PiyingError: it is for another class, or its values make no model.
     """
+    import diffusers
+    import transformers
     from accelerate import init_empty_weights
 
     name = class_name(config) or assumed
@@ -57,27 +52,17 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
         raise PiyingError(
             f"{source}: is {f'a {name}' if name else 'not named'}; as {kind} there can be {', '.join(known(kind))}."
         )
-    build = _diffusers if kind in DIFFUSERS else _transformers
     try:
         with init_empty_weights(include_buffers=False):
-            return build(name, config).eval().requires_grad_(False)
+            if kind in DIFFUSERS:
+                module = getattr(diffusers, name).from_config(config)
+            else:
+                cls = getattr(transformers, name)
+                settings = {key: value for key, value in config.items() if key not in ("quantization_config", POOLING)}
+                arguments = {POOLING: config[POOLING]} if POOLING in config else {}
+                module = cls(cls.config_class.from_dict(settings), **arguments)
+        built: torch.nn.Module = module.eval().requires_grad_(False)
+        return built
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.") from error
-
-
-def _diffusers(name: str, config: dict[str, Any]) -> torch.nn.Module:
-    import diffusers
-
-    module: torch.nn.Module = getattr(diffusers, name).from_config(config)
-    return module
-
-
-def _transformers(name: str, config: dict[str, Any]) -> torch.nn.Module:
-    import transformers
-
-    cls = getattr(transformers, name)
-    settings = {key: value for key, value in config.items() if key not in ("quantization_config", POOLING)}
-    arguments = {POOLING: config[POOLING]} if POOLING in config else {}
-    module: torch.nn.Module = cls(cls.config_class.from_dict(settings), **arguments)
-    return module

@@ -92,7 +92,7 @@ def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:
     from .pretrained import reading
 
     with reading(place, "tokenizer"):
-        return AutoTokenizer.from_pretrained(place, local_files_only=True)
+        return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
 def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:

@@ -106,7 +106,12 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
         log.info("Loading %s model: %s", family.title, found.name)
         with reading(found.path, family.title):
             model, info = getattr(transformers, family.auto_class).from_pretrained(
-                found.path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+                found.path,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         missing = info["missing_keys"]
         # transformers fills them with random numbers and goes on.
@@ -134,4 +139,6 @@ def image_processor(family: AnnotatorFamily, found: InstalledModel) -> Any:
     from ..checkpoints.pretrained import reading
 
     with reading(found.path, family.title):
-        return transformers.AutoImageProcessor.from_pretrained(found.path, local_files_only=True, backend="pil")
+        return transformers.AutoImageProcessor.from_pretrained(
+            found.path, local_files_only=True, trust_remote_code=False, backend="pil"
+        )

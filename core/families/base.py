@@ -34,7 +34,7 @@ class ComponentSpec:
         model_types: for text encoders and language models {transformers' model_type: class}, for configurations
             that name the class of a larger model.
         rules: its lists of blocks, the unit of streaming, and which of their layers may be stored in fewer bits.
-        layout_kind: the kind of the layouts that hold it; "" where that is its name.
+        layout_kind: the kind of the layouts that hold it; "" where that is its own kind.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ComponentSpec:
     @property
     def kind(self) -> str:
         """The kind of component, whatever its number in the model: that of `text_encoder_2` is `text_encoder`."""
-        return self.layout_kind or self.name.removesuffix("_2")
+        return self.name.removesuffix("_2")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,9 +10,10 @@ from ..controls.family import DEPTH, DETECTOR, POSE, SEGMENTATION
 from ..hunyuan_dit.family import HUNYUAN_DIT
 from ..prompting.family import PROMPT
 from ..wan.family import WAN_VACE
+from ..z_image.family import Z_IMAGE
 from .base import ComponentSpec, ModelFamily
 
-FAMILIES: tuple[ModelFamily, ...] = (WAN_VACE, HUNYUAN_DIT, PROMPT, DEPTH, SEGMENTATION, POSE, DETECTOR)
+FAMILIES: tuple[ModelFamily, ...] = (WAN_VACE, HUNYUAN_DIT, PROMPT, Z_IMAGE, DEPTH, SEGMENTATION, POSE, DETECTOR)
 
 
 def family_named(key: str) -> ModelFamily:
@@ -44,6 +45,12 @@ def layouts() -> tuple[Layout, ...]:
 def component_specs(kind: str) -> tuple[ComponentSpec, ...]:
     """Return what all families say of a kind of component, such as "text_encoder"."""
     return tuple(spec for family in FAMILIES for spec in family.components if kind in (spec.kind, spec.name))
+
+
+@cache
+def layout_kinds(component: str) -> frozenset[str]:
+    """Return the kinds of layouts whose files may hold a component, by its name or its kind."""
+    return frozenset(spec.layout_kind or spec.kind for spec in component_specs(component))
 
 
 @cache

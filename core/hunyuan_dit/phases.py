@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..families.image_vae import vae_phase
 from ..planner.machine import Machine
 from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import plan
@@ -23,11 +24,6 @@ BERT_TOKENS, T5_TOKENS = 77, 256
 # In units of one activation (both branches' tokens × hidden): what a block holds beside twice its inner width and
 # the skips that its first half leaves for the second.
 INSIDE = 7.3
-# The VAE's decoder, per pixel at 128 channels.
-VAE_CHANNELS = 128
-DECODE_BYTES, DECODE_FLOPS = 1537, 10e6
-TILE = 512  # pixels of a tile's side, a quarter of which overlaps
-BYTES_PER_PIXEL = 12  # three float32
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def phases(components: Mapping[str, Component], work: ImageWork) -> tuple[Phase,
         _encode("encode", components["text_encoder"], BERT_TOKENS, branches),
         _encode("encode_2", components["text_encoder_2"], T5_TOKENS, branches),
         _sample(components["transformer"], work.width * work.height // 256, branches, work.steps),
-        _decode(components["vae"], work.width, work.height),
+        vae_phase("decode", components["vae"], work.width, work.height, computes=("fp16",)),
     )
 
 
@@ -106,41 +102,6 @@ def sampling_memory(transformer: Component, tokens: int, branches: int) -> Varia
     skips = max(0, len(transformer.blocks) // 2 - 1)
     units = INSIDE + skips + 2 * transformer.inner / max(1, transformer.hidden)
     return Variant("whole", int(2 * branches * tokens * transformer.hidden * units))
-
-
-def _decode(vae: Component, width: int, height: int) -> Phase:
-    wide = vae.hidden / VAE_CHANNELS
-    return Phase(
-        name="decode",
-        component=vae,
-        computes=("fp16",),
-        storages=("fp16",),
-        flops=wide**2 * DECODE_FLOPS * width * height,
-        linear_share=0.0,
-        passes=1,
-        variants=decoding_memory(vae, width, height),
-        streamable=False,
-        host=2 * BYTES_PER_PIXEL * width * height,
-    )
-
-
-def decoding_memory(vae: Component, width: int, height: int) -> tuple[Variant, ...]:
-    """Return what decoding holds on the device: whole, and in tiles of `TILE` that overlap by a quarter."""
-    each = DECODE_BYTES * vae.hidden / VAE_CHANNELS
-    whole = Variant("whole", int(each * width * height))
-    if width <= TILE and height <= TILE:
-        return (whole,)
-    stride = TILE * 3 // 4
-    covered = _covered(width, stride) * _covered(height, stride)
-    # Tiles stay on the device until they are blended and put together.
-    kept = 6 * (covered + width * height)
-    again = covered / (width * height)
-    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again, words="in pieces")
-
-
-def _covered(length: int, stride: int) -> int:
-    """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
-    return sum(min(TILE, length - start) for start in range(0, length, stride))
 
 
 def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork) -> str:

@@ -9,12 +9,13 @@ from ..catalog.selection import ModelHandle
 from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
 from ..executor.tensor_cache import Encoded, encoded
+from ..families.image_vae import decode_image, set_tiling
 from ..files.dtypes import torch_dtype
 from ..host.base import Host
 from ..lora.catalog import record_of
 from ..preview import LatentPreview, fit_colours, step_callback
-from .model import HunyuanDiTModel, load, pipeline_of
-from .phases import BERT_TOKENS, T5_TOKENS, TILE, ImageWork, phases, what_fits
+from .model import HunyuanDiTModel, load
+from .phases import BERT_TOKENS, T5_TOKENS, ImageWork, phases, what_fits
 from .request import SIZES, TOY_SIZES, ImageRequest, check_size
 
 if TYPE_CHECKING:
@@ -175,14 +176,8 @@ class ImageRun:
         progress = self.host.progress("Decoding", 1)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
-            vae.use_tiling = choice.variant == "tiled"
-            # diffusers' own tile is as large as the largest picture it was trained on.
-            vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // 8
+            set_tiling(vae, choice.variant == "tiled")
             with placed(vae, choice, self.meter.device, self.host):
-                latents = latents.to(vae.device, vae.dtype)
-                decoded = vae.decode(latents / vae.config["scaling_factor"], return_dict=False)[0]
-                processor = pipeline_of().image_processor
-                image = processor.postprocess(decoded, output_type="pt", do_denormalize=[True])
-                image = image.permute(0, 2, 3, 1).float().cpu().contiguous()
+                image = decode_image(vae, latents)
         progress.step(1)
         return image

@@ -71,12 +71,12 @@ def _choices(found: list[SingleFile]) -> list[str]:
 
 def lora_details(host: Host) -> list[str]:
     """Return a line for each LoRA: its name, what it is for, and the settings it was made for."""
-    return [f"{one.name}: {one.found.what.removeprefix('a ')}{_advice(one.path)}" for one in _found(host)]
-
-
-def _advice(path: Path) -> str:
-    listed = _listed_by_name(path.name)
-    return "" if listed is None else f"; made for {in_words(listed.settings)}"
+    lines = []
+    for one in _found(host):
+        listed = _listed_by_name(one.path.name)
+        advice = "" if listed is None else f"; made for {in_words(listed.settings)}"
+        lines.append(f"{one.name}: {one.found.what.removeprefix('a ')}{advice}")
+    return lines
 
 
 def in_words(settings: Mapping[str, float]) -> str:
@@ -130,19 +130,18 @@ def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:
     """
     if not handle.loras:
         return ()
-    found = _found(host)
-    places, choices = {one.name: one.path for one in found}, _choices(found)
-    for chosen in handle.loras:
-        _check(chosen.name, choices, host)
-    return tuple(_lora_file(chosen, places[chosen.name]) for chosen in handle.loras)
-
-
-def _lora_file(chosen: ChosenLora, path: Path) -> LoraFile:
     from ..files.open import read_header
     from .file import lora_shape
 
-    shape = lora_shape(read_header(path).entries)
-    return LoraFile(chosen.name, path, chosen.strength, shape, settings_of(path))
+    installed = _found(host)
+    paths, choices = {one.name: one.path for one in installed}, _choices(installed)
+    files = []
+    for chosen in handle.loras:
+        _check(chosen.name, choices, host)
+        path = paths[chosen.name]
+        shape = lora_shape(read_header(path).entries)
+        files.append(LoraFile(chosen.name, path, chosen.strength, shape, settings_of(path)))
+    return tuple(files)
 
 
 def made_for(files: tuple[LoraFile, ...]) -> Mapping[str, float]:

@@ -74,12 +74,16 @@ def lora_shape(entries: Mapping[str, TensorEntry]) -> LoraShape:
         kind = role(name)
         if kind not in ("down", "up", "weight") or len(entry.shape) < 2 or TEXT_ENCODER.match(name):
             continue
-        numbers[_block(name)] += entry.count
+        block = _blocks().search(name)
+        numbers[f"{block[1]}.{block[2]}" if block else ""] += entry.count
+        # The rank is the other side of a factor; a whole difference has both widths of its layer.
+        inputs, outputs = math.prod(entry.shape[1:]), entry.shape[0]
         if kind == "down":
-            ranks[entry.shape[0]] += 1
-        widths.update(_widths(kind, entry.shape))
+            ranks[outputs] += 1
+        widths.update({"down": (inputs,), "up": (outputs,)}.get(kind, (inputs, outputs)))
     outside = numbers.pop("", 0)
-    return LoraShape(_first(ranks), tuple(width for width, _ in widths.most_common()), dict(numbers), outside)
+    rank = ranks.most_common(1)[0][0] if ranks else 0
+    return LoraShape(rank, tuple(width for width, _ in widths.most_common()), dict(numbers), outside)
 
 
 @cache
@@ -88,20 +92,6 @@ def _blocks() -> re.Pattern[str]:
     lists = {name for spec in component_specs("transformer") for name in spec.rules.block_lists}
     longest_first = sorted(lists, key=len, reverse=True)
     return re.compile(rf"({'|'.join(map(re.escape, longest_first))})[._](\d+)[._]")
-
-
-def _block(name: str) -> str:
-    found = _blocks().search(name)
-    return "" if found is None else f"{found[1]}.{found[2]}"
-
-
-def _widths(kind: str, shape: tuple[int, ...]) -> Iterable[int]:
-    inputs, outputs = math.prod(shape[1:]), shape[0]
-    return {"down": (inputs,), "up": (outputs,)}.get(kind, (inputs, outputs))
-
-
-def _first(counts: Counter[int]) -> int:
-    return counts.most_common(1)[0][0] if counts else 0
 
 
 PREFIXES = re.compile(
@@ -177,7 +167,7 @@ class Targets:
             layout for layout in layouts() if layout.class_name == type(module).__name__ and layout.style == "original"
         ]
         self._flat = {name.replace(".", "_"): name for name in self._own}
-        blocks = range(sum(1 for name in self._own if re.fullmatch(r"blocks\.\d+", name)))
+        blocks = sorted({int(part) for name in self._own for part in name.split(".") if part.isdigit()})
         for layout in self._layouts:
             for name in _spelled_out(layout.layers, blocks):
                 self._flat.setdefault(name.replace(".", "_"), name)

@@ -26,7 +26,7 @@ from ..http import (
     retry,
 )
 from .addresses import API_KEY, Address, key_hint
-from .writer import Answer
+from .messages import Answer
 
 if TYPE_CHECKING:
     from ..host.base import Host

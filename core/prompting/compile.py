@@ -1,9 +1,9 @@
-"""A language model whose step for one token is compiled; the pass over the prompt runs as it always does.
+"""Compilation of a language model's step for one token; the pass over the chat runs uncompiled.
 
-Compiled code is bound to sizes. The keys and values of all tokens therefore lie in a cache of one size, and prompts
-of other lengths run by the same code. It takes the weights as inputs: it holds none of them, serves them wherever
-they lie, and serves the same model read again. No CUDA graphs are recorded: a graph is bound to the places of the
-weights, which come to the card anew for every run.
+Compiled code is bound to sizes. The keys and values of all tokens are therefore in a cache of fixed size, and chats
+of different lengths run by the same code. The code takes the weights as inputs: it works wherever they are, also
+for the same model loaded again. CUDA graphs are off: a graph is bound to the addresses of the weights, which are
+copied to the card anew for every run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from .phases import fixed_cache_tokens
 
 if TYPE_CHECKING:
     import torch
-    from transformers import CompileConfig, PreTrainedModel, StaticCache
+    from transformers import PreTrainedModel, StaticCache
+
+    from ..planner.plan_types import Placement
 
 log = logging.getLogger("piying")
 
@@ -30,22 +32,23 @@ BACKEND = "inductor"  # torch's name of its compiler
 
 
 @dataclass
-class _Known:
-    """What this process knows of a model: the sizes it has code for, and why it can have none."""
+class _CompileState:
+    """What this process knows of a model: the cache sizes it has code for, and why it can have none."""
 
     sizes: set[int] = field(default_factory=set)
     problem: str = ""
 
 
-_known: WeakKeyDictionary[torch.nn.Module, _Known] = WeakKeyDictionary()
+# Weak: a model that is dropped from memory must not be held by what is known of it.
+_states: WeakKeyDictionary[torch.nn.Module, _CompileState] = WeakKeyDictionary()
 
 
-def why_not(model: PreTrainedModel, placement: str) -> str:
-    """Return why a model's step is not compiled where that was asked for; "" where it is.
+def unsupported_reason(model: PreTrainedModel, placement: Placement) -> str:
+    """Return why a model's step cannot be compiled; "" where it can.
 
     Args:
         model: in memory.
-        placement: where the plan has it, one of `resident`, `streamed` and `cpu`.
+        placement: where the plan puts it.
     """
     from torch._dynamo.eval_frame import is_dynamo_supported
 
@@ -55,104 +58,87 @@ def why_not(model: PreTrainedModel, placement: str) -> str:
         return f"transformers cannot compile {type(model).__name__}"
     if not is_dynamo_supported():
         return "torch.compile does not run on this Python"
-    return _of(model).problem
+    return _state_of(model).problem
 
 
-def left_out(reason: str) -> dict[str, Any]:
-    """Say why nothing is compiled where that was asked for, and return what to note of it."""
+def log_not_compiled(reason: str) -> dict[str, Any]:
+    """Log why a requested compilation does not take place, and return what to record of it."""
     log.info("compile_step is left out: %s.", reason)
     return {"compiled": False, "not_compiled": reason}
 
 
 @contextmanager
-def compiled_step(model: PreTrainedModel, notes: dict[str, Any]) -> Iterator[CompiledStep]:
-    """Give what has a model write with compiled code inside the block; its cache is let go behind it.
+def compiled_step(model: PreTrainedModel, record: dict[str, Any]) -> Iterator[CompiledStep]:
+    """Yield a step that generates with compiled code; its cache is freed behind the block.
 
     Args:
         model: on the device it computes on, for as long as the block lasts.
-        notes: is told `compiled`, and `not_compiled` with the reason where compiling failed.
+        record: gets `compiled`, and `not_compiled` with the reason where compilation failed.
     """
-    step = CompiledStep(model, notes)
+    step = CompiledStep(model, record)
     try:
         yield step
     finally:
-        step.let_go()
+        step.release()
 
 
 class CompiledStep:
-    """A cache of one size on the model's device, and the settings that make `generate` compile its step."""
+    """A fixed-size cache on the model's device, and the settings that make `generate` compile its step."""
 
-    def __init__(self, model: PreTrainedModel, notes: dict[str, Any]) -> None:
-        """Make nothing yet."""
-        self._model, self._notes = model, notes
+    def __init__(self, model: PreTrainedModel, record: dict[str, Any]) -> None:
+        """Allocate nothing yet."""
+        self._model, self._record = model, record
         self._cache: StaticCache | None = None
-        self._made = False
+        self._has_compiled = False
 
-    def use(self, write: Callable[..., torch.Tensor], prompt_tokens: int, max_new_tokens: int) -> torch.Tensor:
-        """Return the tokens that `write` gives, by compiled code; where that cannot be made, without, and say so once.
+    def generate(self, run: Callable[..., torch.Tensor], prompt_tokens: int, max_new_tokens: int) -> torch.Tensor:
+        """Return the tokens that `run` returns, by compiled code; uncompiled where compilation fails.
 
         Args:
-            write: calls `generate` with the arguments it is given; called again after compiling failed.
-            prompt_tokens: the length of the prompt.
+            run: calls transformers' `generate` with the arguments it is given; called again after a failure.
+            prompt_tokens: the length of the chat.
             max_new_tokens: the longest answer.
         """
-        written = None
-        if not _of(self._model).problem:
-            written = self._compiled(write, fixed_cache_tokens(prompt_tokens, max_new_tokens))
-        # Outside of what handles the error, whose frames hold the cache.
-        return write() if written is None else written
+        tokens = None
+        if not _state_of(self._model).problem:
+            tokens = self._generate_compiled(run, fixed_cache_tokens(prompt_tokens, max_new_tokens))
+        # Outside of the error's handler, whose traceback holds the cache.
+        return run() if tokens is None else tokens
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Free the cache."""
         self._cache = None
-        if self._made:
-            gc.collect()  # compiling leaves cycles that hold the cache
+        if self._has_compiled:
+            gc.collect()  # compilation leaves reference cycles that hold the cache
 
-    def _compiled(self, write: Callable[..., torch.Tensor], tokens: int) -> torch.Tensor | None:
-        """Return what `write` gives with a cache for so many tokens; None where no code can be made."""
+    def _generate_compiled(self, run: Callable[..., torch.Tensor], size: int) -> torch.Tensor | None:
+        """Return what `run` returns with a cache for `size` tokens; None where compilation fails."""
         from torch._dynamo.exc import TorchDynamoException
+        from transformers import CompileConfig, StaticCache
 
-        self._announce(tokens)
+        state = _state_of(self._model)
+        if size not in state.sizes:
+            self._has_compiled = True
+            log.info("Compiling the prompt model's step for up to %d tokens: this answer may take long.", size)
+        settings: Any = CompileConfig(dynamic=False, backend=BACKEND, mode="default")
+        settings._compile_all_devices = True  # generate() compiles on cards alone otherwise
         try:
-            written = write(past_key_values=self._cache_of(tokens), compile_config=_settings())
+            if self._cache is None or self._cache.get_max_length() != size:
+                self._cache = StaticCache(self._model.config, max_cache_len=size)
+            self._cache.reset()
+            tokens = run(past_key_values=self._cache, compile_config=settings)
         except TorchDynamoException as error:
-            self._give_up(error)
+            self._cache = None
+            reason = short_text(error)
+            # Compilation takes long to fail; this model is not tried again in this process.
+            state.problem = f"it failed before ({reason})"
+            self._record |= {"compiled": False, "not_compiled": reason}
+            log.warning("Compiling the prompt model failed (%s). Writing without compiled code.", reason)
             return None
-        _of(self._model).sizes.add(tokens)
-        self._notes["compiled"] = True
-        return written
-
-    def _cache_of(self, tokens: int) -> StaticCache:
-        """Return an empty cache for so many tokens; the one at hand, where its size is right."""
-        from transformers import StaticCache
-
-        if self._cache is None or self._cache.get_max_length() != tokens:
-            self._cache = StaticCache(self._model.config, max_cache_len=tokens)
-        self._cache.reset()
-        return self._cache
-
-    def _announce(self, tokens: int) -> None:
-        if tokens not in _of(self._model).sizes:
-            self._made = True
-            log.info("Compiling the prompt model's step for up to %d tokens: this answer may take long.", tokens)
-
-    def _give_up(self, error: Exception) -> None:
-        """Note why there is no code, and do not try again with this model."""
-        self._cache = None
-        reason = short_text(error)
-        _of(self._model).problem = f"it failed before ({reason})"
-        self._notes |= {"compiled": False, "not_compiled": reason}
-        log.warning("Compiling the prompt model failed (%s). Writing without compiled code.", reason)
+        state.sizes.add(size)
+        self._record["compiled"] = True
+        return tokens
 
 
-def _of(model: PreTrainedModel) -> _Known:
-    return _known.setdefault(model, _Known())
-
-
-def _settings() -> CompileConfig:
-    """Return how `generate` is to compile: every size by itself, and without CUDA graphs."""
-    from transformers import CompileConfig
-
-    settings: Any = CompileConfig(dynamic=False, backend=BACKEND, mode="default")
-    settings._compile_all_devices = True  # generate() leaves a CPU out otherwise
-    return settings  # type: ignore[no-any-return]
+def _state_of(model: PreTrainedModel) -> _CompileState:
+    return _states.setdefault(model, _CompileState())

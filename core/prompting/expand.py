@@ -1,4 +1,4 @@
-"""A short line → a prompt: asked for, checked, remembered, and never in the way of a render."""
+"""Prompt expansion: a short line → a rich prompt, generated, checked and cached; the line itself as the fallback."""
 
 from __future__ import annotations
 
@@ -10,235 +10,230 @@ from ..catalog.selection import ModelHandle
 from ..errors import PiyingError
 from ..host.base import Host
 from .answer_cache import AnswerCache
-from .checks import is_about, most_words, off_language, refuses, repeats, too_short
-from .clean import clean_answer
-from .edits import is_edit, names_what_is_removed, result_of, speaks_of_edit
-from .facts import ADDABLE, Fact, clauses_with, find_facts, missing_facts
-from .language import first_sentences, joined, language_of
+from .answers import (
+    clean_answer,
+    find_edit_problem,
+    is_on_topic,
+    is_refusal,
+    is_repetitive,
+    is_too_short,
+    is_wrong_language,
+    word_limit,
+)
+from .facts import APPENDABLE, Fact, edit_result, find_facts, missing_facts, sentences_stating
+from .language import first_sentences, join_sentences, language_of
 from .local_model import LocalModel
-from .messages import answer_language, compose, plain
-from .negative import suggest_negative
-from .picture import Picture, first_picture
-from .presets import preset_text, shows_motion
-from .request import LANGUAGES, LENGTHS, ExpandRequest
+from .messages import (
+    Answer,
+    ChatModel,
+    Generate,
+    Picture,
+    answer_language,
+    compose_chat,
+    first_picture,
+    plain_chat,
+)
+from .negative_prompt import suggest_negative
+from .presets import is_for_editing, is_for_video, preset_text
+from .request import LENGTHS, ExpandRequest
 from .server import ServerHandle, ServerModel
-from .writer import Answer, Write, Writer
 
 log = logging.getLogger("piying")
 
-TRIES = 2
+MAX_ATTEMPTS = 2
 SEEDS = 2**64
 PromptHandle = ModelHandle | ServerHandle
 
 
-class Unusable(PiyingError):
-    """A model answered, and not with a prompt."""
+class UnusableAnswerError(PiyingError):
+    """A model answered, but not with a prompt that can be used."""
 
 
 @dataclass(frozen=True)
-class Brief:
-    """A request as it is worked on: with its system prompt, its picture, and what its answer must have."""
+class ExpandJob:
+    """A request with all that its expansion depends on.
+
+    Attributes:
+        request: what to write.
+        system: the preset's system prompt.
+        picture: shown to the model.
+        facts: what the answer must keep.
+        language: of the answer; None where any will do.
+        source: what of the prompt the result shows; of an edit instruction, what it leads to.
+    """
 
     request: ExpandRequest
     system: str
     picture: Picture | None
     facts: tuple[Fact, ...]
     language: str | None
+    source: str
+
+    @classmethod
+    def of(cls, request: ExpandRequest, host: Host, image: Any) -> ExpandJob:
+        """Return the job of a request."""
+        source = edit_result(request.prompt) if is_for_editing(request.preset) else request.prompt
+        return cls(
+            request,
+            preset_text(request.preset, host),
+            None if image is None else first_picture(image),
+            tuple(find_facts(source, is_for_video(request.preset), request.keep)),
+            answer_language(request),
+            source,
+        )
+
+    @property
+    def translates(self) -> bool:
+        """Whether the answer has another language than the prompt."""
+        return self.language != language_of(self.request.prompt)
+
+    def missing_facts(self, text: str) -> list[Fact]:
+        """Return the facts that an answer does not state."""
+        return missing_facts(list(self.facts), text, self.translates)
 
 
 def expand(handle: PromptHandle, request: ExpandRequest, host: Host, image: Any = None) -> tuple[str, dict[str, Any]]:
     """Return the expanded prompt and a record of what ran, fit for JSON.
 
-    Whatever goes wrong gives the original prompt back, with a warning: a render is worth more than a
-    failed expansion. The record says where the text comes from (`source`: model, server, cache, frozen or
-    original), why the original was used (`problem`), and holds the suggested negative prompt.
+    Every failure falls back to the original prompt, with a warning: a render is worth more than an expansion. The
+    record says where the text comes from (`source`: model, server, cache, frozen or original) and why it fell back
+    (`problem`), and has the suggested negative prompt.
 
     Args:
         handle: a local model, or a server.
         request: what to write.
         host: where folders, device and display come from.
-        image: frames [N, H, W, 3] in 0..1 to look at, of which the first is used; None for none.
+        image: frames [N, H, W, 3] in 0..1, of which the model is shown the first; None for none.
 
     Raises:
-        PiyingError: the request itself is wrong; in strict mode also whatever else goes wrong.
+        PiyingError: the request itself is wrong; in strict mode also every other failure.
     """
-    _check(request)
-    if request.frozen_prompt.strip():
-        return _result(request, request.frozen_prompt.strip(), {"source": "frozen"})
-    brief = _brief(request, host, image)
+    request.validate()
     record: dict[str, Any] = {}
-    try:
-        text = _expanded(handle, brief, host, record)
-    except PiyingError as error:
-        if request.strict:
-            raise
-        log.warning("%s Using the prompt as it was written.", error)
-        text = request.prompt
-        record |= {"source": "original", "problem": str(error)}
-    return _result(request, text, record)
-
-
-def _check(request: ExpandRequest) -> None:
-    for name, value, choices in (
-        ("language", request.language, LANGUAGES),
-        ("length", request.length, tuple(LENGTHS)),
-    ):
-        if value not in choices:
-            raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(choices)}.")
-
-
-def _result(request: ExpandRequest, text: str, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    if request.frozen_prompt.strip():
+        text, record = request.frozen_prompt.strip(), {"source": "frozen"}
+    else:
+        job = ExpandJob.of(request, host, image)
+        try:
+            text = _expand_with_fallback(handle, job, host, record)
+        except PiyingError as error:
+            if request.strict:
+                raise
+            log.warning("%s Using the prompt as it was written.", error)
+            text = request.prompt
+            record |= {"source": "original", "problem": str(error)}
     negative = suggest_negative(f"{request.prompt} {request.style}", request.preset, language_of(text))
     return text, {**asdict(request), **record, "expanded": text, "negative_prompt": negative}
 
 
-def _brief(request: ExpandRequest, host: Host, image: Any) -> Brief:
-    return Brief(
-        request,
-        preset_text(request.preset, host),
-        None if image is None else first_picture(image),
-        tuple(find_facts(_said(request), shows_motion(request.preset), request.keep)),
-        answer_language(request),
-    )
+def _expand_with_fallback(handle: PromptHandle, job: ExpandJob, host: Host, record: dict[str, Any]) -> str:
+    """Return a prompt from the handle's model, or from the fallback of a server that fails.
 
-
-def _said(request: ExpandRequest) -> str:
-    """Return what of a prompt the result shows; of an order to edit, what it leads to."""
-    return result_of(request.prompt) if is_edit(request.preset) else request.prompt
-
-
-def _expanded(handle: PromptHandle, brief: Brief, host: Host, record: dict[str, Any]) -> str:
-    """Return a prompt from the handle's model, or from the one that stands in for a server that fails.
-
-    `record` is filled with who was asked, whether an answer comes or not.
+    `record` is filled with which model ran, whether it gives a prompt or not.
     """
-    if not brief.request.prompt.strip() and brief.picture is None:
+    if not job.request.prompt.strip() and job.picture is None:
         raise PiyingError("prompt is empty. Write what to show, or connect an image to look at.")
     if not isinstance(handle, ServerHandle):
-        return _remembered(LocalModel(handle, host, brief.picture is not None), "model", brief, host, record)
+        model = LocalModel(handle, host, job.picture is not None)
+        return _cached_or_generated(model, "model", job, host, record)
     try:
-        return _remembered(ServerModel(handle, host), "server", brief, host, record)
+        return _cached_or_generated(ServerModel(handle, host), "server", job, host, record)
     except PiyingError as error:
         if handle.fallback is None:
             raise
         log.warning("%s Asking the local model instead.", error)
         record.clear()
         record["server_problem"] = str(error)
-        return _expanded(handle.fallback, brief, host, record)
+        return _expand_with_fallback(handle.fallback, job, host, record)
 
 
-def _remembered(writer: Writer, source: str, brief: Brief, host: Host, record: dict[str, Any]) -> str:
-    """Return what the writer answered to this before, or answers now."""
-    record |= writer.record()
-    if brief.picture is not None and not writer.sees:
-        _cannot_see(writer, brief.request)
-        brief = replace(brief, picture=None)
-    record["saw_image"] = brief.picture is not None
-    answers = AnswerCache(host.cache_folder() / "prompts")
+def _cached_or_generated(model: ChatModel, source: str, job: ExpandJob, host: Host, record: dict[str, Any]) -> str:
+    """Return the model's prompt from the cache; else generate it and cache it."""
+    record |= model.record()
+    request = job.request
+    if job.picture is not None and not model.has_vision:
+        problem = f"{model.name} cannot look at the image: it reads text alone. A Qwen2.5-VL or Qwen3-VL folder can."
+        if request.strict or not request.prompt.strip():
+            raise PiyingError(problem)
+        log.warning("%s Going by the text.", problem)
+        job = replace(job, picture=None)
+    record["saw_image"] = job.picture is not None
+    cache = AnswerCache(host.cache_folder() / "prompts")
     key = {
-        "writer": writer.identity(),
-        "system": brief.system,
-        "request": asdict(replace(brief.request, strict=False)),
-        "picture": brief.picture.digest if brief.picture else None,
+        "model": model.identity(),
+        "system": job.system,
+        "request": asdict(replace(request, strict=False)),
+        "picture": job.picture.digest if job.picture else None,
     }
-    text = answers.get(key)
-    if text is not None and _problem(text, brief) is None:
+    text = cache.get(key)
+    # Checked again: the checks may have become stricter since.
+    if text is not None and find_problem(text, job) is None:
         log.info("Expanded prompt: as this model wrote it before.")
         record["source"] = "cache"
         return text
-    text = _write(writer, brief)
-    answers.put(key, text)
-    record |= {**writer.record(), "source": source}
+    text = model.run(lambda generate: _generate_usable(generate, model, job), request.max_new_tokens)
+    cache.put(key, text)
+    record |= {**model.record(), "source": source}
     return text
 
 
-def _cannot_see(writer: Writer, request: ExpandRequest) -> None:
-    said = f"{writer.name} cannot look at the image: it reads text alone. A Qwen2.5-VL or Qwen3-VL folder can."
-    if request.strict or not request.prompt.strip():
-        raise PiyingError(said)
-    log.warning("%s Going by the text.", said)
-
-
-def _write(writer: Writer, brief: Brief) -> str:
+def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> str:
     """Return the first answer that can be used.
 
     Raises:
-        Unusable: none of them can.
+        UnusableAnswerError: none can.
     """
-    return writer.hold(lambda write: _ask(write, writer, brief), brief.request.max_new_tokens)
-
-
-def _ask(write: Write, writer: Writer, brief: Brief) -> str:
-    problem = ""
-    for number in range(_tries(writer, brief)):
-        request = replace(brief.request, seed=(brief.request.seed + number) % SEEDS)
-        chat = (
-            plain(brief.system, request)
-            if writer.plain
-            else compose(brief.system, request, brief.facts, brief.picture is not None, problem)
-        )
-        text = usable_text(write(chat, brief.picture, request), brief)
-        found = _problem(text, brief)
-        if found is None:
+    problem: str | None = ""
+    # Greedy decoding of a chat that stays the same gives the same answer again.
+    attempts = 1 if model.plain_chats and job.request.temperature == 0 else MAX_ATTEMPTS
+    for number in range(attempts):
+        request = replace(job.request, seed=(job.request.seed + number) % SEEDS)
+        if model.plain_chats:
+            chat = plain_chat(job.system, request)
+        else:
+            has_picture = job.picture is not None
+            chat = compose_chat(job.system, request, job.facts, has_picture=has_picture, problem=problem or "")
+        text = postprocess(generate(chat, job.picture, request), job)
+        problem = find_problem(text, job)
+        if problem is None:
             return text
-        problem = found
-        log.info("%s: %s", writer.name, problem)
-    raise Unusable(f"The prompt model {writer.name} gave nothing to use: {problem}")
+        log.info("%s: %s", model.name, problem)
+    raise UnusableAnswerError(f"The prompt model {model.name} gave nothing to use: {problem}")
 
 
-def _tries(writer: Writer, brief: Brief) -> int:
-    """Return how often to ask: the likeliest words of a chat that stays the same are the same again."""
-    return 1 if writer.plain and brief.request.temperature == 0 else TRIES
-
-
-def usable_text(answer: Answer, brief: Brief) -> str:
-    """Return an answer cleaned, cut to its length at a sentence, and with words added that it only forgot."""
-    limit = most_words(LENGTHS[brief.request.length])
+def postprocess(answer: Answer, job: ExpandJob) -> str:
+    """Return an answer cleaned, truncated at a sentence, and with missing facts appended where that is enough."""
+    limit = word_limit(LENGTHS[job.request.length])
     text = first_sentences(clean_answer(answer.text), limit, answer.finished)
-    forgotten = _missing(text, brief)
-    if text and forgotten and all(fact.kind in ADDABLE for fact in forgotten) and not _translated(brief):
-        listed = [fact.said for fact in forgotten if fact.kind == "kept"]
-        clauses = clauses_with([fact for fact in forgotten if fact.kind != "kept"], brief.request.prompt)
-        text = joined([text, *filter(None, [clauses, ", ".join(listed)])])
+    missing = job.missing_facts(text)
+    if text and missing and all(fact.kind in APPENDABLE for fact in missing) and not job.translates:
+        stated = sentences_stating([fact for fact in missing if fact.kind != "kept"], job.request.prompt)
+        listed = ", ".join(fact.text for fact in missing if fact.kind == "kept")
+        text = join_sentences([text, *filter(None, [stated, listed])])
     return text
 
 
-def _problem(text: str, brief: Brief) -> str | None:
-    """Return what is wrong with a text, None where nothing is."""
-    prompt = brief.request.prompt
+def find_problem(text: str, job: ExpandJob) -> str | None:
+    """Return why a text cannot be used, as a sentence for the log and for the next attempt; None where it can."""
+    prompt = job.request.prompt
     if not text:
         return "It was empty, or never came to an end."
-    if refuses(text, prompt):
+    if is_refusal(text, prompt):
         return "It talked to the user, and described nothing."
-    if repeats(text):
+    if is_repetitive(text):
         return "It repeated itself."
-    kept = [fact.said for fact in brief.facts if fact.kind in ("quoted", "name", "kept")]
-    if off_language(text, brief.language, kept):
-        return f"It was not in {'Chinese' if brief.language == 'zh' else 'English'}."
-    if is_edit(brief.request.preset) and speaks_of_edit(text):
-        return "It told of the change, and not of what is seen."
-    if is_edit(brief.request.preset) and names_what_is_removed(text, prompt):
-        return "It named what is to go."
-    if too_short(text, prompt):
+    if is_wrong_language(text, job.language, [f.text for f in job.facts if f.kind in ("quoted", "name", "kept")]):
+        return f"It was not in {'Chinese' if job.language == 'zh' else 'English'}."
+    if is_for_editing(job.request.preset) and (problem := find_edit_problem(text, prompt)):
+        return problem
+    if is_too_short(text, prompt):
         return "It left out most of the text."
-    if missing := _missing(text, brief):
-        return f"It left out: {', '.join(fact.said for fact in missing)}."
-    if not _translated(brief) and not is_about(text, _unchecked(brief)):
+    if missing := job.missing_facts(text):
+        return f"It left out: {', '.join(fact.text for fact in missing)}."
+    # Facts are found in the answer already, and a translation shares no words with its prompt.
+    rest = job.source
+    for fact in job.facts:
+        rest = rest.replace(fact.text, " ")
+    if not job.translates and not is_on_topic(text, rest):
         return "It was about something else."
     return None
-
-
-def _missing(text: str, brief: Brief) -> list[Fact]:
-    return missing_facts(list(brief.facts), text, _translated(brief))
-
-
-def _unchecked(brief: Brief) -> str:
-    """Return the words of the prompt that are no facts."""
-    text = _said(brief.request)
-    for fact in brief.facts:
-        text = text.replace(fact.said, " ")
-    return text
-
-
-def _translated(brief: Brief) -> bool:
-    return brief.language != language_of(brief.request.prompt)

@@ -1,4 +1,4 @@
-"""Which language a text is in, how long it is, and where its sentences end."""
+"""Languages: which one a text is in, how many words it has, and where its sentences end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OTHER = re.compile(
 HAN_PER_WORD = 1.6  # characters of a Chinese text for each word of its English translation
 SENTENCE_END = re.compile(r"""[.!?…](?:["”’')\]]+)?(?=\s|$)|[。！？](?:["”’』」）]+)?""")
 CLAUSE_END = re.compile("[,;:](?=\\s|$)|[，；：、]")
-# A stop behind one of these ends no sentence.
+# A full stop behind one of these does not end a sentence.
 ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|No|etc|e\.g|i\.e|[A-Z])\.$")
-FEW = 0.1  # share of words of another language that a text may hold: names, brands
+FOREIGN_SHARE = 0.1  # words of another language that a text may have: names, brands
 
 
 def language_of(text: str) -> str | None:
@@ -32,7 +32,7 @@ def is_in(text: str, language: str) -> bool:
     """Return whether nearly all of a text is in a language (`zh` or `en`)."""
     han, words, other = _counts(text)
     own, foreign = (han, words) if language == "zh" else (words, han)
-    return own > 0 and foreign + other <= FEW * (own + foreign + other)
+    return own > 0 and foreign + other <= FOREIGN_SHARE * (own + foreign + other)
 
 
 def _counts(text: str) -> tuple[int, int, int]:
@@ -40,13 +40,13 @@ def _counts(text: str) -> tuple[int, int, int]:
 
 
 def word_count(text: str) -> int:
-    """Return the words of a text; of a Chinese one, about those of its translation."""
+    """Return the number of words of a text; of a Chinese one, about that of its English translation."""
     han, words, other = _counts(text)
     return round((han + other) / HAN_PER_WORD) + words
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text, the last with or without its end."""
+    """Return the sentences of a text, the last one complete or not."""
     found, start = [], 0
     for match in SENTENCE_END.finditer(text):
         if not ABBREVIATION.search(text[start : match.end()]):
@@ -62,14 +62,14 @@ def is_finished(text: str) -> bool:
 
 
 def first_sentences(text: str, words: int, finished: bool = True) -> str:
-    """Return the whole sentences at the beginning of a text that have at most so many words together.
+    """Return the complete sentences at the beginning of a text that have at most `words` words together.
 
-    A text whose first sentence alone is too long, or never ends, is cut behind a clause.
+    A text whose first sentence alone is too long, or is incomplete, is truncated at the end of a clause.
 
     Args:
-        text: in one line.
-        words: how many, see `word_count`.
-        finished: the text was written to its end; else its last sentence counts only with its stop.
+        text: on one line.
+        words: the limit, as `word_count` counts.
+        finished: the text was written to its end; a truncated one loses its last sentence.
     """
     if finished and word_count(text) <= words:
         return text
@@ -78,17 +78,15 @@ def first_sentences(text: str, words: int, finished: bool = True) -> str:
         if word_count("".join([*kept, sentence])) > words or not is_finished(sentence):
             break
         kept.append(sentence)
-    return joined(kept) if kept else _first_clauses(text, words)
+    if kept:
+        return join_sentences(kept)
+    ends = [match.start() for match in CLAUSE_END.finditer(text) if word_count(text[: match.start()]) <= words]
+    return text[: ends[-1]].strip() if ends else ""
 
 
-def joined(parts: list[str]) -> str:
-    """Return sentences one behind the other, with a blank between them unless they are Chinese."""
+def join_sentences(parts: list[str]) -> str:
+    """Return sentences in a row, with a space between them unless they are Chinese."""
     text = ""
     for part in parts:
         text += part if not text or text[-1] in "。！？」』”" else f" {part}"
     return text
-
-
-def _first_clauses(text: str, words: int) -> str:
-    ends = [match.start() for match in CLAUSE_END.finditer(text) if word_count(text[: match.start()]) <= words]
-    return text[: ends[-1]].strip() if ends else ""

@@ -1,4 +1,4 @@
-"""What writing a prompt costs: one phase, whose time is that of reading the weights once a token."""
+"""Phases of a prompt model for the planner: one, bound by reading the weights once per generated token."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from dataclasses import dataclass
 
 from ..planner.phases import Component, Phase, Variant, every_storage
 
+COMPONENT = "prompt_model"
 # Keys and values of all published sizes of Qwen3: 8 heads of 128 (their config.json).
 KEY_VALUE_WIDTH = 1024
 # Peak per token and width of the prompt's pass, 16-bit, from live tensors of a small Qwen3.
 ACTIVATION_BYTES = 37
-# Tokens of a prompt that a cache of one size has room for at least: ours, of about 1,100 characters, are all below.
-SMALLEST_ROOM = 1024
+# The least room of a fixed cache for the chat: our presets, of about 1,100 characters, all stay below.
+MIN_FIXED_CACHE_TOKENS = 1024
 LOGIT_BYTES = 4 * 4 * 151_936  # four fp32 copies of one position's scores over the vocabulary
-
-
-def fixed_cache_tokens(prompt_tokens: int, max_new_tokens: int) -> int:
-    """Return for how many tokens a cache of one size has room: prompts of much the same length share a size."""
-    return max(SMALLEST_ROOM, 1 << (prompt_tokens - 1).bit_length()) + max_new_tokens
 
 
 @dataclass(frozen=True)
 class PromptWork:
-    """What the planner must know of writing a prompt.
+    """What the planner must know of expanding a prompt.
 
     Attributes:
         prompt_tokens: the system prompt and the line, in tokens.
         max_new_tokens: the longest answer.
-        fixed_cache: keys and values have the room of `fixed_cache_tokens` from the start, as compiled code wants it.
+        fixed_cache: keys and values have the room of `fixed_cache_tokens` from the start, as compiled code needs.
     """
 
     prompt_tokens: int = 512
@@ -36,28 +32,32 @@ class PromptWork:
     fixed_cache: bool = False
 
 
-def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase, ...]:
-    """Return the one phase of writing a prompt.
+def fixed_cache_tokens(prompt_tokens: int, max_new_tokens: int) -> int:
+    """Return for how many tokens a fixed cache has room.
 
-    Args:
-        components: `prompt_model`.
+    The chat's share is a power of two, so that chats of similar length share one size and its compiled code.
     """
-    component, prompt_tokens, max_new_tokens = components["prompt_model"], work.prompt_tokens, work.max_new_tokens
-    tokens = prompt_tokens + max_new_tokens
-    room = fixed_cache_tokens(prompt_tokens, max_new_tokens) if work.fixed_cache else tokens
-    cache = 2 * room * KEY_VALUE_WIDTH * len(component.blocks)  # elements
-    active = ACTIVATION_BYTES * prompt_tokens * component.hidden
+    return max(MIN_FIXED_CACHE_TOKENS, 1 << (prompt_tokens - 1).bit_length()) + max_new_tokens
+
+
+def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase, ...]:
+    """Return the one phase of expanding a prompt."""
+    component = components[COMPONENT]
+    tokens = work.prompt_tokens + work.max_new_tokens
+    room = fixed_cache_tokens(work.prompt_tokens, work.max_new_tokens) if work.fixed_cache else tokens
+    cache_elements = 2 * room * KEY_VALUE_WIDTH * len(component.blocks)
+    activations = ACTIVATION_BYTES * work.prompt_tokens * component.hidden
     return (
         Phase(
             name="expand",
             component=component,
             computes=("bf16",),
             storages=every_storage(),
-            # The prompt's tokens go through at once, then one at a time.
-            flops=2.0 * component.parameters * tokens / max_new_tokens,
+            # The chat's tokens go through in one pass, then one token a pass.
+            flops=2.0 * component.parameters * tokens / work.max_new_tokens,
             linear_share=0.0,
-            passes=max_new_tokens,
-            variants=(Variant("whole", active + 2 * cache, fixed=LOGIT_BYTES),),
+            passes=work.max_new_tokens,
+            variants=(Variant("whole", activations + 2 * cache_elements, fixed=LOGIT_BYTES),),
             streamable=True,
         ),
     )

@@ -1,19 +1,19 @@
-"""System prompts: one text file each, ours in `system_prompts`, the user's in `prompts` beside the language models.
+"""Presets: system prompts, one text file each; ours in `system_prompts`, the user's in models/LLM/prompts.
 
-A user's file of the name of one of ours takes its place, so that an edit outlives an update of the pack.
+A user's file with the name of a built-in preset replaces it, so that an edited preset survives an update of the pack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
-from ..host.base import Host
 
-FOLDER = Path(__file__).resolve().parent / "system_prompts"
-USER_CATEGORY, USER_FOLDER = "LLM", "prompts"  # models/LLM/prompts/*.txt
-ORDER = (
+if TYPE_CHECKING:
+    from ..host.base import Host
+
+Preset = Literal[
     "text_to_video",
     "text_to_image",
     "image_to_video",
@@ -22,14 +22,19 @@ ORDER = (
     "vace_outpaint",
     "vace_extend",
     "vace_reference",
-)
-STILL = "text_to_image"
-LONGEST = 20_000  # characters of a system prompt
+]
+BUILT_IN_PRESETS: tuple[Preset, ...] = get_args(Preset)
+FOLDER = Path(__file__).resolve().parent / "system_prompts"
+USER_CATEGORY, USER_FOLDER = "LLM", "prompts"
+MAX_CHARACTERS = 20_000
+# Users name their own presets; these prefixes give theirs the treatment of ours.
+STILL_PREFIX: Preset = "text_to_image"
+EDIT_PREFIX = "vace_"
 
 
 def preset_names(host: Host | None = None) -> list[str]:
-    """Return the names of the presets: ours, then the user's own by name."""
-    return [*ORDER, *sorted(set(_user_files(host)) - set(ORDER))]
+    """Return the names of the presets: built-in ones, then the user's own in alphabetical order."""
+    return [*BUILT_IN_PRESETS, *sorted(_user_files(host).keys() - set(BUILT_IN_PRESETS))]
 
 
 def preset_text(name: str, host: Host | None = None) -> str:
@@ -43,29 +48,30 @@ def preset_text(name: str, host: Host | None = None) -> str:
         raise PiyingError(f"preset is {name!r}. Choose one of: {', '.join(names)}.")
     path = _user_files(host).get(name, FOLDER / f"{name}.txt")
     try:
+        # Windows editors put a byte order mark in front, which utf-8-sig skips.
         text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise PiyingError(f"preset {name}: {path} cannot be read ({error}). Save it as UTF-8 text.") from error
-    if not 0 < len(text) <= LONGEST:
-        raise PiyingError(f"preset {name}: {path} has {len(text)} characters. Write 1 to {LONGEST}.")
+    if not 0 < len(text) <= MAX_CHARACTERS:
+        raise PiyingError(f"preset {name}: {path} has {len(text)} characters. Write 1 to {MAX_CHARACTERS}.")
     return text
 
 
-def shows_motion(name: str) -> bool:
-    """Return whether the preset is for videos; a user's preset is for pictures when its name begins so."""
-    return not name.startswith(STILL)
+def is_for_video(name: str) -> bool:
+    """Return whether a preset is for videos rather than pictures."""
+    return not name.startswith(STILL_PREFIX)
+
+
+def is_for_editing(name: str) -> bool:
+    """Return whether the prompts of a preset may be edit instructions, such as "remove the car"."""
+    return name.startswith(EDIT_PREFIX)
 
 
 def _user_files(host: Host | None) -> dict[str, Path]:
-    """Return the user's files by name; the folder the host prefers comes first."""
+    """Return the user's files by name; of equal names that in the folder the host lists first."""
     files: dict[str, Path] = {}
-    for folder in _user_folders(host):
-        for path in sorted(folder.glob("*.txt")):
-            files.setdefault(path.stem, path)
-    return files
-
-
-def _user_folders(host: Host | None) -> Iterator[Path]:
     for category, root in host.model_folders() if host is not None else ():
         if category == USER_CATEGORY:
-            yield root / USER_FOLDER
+            for path in sorted((root / USER_FOLDER).glob("*.txt")):
+                files.setdefault(path.stem, path)
+    return files

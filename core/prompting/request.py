@@ -1,18 +1,27 @@
-"""What to expand, and how."""
+"""Expand requests: the prompt to expand, how to write it, and the values each setting may have."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from .presets import ORDER
+from ..errors import PiyingError
+from .presets import BUILT_IN_PRESETS
 
-DEFAULT_PRESET = ORDER[0]
+Language = Literal["auto", "zh", "en"]
+Length = Literal["auto", "short", "medium", "long"]
+
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+# Minimum and maximum words of an answer; None leaves the length to the preset.
+LENGTHS: dict[Length, tuple[int, int] | None] = {
+    "auto": None,
+    "short": (20, 40),
+    "medium": (50, 80),
+    "long": (100, 140),
+}
+DEFAULT_PRESET = BUILT_IN_PRESETS[0]
 DEFAULT_MAX_NEW_TOKENS = 256
 DEFAULT_TEMPERATURE = 0.7
-LANGUAGES = ("auto", "zh", "en")
-# length → words of the answer, from and to; auto leaves it to the preset. A Chinese text of as many words
-# has about 1.6 characters for each.
-LENGTHS: dict[str, tuple[int, int] | None] = {"auto": None, "short": (20, 40), "medium": (50, 80), "long": (100, 140)}
 
 
 @dataclass(frozen=True)
@@ -21,17 +30,17 @@ class ExpandRequest:
 
     Attributes:
         prompt: the short line.
-        preset: a name from `presets.preset_names`.
+        preset: a name from `presets.preset_names`; users add their own, so it is no closed set.
         max_new_tokens: the longest answer.
-        temperature: 0 always takes the likeliest token; higher wanders more.
+        temperature: 0 decodes greedily; higher values sample more freely.
         seed: 0 … 2**64-1; the same seed, model and text give the same answer.
-        language: of the answer, one of `LANGUAGES`; auto is that of the prompt.
-        length: one of `LENGTHS`.
-        style: a style to write towards, in any words; empty for none.
-        keep: words that must be in the answer as they are, parted by commas or lines; what is quoted,
-            counted, named or coloured in the prompt is found without being listed.
-        strict: fail where the original prompt would be used in place of an answer.
-        frozen_prompt: an answer to give as it is, without asking a model; empty asks.
+        language: language of the answer; auto is that of the prompt.
+        length: length of the answer.
+        style: a style to write in, as free text; empty for none.
+        keep: further words that must appear in the answer unchanged, separated by commas or lines. Quoted text,
+            numbers, colours and names in the prompt are found without being listed.
+        strict: raise an error instead of falling back to the original prompt.
+        frozen_prompt: text to return unchanged, without running a model; empty runs the model.
     """
 
     prompt: str
@@ -39,9 +48,23 @@ class ExpandRequest:
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     temperature: float = DEFAULT_TEMPERATURE
     seed: int = 0
-    language: str = "auto"
-    length: str = "auto"
+    language: Language = "auto"
+    length: Length = "auto"
     style: str = ""
     keep: str = ""
     strict: bool = False
     frozen_prompt: str = ""
+
+    def validate(self) -> None:
+        """Accept a request whose closed settings have values that exist.
+
+        Raises:
+            PiyingError: one has not; the message lists the values it may have.
+        """
+        settings: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+            ("language", self.language, LANGUAGES),
+            ("length", self.length, tuple(LENGTHS)),
+        )
+        for name, value, allowed in settings:
+            if value not in allowed:
+                raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(allowed)}.")

@@ -17,12 +17,10 @@ from typing import Any
 from ..catalog.selection import ModelHandle
 from ..host.base import Host
 from .addresses import api_key, read_address
+from .answers import clean_answer
 from .chat_client import ChatTerms, RequestRejected, ServerFailed, chat_completion
-from .clean import clean_answer
-from .messages import Chat
-from .picture import Picture
+from .messages import Answer, Chat, Generate, Picture
 from .request import ExpandRequest
-from .writer import Answer, Write
 
 log = logging.getLogger("piying")
 
@@ -52,9 +50,9 @@ class ServerHandle:
 
 
 class ServerModel:
-    """A writer: the model behind a server."""
+    """A chat model: the model behind a server."""
 
-    sees, plain = True, False
+    has_vision, plain_chats = True, False
 
     def __init__(self, handle: ServerHandle, host: Host) -> None:
         """Check the address.
@@ -74,7 +72,7 @@ class ServerModel:
         """Return address and model."""
         return {"model": self._handle.model, "server": str(self._address)}
 
-    def hold(self, use: Callable[[Write], str], max_new_tokens: int) -> str:
+    def run(self, use: Callable[[Generate], str], max_new_tokens: int) -> str:
         """Let `use` ask the server, which holds its model itself."""
         return use(self._write)
 

@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 from piying.core.catalog.component_sizes import listed_components
+from piying.core.families import image_vae
 from piying.core.hunyuan_dit import phases as hunyuan
 from piying.core.wan import phases as wan
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -227,13 +228,13 @@ def test_decoding_an_image(variant):
             block_out_channels=[128, 256, 512, 512],
             layers_per_block=2,
             latent_channels=4,
-            sample_size=hunyuan.TILE,
+            sample_size=image_vae.TILE,
         ).to(torch.float16)
     if variant == "tiled":
         vae.enable_tiling()
     latents = on_meta(1, 4, 128, 128, dtype=torch.float16)
     measured = peak(vae, lambda: vae.decode(latents, return_dict=False))
-    variants = hunyuan.decoding_memory(listed_components("hunyuan-dit-v1.2")["vae"], 1024, 1024)
+    variants = image_vae.vae_memory(listed_components("hunyuan-dit-v1.2")["vae"], 1024, 1024)
     (chosen,) = [found for found in variants if found.name == variant]
     assert chosen.peak("fp16") == pytest.approx(measured, rel=0.05)
 

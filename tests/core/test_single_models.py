@@ -24,9 +24,9 @@ from piying.core.hunyuan_dit.model import scheduler_of
 from piying.core.hunyuan_dit.request import TOY_SIZES, ImageRequest
 from piying.core.prompting.chat_template import render
 from piying.core.prompting.family import PROMPT
-from piying.core.prompting.local_model import LocalModel, Reader
+from piying.core.prompting.generation import Processor, configure_single_file
+from piying.core.prompting.local_model import LocalModel
 from piying.core.prompting.messages import Chat
-from piying.core.prompting.one_file import finish_alone
 from piying.core.prompting.request import ExpandRequest
 
 from .formats import models, names, writers
@@ -230,7 +230,7 @@ def answer(name, host):
         answers.append(write(Chat("Be brief.", "a red ball"), None, request))
         return ""
 
-    LocalModel(ModelHandle(PROMPT, name), host).hold(use, request.max_new_tokens)
+    LocalModel(ModelHandle(PROMPT, name), host).run(use, request.max_new_tokens)
     return answers[0]
 
 
@@ -289,7 +289,7 @@ def test_comfyuis_own_words_serve_qwen3():
     words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = models.qwen3()
     for _ in range(2):  # it is kept between runs
-        finish_alone(model, Reader(words, None))
+        configure_single_file(model, Processor(words, None))
     text = render(words, Chat("Be brief.", "a red ball"))
     assert text.endswith("<|im_start|>assistant\n<|meta|>\n\n<|endofmeta|>\n\n")
     assert text.count("<|meta|>") == 1

@@ -25,6 +25,7 @@ from piying.core.planner.phases import Block, Component
 from piying.core.prompting.family import PROMPT
 from piying.core.quantization.casting import castable_layers
 from piying.core.wan.family import WAN_VACE
+from piying.core.z_image.family import Z_IMAGE
 
 
 def tensors_of(module):
@@ -124,6 +125,26 @@ def hunyuan_vae():
     )
 
 
+def z_image():
+    from diffusers import ZImageTransformer2DModel
+
+    return ZImageTransformer2DModel()  # its defaults are the published configuration
+
+
+def flux_vae():
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=16,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
 def qwen3(hidden, inner, layers, heads):
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -153,6 +174,9 @@ PUBLISHED = [
     ("hunyuan-dit-v1.2", "text_encoder", HUNYUAN_DIT, chinese_clip),
     ("hunyuan-dit-v1.2", "text_encoder_2", HUNYUAN_DIT, mt5),
     ("hunyuan-dit-v1.2", "vae", HUNYUAN_DIT, hunyuan_vae),
+    ("z-image-turbo", "transformer", Z_IMAGE, z_image),
+    ("z-image-turbo", "text_encoder", Z_IMAGE, lambda: qwen3(2560, 9728, 36, 32).model),
+    ("z-image-turbo", "vae", Z_IMAGE, flux_vae),
     ("qwen3-0.6b", "prompt_model", PROMPT, lambda: qwen3(1024, 3072, 28, 16)),
     ("qwen3-1.7b", "prompt_model", PROMPT, lambda: qwen3(2048, 6144, 28, 16)),
     ("qwen3-4b", "prompt_model", PROMPT, lambda: qwen3(2560, 9728, 36, 32)),
@@ -172,7 +196,7 @@ def test_the_manifest_tells_what_the_published_models_weigh(model, part, family,
     assert (listed.hidden, listed.inner) == (found.hidden, found.inner)
 
 
-def test_every_model_of_the_three_families_tells_its_parts():
+def test_every_model_tells_its_parts():
     entries = json.loads(MANIFEST.read_text(encoding="utf-8"))["models"]
     told = {entry["id"] for entry in entries if "components" in entry}
     assert {"wan2.1-vace-1.3b", "wan2.1-vace-14b", "hunyuan-dit-v1.2", "qwen3-0.6b"} <= told

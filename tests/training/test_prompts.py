@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from piying.core.prompting.edits import result_of
-from piying.core.prompting.presets import ORDER
+from piying.core.prompting.facts import edit_result
+from piying.core.prompting.presets import BUILT_IN_PRESETS
 from piying.training import prompts
 from piying.training.evaluate import BUILT_IN
 from piying.training.prompt_score import judge, unseen
@@ -18,9 +18,9 @@ from transformers import Qwen3ForCausalLM
 
 
 def test_every_preset_is_learned():
-    assert sorted({*PRESETS, *OTHERS}) == sorted(ORDER)
+    assert sorted({*PRESETS, *OTHERS}) == sorted(BUILT_IN_PRESETS)
     draw = random.Random(0)
-    assert {prompts.training_example(draw).preset for _ in range(200)} == set(ORDER)
+    assert {prompts.training_example(draw).preset for _ in range(200)} == set(BUILT_IN_PRESETS)
 
 
 @pytest.mark.parametrize("presets", [PRESETS, OTHERS], ids=["made", "given"])
@@ -32,10 +32,10 @@ def test_the_answers_of_the_data_are_good_ones(presets):
 def test_an_order_leads_to_its_result_alone():
     draw = random.Random(1)
     items = [example(draw, ORDERED) for _ in range(300)]
-    orders = [item for item in items if result_of(item.line) != item.line]
+    orders = [item for item in items if edit_result(item.line) != item.line]
     assert len(orders) > 50
     for item in orders:
-        text = result_of(item.line).lower()
+        text = edit_result(item.line).lower()
         words = [word.lower().removesuffix("色") for name, word in item.said.items() if name != "motion"]
         assert all(word in text for word in words), item
 

@@ -67,6 +67,15 @@ def _level(found: re.Match[str], levels: int) -> Place | None:
 
 def config(shapes: Shapes) -> Config:
     """Return the configuration."""
+    return {
+        **_levels(shapes),
+        "latent_channels": shapes["post_quant_conv.weight"][0],
+        "scaling_factor": SDXL_SCALING,
+    }
+
+
+def _levels(shapes: Shapes) -> Config:
+    """Return what the shapes of encoder and decoder tell."""
     levels = count(shapes, "encoder.down_blocks.")
     widths = [shapes[f"encoder.down_blocks.{level}.resnets.0.conv2.weight"][0] for level in range(levels)]
     return {
@@ -77,9 +86,7 @@ def config(shapes: Shapes) -> Config:
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "block_out_channels": widths,
         "layers_per_block": count(shapes, "encoder.down_blocks.0.resnets."),
-        "latent_channels": shapes["post_quant_conv.weight"][0],
         "norm_num_groups": GROUPS,
-        "scaling_factor": SDXL_SCALING,
     }
 
 
@@ -100,5 +107,42 @@ KL_ORIGINAL = Layout(
     marks=("encoder.down.0.block.0.conv1.weight", "decoder.norm_out.weight", "quant_conv.weight"),
     place=place,
     config=config,
+    class_name="AutoencoderKL",
+)
+
+# The VAE of Flux, which other families use too: sixteen latent channels, and no convolutions between encoder and
+# latents. Constants: vae/config.json of black-forest-labs/FLUX.1-schnell. Stable Diffusion 3's has the same shapes.
+FLUX_SCALING, FLUX_SHIFT = 0.3611, 0.1159
+
+
+def flux_config(shapes: Shapes) -> Config:
+    """Return the configuration of the Flux VAE."""
+    return {
+        **_levels(shapes),
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "scaling_factor": FLUX_SCALING,
+        "shift_factor": FLUX_SHIFT,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+
+
+FLUX_TITLE = "Flux VAE"
+FLUX_DIFFUSERS = Layout(
+    kind="vae",
+    style="diffusers",
+    title=FLUX_TITLE,
+    marks=KL_DIFFUSERS.marks[:2],
+    place=same,
+    config=flux_config,
+    class_name="AutoencoderKL",
+)
+FLUX_ORIGINAL = Layout(
+    kind="vae",
+    style="original",
+    title=FLUX_TITLE,
+    marks=KL_ORIGINAL.marks[:2],
+    place=place,
+    config=flux_config,
     class_name="AutoencoderKL",
 )

@@ -129,3 +129,40 @@ def run_wan(model, dtype=torch.float32):
 def tensors(module):
     """Return what a module saves, its own copy."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+Z_IMAGE = {
+    "dim": 128,
+    "n_layers": 2,
+    "n_refiner_layers": 1,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "cap_feat_dim": 128,
+    "axes_dims": [16, 24, 24],
+    "axes_lens": [1536, 512, 512],
+}
+
+
+def z_image_transformer(**changes):
+    from diffusers import ZImageTransformer2DModel
+
+    return randomised(ZImageTransformer2DModel(**Z_IMAGE | changes))
+
+
+def flux_vae():
+    from diffusers import AutoencoderKL
+
+    levels = 4
+    return randomised(
+        AutoencoderKL(
+            block_out_channels=(32,) * levels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=2,
+            latent_channels=16,
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+    )

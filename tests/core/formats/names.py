@@ -146,3 +146,19 @@ def kl_vae(state, levels=3):
             tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
         found[new] = tensor
     return found
+
+
+def z_image_transformer(state):
+    """Names of Tongyi-MAI/Z-Image, with the projections of an attention joined as ComfyUI's files have them."""
+    names = {"norm_q": "q_norm", "norm_k": "k_norm", "to_out.0": "out"}
+    found = {}
+    for name, tensor in state.items():
+        new = re.sub(r"^all_(x_embedder|final_layer)\.2-1\.", r"\1.", name)
+        for theirs, ours in names.items():
+            new = new.replace(f"attention.{theirs}.", f"attention.{ours}.")
+        if ".attention.to_q." in name:
+            parts = [state[name.replace(".to_q.", f".to_{part}.")] for part in "qkv"]
+            found[new.replace(".to_q.", ".qkv.")] = torch.cat(parts)
+        elif ".attention.to_k." not in name and ".attention.to_v." not in name:
+            found[new] = tensor
+    return found

@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from piying.core.prompting.checks import is_about, loops, off_language, refuses, repeats
-from piying.core.prompting.clean import clean_answer
-from piying.core.prompting.edits import names_what_is_removed
+from piying.core.prompting.answers import (
+    clean_answer,
+    ends_in_loop,
+    find_edit_problem,
+    is_on_topic,
+    is_refusal,
+    is_repetitive,
+    is_wrong_language,
+)
 from piying.core.prompting.language import first_sentences, is_finished, is_in, language_of, sentences, word_count
 
 FOX = "A fox runs."
@@ -127,37 +133,37 @@ def test_cleaning_takes_anything_and_leaves_one_line(text):
     ],
 )
 def test_talk_is_no_prompt(answer):
-    assert refuses(answer, "a fox in snow")
+    assert is_refusal(answer, "a fox in snow")
 
 
 @pytest.mark.parametrize(
     "answer", ["A fox runs.", "I see a fox, sorry for itself.", "一只抱歉的狐狸。", "Candid photo of a fox."]
 )
 def test_descriptions_are_no_talk(answer):
-    assert not refuses(answer, "a fox in snow")
+    assert not is_refusal(answer, "a fox in snow")
 
 
 def test_talk_that_was_asked_for_is_a_prompt():
-    assert not refuses("Sorry is written on a card.", "Sorry on a card")
+    assert not is_refusal("Sorry is written on a card.", "Sorry on a card")
 
 
 def test_circles_are_seen():
-    assert repeats("The fox runs in the snow and " * 5)
-    assert repeats("A fox. " + "雪地里的狐狸，" * 5)
-    assert repeats("Deep snow. " + "very " * 15 + "cold.")
-    assert not repeats(
+    assert is_repetitive("The fox runs in the snow and " * 5)
+    assert is_repetitive("A fox. " + "雪地里的狐狸，" * 5)
+    assert is_repetitive("Deep snow. " + "very " * 15 + "cold.")
+    assert not is_repetitive(
         "A red fox runs over red leaves, a red sun above red hills and a very, very, very long red road."
     )
 
 
 @given(st.lists(st.integers(), min_size=1, max_size=9), st.lists(st.integers(), max_size=9))
 def test_a_pattern_said_often_is_a_circle_wherever_it_begins(pattern, before):
-    assert loops([*before, *pattern * 12])
+    assert ends_in_loop([*before, *pattern * 12])
 
 
 @given(st.lists(st.integers(), unique=True))
 def test_what_is_never_said_twice_is_none(items):
-    assert not loops(items)
+    assert not ends_in_loop(items)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +186,9 @@ def test_a_mixture_is_in_neither_language():
     mixed = "一只红色的狐狸 running through deep snow under a pale sky"
     assert not is_in(mixed, "zh")
     assert not is_in(mixed, "en")
-    assert off_language("A red fox 在雪地里奔跑 fast.", "en", [])
-    assert not off_language('A sign reads "在雪地里奔跑".', "en", ["在雪地里奔跑"])
-    assert not off_language("whatever", None, [])
+    assert is_wrong_language("A red fox 在雪地里奔跑 fast.", "en", [])
+    assert not is_wrong_language('A sign reads "在雪地里奔跑".', "en", ["在雪地里奔跑"])
+    assert not is_wrong_language("whatever", None, [])
 
 
 def test_sentences():
@@ -234,7 +240,7 @@ def test_a_cut_text_is_a_beginning_of_the_whole(text, words):
     ],
 )
 def test_an_answer_has_words_of_its_prompt(prompt, answer, expected):
-    assert is_about(answer, prompt) == expected
+    assert is_on_topic(answer, prompt) == expected
 
 
 @pytest.mark.parametrize(
@@ -250,4 +256,4 @@ def test_an_answer_has_words_of_its_prompt(prompt, answer, expected):
     ],
 )
 def test_what_is_to_go_is_not_named(prompt, answer, expected):
-    assert names_what_is_removed(answer, prompt) == expected
+    assert (find_edit_problem(answer, prompt) == "It named what is to go.") == expected

@@ -23,7 +23,7 @@ from piying.core.errors import PiyingError
 from piying.core.prompting.chat_template import encode, render
 from piying.core.prompting.expand import ExpandRequest
 from piying.core.prompting.facts import find_facts
-from piying.core.prompting.messages import Chat, compose
+from piying.core.prompting.messages import Chat, compose_chat
 from piying.core.prompting.presets import preset_text
 
 from .chat_templates import ERNIE, GLM4, GLM_Z1, NO_SYSTEM, QWEN2, QWEN3, QWEN_VL, tokenizer_with
@@ -76,7 +76,7 @@ def tokenizer_of(request):
 
 def chat_of(line, preset="text_to_video"):
     request = ExpandRequest(line, preset=preset, style="1970s film", length="short")
-    return compose(preset_text(preset), request, find_facts(line))
+    return compose_chat(preset_text(preset), request, find_facts(line))
 
 
 def expected(family, chat, seen=""):

@@ -14,10 +14,11 @@ from piying.core.executor.model_cache import evict_models
 from piying.core.executor.packed_tensors import ModuleTensors
 from piying.core.families.diffusion_model import estimate
 from piying.core.planner.phases import Block, Component
-from piying.core.prompting.compile import compiled_step, why_not
+from piying.core.prompting.compile import compiled_step, unsupported_reason
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
-from piying.core.prompting.local_model import LocalModel, generate, load, load_reader
+from piying.core.prompting.generation import generate, load_model, load_processor
+from piying.core.prompting.local_model import LocalModel
 from piying.core.prompting.messages import Chat
 from piying.core.prompting.phases import KEY_VALUE_WIDTH, PromptWork, fixed_cache_tokens, phases
 
@@ -56,7 +57,7 @@ def graphs(monkeypatch):
 def answers(model, request):
     """Return a model's answers to the chats, asked while it is held once."""
     found = []
-    model.hold(lambda write: found.extend(write(chat, None, request) for chat in CHATS) or "", request.max_new_tokens)
+    model.run(lambda write: found.extend(write(chat, None, request) for chat in CHATS) or "", request.max_new_tokens)
     return found
 
 
@@ -109,11 +110,11 @@ def test_what_cannot_be_compiled_is_written_without_and_said_once(backend, said,
 
 
 def test_what_is_streamed_or_not_known_to_compile_is_left_out(host, monkeypatch):
-    model = load(built_in_model("prompt"), torch.float32, host)
-    assert [why_not(model, placement) for placement in ("cpu", "resident")] == ["", ""]
-    assert "streaming swaps them" in why_not(model, "streamed")
+    model = load_model(built_in_model("prompt"), torch.float32, host)
+    assert [unsupported_reason(model, placement) for placement in ("cpu", "resident")] == ["", ""]
+    assert "streaming swaps them" in unsupported_reason(model, "streamed")
     monkeypatch.setattr(type(model), "_can_compile_fullgraph", False)
-    assert why_not(model, "resident") == "transformers cannot compile Qwen3ForCausalLM"
+    assert unsupported_reason(model, "resident") == "transformers cannot compile Qwen3ForCausalLM"
 
 
 def test_a_model_with_eyes_is_left_out_and_said(tmp_path, graphs, caplog):
@@ -128,13 +129,13 @@ def test_a_model_with_eyes_is_left_out_and_said(tmp_path, graphs, caplog):
 def test_weights_that_come_anew_run_by_the_same_code_and_nothing_of_them_stays(host, graphs):
     """As on a card, where every run has the weights at other places."""
     found = built_in_model("prompt")
-    model, reader = load(found, torch.float32, host), load_reader(found)
+    model, processor = load_model(found, torch.float32, host), load_processor(found)
     request = ExpandRequest("x", seed=5, max_new_tokens=20)
     for _ in range(3):
         tensors = ModuleTensors(model.modules())
         tensors.bind([tensor.detach().clone() for tensor in tensors.originals])
         with torch.no_grad(), compiled_step(model, {}) as step:
-            generate(model, reader, CHATS[0], None, request, host, step)
+            generate(model, processor, CHATS[0], picture=None, request=request, host=host, step=step)
             held = [weakref.ref(model.lm_head.weight), weakref.ref(step._cache.layers[0].keys)]
         tensors.restore()
         del tensors

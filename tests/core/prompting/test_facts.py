@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from piying.core.prompting.edits import result_of, speaks_of_edit
-from piying.core.prompting.facts import Fact, find_facts, missing_facts
+from piying.core.prompting.answers import find_edit_problem
+from piying.core.prompting.facts import Fact, edit_result, find_facts, missing_facts
 
 
 def found(prompt, **options):
@@ -115,7 +115,7 @@ def test_names_have_other_letters_in_a_translation():
     ],
 )
 def test_what_an_edit_takes_away_need_not_be_answered(prompt, left):
-    assert found(result_of(prompt)) == left
+    assert found(edit_result(prompt)) == left
 
 
 @pytest.mark.parametrize(
@@ -128,5 +128,5 @@ def test_what_an_edit_takes_away_need_not_be_answered(prompt, left):
     ],
 )
 def test_answers_that_tell_of_an_edit(answer):
-    assert speaks_of_edit(answer)
-    assert not speaks_of_edit("A blue bus rolls past a gray wall; a dancer waves in changing light.")
+    assert find_edit_problem(answer, "") == "It told of the change, and not of what is seen."
+    assert find_edit_problem("A blue bus rolls past a gray wall; a dancer waves in changing light.", "") is None

@@ -13,9 +13,9 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.chat_template import encode, render
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
-from piying.core.prompting.local_model import LocalModel, generate, load, load_reader
-from piying.core.prompting.messages import Chat
-from piying.core.prompting.picture import first_picture
+from piying.core.prompting.generation import generate, load_model, load_processor
+from piying.core.prompting.local_model import LocalModel
+from piying.core.prompting.messages import Chat, first_picture
 
 from .chat_templates import ERNIE, GLM4, QWEN2, QWEN3, QWEN_VL, tokenizer_with
 
@@ -104,7 +104,7 @@ def asked(model, chat, picture, request):
         answers.append(write(chat, picture, request))
         return ""
 
-    model.hold(use, request.max_new_tokens)
+    model.run(use, request.max_new_tokens)
     return answers[-1]
 
 
@@ -120,7 +120,7 @@ def test_every_family_is_found_loaded_and_run(family, tmp_path):
     host = folder_of(tmp_path, family)
     model = LocalModel(ModelHandle(PROMPT), host)
     assert model.name == f"LLM/{family}"
-    assert not model.sees
+    assert not model.has_vision
     text, record = expand(ModelHandle(PROMPT), ExpandRequest("a red ball", max_new_tokens=8), host)
     assert text == "a red ball"
     assert f"The prompt model LLM/{family} gave nothing to use" in record["problem"]
@@ -156,7 +156,7 @@ def picture(colour):
 def test_a_model_with_eyes_looks_at_the_first_frame(family, tmp_path):
     host = folder_of(tmp_path, family)
     model = LocalModel(ModelHandle(PROMPT), host, picture=True)
-    assert model.sees
+    assert model.has_vision
     request = ExpandRequest("it rolls", max_new_tokens=10, temperature=0.0)
     colours = ([1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0])
     red, red_again, blue = (asked(model, CHAT, first_picture(picture(colour)), request).text for colour in colours)
@@ -169,14 +169,14 @@ def test_a_model_with_eyes_looks_at_the_first_frame(family, tmp_path):
 def test_a_picture_is_one_token_for_four_patches(family, tmp_path):
     host = folder_of(tmp_path, family)
     found = LocalModel(ModelHandle(PROMPT), host).found
-    model, reader = load(found, torch.float32, host), load_reader(found)
-    encoded = encode(reader.tokenizer, reader.images, CHAT, first_picture(picture([1.0, 0.0, 0.0])))
+    model, processor = load_model(found, torch.float32, host), load_processor(found)
+    encoded = encode(processor.tokenizer, processor.image_processor, CHAT, first_picture(picture([1.0, 0.0, 0.0])))
     frames, rows, columns = encoded.inputs["image_grid_thw"][0].tolist()
     kinds = encoded.inputs["mm_token_type_ids"][0]
     assert frames == 1
     assert int(kinds.sum()) == rows * columns // 4
     assert int((encoded.inputs["input_ids"] == model.config.image_token_id).sum()) == int(kinds.sum())
-    text = render(reader.tokenizer, CHAT, picture=True)
+    text = render(processor.tokenizer, CHAT, picture=True)
     assert text == (
         "<|im_start|>system\nRewrite.<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
         "a red ball<|im_end|>\n<|im_start|>assistant\n"
@@ -190,7 +190,7 @@ def test_the_template_may_lie_with_the_processor(tmp_path):
     (folder / "chat_template.jinja").unlink()
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     found = LocalModel(ModelHandle(PROMPT), host).found
-    assert render(load_reader(found).tokenizer, CHAT).endswith("<|im_start|>assistant\n")
+    assert render(load_processor(found).tokenizer, CHAT).endswith("<|im_start|>assistant\n")
 
 
 def test_with_a_picture_auto_takes_the_model_that_sees(tmp_path):
@@ -253,7 +253,7 @@ def test_a_cancel_is_seen_within_a_token(tmp_path, built_in):
 
 
 def test_the_text_is_shown_while_it_grows(tmp_path, built_in, monkeypatch):
-    monkeypatch.setattr("piying.core.prompting.watching.SECONDS_BETWEEN_TEXTS", 0.0)
+    monkeypatch.setattr("piying.core.prompting.generation.SECONDS_BETWEEN_TEXTS", 0.0)
     counting = Counting()
     host = HeadlessHost(chosen_device="cpu", cache=tmp_path, on_progress=lambda phase, total: counting)
     text, _ = expand(built_in, ExpandRequest("a red circle", seed=1), host)
@@ -267,7 +267,7 @@ def test_going_in_circles_ends_early(tmp_path, built_in):
     counting = Counting()
     host = HeadlessHost(chosen_device="cpu", cache=tmp_path, on_progress=lambda phase, total: counting)
     found = built_in_model("prompt")
-    model, reader = load(found, torch.float32, host), load_reader(found)
+    model, processor = load_model(found, torch.float32, host), load_processor(found)
     head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
@@ -275,7 +275,8 @@ def test_going_in_circles_ends_early(tmp_path, built_in):
         head.bias[500] = 1.0
     kept, model.lm_head = model.lm_head, head
     try:
-        answer = generate(model, reader, CHAT, None, ExpandRequest("x", temperature=0.0, max_new_tokens=900), host)
+        request = ExpandRequest("x", temperature=0.0, max_new_tokens=900)
+        answer = generate(model, processor, CHAT, picture=None, request=request, host=host)
     finally:
         model.lm_head = kept
     assert counting.steps[-1] == 32

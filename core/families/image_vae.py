@@ -1,0 +1,89 @@
+"""AutoencoderKL of diffusers, the VAE of several image families: what it costs, and pictures from latents.
+
+Bytes come from live tensors of the real configuration on torch's meta device (tests/core/test_plan_peaks.py runs it
+again), for 128 channels at full size.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..planner.phases import Component, Phase, Variant
+from ..planner.plan_types import Compute, PhaseName
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL
+
+CHANNELS = 128
+DECODE_BYTES, ENCODE_BYTES = 1537, 1281  # per pixel, in 16-bit types
+DECODE_FLOPS, ENCODE_FLOPS = 10e6, 5e6  # per pixel
+TILE = 512  # pixels of a tile's side, a quarter of which overlaps
+BYTES_PER_PIXEL = 12  # three float32
+
+
+def vae_phase(
+    name: PhaseName, vae: Component, width: int, height: int, *, computes: tuple[Compute, ...], decodes: bool = True
+) -> Phase:
+    """Return the phase of decoding latents to a picture of that size, or of encoding one.
+
+    Args:
+        computes: number types, best first.
+        decodes: False where a picture is encoded.
+    """
+    wide = vae.hidden / CHANNELS
+    return Phase(
+        name=name,
+        component=vae,
+        computes=computes,
+        storages=computes[:1],
+        flops=wide**2 * (DECODE_FLOPS if decodes else ENCODE_FLOPS) * width * height,
+        linear_share=0.0,
+        passes=1,
+        variants=vae_memory(vae, width, height, decodes=decodes),
+        streamable=False,
+        host=2 * BYTES_PER_PIXEL * width * height,
+    )
+
+
+def vae_memory(vae: Component, width: int, height: int, *, decodes: bool = True) -> tuple[Variant, ...]:
+    """Return what the VAE holds on the device: whole, and in tiles of `TILE` that overlap by a quarter."""
+    each = (DECODE_BYTES if decodes else ENCODE_BYTES) * vae.hidden / CHANNELS
+    whole = Variant("whole", int(each * width * height))
+    if width <= TILE and height <= TILE:
+        return (whole,)
+    stride = TILE * 3 // 4
+    covered = _covered(width, stride) * _covered(height, stride)
+    # Tiles stay on the device until they are blended and put together.
+    kept = 6 * (covered + width * height) if decodes else 0
+    again = covered / (width * height)
+    return whole, Variant("tiled", int(each * min(width, TILE) * min(height, TILE)) + kept, again, words="in pieces")
+
+
+def _covered(length: int, stride: int) -> int:
+    """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
+    return sum(min(TILE, length - start) for start in range(0, length, stride))
+
+
+def set_tiling(vae: AutoencoderKL, tiled: bool) -> None:
+    """Have a VAE work in tiles, or whole."""
+    vae.use_tiling = tiled
+    # diffusers' own tile is as large as the largest picture the VAE was trained on.
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // 8
+
+
+def decode_image(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """Return pictures [1, H, W, 3] float32 in 0..1 on the CPU, as the pipelines of diffusers decode latents.
+
+    Args:
+        vae: on the device it computes on.
+        latents: [1, z, H / 8, W / 8], as a sampler leaves them.
+    """
+    from diffusers.image_processor import VaeImageProcessor
+
+    scaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
+    if vae.config.get("shift_factor"):
+        scaled = scaled + vae.config["shift_factor"]
+    decoded = vae.decode(scaled, return_dict=False)[0]
+    image: torch.Tensor = VaeImageProcessor().postprocess(decoded, output_type="pt", do_denormalize=[True])
+    return image.permute(0, 2, 3, 1).float().cpu().contiguous()

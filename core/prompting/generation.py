@@ -1,0 +1,255 @@
+"""Text generation with transformers: a model and its processor from a folder, and `generate` with progress."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.pretrained import reading
+from ..errors import PiyingError
+from ..executor.model_cache import cached_model
+from ..files.json_file import read_json, read_json_or_empty
+from .answers import clean_answer, ends_in_loop
+from .chat_template import encode
+from .messages import Answer, Chat, Picture
+from .request import ExpandRequest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+    from ..catalog.installed_model import InstalledModel
+    from ..host.base import Host, Progress
+    from .compile import CompiledStep
+
+log = logging.getLogger("piying")
+
+
+# Sampling recommended for Qwen3 and Qwen2.5 without thinking, in their model cards.
+TOP_P, TOP_K = 0.8, 20
+TOKENIZER = "tokenizer"  # the part of a single-file model that is not in the file
+FOLDER_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+# What transformers and the models raise on damaged folders, unknown tokens and failing kernels.
+MODEL_ERRORS = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    OSError,
+)
+QWEN3 = "qwen3"
+THINKING_TOKENS = (151667, 151668)  # <think> and </think> in tokenizer_config.json of Qwen/Qwen3-*
+THINKING_SWITCH = "enable_thinking"
+SECONDS_BETWEEN_TEXTS = 0.1
+# Looking for loops takes longer than a token of a small model: not after each, and not in the beginning.
+TOKENS_BETWEEN_LOOP_CHECKS, MIN_LOOP_TOKENS = 16, 32
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A model's tokenizer and image processor; the latter is None for a model without vision."""
+
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: Any
+
+
+def has_vision(folder: Path) -> bool:
+    """Return whether the model in a folder accepts pictures."""
+    return "vision_config" in read_json_or_empty(folder / "config.json")
+
+
+def model_files(found: InstalledModel) -> list[list[Any]]:
+    """Return name, size and time of all files that determine how a model answers, as its identity in caches."""
+    places = [place for part in found.parts.values() for place in part] or [found.path]
+    files = []
+    for place in places:
+        inside = sorted({path for pattern in FOLDER_FILES for path in place.glob(pattern)}) or [place]
+        files += [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in inside]
+    return files
+
+
+def load_model(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrainedModel:
+    """Return a model in host memory, read by transformers and cached between runs.
+
+    Raises:
+        PiyingError: the folder is incomplete, damaged, or another model's.
+    """
+
+    def read() -> PreTrainedModel:
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+        log.info("Loading prompt model: %s", found.name)
+        auto: Any = AutoModelForImageTextToText if has_vision(found.path) else AutoModelForCausalLM
+        with reading(found.path, "prompt"):
+            model, info = auto.from_pretrained(
+                found.path,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            if info["missing_keys"]:  # transformers fills them with random numbers
+                first, count = min(info["missing_keys"]), len(info["missing_keys"])
+                raise ValueError(f"{count} tensors are not in its files, {first} first")
+        return model.eval()  # type: ignore[no-any-return]
+
+    host.check_cancelled()
+    return cached_model("prompt", (found.path, dtype), read, host, size=found.size)
+
+
+def load_processor(found: InstalledModel) -> Processor:
+    """Return a model's processor, cached between runs.
+
+    Raises:
+        PiyingError: the folder is incomplete or damaged.
+    """
+    folder = found.place(TOKENIZER)[0] if found.parts else found.path
+
+    def read() -> Processor:
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        with reading(folder, "prompt"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            image_processor = None
+            if has_vision(folder):
+                image_processor = AutoImageProcessor.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+            if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
+                # Qwen-VL folders keep it there for their processor class, which needs torchvision.
+                tokenizer.chat_template = read_json(folder / "chat_template.json")["chat_template"]
+        return Processor(tokenizer, image_processor)
+
+    return cached_model("prompt/processor", str(model_files(found)), read)
+
+
+def configure_single_file(model: PreTrainedModel, processor: Processor) -> None:
+    """Set what the folder of a model in one file would have said: its end tokens, and Qwen3's thinking off.
+
+    ComfyUI's own tokenizer is that of Qwen2.5: its template has no switch for thinking, and other names for the two
+    tokens around it. An empty thought, as Qwen3's template writes one, is appended to it by the tokens' numbers.
+    """
+    tokenizer = processor.tokenizer
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    template = tokenizer.chat_template
+    if model.config.model_type != QWEN3 or not isinstance(template, str) or THINKING_SWITCH in template:
+        return
+    begin, end = (tokenizer.convert_ids_to_tokens(number) for number in THINKING_TOKENS)
+    if begin is not None and end is not None:
+        thought = f"{{{{- '{begin}\\n\\n{end}\\n\\n' }}}}"
+        condition = f"add_generation_prompt and not {THINKING_SWITCH}"
+        tokenizer.chat_template = f"{template}{{%- if {condition} %}}{thought}{{%- endif %}}"
+
+
+def sampling_arguments(request: ExpandRequest) -> dict[str, Any]:
+    """Return the arguments that make `generate` sample as a request says."""
+    arguments: dict[str, Any] = {"max_new_tokens": request.max_new_tokens}
+    if request.temperature == 0:
+        return arguments | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return arguments | {"do_sample": True, "temperature": request.temperature, "top_p": TOP_P, "top_k": TOP_K}
+
+
+def generate(
+    model: PreTrainedModel,
+    processor: Processor,
+    chat: Chat,
+    *,
+    picture: Picture | None,
+    request: ExpandRequest,
+    host: Host,
+    step: CompiledStep | None = None,
+) -> Answer:
+    """Return a model's answer; the same as transformers' `generate` gives for the same seed.
+
+    Args:
+        model: on the device it computes on.
+        processor: of the same model.
+        chat: the messages.
+        picture: shown to models with vision.
+        request: length, temperature and seed.
+        host: shows the answer while it grows, and stops the run where it is cancelled.
+        step: generates with compiled code.
+
+    Raises:
+        PiyingError: the chat is too long for the model, or the model fails.
+    """
+    import torch
+    from transformers import StoppingCriteriaList
+
+    generating: Any = model
+    progress, device = host.progress("Expanding prompt", request.max_new_tokens), host.device()
+
+    def decode(tokens: torch.Tensor) -> str:
+        # Special tokens stay until thinking is removed: some models mark it with them.
+        return str(processor.tokenizer.decode(tokens, skip_special_tokens=False))
+
+    try:
+        encoded = encode(processor.tokenizer, processor.image_processor, chat, picture)
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and encoded.length + request.max_new_tokens > limit:
+            raise PiyingError(
+                f"The prompt takes {encoded.length} tokens and max_new_tokens is {request.max_new_tokens}; "
+                f"the prompt model has room for {limit} together. Shorten the prompt, or set max_new_tokens lower."
+            )
+        criterion = progress_criterion(progress, encoded.length, lambda tokens: clean_answer(decode(tokens)))
+        arguments = encoded.on(device, model.dtype) | sampling_arguments(request)
+
+        def run(**further: Any) -> torch.Tensor:
+            # generate() draws from torch's global generator: fork it, so that other nodes' draws stay the same.
+            with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
+                torch.manual_seed(request.seed)
+                criteria = StoppingCriteriaList([criterion])
+                return generating.generate(  # type: ignore[no-any-return]
+                    **arguments, stopping_criteria=criteria, **further
+                )
+
+        output = run() if step is None else step.generate(run, encoded.length, request.max_new_tokens)
+        tokens = output[0, encoded.length :].cpu()
+    except MODEL_ERRORS as error:
+        reason = " ".join(str(error).split())[:300]
+        raise PiyingError(
+            f"The prompt model failed ({type(error).__name__}: {reason}). Choose another one."
+        ) from error
+    ends = model.generation_config.eos_token_id
+    finished = int(tokens[-1]) in (ends if isinstance(ends, list) else [ends])
+    text = decode(tokens[:-1] if finished else tokens)
+    progress.text(clean_answer(text))
+    return Answer(text, finished)
+
+
+def progress_criterion(progress: Progress, start: int, decode: Callable[[torch.Tensor], str]) -> StoppingCriteria:
+    """Return a stopping criterion that reports each token, and stops `generate` only where the answer loops.
+
+    Args:
+        progress: told of every token; cancels the run by raising from `step`.
+        start: length of the chat in tokens; the answer begins behind it.
+        decode: tokens of the answer so far → its text.
+    """
+    import torch
+    from transformers import StoppingCriteria
+
+    class ProgressCriterion(StoppingCriteria):  # type: ignore[misc]
+        shown = 0.0
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            answer = input_ids[0, start:]
+            done = len(answer)
+            progress.step(done)
+            now = time.monotonic()
+            if now - self.shown >= SECONDS_BETWEEN_TEXTS:
+                self.shown = now
+                progress.text(decode(answer))
+            due = done % TOKENS_BETWEEN_LOOP_CHECKS == 0 and done >= MIN_LOOP_TOKENS
+            stop = due and ends_in_loop(answer.tolist())
+            return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
+
+    return ProgressCriterion()

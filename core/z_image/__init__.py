@@ -1,0 +1,1 @@
+"""Z-Image: text, and a picture where there is one, to image."""

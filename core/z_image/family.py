@@ -1,0 +1,150 @@
+"""The Z-Image family: Z-Image and Z-Image-Turbo, in diffusers folders and in ComfyUI's single files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.layouts.kl_vae import FLUX_DIFFUSERS, FLUX_ORIGINAL, FLUX_TITLE
+from ..checkpoints.layouts.language_model import LANGUAGE_MODEL
+from ..families.base import ComponentSpec, ModelFamily
+from ..quantization.policy import CastRules
+from .layouts import BLOCK_LISTS, Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL
+from .request import SIZES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..catalog.discovery import FileCatalog, SingleFile
+    from ..catalog.installed_model import InstalledModel
+    from ..catalog.selection import ModelHandle
+    from ..planner.machine import Machine
+    from ..planner.phases import Component, Phase
+    from .phases import ZImageWork
+
+EMBEDDINGS = "model.embed_tokens.weight"
+
+
+class ZImageFamily(ModelFamily):
+    """Z-Image."""
+
+    def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
+        """Return transformers in one file, with the text encoder and the VAE beside them."""
+        transformers = [
+            one
+            for one in files.in_folders("diffusion_models", "unet", "checkpoints", "")
+            if one.found.readable and one.holds("transformer", self.key)
+        ]
+        if not transformers:
+            return []
+        lent = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
+        vae = _vae(files)
+        return [
+            files.model(
+                self,
+                (one,),
+                {
+                    **({"vae": (vae,)} if vae else {}),
+                    **_encoder(one, files, folders),
+                    **lent,
+                    "transformer": (one.path,),
+                },
+            )
+            for one in transformers
+        ]
+
+    def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> ZImageWork:
+        """Return what an image has to do, from the inputs of the Z-Image node or Memory Plan."""
+        from .phases import ZImageWork
+
+        del handle
+        known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
+        return ZImageWork(**known, has_image=bool(inputs.get("image")))
+
+    def phases(self, components: Mapping[str, Component], work: ZImageWork) -> tuple[Phase, ...]:
+        """Return encode, condition where there is a picture, sample and decode."""
+        from .phases import phases
+
+        return phases(components, work)
+
+    def what_fits(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork
+    ) -> str:
+        """Return a sentence on the largest size of the same shape that fits."""
+        from .phases import what_fits
+
+        return what_fits(components, machine, handle, work)
+
+
+def _vae(files: FileCatalog) -> Path | None:
+    """Return the file of the Flux VAE that is here.
+
+    That of Stable Diffusion 3 has the same shapes, and makes other colours: one that has the published name comes
+    first.
+    """
+    found = [
+        one
+        for one in files.outside_folders("diffusers", "LLM", "loras")
+        if one.title == FLUX_TITLE and one.found.readable
+    ]
+    named = [one for one in found if one.path.stem.lower() in ("ae", "flux_ae", "z_image_ae")]
+    return next((one.path for one in [*named, *found]), None)
+
+
+def _encoder(
+    transformer: SingleFile, files: FileCatalog, folders: Sequence[InstalledModel]
+) -> dict[str, tuple[Path, ...]]:
+    """Return the language model whose states the transformer reads, and its tokenizer, as far as they are here."""
+    from ..checkpoints.tokenizers import qwen_tokenizer
+
+    wanted = files.shapes(transformer, "transformer")["cap_embedder.1.weight"][1]
+    for one in files.in_folders("text_encoders", "LLM", ""):
+        if one.title != LANGUAGE_MODEL.title or not one.found.readable:
+            continue
+        vocabulary, width = files.shapes(one, "text_encoder")[EMBEDDINGS]
+        if width == wanted:
+            lenders = [folder.path for folder in folders] + files.folders_of(*QWEN3)
+            tokenizer = qwen_tokenizer(lenders, vocabulary, files.host)
+            found: dict[str, tuple[Path, ...]] = {"text_encoder": (one.path,)}
+            return found | ({"tokenizer": (tokenizer,)} if tokenizer is not None else {})
+    return {}
+
+
+QWEN3 = ("Qwen3ForCausalLM",)  # what folders of it name
+
+Z_IMAGE = ZImageFamily(
+    key="z_image",
+    title="Z-Image",
+    index_classes=("ZImagePipeline",),
+    socket="Z_IMAGE",
+    loader="Load Z-Image",
+    components=(
+        ComponentSpec(
+            name="text_encoder",
+            classes=("Qwen3Model",),
+            model_types={"qwen3": "Qwen3Model"},
+            rules=CastRules(("layers",)),
+            layout_kind=LANGUAGE_MODEL.kind,
+        ),
+        ComponentSpec(
+            name="transformer",
+            classes=("ZImageTransformer2DModel",),
+            rules=CastRules(
+                BLOCK_LISTS,
+                keep={"*.adaLN_modulation.*": "modulation scales every token, and is sensitive to rounding"},
+            ),
+        ),
+        ComponentSpec(name="vae", classes=("AutoencoderKL",)),
+    ),
+    layouts=(Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL, FLUX_DIFFUSERS, FLUX_ORIGINAL),
+    required=("transformer", "text_encoder", "tokenizer", "vae"),
+    missing={
+        "text_encoder": "the Qwen3-4B text encoder, in models/text_encoders",
+        "tokenizer": "the tokenizer of a Qwen3 model, in models/tokenizers or in a Qwen3 folder in models/LLM",
+        "vae": "the Flux VAE (ae.safetensors), in models/vae",
+    },
+    remedy="Put it there, or fetch the whole model with `python install.py --models z-image-turbo-bf16`",
+    lora_widths={3840: "Z-Image"},
+    sizes=SIZES,
+    planned_inputs=("width", "height", "cfg", "steps"),
+)

@@ -1,0 +1,118 @@
+"""Layouts of the Z-Image transformer: ZImageTransformer2DModel of diffusers, and as its authors published it.
+
+Original names: src/zimage/transformer.py of Tongyi-MAI/Z-Image; ComfyUI's files have them, with the three
+projections of an attention joined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ..checkpoints.layouts.base import Config, Layout, Names, Place, Shapes, Split, Whole, by_prefix, count, same
+
+# diffusers names the layers of a patch size after it: 2 × 2 latent pixels of 1 frame.
+PATCH = "2-1"
+OUTSIDE = {
+    "x_embedder": f"all_x_embedder.{PATCH}",
+    "final_layer": f"all_final_layer.{PATCH}",
+    **{name: name for name in ("t_embedder.mlp.0", "t_embedder.mlp.2", "cap_embedder.0", "cap_embedder.1")},
+    **{name: name for name in ("x_pad_token", "cap_pad_token")},
+}
+INSIDE = {
+    "attention.q_norm": "attention.norm_q",
+    "attention.k_norm": "attention.norm_k",
+    "attention.out": "attention.to_out.0",
+    **{
+        name: name
+        for name in (
+            "attention.to_q",
+            "attention.to_k",
+            "attention.to_v",
+            "feed_forward.w1",
+            "feed_forward.w2",
+            "feed_forward.w3",
+            "attention_norm1",
+            "attention_norm2",
+            "ffn_norm1",
+            "ffn_norm2",
+            "adaLN_modulation.0",
+        )
+    },
+}
+JOINED = "attention.qkv"
+BLOCK_LISTS = ("noise_refiner", "context_refiner", "layers")
+BLOCK = re.compile(rf"((?:{'|'.join(BLOCK_LISTS)})\.\d+\.)(.+)")
+PATCH_AREA = 4
+
+
+def place(name: str, shapes: Shapes) -> Place | None:
+    """Place a tensor of the original layout."""
+    del shapes
+    block = BLOCK.fullmatch(name)
+    if block is None:
+        new = by_prefix(name, OUTSIDE)
+        return None if new is None else Whole(new)
+    layer, _, own = block[2].rpartition(".")
+    if layer == JOINED:
+        return Split(tuple(f"{block[1]}attention.to_{part}.{own}" for part in "qkv"))
+    inside = by_prefix(block[2], INSIDE)
+    return None if inside is None else Whole(block[1] + inside)
+
+
+def config(shapes: Shapes) -> Config:
+    """Return the configuration; what no shape tells is that of Tongyi-MAI/Z-Image-Turbo."""
+    width, head = shapes["layers.0.attention.to_q.weight"][0], shapes["layers.0.attention.norm_q.weight"][0]
+    return {
+        "_class_name": "ZImageTransformer2DModel",
+        "all_patch_size": [2],
+        "all_f_patch_size": [1],
+        "in_channels": shapes[f"all_x_embedder.{PATCH}.weight"][1] // PATCH_AREA,
+        "dim": width,
+        "n_layers": count(shapes, "layers."),
+        "n_refiner_layers": count(shapes, "noise_refiner."),
+        "n_heads": width // head,
+        "n_kv_heads": shapes["layers.0.attention.to_k.weight"][0] // head,
+        "cap_feat_dim": shapes["cap_embedder.1.weight"][1],
+        # A quarter of a head turns with the place in the text, the rest with row and column.
+        "axes_dims": [head // 4, 3 * head // 8, 3 * head // 8],
+        "axes_lens": [1536, 512, 512],
+        "rope_theta": 256.0,
+        "t_scale": 1000.0,
+    }
+
+
+def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del names
+    encoder = [] if together.get("text_encoder") or together.get("prompt_model") else ["the Qwen3-4B text encoder"]
+    return [*encoder, *([] if together.get("vae") else ["the Flux VAE"])]
+
+
+TITLE = "Z-Image transformer"
+Z_IMAGE_DIFFUSERS = Layout(
+    kind="transformer",
+    style="diffusers",
+    title=TITLE,
+    marks=("cap_embedder.1.weight", r"all_x_embedder\.2-1\.weight", "layers.0.attention.to_q.weight"),
+    place=same,
+    config=config,
+    needs=_needs,
+    class_name="ZImageTransformer2DModel",
+)
+Z_IMAGE_ORIGINAL = Layout(
+    kind="transformer",
+    style="original",
+    title=TITLE,
+    marks=("cap_embedder.1.weight", "x_embedder.weight", r"layers\.0\.attention\.(qkv|to_q)\.weight"),
+    place=place,
+    config=config,
+    needs=_needs,
+    class_name="ZImageTransformer2DModel",
+    spare=(r"norm_final\.weight",),
+    layers=(
+        *OUTSIDE,
+        "final_layer.linear",
+        "final_layer.adaLN_modulation.1",
+        *(f"{blocks}.{{}}.{layer}" for blocks in BLOCK_LISTS for layer in (*INSIDE, JOINED)),
+    ),
+)

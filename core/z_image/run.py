@@ -1,0 +1,278 @@
+"""Runs of Z-Image: a request, and a picture where there is one, to an image under a memory plan."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..catalog.selection import ModelHandle
+from ..errors import PiyingError
+from ..executor.execute_plan import Meter, execute_plan
+from ..executor.placement import placed
+from ..executor.tensor_cache import Encoded, encoded
+from ..families.diffusion_model import ModelParts
+from ..families.image_vae import decode_image, set_tiling
+from ..files.dtypes import torch_dtype
+from ..host.base import Host
+from ..lora.catalog import record_of
+from ..preview import FlowPreview, fit_colours, step_callback
+from .phases import TEXT_TOKENS, ZImageWork, phases, what_fits
+from .request import ZImageRequest, check_side, check_strength
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from ..planner.plan_types import PhasePlan, Plan
+
+# What Qwen3's own template makes of one message; the tokenizer that ComfyUI comes with is that of Qwen2.5, whose
+# template adds a system prompt that the model was not trained with.
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+THINKING = "enable_thinking"  # in the templates of Qwen3
+
+
+def sample(
+    handle: ModelHandle, request: ZImageRequest, host: Host, image: torch.Tensor | None = None
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Make one image.
+
+    The result equals that of `ZImagePipeline`, or of `ZImageImg2ImgPipeline` where there is a picture, on the same
+    weights with `guidance_scale=cfg - 1`, a scheduler of the same shift and a CPU generator seeded with `seed`.
+
+    Args:
+        image: a picture to begin with, float [N, H, W, 3 or 4] in 0..1, of which the first is taken; it is brought
+            to the request's size.
+
+    Returns:
+        A float32 CPU tensor [1, height, width, 3] in 0..1, and a record of what ran, fit for JSON.
+
+    Raises:
+        PiyingError: the request, the picture, the model or the device cannot be used, or no plan fits the machine.
+    """
+    import torch
+
+    check_side("width", request.width)
+    check_side("height", request.height)
+    picture = None if image is None else _picture(image, request)
+    parts = ModelParts.of(handle, host)
+    components, work = parts.components(), ZImageWork.of(request, picture is not None)
+    with torch.no_grad():
+        made, ran = execute_plan(
+            phases(components, work),
+            handle,
+            host,
+            ZImageRun(parts, request, host, Meter(host.device()), picture),
+            what_fits=lambda machine: what_fits(components, machine, handle, work),
+        )
+    return made, {"model": parts.found.name, **record_of(parts.loras), **ran, **asdict(request)}
+
+
+def _picture(image: torch.Tensor, request: ZImageRequest) -> torch.Tensor:
+    """Return the first picture of a batch as [1, 3, height, width] in -1..1, cut to the request's shape and scaled."""
+    from torch.nn import functional
+
+    check_strength(request.strength)
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
+        raise PiyingError(
+            f"image has the shape {list(image.shape)}. Connect an IMAGE of at least one frame: "
+            "[frames, height, width, 3]."
+        )
+    pixels = image[:1, :, :, :3].permute(0, 3, 1, 2).float().cpu()
+    height, width = pixels.shape[2:]
+    if (height, width) != (request.height, request.width):
+        scale = max(request.height / height, request.width / width)
+        size = (max(request.height, round(height * scale)), max(request.width, round(width * scale)))
+        pixels = functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)
+        top, left = (size[0] - request.height) // 2, (size[1] - request.width) // 2
+        pixels = pixels[:, :, top : top + request.height, left : left + request.width]
+    return pixels.clamp(0, 1) * 2 - 1
+
+
+@dataclass
+class ZImageRun:
+    """A request on its way to an image. `attempt` may be called again after running out of memory.
+
+    Attributes:
+        picture: what to begin with, [1, 3, H, W] in -1..1, or None.
+        texts: what the encoder made of the prompt and, with guidance, of the negative prompt: [tokens, width].
+        begun: latents of the picture and the noise that goes over them, [1, 16, h, w] each.
+        colours: the preview's map from latent channels to colour.
+        latents: [1, 16, h, w] on the CPU, once sampled.
+    """
+
+    parts: ModelParts
+    request: ZImageRequest
+    host: Host
+    meter: Meter
+    picture: torch.Tensor | None = None
+    texts: list[Encoded] = field(default_factory=list)
+    begun: tuple[torch.Tensor, torch.Tensor] | None = None
+    colours: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+
+    def attempt(self, plan: Plan) -> torch.Tensor:
+        """Return the image [1, H, W, 3] float32 in 0..1 on the CPU.
+
+        Raises:
+            PhaseOutOfMemoryError: a phase does not fit; phases before it are not run again.
+        """
+        if not self.texts:
+            self.texts = self._encode(plan.phase("encode"))
+        if self.picture is not None and self.begun is None:
+            dtype = torch_dtype(plan.phase("encode").compute)
+            self.begun = self._condition(plan.phase("condition"), self.picture, dtype)
+        if self.latents is None:
+            self.latents = self._sample(plan.phase("sample"), plan.phase("decode"))
+        return self._decode(plan.phase("decode"), self.latents)
+
+    def _encode(self, choice: PhasePlan) -> list[Encoded]:
+        from ..checkpoints.tokenizers import tokenizer_of
+
+        request = self.request
+        prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
+        progress = self.host.progress("Encoding prompt", len(prompts))
+
+        def encode(new: list[str]) -> list[Encoded]:
+            tokenizer = tokenizer_of(self.parts.found)
+            if THINKING not in str(tokenizer.chat_template):
+                tokenizer.chat_template = TEMPLATE
+            encoder = self.parts.load("text_encoder", choice)
+            pipeline = _pipeline("ZImagePipeline", text_encoder=encoder, tokenizer=tokenizer)
+            states = []
+            with placed(encoder, choice, self.meter.device, self.host, blocks=list(encoder.layers)):
+                for text in new:
+                    self.host.check_cancelled()
+                    (embedded,), _ = pipeline.encode_prompt(
+                        text,
+                        device=self.meter.device,
+                        do_classifier_free_guidance=False,
+                        max_sequence_length=TEXT_TOKENS,
+                    )
+                    states.append({"states": embedded.cpu()})
+            return states
+
+        with self.meter.phase(choice):
+            found = encoded(prompts, self.parts.identity("text_encoder"), choice, self.host, encode)
+        progress.step(len(prompts))
+        return found
+
+    def _condition(
+        self, choice: PhasePlan, picture: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the latents of the picture and the noise over them, drawn as ZImageImg2ImgPipeline draws both."""
+        import torch
+
+        progress = self.host.progress("Preparing the task", 1)
+        with self.meter.phase(choice):
+            vae = self.parts.load("vae", choice)
+            set_tiling(vae, choice.variant == "tiled")
+            with placed(vae, choice, self.meter.device, self.host):
+                generator = torch.Generator("cpu").manual_seed(self.request.seed)
+                moments = vae.encode(picture.to(vae.device, dtype).to(vae.dtype)).latent_dist
+                latents = (moments.sample(generator) - vae.config.shift_factor) * vae.config.scaling_factor
+                noise = torch.randn(latents.shape, generator=generator, dtype=dtype)
+                begun = latents.to(dtype).cpu(), noise
+        progress.step(1)
+        return begun
+
+    def _sample(self, choice: PhasePlan, decode: PhasePlan) -> torch.Tensor:
+        """Return latents [1, 16, height / 8, width / 8]."""
+        import torch
+
+        request, dtype = self.request, torch_dtype(choice.compute)
+        with self.meter.phase(choice):
+            if self.colours is None:
+                # In host memory: a second of work there is cheaper than the VAE's way to the card. In fp32, since
+                # many processors emulate bf16.
+                self.colours = fit_colours(deepcopy(self.parts.load("vae", decode)).float())
+            transformer, scheduler = self.parts.load("transformer", choice), self._scheduler()
+            name = "ZImagePipeline" if self.begun is None else "ZImageImg2ImgPipeline"
+            pipeline = _pipeline(name, transformer=transformer, scheduler=scheduler)
+            # The order in which the model runs its blocks.
+            blocks = [*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers]
+            texts = [text["states"].to(self.meter.device, dtype) for text in self.texts]
+            arguments = {
+                "width": request.width,
+                "height": request.height,
+                "num_inference_steps": request.steps,
+                "guidance_scale": request.cfg - 1,
+                "prompt_embeds": texts[:1],
+                "negative_prompt_embeds": texts[1:],
+                "output_type": "latent",
+            }
+            if self.begun is None:
+                # On the CPU, so that one seed gives one image on every card.
+                arguments["generator"] = torch.Generator("cpu").manual_seed(request.seed)
+            else:
+                arguments |= self._beginning(scheduler)
+            steps = request.steps - (0 if self.begun is None else self._skipped_steps())
+            progress = self.host.progress("Sampling", steps)
+            preview = FlowPreview(self.colours, scheduler)
+            with placed(transformer, choice, self.meter.device, self.host, blocks=blocks):
+                latents: torch.Tensor = pipeline(
+                    **arguments, callback_on_step_end=step_callback(progress, preview)
+                ).images
+            # Tables of angles that the model keeps beside its buffers, on the device it ran on.
+            transformer.rope_embedder.freqs_cis = None
+            return latents.cpu()
+
+    def _beginning(self, scheduler: FlowMatchEulerDiscreteScheduler) -> dict[str, Any]:
+        """Return the arguments of ZImageImg2ImgPipeline for a picture that is encoded already.
+
+        Given latents it takes as they are: the noise goes over them here, at the level of the first step that is
+        taken, by a scheduler set as the pipeline sets its own.
+        """
+        import torch
+        from diffusers.pipelines.z_image.pipeline_z_image_img2img import calculate_shift
+
+        assert self.begun is not None and self.picture is not None
+        latents, noise = self.begun
+        steps = self.request.steps
+        twin: Any = deepcopy(scheduler)
+        mu = calculate_shift(latents.shape[2] // 2 * (latents.shape[3] // 2))
+        twin.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist(), mu=mu)
+        first = twin.timesteps[self._skipped_steps()]
+        begun = twin.scale_noise(latents, first[None], noise)
+        return {"image": self.picture * 0.5 + 0.5, "strength": self.request.strength, "latents": begun}
+
+    def _skipped_steps(self) -> int:
+        """Return how many steps are left out for a picture, as ZImageImg2ImgPipeline.get_timesteps counts them."""
+        request = self.request
+        return int(max(request.steps - request.steps * request.strength, 0))
+
+    def _scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        """Return a fresh scheduler with the request's shift, and otherwise the folder's own where there is one."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        folder = self.parts.found.place("scheduler")[0]
+        config = {"num_train_timesteps": 1000}
+        if folder.is_dir():
+            config = FlowMatchEulerDiscreteScheduler.load_config(folder, local_files_only=True)
+        scheduler: FlowMatchEulerDiscreteScheduler
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(config, shift=self.request.shift)
+        return scheduler
+
+    def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
+        """Return the image [1, H, W, 3] float32 in 0..1, computed as ZImagePipeline does."""
+        progress = self.host.progress("Decoding", 1)
+        with self.meter.phase(choice):
+            vae = self.parts.load("vae", choice)
+            set_tiling(vae, choice.variant == "tiled")
+            with placed(vae, choice, self.meter.device, self.host):
+                image = decode_image(vae, latents)
+        progress.step(1)
+        return image
+
+
+def _pipeline(name: str, **parts: Any) -> Any:
+    """Return a pipeline of diffusers of just those parts."""
+    import diffusers
+
+    absent = dict.fromkeys(("scheduler", "vae", "text_encoder", "tokenizer", "transformer"))
+    pipeline = getattr(diffusers, name)(**{**absent, **parts})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
