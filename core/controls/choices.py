@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import PiyingError
 
+# These texts are saved in workflow files: another word for one of them breaks every workflow that has it.
 AS_VACE = "as VACE"
 
 BRIGHTNESS = "brightness"

@@ -1,4 +1,4 @@
-"""Frames of IMAGE and MASK: checked on their way in, worked on one at a time, stacked on their way out."""
+"""Frames of IMAGE and MASK: validation, conversion one at a time, stacking."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def checked_masks(masks: Any, name: str = "mask") -> torch.Tensor:
 
 
 def map_frames(images: Any, make: Callable[[Pixels], Pixels], phase: str, host: Host) -> torch.Tensor:
-    """Return `make` of every frame as IMAGE, float32 [N, H, W, 3] in 0..1, on the CPU.
+    """Apply `make` to every frame and return the results as IMAGE, float32 [N, H, W, 3] in 0..1, on the CPU.
 
     Args:
         images: IMAGE [N, H, W, 3] in 0..1.
@@ -77,6 +77,7 @@ def stack_frames(pictures: Iterable[Pixels], count: int, phase: str, host: Host)
         result = torch.empty(count, *frame.shape) if result is None else result
         result[index] = frame
         progress.step(index + 1)
+    # `checked_frames` and `checked_masks` refuse an empty batch.
     assert result is not None
     return result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
@@ -112,25 +111,25 @@ def mask_layout(masks: Any, outline: str, lines: str, host: Host) -> torch.Tenso
     Raises:
         PiyingError: no mask, or another word for outline or lines.
     """
-    check_choice("outline", outline, OUTLINES)
-    check_choice("lines", lines, LINES)
-    solid = checked_masks(masks)
-    return stack_frames(_outlined(solid, outline, lines), len(solid), "Layout", host)
-
-
-def _outlined(masks: torch.Tensor, outline: str, lines: str) -> Iterator[Pixels]:
     import cv2
 
-    for mask in masks:
+    check_choice("outline", outline, OUTLINES)
+    check_choice("lines", lines, LINES)
+    checked = checked_masks(masks)
+
+    def draw(mask: torch.Tensor) -> Pixels:
         canvas, ink = _blank_canvas(mask.shape[0], mask.shape[1], lines)
         area = _area((mask > 0.5).cpu().numpy().astype("uint8"), outline)
+        # External contours alone: a hole in a mask is not an object of its own.
         contours, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(canvas, contours, -1, ink, TRACK_LINE)
-        yield canvas
+        return canvas
+
+    return stack_frames(map(draw, checked), len(checked), "Layout", host)
 
 
 def _area(inside: Pixels, outline: str) -> Pixels:
-    """Return the box or the hull of an area 0 or 1, filled."""
+    """Return a mask of 0 and 1 with its bounding box or convex hull filled."""
     import cv2
 
     # OpenCV has no box or hull of no points.

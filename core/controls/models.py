@@ -1,4 +1,4 @@
-"""Annotator models, which look at frames: which are installed, which is taken, and one of them in memory."""
+"""Annotator models, which look at frames: the choices of widgets, the selection of one, loading it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_model(family: AnnotatorFamily, model: str, host: Host) -> None:
 
 
 def install_hint(family: AnnotatorFamily) -> str:
-    """Return what to fetch, and where to put it."""
+    """Return a sentence that says which files to download, and where to put them."""
     folder = family.repo.split("/")[1]
     return f"Put the files of https://huggingface.co/{family.repo} into models/{FOLDER}/{folder}."
 
@@ -114,7 +114,7 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
                 output_loading_info=True,
             )
         missing = info["missing_keys"]
-        # transformers fills them with random numbers and goes on.
+        # transformers initializes them with random numbers, and only warns.
         if missing:
             raise PiyingError(
                 f"{found.path}: cannot be read as a {family.title} model ({len(missing)} tensors are not in its "
@@ -127,7 +127,7 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
 
 
 def image_processor(family: AnnotatorFamily, found: InstalledModel) -> Any:
-    """Return what brings pictures to the model's size and values, and its answers back.
+    """Return the model's image processor, which resizes and normalises frames and postprocesses outputs.
 
     Pictures are resized by Pillow, whose results are the same with and without torchvision.
 

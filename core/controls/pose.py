@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("piying")
 COCO_POINTS = 17
 
-# ImageNet's mean and deviation, which every published ViTPose was trained with.
+# ImageNet's mean and standard deviation, which every published ViTPose was trained with.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP_MARGIN = 1.25  # how much wider than the person a crop is
 
@@ -165,11 +165,11 @@ def crop_around(box: tuple[float, float, float, float], aspect: float) -> Crop:
 
 
 def warp_crop(frame: Pixels, crop: Crop, width: int, height: int) -> Numbers:
-    """Return a crop of a frame [H, W, 3], resized and normalised, [3, height, width]; black beyond the frame."""
+    """Return a crop of a frame [H, W, 3], resized and normalised, [3, height, width], padded with black."""
     import cv2
     import numpy as np
 
-    # From centre of pixel to centre of pixel, hence the - 1: without it flipped pictures have points that are off.
+    # Between the centres of the corner pixels, hence the - 1: without it, points of flipped pictures are shifted.
     x_scale, y_scale = (width - 1) / crop.width, (height - 1) / crop.height
     matrix = np.array(
         [
@@ -197,7 +197,7 @@ def decode_heatmaps(heat: Numbers, crop: Crop) -> Numbers:
 
 
 def _subpixel_offsets(heat: Numbers, peaks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the way [K, 2] from each map's largest pixel to the peak, which lies between pixels.
+    """Return the offset [K, 2] from each map's maximum to its peak at subpixel accuracy.
 
     One Newton step on the logarithm, which is a parabola where the hill is a Gaussian (Zhang et al.,
     Distribution-Aware Coordinate Representation, 2020).
@@ -268,7 +268,7 @@ def draw_people(people: Numbers, width: int, height: int, colours: str) -> Pixel
         for x, y, sure in placed[:, number]:
             if sure > MIN_CONFIDENCE:
                 cv2.circle(canvas, (int(x), int(y)), _POINT, hue(number), thickness=-1)
-    # The annotator's choice, as it is: one filter to make larger, the other to make smaller.
+    # As in the annotator: Lanczos to enlarge, area to shrink.
     how = cv2.INTER_LANCZOS4 if width * height > across * down else cv2.INTER_AREA
     drawn: Pixels = cv2.resize(canvas, (width, height), interpolation=how)
     return drawn if colours == OPENPOSE else drawn[..., ::-1]

@@ -1,4 +1,4 @@
-"""Audio: the sound of a file as ComfyUI's AUDIO, and sound that goes along when frames are added or cut."""
+"""Audio: the sound of a file as ComfyUI's AUDIO, padded or cut when frames are added or cut."""
 
 from __future__ import annotations
 

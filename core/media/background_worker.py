@@ -1,4 +1,4 @@
-"""Background worker: a thread that takes items in order while the code that hands them over goes on."""
+"""Background worker: a thread that consumes a queue in order while the producer goes on."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class BackgroundWorker(Generic[Item]):
         self._done: Future[None] | None = None
 
     def put(self, item: Item) -> None:
-        """Hand an item over, then wait while more than `max_pending` are unfinished.
+        """Add an item to the queue, then wait while more than `max_pending` are unfinished.
 
         It is worked on even where `check` ends the wait. Once the work has failed it goes nowhere: `raise_failure`.
         """

@@ -1,4 +1,4 @@
-"""Frames into ffmpeg: one at a time, checked, with a rate, colours and embedded texts; lossless files of them."""
+"""Encoding with ffmpeg: frames validated and piped one at a time, colour tags, embedded texts; lossless video."""
 
 from __future__ import annotations
 

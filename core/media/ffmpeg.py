@@ -1,4 +1,4 @@
-"""ffmpeg, the program: where it is, running it, and what it says when it fails."""
+"""ffmpeg as a subprocess: finding the program, running it, explaining its errors."""
 
 from __future__ import annotations
 

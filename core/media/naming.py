@@ -1,4 +1,4 @@
-"""Output files with ComfyUI's numbered names, given to finished files only, and never to two of them."""
+"""Names of output files: numbered as ComfyUI numbers them, given to finished files only, and never to two of them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,15 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
     # Workflows are passed between systems: both slashes separate folders on each.
     filled = filled.replace("\\", "/")
     parts = [part for part in filled.split("/") if part not in ("", ".")]
-    problem = _prefix_problem(filled, parts)
+    problem = None
+    if not parts:
+        problem = "is empty"
+    elif filled.startswith("/") or re.match("[A-Za-z]:", filled):
+        problem = "is an absolute path"
+    elif ".." in parts:
+        problem = "holds '..', which leads out of a folder"
+    elif "\0" in filled or any("\ud800" <= character <= "\udfff" for character in filled):
+        problem = "holds a character that no file name can have"
     if problem:
         raise PiyingError(
             f"filename_prefix {prefix!r} {problem}. Give a name, or subfolders and a name, inside the output "
@@ -82,18 +90,6 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
         )
     *subfolders, stem = map(_safe, parts)
     return folder.joinpath(*subfolders), stem
-
-
-def _prefix_problem(prefix: str, parts: list[str]) -> str | None:
-    if not parts:
-        return "is empty"
-    if prefix.startswith("/") or re.match("[A-Za-z]:", prefix):
-        return "is an absolute path"
-    if ".." in parts:
-        return "holds '..', which leads out of a folder"
-    if "\0" in prefix or any("\ud800" <= character <= "\udfff" for character in prefix):
-        return "holds a character that no file name can have"
-    return None
 
 
 def _safe(part: str) -> str:

@@ -1,4 +1,4 @@
-"""Video files, read: size, rate and length, frames one at a time, and all of them as one tensor.
+"""Video decoding: size, rate and length of a file, its frames one at a time, and all of them as one tensor.
 
 Everything is read with ffmpeg but animated WebP, which many ffmpegs cannot decode: that is Pillow's.
 """
@@ -6,7 +6,7 @@ Everything is read with ffmpeg but animated WebP, which many ffmpegs cannot deco
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -56,9 +56,14 @@ def probe(path: Path) -> VideoInfo:
     # The size comes from a decoded frame: containers tell the one before the camera's rotation.
     header = ffmpeg.output([*ffmpeg.source(path), *_FIRST_FRAME], doing)[:100].decode("ascii", "replace")
     size = re.search(r" W(\d+) H(\d+) F(\d+):(\d+)", header)
-    count, length = _timing(packets)
-    if size is None or not count:
+    lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.MULTILINE)
+    times = [(int(start), int(span)) for start, span in lines]
+    if size is None or not times:
         raise PiyingError(f"{doing}: it holds no picture. Give a video.")
+    count, length = len(times), Fraction(0)
+    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.MULTILINE)
+    if base is not None and min(times)[0] != _NO_TIME:
+        length = (max(map(sum, times)) - min(times)[0]) * Fraction(base[1])
     fps = declared = Fraction(int(size[3]), int(size[4]))
     # Containers that count in milliseconds blur the mean: a declared rate that agrees with it is the truth.
     if length and abs(count / length / declared - 1) >= Fraction(1, 50):
@@ -82,7 +87,11 @@ def read_frames(path: Path) -> Generator[npt.NDArray[np.uint8], None, None]:
     import numpy as np
 
     if _is_webp(path):
-        yield from _webp_frames(path)
+        from PIL import ImageSequence
+
+        with opened(path) as image:
+            for frame in ImageSequence.Iterator(image):
+                yield np.array(frame.convert("RGB"))
         return
     with ffmpeg.running([*ffmpeg.source(path), *_EVERY_FRAME], f"Cannot read {path}") as process:
         stream = process.stdout
@@ -141,22 +150,3 @@ def _probe_webp(path: Path) -> VideoInfo:
     duration = Fraction(milliseconds, 1000)
     fps = (count / duration).limit_denominator(1001) if duration else Fraction(1)
     return VideoInfo(width, height, fps, count, float(duration or count), has_audio=False)
-
-
-def _webp_frames(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
-    import numpy as np
-    from PIL import ImageSequence
-
-    with opened(path) as image:
-        for frame in ImageSequence.Iterator(image):
-            yield np.array(frame.convert("RGB"))
-
-
-def _timing(packets: str) -> tuple[int, Fraction]:
-    """Return how many frames ffmpeg's list of packets has, and how many seconds they last; 0 where it has no times."""
-    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.MULTILINE)
-    lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.MULTILINE)
-    times = [(int(start), int(span)) for start, span in lines]
-    if base is None or not times or min(times)[0] == _NO_TIME:
-        return len(times), Fraction(0)
-    return len(times), (max(map(sum, times)) - min(times)[0]) * Fraction(base[1])

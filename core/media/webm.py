@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CODECS = ("vp9", "av1")
 
+# In the order of preference: SVT-AV1 is faster than libaom, but not every ffmpeg is built with it.
 _ENCODERS = {"vp9": ("libvpx-vp9",), "av1": ("libsvtav1", "libaom-av1")}
 _PIXELS = {"vp9": "yuv420p", "av1": "yuv420p10le"}
 _OPTIONS = {
@@ -26,6 +27,7 @@ _OPTIONS = {
     "libsvtav1": split("-preset 6"),
     "libaom-av1": split("-cpu-used 6 -row-mt 1"),
 }
+# Without a bit rate of 0, libvpx takes CRF for a mere upper limit of the quality, under a default bit rate.
 _WEBM = split("-b:v 0 -flags:v +bitexact -fflags +bitexact -f webm")
 
 
