@@ -49,8 +49,8 @@ def depth(images: Any, model: str, range_of: str, host: Host) -> tuple[torch.Ten
             pixels = processor(images=to_uint8(frame), return_tensors="pt").to(network.device)
             output = processor.post_process_depth_estimation(network(**pixels), target_sizes=[tuple(frame.shape[:2])])
             values = output[0]["predicted_depth"].float()
-            # Metric models give metres, relative ones give disparity, which is large where it is near. Metres are
-            # clamped: a pixel of 0 would be infinitely near, and the range of the whole clip.
+            # Metric models predict metres, relative ones disparity, which is large where it is near. Metres are
+            # clamped: the inverse of 0 would stretch the range to infinity.
             nearness.append((1 / values.clamp(min=1e-3) if far_is_large else values).cpu().numpy())
             progress.step(index + 1)
     # All frames are measured before the first is painted: the range of the clip is known after the last.
@@ -64,7 +64,7 @@ def depth(images: Any, model: str, range_of: str, host: Host) -> tuple[torch.Ten
 
 
 def _levels(values: Numbers, low: float, high: float) -> Pixels:
-    """Return values as 0..255, rounded down as VACE does; a frame of one value is black."""
+    """Return values as 0..255, truncated as VACE does; a frame of one value is black."""
     import numpy as np
 
     part = (values - low) / (high - low) if high > low else np.zeros_like(values)

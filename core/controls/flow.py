@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.float64]
 
 # Steps of the wheel from red over yellow, green, cyan, blue and magenta to red (Baker et al., A Database and
-# Evaluation Methodology for Optical Flow, 2011: more of them where the eye tells more hues apart).
+# Evaluation Methodology for Optical Flow, 2011: more where the eye distinguishes more hues).
 _ARCS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1))
 _SMALL = 1e-5  # pixels; keeps a clip that stands still from being divided by nothing
 
 
 def optical_flow(images: Any, method: str, scale: str, host: Host) -> torch.Tensor:
-    """Return the motion of every frame as colours, IMAGE [N, H, W, 3]: the hue says where to, white is none.
+    """Return optical flow as colours, IMAGE [N, H, W, 3]: the hue is the direction, white is no motion.
 
     Frame i shows the motion from frame i - 1 to i; the first shows the same as the second, as VACE's annotator
     does. VACE measures motion with RAFT; this takes OpenCV's methods, which need no weights.
@@ -84,7 +84,7 @@ def colour_wheel() -> Numbers:
 
     arcs = []
     for start, end, steps in zip(_CORNERS, _CORNERS[1:] + _CORNERS[:1], _ARCS, strict=True):
-        # Floored to whole 255ths, as the authors do: VACE was trained on those bytes.
+        # Rounded down to multiples of 1/255, as the authors do: VACE was trained on those bytes.
         gone = np.floor(255 * np.arange(steps) / steps)[:, None]
         arcs.append(np.array(start) * 255 + (np.array(end) - np.array(start)) * gone)
     return np.concatenate(arcs) / 255
@@ -102,7 +102,7 @@ def flow_colours(flow: Numbers, fastest: float | None = None) -> Pixels:
     import numpy as np
 
     full = (max_speed(flow) if fastest is None else fastest) + _SMALL
-    # From here on as the wheel's authors paint, step by step: the same flow gives the same bytes.
+    # The steps of the authors' code, in their order, so that the same flow gives the same bytes.
     right, down = flow[..., 0] / full, flow[..., 1] / full
     speeds = np.hypot(right, down)[..., None]
     wheel = colour_wheel()

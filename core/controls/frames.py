@@ -68,11 +68,11 @@ def stack_frames(pictures: Iterable[Pixels], count: int, phase: str, host: Host)
     import torch
 
     progress = host.progress(phase, count)
-    # Filled frame by frame: a list to be stacked would hold the clip twice.
+    # Preallocated: stacking a list would hold the clip in memory twice.
     result: torch.Tensor | None = None
     for index, picture in enumerate(pictures):
         whole = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
-        # OpenCV's and reversed arrays may have strides that torch does not take.
+        # torch rejects negative strides, which reversed channels have.
         frame = torch.from_numpy(np.ascontiguousarray(whole)).float() / 255
         result = torch.empty(count, *frame.shape) if result is None else result
         result[index] = frame

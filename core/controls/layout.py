@@ -1,4 +1,4 @@
-"""Layouts: where a thing is to be, as outlines of boxes and masks."""
+"""Layouts: the place of an object over time, drawn as outlines of boxes and masks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def parse_box(name: str, text: str, width: int, height: int) -> Box:
             f"{name} is {text!r}. Give four numbers, left, top, right, bottom, in pixels (100, 80, 400, 300) "
             "or in parts of the picture (0.1, 0.2, 0.5, 0.6)."
         ) from error
-    # A box of one pixel in the corner is of no use, so that 1 can only mean the whole side.
+    # Nobody needs a box of one pixel in the corner, so 1 means the whole side.
     if max(left, top, right, bottom) <= 1:
         left, right, top, bottom = left * width, right * width, top * height, bottom * height
     if not (left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0):
@@ -82,7 +82,7 @@ def box_path(
         canvas, ink = _blank_canvas(height, width, lines)
         box = between(start, end, part)
         left, top = int(box[0]), int(box[1])
-        # Its size is rounded, not its far corner: a box that only moves must not change its size on the way.
+        # The size is rounded, not the far corner: a box that only moves must keep its size.
         corner = (left + int(box[2] - box[0]), top + int(box[3] - box[1]))
         cv2.rectangle(canvas, (left, top), corner, ink, PATH_LINE)
         return canvas
@@ -132,7 +132,7 @@ def _area(inside: Pixels, outline: str) -> Pixels:
     """Return a mask of 0 and 1 with its bounding box or convex hull filled."""
     import cv2
 
-    # OpenCV has no box or hull of no points.
+    # OpenCV fails on an empty set of points.
     if outline == OUTLINE or not inside.any():
         return inside
     points = cv2.findNonZero(inside)

@@ -93,7 +93,7 @@ def scribble(images: Any, *, line_width: float, strength: float, lines: str, hos
         soft = cv2.GaussianBlur(frame.astype(np.float32) / 255, (0, 0), line_width)
         across, down = (cv2.Sobel(soft, cv2.CV_32F, *way, scale=full) for way in ((1, 0), (0, 1)))
         contrast = np.hypot(across, down).max(axis=2)
-        # A soft limit: a hard one would draw strong edges with a border of full ink.
+        # tanh saturates smoothly: clipping would give strong edges hard borders.
         drawn: Pixels = np.rint(255 * (1 - np.tanh(strength * _INK * contrast))).astype(np.uint8)
         return drawn if lines == BLACK_ON_WHITE else 255 - drawn
 

@@ -1,4 +1,4 @@
-"""Pose: people found in frames, their joints read from a network's heat maps, drawn as OpenPose's coloured sticks.
+"""Pose: people detected in frames, keypoints decoded from heat maps, drawn as OpenPose's coloured sticks.
 
 Crops and points follow unbiased data processing (Huang et al., The Devil is in the Details, 2020), which ViTPose was
 trained with. Sticks are drawn as VACE's annotator draws them.
@@ -136,7 +136,7 @@ def _coco_points(frame: Pixels, boxes: list[Box], network: PreTrainedModel) -> N
     if not crops:
         return np.zeros((0, COCO_POINTS, 3), np.float32)
     pictures = torch.from_numpy(np.stack([warp_crop(frame, crop, width, height) for crop in crops]))
-    # ViTPose+ has experts by data set; COCO is the first, and the first 17 of its points are COCO's.
+    # ViTPose+ has an expert per data set: COCO's is the first, and its first 17 keypoints are COCO's.
     experts = getattr(network.config.backbone_config, "num_experts", 1) > 1
     chosen = {"dataset_index": torch.zeros(len(crops), dtype=torch.long, device=network.device)} if experts else {}
     heat = network(pictures.to(network.device), **chosen).heatmaps.float().cpu().numpy()[:, :COCO_POINTS]
@@ -148,7 +148,7 @@ def _coco_points(frame: Pixels, boxes: list[Box], network: PreTrainedModel) -> N
 
 @dataclass(frozen=True)
 class Crop:
-    """Part of a frame, in its pixels: middle and size."""
+    """A crop of a frame, in pixels of the frame: its centre and size."""
 
     x: float
     y: float
@@ -157,7 +157,7 @@ class Crop:
 
 
 def crop_around(box: tuple[float, float, float, float], aspect: float) -> Crop:
-    """Return a crop with room around a box (left, top, right, bottom), of the width to height asked for."""
+    """Return a crop around a box (left, top, right, bottom) with a margin, of the aspect ratio width / height."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     width, height = max(width, height * aspect), max(height, width / aspect)
@@ -211,9 +211,9 @@ def _subpixel_offsets(heat: Numbers, peaks: npt.NDArray[np.int64]) -> npt.NDArra
         hill = np.pad(np.log(np.clip(soft, 1e-3, 50).astype(np.float64)), 1, mode="edge")[y : y + 3, x : x + 3]
         slope = np.array([hill[1, 2] - hill[1, 0], hill[2, 1] - hill[0, 1]]) / 2
         across, down = hill[1, 2] + hill[1, 0] - 2 * hill[1, 1], hill[2, 1] + hill[0, 1] - 2 * hill[1, 1]
-        # The mixed difference of a step on the diagonal, as the authors take it.
+        # The mixed second derivative, by the finite difference that the authors use.
         mixed = (hill[2, 2] - hill[1, 2] - hill[2, 1] + 2 * hill[1, 1] - hill[1, 0] - hill[0, 1] + hill[0, 0]) / 2
-        # A flat map has no curvature: a little of it keeps the matrix invertible.
+        # Regularized: the Hessian of a flat map is singular.
         curve = np.array([[across, mixed], [mixed, down]]) + np.finfo(np.float32).eps * np.eye(2)
         steps[index] = -np.linalg.solve(curve, slope)
     return steps
@@ -262,7 +262,7 @@ def draw_people(people: Numbers, width: int, height: int, colours: str) -> Pixel
     for number, stick in enumerate(STICKS):
         for person in placed:
             _draw_stick(canvas, person[list(stick)], hue(number))
-    # Points stand out from the sticks: those are darkened before the points are drawn over them.
+    # Only the sticks are darkened, so that points stand out.
     canvas = (canvas * _STICK_SHADE).astype(np.uint8)
     for number in range(placed.shape[1]):
         for x, y, sure in placed[:, number]:

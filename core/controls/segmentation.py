@@ -1,4 +1,4 @@
-"""Segmentation: masks of the things named, by the names that a model knows."""
+"""Segmentation: masks of objects selected by the class names of a model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def segment(images: Any, model: str, names: str, host: Host) -> tuple[torch.Tens
     network, processor = load(SEGMENTATION, found, host), image_processor(SEGMENTATION, found)
     device = host.device()
     labels: Any = network.config.id2label
-    # Before any frame: a typing error in a name should not cost a pass over the clip.
+    # Before the first frame: an unknown name should not cost a pass over the clip.
     wanted = torch.tensor(class_numbers(names, labels), device=device)
     masks = torch.empty(frames.shape[:3])
     progress = host.progress("Segmentation", len(frames))

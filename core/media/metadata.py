@@ -13,7 +13,7 @@ from typing import BinaryIO
 from ..errors import PiyingError, explain_os_errors
 from . import ffmpeg
 
-# ComfyUI's largest workflows have a few MB; what is larger is no workflow but an attack on our memory.
+# The largest workflows have a few MB; the limit keeps a crafted file from exhausting memory.
 MAX_TEXT = 64 << 20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -37,7 +37,7 @@ def read_workflow(path: Path) -> dict[str, str]:
             elif is_webp(head):
                 texts = dict(_webp_texts(file))
             elif head.startswith(_MATROSKA) or is_mp4(head):
-                # Tags may stand at either end of a container, and Matroska's in several places: ffmpeg finds them.
+                # By ffmpeg: tags may be at either end of these containers.
                 dump = ["-map_metadata", "0", "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
                 texts = from_ffmetadata(ffmpeg.output([*ffmpeg.source(path), *dump], doing, MAX_TEXT))
             else:
@@ -66,7 +66,7 @@ def is_mp4(head: bytes) -> bool:
 
 
 def json_ascii(text: str) -> str:
-    """Return a JSON text with everything beyond ASCII as JSON escapes."""
+    """Return a JSON text with all non-ASCII characters as JSON escapes."""
     return re.sub(r"[^\x00-\x7f]", lambda character: json.dumps(character[0])[1:-1], text)
 
 
@@ -104,7 +104,7 @@ def from_ffmetadata(data: bytes) -> dict[str, str]:
 
 
 def _escaped(text: str) -> str:
-    # Half a surrogate pair has no UTF-8, but as "\ud83d" it is what a JSON text would write.
+    # A lone surrogate has no UTF-8; as "\ud83d" it is a valid JSON escape.
     text = text.encode("utf-8", "backslashreplace").decode()
     # Not in ffmpeg's manual: a bare carriage return ends the value too, and a backslash at the very end, even
     # escaped, takes in the next line, which is why `checked` refuses it.
@@ -124,10 +124,10 @@ def _png_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
             key, _, value = _exactly(file, length).partition(b"\0")
             packed = kind == b"zTXt"
             if kind == b"zTXt":
-                value = value[1:]  # behind the number of the compression method, of which there is one
+                value = value[1:]  # after the compression method, a byte that is always 0
             elif kind == b"iTXt":
                 packed = value[:1] == b"\1"
-                value = value[2:].split(b"\0", 2)[-1]  # behind a language and the key in that language
+                value = value[2:].split(b"\0", 2)[-1]  # after the language tag and the translated key
             if packed:
                 # With a limit: a few MB can decompress to a few GB.
                 unpacker = zlib.decompressobj()
@@ -136,7 +136,7 @@ def _png_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
                     raise zlib.error
             yield key.decode("latin-1"), _decoded(value)
             length = 0
-        file.seek(length + 4, 1)  # the checksum is not looked at
+        file.seek(length + 4, 1)
 
 
 def _webp_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:

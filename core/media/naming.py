@@ -47,8 +47,7 @@ def writing(folder: Path, prefix: str, suffix: str, *, width: int = 0, height: i
     directory, stem = _placed(folder, prefix, width, height)
     doing = f"Cannot save in {directory}"
     with unfinished_file(directory) as unfinished:
-        # What would keep the file from being saved is known now, not after an hour of encoding: a folder that cannot
-        # be written, and a name that is too long.
+        # Fail early: an unwritable folder or a name that is too long is reported now, not after an hour of encoding.
         with explain_os_errors(doing):
             directory.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
@@ -94,7 +93,7 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
 
 def _safe(part: str) -> str:
     part = _FORBIDDEN_CHARACTERS.sub("_", part).rstrip(". ")
-    # A leading dash reads as an option wherever the file is named on a command line.
+    # A leading dash would be read as an option on a command line.
     return f"_{part}" if not part or part.startswith("-") or _WINDOWS_DEVICE.match(part) else part
 
 
@@ -103,7 +102,7 @@ def _path(directory: Path, stem: str, number: int, suffix: str) -> Path:
 
 
 def _highest(directory: Path, stem: str) -> int:
-    # Folded, since two names that differ in case are one file on Windows and macOS.
+    # Case-insensitive: names that differ only in case are one file on Windows and macOS.
     start = f"{stem}_".casefold()
     try:
         names = [entry.name.casefold() for entry in directory.iterdir()]
@@ -115,7 +114,7 @@ def _highest(directory: Path, stem: str) -> int:
 
 def _claim(unfinished: Path, target: Path) -> bool:
     """Give a file its name, unless that is taken; return whether."""
-    # A rename would overwrite what another process has saved meanwhile; a link is refused, in one step.
+    # A rename would overwrite a file that another process has saved meanwhile; creating a hard link fails atomically.
     try:
         os.link(unfinished, target)
     except FileExistsError:
@@ -127,7 +126,7 @@ def _claim(unfinished: Path, target: Path) -> bool:
 
 
 def _claim_without_links(unfinished: Path, target: Path) -> bool:
-    # exFAT and many network shares have no hard links: an empty file holds the name until the move.
+    # exFAT and many network shares have no hard links: an empty file reserves the name until the rename.
     try:
         target.touch(exist_ok=False)
     except FileExistsError:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-# One frame per 1000 seconds: with that no ffmpeg repeats or drops a frame. Their own options for it (vsync,
-# fps_mode) exist in old and new ones only.
+# One frame per 1000 seconds, so that no version of ffmpeg duplicates or drops frames. The options for it differ:
+# -vsync is deprecated in new versions, and old ones lack -fps_mode.
 _ONCE = f"settb=1000,setpts=N,scale={ffmpeg.PRECISE},format=rgb24"
 _EVERY_FRAME = split(f"-map 0:v:0 -vf {_ONCE} -r 1/1000 -c:v ppm -f image2pipe pipe:1")
 _PACKETS = split("-map 0:v:0 -map 0:a? -c copy -f framecrc pipe:1")
@@ -53,7 +53,7 @@ def probe(path: Path) -> VideoInfo:
         return _probe_webp(path)
     doing = f"Cannot read {path}"
     packets = ffmpeg.output([*ffmpeg.source(path), *_PACKETS], doing).decode("ascii", "replace")
-    # The size comes from a decoded frame: containers tell the one before the camera's rotation.
+    # From a decoded frame: the size in the container is the one before the camera's rotation.
     header = ffmpeg.output([*ffmpeg.source(path), *_FIRST_FRAME], doing)[:100].decode("ascii", "replace")
     size = re.search(r" W(\d+) H(\d+) F(\d+):(\d+)", header)
     lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.MULTILINE)
@@ -65,7 +65,7 @@ def probe(path: Path) -> VideoInfo:
     if base is not None and min(times)[0] != _NO_TIME:
         length = (max(map(sum, times)) - min(times)[0]) * Fraction(base[1])
     fps = declared = Fraction(int(size[3]), int(size[4]))
-    # Containers that count in milliseconds blur the mean: a declared rate that agrees with it is the truth.
+    # Timestamps in milliseconds make the mean rate inexact: the declared rate is taken where the two agree.
     if length and abs(count / length / declared - 1) >= Fraction(1, 50):
         fps = (count / length).limit_denominator(1001)
     return VideoInfo(
@@ -103,7 +103,7 @@ def read_frames(path: Path) -> Generator[npt.NDArray[np.uint8], None, None]:
             size = width * height * 3
             data = stream.read(size)
             if len(data) == size:
-                # A copy that may be written to, as torch.from_numpy wants it.
+                # A writable copy, which torch.from_numpy requires.
                 yield np.frombuffer(bytearray(data), np.uint8).reshape(height, width, 3)
 
 
@@ -115,7 +115,7 @@ def load_frames(path: Path, info: VideoInfo) -> torch.Tensor:
     import psutil
     import torch
 
-    # As bytes while they are read, since a header may lie about their number, then as float32.
+    # Both at once: uint8 while decoding, since the frame count in a header may be wrong, then float32.
     needed = info.frames * info.width * info.height * 3 * (1 + 4)
     free = psutil.virtual_memory().available
     if needed > free:
@@ -144,7 +144,7 @@ def _probe_webp(path: Path) -> VideoInfo:
         count: int = getattr(image, "n_frames", 1)
         for index in range(count):
             image.seek(index)
-            # WebP tells how long a frame is shown when it is decoded.
+            # Pillow sets the duration of a WebP frame only when it decodes it.
             image.load()
             milliseconds += int(image.info.get("duration", 0))
     duration = Fraction(milliseconds, 1000)
