@@ -1,4 +1,4 @@
-"""What the widgets of the control makers offer."""
+"""Widget choices of the control nodes: their words, which nodes declare and core compares, free of heavy imports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHOLE_FRAME = "whole frame"
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Accept one of `choices`; values that come by wire are checked by nobody else.
+    """Accept one of `choices`; values that come by a link are checked by nobody else.
 
     Raises:
         PiyingError: any other value.

@@ -1,4 +1,4 @@
-"""Depth: near is light, far is dark."""
+"""Depth maps: near is light, far is dark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..executor.placement import resident
 from ..host.base import Host
 from .choices import PER_FRAME, SCALES, check_choice
 from .family import DEPTH
-from .frames import checked_frames, collected
+from .frames import checked_frames, stack_frames
 from .models import choose, image_processor, load
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def depth(images: Any, model: str, range_of: str, host: Host) -> tuple[torch.Ten
     network, processor = load(DEPTH, found, host), image_processor(DEPTH, found)
     with torch.no_grad(), resident([network], host.device(), host):
         near = list(_nearness(network, processor, frames, host))
+    # All frames are measured before the first is painted: what is nearest in the clip is known in the end.
     limits = None if range_of == PER_FRAME else (min(map(_low, near)), max(map(_high, near)))
     painted = (_levels(frame, *(limits or (_low(frame), _high(frame)))) for frame in near)
     record = {"model": found.name, "device": host.device(), "range_of": range_of}
-    return collected(painted, len(frames), "Painting depth", host), record
+    return stack_frames(painted, len(frames), "Painting depth", host), record
 
 
 def _nearness(network: PreTrainedModel, processor: Any, frames: torch.Tensor, host: Host) -> Iterator[Numbers]:
@@ -59,6 +60,7 @@ def _nearness(network: PreTrainedModel, processor: Any, frames: torch.Tensor, ho
         pixels = processor(images=to_uint8(frame), return_tensors="pt").to(network.device)
         answer = processor.post_process_depth_estimation(network(**pixels), target_sizes=[tuple(frame.shape[:2])])
         values = answer[0]["predicted_depth"].float()
+        # Metric models give metres, relative ones give disparity, which is near where it is large.
         yield (1 / values.clamp(min=1e-3) if far_is_large else values).cpu().numpy()
         progress.step(index + 1)
 

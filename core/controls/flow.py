@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PiyingError
 from ..host.base import Host
 from .choices import DIS, FLOW_METHODS, PER_FRAME, SCALES, check_choice
-from .frames import checked_frames, collected
+from .frames import checked_frames, stack_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,10 +47,11 @@ def optical_flow(images: Any, method: str, scale: str, host: Host) -> torch.Tens
     frames = checked_frames(images)
     if len(frames) < 2:
         raise PiyingError("frames is 1 image. Motion is seen between images: connect a video of 2 frames or more.")
+    # All of them first: what is fastest in the clip is known in the end.
     flows = list(_flows(frames, method, host))
-    fastest = None if scale == PER_FRAME else max(speed(flow) for flow in flows)
+    fastest = None if scale == PER_FRAME else max(max_speed(flow) for flow in flows)
     painted = (flow_colours(flow, fastest) for flow in [flows[0], *flows])
-    return collected(painted, len(frames), "Painting flow", host)
+    return stack_frames(painted, len(frames), "Painting flow", host)
 
 
 def _flows(frames: torch.Tensor, method: str, host: Host) -> Iterator[Numbers]:
@@ -78,7 +79,7 @@ def _farneback(before: Pixels, after: Pixels, start: None) -> Any:
     return cv2.calcOpticalFlowFarneback(before, after, start, 0.5, 3, 15, 3, 5, 1.2, 0)
 
 
-def speed(flow: Numbers) -> float:
+def max_speed(flow: Numbers) -> float:
     """Return the pixels that the fastest point of a flow [H, W, 2] moves."""
     import numpy as np
 
@@ -92,6 +93,7 @@ def colour_wheel() -> Numbers:
 
     arcs = []
     for start, end, steps in zip(_CORNERS, _CORNERS[1:] + _CORNERS[:1], _ARCS, strict=True):
+        # Floored to whole 255ths, as the authors do: VACE was trained on those bytes.
         gone = np.floor(255 * np.arange(steps) / steps)[:, None]
         arcs.append(np.array(start) * 255 + (np.array(end) - np.array(start)) * gone)
     return np.concatenate(arcs) / 255
@@ -108,7 +110,8 @@ def flow_colours(flow: Numbers, fastest: float | None = None) -> Pixels:
     """
     import numpy as np
 
-    full = (speed(flow) if fastest is None else fastest) + _SMALL
+    full = (max_speed(flow) if fastest is None else fastest) + _SMALL
+    # From here on as the wheel's authors paint, step by step: the same flow gives the same bytes.
     right, down = flow[..., 0] / full, flow[..., 1] / full
     speeds = np.hypot(right, down)[..., None]
     wheel = colour_wheel()

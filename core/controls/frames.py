@@ -1,8 +1,8 @@
-"""IMAGE and MASK in and out of the makers of control videos, one frame at a time."""
+"""Frames of IMAGE and MASK: checked on their way in, worked on one at a time, stacked on their way out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def checked_frames(images: Any, name: str = "frames") -> torch.Tensor:
-    """Return an IMAGE as [N, H, W, 3], without alpha.
+    """Return an IMAGE as [N, H, W, 3], without alpha, which some packs' nodes add.
 
     Raises:
         PiyingError: it has another shape, or no frames.
@@ -44,7 +44,7 @@ def checked_masks(masks: Any, name: str = "mask") -> torch.Tensor:
     return found
 
 
-def each_frame(images: Any, make: Callable[[Pixels], Pixels], phase: str, host: Host) -> torch.Tensor:
+def map_frames(images: Any, make: Callable[[Pixels], Pixels], phase: str, host: Host) -> torch.Tensor:
     """Return `make` of every frame as IMAGE, float32 [N, H, W, 3] in 0..1, on the CPU.
 
     Args:
@@ -55,31 +55,30 @@ def each_frame(images: Any, make: Callable[[Pixels], Pixels], phase: str, host: 
     from ..media.images import to_uint8
 
     frames = checked_frames(images)
-    return collected((make(to_uint8(frame)) for frame in frames), len(frames), phase, host)
+    return stack_frames((make(to_uint8(frame)) for frame in frames), len(frames), phase, host)
 
 
-def collected(pictures: Any, count: int, phase: str, host: Host) -> torch.Tensor:
-    """Return `count` uint8 pictures [H, W] or [H, W, 3], made one after the other, as IMAGE in 0..1."""
+def stack_frames(pictures: Iterable[Pixels], count: int, phase: str, host: Host) -> torch.Tensor:
+    """Return `count` uint8 pictures [H, W] or [H, W, 3], made one after the other, as IMAGE in 0..1.
+
+    Args:
+        phase: what the bar says; the run can be cancelled after every frame.
+    """
+    import numpy as np
     import torch
 
     progress = host.progress(phase, count)
+    # Filled frame by frame: a list to be stacked would hold the clip twice.
     result: torch.Tensor | None = None
     for index, picture in enumerate(pictures):
-        frame = as_image(picture)
+        whole = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
+        # OpenCV's and reversed arrays may have strides that torch does not take.
+        frame = torch.from_numpy(np.ascontiguousarray(whole)).float() / 255
         result = torch.empty(count, *frame.shape) if result is None else result
         result[index] = frame
         progress.step(index + 1)
     assert result is not None
     return result
-
-
-def as_image(picture: Pixels) -> torch.Tensor:
-    """Return a uint8 picture [H, W] or [H, W, 3] as float32 [H, W, 3] in 0..1."""
-    import numpy as np
-    import torch
-
-    whole = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
-    return torch.from_numpy(np.ascontiguousarray(whole)).float() / 255
 
 
 def _shape(value: Any, name: str, kind: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Segmentation: a mask of the things named."""
+"""Segmentation: masks of the things named, by the names that a model knows."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def class_numbers(names: str, known: dict[int, str]) -> list[int]:
     wanted = [name.strip().lower() for name in names.replace("，", ",").split(",") if name.strip()]
     if not wanted:
         raise PiyingError(f"names is empty. Say what to look for: {_some(list(by_name))}.")
+    # Refused before a frame is looked at: a name that is not there would give an empty mask, without a word.
     missing = [name for name in wanted if name not in by_name]
     if missing:
         raise PiyingError(f"names has {missing[0]!r}, which this model does not know. {_near(missing[0], by_name)}")

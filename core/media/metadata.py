@@ -1,4 +1,4 @@
-"""The workflow that ComfyUI embeds in the files it saves: found by content, never by name."""
+"""Embedded metadata: the workflow in the files that ComfyUI saves, of which the kind is told by content, not name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import PiyingError
-from . import disk, ffmpeg
+from ..errors import PiyingError, explain_os_errors
+from . import ffmpeg
 
 # ComfyUI's largest workflows have a few MB; what is larger is no workflow but an attack on our memory.
 MAX_TEXT = 64 << 20
@@ -29,7 +29,7 @@ def read_workflow(path: Path) -> dict[str, str]:
     Raises PiyingError when there is neither, and when the file is missing, damaged or of another kind.
     """
     doing = f"Cannot read {path}"
-    with disk.explained(doing), path.open("rb") as file:
+    with explain_os_errors(doing), path.open("rb") as file:
         head = file.read(12)
         file.seek(0)
         try:
@@ -42,6 +42,16 @@ def read_workflow(path: Path) -> dict[str, str]:
             "the original file, or the workflow's .json."
         )
     return texts
+
+
+def is_webp(head: bytes) -> bool:
+    """Return whether a file that begins with these 12 bytes is WebP, a still one or an animation."""
+    return head.startswith(b"RIFF") and head.endswith(b"WEBP")
+
+
+def is_mp4(head: bytes) -> bool:
+    """Return whether a file that begins with these 12 bytes is MP4 or MOV."""
+    return head[4:8] in _MP4_BOXES
 
 
 def json_ascii(text: str) -> str:
@@ -97,9 +107,9 @@ def _unescaped(text: str) -> str:
 def _texts(path: Path, file: BinaryIO, head: bytes) -> dict[str, str]:
     if head.startswith(_PNG):
         return dict(_png_texts(file))
-    if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
+    if is_webp(head):
         return dict(_webp_texts(file))
-    if head.startswith(_MATROSKA) or head[4:8] in _MP4_BOXES:
+    if head.startswith(_MATROSKA) or is_mp4(head):
         dump = ["-map_metadata", "0", "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
         return from_ffmetadata(ffmpeg.output([*ffmpeg.source(path), *dump], f"Cannot read {path}", MAX_TEXT))
     raise PiyingError(

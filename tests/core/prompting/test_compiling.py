@@ -1,4 +1,4 @@
-"""The language model's step compiled: the same tokens, once for all lengths, and never in the way of an answer."""
+"""The language model's step compiled: the same tokens, once for all lengths, with a fallback for every failure."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_expanded_prompt_is_the_same_and_the_record_says_how(host, built_in, 
         plain, before = expand(built_in, request, host)
         text, record = expand(replace(built_in, compile_step=True), request, host)
     assert text == plain
-    assert (record["source"], record["compiled"]) == ("model", True)  # not what was remembered without
+    assert (record["source"], record["compiled"]) == ("model", True)  # not the answer that was cached without
     assert "compiled" not in before
     assert len(graphs) == 1
     assert expand(replace(built_in, compile_step=True), request, host)[1]["source"] == "cache"

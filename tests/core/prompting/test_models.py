@@ -155,7 +155,7 @@ def picture(colour):
 @pytest.mark.parametrize("family", VISION_MODELS)
 def test_a_model_with_eyes_looks_at_the_first_frame(family, tmp_path):
     host = folder_of(tmp_path, family)
-    model = LocalModel(ModelHandle(PROMPT), host, picture=True)
+    model = LocalModel(ModelHandle(PROMPT), host, needs_vision=True)
     assert model.has_vision
     request = ExpandRequest("it rolls", max_new_tokens=10, temperature=0.0)
     colours = ([1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0])
@@ -198,7 +198,7 @@ def test_with_a_picture_auto_takes_the_model_that_sees(tmp_path):
     (tmp_path / "LLM" / "large" / "more.safetensors").write_bytes(b"\0" * 1_000_000)
     host = folder_of(tmp_path, "Qwen3-VL")
     assert LocalModel(ModelHandle(PROMPT), host).name == "LLM/large"
-    assert LocalModel(ModelHandle(PROMPT), host, picture=True).name == "LLM/Qwen3-VL"
+    assert LocalModel(ModelHandle(PROMPT), host, needs_vision=True).name == "LLM/Qwen3-VL"
 
 
 def test_a_model_without_eyes_goes_by_the_text_and_says_so(host, built_in, caplog):
@@ -227,6 +227,28 @@ def test_a_folder_without_some_tensors_is_refused(tmp_path):
         PiyingError, match="cannot be read as a prompt model.*tensors are not in its files, model.visual"
     ):
         expand(ModelHandle(PROMPT), ExpandRequest("x", strict=True), host)
+
+
+def test_code_in_a_models_folder_is_never_run(tmp_path):
+    """transformers would run it where the folder names classes in a file of its own."""
+    host = folder_of(tmp_path, "Qwen3-VL")
+    folder, ran = tmp_path / "LLM" / "Qwen3-VL", tmp_path / "ran"
+    (folder / "custom.py").write_text(f"open({str(ran)!r}, 'w')")
+    classes = {
+        "config.json": {"AutoConfig": "custom.C", "AutoModelForImageTextToText": "custom.M"},
+        "tokenizer_config.json": {"AutoTokenizer": ["custom.T", None]},
+        "preprocessor_config.json": {"AutoImageProcessor": "custom.P"},
+    }
+    for name, auto_map in classes.items():
+        settings = json.loads((folder / name).read_text())
+        kinds = {key: "custom" for key in ("model_type", "tokenizer_class", "image_processor_type") if key in settings}
+        (folder / name).write_text(json.dumps(settings | kinds | {"auto_map": auto_map}))
+    found = LocalModel(ModelHandle(PROMPT), host).found
+    with pytest.raises(PiyingError, match="cannot be read as a prompt model.*contains custom code"):
+        load_model(found, torch.float32, host)
+    with pytest.raises(PiyingError, match="cannot be read as a prompt model.*contains custom code"):
+        load_processor(found)
+    assert not ran.exists()
 
 
 class Counting:
