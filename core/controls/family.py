@@ -1,4 +1,4 @@
-"""Annotator families, models that look at frames: depth, segmentation, pose, and what finds people."""
+"""Annotator families, models that analyse frames: depth, segmentation, pose, and detection of people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDER = "annotators"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnnotatorFamily(ModelFamily):
-    """Models of one kind of answer.
+    """Models of one task.
 
     Attributes:
         auto_class: the transformers class that loads them.

@@ -1,4 +1,4 @@
-"""Frames of IMAGE and MASK: checked on their way in, worked on one at a time, stacked on their way out."""
+"""Frames of IMAGE and MASK: validation, conversion one at a time, stacking."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def checked_masks(masks: Any, name: str = "mask") -> torch.Tensor:
 
 
 def map_frames(images: Any, make: Callable[[Pixels], Pixels], phase: str, host: Host) -> torch.Tensor:
-    """Return `make` of every frame as IMAGE, float32 [N, H, W, 3] in 0..1, on the CPU.
+    """Apply `make` to every frame and return the results as IMAGE, float32 [N, H, W, 3] in 0..1, on the CPU.
 
     Args:
         images: IMAGE [N, H, W, 3] in 0..1.
@@ -68,15 +68,16 @@ def stack_frames(pictures: Iterable[Pixels], count: int, phase: str, host: Host)
     import torch
 
     progress = host.progress(phase, count)
-    # Filled frame by frame: a list to be stacked would hold the clip twice.
+    # Preallocated: stacking a list would hold the clip in memory twice.
     result: torch.Tensor | None = None
     for index, picture in enumerate(pictures):
         whole = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
-        # OpenCV's and reversed arrays may have strides that torch does not take.
+        # torch rejects negative strides, which reversed channels have.
         frame = torch.from_numpy(np.ascontiguousarray(whole)).float() / 255
         result = torch.empty(count, *frame.shape) if result is None else result
         result[index] = frame
         progress.step(index + 1)
+    # `checked_frames` and `checked_masks` refuse an empty batch.
     assert result is not None
     return result
 

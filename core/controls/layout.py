@@ -1,8 +1,7 @@
-"""Layouts: where a thing is to be, as outlines of boxes and masks."""
+"""Layouts: the place of an object over time, drawn as outlines of boxes and masks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
@@ -40,7 +39,7 @@ def parse_box(name: str, text: str, width: int, height: int) -> Box:
             f"{name} is {text!r}. Give four numbers, left, top, right, bottom, in pixels (100, 80, 400, 300) "
             "or in parts of the picture (0.1, 0.2, 0.5, 0.6)."
         ) from error
-    # A box of one pixel in the corner is of no use, so that 1 can only mean the whole side.
+    # Nobody needs a box of one pixel in the corner, so 1 means the whole side.
     if max(left, top, right, bottom) <= 1:
         left, right, top, bottom = left * width, right * width, top * height, bottom * height
     if not (left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0):
@@ -83,7 +82,7 @@ def box_path(
         canvas, ink = _blank_canvas(height, width, lines)
         box = between(start, end, part)
         left, top = int(box[0]), int(box[1])
-        # Its size is rounded, not its far corner: a box that only moves must not change its size on the way.
+        # The size is rounded, not the far corner: a box that only moves must keep its size.
         corner = (left + int(box[2] - box[0]), top + int(box[3] - box[1]))
         cv2.rectangle(canvas, (left, top), corner, ink, PATH_LINE)
         return canvas
@@ -112,28 +111,28 @@ def mask_layout(masks: Any, outline: str, lines: str, host: Host) -> torch.Tenso
     Raises:
         PiyingError: no mask, or another word for outline or lines.
     """
-    check_choice("outline", outline, OUTLINES)
-    check_choice("lines", lines, LINES)
-    solid = checked_masks(masks)
-    return stack_frames(_outlined(solid, outline, lines), len(solid), "Layout", host)
-
-
-def _outlined(masks: torch.Tensor, outline: str, lines: str) -> Iterator[Pixels]:
     import cv2
 
-    for mask in masks:
+    check_choice("outline", outline, OUTLINES)
+    check_choice("lines", lines, LINES)
+    checked = checked_masks(masks)
+
+    def draw(mask: torch.Tensor) -> Pixels:
         canvas, ink = _blank_canvas(mask.shape[0], mask.shape[1], lines)
         area = _area((mask > 0.5).cpu().numpy().astype("uint8"), outline)
+        # External contours alone: a hole in a mask is not an object of its own.
         contours, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(canvas, contours, -1, ink, TRACK_LINE)
-        yield canvas
+        return canvas
+
+    return stack_frames(map(draw, checked), len(checked), "Layout", host)
 
 
 def _area(inside: Pixels, outline: str) -> Pixels:
-    """Return the box or the hull of an area 0 or 1, filled."""
+    """Return a mask of 0 and 1 with its bounding box or convex hull filled."""
     import cv2
 
-    # OpenCV has no box or hull of no points.
+    # OpenCV fails on an empty set of points.
     if outline == OUTLINE or not inside.any():
         return inside
     points = cv2.findNonZero(inside)

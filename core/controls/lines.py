@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from .frames import Pixels
 
-_INK = 3  # a step of a third of full contrast comes out three quarters black
+# With it, a step of a third of full contrast comes out three quarters black.
+_INK = 3
 
 
 def gray(images: Any, weights: str, host: Host) -> torch.Tensor:
@@ -63,14 +64,14 @@ def edges(images: Any, *, low: int, high: int, lines: str, host: Host) -> torch.
 
 
 def scribble(images: Any, *, line_width: float, strength: float, lines: str, host: Host) -> torch.Tensor:
-    """Return soft pencil lines: the slope of the blurred picture (Canny's first step, without his thinning).
+    """Return soft pencil lines: the gradient of the blurred picture (Canny without non-maximum suppression).
 
     The strongest channel counts. VACE's annotator draws with a network; what the two share is what VACE looks
     at: thin lines on white paper, without shading.
 
     Args:
         images: IMAGE [N, H, W, 3] in 0..1.
-        line_width: deviation of the blur in pixels, above 0; lines are about twice as wide.
+        line_width: standard deviation of the Gaussian blur in pixels, above 0; lines are about twice as wide.
         strength: how dark weak edges become, above 0.
         lines: `black on white` or `white on black`.
 
@@ -92,7 +93,7 @@ def scribble(images: Any, *, line_width: float, strength: float, lines: str, hos
         soft = cv2.GaussianBlur(frame.astype(np.float32) / 255, (0, 0), line_width)
         across, down = (cv2.Sobel(soft, cv2.CV_32F, *way, scale=full) for way in ((1, 0), (0, 1)))
         contrast = np.hypot(across, down).max(axis=2)
-        # A soft limit: a hard one would draw strong edges with a border of full ink.
+        # tanh saturates smoothly: clipping would give strong edges hard borders.
         drawn: Pixels = np.rint(255 * (1 - np.tanh(strength * _INK * contrast))).astype(np.uint8)
         return drawn if lines == BLACK_ON_WHITE else 255 - drawn
 

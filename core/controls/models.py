@@ -1,4 +1,4 @@
-"""Annotator models, which look at frames: which are installed, which is taken, and one of them in memory."""
+"""Annotator models, which analyse frames: the choices of widgets, the selection of one, loading it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_model(family: AnnotatorFamily, model: str, host: Host) -> None:
     Raises:
         PiyingError: no such model is installed.
     """
-    # Workflows are passed between systems, and Windows writes the other slash.
+    # Workflows are shared between systems, and Windows writes backslashes.
     offered, name = choices(family, host), model.replace("\\", "/")
     if name not in offered:
         reason = why_not(name, family, host)
@@ -45,7 +45,7 @@ def check_model(family: AnnotatorFamily, model: str, host: Host) -> None:
 
 
 def install_hint(family: AnnotatorFamily) -> str:
-    """Return what to fetch, and where to put it."""
+    """Return a sentence that says which files to download, and where to put them."""
     folder = family.repo.split("/")[1]
     return f"Put the files of https://huggingface.co/{family.repo} into models/{FOLDER}/{folder}."
 
@@ -75,7 +75,7 @@ def choose(family: AnnotatorFamily, model: str, host: Host) -> InstalledModel:
     name, installed = model.replace("\\", "/"), installed_models(family, host)
     if name not in (AUTO, BUILT_IN):
         return next(found for found in installed if found.name == name)
-    # The largest is the best of its family nearly always, and all of them are small beside a video model.
+    # Within a family the largest is nearly always the best, and all are small compared to a video model.
     if name == AUTO and installed:
         return max(installed, key=lambda found: found.size)
     if name == AUTO:
@@ -90,7 +90,7 @@ def choose(family: AnnotatorFamily, model: str, host: Host) -> InstalledModel:
 def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrainedModel:
     """Return a model in fp32, in host memory.
 
-    They are small: 16-bit types would save little, and change what they see.
+    They are small: 16-bit types would save little, and change the results.
 
     Raises:
         PiyingError: the folder is incomplete or damaged.
@@ -110,11 +110,11 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=False,  # a model folder is data: Python code in it is never run
                 output_loading_info=True,
             )
         missing = info["missing_keys"]
-        # transformers fills them with random numbers and goes on.
+        # transformers initializes them with random numbers, and only warns.
         if missing:
             raise PiyingError(
                 f"{found.path}: cannot be read as a {family.title} model ({len(missing)} tensors are not in its "
@@ -127,7 +127,7 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
 
 
 def image_processor(family: AnnotatorFamily, found: InstalledModel) -> Any:
-    """Return what brings pictures to the model's size and values, and its answers back.
+    """Return the model's image processor, which resizes and normalises frames and postprocesses outputs.
 
     Pictures are resized by Pillow, whose results are the same with and without torchvision.
 

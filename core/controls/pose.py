@@ -1,4 +1,4 @@
-"""Pose: people found in frames, their joints read from a network's heat maps, drawn as OpenPose's coloured sticks.
+"""Pose: people detected in frames, keypoints decoded from heat maps, drawn as OpenPose's coloured sticks.
 
 Crops and points follow unbiased data processing (Huang et al., The Devil is in the Details, 2020), which ViTPose was
 trained with. Sticks are drawn as VACE's annotator draws them.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("piying")
 COCO_POINTS = 17
 
-# ImageNet's mean and deviation, which every published ViTPose was trained with.
+# ImageNet's mean and standard deviation, which every published ViTPose was trained with.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP_MARGIN = 1.25  # how much wider than the person a crop is
 
@@ -136,7 +136,7 @@ def _coco_points(frame: Pixels, boxes: list[Box], network: PreTrainedModel) -> N
     if not crops:
         return np.zeros((0, COCO_POINTS, 3), np.float32)
     pictures = torch.from_numpy(np.stack([warp_crop(frame, crop, width, height) for crop in crops]))
-    # ViTPose+ has experts by data set; COCO is the first, and the first 17 of its points are COCO's.
+    # ViTPose+ has an expert per data set: COCO's is the first, and its first 17 keypoints are COCO's.
     experts = getattr(network.config.backbone_config, "num_experts", 1) > 1
     chosen = {"dataset_index": torch.zeros(len(crops), dtype=torch.long, device=network.device)} if experts else {}
     heat = network(pictures.to(network.device), **chosen).heatmaps.float().cpu().numpy()[:, :COCO_POINTS]
@@ -148,7 +148,7 @@ def _coco_points(frame: Pixels, boxes: list[Box], network: PreTrainedModel) -> N
 
 @dataclass(frozen=True)
 class Crop:
-    """Part of a frame, in its pixels: middle and size."""
+    """A crop of a frame, in pixels of the frame: its centre and size."""
 
     x: float
     y: float
@@ -157,7 +157,7 @@ class Crop:
 
 
 def crop_around(box: tuple[float, float, float, float], aspect: float) -> Crop:
-    """Return a crop with room around a box (left, top, right, bottom), of the width to height asked for."""
+    """Return a crop around a box (left, top, right, bottom) with a margin, of the aspect ratio width / height."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     width, height = max(width, height * aspect), max(height, width / aspect)
@@ -165,11 +165,11 @@ def crop_around(box: tuple[float, float, float, float], aspect: float) -> Crop:
 
 
 def warp_crop(frame: Pixels, crop: Crop, width: int, height: int) -> Numbers:
-    """Return a crop of a frame [H, W, 3], resized and normalised, [3, height, width]; black beyond the frame."""
+    """Return a crop of a frame [H, W, 3], resized and normalised, [3, height, width], padded with black."""
     import cv2
     import numpy as np
 
-    # From centre of pixel to centre of pixel, hence the - 1: without it flipped pictures have points that are off.
+    # Between the centres of the corner pixels, hence the - 1: without it, points of flipped pictures are shifted.
     x_scale, y_scale = (width - 1) / crop.width, (height - 1) / crop.height
     matrix = np.array(
         [
@@ -197,7 +197,7 @@ def decode_heatmaps(heat: Numbers, crop: Crop) -> Numbers:
 
 
 def _subpixel_offsets(heat: Numbers, peaks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the way [K, 2] from each map's largest pixel to the peak, which lies between pixels.
+    """Return the offset [K, 2] from each map's maximum to its peak at subpixel accuracy.
 
     One Newton step on the logarithm, which is a parabola where the hill is a Gaussian (Zhang et al.,
     Distribution-Aware Coordinate Representation, 2020).
@@ -211,9 +211,9 @@ def _subpixel_offsets(heat: Numbers, peaks: npt.NDArray[np.int64]) -> npt.NDArra
         hill = np.pad(np.log(np.clip(soft, 1e-3, 50).astype(np.float64)), 1, mode="edge")[y : y + 3, x : x + 3]
         slope = np.array([hill[1, 2] - hill[1, 0], hill[2, 1] - hill[0, 1]]) / 2
         across, down = hill[1, 2] + hill[1, 0] - 2 * hill[1, 1], hill[2, 1] + hill[0, 1] - 2 * hill[1, 1]
-        # The mixed difference of a step on the diagonal, as the authors take it.
+        # The mixed second derivative, by the finite difference that the authors use.
         mixed = (hill[2, 2] - hill[1, 2] - hill[2, 1] + 2 * hill[1, 1] - hill[1, 0] - hill[0, 1] + hill[0, 0]) / 2
-        # A flat map has no curvature: a little of it keeps the matrix invertible.
+        # Regularized: the Hessian of a flat map is singular.
         curve = np.array([[across, mixed], [mixed, down]]) + np.finfo(np.float32).eps * np.eye(2)
         steps[index] = -np.linalg.solve(curve, slope)
     return steps
@@ -262,13 +262,13 @@ def draw_people(people: Numbers, width: int, height: int, colours: str) -> Pixel
     for number, stick in enumerate(STICKS):
         for person in placed:
             _draw_stick(canvas, person[list(stick)], hue(number))
-    # Points stand out from the sticks: those are darkened before the points are drawn over them.
+    # Only the sticks are darkened, so that points stand out.
     canvas = (canvas * _STICK_SHADE).astype(np.uint8)
     for number in range(placed.shape[1]):
         for x, y, sure in placed[:, number]:
             if sure > MIN_CONFIDENCE:
                 cv2.circle(canvas, (int(x), int(y)), _POINT, hue(number), thickness=-1)
-    # The annotator's choice, as it is: one filter to make larger, the other to make smaller.
+    # As in the annotator: Lanczos to enlarge, area to shrink.
     how = cv2.INTER_LANCZOS4 if width * height > across * down else cv2.INTER_AREA
     drawn: Pixels = cv2.resize(canvas, (width, height), interpolation=how)
     return drawn if colours == OPENPOSE else drawn[..., ::-1]

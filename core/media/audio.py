@@ -1,4 +1,4 @@
-"""Audio: the sound of a file as ComfyUI's AUDIO, and sound that goes along when frames are added or cut."""
+"""Audio: the sound of a file as ComfyUI's AUDIO, padded or cut when frames are added or cut."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 # Two and a half hours of stereo at 48 kHz.
 MAX_BYTES = 1 << 32
 
-# Sun's format: a header of six numbers, then the samples; nothing in it depends on the length, as in WAV, so that
-# it can be read from a pipe.
+# Sun's AU format can be read from a pipe: unlike WAV's, its header need not hold the length.
 _SAMPLES = split("-map 0:a:0 -vn -c:a pcm_f32be -f au pipe:1")
 _HEADER = ">4sIIIII"
 
@@ -49,7 +48,7 @@ def read_audio(path: Path) -> dict[str, Any]:
 
 
 def align(audio: Mapping[str, Any] | None, num_frames: int, fps: float, frames_before: int) -> dict[str, Any] | None:
-    """Return sound as long as `num_frames`, begun `frames_before` frames later.
+    """Return audio of the duration of `num_frames`, shifted by `frames_before` frames.
 
     Args:
         audio: ComfyUI's AUDIO, {"waveform": float tensor [B, C, T], "sample_rate": Hz}, or None: a video
@@ -73,7 +72,7 @@ def align(audio: Mapping[str, Any] | None, num_frames: int, fps: float, frames_b
     if num_frames < 1:
         raise PiyingError(f"num_frames is {num_frames}. Give the number of frames of the new video, 1 or more.")
     waveform: torch.Tensor = audio["waveform"]
-    # Both from the beginning and as exact fractions: rounded frame by frame, sound would drift from the picture.
+    # Both are rounded once, from exact fractions: rounded per frame, sound would drift from the picture.
     shift = round(frames_before / rate * int(audio["sample_rate"]))
     total = round(num_frames / rate * int(audio["sample_rate"]))
     aligned = waveform.new_zeros(*waveform.shape[:2], total)

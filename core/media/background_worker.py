@@ -1,4 +1,4 @@
-"""Background worker: a thread that takes items in order while the code that hands them over goes on."""
+"""Background worker: a thread that consumes a queue in order while the producer goes on."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Generic, TypeVar
 log = logging.getLogger("piying")
 
 Item = TypeVar("Item")
-# Seconds between two looks at whether the user has cancelled. On Windows Ctrl-C does not end a wait without a limit.
+# Seconds between two checks for cancellation. On Windows, Ctrl-C does not interrupt a wait without a timeout.
 POLL = 0.1
 
 
 class WorkCancelled(Exception):
-    """Raised in the thread: the block has failed or was cancelled, so what the thread makes is of no use."""
+    """Raised in the thread: the block has failed or was cancelled, so the result of the work is not needed."""
 
 
 @contextmanager
 def background_worker(
     work: Callable[[BackgroundWorker[Item]], None], check: Callable[[], None], max_pending: int | None = None
 ) -> Iterator[BackgroundWorker[Item]]:
-    """Run `work` in a thread of its own for the time of the block.
+    """Run `work` in a background thread during the block.
 
     The end of the block waits for it and raises what it raised. Where the block fails, Ctrl-C included, the work is
-    cancelled and waited for as well: nothing runs on behind the block. An error of its own is then logged.
+    cancelled and waited for as well: no thread outlives the block. An error of its own is then logged.
 
     Args:
         work: called once, in the thread; takes all of `items()`, and may call `raise_if_cancelled` between its steps.
@@ -58,7 +58,7 @@ class BackgroundWorker(Generic[Item]):
         self._done: Future[None] | None = None
 
     def put(self, item: Item) -> None:
-        """Hand an item over, then wait while more than `max_pending` are unfinished.
+        """Add an item to the queue, then wait while more than `max_pending` are unfinished.
 
         It is worked on even where `check` ends the wait. Once the work has failed it goes nowhere: `raise_failure`.
         """
@@ -90,7 +90,7 @@ class BackgroundWorker(Generic[Item]):
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 if not self._queue:
                     break
-            # Not by way of a variable, which would hold the item, a window of video, after its user let go of it.
+            # No local variable: it would keep the item, a window of video, in memory after its user has released it.
             yield self._queue.popleft()
             with self._changed:
                 self._pending -= 1
@@ -105,7 +105,7 @@ class BackgroundWorker(Generic[Item]):
     def _start(self, work: Callable[[BackgroundWorker[Item]], None]) -> None:
         pool = ThreadPoolExecutor(1, "piying-background")
         self._done = pool.submit(work, self)
-        # No other work will come; what was submitted is done all the same.
+        # Refuses further work; what was submitted still runs to its end.
         pool.shutdown(wait=False)
         self._done.add_done_callback(lambda _: self._notify())
 
@@ -138,6 +138,6 @@ class BackgroundWorker(Generic[Item]):
             with self._changed:
                 if self._changed.wait_for(until, POLL):
                     return
-            # Outside the lock: a check that takes its time must not hold the thread up.
+            # Outside the lock: a slow check must not block the thread.
             if check is not None:
                 check()

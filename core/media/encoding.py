@@ -1,4 +1,4 @@
-"""Frames into ffmpeg: one at a time, checked, with a rate, colours and embedded texts; lossless files of them."""
+"""Encoding with ffmpeg: frames validated and piped one at a time, colour tags, embedded texts; lossless video."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 RESULT = "result"
 
-# FFV1 in RGB: exact, half the size of the pixels, and fast. Each frame stands alone, so that damage costs one.
+# FFV1 in RGB: lossless, half the size of raw pixels, and fast. Every frame is a key frame: damage costs only one.
 _FFV1 = split("-c:v ffv1 -level 3 -g 1 -pix_fmt bgr0 -fflags +bitexact -flags:v +bitexact -f matroska")
-# A rate of no meaning: Matroska needs one.
+# Arbitrary: Matroska requires a rate, and nothing reads it.
 _FFV1_RATE = Fraction(16)
 
 
 def bt709(pixels: str) -> list[str]:
-    """Return the arguments that bring frames to `pixels` (such as yuv420p) in BT.709, and say so in the file."""
+    """Return the arguments that convert frames to BT.709 in the pixel format `pixels`, such as yuv420p, and tag it."""
     # Newer ffmpegs take the tags from the frames, which setparams marks, older ones from the options.
     marks = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
     scale = f"scale=out_color_matrix=bt709:out_range=tv:{ffmpeg.PRECISE}"
@@ -42,15 +42,15 @@ def bt709(pixels: str) -> list[str]:
 
 @contextmanager
 def scratch_folder(path: Path, doing: str) -> Iterator[Path]:
-    """Yield a folder beside `path` for the time of the block; `RESULT` in it replaces `path` when the block ends.
+    """Yield a temporary folder beside `path`; its file `RESULT` replaces `path` when the block ends.
 
     A video takes more files than itself, so that this is the folder's form of `atomic_write`. Where the block fails,
     `path` is as it was.
     """
-    # Beside it, since system folders for temporary files are often small, or in memory.
+    # Beside it: the system's temporary folder is often small, or in memory, and a rename needs the same file system.
     with explain_os_errors(doing):
         folder = tempfile.TemporaryDirectory(prefix=".piying-", dir=path.parent.absolute(), ignore_cleanup_errors=True)
-    # Errors of the block are its own: an OSError may come from the source of the frames.
+    # Not around the block, whose OSErrors may come from the source of the frames.
     with folder as name:
         yield Path(name)
         with explain_os_errors(doing):
@@ -86,7 +86,7 @@ def encode(
         raise PiyingError(f"{doing}: there are no frames. Give at least one image.")
     size = f"{first.shape[1]}x{first.shape[0]}"
     raw = split(f"-y -f rawvideo -pix_fmt rgb24 -s {size} -framerate {rate} -i pipe:0")
-    # The texts are the second input; those of the first would be raw video's, of which there are none.
+    # Metadata comes from the second input: the first is raw video, which has none.
     tags = [*texts, "-map", "0:v", "-map_metadata", "1"]
     with ffmpeg.running([*raw, *tags, *arguments, ffmpeg.url(path)], doing) as process:
         return ffmpeg.feed(process, (frame.data for frame in chain([first], pixels)))
@@ -123,6 +123,6 @@ def _checked_frames(frames: Frames, even: bool) -> Iterator[npt.NDArray[np.uint8
                 f"{size[1]}×{size[0]}. Bring all frames to one size first."
             )
         odd = [(0, size[0] % 2), (0, size[1] % 2), (0, 0)]
-        # Repeated, not black: a border of another colour would show, and costs bits in every frame.
+        # Replicated, not black: a border in another colour is visible, and costs bits in every frame.
         grown = np.pad(pixels, odd, mode="edge") if even and any(map(sum, odd)) else pixels
         yield np.ascontiguousarray(grown)

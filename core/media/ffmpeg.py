@@ -1,4 +1,4 @@
-"""ffmpeg, the program: where it is, running it, and what it says when it fails."""
+"""ffmpeg as a subprocess: finding the program, running it, explaining its errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import PiyingError, errno_in, file_error
 if TYPE_CHECKING:
     import subprocess
 
-# Of the scale filter, whose defaults give up accuracy of colours for speed.
+# Options of the scale filter, whose defaults trade colour accuracy for speed.
 PRECISE = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
 # Containers that hold their own data. Playlists (HLS, concat) would let one file read others.
@@ -68,7 +68,7 @@ def running(arguments: Sequence[str], doing: str) -> Iterator[subprocess.Popen[b
     """
     process = _started(arguments)
     log: list[bytes] = []
-    # What is written to stderr is read all the time: a full pipe would stop ffmpeg, and with it the block.
+    # stderr is drained all the time: a full pipe would block ffmpeg, and with it the caller.
     listener = Thread(target=lambda: log.append(_pipe(process.stderr).read()), daemon=True)
     listener.start()
     try:
@@ -119,7 +119,7 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 def _started(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     import subprocess
 
-    # A session of its own: Ctrl-C reaches us alone, and we decide what becomes of the half-written file.
+    # A separate process group: Ctrl-C reaches only this process, which decides what becomes of the unfinished file.
     apart: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
@@ -136,7 +136,7 @@ def _started(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _failure(doing: str, code: int, log: str) -> PiyingError:
-    # A file larger than the user's limit ends a process by this signal, before it could say so.
+    # The signal for a file beyond the user's size limit; it kills ffmpeg before it can print an error.
     if code == -getattr(signal, "SIGXFSZ", 0):
         return file_error(doing, errno.EFBIG, "")
     if code < 0:

@@ -1,4 +1,4 @@
-"""Frame rates: as files hold them, another rate for the same seconds, and lengths of 4n+1 frames."""
+"""Frame rates: exact fractions, resampling to another rate at the same duration, lengths of 4n+1 frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def exact_rate(name: str, fps: float | Fraction) -> Fraction:
 
     # 1001 is the denominator of the NTSC rates, the largest in use. Checked first: infinity is no fraction.
     rate = Fraction(fps).limit_denominator(1001) if 0 < fps <= FASTEST else Fraction(0)
-    # What rounds to 0 would be divided by later.
+    # Rates below about 1/2000 round to 0, by which callers would divide.
     if not rate:
         raise PiyingError(f"{name} is {float(fps):g}. Allowed: above 0, up to {FASTEST}. Most videos have 16 to 60.")
     return rate
@@ -48,7 +48,7 @@ def fitted_count(count: int, length: str) -> int:
 
 
 def change_rate(frames: torch.Tensor, *, fps: float, to_fps: float, method: str, length: str) -> torch.Tensor:
-    """Return frames that show the same seconds at another rate.
+    """Return frames resampled to another rate at the same duration.
 
     Frame k shows what is on screen from k/to_fps to (k+1)/to_fps seconds: at the beginning of that time
     (`nearest`: no frame is mixed, motion may stutter), or on average over it (`blend`: smooth, softer).
@@ -87,7 +87,7 @@ def _averages(frames: torch.Tensor, step: Fraction, count: int) -> torch.Tensor:
     result = frames.new_zeros(count, *frames.shape[1:])
     for k in range(count):
         start, end = k * step, (k + 1) * step
-        # What [start, end) and [i, i+1) have in common; the last k may reach beyond the last frame.
+        # Overlaps of [start, end) and [i, i+1). The last interval may extend beyond the last frame, hence the sum.
         indices = range(math.floor(start), min(math.ceil(end), len(frames)))
         shares = [min(end, Fraction(index + 1)) - max(start, Fraction(index)) for index in indices]
         for index, share in zip(indices, shares, strict=True):

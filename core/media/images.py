@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-# What people make images with. EPS above all is left out: Pillow hands it to Ghostscript, which runs it.
+# Common formats only. EPS is left out for security: Pillow passes it to Ghostscript, which executes it.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "TGA", "PPM", "ICO")
 CHANNELS = ("alpha", "red", "green", "blue")
 # All frames of one file together; as float32 this is 4 GiB.
@@ -42,7 +42,7 @@ _DAMAGE = (
 
 
 def to_uint8(image: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Return a float tensor 0..1 as a uint8 array of the same shape: times 255, cut off, as ComfyUI saves.
+    """Return a float tensor 0..1 as a uint8 array of the same shape: times 255, truncated, as ComfyUI saves.
 
     Values outside 0..1 are clamped, NaN is black.
     """
@@ -78,7 +78,7 @@ def write_png(
     chunks = PngImagePlugin.PngInfo()
     for key, text in checked(metadata or {}).items():
         chunks.add_text(key, json_ascii(text))
-    # Into memory first: Pillow's own writer loses the reason when a disk is full.
+    # Encoded in memory first: Pillow's file writer loses the errno when a disk is full.
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=compress_level)
     with explain_os_errors(f"Cannot save the image in {path.parent}"):
@@ -145,7 +145,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _eight_bit(frame: Image.Image) -> Image.Image:
-    """Return a frame with greys of 16 bits brought to 8: Pillow would cut them off at 255, which leaves white."""
+    """Return a frame with 16-bit greys scaled to 8 bits: Pillow would clip them at 255, which leaves white."""
     return frame.convert("I").point(lambda grey: grey * (1 / 255)) if frame.mode.startswith("I") else frame
 
 
@@ -157,7 +157,7 @@ def _frames(file: Image.Image, path: Path) -> Iterator[tuple[npt.NDArray[np.uint
     for page in ImageSequence.Iterator(file):
         frame = _eight_bit(ImageOps.exif_transpose(page))
         size = size or frame.size
-        # ComfyUI leaves them out as well: a batch has one size, pages of a TIFF any.
+        # A batch has one size, but pages of a TIFF may differ: ComfyUI skips them as well.
         if frame.size != size:
             continue
         room -= frame.width * frame.height
@@ -168,7 +168,7 @@ def _frames(file: Image.Image, path: Path) -> Iterator[tuple[npt.NDArray[np.uint
         if frame.mode == "P" and "transparency" in frame.info:
             frame = frame.convert("RGBA")
         yield colours, np.array(frame.getchannel("A")) if "A" in frame.getbands() else None
-        # The further pages of an MPO are previews and depth maps.
+        # Further pages of an MPO are previews and depth maps.
         if file.format == "MPO":
             return
 

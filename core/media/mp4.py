@@ -31,7 +31,7 @@ _AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
 # bitexact leaves version strings out; use_metadata_tags keeps keys that MP4 does not know; faststart moves
 # them to the front, where ComfyUI's page looks.
 _MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
-# What browsers and players expect in MP4; ffmpeg would also put less usual codecs there.
+# Codecs that browsers and players support in MP4; ffmpeg also accepts rarer ones.
 _FITS = {"h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "ac3", "eac3", "flac", "alac"}
 _STREAMS = split("-map 0:v:0 -map 0:a?")
 
@@ -62,10 +62,10 @@ def write_mp4(
     """
     doing = f"Cannot save the video in {path.parent}"
     rate = exact_rate("fps", fps)
-    # Before the frames, which may take minutes: sound that cannot be written is known now.
+    # Validated before encoding, which may take minutes.
     samples = _samples(audio) if audio else None
     with scratch_folder(path, doing) as scratch:
-        # Encoded without sound first: how much of it is needed is known after the last frame.
+        # Encoded without sound first: the duration to cut it to is known after the last frame.
         silent = scratch / (RESULT if samples is None else "silent")
         texts = texts_input(scratch, metadata or {}, doing)
         video = [*bt709("yuv420p"), *_H264, *_MP4]
@@ -102,7 +102,7 @@ def copy_to_mp4(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
     """
     doing = f"Cannot save the video in {path.parent}"
     with scratch_folder(path, doing) as scratch:
-        # Of two maps the first wins, key by key.
+        # Where both inputs have a key, ffmpeg takes the first map's.
         texts = [*texts_input(scratch, metadata, doing), *split("-map_metadata 1 -map_metadata 0")]
         copied = [*_STREAMS, *split("-c copy -map_chapters -1"), *_MP4, ffmpeg.url(scratch / RESULT)]
         ffmpeg.output(["-y", *ffmpeg.source(source), *texts, *copied], doing)

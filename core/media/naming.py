@@ -1,4 +1,4 @@
-"""Output files with ComfyUI's numbered names, given to finished files only, and never to two of them."""
+"""Names of output files: numbered as ComfyUI numbers them, given to finished files only, and never to two of them."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ def writing(folder: Path, prefix: str, suffix: str, *, width: int = 0, height: i
     directory, stem = _placed(folder, prefix, width, height)
     doing = f"Cannot save in {directory}"
     with unfinished_file(directory) as unfinished:
-        # What would keep the file from being saved is known now, not after an hour of encoding: a folder that cannot
-        # be written, and a name that is too long.
+        # Fail early: an unwritable folder or a name that is too long is reported now, not after an hour of encoding.
         with explain_os_errors(doing):
             directory.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
@@ -74,7 +73,15 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
     # Workflows are passed between systems: both slashes separate folders on each.
     filled = filled.replace("\\", "/")
     parts = [part for part in filled.split("/") if part not in ("", ".")]
-    problem = _prefix_problem(filled, parts)
+    problem = None
+    if not parts:
+        problem = "is empty"
+    elif filled.startswith("/") or re.match("[A-Za-z]:", filled):
+        problem = "is an absolute path"
+    elif ".." in parts:
+        problem = "holds '..', which leads out of a folder"
+    elif "\0" in filled or any("\ud800" <= character <= "\udfff" for character in filled):
+        problem = "holds a character that no file name can have"
     if problem:
         raise PiyingError(
             f"filename_prefix {prefix!r} {problem}. Give a name, or subfolders and a name, inside the output "
@@ -84,21 +91,9 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
     return folder.joinpath(*subfolders), stem
 
 
-def _prefix_problem(prefix: str, parts: list[str]) -> str | None:
-    if not parts:
-        return "is empty"
-    if prefix.startswith("/") or re.match("[A-Za-z]:", prefix):
-        return "is an absolute path"
-    if ".." in parts:
-        return "holds '..', which leads out of a folder"
-    if "\0" in prefix or any("\ud800" <= character <= "\udfff" for character in prefix):
-        return "holds a character that no file name can have"
-    return None
-
-
 def _safe(part: str) -> str:
     part = _FORBIDDEN_CHARACTERS.sub("_", part).rstrip(". ")
-    # A leading dash reads as an option wherever the file is named on a command line.
+    # A leading dash would be read as an option on a command line.
     return f"_{part}" if not part or part.startswith("-") or _WINDOWS_DEVICE.match(part) else part
 
 
@@ -107,7 +102,7 @@ def _path(directory: Path, stem: str, number: int, suffix: str) -> Path:
 
 
 def _highest(directory: Path, stem: str) -> int:
-    # Folded, since two names that differ in case are one file on Windows and macOS.
+    # Case-insensitive: names that differ only in case are one file on Windows and macOS.
     start = f"{stem}_".casefold()
     try:
         names = [entry.name.casefold() for entry in directory.iterdir()]
@@ -119,7 +114,7 @@ def _highest(directory: Path, stem: str) -> int:
 
 def _claim(unfinished: Path, target: Path) -> bool:
     """Give a file its name, unless that is taken; return whether."""
-    # A rename would overwrite what another process has saved meanwhile; a link is refused, in one step.
+    # A rename would overwrite a file that another process has saved meanwhile; creating a hard link fails atomically.
     try:
         os.link(unfinished, target)
     except FileExistsError:
@@ -131,7 +126,7 @@ def _claim(unfinished: Path, target: Path) -> bool:
 
 
 def _claim_without_links(unfinished: Path, target: Path) -> bool:
-    # exFAT and many network shares have no hard links: an empty file holds the name until the move.
+    # exFAT and many network shares have no hard links: an empty file reserves the name until the rename.
     try:
         target.touch(exist_ok=False)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""Video files, read: size, rate and length, frames one at a time, and all of them as one tensor.
+"""Video decoding: size, rate and length of a file, its frames one at a time, and all of them as one tensor.
 
 Everything is read with ffmpeg but animated WebP, which many ffmpegs cannot decode: that is Pillow's.
 """
@@ -6,7 +6,7 @@ Everything is read with ffmpeg but animated WebP, which many ffmpegs cannot deco
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-# One frame per 1000 seconds: with that no ffmpeg repeats or drops a frame. Their own options for it (vsync,
-# fps_mode) exist in old and new ones only.
+# One frame per 1000 seconds, so that no version of ffmpeg duplicates or drops frames. The options for it differ:
+# -vsync is deprecated in new versions, and old ones lack -fps_mode.
 _ONCE = f"settb=1000,setpts=N,scale={ffmpeg.PRECISE},format=rgb24"
 _EVERY_FRAME = split(f"-map 0:v:0 -vf {_ONCE} -r 1/1000 -c:v ppm -f image2pipe pipe:1")
 _PACKETS = split("-map 0:v:0 -map 0:a? -c copy -f framecrc pipe:1")
@@ -53,14 +53,19 @@ def probe(path: Path) -> VideoInfo:
         return _probe_webp(path)
     doing = f"Cannot read {path}"
     packets = ffmpeg.output([*ffmpeg.source(path), *_PACKETS], doing).decode("ascii", "replace")
-    # The size comes from a decoded frame: containers tell the one before the camera's rotation.
+    # From a decoded frame: the size in the container is the one before the camera's rotation.
     header = ffmpeg.output([*ffmpeg.source(path), *_FIRST_FRAME], doing)[:100].decode("ascii", "replace")
     size = re.search(r" W(\d+) H(\d+) F(\d+):(\d+)", header)
-    count, length = _timing(packets)
-    if size is None or not count:
+    lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.MULTILINE)
+    times = [(int(start), int(span)) for start, span in lines]
+    if size is None or not times:
         raise PiyingError(f"{doing}: it holds no picture. Give a video.")
+    count, length = len(times), Fraction(0)
+    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.MULTILINE)
+    if base is not None and min(times)[0] != _NO_TIME:
+        length = (max(map(sum, times)) - min(times)[0]) * Fraction(base[1])
     fps = declared = Fraction(int(size[3]), int(size[4]))
-    # Containers that count in milliseconds blur the mean: a declared rate that agrees with it is the truth.
+    # Timestamps in milliseconds make the mean rate inexact: the declared rate is taken where the two agree.
     if length and abs(count / length / declared - 1) >= Fraction(1, 50):
         fps = (count / length).limit_denominator(1001)
     return VideoInfo(
@@ -82,7 +87,11 @@ def read_frames(path: Path) -> Generator[npt.NDArray[np.uint8], None, None]:
     import numpy as np
 
     if _is_webp(path):
-        yield from _webp_frames(path)
+        from PIL import ImageSequence
+
+        with opened(path) as image:
+            for frame in ImageSequence.Iterator(image):
+                yield np.array(frame.convert("RGB"))
         return
     with ffmpeg.running([*ffmpeg.source(path), *_EVERY_FRAME], f"Cannot read {path}") as process:
         stream = process.stdout
@@ -94,7 +103,7 @@ def read_frames(path: Path) -> Generator[npt.NDArray[np.uint8], None, None]:
             size = width * height * 3
             data = stream.read(size)
             if len(data) == size:
-                # A copy that may be written to, as torch.from_numpy wants it.
+                # A writable copy, which torch.from_numpy requires.
                 yield np.frombuffer(bytearray(data), np.uint8).reshape(height, width, 3)
 
 
@@ -106,7 +115,7 @@ def load_frames(path: Path, info: VideoInfo) -> torch.Tensor:
     import psutil
     import torch
 
-    # As bytes while they are read, since a header may lie about their number, then as float32.
+    # Both at once: uint8 while decoding, since the frame count in a header may be wrong, then float32.
     needed = info.frames * info.width * info.height * 3 * (1 + 4)
     free = psutil.virtual_memory().available
     if needed > free:
@@ -135,28 +144,9 @@ def _probe_webp(path: Path) -> VideoInfo:
         count: int = getattr(image, "n_frames", 1)
         for index in range(count):
             image.seek(index)
-            # WebP tells how long a frame is shown when it is decoded.
+            # Pillow sets the duration of a WebP frame only when it decodes it.
             image.load()
             milliseconds += int(image.info.get("duration", 0))
     duration = Fraction(milliseconds, 1000)
     fps = (count / duration).limit_denominator(1001) if duration else Fraction(1)
     return VideoInfo(width, height, fps, count, float(duration or count), has_audio=False)
-
-
-def _webp_frames(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
-    import numpy as np
-    from PIL import ImageSequence
-
-    with opened(path) as image:
-        for frame in ImageSequence.Iterator(image):
-            yield np.array(frame.convert("RGB"))
-
-
-def _timing(packets: str) -> tuple[int, Fraction]:
-    """Return how many frames ffmpeg's list of packets has, and how many seconds they last; 0 where it has no times."""
-    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.MULTILINE)
-    lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.MULTILINE)
-    times = [(int(start), int(span)) for start, span in lines]
-    if base is None or not times or min(times)[0] == _NO_TIME:
-        return len(times), Fraction(0)
-    return len(times), (max(map(sum, times)) - min(times)[0]) * Fraction(base[1])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CODECS = ("vp9", "av1")
 
+# In order of preference: SVT-AV1 is faster than libaom, but not every ffmpeg includes it.
 _ENCODERS = {"vp9": ("libvpx-vp9",), "av1": ("libsvtav1", "libaom-av1")}
 _PIXELS = {"vp9": "yuv420p", "av1": "yuv420p10le"}
 _OPTIONS = {
@@ -26,6 +27,7 @@ _OPTIONS = {
     "libsvtav1": split("-preset 6"),
     "libaom-av1": split("-cpu-used 6 -row-mt 1"),
 }
+# libvpx uses CRF for constant quality only with a bit rate of 0.
 _WEBM = split("-b:v 0 -flags:v +bitexact -fflags +bitexact -f webm")
 
 
@@ -55,7 +57,7 @@ def write_webm(
     """
     doing = f"Cannot save the video in {path.parent}"
     rate = exact_rate("fps", fps)
-    # Which encoder can be used depends on the size, which the first frame tells.
+    # The choice of the encoder depends on the frame size.
     remaining = iter(frames)
     first = list(islice(remaining, 1))
     encoder = _encoder(codec, (first[0].shape[0], first[0].shape[1]) if first else (64, 64))
@@ -81,7 +83,7 @@ def _encoder(codec: str, size: tuple[int, int]) -> str:
 
 
 def _takes(encoder: str, size: tuple[int, int]) -> bool:
-    # Older SVT-AV1s refuse odd sizes, and those below 64; a frame of nothing is soon tried.
+    # Older versions of SVT-AV1 reject odd sizes, and those below 64: encoding one blank frame tells.
     if encoder != "libsvtav1" or (min(size) >= 64 and not any(side % 2 for side in size)):
         return True
     blank = f"-f lavfi -i color=size={size[1]}x{size[0]} -vf scale=w={size[1]}:h={size[0]},format=yuv420p10le"

@@ -54,7 +54,7 @@ def write_webp(
     if max(height, width) > MAX_SIDE:
         raise PiyingError(f"{doing}: the frames are {width}×{height}, WebP holds {MAX_SIDE} at most. Scale them down.")
     first, *others = (Image.fromarray(array) for array in arrays)
-    # Into memory first: Pillow's own writer loses the reason when a disk is full.
+    # Encoded in memory first: Pillow's file writer loses the errno when a disk is full.
     file = io.BytesIO()
     try:
         first.save(
