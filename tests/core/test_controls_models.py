@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, InstalledModel
 from piying.core.controls import family, models, pose
 from piying.core.controls.depth import depth
 from piying.core.controls.segmentation import class_numbers, segment
@@ -293,3 +293,31 @@ def test_another_models_folder_is_no_depth_model(tmp_path):
     host = HeadlessHost(models=[tmp_path])
     with pytest.raises(PiyingError, match="is a BertModel, not a DepthAnything"):
         models.check_model(family.DEPTH, "annotators/other", host)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (
+            "config.json",
+            {"model_type": "mine", "auto_map": {"AutoConfig": "mine.A", "AutoModelForDepthEstimation": "mine.A"}},
+        ),
+        (
+            "preprocessor_config.json",
+            {"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.A"}},
+        ),
+    ],
+)
+def test_python_code_in_a_folder_is_never_run(name, settings, tmp_path, monkeypatch):
+    """Without a word on it, transformers asks at the terminal; here it would be told yes."""
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, ran = tmp_path / "annotators" / "mine", tmp_path / "ran"
+    shutil.copytree(BUILT_IN_ROOT / "depth", folder)
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass A: pass\n")
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | settings))
+    found = InstalledModel("annotators/mine", folder, 0)
+    host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    with pytest.raises(PiyingError, match="cannot be read as a depth model"):
+        models.load(family.DEPTH, found, host), models.image_processor(family.DEPTH, found)
+    assert not ran.exists()
