@@ -21,7 +21,7 @@ from .answers import (
     word_limit,
 )
 from .facts import APPENDABLE, Fact, edit_result, find_facts, missing_facts, sentences_stating
-from .language import first_sentences, join_sentences, language_of
+from .language import Language, first_sentences, join_sentences, language_of
 from .local_model import LocalModel
 from .messages import (
     Answer,
@@ -49,7 +49,7 @@ class UnusableAnswerError(PiyingError):
     """A model answered, but not with a prompt that can be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExpandJob:
     """A request with all that its expansion depends on.
 
@@ -66,7 +66,7 @@ class ExpandJob:
     system: str
     picture: Picture | None
     facts: tuple[Fact, ...]
-    language: str | None
+    language: Language | None
     source: str
 
     @classmethod
@@ -74,12 +74,12 @@ class ExpandJob:
         """Return the job of a request."""
         source = edit_result(request.prompt) if is_for_editing(request.preset) else request.prompt
         return cls(
-            request,
-            preset_text(request.preset, host),
-            None if image is None else first_picture(image),
-            tuple(find_facts(source, is_for_video(request.preset), request.keep)),
-            answer_language(request),
-            source,
+            request=request,
+            system=preset_text(request.preset, host),
+            picture=None if image is None else first_picture(image),
+            facts=tuple(find_facts(source, is_for_video(request.preset), request.keep)),
+            language=answer_language(request),
+            source=source,
         )
 
     @property

@@ -8,11 +8,11 @@ import random
 from pathlib import Path
 
 import pytest
-from piying.core.download import hubs as fetch_hubs
+from piying.core.download import hub_session
 from piying.core.download import jobs as fetching
 from piying.core.download.checksums import LEDGER, Ledger, LedgerEntry, edit_ledger, file_lock
 from piying.core.download.cli import Console, size_text, time_text
-from piying.core.download.hubs import HubFile, ModelScope
+from piying.core.download.hubs import HubFile, HuggingFace, ModelScope
 from piying.core.download.jobs import fetch
 from piying.core.download.manifest import ListedFile, ListedModel, Source, safe_path
 from piying.core.download.transfer import DownloadRefused
@@ -29,7 +29,7 @@ REPOSITORY = "/Org/Folder/resolve/main/"
 
 @pytest.fixture
 def hub(monkeypatch):
-    monkeypatch.setattr(fetch_hubs, "hugging_face", fetch_hubs.HuggingFace)
+    monkeypatch.setattr(hub_session, "hugging_face", HuggingFace)
     monkeypatch.setenv("HF_HOME", "/nowhere")
     with running_hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
@@ -149,9 +149,7 @@ def test_names_that_leave_the_folder_are_refused(name):
 
 def test_a_listing_that_leaves_the_folder_fetches_nothing(hub, tmp_path, monkeypatch):
     hub.put(REPOSITORY + "good.json", b"{}")
-    monkeypatch.setattr(
-        fetch_hubs.HuggingFace, "listing", lambda *_: [HubFile("a", 1, None), HubFile("../b", 1, None)]
-    )
+    monkeypatch.setattr(HuggingFace, "listing", lambda *_: [HubFile("a", 1, None), HubFile("../b", 1, None)])
     with pytest.raises(PiyingError, match="leaves its folder"):
         fetch([repository()], tmp_path, policy=QUICK)
     assert list(tmp_path.iterdir()) == []

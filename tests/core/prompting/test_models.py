@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -229,26 +230,43 @@ def test_a_folder_without_some_tensors_is_refused(tmp_path):
         expand(ModelHandle(PROMPT), ExpandRequest("x", strict=True), host)
 
 
-def test_code_in_a_models_folder_is_never_run(tmp_path):
-    """transformers would run it where the folder names classes in a file of its own."""
-    host = folder_of(tmp_path, "Qwen3-VL")
-    folder, ran = tmp_path / "LLM" / "Qwen3-VL", tmp_path / "ran"
-    (folder / "custom.py").write_text(f"open({str(ran)!r}, 'w')")
-    classes = {
-        "config.json": {"AutoConfig": "custom.C", "AutoModelForImageTextToText": "custom.M"},
-        "tokenizer_config.json": {"AutoTokenizer": ["custom.T", None]},
-        "preprocessor_config.json": {"AutoImageProcessor": "custom.P"},
-    }
-    for name, auto_map in classes.items():
-        settings = json.loads((folder / name).read_text())
-        kinds = {key: "custom" for key in ("model_type", "tokenizer_class", "image_processor_type") if key in settings}
-        (folder / name).write_text(json.dumps(settings | kinds | {"auto_map": auto_map}))
-    found = LocalModel(ModelHandle(PROMPT), host).found
-    with pytest.raises(PiyingError, match="cannot be read as a prompt model.*contains custom code"):
-        load_model(found, torch.float32, host)
-    with pytest.raises(PiyingError, match="cannot be read as a prompt model.*contains custom code"):
-        load_processor(found)
+UNKNOWN = {"model_type": "mine"}
+# Auto class → files of a folder that name Python code for it.
+UNTRUSTED = {
+    "AutoModelForImageTextToText": {
+        "config.json": UNKNOWN | {"auto_map": {"AutoConfig": "mine.A", "AutoModelForImageTextToText": "mine.A"}}
+    },
+    "AutoTokenizer": {
+        "config.json": UNKNOWN,
+        "tokenizer_config.json": {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.A", "mine.A"]}},
+    },
+    "AutoImageProcessor": {
+        "preprocessor_config.json": {"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.A"}}
+    },
+}
+
+
+@pytest.mark.parametrize("auto", UNTRUSTED)
+def test_python_code_in_a_folder_is_never_run(auto, tmp_path, monkeypatch):
+    """Without a word on it, transformers asks at the terminal; here it would be told yes."""
+    import transformers
+
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    host, ran = folder_of(tmp_path, "Qwen2.5-VL"), tmp_path / "ran"
+    folder = tmp_path / "LLM" / "Qwen2.5-VL"
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass A: pass\n")
+    for name, settings in UNTRUSTED[auto].items():
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | settings))
+    text, record = expand(ModelHandle(PROMPT, "LLM/Qwen2.5-VL"), ExpandRequest("a red ball", max_new_tokens=4), host)
+    assert text == "a red ball"
+    assert "cannot be read as a prompt model" in record["problem"]
+    with contextlib.suppress(PiyingError):
+        load_processor(LocalModel(ModelHandle(PROMPT, "LLM/Qwen2.5-VL"), host).found)
     assert not ran.exists()
+    with contextlib.suppress(Exception):
+        getattr(transformers, auto).from_pretrained(folder)
+    assert ran.exists()  # what the folder would have done
 
 
 class Counting:
