@@ -68,7 +68,7 @@ def test_functions_are_no_longer_than_a_screen():
 # Files with a whole job each, and no function that exists to be called once by its neighbour. A node file is one of a
 # row beside each other, all imported by nodes/__init__.py alone, so that its importers say nothing.
 BOUNDS = {
-    "core": {"small": 0.15, "one_importer": 0.28, "called_once": 0.62, "comments": 3.5},
+    "core": {"small": 0.12, "one_importer": 0.25, "called_once": 0.6, "comments": 4.0},
     "runner": {"small": 0.12, "one_importer": 0.34, "called_once": 0.58, "comments": 4.0},
     "nodes": {"small": 0.27, "one_importer": 1.0, "called_once": 0.45, "comments": 1.0},
 }
