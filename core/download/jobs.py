@@ -160,7 +160,8 @@ def _file_download(file: ListedFile, session: HubSession) -> FileDownload:
     """Return a single file; a hub is asked for what the manifest does not say."""
     remotes, known = [], HubFile("", file.bytes, file.sha256)
     refusal: DownloadRefused | None = None
-    for hub, source in session.sources(file):
+    sources = session.sources(file)
+    for hub, source in sources:
         known = replace(known, path=source.file or "")
         # What one hub has told holds for the next: two hubs may keep different files under one name.
         if known.bytes is None or known.sha256 is None:
@@ -168,6 +169,8 @@ def _file_download(file: ListedFile, session: HubSession) -> FileDownload:
                 listed = next((entry for entry in session.listing(hub, source) if entry.path == known.path), None)
             except DownloadRefused as error:
                 refusal = error
+                if hub is not sources[-1][0]:
+                    session.policy.notify(f"{error} Asking the next hub.")
                 continue
             if listed is None:
                 refusal = DownloadRefused(
@@ -184,7 +187,8 @@ def _file_download(file: ListedFile, session: HubSession) -> FileDownload:
 def _repository_downloads(file: ListedFile, session: HubSession) -> list[FileDownload]:
     """Return the files of a repository, from the first hub that lists it."""
     refusal: DownloadRefused | None = None
-    for hub, source in session.sources(file):
+    sources = session.sources(file)
+    for hub, source in sources:
         try:
             listed = [
                 entry
@@ -193,6 +197,8 @@ def _repository_downloads(file: ListedFile, session: HubSession) -> list[FileDow
             ]
         except DownloadRefused as error:
             refusal = error
+            if hub is not sources[-1][0]:
+                session.policy.notify(f"{error} Asking the next hub.")
             continue
         if listed:
             origin = f"{hub.key}:{source.repo}"

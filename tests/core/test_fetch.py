@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from piying.core.download import hub_session
 from piying.core.download import jobs as fetching
 from piying.core.download.checksums import LEDGER, Ledger, LedgerEntry, edit_ledger, file_lock
 from piying.core.download.cli import Console, size_text, time_text
+from piying.core.download.hub_session import HubSession
 from piying.core.download.hubs import HubFile, HuggingFace, ModelScope
 from piying.core.download.jobs import fetch
 from piying.core.download.manifest import ListedFile, ListedModel, Source, safe_path
@@ -178,6 +180,19 @@ def test_a_repository_without_what_is_needed(hub, tmp_path):
     hub.put(REPOSITORY + "README.md", b"moved")
     with pytest.raises(DownloadRefused, match="lists no file of Org/Folder that is needed"):
         fetch([repository("*.safetensors")], tmp_path, policy=QUICK)
+
+
+def test_a_hub_that_refuses_is_named_before_the_next_is_asked(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+    hub.put("/api/models/Org/Folder/revision/main", b"{}")
+    hub.put("/models/Org/Folder/resolve/master/config.json", b"{}")
+    (file,) = repository("*.json").files
+    both = replace(file, sources={**file.sources, "modelscope": Source("Org/Folder", "master")})
+    told = []
+    policy = replace(QUICK, notify=told.append)
+    (found,) = fetching.downloads_of(both, HubSession(policy=policy), tmp_path, Ledger.read(tmp_path))
+    assert found.path.endswith("config.json")
+    assert len(told) == 1 and told[0].startswith("Hugging Face") and told[0].endswith("Asking the next hub.")
 
 
 def test_a_hub_that_was_not_chosen_is_not_asked(hub, tmp_path):
