@@ -31,12 +31,12 @@ Pack = Callable[[str], Any]
 def in_turn(pack: Pack) -> Iterator[None]:
     """Let nothing be unfinished when the next window begins."""
     reel = pack("core.wan.long.video_writer")
-    aside, most = reel.aside, reel.MAX_PENDING
-    reel.aside, reel.MAX_PENDING = (lambda work, check, most=0: aside(work, check, most)), 0
+    worker, most = reel.background_worker, reel.MAX_PENDING
+    reel.background_worker, reel.MAX_PENDING = (lambda work, check, most=0: worker(work, check, most)), 0
     try:
         yield
     finally:
-        reel.aside, reel.MAX_PENDING = aside, most
+        reel.background_worker, reel.MAX_PENDING = worker, most
 
 
 @contextmanager
@@ -47,12 +47,12 @@ def as_it_is(pack: Pack) -> Iterator[None]:
 
 
 class Waits:
-    """Adds up what the main thread waits for work that is done aside."""
+    """Adds up what the main thread waits for work in the background."""
 
     def __init__(self, pack: Pack) -> None:
         self.seconds = 0.0
-        aside = pack("core.media.aside").Aside
-        wait = aside._wait
+        worker = pack("core.media.background_worker").BackgroundWorker
+        wait = worker._wait
 
         def timed(*arguments: Any) -> None:
             begun = time.perf_counter()
@@ -62,7 +62,7 @@ class Waits:
                 if current_thread() is main_thread():
                     self.seconds += time.perf_counter() - begun
 
-        aside._wait = timed
+        worker._wait = timed
 
 
 def make(pack: Pack, options: argparse.Namespace, frames: int) -> bytes:

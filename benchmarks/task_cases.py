@@ -85,7 +85,8 @@ def depth(clip: Clip, draw: random.Random) -> Case:
 
 def edges(clip: Clip, draw: random.Random) -> Case:
     """Edges as Control: Edges draws them."""
-    return _repaint(clip, pack("core.controls.lines").edges(clip.frames, 100, 200, "white on black", host()))
+    control = pack("core.controls.lines").edges(clip.frames, low=100, high=200, lines="white on black", host=host())
+    return _repaint(clip, control)
 
 
 def boxes(clip: Clip, draw: random.Random) -> Case:

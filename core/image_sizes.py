@@ -5,7 +5,7 @@ from __future__ import annotations
 MULTIPLE = 16  # VAE stride 8 × patch 2, both for Wan 2.1 and for Hunyuan-DiT
 
 
-def nearest_multiples(value: int, step: int, low: int, high: int, offset: int = 0) -> list[int]:
+def nearest_multiples(value: int, step: int, low: int, high: int, *, offset: int = 0) -> list[int]:
     """Return the one or two numbers `offset + k·step` within [low, high] that lie nearest to `value`."""
     below = offset + (value - offset) // step * step
     candidates = {min(max(candidate, low), high) for candidate in (below, below + step)}

@@ -33,14 +33,14 @@ def sample_clip(name: str) -> tuple[torch.Tensor, dict[str, Any] | None, Fractio
     import torch
 
     from .media.audio import read_audio
-    from .media.clip import load_clip, probe_clip
+    from .media.video import load_frames, probe
 
     path = FOLDER / f"{_file(name, CLIPS)}.mp4"
-    info = probe_clip(path)
-    frames = load_clip(path, info)
+    info = probe(path)
+    frames = load_frames(path, info)
     track = path.with_name(f"{path.stem}_mask.webp")
     if track.is_file():
-        mask = (load_clip(track, probe_clip(track))[..., 0] > 0.5).float()
+        mask = (load_frames(track, probe(track))[..., 0] > 0.5).float()
     else:
         mask = torch.zeros(frames.shape[:3])
     return frames, read_audio(path) if info.has_audio else None, info.fps, mask

@@ -78,7 +78,7 @@ class PiyingControlEdges(_Control):
         """Return the edges [N, H, W, 3]."""
         from ..core.controls.lines import edges
 
-        return (edges(frames, low, high, lines, get_host()),)
+        return (edges(frames, low=low, high=high, lines=lines, host=get_host()),)
 
 
 class PiyingControlScribble(_Control):
@@ -103,7 +103,8 @@ class PiyingControlScribble(_Control):
         """Return the drawing [N, H, W, 3]."""
         from ..core.controls.lines import scribble
 
-        return (scribble(frames, line_width, strength, lines, get_host()),)
+        control = scribble(frames, line_width=line_width, strength=strength, lines=lines, host=get_host())
+        return (control,)
 
 
 class PiyingControlFlow(_Control):
@@ -196,7 +197,10 @@ class PiyingControlLayoutBox(_Control):
         from ..core.controls.layout import box_path, parse_box
 
         first, last = (parse_box(*box, width, height) for box in (("start", start), ("end", end)))
-        return (box_path(first, last, num_frames, width, height, lines, get_host()),)
+        control = box_path(
+            first, last, num_frames=num_frames, width=width, height=height, lines=lines, host=get_host()
+        )
+        return (control,)
 
 
 class PiyingControlDepth(_Control):
@@ -242,7 +246,7 @@ class PiyingControlPose(_Control):
         """Declare the widgets."""
         detector_tooltip = (
             "Detects people first. auto: the largest detector under models/annotators, else the whole frame counts "
-            f"as one person. {models.advice(DETECTOR)}"
+            f"as one person. {models.install_hint(DETECTOR)}"
         )
         colours_tooltip = "as VACE: what its own tool makes of videos, red and blue exchanged. OpenPose: as others do."
         return {
@@ -277,7 +281,7 @@ class PiyingControlPose(_Control):
         """Return the people [N, H, W, 3]."""
         from ..core.controls.pose import pose
 
-        control, record = pose(frames, model, detector, min_score, colours, get_host())
+        control, record = pose(frames, model, detector=detector, min_score=min_score, colours=colours, host=get_host())
         record_run(extra_pnginfo, unique_id, record)
         return (control,)
 

@@ -54,7 +54,7 @@ class PiyingFrameRate:
         """Return frames [M, H, W, 3], their rate and their count."""
         if getattr(frames, "ndim", 0) != 4 or not len(frames):
             raise PiyingError("frames holds no video. Connect an IMAGE: [frames, height, width, 3].")
-        converted = frame_rate.change_rate(frames, fps, to_fps, method, length)
+        converted = frame_rate.change_rate(frames, fps=fps, to_fps=to_fps, method=method, length=length)
         return converted, float(to_fps), len(converted)
 
 
@@ -86,7 +86,7 @@ class PiyingAlignAudio:
 
     def align(self, num_frames: int, fps: float, frames_before: int, audio: Any = None) -> tuple[Any]:
         """Return the sound, or None where there is none."""
-        from ..core.media.sound import align
+        from ..core.media.audio import align
 
         return (align(audio, num_frames, fps, frames_before),)
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.atomic_write import write_text
-from ..core.errors import PiyingError
-from ..core.media.disk import explained
+from ..core.errors import PiyingError, explain_os_errors
 from ..core.media.metadata import read_workflow
 from .definitions import ObjectInfo, declared_inputs
 from .errors import WorkflowError
@@ -80,7 +79,7 @@ class Workflow:
             PiyingError: the file cannot be written.
         """
         text = json.dumps(self.api, indent=2, ensure_ascii=False) + "\n"
-        with explained(f"--export-api {path}: cannot write it"):
+        with explain_os_errors(f"--export-api {path}: cannot write it"):
             write_text(path, text)
 
 

@@ -73,7 +73,7 @@ def melody() -> dict[str, Any]:
 
 def waving() -> torch.Tensor:
     """Return a person who waves, drawn as sticks [T, H, W, 3] in 0..1."""
-    skeleton = pack("core.controls.skeleton")
+    draw_people = pack("core.controls.pose").draw_people
     frames = []
     for index in range(FRAMES):
         points = np.ones((1, len(STANDING), 3), np.float32)
@@ -81,7 +81,7 @@ def waving() -> torch.Tensor:
         turn = 0.5 * np.sin(2 * np.pi * index / (FRAMES - 1))
         forearm = 0.17 * POSE_SIDE * np.array([np.sin(turn), -np.cos(turn)])
         points[0, LEFT_WRIST, :2] = points[0, LEFT_ELBOW, :2] + forearm
-        frames.append(skeleton.draw_people(points, POSE_SIDE, POSE_SIDE, "as VACE"))
+        frames.append(draw_people(points, POSE_SIDE, POSE_SIDE, "as VACE"))
     return torch.from_numpy(np.stack(frames)).float() / 255
 
 
@@ -120,7 +120,7 @@ def main() -> None:
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     save_pictures(out)
-    save_clips(out, pack("core.media.video").write_mp4)
+    save_clips(out, pack("core.media.mp4").write_mp4)
 
 
 if __name__ == "__main__":

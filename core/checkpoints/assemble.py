@@ -48,10 +48,21 @@ def assemble(
         PiyingError: a tensor is missing, too many, of another shape or not finite. The module is then
             half filled and of no use.
     """
-    tensors = _fitting(module, tensors)
-    _check_shapes(module, tensors, source)
+    tensors, places = _fitting(module, tensors), _places(module)
+    unexpected = [name for name in tensors if name not in places]
+    if unexpected:
+        raise _misfit(module, source, f"{len(unexpected)} tensors have no place in it, {unexpected[0][:80]} first")
+    described = {}
+    for name, stored in tensors.items():
+        if tuple(stored.shape) != tuple(places[name].shape):
+            shapes = f"{list(stored.shape)}, not {list(places[name].shape)}"
+            raise _misfit(module, source, f"{name} is of shape {shapes}")
+        # What a format of ours holds counts as its stored type; anything else as what it is unpacked to.
+        packed = any(one.holds(stored) for one in FORMATS.values())
+        type_name = safetensors_names()[stored.dtype if packed else stored.read_dtype]
+        described[name] = _Described(tuple(stored.shape), type_name)
     held = held_types(
-        {name: _Described(tuple(stored.shape), _type_name(stored)) for name, stored in tensors.items()},
+        described,
         complete_rules(module, rules or CastRules()),
         compute="",
         storage=storage,
@@ -79,12 +90,6 @@ class _Described(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str
-
-
-def _type_name(stored: StoredTensor) -> str:
-    """Return the safetensors name of a tensor's type: of its values where a format holds it, else of what is read."""
-    packed = any(one.holds(stored) for one in FORMATS.values())
-    return safetensors_names()[stored.dtype if packed else stored.read_dtype]
 
 
 def _linear_weights(module: nn.Module) -> set[str]:
@@ -129,17 +134,6 @@ def _places(module: nn.Module) -> dict[str, torch.Tensor]:
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 found[f"{owner}.{name}" if owner else name] = buffer
     return found
-
-
-def _check_shapes(module: nn.Module, tensors: Mapping[str, StoredTensor], source: str) -> None:
-    places = _places(module)
-    unexpected = [name for name in tensors if name not in places]
-    if unexpected:
-        raise _misfit(module, source, f"{len(unexpected)} tensors have no place in it, {unexpected[0][:80]} first")
-    for name, stored in tensors.items():
-        if tuple(stored.shape) != tuple(places[name].shape):
-            shapes = f"{list(stored.shape)}, not {list(places[name].shape)}"
-            raise _misfit(module, source, f"{name} is of shape {shapes}")
 
 
 def _misfit(module: nn.Module, source: str, reason: str) -> PiyingError:

@@ -69,17 +69,13 @@ def layers(path: Path) -> list[ComponentLayers]:
         if part.layout is None:
             continue
         tensors = class_entries(part.layout, {name: header.entries[full] for name, full in part.names.items()})
-        rules = _rules(part.kind, part.layout.family, tensors)
+        # A file does not say which family a shared kind is of; the lists of blocks it has do.
+        specs = family_named(part.layout.family).components if part.layout.family else component_specs(part.kind)
+        offered = [spec.rules for spec in specs if spec.kind == part.kind]
+        rules = next((rules for rules in offered if any(map(rules.block_of, tensors))), NOTHING_CAST)
         for storage in FORMATS:
             found.append(ComponentLayers(part.kind, part.title, storage, tuple(_groups(tensors, rules, storage))))
     return found
-
-
-def _rules(kind: str, family: str, tensors: Mapping[str, TensorEntry]) -> CastRules:
-    """Return the rules of a component; a kind that families share is told by the lists of blocks it has."""
-    specs = family_named(family).components if family else component_specs(kind)
-    offered = [spec.rules for spec in specs if spec.kind == kind]
-    return next((rules for rules in offered if any(map(rules.block_of, tensors))), NOTHING_CAST)
 
 
 def _groups(tensors: Mapping[str, TensorEntry], rules: CastRules, storage: str) -> Iterator[LayerGroup]:
@@ -100,14 +96,14 @@ def _groups(tensors: Mapping[str, TensorEntry], rules: CastRules, storage: str) 
         size = weights * BYTES_BY_SHORT_NAME[kind] if packed is None else 0
         if packed is not None:
             size = packed.bytes(weights, sum(tensors[name].shape[0] for name in names))
-        patterns = dict.fromkeys(_pattern(name, rules) for name in names)
+        # Blocks are alike: one line with a star stands for the same layer of all of them.
+        patterns: dict[str, None] = {}
+        for name in names:
+            block = rules.block_of(name)
+            starred = f"{block.rpartition('.')[0]}.*{name.partition(block)[2]}" if block else name
+            patterns[starred.removesuffix(WEIGHT)] = None
         groups.append(LayerGroup(kind, len(names), size, why, tuple(patterns)))
     yield from sorted(groups, key=lambda group: -group.bytes)
-
-
-def _pattern(name: str, rules: CastRules) -> str:
-    block = rules.block_of(name)
-    return (f"{block.rpartition('.')[0]}.*{name.partition(block)[2]}" if block else name).removesuffix(WEIGHT)
 
 
 def as_json(found: list[ComponentLayers]) -> list[dict[str, Any]]:

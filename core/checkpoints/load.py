@@ -60,7 +60,12 @@ def load_component(
     places = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     sources = [_read(place, kind) for place in places]
     source = ", ".join(str(place) for place in places)
-    tensors = _together(sources, source)
+    tensors: dict[str, StoredTensor] = {}
+    for one in sources:
+        # Of two files that both have a tensor the later would win unseen.
+        if twice := tensors.keys() & one.tensors.keys():
+            raise PiyingError(f"{source}: {min(twice)} is in more than one of them. Choose one file for each part.")
+        tensors |= one.tensors
     if isinstance(config, (str, Path)):
         config = Path(config)
         config = read_json(config / CONFIG if config.is_dir() else config)
@@ -107,33 +112,21 @@ def _read(place: Path, kind: str) -> _Source:
     for file in files:
         tensors |= open_tensors(file)
     config = read_json(folder / CONFIG) if folder and (folder / CONFIG).is_file() else None
-    part = _part(tensors, kind, config, place)
+    parts = file_components(tensors)
+    fitting = [part for part in parts if part.kind in layout_kinds(kind)]
+    if fitting:
+        part = fitting[-1] if kind.endswith("_2") else fitting[0]
+    elif config is not None and len(parts) == 1 and parts[0].layout is None:
+        part = parts[0]  # names that no layout knows: the configuration beside them says what they are
+    else:
+        entries = {name: TensorEntry("", stored.shape, 0, 0) for name, stored in tensors.items()}
+        raise PiyingError(
+            f"{place}: this is {describe(entries)}, not a {kind.replace('_', ' ')}. Choose another file."
+        )
     original = part.layout is not None and part.layout.style == "original"
     if config is not None and original and class_name(config) not in known(kind.removesuffix("_2")):
         config = None  # what its authors put beside it is none of diffusers
     return _Source(part, translated(part, tensors, str(place)), config)
-
-
-def _part(tensors: dict[str, StoredTensor], kind: str, config: dict[str, Any] | None, place: Path) -> FileComponent:
-    """Return the part of that kind; in a folder with a configuration, all there is."""
-    parts = file_components(tensors)
-    fitting = [part for part in parts if part.kind in layout_kinds(kind)]
-    if fitting:
-        return fitting[-1] if kind.endswith("_2") else fitting[0]
-    if config is not None and len(parts) == 1 and parts[0].layout is None:
-        return parts[0]
-    entries = {name: TensorEntry("", stored.shape, 0, 0) for name, stored in tensors.items()}
-    raise PiyingError(f"{place}: this is {describe(entries)}, not a {kind.replace('_', ' ')}. Choose another file.")
-
-
-def _together(sources: list[_Source], source: str) -> dict[str, StoredTensor]:
-    tensors: dict[str, StoredTensor] = {}
-    for one in sources:
-        twice = tensors.keys() & one.tensors.keys()
-        if twice:
-            raise PiyingError(f"{source}: {min(twice)} is in more than one of them. Choose one file for each part.")
-        tensors |= one.tensors
-    return tensors
 
 
 def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], source: str) -> dict[str, Any]:
@@ -142,7 +135,7 @@ def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], sour
     if beside is not None:
         return beside
     layout = sources[0].part.layout
-    assert layout is not None  # `_part` lets the unknown pass only with a configuration
+    assert layout is not None  # `_read` lets the unknown pass only with a configuration
     try:
         return layout.config({name: stored.shape for name, stored in tensors.items()})
     except PiyingError as error:

@@ -1,9 +1,10 @@
-"""What the widgets of the control makers offer."""
+"""Widget choices of the control nodes, which nodes declare and core compares; free of heavy imports."""
 
 from __future__ import annotations
 
 from ..errors import PiyingError
 
+# These values are saved in workflow files: changing one breaks the workflows that use it.
 AS_VACE = "as VACE"
 
 BRIGHTNESS = "brightness"
@@ -28,7 +29,7 @@ WHOLE_FRAME = "whole frame"
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Accept one of `choices`; values that come by wire are checked by nobody else.
+    """Validate a widget value: hosts do not check values that come through a link.
 
     Raises:
         PiyingError: any other value.

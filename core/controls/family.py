@@ -1,4 +1,4 @@
-"""Families of models that look at pictures: depth, segmentation, pose, and what finds people."""
+"""Annotator families, models that analyse frames: depth, segmentation, pose, and detection of people."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ FOLDER = "annotators"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnnotatorFamily(ModelFamily):
-    """Models of one kind of answer.
+    """Models of one task.
 
     Attributes:
-        reader: the transformers class that reads them.
+        auto_class: the transformers class that loads them.
         repo: the model to fetch first, on huggingface.co.
         ships: whether a toy one comes with the pack.
     """
 
     folder: str = FOLDER
-    reader: str = ""
+    auto_class: str = ""
     repo: str = ""
     ships: bool = True
 
@@ -29,21 +29,21 @@ DEPTH = AnnotatorFamily(
     key="depth",
     title="depth",
     index_classes=("DepthAnythingForDepthEstimation", "DPTForDepthEstimation"),
-    reader="AutoModelForDepthEstimation",
+    auto_class="AutoModelForDepthEstimation",
     repo="depth-anything/Depth-Anything-V2-Small-hf",
 )
 SEGMENTATION = AnnotatorFamily(
     key="segmentation",
     title="segmentation",
     index_classes=("SegformerForSemanticSegmentation", "UperNetForSemanticSegmentation"),
-    reader="AutoModelForSemanticSegmentation",
+    auto_class="AutoModelForSemanticSegmentation",
     repo="openmmlab/upernet-convnext-tiny",
 )
 POSE = AnnotatorFamily(
     key="pose",
     title="pose",
     index_classes=("VitPoseForPoseEstimation",),
-    reader="VitPoseForPoseEstimation",
+    auto_class="VitPoseForPoseEstimation",
     repo="usyd-community/vitpose-base-simple",
     ships=False,
 )
@@ -51,7 +51,7 @@ DETECTOR = AnnotatorFamily(
     key="detector",
     title="detector",
     index_classes=("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection"),
-    reader="AutoModelForObjectDetection",
+    auto_class="AutoModelForObjectDetection",
     repo="PekingU/rtdetr_r50vd",
     ships=False,
 )

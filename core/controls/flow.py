@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from ..host.base import Host
 from .choices import DIS, FLOW_METHODS, PER_FRAME, SCALES, check_choice
-from .frames import checked_frames, collected
+from .frames import checked_frames, stack_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.float64]
 
 # Steps of the wheel from red over yellow, green, cyan, blue and magenta to red (Baker et al., A Database and
-# Evaluation Methodology for Optical Flow, 2011: more of them where the eye tells more hues apart).
+# Evaluation Methodology for Optical Flow, 2011: more where the eye distinguishes more hues).
 _ARCS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1))
 _SMALL = 1e-5  # pixels; keeps a clip that stands still from being divided by nothing
 
 
 def optical_flow(images: Any, method: str, scale: str, host: Host) -> torch.Tensor:
-    """Return the motion of every frame as colours, IMAGE [N, H, W, 3]: the hue says where to, white is none.
+    """Return optical flow as colours, IMAGE [N, H, W, 3]: the hue is the direction, white is no motion.
 
     Frame i shows the motion from frame i - 1 to i; the first shows the same as the second, as VACE's annotator
     does. VACE measures motion with RAFT; this takes OpenCV's methods, which need no weights.
@@ -42,44 +41,37 @@ def optical_flow(images: Any, method: str, scale: str, host: Host) -> torch.Tens
     Raises:
         PiyingError: fewer than two frames, or another word for method or scale.
     """
-    check_choice("method", method, FLOW_METHODS)
-    check_choice("scale", scale, SCALES)
-    frames = checked_frames(images)
-    if len(frames) < 2:
-        raise PiyingError("frames is 1 image. Motion is seen between images: connect a video of 2 frames or more.")
-    flows = list(_flows(frames, method, host))
-    fastest = None if scale == PER_FRAME else max(speed(flow) for flow in flows)
-    painted = (flow_colours(flow, fastest) for flow in [flows[0], *flows])
-    return collected(painted, len(frames), "Painting flow", host)
-
-
-def _flows(frames: torch.Tensor, method: str, host: Host) -> Iterator[Numbers]:
-    """Yield the motion [H, W, 2] in pixels (right, down) between each frame and the next."""
     import cv2
     import numpy as np
 
     from ..media.images import to_uint8
 
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    measure = search.calc if method == DIS else _farneback
+    check_choice("method", method, FLOW_METHODS)
+    check_choice("scale", scale, SCALES)
+    frames = checked_frames(images)
+    if len(frames) < 2:
+        raise PiyingError("frames is 1 image. Motion is seen between images: connect a video of 2 frames or more.")
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc
+    # Farneback has no presets: these are the values of OpenCV's tutorial.
+    pyramid = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3}
+    farneback = partial(cv2.calcOpticalFlowFarneback, **pyramid, poly_n=5, poly_sigma=1.2, flags=0)
+    measure: Any = dis if method == DIS else farneback
     progress = host.progress("Optical flow", len(frames) - 1)
+    # All flows before the first is painted: the fastest pixel of the clip is known after the last.
+    flows: list[Numbers] = []
     before = cv2.cvtColor(to_uint8(frames[0]), cv2.COLOR_RGB2GRAY)
     for index, frame in enumerate(frames[1:], 1):
         after = cv2.cvtColor(to_uint8(frame), cv2.COLOR_RGB2GRAY)
-        yield measure(before, after, None).astype(np.float64)
+        flows.append(measure(before, after, None).astype(np.float64))
         progress.step(index)
         before = after
+    fastest = None if scale == PER_FRAME else max(max_speed(flow) for flow in flows)
+    painted = (flow_colours(flow, fastest) for flow in [flows[0], *flows])
+    return stack_frames(painted, len(frames), "Painting flow", host)
 
 
-def _farneback(before: Pixels, after: Pixels, start: None) -> Any:
-    import cv2
-
-    # The values of OpenCV's tutorial: pyramid of 3 levels at half size, window 15, 3 rounds, polynomials of 5 pixels.
-    return cv2.calcOpticalFlowFarneback(before, after, start, 0.5, 3, 15, 3, 5, 1.2, 0)
-
-
-def speed(flow: Numbers) -> float:
-    """Return the pixels that the fastest point of a flow [H, W, 2] moves."""
+def max_speed(flow: Numbers) -> float:
+    """Return the largest speed in a flow [H, W, 2], in pixels per frame."""
     import numpy as np
 
     return float(np.hypot(flow[..., 0], flow[..., 1]).max())
@@ -92,6 +84,7 @@ def colour_wheel() -> Numbers:
 
     arcs = []
     for start, end, steps in zip(_CORNERS, _CORNERS[1:] + _CORNERS[:1], _ARCS, strict=True):
+        # Rounded down to multiples of 1/255, as the authors do: VACE was trained on those bytes.
         gone = np.floor(255 * np.arange(steps) / steps)[:, None]
         arcs.append(np.array(start) * 255 + (np.array(end) - np.array(start)) * gone)
     return np.concatenate(arcs) / 255
@@ -108,7 +101,8 @@ def flow_colours(flow: Numbers, fastest: float | None = None) -> Pixels:
     """
     import numpy as np
 
-    full = (speed(flow) if fastest is None else fastest) + _SMALL
+    full = (max_speed(flow) if fastest is None else fastest) + _SMALL
+    # The steps of the authors' code, in their order, so that the same flow gives the same bytes.
     right, down = flow[..., 0] / full, flow[..., 1] / full
     speeds = np.hypot(right, down)[..., None]
     wheel = colour_wheel()

@@ -1,8 +1,8 @@
-"""IMAGE and MASK in and out of the makers of control videos, one frame at a time."""
+"""Frames of IMAGE and MASK: validation, conversion one at a time, stacking."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def checked_frames(images: Any, name: str = "frames") -> torch.Tensor:
-    """Return an IMAGE as [N, H, W, 3], without alpha.
+    """Return an IMAGE as [N, H, W, 3], without alpha, which some packs' nodes add.
 
     Raises:
         PiyingError: it has another shape, or no frames.
@@ -44,8 +44,8 @@ def checked_masks(masks: Any, name: str = "mask") -> torch.Tensor:
     return found
 
 
-def each_frame(images: Any, make: Callable[[Pixels], Pixels], phase: str, host: Host) -> torch.Tensor:
-    """Return `make` of every frame as IMAGE, float32 [N, H, W, 3] in 0..1, on the CPU.
+def map_frames(images: Any, make: Callable[[Pixels], Pixels], phase: str, host: Host) -> torch.Tensor:
+    """Apply `make` to every frame and return the results as IMAGE, float32 [N, H, W, 3] in 0..1, on the CPU.
 
     Args:
         images: IMAGE [N, H, W, 3] in 0..1.
@@ -55,31 +55,31 @@ def each_frame(images: Any, make: Callable[[Pixels], Pixels], phase: str, host: 
     from ..media.images import to_uint8
 
     frames = checked_frames(images)
-    return collected((make(to_uint8(frame)) for frame in frames), len(frames), phase, host)
+    return stack_frames((make(to_uint8(frame)) for frame in frames), len(frames), phase, host)
 
 
-def collected(pictures: Any, count: int, phase: str, host: Host) -> torch.Tensor:
-    """Return `count` uint8 pictures [H, W] or [H, W, 3], made one after the other, as IMAGE in 0..1."""
-    import torch
+def stack_frames(pictures: Iterable[Pixels], count: int, phase: str, host: Host) -> torch.Tensor:
+    """Return `count` uint8 pictures [H, W] or [H, W, 3], made one after the other, as IMAGE in 0..1.
 
-    progress = host.progress(phase, count)
-    result: torch.Tensor | None = None
-    for index, picture in enumerate(pictures):
-        frame = as_image(picture)
-        result = torch.empty(count, *frame.shape) if result is None else result
-        result[index] = frame
-        progress.step(index + 1)
-    assert result is not None
-    return result
-
-
-def as_image(picture: Pixels) -> torch.Tensor:
-    """Return a uint8 picture [H, W] or [H, W, 3] as float32 [H, W, 3] in 0..1."""
+    Args:
+        phase: what the bar says; the run can be cancelled after every frame.
+    """
     import numpy as np
     import torch
 
-    whole = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
-    return torch.from_numpy(np.ascontiguousarray(whole)).float() / 255
+    progress = host.progress(phase, count)
+    # Preallocated: stacking a list would hold the clip in memory twice.
+    result: torch.Tensor | None = None
+    for index, picture in enumerate(pictures):
+        whole = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
+        # torch rejects negative strides, which reversed channels have.
+        frame = torch.from_numpy(np.ascontiguousarray(whole)).float() / 255
+        result = torch.empty(count, *frame.shape) if result is None else result
+        result[index] = frame
+        progress.step(index + 1)
+    # `checked_frames` and `checked_masks` refuse an empty batch.
+    assert result is not None
+    return result
 
 
 def _shape(value: Any, name: str, kind: str) -> list[int]:

@@ -1,14 +1,13 @@
-"""Layout: where a thing is to be, as outlines on paper."""
+"""Layouts: the place of an object over time, drawn as outlines of boxes and masks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from ..host.base import Host
 from .choices import BLACK_ON_WHITE, BOX, LINES, OUTLINE, OUTLINES, check_choice
-from .frames import checked_masks, collected
+from .frames import checked_masks, stack_frames
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +39,7 @@ def parse_box(name: str, text: str, width: int, height: int) -> Box:
             f"{name} is {text!r}. Give four numbers, left, top, right, bottom, in pixels (100, 80, 400, 300) "
             "or in parts of the picture (0.1, 0.2, 0.5, 0.6)."
         ) from error
+    # Nobody needs a box of one pixel in the corner, so 1 means the whole side.
     if max(left, top, right, bottom) <= 1:
         left, right, top, bottom = left * width, right * width, top * height, bottom * height
     if not (left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0):
@@ -50,7 +50,9 @@ def parse_box(name: str, text: str, width: int, height: int) -> Box:
     return left, top, right, bottom
 
 
-def box_path(start: Box, end: Box, num_frames: int, width: int, height: int, lines: str, host: Host) -> torch.Tensor:
+def box_path(
+    start: Box, end: Box, *, num_frames: int, width: int, height: int, lines: str, host: Host
+) -> torch.Tensor:
     """Return a box that moves and grows evenly from `start` in the first frame to `end` in the last.
 
     VACE's own annotator divides the way by the number of frames, so that its box ends one step short of `end`.
@@ -67,30 +69,32 @@ def box_path(start: Box, end: Box, num_frames: int, width: int, height: int, lin
     Raises:
         PiyingError: no frames, a side out of range, or another word for lines.
     """
+    import cv2
+
     check_choice("lines", lines, LINES)
     if num_frames < 1 or not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise PiyingError(
             f"A layout of {num_frames} frames of {width}×{height} cannot be drawn. Give at least 1 frame, and sides "
             f"from 1 to {MAX_SIDE}."
         )
-    boxes = (between(start, end, index / max(num_frames - 1, 1)) for index in range(num_frames))
-    return collected((_box(box, width, height, lines) for box in boxes), num_frames, "Layout", host)
+
+    def draw(part: float) -> Pixels:
+        canvas, ink = _blank_canvas(height, width, lines)
+        box = between(start, end, part)
+        left, top = int(box[0]), int(box[1])
+        # The size is rounded, not the far corner: a box that only moves must keep its size.
+        corner = (left + int(box[2] - box[0]), top + int(box[3] - box[1]))
+        cv2.rectangle(canvas, (left, top), corner, ink, PATH_LINE)
+        return canvas
+
+    drawn = (draw(index / max(num_frames - 1, 1)) for index in range(num_frames))
+    return stack_frames(drawn, num_frames, "Layout", host)
 
 
 def between(start: Box, end: Box, part: float) -> Box:
     """Return the box that lies `part` of the way from one box to another."""
     left, top, right, bottom = (a + (b - a) * part for a, b in zip(start, end, strict=True))
     return left, top, right, bottom
-
-
-def _box(box: Box, width: int, height: int, lines: str) -> Pixels:
-    import cv2
-
-    canvas, ink = _paper(height, width, lines)
-    left, top = int(box[0]), int(box[1])
-    corner = (left + int(box[2] - box[0]), top + int(box[3] - box[1]))
-    cv2.rectangle(canvas, (left, top), corner, ink, PATH_LINE)
-    return canvas
 
 
 def mask_layout(masks: Any, outline: str, lines: str, host: Host) -> torch.Tensor:
@@ -107,27 +111,28 @@ def mask_layout(masks: Any, outline: str, lines: str, host: Host) -> torch.Tenso
     Raises:
         PiyingError: no mask, or another word for outline or lines.
     """
-    check_choice("outline", outline, OUTLINES)
-    check_choice("lines", lines, LINES)
-    solid = checked_masks(masks)
-    return collected(_outlined(solid, outline, lines), len(solid), "Layout", host)
-
-
-def _outlined(masks: torch.Tensor, outline: str, lines: str) -> Iterator[Pixels]:
     import cv2
 
-    for mask in masks:
-        canvas, ink = _paper(mask.shape[0], mask.shape[1], lines)
+    check_choice("outline", outline, OUTLINES)
+    check_choice("lines", lines, LINES)
+    checked = checked_masks(masks)
+
+    def draw(mask: torch.Tensor) -> Pixels:
+        canvas, ink = _blank_canvas(mask.shape[0], mask.shape[1], lines)
         area = _area((mask > 0.5).cpu().numpy().astype("uint8"), outline)
+        # External contours alone: a hole in a mask is not an object of its own.
         contours, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(canvas, contours, -1, ink, TRACK_LINE)
-        yield canvas
+        return canvas
+
+    return stack_frames(map(draw, checked), len(checked), "Layout", host)
 
 
 def _area(inside: Pixels, outline: str) -> Pixels:
-    """Return the box or the hull of an area 0 or 1, filled."""
+    """Return a mask of 0 and 1 with its bounding box or convex hull filled."""
     import cv2
 
+    # OpenCV fails on an empty set of points.
     if outline == OUTLINE or not inside.any():
         return inside
     points = cv2.findNonZero(inside)
@@ -139,7 +144,7 @@ def _area(inside: Pixels, outline: str) -> Pixels:
     return inside
 
 
-def _paper(height: int, width: int, lines: str) -> tuple[Pixels, int]:
+def _blank_canvas(height: int, width: int, lines: str) -> tuple[Pixels, int]:
     """Return an empty picture [H, W] and the value of the ink."""
     import numpy as np
 

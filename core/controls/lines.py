@@ -1,4 +1,4 @@
-"""Gray, edges and scribble: control videos that OpenCV alone can make."""
+"""Gray, edges and scribble: control videos that OpenCV makes without a model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PiyingError
 from ..host.base import Host
 from .choices import AS_VACE, BLACK_ON_WHITE, GRAY_WEIGHTS, LINES, WHITE_ON_BLACK, check_choice
-from .frames import each_frame
+from .frames import map_frames
 
 if TYPE_CHECKING:
     import torch
 
     from .frames import Pixels
 
-_INK = 3  # a step of a third of full contrast comes out three quarters black
+# With it, a step of a third of full contrast comes out three quarters black.
+_INK = 3
 
 
 def gray(images: Any, weights: str, host: Host) -> torch.Tensor:
@@ -32,10 +33,10 @@ def gray(images: Any, weights: str, host: Host) -> torch.Tensor:
 
     check_choice("weights", weights, GRAY_WEIGHTS)
     code = cv2.COLOR_BGR2GRAY if weights == AS_VACE else cv2.COLOR_RGB2GRAY
-    return each_frame(images, lambda frame: cv2.cvtColor(frame, code), "Gray", host)
+    return map_frames(images, lambda frame: cv2.cvtColor(frame, code), "Gray", host)
 
 
-def edges(images: Any, low: int, high: int, lines: str, host: Host) -> torch.Tensor:
+def edges(images: Any, *, low: int, high: int, lines: str, host: Host) -> torch.Tensor:
     """Return Canny's edges, one pixel wide.
 
     The gradient of the strongest channel counts, so that a red shape on an equally bright green has an edge.
@@ -59,44 +60,41 @@ def edges(images: Any, low: int, high: int, lines: str, host: Host) -> torch.Ten
         found: Pixels = cv2.Canny(frame, low, high)
         return found if lines == WHITE_ON_BLACK else 255 - found
 
-    return each_frame(images, make, "Edges", host)
+    return map_frames(images, make, "Edges", host)
 
 
-def scribble(images: Any, line_width: float, strength: float, lines: str, host: Host) -> torch.Tensor:
-    """Return soft pencil lines: the slope of the blurred picture (Canny's first step, without his thinning).
+def scribble(images: Any, *, line_width: float, strength: float, lines: str, host: Host) -> torch.Tensor:
+    """Return soft pencil lines: the gradient of the blurred picture (Canny without non-maximum suppression).
 
     The strongest channel counts. VACE's annotator draws with a network; what the two share is what VACE looks
     at: thin lines on white paper, without shading.
 
     Args:
         images: IMAGE [N, H, W, 3] in 0..1.
-        line_width: deviation of the blur in pixels, above 0; lines are about twice as wide.
+        line_width: standard deviation of the Gaussian blur in pixels, above 0; lines are about twice as wide.
         strength: how dark weak edges become, above 0.
         lines: `black on white` or `white on black`.
 
     Raises:
         PiyingError: no frames, or a width or strength that is not above 0.
     """
+    import cv2
+    import numpy as np
+
     check_choice("lines", lines, LINES)
     for name, value in (("line_width", line_width), ("strength", strength)):
         if not value > 0:
             raise PiyingError(f"{name} is {value:g}. Give a number above 0, such as 1.")
 
-    def make(frame: Pixels) -> Pixels:
-        drawn = _pencil(frame, line_width, strength)
-        return drawn if lines == BLACK_ON_WHITE else 255 - drawn
-
-    return each_frame(images, make, "Scribble", host)
-
-
-def _pencil(frame: Pixels, line_width: float, strength: float) -> Pixels:
-    import cv2
-    import numpy as np
-
-    soft = cv2.GaussianBlur(frame.astype(np.float32) / 255, (0, 0), line_width)
     # Sobel's weights sum to 8, and a blurred step of contrast 1 is at most 1 / (width √2π) steep.
     full = line_width * np.sqrt(2 * np.pi) / 8
-    across, down = (cv2.Sobel(soft, cv2.CV_32F, *way, scale=full) for way in ((1, 0), (0, 1)))
-    contrast = np.hypot(across, down).max(axis=2)
-    drawn: Pixels = np.rint(255 * (1 - np.tanh(strength * _INK * contrast))).astype(np.uint8)
-    return drawn
+
+    def make(frame: Pixels) -> Pixels:
+        soft = cv2.GaussianBlur(frame.astype(np.float32) / 255, (0, 0), line_width)
+        across, down = (cv2.Sobel(soft, cv2.CV_32F, *way, scale=full) for way in ((1, 0), (0, 1)))
+        contrast = np.hypot(across, down).max(axis=2)
+        # tanh saturates smoothly: clipping would give strong edges hard borders.
+        drawn: Pixels = np.rint(255 * (1 - np.tanh(strength * _INK * contrast))).astype(np.uint8)
+        return drawn if lines == BLACK_ON_WHITE else 255 - drawn
+
+    return map_frames(images, make, "Scribble", host)

@@ -1,9 +1,8 @@
-"""The models that look at pictures: which are installed, and one of them in memory."""
+"""Annotator models, which analyse frames: the choices of widgets, the selection of one, loading it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ..catalog.discovery import installed_models, why_not
@@ -31,6 +30,7 @@ def check_model(family: AnnotatorFamily, model: str, host: Host) -> None:
     Raises:
         PiyingError: no such model is installed.
     """
+    # Workflows are shared between systems, and Windows writes backslashes.
     offered, name = choices(family, host), model.replace("\\", "/")
     if name not in offered:
         reason = why_not(name, family, host)
@@ -39,11 +39,13 @@ def check_model(family: AnnotatorFamily, model: str, host: Host) -> None:
             f"{', '.join(offered)}. Choose one of them, or put the model's folder under models/{FOLDER}."
         )
     if offered == [AUTO]:
-        raise PiyingError(f"No {family.title} model is installed, and none comes with the pack. {advice(family)}")
+        raise PiyingError(
+            f"No {family.title} model is installed, and none comes with the pack. {install_hint(family)}"
+        )
 
 
-def advice(family: AnnotatorFamily) -> str:
-    """Return what to fetch, and where to put it."""
+def install_hint(family: AnnotatorFamily) -> str:
+    """Return a sentence that says which files to download, and where to put them."""
     folder = family.repo.split("/")[1]
     return f"Put the files of https://huggingface.co/{family.repo} into models/{FOLDER}/{folder}."
 
@@ -73,13 +75,14 @@ def choose(family: AnnotatorFamily, model: str, host: Host) -> InstalledModel:
     name, installed = model.replace("\\", "/"), installed_models(family, host)
     if name not in (AUTO, BUILT_IN):
         return next(found for found in installed if found.name == name)
+    # Within a family the largest is nearly always the best, and all are small compared to a video model.
     if name == AUTO and installed:
         return max(installed, key=lambda found: found.size)
     if name == AUTO:
         log.warning(
             "No %s model is installed: using the built-in one, which knows drawn shapes alone. %s",
             family.title,
-            advice(family),
+            install_hint(family),
         )
     return built_in(family.key)
 
@@ -87,47 +90,44 @@ def choose(family: AnnotatorFamily, model: str, host: Host) -> InstalledModel:
 def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrainedModel:
     """Return a model in fp32, in host memory.
 
-    They are small: 16-bit types would save little, and change what they see.
+    They are small: 16-bit types would save little, and change the results.
 
     Raises:
         PiyingError: the folder is incomplete or damaged.
     """
     host.check_cancelled()
-    return cached_model(f"controls/{family.key}", found.path, lambda: _read(family, found), host, size=found.size)
 
+    def read() -> PreTrainedModel:
+        import torch
+        import transformers
 
-def _read(family: AnnotatorFamily, found: InstalledModel) -> PreTrainedModel:
-    import torch
-    import transformers
+        from ..checkpoints.pretrained import reading
 
-    from ..checkpoints.pretrained import reading
+        log.info("Loading %s model: %s", family.title, found.name)
+        with reading(found.path, family.title):
+            model, info = getattr(transformers, family.auto_class).from_pretrained(
+                found.path,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,  # a model folder is data: Python code in it is never run
+                output_loading_info=True,
+            )
+        missing = info["missing_keys"]
+        # transformers initializes them with random numbers, and only warns.
+        if missing:
+            raise PiyingError(
+                f"{found.path}: cannot be read as a {family.title} model ({len(missing)} tensors are not in its "
+                f"files, {min(missing)} first). Fetch the folder again, or choose another model."
+            )
+        whole: PreTrainedModel = model.eval()
+        return whole
 
-    log.info("Loading %s model: %s", family.title, found.name)
-    with reading(found.path, family.title):
-        model, info = getattr(transformers, family.reader).from_pretrained(
-            found.path,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    _check_complete(info["missing_keys"], found, family)
-    whole: PreTrainedModel = model.eval()
-    return whole
-
-
-def _check_complete(missing: Collection[str], found: InstalledModel, family: AnnotatorFamily) -> None:
-    """Refuse weights that no file holds: transformers fills them with random numbers."""
-    if missing:
-        raise PiyingError(
-            f"{found.path}: cannot be read as a {family.title} model ({len(missing)} tensors are not in its files, "
-            f"{min(missing)} first). Fetch the folder again, or choose another model."
-        )
+    return cached_model(f"controls/{family.key}", found.path, read, host, size=found.size)
 
 
 def image_processor(family: AnnotatorFamily, found: InstalledModel) -> Any:
-    """Return what brings pictures to the model's size and values, and its answers back.
+    """Return the model's image processor, which resizes and normalises frames and postprocesses outputs.
 
     Pictures are resized by Pillow, whose results are the same with and without torchvision.
 

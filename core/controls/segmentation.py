@@ -1,4 +1,4 @@
-"""Segmentation: a mask of the things named."""
+"""Segmentation: masks of objects selected by the class names of a model."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def segment(images: Any, model: str, names: str, host: Host) -> tuple[torch.Tens
     network, processor = load(SEGMENTATION, found, host), image_processor(SEGMENTATION, found)
     device = host.device()
     labels: Any = network.config.id2label
+    # Before the first frame: an unknown name should not cost a pass over the clip.
     wanted = torch.tensor(class_numbers(names, labels), device=device)
     masks = torch.empty(frames.shape[:3])
     progress = host.progress("Segmentation", len(frames))
@@ -60,6 +61,7 @@ def class_numbers(names: str, known: dict[int, str]) -> list[int]:
     Raises:
         PiyingError: a name is not known; the nearest are named.
     """
+    # Some data sets list synonyms in one label ("sofa;couch"): each is accepted, and the whole label too.
     by_name = {
         part.strip().lower(): int(number)
         for number, label in known.items()
@@ -68,6 +70,7 @@ def class_numbers(names: str, known: dict[int, str]) -> list[int]:
     wanted = [name.strip().lower() for name in names.replace("，", ",").split(",") if name.strip()]
     if not wanted:
         raise PiyingError(f"names is empty. Say what to look for: {_some(list(by_name))}.")
+    # Not ignored: an unknown name would give an empty mask, without an error.
     missing = [name for name in wanted if name not in by_name]
     if missing:
         raise PiyingError(f"names has {missing[0]!r}, which this model does not know. {_near(missing[0], by_name)}")

@@ -117,18 +117,13 @@ def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
 
 def _acquire(path: Path) -> IO[bytes] | None:
     file = path.open("ab")
-    if _try_lock(file) and _is_same_file(path, file):
-        return file
+    if _try_lock(file):
+        # Its last holder may have removed the file between opening and locking: a lock on it would hold off nobody.
+        with contextlib.suppress(FileNotFoundError):
+            if os.name == "nt" or os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
     file.close()
     return None
-
-
-def _is_same_file(path: Path, file: IO[bytes]) -> bool:
-    """Return whether the locked file is the one of that name: its last holder may have removed it meanwhile."""
-    try:
-        return os.name == "nt" or os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 if sys.platform == "win32":

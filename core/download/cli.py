@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import PiyingError
 from .checksums import Ledger
-from .hubs import AUTO, HubSession
+from .hub_session import AUTO, HubSession
 from .jobs import check_disk_space, downloads_of, fetch, is_present
 from .manifest import ListedModel, files_of, find_listed, listed_models
 from .verify import file_list, presence, read_file_list, verify
@@ -51,11 +51,6 @@ def run(request: Request, write: Callable[[str], None], is_terminal: bool) -> in
     except PiyingError as error:
         console.message(str(error))
         return FAILED
-
-
-def _check(request: Request, models: list[ListedModel], console: Console) -> int:
-    del request, models, console
-    return DONE
 
 
 def _fetch(request: Request, models: list[ListedModel], console: Console) -> int:
@@ -110,7 +105,7 @@ def _files(request: Request, models: list[ListedModel], console: Console) -> int
 
 
 TASKS: dict[str, Callable[[Request, list[ListedModel], Console], int]] = {
-    "check": _check,
+    "check": lambda *_: DONE,  # `run` has looked the models up before
     "fetch": _fetch,
     "plan": _plan,
     "list": _list,
@@ -152,12 +147,12 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 def model_table(models: Iterable[ListedModel], root: Path) -> list[str]:
     """Return the models as a table; sizes include the parts a model needs."""
     ledger = Ledger.read(root)
-    return table([HEADINGS, *(_row(model, root, ledger) for model in models)])
-
-
-def _row(model: ListedModel, root: Path, ledger: Ledger) -> tuple[str, ...]:
-    card = f"{model.min_vram_gb} GB" if model.min_vram_gb else "-"
-    return model.id, model.title, model_size(model), model.licence, card, presence(model, root, ledger)
+    rows = [HEADINGS]
+    for model in models:
+        card = f"{model.min_vram_gb} GB" if model.min_vram_gb else "-"
+        here = presence(model, root, ledger)
+        rows.append((model.id, model.title, model_size(model), model.licence, card, here))
+    return table(rows)
 
 
 def model_size(model: ListedModel) -> str:
@@ -189,21 +184,32 @@ class Console:
 
     def message(self, line: str) -> None:
         """Print a line."""
-        self._clear()
+        if self._moving:
+            # A shorter line would leave the end of the moving one beside it.
+            self._write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._moving = False
         self._write(line + "\n")
 
     def progress(self, name: str, done: int, total: int | None) -> None:
         """Show how far a file is, not too often."""
         now = self._clock()
+        # Fewer bytes than before: the file is begun anew, and its speed with it.
         if name != self._name or (self._points and done < self._points[-1][1]):
             self._name, self._shown = name, now if not self._is_terminal else 0.0
             self._points.clear()
         self._points.append((now, done))
         while self._points[-1][0] - self._points[0][0] > SPEED_SECONDS:
             self._points.popleft()
-        if now - self._shown >= (TERMINAL_SECONDS if self._is_terminal else PIPE_SECONDS):
-            self._shown = now
-            self._show(self._line(done, total))
+        if now - self._shown < (TERMINAL_SECONDS if self._is_terminal else PIPE_SECONDS):
+            return
+        self._shown, line = now, self._line(done, total)
+        if self._is_terminal:
+            # One column is left free: a terminal breaks a line that fills it, and \r no longer reaches its start.
+            width = shutil.get_terminal_size().columns - 1
+            self._write("\r" + line[-width:].ljust(width))
+            self._moving = True
+        else:
+            self._write(line + "\n")
 
     def _line(self, done: int, total: int | None) -> str:
         (begun, first), (now, last) = self._points[0], self._points[-1]
@@ -216,16 +222,3 @@ class Console:
         if speed and total:
             parts.append(f"{time_text((total - done) / speed)} left")
         return "  ".join(parts)
-
-    def _show(self, line: str) -> None:
-        if not self._is_terminal:
-            self._write(line + "\n")
-            return
-        width = shutil.get_terminal_size().columns - 1
-        self._write("\r" + line[-width:].ljust(width))
-        self._moving = True
-
-    def _clear(self) -> None:
-        if self._moving:
-            self._write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
-            self._moving = False

@@ -9,7 +9,7 @@ from typing import Any
 from ..catalog.component_sizes import listed_components
 from .checksums import Ledger
 from .hubs import HuggingFace, ModelScope
-from .manifest import ListedModel, files_of, listed_models
+from .manifest import files_of, listed_models
 from .verify import presence
 
 
@@ -48,34 +48,28 @@ def downloadable_models(family: str, root: Path) -> list[Downloadable]:
         root: the models folder. No hub is asked.
     """
     ledger = Ledger.read(root)
-    return [
-        _offer(model, root, ledger) for model in listed_models() if (model.family, model.kind) == (family, "model")
-    ]
-
-
-def _offer(model: ListedModel, root: Path, ledger: Ledger) -> Downloadable:
-    sizes = [file.bytes for file in files_of([model])]
-    known = sum(size for size in sizes if size is not None)
-    exact = None not in sizes
-    return Downloadable(
-        id=model.id,
-        title=model.title,
-        licence=model.licence,
-        min_vram_gb=model.min_vram_gb,
-        bytes=known if exact else _estimate(model),
-        exact=exact,
-        sources=_addresses(model),
-        folder=model.folder,
-        here=presence(model, root, ledger),
-    )
-
-
-def _estimate(model: ListedModel) -> int | None:
-    """Return the bytes of the weights, from their counts in the manifest."""
-    return sum(component.file_bytes() for component in listed_components(model.id).values()) or None
-
-
-def _addresses(model: ListedModel) -> tuple[str, ...]:
     places = {"huggingface": HuggingFace().endpoint, "modelscope": f"{ModelScope().endpoint}/models"}
-    found = [f"{places[hub]}/{source.repo}" for file in model.files for hub, source in file.sources.items()]
-    return tuple(dict.fromkeys(found))
+    found = []
+    for model in listed_models():
+        if (model.family, model.kind) != (family, "model"):
+            continue
+        sizes = [file.bytes for file in files_of([model])]
+        size, exact = sum(size for size in sizes if size is not None), None not in sizes
+        if not exact:
+            # The manifest counts the weights of a repository whose files only the hub can list.
+            size = sum(component.file_bytes() for component in listed_components(model.id).values())
+        sources = [f"{places[hub]}/{source.repo}" for file in model.files for hub, source in file.sources.items()]
+        found.append(
+            Downloadable(
+                id=model.id,
+                title=model.title,
+                licence=model.licence,
+                min_vram_gb=model.min_vram_gb,
+                bytes=size if exact else size or None,
+                exact=exact,
+                sources=tuple(dict.fromkeys(sources)),
+                folder=model.folder,
+                here=presence(model, root, ledger),
+            )
+        )
+    return found

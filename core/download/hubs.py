@@ -1,4 +1,4 @@
-"""Model hubs: the addresses and listings of Hugging Face and ModelScope, and which of them to ask."""
+"""Model hubs: the addresses and listings of Hugging Face and ModelScope, on the standard library alone."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import os
 import string
 import urllib.parse
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from ..errors import PiyingError
 from ..http import RetryPolicy
-from .manifest import ListedFile, Source
-from .transfer import DownloadRefused, RemoteFile, fetch_json, server_answers
-
-AUTO = "auto"
-PROBE_SECONDS = 5.0
+from .manifest import Source
+from .transfer import DownloadRefused, RemoteFile, fetch_json
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,9 @@ class HuggingFace:
         path = f"api/models/{source.repo}/revision/{_quoted(source.revision, '')}?blobs=true"
         content = fetch_json(self._remote(path, source), policy)
         try:
-            return [self._file(entry) for entry in content["siblings"]]
+            found = [(entry, entry.get("lfs") or {}) for entry in content["siblings"]]
+            # Outside LFS a hub names a git hash, which is no sha256 of the file.
+            return [hub_file(e["rfilename"], lfs.get("size", e.get("size")), lfs.get("sha256")) for e, lfs in found]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise unknown_listing(self.title, source) from error
 
@@ -72,11 +69,6 @@ class HuggingFace:
         )
         size, sha256 = (file.bytes, file.sha256) if file else (None, None)
         return RemoteFile(f"{self.endpoint}/{path}", size, sha256, self.title, self.token, login)
-
-    @staticmethod
-    def _file(entry: dict[str, Any]) -> HubFile:
-        lfs = entry.get("lfs") or {}
-        return hub_file(entry["rfilename"], lfs.get("size", entry.get("size")), lfs.get("sha256"))
 
 
 class ModelScope:
@@ -106,68 +98,6 @@ class ModelScope:
         login = f"Look at {self.endpoint}/models/{source.repo}, or choose --source huggingface."
         size, sha256 = (file.bytes, file.sha256) if file else (None, None)
         return RemoteFile(f"{self.endpoint}/{path}", size, sha256, self.title, login=login)
-
-
-def hugging_face() -> HuggingFace:
-    """Return Hugging Face through its own library, or where that is not there through the standard library."""
-    try:
-        from .huggingface_library import HuggingFaceLibrary
-    except ImportError:
-        return HuggingFace()
-    return HuggingFaceLibrary()
-
-
-def choose_hubs(choice: str) -> list[Hub]:
-    """Return the hubs to ask, in order: the chosen one alone, or all, with the first that answers in front.
-
-    Raises:
-        PiyingError: none answers.
-    """
-    every: tuple[Hub, ...] = (hugging_face(), ModelScope())
-    hubs = {hub.key: hub for hub in every}
-    if choice != AUTO:
-        return [hubs[choice]]
-    for first in hubs.values():
-        if server_answers(first.endpoint, PROBE_SECONDS):
-            return [first, *(hub for hub in hubs.values() if hub is not first)]
-    places = " nor ".join(hub.endpoint for hub in hubs.values())
-    raise PiyingError(
-        f"Neither {places} answers. Check the network and the proxy. For a machine without a network make a list of "
-        "what to carry with --print-files, on one that has one."
-    )
-
-
-class HubSession:
-    """The hubs of one command, asked no earlier than needed, and once for each repository."""
-
-    def __init__(self, choice: str = AUTO, policy: RetryPolicy | None = None) -> None:
-        self.policy = policy or RetryPolicy()
-        self._choice = choice
-        self._listings: dict[tuple[str, Source], list[HubFile]] = {}
-
-    @cached_property
-    def hubs(self) -> list[Hub]:
-        """The hubs to ask, in order."""
-        return choose_hubs(self._choice)
-
-    def sources(self, file: ListedFile) -> list[tuple[Hub, Source]]:
-        """Return the hubs that keep a file.
-
-        Raises:
-            PiyingError: the chosen one does not.
-        """
-        found = [(hub, file.sources[hub.key]) for hub in self.hubs if hub.key in file.sources]
-        if not found:
-            titles = " and ".join(hub.title for hub in self.hubs)
-            raise PiyingError(f"{file.path} is not on {titles}. Leave --source out.")
-        return found
-
-    def listing(self, hub: Hub, source: Source) -> list[HubFile]:
-        """Return the files of a repository; raises DownloadRefused."""
-        key = (hub.key, Source(source.repo, source.revision))
-        if key not in self._listings:
-            self._listings[key] = hub.listing(source, self.policy)
-        return self._listings[key]
 
 
 def hub_file(name: object, size: object, sha256: object) -> HubFile:

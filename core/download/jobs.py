@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from ..errors import PiyingError
 from ..http import RetryPolicy
 from .checksums import LEDGER, Ledger, LedgerEntry, edit_ledger
-from .hubs import AUTO, Hub, HubFile, HubSession
-from .manifest import ListedFile, ListedModel, Source, files_of, find_listed, safe_path
+from .hub_session import AUTO, HubSession
+from .hubs import HubFile
+from .manifest import ListedFile, ListedModel, files_of, find_listed, safe_path
 from .partial_file import partial_bytes
 from .transfer import DownloadRefused, RemoteFile, transfer
 
@@ -159,33 +160,35 @@ def _file_download(file: ListedFile, session: HubSession) -> FileDownload:
     """Return a single file; a hub is asked for what the manifest does not say."""
     remotes, known = [], HubFile("", file.bytes, file.sha256)
     refusal: DownloadRefused | None = None
-    for hub, source in session.sources(file):
-        try:
-            known = _known_of(hub, source, known, session)
-        except DownloadRefused as error:
-            refusal = error
-            continue
+    sources = session.sources(file)
+    for hub, source in sources:
+        known = replace(known, path=source.file or "")
+        # What one hub has told holds for the next: two hubs may keep different files under one name.
+        if known.bytes is None or known.sha256 is None:
+            try:
+                listed = next((entry for entry in session.listing(hub, source) if entry.path == known.path), None)
+            except DownloadRefused as error:
+                refusal = error
+                if hub is not sources[-1][0]:
+                    session.policy.notify(f"{error} Asking the next hub.")
+                continue
+            if listed is None:
+                refusal = DownloadRefused(
+                    f"{hub.title} has no {known.path} in {source.repo}. It may have moved: update Piying."
+                )
+                continue
+            known = replace(known, bytes=known.bytes or listed.bytes, sha256=known.sha256 or listed.sha256)
         remotes.append((f"{hub.key}:{source.repo}", hub.remote(source, known)))
     if not remotes and refusal:
         raise refusal
     return FileDownload(file.path, known.bytes, known.sha256, tuple(remotes), file.sha256 is not None)
 
 
-def _known_of(hub: Hub, source: Source, known: HubFile, session: HubSession) -> HubFile:
-    """Return what is known of a file at a hub: what was known before, and what the hub adds to it."""
-    name = source.file or ""
-    if known.bytes is not None and known.sha256 is not None:
-        return HubFile(name, known.bytes, known.sha256)
-    listed = next((file for file in session.listing(hub, source) if file.path == name), None)
-    if listed is None:
-        raise DownloadRefused(f"{hub.title} has no {name} in {source.repo}. It may have moved: update Piying.")
-    return HubFile(name, known.bytes or listed.bytes, known.sha256 or listed.sha256)
-
-
 def _repository_downloads(file: ListedFile, session: HubSession) -> list[FileDownload]:
     """Return the files of a repository, from the first hub that lists it."""
     refusal: DownloadRefused | None = None
-    for hub, source in session.sources(file):
+    sources = session.sources(file)
+    for hub, source in sources:
         try:
             listed = [
                 entry
@@ -194,6 +197,8 @@ def _repository_downloads(file: ListedFile, session: HubSession) -> list[FileDow
             ]
         except DownloadRefused as error:
             refusal = error
+            if hub is not sources[-1][0]:
+                session.policy.notify(f"{error} Asking the next hub.")
             continue
         if listed:
             origin = f"{hub.key}:{source.repo}"
@@ -218,45 +223,39 @@ def _fetch_file(
 ) -> None:
     """Fetch a file from the first hub that gives it, and write what it was into the ledger."""
     refusals = []
+    target, before = root / download.path, ledger.files.get(download.path)
     for origin, remote in download.remotes:
+        expected = remote
+        if before is not None and not download.is_pinned:
+            # Where no manifest says what a file has to be, it has to be what came the first time.
+            if remote.sha256 not in (None, before.sha256):
+                refusals.append(
+                    f"{download.path} is another file at {remote.hub} than the one that was fetched from "
+                    f"{before.source} before. To take the new one, remove its entry from {LEDGER} in the models "
+                    "folder."
+                )
+                continue
+            expected = replace(remote, bytes=before.bytes, sha256=before.sha256)
+
+        def progress(done: int, total: int | None = expected.bytes) -> None:
+            listener.progress(download.path, done, total)
+
+        def on_wait() -> None:
+            listener.message(f"{download.path}: another process is fetching it; waiting.")
+
         try:
-            expected = remote if download.is_pinned else _as_in_ledger(download.path, remote, ledger)
-            digest = _transfer(download, expected, root, policy, listener)
+            digest = transfer(expected, target, progress, policy, on_wait)
         except DownloadRefused as error:
             refusals.append(str(error))
             continue
-        entry = LedgerEntry((root / download.path).stat().st_size, digest, origin)
+        entry = LedgerEntry(target.stat().st_size, digest, origin)
         ledger.files[download.path] = entry
+        # Read again and written at once: another process may have added files of its own meanwhile.
         with edit_ledger(root) as current:
             current.files[download.path] = entry
         listener.message(f"{download.path}: {entry.bytes} bytes, sha256 {digest[:12]}…, from {remote.hub}")
         return
     raise DownloadRefused(" ".join(refusals))
-
-
-def _as_in_ledger(path: str, remote: RemoteFile, ledger: Ledger) -> RemoteFile:
-    """Expect what came the first time, where no manifest says what a file has to be."""
-    entry = ledger.files.get(path)
-    if entry is None:
-        return remote
-    if remote.sha256 not in (None, entry.sha256):
-        raise DownloadRefused(
-            f"{path} is another file at {remote.hub} than the one that was fetched from {entry.source} before. To "
-            f"take the new one, remove its entry from {LEDGER} in the models folder."
-        )
-    return replace(remote, bytes=entry.bytes, sha256=entry.sha256)
-
-
-def _transfer(
-    download: FileDownload, remote: RemoteFile, root: Path, policy: RetryPolicy, listener: DownloadListener
-) -> str:
-    def progress(done: int) -> None:
-        listener.progress(download.path, done, remote.bytes)
-
-    def on_wait() -> None:
-        listener.message(f"{download.path}: another process is fetching it; waiting.")
-
-    return transfer(remote, root / download.path, progress, policy, on_wait)
 
 
 # In the background

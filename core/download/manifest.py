@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from ..errors import PiyingError
 from ..files.json_file import load_json
@@ -93,27 +92,28 @@ def read_manifest(path: Path) -> tuple[ListedModel, ...]:
         content = load_json(path)
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
-        return tuple(_model(entry) for entry in content["models"])
+        models = []
+        for entry in content["models"]:
+            files = []
+            for file in entry["files"]:
+                safe_path(file["path"])
+                sources = {hub: Source(**source) for hub, source in file["sources"].items()}
+                only = tuple(file.get("only", ()))
+                files.append(ListedFile(file["path"], file["bytes"], file["sha256"], sources, only))
+            names = ("id", "family", "kind", "title", "licence", "min_vram_gb")
+            models.append(
+                ListedModel(
+                    **{name: entry[name] for name in names},
+                    files=tuple(files),
+                    needs=tuple(entry.get("needs", ())),
+                    settings=entry.get("settings", {}),
+                )
+            )
+        return tuple(models)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PiyingError(
             f"{path} cannot be read as a list of models of schema {SCHEMA} ({error}). Install Piying anew."
         ) from error
-
-
-def _model(entry: dict[str, Any]) -> ListedModel:
-    names = ("id", "family", "kind", "title", "licence", "min_vram_gb")
-    return ListedModel(
-        **{name: entry[name] for name in names},
-        files=tuple(_file(file) for file in entry["files"]),
-        needs=tuple(entry.get("needs", ())),
-        settings=entry.get("settings", {}),
-    )
-
-
-def _file(entry: dict[str, Any]) -> ListedFile:
-    sources = {hub: Source(**source) for hub, source in entry["sources"].items()}
-    safe_path(entry["path"])
-    return ListedFile(entry["path"], entry["bytes"], entry["sha256"], sources, tuple(entry.get("only", ())))
 
 
 def safe_path(name: str) -> str:

@@ -252,7 +252,14 @@ def _begin(part: PartialFile, remote: RemoteFile, body: Body) -> int:
 def open_http(remote: RemoteFile, part: PartialFile, timeout: float) -> Iterator[Body]:
     """Yield the rest of a partial file, or the whole file where the server gives no less."""
     with _open(remote, part.range_headers(), timeout) as response:
-        start, total = _extent(response)
+        start, length = 0, response.headers.get("Content-Length", "")
+        if response.status == 206:
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not match:
+                raise RetryableError("the answer does not say where it starts")
+            # Content-Length counts the part alone; "*" stands for a length the server does not know.
+            start, length = int(match[1]), match[2]
+        total = int(length) if length.isdigit() else None
         yield Body(start, total, response.headers.get("ETag"), iter(lambda: response.read1(CHUNK), b""))
 
 
@@ -286,14 +293,3 @@ def status_error(status: int, headers: Message | Mapping[str, str], remote: Remo
             f"{remote.place} redirects to an address that is not HTTPS, or in a circle. Nothing was read."
         )
     return DownloadRefused(f"{remote.hub} answered {remote.place} with status {status}.")
-
-
-def _extent(response: HTTPResponse) -> tuple[int, int | None]:
-    """Return where the response starts in the file, and the file's length where it is told."""
-    if response.status == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        if not match:
-            raise RetryableError("the answer does not say where it starts")
-        return int(match[1]), None if match[2] == "*" else int(match[2])
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() else None

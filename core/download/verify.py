@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import PiyingError
 from ..files.json_file import parse_json
 from .checksums import Ledger, sha256_of
-from .hubs import HubSession
+from .hub_session import HubSession
 from .jobs import DownloadListener, FileDownload, downloads_of
 from .manifest import ListedFile, ListedModel, files_of, safe_path
 from .partial_file import partial_bytes
@@ -36,8 +36,10 @@ def presence(model: ListedModel, root: Path, ledger: Ledger) -> str:
     found = [_is_present(file, root, ledger) for file in model.files]
     if all(found):
         return "yes"
-    begun = any(found) or any(_has_begun(root / file.path) for file in model.files)
-    return "part" if begun else "no"
+    # Of a repository anything in its folder is a beginning: the names of its files may not be known yet.
+    places = [root / file.path for file in model.files]
+    begun = any(partial_bytes(place) > 0 or (place.is_dir() and any(place.iterdir())) for place in places)
+    return "part" if any(found) or begun else "no"
 
 
 def _is_present(file: ListedFile, root: Path, ledger: Ledger) -> bool:
@@ -56,10 +58,6 @@ def _is_present(file: ListedFile, root: Path, ledger: Ledger) -> bool:
 
 def _has_size(path: Path, size: int | None) -> bool:
     return path.is_file() and size in (None, path.stat().st_size)
-
-
-def _has_begun(path: Path) -> bool:
-    return partial_bytes(path) > 0 or (path.is_dir() and any(path.iterdir()))
 
 
 def verify(

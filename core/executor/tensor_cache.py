@@ -52,6 +52,7 @@ def encoded(
     identity: str,
     choice: PhasePlan,
     host: Host,
+    *,
     encode: Callable[[list[str]], list[Encoded]],
 ) -> list[Encoded]:
     """Return what the encoder makes of each prompt, on the CPU.

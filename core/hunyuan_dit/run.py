@@ -130,7 +130,7 @@ class ImageRun:
                 return [encode_one(pipeline, text) for text in new]
 
         with self.meter.phase(choice):
-            found = encoded(prompts, self.model.parts.identity(encoder.part), choice, self.host, encode)
+            found = encoded(prompts, self.model.parts.identity(encoder.part), choice, self.host, encode=encode)
         progress.step(len(prompts))
         return found
 

@@ -1,19 +1,24 @@
-"""The sound of a video or audio file, as ComfyUI's AUDIO."""
+"""Audio: the sound of a file as ComfyUI's AUDIO, padded or cut when frames are added or cut."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import split
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from . import ffmpeg
+from .frame_rate import exact_rate
+
+if TYPE_CHECKING:
+    import torch
 
 # Two and a half hours of stereo at 48 kHz.
 MAX_BYTES = 1 << 32
 
-# Sun's format: a header of six numbers, then the samples; nothing in it depends on the length, as in WAV.
+# Sun's AU format can be read from a pipe: unlike WAV's, its header need not hold the length.
 _SAMPLES = split("-map 0:a:0 -vn -c:a pcm_f32be -f au pipe:1")
 _HEADER = ">4sIIIII"
 
@@ -26,10 +31,14 @@ def read_audio(path: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    doing = f"Cannot read the sound of {path}"
+    doing, rate, channels = f"Cannot read the sound of {path}", 1, 1
     with ffmpeg.running([*ffmpeg.source(path), *_SAMPLES], doing) as process:
         assert process.stdout is not None
-        rate, channels = _header(process.stdout)
+        head = process.stdout.read(struct.calcsize(_HEADER))
+        # Without a header ffmpeg has failed: the end of the block says why.
+        if len(head) == struct.calcsize(_HEADER):
+            _, start, _, _, rate, channels = struct.unpack(_HEADER, head)
+            process.stdout.read(start - len(head))
         data = process.stdout.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise PiyingError(f"{doing}: it is longer than {MAX_BYTES >> 30} GiB of samples. Cut it first.")
@@ -38,10 +47,36 @@ def read_audio(path: Path) -> dict[str, Any]:
     return {"waveform": waveform[None], "sample_rate": rate}
 
 
-def _header(stream: IO[bytes]) -> tuple[int, int]:
-    head = stream.read(struct.calcsize(_HEADER))
-    if len(head) < struct.calcsize(_HEADER):
-        return 1, 1  # ffmpeg failed, and `running` says why.
-    _, start, _, _, rate, channels = struct.unpack(_HEADER, head)
-    stream.read(start - len(head))
-    return rate, channels
+def align(audio: Mapping[str, Any] | None, num_frames: int, fps: float, frames_before: int) -> dict[str, Any] | None:
+    """Return audio of the duration of `num_frames`, shifted by `frames_before` frames.
+
+    Args:
+        audio: ComfyUI's AUDIO, {"waveform": float tensor [B, C, T], "sample_rate": Hz}, or None: a video
+            without sound stays one.
+        num_frames: of the new video.
+        fps: of the new video; above 0, up to 1000.
+        frames_before: how many frames were added in front: silence there. Below 0: how many were cut off there.
+
+    Raises:
+        PiyingError: the value is no sound, `fps` is no rate, or `num_frames` is below 1.
+    """
+    if audio is None:
+        return None
+    known = isinstance(audio, Mapping) and {"waveform", "sample_rate"} <= audio.keys()
+    if not known or audio["waveform"].ndim != 3 or int(audio["sample_rate"]) < 1:
+        raise PiyingError(
+            "audio is not a sound: {waveform [batch, channels, samples], sample_rate}. Connect Load Audio or "
+            "Get Video Components."
+        )
+    rate = exact_rate("fps", fps)
+    if num_frames < 1:
+        raise PiyingError(f"num_frames is {num_frames}. Give the number of frames of the new video, 1 or more.")
+    waveform: torch.Tensor = audio["waveform"]
+    # Both are rounded once, from exact fractions: rounded per frame, sound would drift from the picture.
+    shift = round(frames_before / rate * int(audio["sample_rate"]))
+    total = round(num_frames / rate * int(audio["sample_rate"]))
+    aligned = waveform.new_zeros(*waveform.shape[:2], total)
+    skipped, start = max(-shift, 0), max(shift, 0)
+    kept = waveform[..., skipped : skipped + max(total - start, 0)]
+    aligned[..., start : start + kept.shape[-1]] = kept
+    return {**audio, "waveform": aligned}

@@ -1,4 +1,4 @@
-"""The ffmpeg program: where it is, running it, and what it says when it fails."""
+"""ffmpeg as a subprocess: finding the program, running it, explaining its errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import PiyingError
-from . import disk
+from ..errors import PiyingError, errno_in, file_error
 
 if TYPE_CHECKING:
     import subprocess
+
+# Options of the scale filter, whose defaults trade colour accuracy for speed.
+PRECISE = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
 # Containers that hold their own data. Playlists (HLS, concat) would let one file read others.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,gif,apng,flv,mpeg,mpegts,mpegvideo,ogg,asf,mxf,nut,h264,hevc,ivf"
@@ -59,13 +61,14 @@ def url(path: Path) -> str:
 
 @contextmanager
 def running(arguments: Sequence[str], doing: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ffmpeg while the body feeds its stdin or reads its stdout, both binary pipes.
+    """Run ffmpeg while the block feeds its stdin or reads its stdout, both binary pipes.
 
-    It is ended when the body raises, and waited for in every case. Raises PiyingError, beginning with
+    It is ended when the block raises, and waited for in every case. Raises PiyingError, beginning with
     `doing` ("Cannot read clip.mp4"), when it cannot be started or fails.
     """
     process = _started(arguments)
     log: list[bytes] = []
+    # stderr is drained all the time: a full pipe would block ffmpeg, and with it the caller.
     listener = Thread(target=lambda: log.append(_pipe(process.stderr).read()), daemon=True)
     listener.start()
     try:
@@ -87,7 +90,8 @@ def running(arguments: Sequence[str], doing: str) -> Iterator[subprocess.Popen[b
 def feed(process: subprocess.Popen[bytes], chunks: Iterable[memoryview]) -> int:
     """Write `chunks` to the process and return how many there were.
 
-    Stops early when the process no longer listens: `running` then raises with the reason.
+    Stops early when the process no longer listens: `running` then raises with the reason, which the broken pipe
+    does not have.
     """
     stdin, count = _pipe(process.stdin), 0
     for count, chunk in enumerate(chunks, 1):  # noqa: B007
@@ -115,7 +119,7 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 def _started(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     import subprocess
 
-    # A session of its own: Ctrl-C reaches us alone, and we decide what becomes of the half-written file.
+    # A separate process group: Ctrl-C reaches only this process, which decides what becomes of the unfinished file.
     apart: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
@@ -132,8 +136,9 @@ def _started(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _failure(doing: str, code: int, log: str) -> PiyingError:
+    # The signal for a file beyond the user's size limit; it kills ffmpeg before it can print an error.
     if code == -getattr(signal, "SIGXFSZ", 0):
-        return disk.failure(doing, errno.EFBIG, "")
+        return file_error(doing, errno.EFBIG, "")
     if code < 0:
         return PiyingError(
             f"{doing}: ffmpeg was ended by signal {-code}. If memory ran short, free some and try again."
@@ -141,4 +146,4 @@ def _failure(doing: str, code: int, log: str) -> PiyingError:
     said = [re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in log.splitlines()]
     words = [line.rstrip(".") for line in said if line and not _NOISE.search(line)] or [f"it failed with code {code}"]
     advice = next((advice for sign, advice in _ADVICE.items() if sign in log), "")
-    return disk.failure(doing, disk.number_in(log), f"ffmpeg says: {words[-1]}. {advice}".strip())
+    return file_error(doing, errno_in(log), f"ffmpeg says: {words[-1]}. {advice}".strip())

@@ -1,9 +1,8 @@
-"""Frame rates: another rate for the same seconds, and lengths of 4n+1 frames."""
+"""Frame rates: exact fractions, resampling to another rate at the same duration, lengths of 4n+1 frames."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
@@ -20,7 +19,7 @@ LENGTHS = (AS_IT_IS, TRIM, HOLD)
 FASTEST = 1000
 
 
-def exact_rate(name: str, fps: float) -> Fraction:
+def exact_rate(name: str, fps: float | Fraction) -> Fraction:
     """Return a rate as files hold it (29.97 is 30000/1001).
 
     Raises:
@@ -28,9 +27,12 @@ def exact_rate(name: str, fps: float) -> Fraction:
     """
     from fractions import Fraction
 
-    if not 0 < fps <= FASTEST:
-        raise PiyingError(f"{name} is {fps:g}. Allowed: above 0, up to {FASTEST}. Most videos have 16 to 60.")
-    return Fraction(fps).limit_denominator(1001)
+    # 1001 is the denominator of the NTSC rates, the largest in use. Checked first: infinity is no fraction.
+    rate = Fraction(fps).limit_denominator(1001) if 0 < fps <= FASTEST else Fraction(0)
+    # Rates below about 1/2000 round to 0, by which callers would divide.
+    if not rate:
+        raise PiyingError(f"{name} is {float(fps):g}. Allowed: above 0, up to {FASTEST}. Most videos have 16 to 60.")
+    return rate
 
 
 def new_count(count: int, fps: Fraction, to_fps: Fraction) -> int:
@@ -45,8 +47,8 @@ def fitted_count(count: int, length: str) -> int:
     return -(-(count - 1) // 4) * 4 + 1 if length == HOLD else count
 
 
-def change_rate(frames: torch.Tensor, fps: float, to_fps: float, method: str, length: str) -> torch.Tensor:
-    """Return frames that show the same seconds at another rate.
+def change_rate(frames: torch.Tensor, *, fps: float, to_fps: float, method: str, length: str) -> torch.Tensor:
+    """Return frames resampled to another rate at the same duration.
 
     Frame k shows what is on screen from k/to_fps to (k+1)/to_fps seconds: at the beginning of that time
     (`nearest`: no frame is mixed, motion may stutter), or on average over it (`blend`: smooth, softer).
@@ -60,40 +62,34 @@ def change_rate(frames: torch.Tensor, fps: float, to_fps: float, method: str, le
     Raises:
         PiyingError: a rate, method or length that is none.
     """
+    import torch
+
     for name, value, allowed in (("method", method, METHODS), ("length", length, LENGTHS)):
         if value not in allowed:
             raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(allowed)}.")
     source, target = exact_rate("fps", fps), exact_rate("to_fps", to_fps)
     count = new_count(len(frames), source, target)
     wanted = fitted_count(count, length)
-    shown = range(min(wanted, count))
+    shown = min(wanted, count)
     if method == NEAREST or source == target:
-        result = frames[[math.floor(k * source / target) for k in shown]]
+        result = frames[[math.floor(k * source / target) for k in range(shown)]]
     else:
-        result = _averages(frames, source / target, len(shown))
-    return _held(result, wanted)
+        result = _averages(frames, source / target, shown)
+    if wanted > shown:
+        result = torch.cat([result, result[-1:].expand(wanted - shown, *frames.shape[1:])])
+    return result
 
 
 def _averages(frames: torch.Tensor, step: Fraction, count: int) -> torch.Tensor:
     """Return the mean of the source over [k·step, (k+1)·step) frames, for every k below `count`."""
+    from fractions import Fraction
+
     result = frames.new_zeros(count, *frames.shape[1:])
     for k in range(count):
-        seen = list(_overlaps(k * step, (k + 1) * step, len(frames)))
-        whole = sum(part for _, part in seen)
-        for index, part in seen:
-            result[k] += float(part / whole) * frames[index]
+        start, end = k * step, (k + 1) * step
+        # Overlaps of [start, end) and [i, i+1). The last interval may extend beyond the last frame, hence the sum.
+        indices = range(math.floor(start), min(math.ceil(end), len(frames)))
+        shares = [min(end, Fraction(index + 1)) - max(start, Fraction(index)) for index in indices]
+        for index, share in zip(indices, shares, strict=True):
+            result[k] += float(share / sum(shares)) * frames[index]
     return result
-
-
-def _overlaps(start: Fraction, end: Fraction, count: int) -> Iterator[tuple[int, Fraction]]:
-    """Yield (i, length of what [start, end) and [i, i+1) have in common) for every i below `count`."""
-    for index in range(math.floor(start), min(math.ceil(end), count)):
-        before, after = max(start - index, start * 0), max(index + 1 - end, start * 0)
-        yield index, 1 - before - after
-
-
-def _held(frames: torch.Tensor, count: int) -> torch.Tensor:
-    import torch
-
-    missing = count - len(frames)
-    return torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])]) if missing > 0 else frames

@@ -1,4 +1,4 @@
-"""Still images: PNG with ComfyUI's metadata, and any common image file to tensors as LoadImage does it."""
+"""Still images: PNG with ComfyUI's metadata, and any common image file to tensors as its loaders do it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import PiyingError
-from . import disk
+from ..atomic_write import write_bytes
+from ..errors import PiyingError, explain_os_errors, file_error
 from .metadata import checked, json_ascii
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-# What people make images with. EPS above all is left out: Pillow hands it to Ghostscript, which runs it.
+# Common formats only. EPS is left out for security: Pillow passes it to Ghostscript, which executes it.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000", "TGA", "PPM", "ICO")
+CHANNELS = ("alpha", "red", "green", "blue")
 # All frames of one file together; as float32 this is 4 GiB.
 MAX_PIXELS = 4 * 89_478_485
 
@@ -41,7 +42,7 @@ _DAMAGE = (
 
 
 def to_uint8(image: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Return a float tensor 0..1 as a uint8 array of the same shape: times 255, cut off, as ComfyUI saves.
+    """Return a float tensor 0..1 as a uint8 array of the same shape: times 255, truncated, as ComfyUI saves.
 
     Values outside 0..1 are clamped, NaN is black.
     """
@@ -63,7 +64,7 @@ def write_png(
 
     metadata: JSON texts by key (`prompt`, `workflow`), as text chunks; beyond ASCII they are stored as JSON
     escapes, since ComfyUI's page takes any other text chunk for something else.
-    Raises PiyingError for another shape, and when the disk fails; no file is left then.
+    Raises PiyingError for another shape, and when the disk fails; the file is then as it was.
     """
     import numpy as np
     from PIL import Image, PngImagePlugin
@@ -77,11 +78,11 @@ def write_png(
     chunks = PngImagePlugin.PngInfo()
     for key, text in checked(metadata or {}).items():
         chunks.add_text(key, json_ascii(text))
-    # Into memory first: Pillow's own writer loses the reason when a disk is full.
+    # Encoded in memory first: Pillow's file writer loses the errno when a disk is full.
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks, compress_level=compress_level)
-    with disk.explained(f"Cannot save the image in {path.parent}"), disk.removed_on_failure(path):
-        path.write_bytes(file.getbuffer())
+    with explain_os_errors(f"Cannot save the image in {path.parent}"):
+        write_bytes(path, file.getbuffer())
 
 
 def read_image(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,6 +105,25 @@ def read_image(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return image, 1.0 - torch.from_numpy(alpha).to(torch.float32) / 255.0
 
 
+def read_channel(path: Path, channel: str) -> torch.Tensor:
+    """Return one of CHANNELS of the first frame as float32 [1,H,W], 0..1; of alpha, 1 where it is transparent.
+
+    As ComfyUI's LoadImageMask does. Raises PiyingError when the file is missing, damaged, cut short, too large or no
+    image.
+    """
+    import numpy as np
+    import torch
+    from PIL import ImageOps
+
+    with opened(path) as file:
+        frame = ImageOps.exif_transpose(file)
+        # A colour declared transparent becomes alpha by this conversion alone.
+        frame = frame if frame.mode == "RGBA" else _eight_bit(frame).convert("RGBA")
+        plane = np.array(frame.getchannel(channel[0].upper()))
+    values = torch.from_numpy(plane).to(torch.float32)[None] / 255.0
+    return 1.0 - values if channel == "alpha" else values
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """Yield an image file for decoding; what goes wrong in the body with the file becomes a PiyingError."""
@@ -120,12 +140,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise PiyingError(f"{path} is not an image this pack can read. Readable: {', '.join(formats)}.") from error
     except (OSError, *_DAMAGE) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise disk.failure(f"Cannot read {path}", error.errno, error.strerror or "") from error
+            raise file_error(f"Cannot read {path}", error.errno, error.strerror or "") from error
         raise PiyingError(f"{path} is damaged or cut short ({error}). Copy or download it again.") from error
 
 
-def eight_bit(frame: Image.Image) -> Image.Image:
-    """Return a frame with greys of 16 bits brought to 8: Pillow would cut them off at 255, which leaves white."""
+def _eight_bit(frame: Image.Image) -> Image.Image:
+    """Return a frame with 16-bit greys scaled to 8 bits: Pillow would clip them at 255, which leaves white."""
     return frame.convert("I").point(lambda grey: grey * (1 / 255)) if frame.mode.startswith("I") else frame
 
 
@@ -135,24 +155,22 @@ def _frames(file: Image.Image, path: Path) -> Iterator[tuple[npt.NDArray[np.uint
 
     size, room = None, MAX_PIXELS
     for page in ImageSequence.Iterator(file):
-        frame = eight_bit(ImageOps.exif_transpose(page))
+        frame = _eight_bit(ImageOps.exif_transpose(page))
         size = size or frame.size
+        # A batch has one size, but pages of a TIFF may differ: ComfyUI skips them as well.
         if frame.size != size:
             continue
         room -= frame.width * frame.height
         if room < 0:
             raise _too_large(path)
-        yield np.array(frame.convert("RGB")), _alpha(frame)
-        if file.format == "MPO":  # Its further pages are previews and depth maps.
+        colours = np.array(frame.convert("RGB"))
+        # LoadImage takes transparency of a palette for alpha, but not a transparent colour of other modes.
+        if frame.mode == "P" and "transparency" in frame.info:
+            frame = frame.convert("RGBA")
+        yield colours, np.array(frame.getchannel("A")) if "A" in frame.getbands() else None
+        # Further pages of an MPO are previews and depth maps.
+        if file.format == "MPO":
             return
-
-
-def _alpha(frame: Image.Image) -> npt.NDArray[np.uint8] | None:
-    import numpy as np
-
-    if frame.mode == "P" and "transparency" in frame.info:
-        frame = frame.convert("RGBA")
-    return np.array(frame.getchannel("A")) if "A" in frame.getbands() else None
 
 
 def _too_large(path: Path) -> PiyingError:

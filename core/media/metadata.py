@@ -1,4 +1,4 @@
-"""The workflow that ComfyUI embeds in the files it saves: found by content, never by name."""
+"""Embedded metadata: the workflow in the files that ComfyUI saves. The format is detected by content, not by name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import PiyingError
-from . import disk, ffmpeg
+from ..errors import PiyingError, explain_os_errors
+from . import ffmpeg
 
-# ComfyUI's largest workflows have a few MB; what is larger is no workflow but an attack on our memory.
+# The largest workflows have a few MB; the limit keeps a crafted file from exhausting memory.
 MAX_TEXT = 64 << 20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -29,11 +29,22 @@ def read_workflow(path: Path) -> dict[str, str]:
     Raises PiyingError when there is neither, and when the file is missing, damaged or of another kind.
     """
     doing = f"Cannot read {path}"
-    with disk.explained(doing), path.open("rb") as file:
+    with explain_os_errors(doing), path.open("rb") as file:
         head = file.read(12)
-        file.seek(0)
         try:
-            texts = _texts(path, file, head)
+            if head.startswith(_PNG):
+                texts = dict(_png_texts(file))
+            elif is_webp(head):
+                texts = dict(_webp_texts(file))
+            elif head.startswith(_MATROSKA) or is_mp4(head):
+                # By ffmpeg: tags may be at either end of these containers.
+                dump = ["-map_metadata", "0", "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
+                texts = from_ffmetadata(ffmpeg.output([*ffmpeg.source(path), *dump], doing, MAX_TEXT))
+            else:
+                raise PiyingError(
+                    f"{path} {'is no PNG, WEBP, MP4, MOV, WEBM or MKV file' if head else 'is empty'}. Give one that "
+                    "ComfyUI saved, or a workflow's .json."
+                )
         except (struct.error, zlib.error) as error:
             raise PiyingError(f"{path} is damaged or cut short. Copy or download it again.") from error
     if not texts.keys() & {"prompt", "workflow"}:
@@ -44,8 +55,18 @@ def read_workflow(path: Path) -> dict[str, str]:
     return texts
 
 
+def is_webp(head: bytes) -> bool:
+    """Return whether a file that begins with these 12 bytes is WebP, a still one or an animation."""
+    return head.startswith(b"RIFF") and head.endswith(b"WEBP")
+
+
+def is_mp4(head: bytes) -> bool:
+    """Return whether a file that begins with these 12 bytes is MP4 or MOV."""
+    return head[4:8] in _MP4_BOXES
+
+
 def json_ascii(text: str) -> str:
-    """Return a JSON text with everything beyond ASCII as JSON escapes."""
+    """Return a JSON text with all non-ASCII characters as JSON escapes."""
     return re.sub(r"[^\x00-\x7f]", lambda character: json.dumps(character[0])[1:-1], text)
 
 
@@ -83,7 +104,7 @@ def from_ffmetadata(data: bytes) -> dict[str, str]:
 
 
 def _escaped(text: str) -> str:
-    # Half a surrogate pair has no UTF-8, but as "\ud83d" it is what a JSON text would write.
+    # A lone surrogate has no UTF-8; as "\ud83d" it is a valid JSON escape.
     text = text.encode("utf-8", "backslashreplace").decode()
     # Not in ffmpeg's manual: a bare carriage return ends the value too, and a backslash at the very end, even
     # escaped, takes in the next line, which is why `checked` refuses it.
@@ -94,46 +115,28 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
 
 
-def _texts(path: Path, file: BinaryIO, head: bytes) -> dict[str, str]:
-    if head.startswith(_PNG):
-        return dict(_png_texts(file))
-    if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
-        return dict(_webp_texts(file))
-    if head.startswith(_MATROSKA) or head[4:8] in _MP4_BOXES:
-        dump = ["-map_metadata", "0", "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
-        return from_ffmetadata(ffmpeg.output([*ffmpeg.source(path), *dump], f"Cannot read {path}", MAX_TEXT))
-    raise PiyingError(
-        f"{path} {'is no PNG, WEBP, MP4, MOV, WEBM or MKV file' if head else 'is empty'}. Give one that "
-        "ComfyUI saved, or a workflow's .json."
-    )
-
-
 def _png_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
     file.seek(len(_PNG))
     kind = b""
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", file.read(8))
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            yield _png_text(kind, _exactly(file, length))
-            file.seek(4, 1)
-        else:
-            file.seek(length + 4, 1)
-
-
-def _png_text(kind: bytes, data: bytes) -> tuple[str, str]:
-    key, _, value = data.partition(b"\0")
-    packed = kind == b"zTXt"
-    if kind == b"zTXt":
-        value = value[1:]
-    elif kind == b"iTXt":
-        packed = value[:1] == b"\1"
-        value = value[2:].split(b"\0", 2)[-1]
-    if packed:
-        unpacker = zlib.decompressobj()
-        value = unpacker.decompress(value, MAX_TEXT)
-        if unpacker.unconsumed_tail:
-            raise zlib.error
-    return key.decode("latin-1"), _decoded(value)
+            key, _, value = _exactly(file, length).partition(b"\0")
+            packed = kind == b"zTXt"
+            if kind == b"zTXt":
+                value = value[1:]  # after the compression method, a byte that is always 0
+            elif kind == b"iTXt":
+                packed = value[:1] == b"\1"
+                value = value[2:].split(b"\0", 2)[-1]  # after the language tag and the translated key
+            if packed:
+                # With a limit: a few MB can decompress to a few GB.
+                unpacker = zlib.decompressobj()
+                value = unpacker.decompress(value, MAX_TEXT)
+                if unpacker.unconsumed_tail:
+                    raise zlib.error
+            yield key.decode("latin-1"), _decoded(value)
+            length = 0
+        file.seek(length + 4, 1)
 
 
 def _webp_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:

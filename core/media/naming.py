@@ -1,4 +1,4 @@
-"""ComfyUI's numbered output names, given to finished files only, and never to two of them."""
+"""Names of output files: numbered as ComfyUI numbers them, given to finished files only, and never to two of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import PiyingError
-from .disk import explained
+from ..atomic_write import unfinished_file
+from ..errors import PiyingError, explain_os_errors
 
 _FORBIDDEN_CHARACTERS = re.compile(r'[<>:"|?*\x01-\x1f\x7f]')
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
@@ -32,52 +32,56 @@ def numbered(folder: Path, prefix: str, suffix: str, *, width: int = 0, height: 
     Raises PiyingError for a prefix that leads outside `folder`.
     """
     directory, stem = _placed(folder, prefix, width, height)
-    with explained(f"Cannot look into {directory}"):
+    with explain_os_errors(f"Cannot look into {directory}"):
         return _path(directory, stem, _highest(directory, stem) + 1, suffix)
-
-
-def publish(part: Path, folder: Path, prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> Path:
-    """Move the finished file `part`, which is on the same disk, to its numbered name and return that.
-
-    No file is ever overwritten, whatever other processes do. Raises PiyingError as `writing` does.
-    """
-    directory, stem = _placed(folder, prefix, width, height)
-    with explained(f"Cannot save in {directory}"):
-        directory.mkdir(parents=True, exist_ok=True)
-        return _publish(part, directory, stem, suffix)
 
 
 @contextmanager
 def writing(folder: Path, prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> Iterator[Output]:
-    """Yield an empty hidden file to fill; it gets its numbered name when the body succeeds.
+    """Yield an empty hidden file to fill; it gets its numbered name when the block succeeds.
 
-    When the body raises, KeyboardInterrupt included, nothing is left. Subfolders are created.
-    Raises PiyingError for a prefix that leads outside `folder`, or when the folder cannot be written.
+    No file is ever overwritten, whatever other processes do. When the block raises, KeyboardInterrupt included,
+    nothing is left. Subfolders are created. Raises PiyingError for a prefix that leads outside `folder`, or when the
+    folder cannot be written.
     """
     directory, stem = _placed(folder, prefix, width, height)
     doing = f"Cannot save in {directory}"
-    part = directory / f".piying-{os.urandom(8).hex()}.part"
-    try:
-        with explained(doing):
+    with unfinished_file(directory) as unfinished:
+        # Fail early: an unwritable folder or a name that is too long is reported now, not after an hour of encoding.
+        with explain_os_errors(doing):
             directory.mkdir(parents=True, exist_ok=True)
-            # A name that is too long is known now, not after an hour of encoding.
             with suppress(FileNotFoundError):
                 _path(directory, stem, 1, suffix).lstat()
-            part.touch(exist_ok=False)
-        output = Output(part)
+            unfinished.touch(exist_ok=False)
+        output = Output(unfinished)
         yield output
-        with explained(doing):
-            output.path = _publish(part, directory, stem, suffix)
-    finally:
-        # The error that brought us here says more than one about the temporary file would.
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        with explain_os_errors(doing):
+            number = _highest(directory, stem) + 1
+            while not _claim(unfinished, target := _path(directory, stem, number, suffix)):
+                number += 1
+            output.path = target
 
 
 def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str]:
-    filled = _with_tokens(prefix, width, height).replace("\\", "/")
+    """Return the folder and the beginning of the name that `prefix` asks for, with its tokens filled in."""
+    now = time.localtime()
+    clock = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
+    values = {name: time.strftime(form, now) for name, form in clock.items()}
+    filled = prefix
+    for name, value in {"width": width, "height": height, **values}.items():
+        filled = filled.replace(f"%{name}%", str(value))
+    # Workflows are passed between systems: both slashes separate folders on each.
+    filled = filled.replace("\\", "/")
     parts = [part for part in filled.split("/") if part not in ("", ".")]
-    problem = _escape(filled, parts)
+    problem = None
+    if not parts:
+        problem = "is empty"
+    elif filled.startswith("/") or re.match("[A-Za-z]:", filled):
+        problem = "is an absolute path"
+    elif ".." in parts:
+        problem = "holds '..', which leads out of a folder"
+    elif "\0" in filled or any("\ud800" <= character <= "\udfff" for character in filled):
+        problem = "holds a character that no file name can have"
     if problem:
         raise PiyingError(
             f"filename_prefix {prefix!r} {problem}. Give a name, or subfolders and a name, inside the output "
@@ -87,30 +91,9 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
     return folder.joinpath(*subfolders), stem
 
 
-def _with_tokens(prefix: str, width: int, height: int) -> str:
-    now = time.localtime()
-    clock = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
-    values = {name: time.strftime(form, now) for name, form in clock.items()}
-    for name, value in {"width": width, "height": height, **values}.items():
-        prefix = prefix.replace(f"%{name}%", str(value))
-    return prefix
-
-
-def _escape(prefix: str, parts: list[str]) -> str | None:
-    if not parts:
-        return "is empty"
-    if prefix.startswith("/") or re.match("[A-Za-z]:", prefix):
-        return "is an absolute path"
-    if ".." in parts:
-        return "holds '..', which leads out of a folder"
-    if "\0" in prefix or any("\ud800" <= character <= "\udfff" for character in prefix):
-        return "holds a character that no file name can have"
-    return None
-
-
 def _safe(part: str) -> str:
     part = _FORBIDDEN_CHARACTERS.sub("_", part).rstrip(". ")
-    # A leading dash reads as an option wherever the file is named on a command line.
+    # A leading dash would be read as an option on a command line.
     return f"_{part}" if not part or part.startswith("-") or _WINDOWS_DEVICE.match(part) else part
 
 
@@ -119,7 +102,7 @@ def _path(directory: Path, stem: str, number: int, suffix: str) -> Path:
 
 
 def _highest(directory: Path, stem: str) -> int:
-    # Folded, since two names that differ in case are one file on Windows and macOS.
+    # Case-insensitive: names that differ only in case are one file on Windows and macOS.
     start = f"{stem}_".casefold()
     try:
         names = [entry.name.casefold() for entry in directory.iterdir()]
@@ -129,32 +112,27 @@ def _highest(directory: Path, stem: str) -> int:
     return max((int(found[1]) for end in ends if (found := re.match("([0-9]+)(_|$)", end))), default=0)
 
 
-def _publish(part: Path, directory: Path, stem: str, suffix: str) -> Path:
-    number = _highest(directory, stem) + 1
-    while not _claim(part, target := _path(directory, stem, number, suffix)):
-        number += 1
-    return target
-
-
-def _claim(part: Path, target: Path) -> bool:
+def _claim(unfinished: Path, target: Path) -> bool:
+    """Give a file its name, unless that is taken; return whether."""
+    # A rename would overwrite a file that another process has saved meanwhile; creating a hard link fails atomically.
     try:
-        os.link(part, target)
+        os.link(unfinished, target)
     except FileExistsError:
         return False
     except OSError:
-        return _claim_without_links(part, target)
-    part.unlink()
+        return _claim_without_links(unfinished, target)
+    unfinished.unlink()
     return True
 
 
-def _claim_without_links(part: Path, target: Path) -> bool:
-    # exFAT and many network shares have no hard links: an empty file holds the name until the move.
+def _claim_without_links(unfinished: Path, target: Path) -> bool:
+    # exFAT and many network shares have no hard links: an empty file reserves the name until the rename.
     try:
         target.touch(exist_ok=False)
     except FileExistsError:
         return False
     try:
-        part.replace(target)
+        unfinished.replace(target)
     except BaseException:
         target.unlink(missing_ok=True)
         raise

@@ -1,37 +1,31 @@
-"""Video files: frames to MP4 with ComfyUI's metadata, and any container back to frames."""
+"""Video decoding: size, rate and length of a file, its frames one at a time, and all of them as one tensor.
+
+Everything is read with ffmpeg but animated WebP, which many ffmpegs cannot decode: that is Pillow's.
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from shlex import split
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import PiyingError
-from . import disk, ffmpeg
-from .encoding import PRECISE, bt709, encode, frame_rate, scratch_folder, texts_input
+from ..errors import PiyingError, explain_os_errors
+from . import ffmpeg
+from .images import opened
+from .metadata import is_webp
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
-# Visually lossless for generated footage; x264's own default of 23 shows blocks in flat gradients.
-CRF = 17
-AUDIO_BIT_RATE = "192k"
-
-_H264 = split(f"-c:v libx264 -preset medium -crf {CRF} -flags:v +bitexact")
-_AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
-# bitexact leaves version strings out; use_metadata_tags keeps keys that MP4 does not know; faststart moves
-# them to the front, where ComfyUI's page looks.
-MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
-# One frame per 1000 seconds: with that no ffmpeg repeats or drops a frame. Their own options for it (vsync,
-# fps_mode) exist in old and new ones only.
-_ONCE = f"settb=1000,setpts=N,scale={PRECISE},format=rgb24"
+# One frame per 1000 seconds, so that no version of ffmpeg duplicates or drops frames. The options for it differ:
+# -vsync is deprecated in new versions, and old ones lack -fps_mode.
+_ONCE = f"settb=1000,setpts=N,scale={ffmpeg.PRECISE},format=rgb24"
 _EVERY_FRAME = split(f"-map 0:v:0 -vf {_ONCE} -r 1/1000 -c:v ppm -f image2pipe pipe:1")
 _PACKETS = split("-map 0:v:0 -map 0:a? -c copy -f framecrc pipe:1")
 _FIRST_FRAME = split("-map 0:v:0 -frames:v 1 -pix_fmt yuv420p -f yuv4mpegpipe pipe:1")
@@ -50,69 +44,30 @@ class VideoInfo:
     has_audio: bool
 
 
-def write_mp4(
-    path: Path,
-    frames: Iterable[npt.NDArray[np.uint8] | torch.Tensor],
-    fps: Fraction,
-    *,
-    metadata: Mapping[str, str] | None = None,
-    audio: Mapping[str, Any] | None = None,
-) -> None:
-    """Write H.264 (yuv420p, BT.709) and, where there is sound, AAC to `path`, frame by frame.
-
-    frames: [H,W,3] each, uint8 arrays or float tensors 0..1; a tensor [N,H,W,3] is an iterable of those.
-        An odd height or width, which 4:2:0 cannot hold, grows by one by repeating its edge.
-    fps: exact up to a denominator of 1001; above 0, up to 1000.
-    metadata: JSON texts by key (`prompt`, `workflow`), stored where ComfyUI looks for them.
-    audio: ComfyUI's AUDIO, {"waveform": float tensor [B,C,T], "sample_rate": int}; the first of the batch is
-        taken and cut where the video ends.
-    The same input gives the same bytes, but for x264 builds whose macroblock tree is not reproducible with AVX-512.
-    An existing file is replaced; after a failure there is none.
-    Raises PiyingError for no frames, frames of unequal size, a bad rate, and when the disk or ffmpeg fails.
-    """
-    doing = f"Cannot save the video in {path.parent}"
-    rate, sound = frame_rate(fps), _sound(audio) if audio else None
-    with scratch_folder(path.parent, doing) as scratch, disk.removed_on_failure(path):
-        silent = scratch / "silent.mp4" if sound else path
-        texts = texts_input(scratch, metadata or {}, doing)
-        count = encode(silent, frames, rate, texts, [*bt709("yuv420p"), *_H264, *MP4], doing, even=True)
-        if sound:
-            _add_sound(path, silent, sound.cut(count / rate), doing)
-
-
-def read_frames(path: Path) -> Generator[npt.NDArray[np.uint8], None, None]:
-    """Yield every frame once, as a uint8 array [H,W,3], turned the way its camera noted.
-
-    One frame at a time is in memory. Closing the generator early ends the ffmpeg that reads. Raises PiyingError when
-    the file is missing, damaged or no video.
-    """
-    import numpy as np
-
-    doing = f"Cannot read {path}"
-    _check_is_file(path, doing)
-    with ffmpeg.running([*ffmpeg.source(path), *_EVERY_FRAME], doing) as process:
-        assert process.stdout is not None
-        while (shape := _ppm_shape(process.stdout)) is not None:
-            data = process.stdout.read(math.prod(shape))
-            if len(data) == math.prod(shape):
-                # A copy that may be written to, as torch.from_numpy wants it.
-                yield np.frombuffer(bytearray(data), np.uint8).reshape(shape)
-
-
 def probe(path: Path) -> VideoInfo:
     """Return size, rate and length of the first video stream, without decoding more than one frame.
 
     Raises PiyingError when the file is missing, damaged or no video.
     """
+    if _is_webp(path):
+        return _probe_webp(path)
     doing = f"Cannot read {path}"
-    _check_is_file(path, doing)
     packets = ffmpeg.output([*ffmpeg.source(path), *_PACKETS], doing).decode("ascii", "replace")
+    # From a decoded frame: the size in the container is the one before the camera's rotation.
     header = ffmpeg.output([*ffmpeg.source(path), *_FIRST_FRAME], doing)[:100].decode("ascii", "replace")
     size = re.search(r" W(\d+) H(\d+) F(\d+):(\d+)", header)
-    count, length = _timing(packets)
-    if size is None or not count:
+    lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.MULTILINE)
+    times = [(int(start), int(span)) for start, span in lines]
+    if size is None or not times:
         raise PiyingError(f"{doing}: it holds no picture. Give a video.")
-    fps = _mean_rate(count, length, Fraction(int(size[3]), int(size[4])))
+    count, length = len(times), Fraction(0)
+    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.MULTILINE)
+    if base is not None and min(times)[0] != _NO_TIME:
+        length = (max(map(sum, times)) - min(times)[0]) * Fraction(base[1])
+    fps = declared = Fraction(int(size[3]), int(size[4]))
+    # Timestamps in milliseconds make the mean rate inexact: the declared rate is taken where the two agree.
+    if length and abs(count / length / declared - 1) >= Fraction(1, 50):
+        fps = (count / length).limit_denominator(1001)
     return VideoInfo(
         width=int(size[1]),
         height=int(size[2]),
@@ -123,61 +78,75 @@ def probe(path: Path) -> VideoInfo:
     )
 
 
-@dataclass(frozen=True)
-class _Sound:
-    samples: npt.NDArray[np.float32]  # [T,C], finite, -1..1
-    rate: int
+def read_frames(path: Path) -> Generator[npt.NDArray[np.uint8], None, None]:
+    """Yield every frame once, as a uint8 array [H,W,3], turned the way its camera noted.
 
-    def cut(self, seconds: Fraction) -> _Sound:
-        return _Sound(self.samples[: math.ceil(self.rate * seconds)], self.rate)
+    One frame at a time is in memory. Closing the generator early ends the ffmpeg that reads. Raises PiyingError when
+    the file is missing, damaged or no video.
+    """
+    import numpy as np
+
+    if _is_webp(path):
+        from PIL import ImageSequence
+
+        with opened(path) as image:
+            for frame in ImageSequence.Iterator(image):
+                yield np.array(frame.convert("RGB"))
+        return
+    with ffmpeg.running([*ffmpeg.source(path), *_EVERY_FRAME], f"Cannot read {path}") as process:
+        stream = process.stdout
+        assert stream is not None
+        # PPM, frame by frame: "P6", width and height, the highest value, each on a line, then the pixels.
+        while stream.readline():
+            width, height = map(int, stream.readline().split())
+            stream.readline()
+            size = width * height * 3
+            data = stream.read(size)
+            if len(data) == size:
+                # A writable copy, which torch.from_numpy requires.
+                yield np.frombuffer(bytearray(data), np.uint8).reshape(height, width, 3)
 
 
-def _sound(audio: Mapping[str, Any]) -> _Sound | None:
+def load_frames(path: Path, info: VideoInfo) -> torch.Tensor:
+    """Return all frames as IMAGE, float32 [N,H,W,3].
+
+    Raises PiyingError when the file is damaged, or holds more than the free memory.
+    """
+    import psutil
     import torch
 
-    rate, waveform = int(audio["sample_rate"]), audio["waveform"]
-    if rate < 1 or waveform.ndim != 3 or not waveform.shape[0] or not 1 <= waveform.shape[1] <= 8:
+    # Both at once: uint8 while decoding, since the frame count in a header may be wrong, then float32.
+    needed = info.frames * info.width * info.height * 3 * (1 + 4)
+    free = psutil.virtual_memory().available
+    if needed > free:
         raise PiyingError(
-            f"The audio is a waveform {list(waveform.shape)} at {rate} Hz. Give [batch, channels, samples] "
-            "with 1 to 8 channels, and a rate above 0."
+            f"{path} has {info.frames} frames of {info.width}×{info.height}: they need {needed / 2**30:.1f} GiB of "
+            f"memory, and {free / 2**30:.1f} are free. Cut it, or scale it down first."
         )
-    samples = torch.nan_to_num(waveform[0].detach().to("cpu", torch.float32)).clamp(-1, 1)
-    return _Sound(samples.T.contiguous().numpy(), rate) if waveform.shape[2] else None
+    frames = [torch.from_numpy(frame) for frame in read_frames(path)]
+    if not frames:
+        raise PiyingError(f"Cannot read {path}: it holds no picture. Give a video.")
+    images = torch.empty(len(frames), *frames[0].shape, dtype=torch.float32)
+    for image, frame in zip(images, frames, strict=True):
+        torch.div(frame, 255.0, out=image)
+    return images
 
 
-def _add_sound(path: Path, silent: Path, sound: _Sound, doing: str) -> None:
-    file = silent.with_name("sound")
-    with disk.explained(doing):
-        file.write_bytes(sound.samples.tobytes())
-    raw = [*split(f"-f f32le -ar {sound.rate} -ac {sound.samples.shape[1]} -i"), ffmpeg.url(file)]
-    copied = split("-map 0:v -map 1:a -map_metadata 0 -c:v copy")
-    ffmpeg.output(["-y", "-i", ffmpeg.url(silent), *raw, *copied, *_AAC, *MP4, ffmpeg.url(path)], doing)
+def _is_webp(path: Path) -> bool:
+    with explain_os_errors(f"Cannot read {path}"), path.open("rb") as file:
+        return is_webp(file.read(12))
 
 
-def _check_is_file(path: Path, doing: str) -> None:
-    with disk.explained(doing), path.open("rb"):
-        pass
-
-
-def _ppm_shape(stream: IO[bytes]) -> tuple[int, int, int] | None:
-    if not stream.readline():
-        return None
-    width, height = map(int, stream.readline().split())
-    stream.readline()
-    return height, width, 3
-
-
-def _timing(packets: str) -> tuple[int, Fraction]:
-    base = re.search(r"^#tb 0: (\d+/\d+)", packets, re.MULTILINE)
-    lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),", packets, re.MULTILINE)
-    times = [(int(start), int(span)) for start, span in lines]
-    if base is None or not times or min(times)[0] == _NO_TIME:
-        return len(times), Fraction(0)
-    return len(times), (max(map(sum, times)) - min(times)[0]) * Fraction(base[1])
-
-
-def _mean_rate(frames: int, length: Fraction, declared: Fraction) -> Fraction:
-    # Containers that count in milliseconds blur the mean: a declared rate that agrees with it is the truth.
-    if not length or abs(frames / length / declared - 1) < Fraction(1, 50):
-        return declared
-    return (frames / length).limit_denominator(1001)
+def _probe_webp(path: Path) -> VideoInfo:
+    milliseconds = 0
+    with opened(path) as image:
+        width, height = image.size
+        count: int = getattr(image, "n_frames", 1)
+        for index in range(count):
+            image.seek(index)
+            # Pillow sets the duration of a WebP frame only when it decodes it.
+            image.load()
+            milliseconds += int(image.info.get("duration", 0))
+    duration = Fraction(milliseconds, 1000)
+    fps = (count / duration).limit_denominator(1001) if duration else Fraction(1)
+    return VideoInfo(width, height, fps, count, float(duration or count), has_audio=False)

@@ -1,8 +1,8 @@
-"""Frames to WebM: VP9, or AV1 in 10 bits, as ComfyUI's SaveWEBM writes them."""
+"""WebM files: VP9, or AV1 in 10 bits, as ComfyUI's SaveWEBM writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -10,16 +10,16 @@ from shlex import split
 from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
-from . import disk, ffmpeg
-from .encoding import bt709, encode, frame_rate, scratch_folder, texts_input
+from . import ffmpeg
+from .encoding import RESULT, bt709, encode, scratch_folder, texts_input
+from .frame_rate import exact_rate
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    import torch
+    from .encoding import Frames
 
 CODECS = ("vp9", "av1")
 
+# In order of preference: SVT-AV1 is faster than libaom, but not every ffmpeg includes it.
 _ENCODERS = {"vp9": ("libvpx-vp9",), "av1": ("libsvtav1", "libaom-av1")}
 _PIXELS = {"vp9": "yuv420p", "av1": "yuv420p10le"}
 _OPTIONS = {
@@ -27,12 +27,13 @@ _OPTIONS = {
     "libsvtav1": split("-preset 6"),
     "libaom-av1": split("-cpu-used 6 -row-mt 1"),
 }
+# libvpx uses CRF for constant quality only with a bit rate of 0.
 _WEBM = split("-b:v 0 -flags:v +bitexact -fflags +bitexact -f webm")
 
 
 def write_webm(
     path: Path,
-    frames: Iterable[npt.NDArray[np.uint8] | torch.Tensor],
+    frames: Frames,
     fps: Fraction,
     *,
     codec: str = "vp9",
@@ -41,20 +42,30 @@ def write_webm(
 ) -> None:
     """Write frames [H,W,3] to `path`, one at a time, in BT.709. Odd sizes stay as they are.
 
-    codec: one of CODECS.
-    crf: 0 (best) to 63.
-    metadata: JSON texts by key (`prompt`, `workflow`), stored where ComfyUI stores them.
-    An existing file is replaced; after a failure there is none. Raises PiyingError for no frames, frames of
-    unequal size, a bad rate, a codec that this ffmpeg lacks, and when the disk or ffmpeg fails.
+    An existing file is replaced; after a failure it is as it was.
+
+    Args:
+        frames: as `write_mp4` takes them.
+        fps: above 0, up to 1000.
+        codec: one of CODECS.
+        crf: 0 (best) to 63.
+        metadata: JSON texts by key (`prompt`, `workflow`), stored where ComfyUI stores them.
+
+    Raises:
+        PiyingError: no frames, frames of unequal size, a bad rate, a codec that this ffmpeg lacks, or the disk or
+            ffmpeg fails.
     """
     doing = f"Cannot save the video in {path.parent}"
+    rate = exact_rate("fps", fps)
+    # The choice of the encoder depends on the frame size.
     remaining = iter(frames)
     first = list(islice(remaining, 1))
     encoder = _encoder(codec, (first[0].shape[0], first[0].shape[1]) if first else (64, 64))
     video = [*bt709(_PIXELS[codec]), "-c:v", encoder, "-crf", f"{crf:g}", *_OPTIONS[encoder], *_WEBM]
-    with scratch_folder(path.parent, doing) as scratch, disk.removed_on_failure(path):
+    with scratch_folder(path, doing) as scratch:
         texts = texts_input(scratch, metadata or {}, doing)
-        encode(path, chain(first, remaining), frame_rate(fps), texts, video, doing, even=False)
+        every = chain(first, remaining)
+        encode(scratch / RESULT, every, rate, texts=texts, arguments=video, doing=doing, even=False)
 
 
 def _encoder(codec: str, size: tuple[int, int]) -> str:
@@ -72,7 +83,7 @@ def _encoder(codec: str, size: tuple[int, int]) -> str:
 
 
 def _takes(encoder: str, size: tuple[int, int]) -> bool:
-    # Older SVT-AV1s refuse odd sizes, and those below 64; a frame of nothing is soon tried.
+    # Older versions of SVT-AV1 reject odd sizes, and those below 64: encoding one blank frame tells.
     if encoder != "libsvtav1" or (min(size) >= 64 and not any(side % 2 for side in size)):
         return True
     blank = f"-f lavfi -i color=size={size[1]}x{size[0]} -vf scale=w={size[1]}:h={size[0]},format=yuv420p10le"

@@ -95,21 +95,36 @@ def _worth_native_matmul(phase: Phase, compute: Compute, storage: Storage, *, ma
 
 def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
     """Return the phase run in one way, with predicted peaks and time."""
-    ram = PROCESS_RAM + phase.host + _ram(phase, choice)
-    moved = _moved(phase, choice)
+    component, types = phase.component, (choice.compute, choice.storage)
+    weights, streamed = component.bytes(*types), component.streamed_bytes(*types)
+    # Where layers multiply in the stored format their inputs are rounded, else their weights unpacked.
+    working = choice.variant.peak(choice.compute)
+    working += phase.rounded_inputs if choice.native_matmul else component.unpacked(*types)
+    ram = PROCESS_RAM + phase.host + (0 if _is_mapped(phase, choice.storage) else weights)
+    if choice.placement == "resident":
+        vram, moved = weights + working, weights
+    elif choice.placement == "streamed":
+        slots = min(SLOTS, len(component.blocks))
+        vram = weights - streamed + slots * component.largest_block(*types) + working
+        # What lies outside the blocks is copied once, the blocks again in every pass.
+        moved = weights + (phase.passes - 1) * streamed
+        ram += STAGED
+    else:
+        vram = moved = 0
+        ram += working
     return PhasePlan(
         phase=phase.name,
-        component=phase.component.name,
+        component=component.name,
         compute=choice.compute,
         storage=choice.storage,
         placement=choice.placement,
         variant=choice.variant.name,
         native_matmul=choice.native_matmul,
-        vram=0 if choice.placement == "cpu" else _device_bytes(phase, choice) + _working_bytes(phase, choice),
+        vram=vram,
         ram=ram,
         moved=moved,
         seconds=max(_times(phase, choice, machine, moved=moved, cache=machine.ram_free - ram).values()),
-        weights=phase.component.bytes(choice.compute, choice.storage),
+        weights=weights,
     )
 
 
@@ -141,35 +156,6 @@ def _is_mapped(phase: Phase, storage: Storage) -> bool:
     return phase.component.stored == storage
 
 
-def _device_bytes(phase: Phase, choice: Choice) -> int:
-    component, types = phase.component, (choice.compute, choice.storage)
-    if choice.placement == "resident":
-        return component.bytes(*types)
-    slots = min(SLOTS, len(component.blocks))
-    return component.bytes(*types) - component.streamed_bytes(*types) + slots * component.largest_block(*types)
-
-
-def _working_bytes(phase: Phase, choice: Choice) -> int:
-    """Return the peak of what is computed, and of unpacking weights or of rounding the inputs for them."""
-    unpacked = phase.component.unpacked(choice.compute, choice.storage)
-    return choice.variant.peak(choice.compute) + (phase.rounded_inputs if choice.native_matmul else unpacked)
-
-
-def _ram(phase: Phase, choice: Choice) -> int:
-    copy = 0 if _is_mapped(phase, choice.storage) else phase.component.bytes(choice.compute, choice.storage)
-    if choice.placement == "streamed":
-        return copy + STAGED
-    return copy + (_working_bytes(phase, choice) if choice.placement == "cpu" else 0)
-
-
-def _moved(phase: Phase, choice: Choice) -> int:
-    component, types = phase.component, (choice.compute, choice.storage)
-    if choice.placement == "cpu":
-        return 0
-    again = phase.passes - 1 if choice.placement == "streamed" else 0
-    return component.bytes(*types) + again * component.streamed_bytes(*types)
-
-
 def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache: int) -> dict[str, float]:
     """Return the seconds each part of the machine is busy; they work at once, so the busiest decides.
 
@@ -182,20 +168,17 @@ def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache:
     touched, stored = component.bytes(choice.compute, choice.storage), weight_format(choice.storage)
     if stored is not None and not choice.native_matmul:
         touched += stored.unpacking_traffic(sum(block.linear for block in component.blocks), choice.compute)
+    flops, bandwidth = machine.bf16_flops, machine.bandwidth
+    if is_last_resort(choice, machine):
+        flops, bandwidth = CPU_FLOPS, CPU_BANDWIDTH  # the machine's own rates are those of its card
+    elif choice.native_matmul:
+        share = phase.linear_share
+        flops = 1 / (share / machine.native_flops[choice.storage] + (1 - share) / machine.bf16_flops)
+    elif choice.compute == "fp32" and not machine.is_cpu:
+        flops /= FP32_SLOWDOWN
     return {
-        "arithmetic": passes * phase.flops * choice.variant.time_factor / _rate(phase, choice, machine),
+        "arithmetic": passes * phase.flops * choice.variant.time_factor / flops,
         "copying": moved / machine.pcie,
         "disk": read / machine.disk,
-        "memory": passes * touched / (CPU_BANDWIDTH if is_last_resort(choice, machine) else machine.bandwidth),
+        "memory": passes * touched / bandwidth,
     }
-
-
-def _rate(phase: Phase, choice: Choice, machine: Machine) -> float:
-    """Return operations per second."""
-    if is_last_resort(choice, machine):
-        return CPU_FLOPS
-    if choice.native_matmul:
-        share = phase.linear_share
-        return 1 / (share / machine.native_flops[choice.storage] + (1 - share) / machine.bf16_flops)
-    slow = choice.compute == "fp32" and not machine.is_cpu
-    return machine.bf16_flops / (FP32_SLOWDOWN if slow else 1)

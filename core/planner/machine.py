@@ -148,8 +148,17 @@ def read_machine(policy: DevicePolicy) -> Machine:
     Raises:
         PiyingError: the chosen device cannot be used.
     """
+    import psutil
+
+    from ..executor.model_cache import cached_bytes
+
     rules, device = policy.memory_rules(), policy.device()
-    total, free = _main_memory()
+    memory, process = psutil.virtual_memory(), psutil.Process().memory_info()
+    # Models kept from runs before make room when it is needed. Of one that is mapped from its file only a part, or
+    # nothing, is in this process's own memory.
+    own = getattr(process, "private", process.rss - getattr(process, "shared", 0))
+    given_up = max(0, min(cached_bytes(), int(own)))
+    total, free = int(memory.total), min(int(memory.total), int(memory.available) + given_up)
     if rules.ram is not None:
         total, free = rules.ram, max(0, rules.ram - OTHERS_RAM)
     if device.startswith("cuda"):
@@ -157,34 +166,7 @@ def read_machine(policy: DevicePolicy) -> Machine:
     if rules.imagined and rules.vram is not None:
         card = synthetic(rules.vram / GB, total / GB)
         return replace(card, ram_free=free, low_vram=rules.low_vram)
-    return _without_card(device, total, free)
-
-
-def _main_memory() -> tuple[int, int]:
-    """Return total and available bytes."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return int(memory.total), min(int(memory.total), int(memory.available) + _given_up())
-
-
-def _given_up() -> int:
-    """Return the bytes that models kept from runs before leave free when room is needed.
-
-    Of a model that is mapped from its file only a part, or nothing, is in this process's own memory.
-    """
-    import psutil
-
-    from ..executor.model_cache import cached_bytes
-
-    process = psutil.Process().memory_info()
-    own = getattr(process, "private", process.rss - getattr(process, "shared", 0))
-    return max(0, min(cached_bytes(), int(own)))
-
-
-def _without_card(device: str, total: int, free: int) -> Machine:
-    """Return a CPU, or a device that shares its memory."""
-    shared = device != "cpu"
+    shared = device != "cpu"  # a device that shares its memory with the processor, such as Apple's
     return Machine(
         device=device,
         name=device.upper(),

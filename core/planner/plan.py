@@ -110,17 +110,13 @@ def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> 
         variant = phase.variants.index(choice.variant)
         rank = (rounded, error, planned.moved, variant, planned.vram, planned.ram)
         found.append(Candidate(planned, lesser, rank))
-    return [_without_credit(candidate, found) for candidate in found]
-
-
-def _without_credit(candidate: Candidate, ways: list[Candidate]) -> Candidate:
-    """Return a way with a lesser number type as no faster than any with a better one.
-
-    It is taken where memory is short. If it counted as faster, more memory would make a plan slower.
-    """
-    better = [other.plan.seconds for other in ways if other.lesser < candidate.lesser]
-    seconds = max([candidate.plan.seconds, *better])
-    return replace(candidate, plan=replace(candidate.plan, seconds=seconds))
+    credited = []
+    for way in found:
+        # A lesser number type counts as no faster than any better one: it is taken where memory is short, and if it
+        # counted as faster, more memory would make a plan slower.
+        better = [other.plan.seconds for other in found if other.lesser < way.lesser]
+        credited.append(replace(way, plan=replace(way.plan, seconds=max([way.plan.seconds, *better]))))
+    return credited
 
 
 def _choose(ways: list[Candidate], limits: Limits) -> tuple[PhasePlan | None, bool]:

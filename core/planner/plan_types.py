@@ -126,12 +126,28 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan fit for JSON; sizes in GB of 2**30 bytes."""
+        components = [
+            {
+                "name": phase.component,
+                "phase": phase.phase,
+                "storage": phase.storage,
+                "compute": phase.compute,
+                "placement": phase.placement,
+                "variant": phase.variant,
+                "fp8_matmul": phase.native_matmul,  # the key of the first version, which scripts read
+                "gb": gigabytes(phase.weights),
+                "peak_vram_gb": gigabytes(phase.vram),
+                "moved_gb": gigabytes(phase.moved),
+                "seconds": round(phase.seconds, 1),
+            }
+            for phase in self.phases
+        ]
         return {
             "fits": self.fits,
             "peak_vram_gb": gigabytes(self.peak_vram),
             "peak_ram_gb": gigabytes(self.peak_ram),
             "seconds": round(self.seconds, 1),
-            "components": [_component(phase) for phase in self.phases],
+            "components": components,
             "reasons": list(self.reasons),
             "rejected": [asdict(rejected) for rejected in self.rejected],
         }
@@ -145,19 +161,3 @@ def gigabytes(size: float) -> float:
 def amount(size: float) -> str:
     """Return bytes for people: "12.3 GB", "40 MB"; a GB is 2**30 bytes, a MB 2**20."""
     return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{math.ceil(size / 2**20)} MB"
-
-
-def _component(phase: PhasePlan) -> dict[str, Any]:
-    return {
-        "name": phase.component,
-        "phase": phase.phase,
-        "storage": phase.storage,
-        "compute": phase.compute,
-        "placement": phase.placement,
-        "variant": phase.variant,
-        "fp8_matmul": phase.native_matmul,  # the key of the first version, which scripts read
-        "gb": gigabytes(phase.weights),
-        "peak_vram_gb": gigabytes(phase.vram),
-        "moved_gb": gigabytes(phase.moved),
-        "seconds": round(phase.seconds, 1),
-    }

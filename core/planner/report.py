@@ -106,12 +106,9 @@ def why_rejected(way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> st
         return f"needs {amount(way.vram)} of the card, {amount(budget)} can be used"
     if way.ram > machine.ram_free:
         return f"needs {amount(way.ram)} of main memory, {amount(machine.ram_free)} can be used"
-    return "was passed over" if chosen is None else _why_worse(way, chosen)
-
-
-def _why_worse(way: PhasePlan, chosen: PhasePlan) -> str:
-    """Return why a way that fits was passed over."""
-    # In the order in which the planner compares ways.
+    if chosen is None:
+        return "was passed over"
+    # It fits and is worse: in the order in which the planner compares ways.
     if way.compute != chosen.compute:
         return "computes in a lesser number type"
     if weight_format(way.storage) is not None and weight_format(chosen.storage) is None:
@@ -177,7 +174,17 @@ def table(plan: Plan, machine: Machine) -> str:
         for phase in plan.phases
     ]
     lines = columns(_for([HEAD, *rows], machine))
-    return "\n".join([_verdict(plan, machine), *lines, *(f"- {reason}" for reason in plan.reasons)])
+    place = machine.name if machine.is_cpu else f"{machine.name} ({amount(machine.vram_free)} free)"
+    memory = f"{amount(machine.ram_free)} of main memory free"
+    if plan.fits:
+        card = "" if machine.is_cpu else f"{amount(plan.peak_vram)} of the card and "
+        verdict = (
+            f"Plan for {place}, {memory}: peak {card}{amount(plan.peak_ram)} of main memory, "
+            f"about {duration(plan.seconds)}."
+        )
+    else:
+        verdict = f"This does not fit {place}, {memory}."
+    return "\n".join([verdict, *lines, *(f"- {reason}" for reason in plan.reasons)])
 
 
 def after(plan: Plan, measured: Sequence[PhaseMeasurement], machine: Machine) -> str:
@@ -209,15 +216,3 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines whose cells stand below each other."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _verdict(plan: Plan, machine: Machine) -> str:
-    place = machine.name if machine.is_cpu else f"{machine.name} ({amount(machine.vram_free)} free)"
-    memory = f"{amount(machine.ram_free)} of main memory free"
-    if not plan.fits:
-        return f"This does not fit {place}, {memory}."
-    card = "" if machine.is_cpu else f"{amount(plan.peak_vram)} of the card and "
-    return (
-        f"Plan for {place}, {memory}: peak {card}{amount(plan.peak_ram)} of main memory, "
-        f"about {duration(plan.seconds)}."
-    )

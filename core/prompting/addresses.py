@@ -1,4 +1,4 @@
-"""Addresses of language-model servers that prompts may go to: this machine's, and those that its owner allows."""
+"""Addresses of language-model servers: those on this machine, and those that its owner allows prompts to go to."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def api_key(address: Address, environment: Mapping[str, str] | None = None) -> s
         PiyingError: the key would go unencrypted over a network, or is none.
     """
     environment = os.environ if environment is None else environment
-    key = environment.get(API_KEY, "").strip()
-    if not key or not _is_set_for(address, environment):
+    key, allowed = environment.get(API_KEY, "").strip(), _allowed(environment)
+    if not key or (allowed and not {address.host, f"{address.host}:{address.port}"} & allowed):
         return None
     if not address.secure and not address.is_loopback:
         raise PiyingError(f"{API_KEY} is set, and {address} is not encrypted. Use https, or unset the key.")
@@ -84,11 +84,6 @@ def key_hint(address: Address) -> str:
     if os.environ.get(API_KEY, "").strip():
         return f"The key in {API_KEY} goes to the servers in {ALLOWED} alone: add {address.host}:{address.port} there."
     return f"Set the environment variable {API_KEY}."
-
-
-def _is_set_for(address: Address, environment: Mapping[str, str]) -> bool:
-    allowed = _allowed(environment)
-    return not allowed or bool({address.host, f"{address.host}:{address.port}"} & allowed)
 
 
 def _allowed(environment: Mapping[str, str]) -> set[str]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from .language import HAN, WORD, is_in, word_count
+from .language import HAN, WORD, Language, is_in, word_count
 
 # Cleaning
 
@@ -201,7 +201,7 @@ def ends_in_loop(items: Sequence[Hashable]) -> bool:
     return False
 
 
-def is_wrong_language(answer: str, language: str | None, kept: Sequence[str]) -> bool:
+def is_wrong_language(answer: str, language: Language | None, kept: Sequence[str]) -> bool:
     """Return whether an answer is not in `language`; words that must be kept, as quotes, may be in another."""
     for text in kept:
         answer = answer.replace(text, " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import queue
@@ -55,7 +56,7 @@ class ServerUnavailable(ServerFailed):
     """The server failed in a way that a second try may mend."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChatTerms:
     """To whom a request goes, and how long it may take.
 
@@ -116,34 +117,30 @@ class _Chat:
         return self.terms.address
 
     def run(self, host: Host, shown: Callable[[str], str]) -> Answer:
-        threading.Thread(target=self._request, name="piying-server", daemon=True).start()
-        try:
-            text = self._collect(host, shown)
-        finally:
-            self._cancellation.set()
-        return Answer(text, self._finish_reason not in (None, "length"))
-
-    def _collect(self, host: Host, shown: Callable[[str], str]) -> str:
         pieces: list[str] = []
         total = int(self.body["max_tokens"])
-        progress = host.progress("Asking the server", total)
-        while True:
-            host.check_cancelled()
-            if time.monotonic() > self.terms.deadline:
-                raise ServerFailed(f"{self.address} did not answer within {self.terms.timeout:g} seconds.")
-            try:
-                received = self._received.get(timeout=POLL)
-            except queue.Empty:
-                continue
-            if isinstance(received, PiyingError):
-                raise received
-            if received is None:
-                progress.step(total)
-                return "".join(pieces)
-            pieces.append(received)
-            progress.step(min(len(pieces), total - 1))
-            if self._received.empty():
-                progress.text(shown("".join(pieces)))
+        threading.Thread(target=self._request, name="piying-server", daemon=True).start()
+        try:
+            progress = host.progress("Asking the server", total)
+            while True:
+                host.check_cancelled()
+                if time.monotonic() > self.terms.deadline:
+                    raise ServerFailed(f"{self.address} did not answer within {self.terms.timeout:g} seconds.")
+                try:
+                    received = self._received.get(timeout=POLL)
+                except queue.Empty:
+                    continue
+                if isinstance(received, PiyingError):
+                    raise received
+                if received is None:
+                    progress.step(total)
+                    return Answer("".join(pieces), self._finish_reason not in (None, "length"))
+                pieces.append(received)
+                progress.step(min(len(pieces), total - 1))
+                if self._received.empty():  # showing every piece of a fast server would slow it down
+                    progress.text(shown("".join(pieces)))
+        finally:
+            self._cancellation.set()
 
     # In the thread
 
@@ -161,7 +158,12 @@ class _Chat:
                     self._received.put(piece)
             self._received.put(None)
         except RetryableError as error:
-            self._received.put(_unavailable(self.address, error))
+            if isinstance(error.__cause__, ConnectionRefusedError):
+                said = "cannot be reached: nothing listens there. Start the server."
+            else:
+                reason = f"{type(error.__cause__).__name__}: {error}"[:REASON]
+                said = f"cannot be reached, or broke off ({reason})."
+            self._received.put(ServerUnavailable(f"{self.address} {said}"))
         except ResponseTooLarge as error:
             self._received.put(ServerFailed(f"{self.address} {error}."))
         except HttpError as error:
@@ -217,17 +219,14 @@ def _text(message: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _unavailable(address: Address, error: RetryableError) -> ServerUnavailable:
-    if isinstance(error.__cause__, ConnectionRefusedError):
-        return ServerUnavailable(f"{address} cannot be reached: nothing listens there. Start the server.")
-    reason = f"{type(error.__cause__).__name__}: {error}"[:REASON]
-    return ServerUnavailable(f"{address} cannot be reached, or broke off ({reason}).")
-
-
 def _failure(terms: ChatTerms, response: HTTPResponse) -> ServerFailed:
     """Return what a status other than 200 means for the person at the screen."""
     address, status = terms.address, response.status
-    said = _quoted(_message(response.read1(LARGEST_ERROR).decode("utf-8", "replace")))
+    said = response.read1(LARGEST_ERROR).decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # a plain text is its own message
+        error = parse_json(said)["error"]  # as OpenAI's servers and Ollama wrap it
+        said = str(error["message"] if isinstance(error, dict) else error)
+    said = _quoted(said)
     if 300 <= status < 400:
         return ServerFailed(f"{address} redirects requests ({status}). Write the address it is really at.")
     if status in (401, 403) and terms.api_key:
@@ -239,15 +238,6 @@ def _failure(terms: ChatTerms, response: HTTPResponse) -> ServerFailed:
     if status == 429 or status >= 500:
         return ServerUnavailable(f"{address} failed ({status}: {said}).")
     return RequestRejected(f"{address} does not take the request ({status}: {said}).")
-
-
-def _message(text: str) -> str:
-    """Return the words of an error, as OpenAI's servers and Ollama wrap them; else the text."""
-    try:
-        error = parse_json(text)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
-        return text
 
 
 def _quoted(text: str) -> str:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("piying")
 
-
 BACKEND = "inductor"  # torch's name of its compiler
 
 
@@ -92,18 +91,32 @@ class CompiledStep:
         self._has_compiled = False
 
     def generate(self, run: Callable[..., torch.Tensor], prompt_tokens: int, max_new_tokens: int) -> torch.Tensor:
-        """Return the tokens that `run` returns, by compiled code; uncompiled where compilation fails.
+        """Return the tokens that `run` returns, by compiled code; uncompiled where there can be none.
+
+        Compilation is off for a model with which it failed before: `run` is called once, without arguments. Where
+        it fails now, `run` is called again without arguments, and the log and the record say why.
 
         Args:
-            run: calls transformers' `generate` with the arguments it is given; called again after a failure.
+            run: calls transformers' `generate` with the arguments it is given.
             prompt_tokens: the length of the chat.
             max_new_tokens: the longest answer.
         """
-        tokens = None
-        if not _state_of(self._model).problem:
-            tokens = self._generate_compiled(run, fixed_cache_tokens(prompt_tokens, max_new_tokens))
+        state = _state_of(self._model)
+        if state.problem:
+            return run()
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self._generate_compiled(run, fixed_cache_tokens(prompt_tokens, max_new_tokens))
+        except TorchDynamoException as error:
+            self._cache = None
+            reason = short_text(error)
+            # Compilation takes long to fail; this model is not tried again in this process.
+            state.problem = f"it failed before ({reason})"
+            self._record |= {"compiled": False, "not_compiled": reason}
+            log.warning("Compiling the prompt model failed (%s). Writing without compiled code.", reason)
         # Outside of the error's handler, whose traceback holds the cache.
-        return run() if tokens is None else tokens
+        return run()
 
     def release(self) -> None:
         """Free the cache."""
@@ -111,9 +124,12 @@ class CompiledStep:
         if self._has_compiled:
             gc.collect()  # compilation leaves reference cycles that hold the cache
 
-    def _generate_compiled(self, run: Callable[..., torch.Tensor], size: int) -> torch.Tensor | None:
-        """Return what `run` returns with a cache for `size` tokens; None where compilation fails."""
-        from torch._dynamo.exc import TorchDynamoException
+    def _generate_compiled(self, run: Callable[..., torch.Tensor], size: int) -> torch.Tensor:
+        """Return what `run` returns with a cache for `size` tokens.
+
+        Raises:
+            TorchDynamoException: compilation fails.
+        """
         from transformers import CompileConfig, StaticCache
 
         state = _state_of(self._model)
@@ -122,21 +138,14 @@ class CompiledStep:
             log.info("Compiling the prompt model's step for up to %d tokens: this answer may take long.", size)
         settings: Any = CompileConfig(dynamic=False, backend=BACKEND, mode="default")
         settings._compile_all_devices = True  # generate() compiles on cards alone otherwise
-        try:
-            if self._cache is None or self._cache.get_max_length() != size:
-                self._cache = StaticCache(self._model.config, max_cache_len=size)
-            self._cache.reset()
-            tokens = run(past_key_values=self._cache, compile_config=settings)
-        except TorchDynamoException as error:
-            self._cache = None
-            reason = short_text(error)
-            # Compilation takes long to fail; this model is not tried again in this process.
-            state.problem = f"it failed before ({reason})"
-            self._record |= {"compiled": False, "not_compiled": reason}
-            log.warning("Compiling the prompt model failed (%s). Writing without compiled code.", reason)
-            return None
+        if self._cache is None or self._cache.get_max_length() != size:
+            self._cache = StaticCache(self._model.config, max_cache_len=size)
+        self._cache.reset()
+        tokens = run(past_key_values=self._cache, compile_config=settings)
         state.sizes.add(size)
         self._record["compiled"] = True
+        # Of an earlier plan, which could not be compiled and ran out of memory.
+        self._record.pop("not_compiled", None)
         return tokens
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..catalog.selection import ModelHandle
 from ..errors import PiyingError
@@ -21,7 +21,7 @@ from .answers import (
     word_limit,
 )
 from .facts import APPENDABLE, Fact, edit_result, find_facts, missing_facts, sentences_stating
-from .language import first_sentences, join_sentences, language_of
+from .language import Language, first_sentences, join_sentences, language_of
 from .local_model import LocalModel
 from .messages import (
     Answer,
@@ -40,7 +40,7 @@ from .server import ServerHandle, ServerModel
 
 log = logging.getLogger("piying")
 
-MAX_ATTEMPTS = 2
+MAX_ATTEMPTS = 2  # the second is told what was wrong with the first
 SEEDS = 2**64
 PromptHandle = ModelHandle | ServerHandle
 
@@ -49,7 +49,7 @@ class UnusableAnswerError(PiyingError):
     """A model answered, but not with a prompt that can be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExpandJob:
     """A request with all that its expansion depends on.
 
@@ -66,7 +66,7 @@ class ExpandJob:
     system: str
     picture: Picture | None
     facts: tuple[Fact, ...]
-    language: str | None
+    language: Language | None
     source: str
 
     @classmethod
@@ -74,12 +74,12 @@ class ExpandJob:
         """Return the job of a request."""
         source = edit_result(request.prompt) if is_for_editing(request.preset) else request.prompt
         return cls(
-            request,
-            preset_text(request.preset, host),
-            None if image is None else first_picture(image),
-            tuple(find_facts(source, is_for_video(request.preset), request.keep)),
-            answer_language(request),
-            source,
+            request=request,
+            system=preset_text(request.preset, host),
+            picture=None if image is None else first_picture(image),
+            facts=tuple(find_facts(source, is_for_video(request.preset), request.keep)),
+            language=answer_language(request),
+            source=source,
         )
 
     @property
@@ -121,6 +121,7 @@ def expand(handle: PromptHandle, request: ExpandRequest, host: Host, image: Any 
                 raise
             log.warning("%s Using the prompt as it was written.", error)
             text = request.prompt
+            # What the record has by now stays: which model failed.
             record |= {"source": "original", "problem": str(error)}
     negative = suggest_negative(f"{request.prompt} {request.style}", request.preset, language_of(text))
     return text, {**asdict(request), **record, "expanded": text, "negative_prompt": negative}
@@ -134,20 +135,23 @@ def _expand_with_fallback(handle: PromptHandle, job: ExpandJob, host: Host, reco
     if not job.request.prompt.strip() and job.picture is None:
         raise PiyingError("prompt is empty. Write what to show, or connect an image to look at.")
     if not isinstance(handle, ServerHandle):
-        model = LocalModel(handle, host, job.picture is not None)
-        return _cached_or_generated(model, "model", job, host, record)
+        model = LocalModel(handle, host, needs_vision=job.picture is not None)
+        return _cached_or_generated(model, job, host, source="model", record=record)
     try:
-        return _cached_or_generated(ServerModel(handle, host), "server", job, host, record)
+        return _cached_or_generated(ServerModel(handle, host), job, host, source="server", record=record)
     except PiyingError as error:
         if handle.fallback is None:
             raise
         log.warning("%s Asking the local model instead.", error)
+        # The record is about the model that writes the prompt, now the local one.
         record.clear()
         record["server_problem"] = str(error)
         return _expand_with_fallback(handle.fallback, job, host, record)
 
 
-def _cached_or_generated(model: ChatModel, source: str, job: ExpandJob, host: Host, record: dict[str, Any]) -> str:
+def _cached_or_generated(
+    model: ChatModel, job: ExpandJob, host: Host, *, source: Literal["model", "server"], record: dict[str, Any]
+) -> str:
     """Return the model's prompt from the cache; else generate it and cache it."""
     record |= model.record()
     request = job.request
@@ -159,6 +163,7 @@ def _cached_or_generated(model: ChatModel, source: str, job: ExpandJob, host: Ho
         job = replace(job, picture=None)
     record["saw_image"] = job.picture is not None
     cache = AnswerCache(host.cache_folder() / "prompts")
+    # Strict mode decides what a failure does, not what the answer is.
     key = {
         "model": model.identity(),
         "system": job.system,
@@ -168,7 +173,7 @@ def _cached_or_generated(model: ChatModel, source: str, job: ExpandJob, host: Ho
     text = cache.get(key)
     # Checked again: the checks may have become stricter since.
     if text is not None and find_problem(text, job) is None:
-        log.info("Expanded prompt: as this model wrote it before.")
+        log.info("Expanded prompt: from the cache.")
         record["source"] = "cache"
         return text
     text = model.run(lambda generate: _generate_usable(generate, model, job), request.max_new_tokens)
@@ -187,6 +192,7 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
     # Greedy decoding of a chat that stays the same gives the same answer again.
     attempts = 1 if model.plain_chats and job.request.temperature == 0 else MAX_ATTEMPTS
     for number in range(attempts):
+        # Another seed, or sampling would repeat the answer that could not be used.
         request = replace(job.request, seed=(job.request.seed + number) % SEEDS)
         if model.plain_chats:
             chat = plain_chat(job.system, request)
@@ -206,6 +212,7 @@ def postprocess(answer: Answer, job: ExpandJob) -> str:
     limit = word_limit(LENGTHS[job.request.length])
     text = first_sentences(clean_answer(answer.text), limit, answer.finished)
     missing = job.missing_facts(text)
+    # Appended are the prompt's own words, which do not fit an answer in another language.
     if text and missing and all(fact.kind in APPENDABLE for fact in missing) and not job.translates:
         stated = sentences_stating([fact for fact in missing if fact.kind != "kept"], job.request.prompt)
         listed = ", ".join(fact.text for fact in missing if fact.kind == "kept")

@@ -206,13 +206,17 @@ def is_stated(fact: Fact, answer: str) -> bool:
     if fact.kind == "colour":
         synonyms = [COLOURS[fact.value]]
     elif fact.kind == "count":
-        synonyms = [_number_synonyms(int(fact.value))]
+        number = int(fact.value)
+        word = NUMBER_WORDS[number] if number < len(NUMBER_WORDS) else ""
+        english = [str(number), word, NUMBER_SYNONYMS.get(number, "")]
+        chinese = [chinese_number(number), CHINESE_NUMBER_SYNONYMS.get(number, "")]
+        synonyms = [("|".join(filter(None, english)), "|".join(filter(None, chinese)))]
     elif fact.kind == "direction":
         synonyms = [DIRECTION_SYNONYMS[fact.value]]
     else:
         # One Chinese word may stand for several camera terms: 推近 is a zoom in as well as a push in.
-        chinese = fact.text if HAN.search(fact.text) else ""
-        same = [term for term in CAMERA if term.name == fact.value or (chinese and re.search(term.chinese, chinese))]
+        in_chinese = HAN.search(fact.text) is not None
+        same = [t for t in CAMERA if t.name == fact.value or (in_chinese and re.search(t.chinese, fact.text))]
         synonyms = [(term.english, term.chinese) for term in same]
     return any(_either_language(*patterns).search(answer) for patterns in synonyms)
 
@@ -239,14 +243,6 @@ def chinese_number(value: int) -> str:
 
 
 CHINESE_NUMBERS = {chinese_number(value): value for value in range(100)} | {"两": 2}
-
-
-def _number_synonyms(value: int) -> tuple[str, str]:
-    """Return patterns for a number of things, in English and in Chinese."""
-    words = [NUMBER_WORDS[value]] if value < len(NUMBER_WORDS) else []
-    english = [str(value), *words, NUMBER_SYNONYMS.get(value, "")]
-    chinese = [chinese_number(value), CHINESE_NUMBER_SYNONYMS.get(value, "")]
-    return "|".join(filter(None, english)), "|".join(filter(None, chinese))
 
 
 @cache

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
+
+Language = Literal["zh", "en"]
 
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 WORD = re.compile("[A-Za-z\u00c0-\u024f]+(?:['’-][A-Za-z\u00c0-\u024f]+)*")
@@ -18,7 +21,7 @@ ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|No|etc|e\.g|i\.e|[A-Z])\.$")
 FOREIGN_SHARE = 0.1  # words of another language that a text may have: names, brands
 
 
-def language_of(text: str) -> str | None:
+def language_of(text: str) -> Language | None:
     """Return `zh` or `en`, or None for neither: no letters, or mostly letters of other scripts."""
     han, words, other = _counts(text)
     if other > (han + words) / 4:  # Japanese mixes kana with Han characters
@@ -28,7 +31,7 @@ def language_of(text: str) -> str | None:
     return "zh" if han / HAN_PER_WORD >= words / 2 else "en"
 
 
-def is_in(text: str, language: str) -> bool:
+def is_in(text: str, language: Language) -> bool:
     """Return whether nearly all of a text is in a language (`zh` or `en`)."""
     han, words, other = _counts(text)
     own, foreign = (han, words) if language == "zh" else (words, han)

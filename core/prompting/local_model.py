@@ -42,13 +42,14 @@ GENERATION_CONFIG = "generation_config.json"
 class LocalModel:
     """A chat model: the installed model a handle stands for."""
 
-    def __init__(self, handle: ModelHandle, host: Host, picture: bool = False) -> None:
-        """Choose the model; with a picture to look at, `auto` prefers one with vision.
+    def __init__(self, handle: ModelHandle, host: Host, needs_vision: bool = False) -> None:
+        """Choose the model; where there is a picture to look at, `auto` prefers one with vision.
 
         Raises:
             PiyingError: the handle names a model that is not installed.
         """
-        if picture and handle.model == AUTO:
+        if needs_vision and handle.model == AUTO:
+            # Such a model runs whole on the device, so larger ones are no choice.
             limit = memory_bytes(host.device())
             seeing = [
                 found
@@ -65,15 +66,14 @@ class LocalModel:
 
     def identity(self) -> dict[str, Any]:
         """Return the model's files with their sizes and times, and the user's settings for computing with it."""
-        identity = {
+        return {
             "name": self.name,
             "files": model_files(self.found),
             "precision": self._handle.precision,
             "memory": self._handle.memory,
             "device": self._host.device(),
+            "compile_step": self._handle.compile_step,
         }
-        # Only where it is on, so that answers cached before the setting existed stay valid.
-        return identity | ({"compile_step": True} if self._handle.compile_step else {})
 
     def record(self) -> dict[str, Any]:
         """Return the model's name and device; after a run, how it ran."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import PiyingError
 from .facts import Fact
-from .language import HAN_PER_WORD, language_of
+from .language import HAN_PER_WORD, Language, language_of
 from .request import LENGTHS, ExpandRequest
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def plain_chat(system: str, request: ExpandRequest) -> Chat:
     return Chat(system, request.prompt)
 
 
-def answer_language(request: ExpandRequest) -> str | None:
+def answer_language(request: ExpandRequest) -> Language | None:
     """Return the language the answer must have; None where the prompt is in neither Chinese nor English."""
     return language_of(request.prompt) if request.language == "auto" else request.language
 

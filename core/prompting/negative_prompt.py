@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from .language import Language
 from .presets import is_for_video
 
 
@@ -71,7 +72,7 @@ NEGATIVE_TERMS = (
 )
 
 
-def suggest_negative(prompt: str, preset: str, language: str | None) -> str:
+def suggest_negative(prompt: str, preset: str, language: Language | None) -> str:
     """Return a negative prompt for a prompt.
 
     Args:

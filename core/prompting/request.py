@@ -8,12 +8,12 @@ from typing import Literal, get_args
 from ..errors import PiyingError
 from .presets import BUILT_IN_PRESETS
 
-Language = Literal["auto", "zh", "en"]
-Length = Literal["auto", "short", "medium", "long"]
+AnswerLanguage = Literal["auto", "zh", "en"]
+AnswerLength = Literal["auto", "short", "medium", "long"]
 
-LANGUAGES: tuple[Language, ...] = get_args(Language)
+LANGUAGES: tuple[AnswerLanguage, ...] = get_args(AnswerLanguage)
 # Minimum and maximum words of an answer; None leaves the length to the preset.
-LENGTHS: dict[Length, tuple[int, int] | None] = {
+LENGTHS: dict[AnswerLength, tuple[int, int] | None] = {
     "auto": None,
     "short": (20, 40),
     "medium": (50, 80),
@@ -48,8 +48,8 @@ class ExpandRequest:
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     temperature: float = DEFAULT_TEMPERATURE
     seed: int = 0
-    language: Language = "auto"
-    length: Length = "auto"
+    language: AnswerLanguage = "auto"
+    length: AnswerLength = "auto"
     style: str = ""
     keep: str = ""
     strict: bool = False

@@ -78,7 +78,13 @@ class ServerModel:
 
     def _write(self, chat: Chat, picture: Picture | None, request: ExpandRequest) -> Answer:
         timeout = self._handle.timeout
-        terms = ChatTerms(self._address, api_key(self._address), timeout, time.monotonic() + timeout, TRIES)
+        terms = ChatTerms(
+            address=self._address,
+            api_key=api_key(self._address),
+            timeout=timeout,
+            deadline=time.monotonic() + timeout,
+            tries=TRIES,
+        )
         refused: RequestRejected | None = None
         for body, sees in _bodies(self._handle.model, chat, picture, request):
             if picture is not None and not sees:

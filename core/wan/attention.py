@@ -128,6 +128,7 @@ def choose_attention(
 def _choose_automatically(speed: str, capability: Capability | None, fault: Callable[[Kernel], str]) -> Attention:
     if speed == REFERENCE:
         return Attention(None, "attention by torch, as plain diffusers has it: speed is reference.")
+    # Kernels of eight bits come first: only speeds that allow them get that far, and they are the faster ones.
     for kernel in sorted(KERNELS, key=lambda kernel: not kernel.quantizes):
         if kernel.quantizes:
             wanted = speed in QUANTIZED_SPEEDS
@@ -153,6 +154,7 @@ def attention_for(asked: str, speed: str, device: str, built_in: bool) -> Attent
     """
     import torch
 
+    # ROCm calls its cards "cuda" too, and numbers their capabilities in another way.
     card = device.startswith("cuda") and torch.version.hip is None
     chosen = choose_attention(
         asked,

@@ -230,7 +230,7 @@ def encode_prompts(
                 progress.step(done)
         return states
 
-    found = encoded(prompts, model.parts.identity("text_encoder"), choice, host, encode)
+    found = encoded(prompts, model.parts.identity("text_encoder"), choice, host, encode=encode)
     if done < len(prompts):  # all of them were cached
         progress.step(len(prompts))
     return [tensors["states"] for tensors in found]

@@ -46,6 +46,7 @@ def decode(
 def decode_steps(vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool) -> int:
     """Return how many steps `decode` reports."""
     count = int(latents.shape[2])
+    # As `decode` does: a video of one tile is decoded whole.
     if not (tiled and _larger_than_a_tile(vae, latents)):
         return count
     stride_h, stride_w = vae.tile_sample_stride_height // 8, vae.tile_sample_stride_width // 8
@@ -77,6 +78,7 @@ def _decode_in_time(vae: AutoencoderKLWan, z: torch.Tensor) -> Iterator[tuple[sl
     try:
         start = 0
         for index in range(z.shape[2]):
+            # The convolutions in time count themselves through the cache, from the first one for each latent frame.
             vae._conv_idx = [0]
             latent = vae.post_quant_conv(z[:, :, index : index + 1])
             out = vae.decoder(latent, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=index == 0)
@@ -118,6 +120,7 @@ def _tiles(vae: AutoencoderKLWan, z: torch.Tensor, on_step: OnStep) -> Iterator[
             if row:
                 vae.blend_h(row[-1], tile, vae.tile_sample_min_width - stride[1])
             row.append(tile)
+            # What lies behind the stride is blended into the next tile first, and shown with that.
             inner = tile[:, :, :, : stride[0], : stride[1]]
             rows, columns = (slice(8 * at, 8 * at + inner.shape[axis]) for axis, at in ((3, top), (4, left)))
             yield slice(None), rows, columns, inner

@@ -81,6 +81,7 @@ def _companions(files: FileCatalog) -> dict[str, tuple[Any, ...]]:
     """Return the files of the text encoder, with its tokenizer inside it, and of the VAE that are here."""
     found: dict[str, tuple[Any, ...]] = {}
     for one in files.outside_folders("diffusers", "LLM", "loras"):
+        # One that needs a tokenizer beside it cannot do: a loose file has none.
         if one.title == UMT5 and one.found.readable and not one.found.needs:
             found.setdefault("text_encoder", (one.path,))
             found.setdefault("tokenizer", (one.path,))

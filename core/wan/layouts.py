@@ -90,6 +90,7 @@ def config(shapes: Shapes) -> Config:
         "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
         "num_layers": layers,
         "cross_attn_norm": "blocks.0.norm2.weight" in shapes,
+        # No tensor says which: in both published models they are spread evenly from the first block on.
         "vace_layers": [index * (layers // control) for index in range(control)],
         "vace_in_channels": shapes["vace_patch_embedding.weight"][1],
     }
@@ -110,14 +111,12 @@ def _has_main_blocks(names: Names) -> bool:
     return "patch_embedding.weight" in names
 
 
-def _takes_images(names: Names) -> bool:
-    return any(".cross_attn.k_img." in name or ".attn2.add_k_proj." in name for name in names)
-
-
+# In the order they are tried: the first that holds gives the title.
 VARIANTS = {
     VACE: lambda names: _has_vace(names) and _has_main_blocks(names),
     VACE_MODULE: _has_vace,
-    IMAGE_TO_VIDEO: _takes_images,
+    # Its blocks have keys of their own for the picture's embedding, in the original and in diffusers' names.
+    IMAGE_TO_VIDEO: lambda names: any(".cross_attn.k_img." in name or ".attn2.add_k_proj." in name for name in names),
     TEXT_TO_VIDEO: lambda names: True,
 }
 

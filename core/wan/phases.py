@@ -137,6 +137,8 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
     tokens = (latent_frames(work.num_frames) + work.references) * (work.width // 16) * (work.height // 16)
     linear, attention = flops_per_token(transformer, tokens)
     batched = (True, False) if work.batch_cfg and branches > 1 else (False,)
+    # What rounding the widest layer's input by way of fp32 adds to the peak, in activations.
+    rounded = 3 + 5 * transformer.inner / max(1, transformer.hidden) - _inside(transformer)
     return Phase(
         name="sample",
         component=transformer,
@@ -150,7 +152,7 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
         ),
         streamable=True,
         host=2 * _frame_bytes(work),
-        rounded_inputs=_rounded_inputs(transformer, tokens),
+        rounded_inputs=int(2 * tokens * transformer.hidden * max(0.0, rounded)),
         notes=work.notes,
     )
 
@@ -201,12 +203,6 @@ def sampling_memory(
 
 def _inside(transformer: Component) -> float:
     return max(3 + 2 * transformer.inner / max(1, transformer.hidden), 11)
-
-
-def _rounded_inputs(transformer: Component, tokens: int) -> int:
-    """Return what rounding the widest layer's input by way of fp32 adds to the peak."""
-    ratio = transformer.inner / max(1, transformer.hidden)
-    return int(2 * tokens * transformer.hidden * max(0.0, 3 + 5 * ratio - _inside(transformer)))
 
 
 def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> Phase:

@@ -105,6 +105,7 @@ def sample_inputs(
 
     asked, request = request, with_speed(request)
     model = load(handle, host)
+    # A long video says once what is true of all its windows.
     if not logged_plans:
         for sentence in speed_notes(asked, request):
             log.info("Speed: %s", sentence)
@@ -179,6 +180,7 @@ class VACERun:
             self.embeds = self._encode(plan.phase("encode"))
         if self.control is None:
             self.control, self.colours = self._condition(plan.phase("condition"))
+        # Each result is checked for on its own: after running out of memory only what is missing runs again.
         if self.latents is None:
             self.latents = self._sample(plan.phase("sample"))
             if self.on_latents is not None:
@@ -198,6 +200,7 @@ class VACERun:
 
     def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
         request = self.request
+        # Without guidance the negative prompt is never read.
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
         with self.meter.phase(choice):
             return encode_prompts(
@@ -252,6 +255,7 @@ class VACERun:
                 self.attention.enabled(choice.compute),
             ):
                 latents = self._denoise_compiled(transformer, choice)
+        # The latent frames of references stand in front and are no part of the video.
         latents = latents[:, :, len(self.inputs.references) :].cpu()
         store.put(key, {"latents": latents})
         return latents

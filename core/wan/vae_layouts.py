@@ -7,6 +7,7 @@ import re
 from ..checkpoints.layouts.base import Config, Layout, Place, Shapes, Whole, by_prefix, same
 from ..errors import PiyingError
 
+# The original numbers the layers of a block by place, activations and dropout included.
 RESIDUAL = {
     "residual.0": "norm1",
     "residual.2": "conv1",
@@ -37,6 +38,7 @@ UPSAMPLER = re.compile(r"decoder\.upsamples\.(\d+)\.resample\.1\.weight")
 def place(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor of the original layout."""
     block = BLOCK.fullmatch(name)
+    # Between the two residual blocks in the middle lies the attention, which has names of its own.
     attention = block is not None and (block[2], block[3]) == ("middle", "1")
     if block is None or attention:
         new = by_prefix(name, OUTSIDE)
@@ -53,6 +55,7 @@ def _block(group: str, index: int, shapes: Shapes) -> str:
         return f"mid_block.resnets.{index // 2}"
     if group == "downsamples":
         return f"down_blocks.{index}"
+    # No name says how many blocks a level has: the first upsampler stands right behind those of the first level.
     resnets = min((int(found[1]) for name in shapes if (found := UPSAMPLER.fullmatch(name))), default=1 << 30)
     level, inside = divmod(index, resnets + 1)
     return f"up_blocks.{level}.upsamplers.0" if inside == resnets else f"up_blocks.{level}.resnets.{inside}"

@@ -156,7 +156,7 @@ class ZImageRun:
             return states
 
         with self.meter.phase(choice):
-            found = encoded(prompts, self.parts.identity("text_encoder"), choice, self.host, encode)
+            found = encoded(prompts, self.parts.identity("text_encoder"), choice, self.host, encode=encode)
         progress.step(len(prompts))
         return found
 

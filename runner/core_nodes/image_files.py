@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import PiyingError
+from ...core.errors import PiyingError, explain_os_errors
 from ...core.host.base import FolderKind
 from ...core.host.current import get_host
-from ...core.media.channels import CHANNELS, read_channel
-from ...core.media.disk import explained
-from ...core.media.images import read_image, write_png
+from ...core.media.images import CHANNELS, read_channel, read_image, write_png
 from ...core.media.naming import numbered, writing
 from .images import checked_choice, checked_image
 
@@ -71,7 +69,7 @@ def input_names(content: str | None = None) -> list[str]:
     import mimetypes
 
     folder = get_host().folder("input")
-    with explained(f"Cannot look into {folder}"):
+    with explain_os_errors(f"Cannot look into {folder}"):
         names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     if content is None:
         return names

@@ -12,9 +12,8 @@ from typing import Any
 
 from ...core.errors import PiyingError
 from ...core.media.audio import read_audio
-from ...core.media.clip import clip_frames, load_clip, probe_clip
-from ...core.media.remux import can_copy, copy_to_mp4
-from ...core.media.video import VideoInfo, write_mp4
+from ...core.media.mp4 import can_copy, copy_to_mp4, write_mp4
+from ...core.media.video import VideoInfo, load_frames, probe, read_frames
 from .images import checked_choice, checked_image
 
 FORMATS = ["auto", "mp4"]
@@ -61,11 +60,11 @@ class VideoFile:
     @cached_property
     def info(self) -> VideoInfo:
         """Size, rate and length."""
-        return probe_clip(self.path)
+        return probe(self.path)
 
     def get_components(self) -> Video:
         """Return frames, rate and sound, all decoded."""
-        return Video(load_clip(self.path, self.info), self.info.fps, self._audio())
+        return Video(load_frames(self.path, self.info), self.info.fps, self._audio())
 
     def get_dimensions(self) -> tuple[int, int]:
         """Return width and height."""
@@ -89,7 +88,7 @@ class VideoFile:
             copy_to_mp4(self.path, Path(path), _texts(metadata))
         else:
             write_mp4(
-                Path(path), clip_frames(self.path), self.info.fps, metadata=_texts(metadata), audio=self._audio()
+                Path(path), read_frames(self.path), self.info.fps, metadata=_texts(metadata), audio=self._audio()
             )
 
     def _audio(self) -> dict[str, Any] | None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from ...core.errors import PiyingError
 from ...core.host.current import get_host
-from ...core.media.animation import METHODS, write_webp
 from ...core.media.ffmpeg import ffmpeg_exe
 from ...core.media.naming import writing
 from ...core.media.webm import CODECS as WEBM_CODECS
 from ...core.media.webm import write_webm
+from ...core.media.webp import METHODS, write_webp
 from .image_files import (
     PREFIX_TOOLTIP,
     SAVER_HIDDEN,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from piying.core.media.clip import load_clip, probe_clip
 from piying.core.media.images import read_image
+from piying.core.media.video import load_frames, probe
 from piying.runner.definitions import declared_inputs
 from piying.tests.browser.page import PANELS, evaluate, opened, picture, until
 from piying.tests.browser.tools import Outcome
@@ -165,7 +165,7 @@ def test_result_is_shown_in_the_node(visit, comfyui):
     assert shown["loaded"]
     prefix = visit.saver["inputs"]["filename_prefix"]
     (file,) = comfyui.output_dir.glob(f"{prefix}_*.*")
-    frames = read_image(file)[0] if kind == "img" else load_clip(file, probe_clip(file))
+    frames = read_image(file)[0] if kind == "img" else load_frames(file, probe(file))
     assert shown["width"] == frames.shape[2]
     assert frames.std() > 0.02, "one flat colour: nothing was drawn"
 

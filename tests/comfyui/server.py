@@ -77,7 +77,9 @@ class Server:
         ]  # fmt: skip
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+        # Nothing of the real hub is asked; a test's own hub is named by HF_ENDPOINT.
+        offline = "0" if "HF_ENDPOINT" in os.environ else "1"
+        return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": offline}
 
     def _wait_until_up(self, deadline: float) -> None:
         while not self._is_up():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
-from piying.core.media import audio, clip, metadata
+from piying.core.media import audio, metadata, video
 from piying.runner.core_nodes import CORE_NODE_CLASSES
 from piying.tests.comfyui import core_node_cases, core_node_files, node_calls
 from piying.tests.comfyui.headless import read_frames, run_headless
@@ -229,8 +229,8 @@ def test_encoded_videos_are_as_true_to_the_frames(compared, name):
     """Encoders differ between builds and versions, so it is the loss that is compared."""
     source = (core_node_files.clip() * 255).astype(np.uint8).astype(int)
     theirs, ours = compared.saved(name)
-    assert clip.probe_clip(ours) == clip.probe_clip(theirs)
-    lost = [np.abs(np.stack(list(clip.clip_frames(path))) - source).mean() for path in (theirs, ours)]
+    assert video.probe(ours) == video.probe(theirs)
+    lost = [np.abs(np.stack(list(video.read_frames(path))) - source).mean() for path in (theirs, ours)]
     assert lost[1] <= lost[0] * 1.1 + 0.05
 
 
@@ -242,8 +242,8 @@ def test_sound_of_a_made_video(compared):
 
 def test_loaded_videos_are_saved_with_their_streams(compared):
     theirs, ours = compared.saved("video/loaded_00001_.mp4")
-    assert clip.probe_clip(theirs) == clip.probe_clip(ours) == clip.probe_clip(compared.folder / "input/h264.mp4")
-    frames = [np.stack(list(clip.clip_frames(path))) for path in (theirs, ours)]
+    assert video.probe(theirs) == video.probe(ours) == video.probe(compared.folder / "input/h264.mp4")
+    frames = [np.stack(list(video.read_frames(path))) for path in (theirs, ours)]
     assert np.array_equal(*frames)
     waves = [audio.read_audio(path)["waveform"].numpy() for path in (theirs, ours)]
     assert np.array_equal(*waves)
@@ -254,8 +254,8 @@ def test_loaded_videos_are_encoded_where_the_format_asks_for_it(compared, number
     """ComfyUI makes stereo of mono, and loses Opus's first packet; ours keeps the channels and the whole."""
     theirs, ours = compared.saved(f"video/loaded_0000{number}_.mp4")
     source = compared.folder / "input" / name
-    assert clip.probe_clip(ours).fps == clip.probe_clip(theirs).fps == clip.probe_clip(source).fps
-    frames = [np.stack(list(clip.clip_frames(path))).astype(int) for path in (theirs, ours, source)]
+    assert video.probe(ours).fps == video.probe(theirs).fps == video.probe(source).fps
+    frames = [np.stack(list(video.read_frames(path))).astype(int) for path in (theirs, ours, source)]
     assert np.abs(frames[1] - frames[2]).mean() <= np.abs(frames[0] - frames[2]).mean() * 1.1
     assert audio.read_audio(ours)["waveform"].shape == audio.read_audio(source)["waveform"].shape
 

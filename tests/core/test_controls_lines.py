@@ -45,25 +45,28 @@ def test_pure_red_tells_the_weights_apart():
 
 
 def test_edges_are_cannys():
-    made = levels(lines.edges(image(PATTERN), 300, 600, "white on black", HOST))
+    made = levels(lines.edges(image(PATTERN), low=300, high=600, lines="white on black", host=HOST))
     expected = np.stack([cv2.Canny(frame, 300, 600) for frame in PATTERN])
     assert 0 < (expected > 0).mean() < 0.5
     assert np.array_equal(made[..., 0], expected)
     assert np.array_equal(
-        levels(lines.edges(image(PATTERN), 300, 600, "black on white", HOST))[..., 1], 255 - expected
+        levels(lines.edges(image(PATTERN), low=300, high=600, lines="black on white", host=HOST))[..., 1],
+        255 - expected,
     )
 
 
 def test_equally_bright_colours_have_an_edge():
     """(200, 0, 0) and (0, 102, 0) are one gray."""
-    drawn = lines.edges(step((200, 0, 0), (0, 102, 0)), 100, 200, "black on white", HOST)
+    drawn = lines.edges(step((200, 0, 0), (0, 102, 0)), low=100, high=200, lines="black on white", host=HOST)
     gray = lines.gray(step((200, 0, 0), (0, 102, 0)), "brightness", HOST)
     assert gray.max() - gray.min() < 0.01
     assert drawn[0, :, 22:26].min() == 0
 
 
 def test_scribble_is_one_dark_line_on_white_paper():
-    drawn = lines.scribble(step((255, 255, 255), (0, 0, 0)), 1.0, 1.0, "black on white", HOST)
+    drawn = lines.scribble(
+        step((255, 255, 255), (0, 0, 0)), line_width=1.0, strength=1.0, lines="black on white", host=HOST
+    )
     row = drawn[0, 16, :, 0]
     assert row[:18].min() == 1
     assert row[30:].min() == 1  # black areas are paper too: lines without shading
@@ -71,12 +74,16 @@ def test_scribble_is_one_dark_line_on_white_paper():
     assert row.min() < 0.05
     inside = (row < 0.5).nonzero().flatten()
     assert inside.tolist() == list(range(int(inside[0]), int(inside[-1]) + 1))
-    inverse = lines.scribble(step((255, 255, 255), (0, 0, 0)), 1.0, 1.0, "white on black", HOST)
+    inverse = lines.scribble(
+        step((255, 255, 255), (0, 0, 0)), line_width=1.0, strength=1.0, lines="white on black", host=HOST
+    )
     assert torch.allclose(inverse, 1 - drawn)
 
 
 def test_an_edge_in_one_channel_is_drawn():
-    drawn = lines.scribble(step((200, 60, 60), (30, 60, 60)), 1.0, 1.0, "black on white", HOST)
+    drawn = lines.scribble(
+        step((200, 60, 60), (30, 60, 60)), line_width=1.0, strength=1.0, lines="black on white", host=HOST
+    )
     assert drawn[0, 16, 23, 0] < 0.3
 
 
@@ -102,10 +109,19 @@ def test_progress_counts_frames_and_can_stop_there():
 
 def test_scribble_strength_and_width():
     weak = step((120, 120, 120), (150, 150, 150))
-    faint, strong = (lines.scribble(weak, 1.0, power, "black on white", HOST).min() for power in (1.0, 4.0))
+    faint, strong = (
+        lines.scribble(weak, line_width=1.0, strength=power, lines="black on white", host=HOST).min()
+        for power in (1.0, 4.0)
+    )
     assert strong < faint - 0.2
     narrow, wide = (
-        (lines.scribble(step(0, 255), width, 1.0, "black on white", HOST)[0, 16, :, 0] < 0.5).sum() for width in (1, 3)
+        (
+            lines.scribble(step(0, 255), line_width=width, strength=1.0, lines="black on white", host=HOST)[
+                0, 16, :, 0
+            ]
+            < 0.5
+        ).sum()
+        for width in (1, 3)
     )
     assert wide > narrow
 
@@ -117,11 +133,29 @@ def test_scribble_strength_and_width():
         (lambda: lines.gray(torch.zeros(8, 8), "brightness", HOST), r"frames has the shape \[8, 8\]"),
         (lambda: lines.gray("x", "brightness", HOST), "frames is of the type str"),
         (lambda: lines.gray(torch.zeros(1, 8, 8, 3), "sepia", HOST), "weights is 'sepia'. Choose one of: as VACE"),
-        (lambda: lines.edges(torch.zeros(1, 8, 8, 3), 9, 3, "white on black", HOST), "low is 9 and high is 3"),
-        (lambda: lines.scribble(torch.zeros(1, 8, 8, 3), 0, 1, "white on black", HOST), "line_width is 0"),
+        (
+            lambda: lines.edges(torch.zeros(1, 8, 8, 3), low=9, high=3, lines="white on black", host=HOST),
+            "low is 9 and high is 3",
+        ),
+        (
+            lambda: lines.scribble(
+                torch.zeros(1, 8, 8, 3), line_width=0, strength=1, lines="white on black", host=HOST
+            ),
+            "line_width is 0",
+        ),
         (lambda: layout.mask_layout(torch.zeros(1, 2, 8, 8), "box", "black on white", HOST), "mask has the shape"),
-        (lambda: layout.box_path((0, 0, 1, 1), (0, 0, 1, 1), 0, 8, 8, "black on white", HOST), "layout of 0 frames"),
-        (lambda: layout.box_path((0, 0, 1, 1), (0, 0, 1, 1), 1, 8, 9**9, "black on white", HOST), "from 1 to 16384"),
+        (
+            lambda: layout.box_path(
+                (0, 0, 1, 1), (0, 0, 1, 1), num_frames=0, width=8, height=8, lines="black on white", host=HOST
+            ),
+            "layout of 0 frames",
+        ),
+        (
+            lambda: layout.box_path(
+                (0, 0, 1, 1), (0, 0, 1, 1), num_frames=1, width=8, height=9**9, lines="black on white", host=HOST
+            ),
+            "from 1 to 16384",
+        ),
         (lambda: layout.parse_box("start", "1, 2, 3", 64, 64), "start is '1, 2, 3'. Give four numbers"),
         (lambda: layout.parse_box("end", "0.5, 0.5, 0.2, 0.9", 64, 64), "nothing of that box"),
         (lambda: layout.parse_box("end", "70, 10, 90, 20", 64, 64), "nothing of that box is in a picture of 64×64"),
@@ -149,7 +183,9 @@ def ink(frame, half=1):
 
 
 def test_a_box_goes_from_start_to_end():
-    made = layout.box_path((10, 12, 20, 22), (40, 32, 60, 52), 5, 80, 60, "black on white", HOST)
+    made = layout.box_path(
+        (10, 12, 20, 22), (40, 32, 60, 52), num_frames=5, width=80, height=60, lines="black on white", host=HOST
+    )
     assert made.shape == (5, 60, 80, 3)
     assert ink(made[0]) == [10, 12, 20, 22]
     assert ink(made[2]) == [25, 22, 40, 37]
@@ -158,7 +194,14 @@ def test_a_box_goes_from_start_to_end():
 
 
 def test_one_frame_shows_the_start():
-    assert ink(layout.box_path((10, 12, 20, 22), (1, 1, 4, 4), 1, 32, 32, "black on white", HOST)[0])[0] == 10
+    assert (
+        ink(
+            layout.box_path(
+                (10, 12, 20, 22), (1, 1, 4, 4), num_frames=1, width=32, height=32, lines="black on white", host=HOST
+            )[0]
+        )[0]
+        == 10
+    )
 
 
 def test_the_box_of_a_mask():

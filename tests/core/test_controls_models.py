@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from piying.core.catalog.installed_model import BUILT_IN_ROOT
-from piying.core.controls import family, heatmaps, models, pose
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, InstalledModel
+from piying.core.controls import family, models, pose
 from piying.core.controls.depth import depth
 from piying.core.controls.segmentation import class_numbers, segment
 from piying.core.errors import PiyingError
@@ -182,7 +182,7 @@ def test_cancelling_stops_between_frames(circle):
 
 def test_without_a_pose_model_it_says_what_to_fetch(circle):
     with pytest.raises(PiyingError, match="No pose model is installed, .*vitpose-base-simple into models/annotators/"):
-        pose.pose(circle[0], "auto", "auto", 0.5, "OpenPose", HOST)
+        pose.pose(circle[0], "auto", detector="auto", min_score=0.5, colours="OpenPose", host=HOST)
     assert models.choices(family.POSE, HOST) == ["auto"]
 
 
@@ -197,7 +197,7 @@ def vitpose(experts=1):
 @pytest.mark.parametrize("experts", [1, 2])
 def test_vitpose_runs_on_the_whole_frame(tmp_path, circle, experts):
     host = installed(tmp_path, vitpose(experts), None)
-    made, record = pose.pose(circle[0], "auto", "auto", 0.5, "OpenPose", host)
+    made, record = pose.pose(circle[0], "auto", detector="auto", min_score=0.5, colours="OpenPose", host=host)
     assert made.shape == circle[0].shape
     assert (record["model"], record["detector"]) == ("annotators/mine", "whole frame")
 
@@ -213,8 +213,8 @@ def test_crops_and_points_are_those_of_transformers():
     processor = VitPoseImageProcessorPil(size={"height": 64, "width": 48})
     coco = [[[box[0], box[1], box[2] - box[0], box[3] - box[1]]]]
     theirs = processor(images=smooth, boxes=coco, return_tensors="np")["pixel_values"][0]
-    crop = heatmaps.crop_around(box, 48 / 64)
-    ours = heatmaps.cut_out(frame, crop, 48, 64)
+    crop = pose.crop_around(box, 48 / 64)
+    ours = pose.warp_crop(frame, crop, 48, 64)
     assert np.abs(ours - theirs).max() < 0.06  # OpenCV works in 1/32 of a pixel
     rows, columns = np.mgrid[:16, :12]
     rng = np.random.default_rng(2)
@@ -223,17 +223,17 @@ def test_crops_and_points_are_those_of_transformers():
     expected = processor.post_process_pose_estimation(
         VitPoseEstimatorOutput(heatmaps=torch.from_numpy(heat[None])), boxes=coco
     )[0][0]
-    found = heatmaps.points_of(heat, crop)
+    found = pose.decode_heatmaps(heat, crop)
     assert np.abs(found[:, :2] - expected["keypoints"].numpy()).max() < 0.05
     assert np.allclose(found[:, 2], expected["scores"].numpy().ravel(), atol=1e-5)
 
 
 def test_points_come_back_to_where_they_were():
-    crop = heatmaps.crop_around((30, 20, 90, 110), 48 / 64)
+    crop = pose.crop_around((30, 20, 90, 110), 48 / 64)
     rows, columns = np.mgrid[:64, :48]
     x, y = 20.3, 33.6
     heat = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)[None].astype(np.float32)
-    ((found_x, found_y, sure),) = heatmaps.points_of(heat, crop)
+    ((found_x, found_y, sure),) = pose.decode_heatmaps(heat, crop)
     assert found_x == pytest.approx(crop.x + crop.width * (x / 47 - 0.5), abs=0.1)
     assert found_y == pytest.approx(crop.y + crop.height * (y / 63 - 0.5), abs=0.1)
     assert sure == pytest.approx(heat.max())
@@ -269,7 +269,7 @@ def test_people_are_found_first_where_a_detector_is_installed(tmp_path, circle):
     assert name == "annotators/finder"
     assert [len(around) for around in boxes] == [6] * len(circle[0])  # its six queries
     assert all(len(box) == 4 for around in boxes for box in around)
-    _, record = pose.pose(circle[0], "auto", "auto", 0.5, "OpenPose", host)
+    _, record = pose.pose(circle[0], "auto", detector="auto", min_score=0.5, colours="OpenPose", host=host)
     assert record["detector"] == "annotators/finder"
     assert pose.find_people(circle[0], "whole frame", 0.5, host)[1] == "whole frame"
 
@@ -277,13 +277,13 @@ def test_people_are_found_first_where_a_detector_is_installed(tmp_path, circle):
 def test_other_things_are_nobody(tmp_path, circle):
     host = finder(tmp_path, {0: "cup", 1: "person"})
     assert pose.find_people(circle[0], "annotators/finder", 0.5, host)[0] == [[]] * len(circle[0])
-    assert pose.pose(circle[0], "auto", "auto", 0.5, "OpenPose", host)[0].max() == 0
+    assert pose.pose(circle[0], "auto", detector="auto", min_score=0.5, colours="OpenPose", host=host)[0].max() == 0
 
 
 def test_a_detector_of_other_things_is_refused(tmp_path, circle):
     host = finder(tmp_path, {0: "cat", 1: "cup"})
     with pytest.raises(PiyingError, match="no class named person"):
-        pose.pose(circle[0], "auto", "auto", 0.5, "OpenPose", host)
+        pose.pose(circle[0], "auto", detector="auto", min_score=0.5, colours="OpenPose", host=host)
 
 
 def test_another_models_folder_is_no_depth_model(tmp_path):
@@ -293,3 +293,31 @@ def test_another_models_folder_is_no_depth_model(tmp_path):
     host = HeadlessHost(models=[tmp_path])
     with pytest.raises(PiyingError, match="is a BertModel, not a DepthAnything"):
         models.check_model(family.DEPTH, "annotators/other", host)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (
+            "config.json",
+            {"model_type": "mine", "auto_map": {"AutoConfig": "mine.A", "AutoModelForDepthEstimation": "mine.A"}},
+        ),
+        (
+            "preprocessor_config.json",
+            {"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.A"}},
+        ),
+    ],
+)
+def test_python_code_in_a_folder_is_never_run(name, settings, tmp_path, monkeypatch):
+    """Without a word on it, transformers asks at the terminal; here it would be told yes."""
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, ran = tmp_path / "annotators" / "mine", tmp_path / "ran"
+    shutil.copytree(BUILT_IN_ROOT / "depth", folder)
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass A: pass\n")
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | settings))
+    found = InstalledModel("annotators/mine", folder, 0)
+    host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    with pytest.raises(PiyingError, match="cannot be read as a depth model"):
+        models.load(family.DEPTH, found, host), models.image_processor(family.DEPTH, found)
+    assert not ran.exists()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from piying.core.controls import flow, layout, lines, skeleton
+from piying.core.controls import flow, layout, lines, pose
 from piying.core.host.headless import HeadlessHost
 
 HOST = HeadlessHost()
@@ -54,7 +54,7 @@ def test_moving_box(annotators):
     start, end, count = (10, 20, 60, 70), (170, 60, 298, 158), 8
     theirs = annotators("layout").LayoutBboxAnnotator({}).forward([start, end], (160, 300), count)
     arrived = layout.between(start, end, (count - 1) / count)
-    ours = layout.box_path(start, arrived, count, 300, 160, "black on white", HOST)
+    ours = layout.box_path(start, arrived, num_frames=count, width=300, height=160, lines="black on white", host=HOST)
     assert np.array_equal(levels(ours), np.stack(theirs))
 
 
@@ -84,7 +84,7 @@ def test_poses(annotators, width, height):
 
     theirs = cv2.resize(canvas[..., ::-1], (width, height), interpolation=cv2.INTER_AREA)
     points = (people * (width, height, 1)).astype(np.float32)
-    ours = skeleton.draw_people(points, width, height, "as VACE")
+    ours = pose.draw_people(points, width, height, "as VACE")
     # Their points are doubles between 0 and 1, ours singles in pixels: an end may round to the next pixel.
     assert (np.abs(ours.astype(int) - theirs).max(axis=2) > 8).mean() < 0.002
 

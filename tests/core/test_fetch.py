@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from piying.core.download import hubs as fetch_hubs
+from piying.core.download import hub_session
 from piying.core.download import jobs as fetching
 from piying.core.download.checksums import LEDGER, Ledger, LedgerEntry, edit_ledger, file_lock
 from piying.core.download.cli import Console, size_text, time_text
-from piying.core.download.hubs import HubFile, ModelScope
+from piying.core.download.hub_session import HubSession
+from piying.core.download.hubs import HubFile, HuggingFace, ModelScope
 from piying.core.download.jobs import fetch
 from piying.core.download.manifest import ListedFile, ListedModel, Source, safe_path
 from piying.core.download.transfer import DownloadRefused
@@ -29,7 +31,7 @@ REPOSITORY = "/Org/Folder/resolve/main/"
 
 @pytest.fixture
 def hub(monkeypatch):
-    monkeypatch.setattr(fetch_hubs, "hugging_face", fetch_hubs.HuggingFace)
+    monkeypatch.setattr(hub_session, "hugging_face", HuggingFace)
     monkeypatch.setenv("HF_HOME", "/nowhere")
     with running_hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
@@ -149,9 +151,7 @@ def test_names_that_leave_the_folder_are_refused(name):
 
 def test_a_listing_that_leaves_the_folder_fetches_nothing(hub, tmp_path, monkeypatch):
     hub.put(REPOSITORY + "good.json", b"{}")
-    monkeypatch.setattr(
-        fetch_hubs.HuggingFace, "listing", lambda *_: [HubFile("a", 1, None), HubFile("../b", 1, None)]
-    )
+    monkeypatch.setattr(HuggingFace, "listing", lambda *_: [HubFile("a", 1, None), HubFile("../b", 1, None)])
     with pytest.raises(PiyingError, match="leaves its folder"):
         fetch([repository()], tmp_path, policy=QUICK)
     assert list(tmp_path.iterdir()) == []
@@ -180,6 +180,19 @@ def test_a_repository_without_what_is_needed(hub, tmp_path):
     hub.put(REPOSITORY + "README.md", b"moved")
     with pytest.raises(DownloadRefused, match="lists no file of Org/Folder that is needed"):
         fetch([repository("*.safetensors")], tmp_path, policy=QUICK)
+
+
+def test_a_hub_that_refuses_is_named_before_the_next_is_asked(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+    hub.put("/api/models/Org/Folder/revision/main", b"{}")
+    hub.put("/models/Org/Folder/resolve/master/config.json", b"{}")
+    (file,) = repository("*.json").files
+    both = replace(file, sources={**file.sources, "modelscope": Source("Org/Folder", "master")})
+    told = []
+    policy = replace(QUICK, notify=told.append)
+    (found,) = fetching.downloads_of(both, HubSession(policy=policy), tmp_path, Ledger.read(tmp_path))
+    assert found.path.endswith("config.json")
+    assert len(told) == 1 and told[0].startswith("Hugging Face") and told[0].endswith("Asking the next hub.")
 
 
 def test_a_hub_that_was_not_chosen_is_not_asked(hub, tmp_path):

@@ -23,7 +23,7 @@ REPO = "/Qwen/Qwen3-0.6B/resolve"
 def hub(monkeypatch):
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setattr("piying.core.download.hubs.hugging_face", HuggingFace)
+        monkeypatch.setattr("piying.core.download.hub_session.hugging_face", HuggingFace)
         for revision in ("main", "c0ffee"):
             hub.put(f"{REPO}/{revision}/config.json", CONFIG)
             hub.put(f"{REPO}/{revision}/vocab.txt", CHAT)

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from piying.core.download import hubs
-from piying.core.download.hubs import HubFile, choose_hubs
+from piying.core.download import hub_session, hubs
+from piying.core.download.hub_session import choose_hubs
+from piying.core.download.hubs import HubFile
 from piying.core.download.jobs import fetch
 from piying.core.download.manifest import ListedFile, ListedModel, Source
 from piying.core.download.transfer import DownloadRefused, transfer
@@ -47,7 +48,7 @@ def target(tmp_path):
 
 
 def remote():
-    return hubs.hugging_face().remote(SOURCE, HubFile("weights.safetensors", len(DATA), SHA256))
+    return hub_session.hugging_face().remote(SOURCE, HubFile("weights.safetensors", len(DATA), SHA256))
 
 
 def asked(hub, method="GET"):
@@ -97,7 +98,7 @@ def test_a_model_is_listed_and_comes(hub, tmp_path):
 def test_a_listing_that_is_none(hub, answer):
     hub.put("/api/models/Org/Folder/revision/main", answer)
     with pytest.raises(DownloadRefused, match="Hugging Face"):
-        hubs.hugging_face().listing(Source("Org/Folder", "main"), QUICK)
+        hub_session.hugging_face().listing(Source("Org/Folder", "main"), QUICK)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_server_that_is_not_there(target, monkeypatch):
     with pytest.raises(DownloadRefused, match="cannot be fetched .*refused"):
         transfer(remote(), target, policy=QUICK)
     with pytest.raises(DownloadRefused, match="cannot be fetched .*refused"):
-        hubs.hugging_face().listing(SOURCE, QUICK)
+        hub_session.hugging_face().listing(SOURCE, QUICK)
 
 
 def test_offline_mode_asks_nobody(hub, target, monkeypatch):
@@ -243,10 +244,11 @@ INSTALLED = """
 import importlib, pathlib, sys, types
 package = types.ModuleType("pack"); package.__path__ = [sys.argv[1]]; sys.modules["pack"] = package
 hubs = importlib.import_module("pack.core.download.hubs")
+hub_session = importlib.import_module("pack.core.download.hub_session")
 manifest = importlib.import_module("pack.core.download.manifest")
 transfer = importlib.import_module("pack.core.download.transfer")
 source = manifest.Source("Org/Model", "main", "weights.safetensors")
-remote = hubs.hugging_face().remote(source, hubs.HubFile("weights.safetensors", int(sys.argv[2]), sys.argv[3]))
+remote = hub_session.hugging_face().remote(source, hubs.HubFile("weights.safetensors", int(sys.argv[2]), sys.argv[3]))
 print(type(remote.opener.__self__).__name__, flush=True)
 transfer.transfer(remote, pathlib.Path(sys.argv[4]))
 """

@@ -15,7 +15,8 @@ import torch
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.media import ffmpeg
-from piying.core.media.video import probe, write_mp4
+from piying.core.media.mp4 import write_mp4
+from piying.core.media.video import probe
 from piying.core.wan.long import video_writer
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.long.window_cache import FinishedWindow, WindowCache

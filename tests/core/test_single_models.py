@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from piying.core.catalog.discovery import installed_models
-from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, InstalledModel
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
 from piying.core.checkpoints.layouts.language_model import LANGUAGE_MODEL
-from piying.core.checkpoints.tokenizers import SentencePieceTokenizer
+from piying.core.checkpoints.tokenizers import SentencePieceTokenizer, tokenizer_of
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.families.registry import family_named
@@ -295,3 +295,17 @@ def test_comfyuis_own_words_serve_qwen3():
     assert text.count("<|meta|>") == 1
     assert words(text)["input_ids"][-4:-3] == [151_667]
     assert model.generation_config.eos_token_id == [151_645]
+
+
+def test_python_code_beside_a_tokenizer_is_never_run(tmp_path, monkeypatch):
+    """Without a word on it, transformers asks at the terminal; here it would be told yes."""
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, ran = tmp_path / "tokenizer", tmp_path / "ran"
+    folder.mkdir()
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass A: pass\n")
+    settings = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.A", "mine.A"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(PiyingError, match="cannot be read as a tokenizer model"):
+        tokenizer_of(InstalledModel("mine", tmp_path, 0))
+    assert not ran.exists()

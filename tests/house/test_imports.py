@@ -17,7 +17,7 @@ HEAVY = {"torch", "diffusers", "transformers", "cv2", "accelerate", "numpy", "PI
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview", "aiohttp"}
 # Its work, and its web server; aiohttp comes with it.
 COMFY_FILES = {Path("core/host/comfy.py"), Path("core/host/comfy_server.py")}
-FAMILIES = {"wan", "hunyuan_dit", "prompting", "controls"}
+FAMILIES = {"wan", "hunyuan_dit", "z_image", "prompting", "controls"}
 REGISTRY = Path("core/families/registry.py")
 STDLIB_ONLY = {
     *("graph", "definitions", "errors", "validate", "execute", "calls", "schedule", "cache", "plan"),

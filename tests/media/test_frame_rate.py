@@ -27,7 +27,7 @@ def shown(frames):
 @few
 @given(st.integers(1, 90), RATES, RATES)
 def test_frames_are_shown_when_they_were(count, fps, to_fps):
-    found = shown(change_rate(numbered(count), fps, to_fps, "nearest", "as it is"))
+    found = shown(change_rate(numbered(count), fps=fps, to_fps=to_fps, method="nearest", length="as it is"))
     source, target = exact_rate("fps", fps), exact_rate("fps", to_fps)
     assert found == [int(k * source / target) for k in range(len(found))]
     assert abs(len(found) / target - count / source) < 1 / target
@@ -37,28 +37,31 @@ def test_frames_are_shown_when_they_were(count, fps, to_fps):
 @few
 @given(st.integers(1, 60), RATES, RATES)
 def test_blending_keeps_the_mean_and_the_order(count, fps, to_fps):
-    found = shown(change_rate(numbered(count), fps, to_fps, "blend", "as it is"))
+    found = shown(change_rate(numbered(count), fps=fps, to_fps=to_fps, method="blend", length="as it is"))
     assert found == sorted(found)
     assert found[0] >= 0 and found[-1] <= count - 1 + 1e-4
     assert len(found) == new_count(count, exact_rate("a", fps), exact_rate("b", to_fps))
 
 
 def test_blending_is_what_is_on_screen_meanwhile():
-    assert shown(change_rate(numbered(4), 32, 16, "blend", "as it is")) == [0.5, 2.5]
-    assert shown(change_rate(numbered(3), 24, 16, "blend", "as it is")) == pytest.approx([1 / 3, 5 / 3])
-    assert shown(change_rate(numbered(2), 16, 24, "blend", "as it is")) == pytest.approx([0, 0.5, 1])
+    assert shown(change_rate(numbered(4), fps=32, to_fps=16, method="blend", length="as it is")) == [0.5, 2.5]
+    slower = change_rate(numbered(3), fps=24, to_fps=16, method="blend", length="as it is")
+    assert shown(slower) == pytest.approx([1 / 3, 5 / 3])
+    faster = change_rate(numbered(2), fps=16, to_fps=24, method="blend", length="as it is")
+    assert shown(faster) == pytest.approx([0, 0.5, 1])
 
 
 def test_known_rates():
-    assert shown(change_rate(numbered(30), 30, 16, "nearest", "as it is"))[:6] == [0, 1, 3, 5, 7, 9]
-    assert shown(change_rate(numbered(3), 8, 16, "nearest", "as it is")) == [0, 0, 1, 1, 2, 2]
+    slower = change_rate(numbered(30), fps=30, to_fps=16, method="nearest", length="as it is")
+    assert shown(slower)[:6] == [0, 1, 3, 5, 7, 9]
+    assert shown(change_rate(numbered(3), fps=8, to_fps=16, method="nearest", length="as it is")) == [0, 0, 1, 1, 2, 2]
     assert exact_rate("fps", 29.97) == Fraction(2997, 100)
     assert exact_rate("fps", 30000 / 1001) == Fraction(30000, 1001)
 
 
 def test_the_same_rate_changes_nothing():
     for method in ("nearest", "blend"):
-        assert torch.equal(change_rate(numbered(7), 24, 24, method, "as it is"), numbered(7))
+        assert torch.equal(change_rate(numbered(7), fps=24, to_fps=24, method=method, length="as it is"), numbered(7))
 
 
 @few
@@ -72,9 +75,25 @@ def test_lengths_are_4n_plus_1(count):
 
 
 def test_trimming_cuts_the_end_and_holding_repeats_it():
-    assert shown(change_rate(numbered(7), 16, 16, "nearest", "trim to 4n+1")) == [0, 1, 2, 3, 4]
-    assert shown(change_rate(numbered(7), 16, 16, "nearest", "hold to 4n+1")) == [0, 1, 2, 3, 4, 5, 6, 6, 6]
-    assert shown(change_rate(numbered(2), 16, 16, "blend", "trim to 4n+1")) == [0]
+    assert shown(change_rate(numbered(7), fps=16, to_fps=16, method="nearest", length="trim to 4n+1")) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert shown(change_rate(numbered(7), fps=16, to_fps=16, method="nearest", length="hold to 4n+1")) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        6,
+        6,
+    ]
+    assert shown(change_rate(numbered(2), fps=16, to_fps=16, method="blend", length="trim to 4n+1")) == [0]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +101,8 @@ def test_trimming_cuts_the_end_and_holding_repeats_it():
     [
         ((0, 16, "nearest", "as it is"), "fps is 0. Allowed: above 0"),
         ((16, -1, "nearest", "as it is"), "to_fps is -1"),
+        ((0.0001, 16, "nearest", "as it is"), "fps is 0.0001"),
+        ((16, float("inf"), "nearest", "as it is"), "to_fps is inf"),
         ((16, float("nan"), "nearest", "as it is"), "to_fps is nan"),
         ((16, 16, "fast", "as it is"), "method is 'fast'. Choose one of: nearest, blend"),
         ((16, 16, "blend", "81"), "length is '81'"),
@@ -89,4 +110,4 @@ def test_trimming_cuts_the_end_and_holding_repeats_it():
 )
 def test_mistakes_are_sentences(arguments, sentence):
     with pytest.raises(PiyingError, match=sentence):
-        change_rate(numbered(3), *arguments)
+        change_rate(numbered(3), **dict(zip(("fps", "to_fps", "method", "length"), arguments, strict=True)))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from piying.core.atomic_write import unfinished_file
 from piying.core.errors import PiyingError
 from piying.core.media import images, metadata
 
@@ -89,11 +90,17 @@ def test_a_folder_that_is_no_folder(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk(tmp_path):
-    (tmp_path / "a.png").symlink_to("/dev/full")
-    with pytest.raises(PiyingError, match=r"disk is full"):
+def test_a_full_disk(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_text("old")
+    # The name of the file that is written to is random.
+    monkeypatch.setattr(os, "urandom", bytes)
+    with unfinished_file(tmp_path) as unfinished:
+        pass
+    unfinished.symlink_to("/dev/full")
+    with pytest.raises(PiyingError, match=r"Cannot save the image in .*disk is full"):
         images.write_png(tmp_path / "a.png", picture())
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_text() == "old"
 
 
 def test_read_rgb(tmp_path):

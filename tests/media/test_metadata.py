@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 from piying.core.errors import PiyingError
-from piying.core.media import ffmpeg, metadata, video
+from piying.core.media import ffmpeg, metadata, mp4
 
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {"text": '皮影 é😀 "=;#\\\n'}}}
 PROMPT = json.dumps(GRAPH)
@@ -97,7 +97,7 @@ def test_a_webp_chunk_of_odd_length_comes_first(tmp_path):
 def test_no_workflow(tmp_path, kind):
     path = tmp_path / "plain"
     if kind == "mp4":
-        video.write_mp4(path, [np.zeros((48, 64, 3), np.uint8)], Fraction(16))
+        mp4.write_mp4(path, [np.zeros((48, 64, 3), np.uint8)], Fraction(16))
     else:
         Image.new("RGB", (8, 6)).save(path, kind)
     with pytest.raises(PiyingError, match=r"plain carries no workflow.*original file"):
@@ -164,7 +164,7 @@ def test_a_packed_bomb_is_refused(tmp_path, monkeypatch):
 
 def test_too_much_text_in_a_container(tmp_path, monkeypatch):
     monkeypatch.setattr(metadata, "MAX_TEXT", 1000)
-    video.write_mp4(tmp_path / "a", [np.zeros((48, 64, 3), np.uint8)], Fraction(16), metadata={"prompt": "x" * 2000})
+    mp4.write_mp4(tmp_path / "a", [np.zeros((48, 64, 3), np.uint8)], Fraction(16), metadata={"prompt": "x" * 2000})
     with pytest.raises(PiyingError, match="it holds more than"):
         metadata.read_workflow(tmp_path / "a")
 
@@ -182,7 +182,7 @@ import importlib.util, sys
 from pathlib import Path
 spec = importlib.util.spec_from_file_location("conftest", {str(conftest)!r})
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
-from piying.core.media import disk, ffmpeg, images, metadata, naming, video
+from piying.core.media import ffmpeg, images, metadata, mp4, naming, video
 assert "prompt" in metadata.read_workflow(Path(sys.argv[1]))
 print([name for name in ("torch", "numpy", "PIL", "cv2", "imageio_ffmpeg") if name in sys.modules])
 """

@@ -205,13 +205,11 @@ def test_a_failed_move_without_hard_links_frees_the_name(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_publish_never_overwrites(tmp_path):
+def test_a_file_is_never_overwritten(tmp_path):
     (tmp_path / "a_00001_.txt").write_text("old")
-    part = tmp_path / "part"
-    part.write_text("new")
-    assert naming.publish(part, tmp_path, "a", ".txt").read_text() == "new"
+    assert save(tmp_path, "a", "new").read_text() == "new"
     assert (tmp_path / "a_00001_.txt").read_text() == "old"
-    assert not part.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_00001_.txt", "a_00002_.txt"]
 
 
 def test_a_name_taken_between_looking_and_linking(tmp_path, monkeypatch):

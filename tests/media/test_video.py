@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.media import ffmpeg, metadata, video
+from piying.core.media import ffmpeg, metadata, mp4, video
 
 PREAMBLE = f"""
 import importlib.util, sys
@@ -29,7 +29,7 @@ import numpy as np
 spec = importlib.util.spec_from_file_location("conftest", {str(Path(__file__).parents[1] / "conftest.py")!r})
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
 from piying.core.errors import PiyingError
-from piying.core.media import naming, video
+from piying.core.media import mp4, naming
 """
 noise = np.random.default_rng(3)
 
@@ -61,7 +61,7 @@ def boxes(data: bytes) -> list[str]:
 
 @pytest.mark.parametrize("rate", [Fraction(16), Fraction(24000, 1001), Fraction(25, 2), Fraction(1, 2), Fraction(120)])
 def test_format_rate_and_count(tmp_path, rate):
-    video.write_mp4(tmp_path / "a.mp4", clip(7), rate)
+    mp4.write_mp4(tmp_path / "a.mp4", clip(7), rate)
     stream = ffprobe(tmp_path / "a.mp4", "-show_streams", "-count_frames")["streams"][0]
     assert (stream["codec_name"], stream["pix_fmt"]) == ("h264", "yuv420p")
     assert Fraction(stream["r_frame_rate"]) == Fraction(stream["avg_frame_rate"]) == rate
@@ -72,7 +72,7 @@ def test_format_rate_and_count(tmp_path, rate):
 
 
 def test_the_index_comes_first(tmp_path):
-    video.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16), metadata={"prompt": "{}"})
+    mp4.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16), metadata={"prompt": "{}"})
     assert [name for name in boxes((tmp_path / "a.mp4").read_bytes()) if name != "free"] == [
         "ftyp",
         "moov",
@@ -94,14 +94,14 @@ def test_the_index_comes_first(tmp_path):
 )
 def test_colours_come_back(tmp_path, colour):
     frame = np.tile(np.array(colour, np.uint8), (48, 64, 1))
-    video.write_mp4(tmp_path / "a.mp4", [frame] * 3, Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", [frame] * 3, Fraction(16))
     for back in video.read_frames(tmp_path / "a.mp4"):
         assert np.abs(back.astype(int) - colour).max() <= 1
 
 
 def test_colours_are_bt709_in_the_bytes_not_only_in_the_tags(tmp_path):
     frame = np.tile(np.array((220, 40, 40), np.uint8), (48, 64, 1))
-    video.write_mp4(tmp_path / "a.mp4", [frame], Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", [frame], Fraction(16))
     ours("-i", str(tmp_path / "a.mp4"), "-f", "rawvideo", "-pix_fmt", "yuv420p", str(tmp_path / "raw"))
     raw = np.fromfile(tmp_path / "raw", np.uint8)
     red, green, blue = (part / 255 for part in (220, 40, 40))
@@ -114,7 +114,7 @@ def test_colours_are_bt709_in_the_bytes_not_only_in_the_tags(tmp_path):
 def test_detail_survives(tmp_path):
     rows, columns = np.mgrid[0:96, 0:128]
     frame = np.stack([rows * 2, columns * 2 - 1, 128 + 100 * np.sin(rows / 6)], -1).clip(0, 255).astype(np.uint8)
-    video.write_mp4(tmp_path / "a.mp4", [frame] * 4, Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", [frame] * 4, Fraction(16))
     for back in video.read_frames(tmp_path / "a.mp4"):
         error = np.mean((back.astype(float) - frame) ** 2)
         assert 10 * math.log10(255**2 / error) > 36  # x264's default quality stays below that.
@@ -124,7 +124,7 @@ def test_detail_survives(tmp_path):
 def test_odd_sizes_grow_by_their_edge(tmp_path, height, width):
     frame = np.full((height, width, 3), 60, np.uint8)
     frame[-1], frame[:, -1] = 200, 200
-    video.write_mp4(tmp_path / "a.mp4", [frame] * 2, Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", [frame] * 2, Fraction(16))
     back = next(video.read_frames(tmp_path / "a.mp4"))
     assert back.shape == (height + height % 2, width + width % 2, 3)
     assert np.abs(back[-1].astype(int) - 200).max() < 12 and np.abs(back[:, -1].astype(int) - 200).max() < 12
@@ -134,7 +134,7 @@ def test_odd_sizes_grow_by_their_edge(tmp_path, height, width):
 
 def test_order_of_frames_and_one_frame(tmp_path):
     for count in (1, 9):
-        video.write_mp4(tmp_path / "a.mp4", clip(count), Fraction(16))
+        mp4.write_mp4(tmp_path / "a.mp4", clip(count), Fraction(16))
         greys = [int(back.mean().round()) for back in video.read_frames(tmp_path / "a.mp4")]
         assert greys == pytest.approx([40 + 20 * index for index in range(count)], abs=2)
 
@@ -143,8 +143,8 @@ def test_order_of_frames_and_one_frame(tmp_path):
 def test_tensors_equal_arrays(tmp_path, dtype):
     tensor = torch.rand(4, 48, 64, 3, generator=torch.Generator().manual_seed(2)).to(dtype) * 1.4 - 0.2
     arrays = [(frame.float() * 255).clamp(0, 255).byte().numpy() for frame in tensor]
-    video.write_mp4(tmp_path / "a.mp4", tensor, Fraction(16))
-    video.write_mp4(tmp_path / "b.mp4", iter(arrays), Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", tensor, Fraction(16))
+    mp4.write_mp4(tmp_path / "b.mp4", iter(arrays), Fraction(16))
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
@@ -154,7 +154,7 @@ def test_same_input_same_bytes_and_no_version_of_ours(tmp_path):
     for name in ("a", "b"):
         folder = tmp_path / name
         folder.mkdir()
-        video.write_mp4(folder / name, frames, Fraction(16), metadata={"prompt": '{"a":1}'}, audio=sound)
+        mp4.write_mp4(folder / name, frames, Fraction(16), metadata={"prompt": '{"a":1}'}, audio=sound)
     data = (tmp_path / "a" / "a").read_bytes()
     assert data == (tmp_path / "b" / "b").read_bytes()
     assert b"Lavf" not in data
@@ -177,7 +177,7 @@ def test_frames_are_streamed(tmp_path):
             most = max(most, alive)
             yield frame
 
-    video.write_mp4(tmp_path / "a.mp4", frames(), Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", frames(), Fraction(16))
     assert 1 <= most <= 4
 
 
@@ -190,7 +190,7 @@ NASTY = {
 
 
 def test_metadata_that_looks_like_syntax(tmp_path):
-    video.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16), metadata=NASTY)
+    mp4.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16), metadata=NASTY)
     back = metadata.read_workflow(tmp_path / "a.mp4")
     for key in ("prompt", "workflow", "extra = key; #1 \\"):
         assert back[key] == NASTY[key].replace("\ud83d", "\\ud83d")
@@ -210,7 +210,7 @@ def test_random_metadata(tmp_path, seed):
         "prompt": text(chance.randint(1, 2000)),
         "workflow": text(chance.choice([1, 1023, 1024, 1025, 70_000])),
     }
-    video.write_mp4(tmp_path / "a.mp4", clip(1), Fraction(16), metadata=texts)
+    mp4.write_mp4(tmp_path / "a.mp4", clip(1), Fraction(16), metadata=texts)
     back = metadata.read_workflow(tmp_path / "a.mp4")
     assert {key: back[key] for key in texts} == texts
 
@@ -218,13 +218,13 @@ def test_random_metadata(tmp_path, seed):
 def test_a_megabyte_of_metadata_as_others_read_it(tmp_path):
     text = json.dumps({"nodes": ["节点=\\;#\n" * 5] * 24_000}, ensure_ascii=False)
     assert len(text.encode()) > 1_000_000
-    video.write_mp4(tmp_path / "a.mp4", clip(1), Fraction(16), metadata={"workflow": text})
+    mp4.write_mp4(tmp_path / "a.mp4", clip(1), Fraction(16), metadata={"workflow": text})
     assert metadata.read_workflow(tmp_path / "a.mp4")["workflow"] == text
     assert ffprobe(tmp_path / "a.mp4", "-show_format")["format"]["tags"]["workflow"] == text
 
 
 def test_without_metadata_there_is_none(tmp_path):
-    video.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16))
     with pytest.raises(PiyingError, match="carries no workflow"):
         metadata.read_workflow(tmp_path / "a.mp4")
 
@@ -234,7 +234,7 @@ def test_without_metadata_there_is_none(tmp_path):
 )
 def test_file_names_mean_nothing_to_ffmpeg(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    video.write_mp4(Path(name), clip(3), Fraction(16), metadata={"prompt": "{}"})
+    mp4.write_mp4(Path(name), clip(3), Fraction(16), metadata={"prompt": "{}"})
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert len(list(video.read_frames(Path(name)))) == video.probe(Path(name)).frames == 3
     assert metadata.read_workflow(Path(name))["prompt"] == "{}"
@@ -248,7 +248,7 @@ def tone(seconds: float, rate: int, channels: int = 2, batch: int = 1) -> dict:
 
 @pytest.mark.parametrize(("channels", "rate"), [(1, 44100), (2, 48000), (6, 48000), (2, 22050)])
 def test_sound(tmp_path, channels, rate):
-    video.write_mp4(tmp_path / "a.mp4", clip(32), Fraction(16), audio=tone(5, rate, channels), metadata=NASTY)
+    mp4.write_mp4(tmp_path / "a.mp4", clip(32), Fraction(16), audio=tone(5, rate, channels), metadata=NASTY)
     pictures, sound = ffprobe(tmp_path / "a.mp4", "-show_streams")["streams"]
     assert (sound["codec_name"], sound["channels"], sound["sample_rate"]) == ("aac", channels, str(rate))
     assert float(sound["duration"]) == pytest.approx(2, abs=0.03)  # Cut where the video ends.
@@ -267,7 +267,7 @@ def test_sound_comes_back_in_place(tmp_path):
     audio = tone(1, 48000, 2, batch=3)
     audio["waveform"][0, :, :24000] = 0
     audio["waveform"][1:] = float("nan")
-    video.write_mp4(tmp_path / "a.mp4", clip(32), Fraction(16), audio=audio)
+    mp4.write_mp4(tmp_path / "a.mp4", clip(32), Fraction(16), audio=audio)
     ours("-i", str(tmp_path / "a.mp4"), "-f", "f32le", "-c:a", "pcm_f32le", str(tmp_path / "raw"))
     back = torch.from_numpy(np.fromfile(tmp_path / "raw", np.float32)).reshape(-1, 2).T
     assert 48000 <= back.shape[1] < 52000  # Shorter than the video, and it stays so.
@@ -280,12 +280,12 @@ def test_broken_samples_are_silenced(tmp_path):
     audio = tone(1, 16000, 1)
     audio["waveform"][0, 0, ::7] = float("nan")
     audio["waveform"][0, 0, 1::7] = float("inf")
-    video.write_mp4(tmp_path / "a.mp4", clip(16), Fraction(16), audio=audio)
+    mp4.write_mp4(tmp_path / "a.mp4", clip(16), Fraction(16), audio=audio)
     assert video.probe(tmp_path / "a.mp4").has_audio
 
 
 def test_no_samples_are_no_sound(tmp_path):
-    video.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16), audio=tone(0, 16000))
+    mp4.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16), audio=tone(0, 16000))
     assert not video.probe(tmp_path / "a.mp4").has_audio
 
 
@@ -296,7 +296,7 @@ def test_sound_of_a_wrong_shape_is_refused_before_encoding(tmp_path, shape):
         yield
 
     with pytest.raises(PiyingError, match=r"The audio is a waveform \[.*1 to 8 channels"):
-        video.write_mp4(
+        mp4.write_mp4(
             tmp_path / "a.mp4",
             frames(),
             Fraction(16),
@@ -307,7 +307,7 @@ def test_sound_of_a_wrong_shape_is_refused_before_encoding(tmp_path, shape):
 @pytest.mark.parametrize("fps", [0, -1, 1001, Fraction(1, 100_000)])
 def test_rates_out_of_range(tmp_path, fps):
     with pytest.raises(PiyingError, match=r"fps is .*Allowed: above 0, up to 1000"):
-        video.write_mp4(tmp_path / "a.mp4", clip(), Fraction(fps))
+        mp4.write_mp4(tmp_path / "a.mp4", clip(), Fraction(fps))
 
 
 @pytest.mark.parametrize(
@@ -323,8 +323,17 @@ def test_rates_out_of_range(tmp_path, fps):
 )
 def test_wrong_frames(tmp_path, frames, words):
     with pytest.raises(PiyingError, match=words):
-        video.write_mp4(tmp_path / "a.mp4", frames, Fraction(16))
+        mp4.write_mp4(tmp_path / "a.mp4", frames, Fraction(16))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_the_file_that_was_there(tmp_path):
+    mp4.write_mp4(tmp_path / "a.mp4", clip(3), Fraction(16))
+    before = (tmp_path / "a.mp4").read_bytes()
+    with pytest.raises(PiyingError, match="Frame 2"):
+        mp4.write_mp4(tmp_path / "a.mp4", [*clip(2), *clip(1, 48, 62)], Fraction(16))
+    assert (tmp_path / "a.mp4").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 @pytest.mark.parametrize("with_audio", [False, True])
@@ -340,7 +349,7 @@ def test_an_error_among_the_frames_ends_ffmpeg(tmp_path, with_audio):
 
     threads = threading.active_count()
     with pytest.raises(OSError, match="the source is gone"):
-        video.write_mp4(tmp_path / "a.mp4", frames(), Fraction(16), audio=tone(1, 8000) if with_audio else None)
+        mp4.write_mp4(tmp_path / "a.mp4", frames(), Fraction(16), audio=tone(1, 8000) if with_audio else None)
     assert started and list(tmp_path.iterdir()) == []
     assert threading.active_count() == threads
     assert children(os.getpid()) == []
@@ -367,7 +376,7 @@ def test_ctrl_c_on_the_terminal(tmp_path):
         "        yield np.zeros((256, 256, 3), np.uint8)\n"
         "        if index == 60: print('ready', flush=True); time.sleep(60)\n"
         "with naming.writing(Path(sys.argv[1]), 'video/a', '.mp4') as out:\n"
-        "    video.write_mp4(out.path, frames(), Fraction(16))\n"
+        "    mp4.write_mp4(out.path, frames(), Fraction(16))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=-1, stderr=-1, start_new_session=True
@@ -385,7 +394,7 @@ LARGE = PREAMBLE + (
     "frames = (source.integers(0, 256, (240, 320, 3), np.uint8) for _ in range(200))\n"
     "try:\n"
     "    with naming.writing(Path(sys.argv[1]), 'a', '.mp4') as out:\n"
-    "        video.write_mp4(out.path, frames, Fraction(16))\n"
+    "        mp4.write_mp4(out.path, frames, Fraction(16))\n"
     "except PiyingError as error: print(error)\n"
     "print(sorted(path.name for path in Path(sys.argv[1]).iterdir()))\n"
 )
@@ -425,9 +434,9 @@ def test_a_full_disk(tmp_path):
 def test_a_folder_that_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(PiyingError, match=r"Cannot save the video in .*file: a file stands where"):
-        video.write_mp4(tmp_path / "file" / "a.mp4", clip(), Fraction(16))
+        mp4.write_mp4(tmp_path / "file" / "a.mp4", clip(), Fraction(16))
     with pytest.raises(PiyingError, match=r"no such file or folder"):
-        video.write_mp4(tmp_path / "gone" / "a.mp4", clip(), Fraction(16))
+        mp4.write_mp4(tmp_path / "gone" / "a.mp4", clip(), Fraction(16))
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -442,7 +451,7 @@ def test_an_ffmpeg_that_cannot_run(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
     (tmp_path / "out").mkdir()
     with pytest.raises(PiyingError, match=r"The ffmpeg program .*/ffmpeg cannot be run: .*IMAGEIO_FFMPEG_EXE"):
-        video.write_mp4(tmp_path / "out" / "a.mp4", clip(), Fraction(16))
+        mp4.write_mp4(tmp_path / "out" / "a.mp4", clip(), Fraction(16))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -471,12 +480,12 @@ def test_what_ffmpeg_says_is_passed_on(tmp_path, monkeypatch, script, words):
     program.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
     with pytest.raises(PiyingError, match=r"Cannot save the video in ") as caught:
-        video.write_mp4(tmp_path / "a.mp4", clip(20, 256, 256), Fraction(16))
+        mp4.write_mp4(tmp_path / "a.mp4", clip(20, 256, 256), Fraction(16))
     assert words in str(caught.value)
 
 
 def test_probe(tmp_path):
-    video.write_mp4(tmp_path / "a.mp4", clip(9), Fraction(24000, 1001), audio=tone(1, 16000))
+    mp4.write_mp4(tmp_path / "a.mp4", clip(9), Fraction(24000, 1001), audio=tone(1, 16000))
     expected = video.VideoInfo(64, 48, Fraction(24000, 1001), 9, pytest.approx(9 * 1001 / 24000), True)
     assert video.probe(tmp_path / "a.mp4") == expected
 
@@ -486,7 +495,7 @@ def test_probe(tmp_path):
 def test_probe_and_read_other_containers(tmp_path, name, rate):
     if name == "a.gif" and rate != 10:
         pytest.skip("a GIF counts in hundredths of a second")
-    video.write_mp4(tmp_path / "a.mp4", clip(6), rate)
+    mp4.write_mp4(tmp_path / "a.mp4", clip(6), rate)
     codec = {"a.webm": ["-c:v", "libvpx", "-b:v", "1M"], "a.gif": []}.get(name, ["-c:v", "copy"])
     ours("-i", str(tmp_path / "a.mp4"), *codec, str(tmp_path / name))
     info = video.probe(tmp_path / name)
@@ -496,7 +505,7 @@ def test_probe_and_read_other_containers(tmp_path, name, rate):
 
 
 def test_a_changing_rate_gives_each_frame_once(tmp_path):
-    video.write_mp4(tmp_path / "a.mp4", clip(8), Fraction(8))
+    mp4.write_mp4(tmp_path / "a.mp4", clip(8), Fraction(8))
     uneven = "setpts='if(lt(N,4),N*0.1,0.4+(N-4)*0.5)/TB'"
     ours(
         "-i",
@@ -520,7 +529,7 @@ def test_a_changing_rate_gives_each_frame_once(tmp_path):
 def test_a_turned_video_is_read_upright(tmp_path):
     frame = np.full((48, 64, 3), 30, np.uint8)
     frame[:, :32] = 220
-    video.write_mp4(tmp_path / "a.mp4", [frame], Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", [frame], Fraction(16))
     data = bytearray((tmp_path / "a.mp4").read_bytes())
     # The track's matrix, as a phone held upright writes it.
     struct.pack_into(">9i", data, data.index(b"tkhd") + 44, 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
@@ -533,7 +542,7 @@ def test_a_turned_video_is_read_upright(tmp_path):
 
 
 def test_reading_can_stop_early(tmp_path):
-    video.write_mp4(tmp_path / "a.mp4", clip(200, 256, 256), Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", clip(200, 256, 256), Fraction(16))
     frames = video.read_frames(tmp_path / "a.mp4")
     assert next(frames).shape == (256, 256, 3)
     frames.close()
@@ -559,7 +568,7 @@ def test_no_video(tmp_path, read, data, words):
 
 
 def test_a_video_cut_short(tmp_path):
-    video.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16))
+    mp4.write_mp4(tmp_path / "a.mp4", clip(), Fraction(16))
     ours("-i", str(tmp_path / "a.mp4"), "-c", "copy", str(tmp_path / "b.mp4"))  # With the index last.
     data = (tmp_path / "b.mp4").read_bytes()
     (tmp_path / "b.mp4").write_bytes(data[: len(data) // 2])
@@ -574,7 +583,7 @@ def test_sound_without_pictures(tmp_path):
 
 
 def test_a_playlist_cannot_read_other_files(tmp_path):
-    video.write_mp4(tmp_path / "secret.mp4", clip(), Fraction(16))
+    mp4.write_mp4(tmp_path / "secret.mp4", clip(), Fraction(16))
     (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
     (tmp_path / "b.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n")
     for name in ("a.mp4", "b.mp4"):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from piying.core.media.audio import read_audio
-from piying.core.media.clip import load_clip, probe_clip
 from piying.core.media.images import read_image
 from piying.core.media.metadata import read_workflow
+from piying.core.media.video import load_frames, probe
 from piying.core.samples import sample_clip, sample_picture
 from piying.runner import Session
 
@@ -120,11 +120,11 @@ def test_loaders_name_files_of_the_manifest(name):
 def test_it_makes_a_video(ran, name):
     (path,) = ran(name).files
     count, width, height, sounds = VIDEOS[name]
-    info = probe_clip(path)
+    info = probe(path)
     assert path.parent.name == "video"
     assert path.name == f"piying_{name}_00001_.mp4"
     assert (info.fps, info.has_audio) == (16, sounds)
-    assert load_clip(path, info).shape == (count, height, width, 3)
+    assert load_frames(path, info).shape == (count, height, width, 3)
 
 
 def test_it_makes_a_picture(ran):
@@ -185,9 +185,9 @@ def test_the_long_video_is_made_in_windows_and_begins_with_its_picture(ran):
     finished = ran("long_video")
     (record,) = json.loads(read_workflow(finished.files[0])["piying"]).values()
     assert (record["windows"], record["window"], record["num_frames"]) == (3, 17, 41)
-    info = probe_clip(finished.files[0])
+    info = probe(finished.files[0])
     picture = sample_picture("first frame")[0][0]
-    assert (load_clip(finished.files[0], info)[0] - picture).abs().mean() < 0.03, "what H.264 leaves of it"
+    assert (load_frames(finished.files[0], info)[0] - picture).abs().mean() < 0.03, "what H.264 leaves of it"
 
 
 def test_outpainting_keeps_the_video_in_the_middle(ran):

@@ -54,7 +54,7 @@ def test_classes_are_where_the_shape_is():
 
 def test_samples_are_drawn_again_the_same(tmp_path, monkeypatch):
     """Pictures to the bit; video encoders differ from build to build, so clips nearly."""
-    from piying.core.media.clip import load_clip, probe_clip
+    from piying.core.media.video import load_frames, probe
     from piying.core.samples import FOLDER
     from piying.training import samples
 
@@ -67,5 +67,5 @@ def test_samples_are_drawn_again_the_same(tmp_path, monkeypatch):
             ours, shipped = (np.asarray(Image.open(folder / name)) for folder in (tmp_path, FOLDER))
             assert np.array_equal(ours, shipped), name
         else:
-            ours, shipped = (load_clip(path, probe_clip(path)) for path in (tmp_path / name, FOLDER / name))
+            ours, shipped = (load_frames(path, probe(path)) for path in (tmp_path / name, FOLDER / name))
             assert (ours - shipped).abs().max() < 0.05, name

@@ -43,11 +43,6 @@ class LeftOut:
 Place = Whole | Split | SwapHalves | LeftOut
 
 
-def _no_needs(names: Names, together: Mapping[str, int]) -> list[str]:
-    del names, together
-    return []
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """One way in which one component lies in files.
@@ -80,7 +75,7 @@ class Layout:
     spare: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     variants: Mapping[str, Callable[[Names], bool]] = field(default_factory=dict)
-    needs: Callable[[Names, Mapping[str, int]], list[str]] = _no_needs
+    needs: Callable[[Names, Mapping[str, int]], list[str]] = lambda names, together: []
     family: str = ""
 
     def title_of(self, names: Names) -> str:
@@ -89,14 +84,12 @@ class Layout:
 
     def matches(self, names: Names) -> bool:
         """Return whether all marks are among the names."""
-        return all(_has(names, mark) for mark in self.marks)
-
-
-def _has(names: Mapping[str, object], mark: str) -> bool:
-    if re.escape(mark) == mark.replace(".", r"\."):
-        return mark in names
-    pattern = re.compile(mark)
-    return any(pattern.fullmatch(name) for name in names)
+        for mark in self.marks:
+            # Most marks are plain names. Only a pattern has to be tried on each of the thousands of names.
+            is_plain = re.escape(mark) == mark.replace(".", r"\.")
+            if not (mark in names if is_plain else any(map(re.compile(mark).fullmatch, names))):
+                return False
+        return True
 
 
 def same(name: str, shapes: Shapes) -> Place:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from .base import Config, Layout, Names, Place, Shapes, Whole, count
+from .base import Config, Layout, Place, Shapes, Whole, count
 
 HEAD_DIM = 64  # of every published BERT
 LAYER = "encoder.layer.0"
@@ -34,11 +32,6 @@ def config(shapes: Shapes) -> Config:
     }
 
 
-def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
-    del names, together
-    return ["the tokenizer of its BERT"]
-
-
 BERT = Layout(
     kind="text_encoder",
     style="transformers",
@@ -49,6 +42,6 @@ BERT = Layout(
     ),
     place=place,
     config=config,
-    needs=_needs,
+    needs=lambda names, together: ["the tokenizer of its BERT"],
     spare=(r"logit_scale", r"(bert\.)?embeddings\.position_ids", r"cls\..+"),
 )

@@ -35,34 +35,23 @@ GROUPS = 32
 
 def place(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor of the original layout; its attention is made of 1 × 1 convolutions."""
-    middle, level = MIDDLE.fullmatch(name), LEVEL.fullmatch(name)
-    if middle is not None:
-        return _middle(*middle.groups())
-    if level is not None:
-        return _level(level, count(shapes, f"{level[1]}.{level[2]}."))
+    if middle := MIDDLE.fullmatch(name):
+        half, part, own = middle.groups()
+        is_attention = part == "attn_1"
+        new = by_prefix(own, ATTENTION if is_attention else RESNET)
+        module = "attentions.0" if is_attention else f"resnets.{int(part[-1]) - 1}"
+        return None if new is None else Whole(f"{half}.mid_block.{module}.{new}", squeeze=is_attention)
+    if level := LEVEL.fullmatch(name):
+        half, direction, number, resnet, own = level.groups()
+        # The original counts the decoder's resolutions from the finest, diffusers in the order they are run.
+        levels = count(shapes, f"{half}.{direction}.")
+        block = f"{half}.{direction}_blocks.{int(number) if direction == 'down' else levels - 1 - int(number)}"
+        if resnet is None:
+            return Whole(f"{block}.{direction}samplers.0.{own}")
+        new = by_prefix(own, RESNET)
+        return None if new is None else Whole(f"{block}.resnets.{resnet}.{new}")
     new = by_prefix(name, OUTSIDE)
     return None if new is None else Whole(new)
-
-
-def _middle(half: str, part: str, own: str) -> Place | None:
-    attention = part == "attn_1"
-    new = by_prefix(own, ATTENTION if attention else RESNET)
-    if new is None:
-        return None
-    if attention:
-        return Whole(f"{half}.mid_block.attentions.0.{new}", squeeze=True)
-    return Whole(f"{half}.mid_block.resnets.{int(part[-1]) - 1}.{new}")
-
-
-def _level(found: re.Match[str], levels: int) -> Place | None:
-    """Place a tensor of one resolution; the original counts the decoder's from the finest."""
-    half, direction, number, resnet, own = found.groups()
-    index = int(number) if direction == "down" else levels - 1 - int(number)
-    block = f"{half}.{direction}_blocks.{index}"
-    if resnet is None:
-        return Whole(f"{block}.{direction}samplers.0.{own}")
-    new = by_prefix(own, RESNET)
-    return None if new is None else Whole(f"{block}.resnets.{resnet}.{new}")
 
 
 def config(shapes: Shapes) -> Config:

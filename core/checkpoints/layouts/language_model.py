@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ...errors import PiyingError
-from .base import Config, Layout, Names, Shapes, count, same
+from .base import Config, Layout, Shapes, count, same
 
 ATTENTION = "model.layers.0.self_attn"
 # Values that no shape tells, from the config.json files of Qwen/Qwen3-* and Qwen/Qwen2.5-*.
@@ -47,11 +45,6 @@ def config(shapes: Shapes) -> Config:
     }
 
 
-def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
-    del names, together
-    return ["its tokenizer"]
-
-
 LANGUAGE_MODEL = Layout(
     kind="prompt_model",
     style="transformers",
@@ -59,5 +52,5 @@ LANGUAGE_MODEL = Layout(
     marks=("model.embed_tokens.weight", r"model\.layers\.0\.self_attn\.q_proj\.weight"),
     place=same,
     config=config,
-    needs=_needs,
+    needs=lambda names, together: ["its tokenizer"],
 )

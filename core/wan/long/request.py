@@ -90,6 +90,7 @@ def shown(found: list[Window], overlap: int) -> list[tuple[int, int]]:
 
 def window_request(request: LongRequest, window: Window) -> VACERequest:
     """Return what the model is asked for: a window's length, and noise of its own."""
+    # Another seed in each window, so that they do not all begin from the same noise.
     seed = (request.video.seed + window.index) % MAX_SEED
     return replace(request.video, num_frames=window.count, seed=seed)
 

@@ -128,7 +128,12 @@ class _LongVideo:
             if self.cache.has(keys[-1], window.count, self._blended):
                 resumed += 1
             else:
-                self._log_window(window, resumed)
+                if resumed and resumed == window.index:
+                    log.info("%s: %d finished windows are kept from a run before.", TITLE, resumed)
+                begin, last = window.start + window.given, window.end - 1
+                log.info(
+                    "%s: window %d of %d, frames %d to %d.", TITLE, window.index + 1, len(self.windows), begin, last
+                )
                 made, ran = self._make_window(window, canvas, keys, bar)
                 self.earlier.set_current(keys[-1], made)
             writer.add(Segment(keys[-1], first, end), made, tuple(keys))
@@ -140,18 +145,6 @@ class _LongVideo:
         counts = {"windows": len(self.windows), "windows_kept_from_before": resumed}
         return {"model": self.model.found.name, **ran, **settings, **counts, **described}
 
-    def _log_window(self, window: Window, resumed: int) -> None:
-        if resumed and resumed == window.index:
-            log.info("%s: %d finished windows are kept from a run before.", TITLE, resumed)
-        log.info(
-            "%s: window %d of %d, frames %d to %d.",
-            TITLE,
-            window.index + 1,
-            len(self.windows),
-            window.start + window.given,
-            window.end - 1,
-        )
-
     def _canvas(self, window: Window) -> Canvas:
         """Return what the task says about a window."""
         video = self.request.video
@@ -162,6 +155,7 @@ class _LongVideo:
         """Return the name of a window; it changes with all that decides its pixels."""
         request = self.request
         decides = {
+            # The key of the window before stands for its pixels: those of this window depend on all earlier ones.
             "before": before[-1:],
             "first": before[:1] if request.anchor != "none" else [],
             "window": asdict(window),
@@ -181,12 +175,22 @@ class _LongVideo:
         """Return a window, and a record of what ran."""
         earlier = self.earlier.window(keys[-2]) if window.given else None
         before = None if earlier is None else earlier.last(window.given)
-        seen = canvas if before is None else with_given(canvas, [_given(before, window)])
+        seen = canvas
+        if before is not None:
+            # Not pasted back: the model's own version of these frames shows how far its colours have moved.
+            slots = tuple(range(window.given))
+            layer = Layer("given", TITLE, "window before", before, slots=slots, total=window.count)
+            seen = with_given(canvas, [layer])
         ran: dict[str, Any] = {}
         latents: list[torch.Tensor] = []
         if seen.make.any():
+            video, pictures = self.request.video, self.task.references
+            if window.index and self.request.anchor == "reference":
+                # Every later window is held to the video's first frame, so that nobody's looks wander off.
+                pictures = (*pictures, self.earlier.first_frame(keys[0]))
+            references = references_on_white(pictures, video.width, video.height)
             strength = self.task.strength or Strength()
-            inputs = VACEInputs(seen, self._references(window, keys), strength, self._before(window, earlier))
+            inputs = VACEInputs(seen, references, strength, self._before(window, earlier))
             portion = ProgressRange(self.host, bar, window.index, SHARES)
             frames, ran = sample_inputs(
                 self.handle,
@@ -199,6 +203,7 @@ class _LongVideo:
                 logged_plans=self.logged_plans,
             )
         else:
+            # Nothing in this window is to be made, so a run of the model would be wasted.
             frames = seen.frames
         if before is not None:
             frames = self._joined_to(before, frames, window, keys)
@@ -216,13 +221,6 @@ class _LongVideo:
             earlier.latents[:, :, -(window.given // FRAME_STEP) :], self.request.overlap // FRAME_STEP
         )
 
-    def _references(self, window: Window, keys: list[str]) -> tuple[torch.Tensor, ...]:
-        """Return the task's pictures, and the video's first frame where later windows are held to it."""
-        video, pictures = self.request.video, self.task.references
-        if window.index and self.request.anchor == "reference":
-            pictures = (*pictures, self.earlier.first_frame(keys[0]))
-        return references_on_white(pictures, video.width, video.height)
-
     def _joined_to(self, before: torch.Tensor, frames: torch.Tensor, window: Window, keys: list[str]) -> torch.Tensor:
         """Return a window's frames brought together with those of the window before, which it begins with."""
         request = self.request
@@ -232,12 +230,7 @@ class _LongVideo:
         weight = torch.zeros(window.given)
         if request.seams != "cut":
             rising = torch.arange(1, request.overlap + 1) / (request.overlap + 1)
+            # Neither 0 nor 1 at the ends, where a frame would be one window's alone and the overlap a frame shorter.
             weight[-request.overlap :] = rising
         blended = torch.lerp(before, frames[: window.given], weight[:, None, None, None].expand_as(before))
         return torch.cat([blended, frames[window.given :]])
-
-
-def _given(before: torch.Tensor, window: Window) -> Layer:
-    """Return the frames a window begins with as a layer; the model's version of them is wanted, to compare."""
-    slots = tuple(range(window.given))
-    return Layer("given", TITLE, "window before", before, slots=slots, total=window.count)

@@ -36,6 +36,7 @@ def _part(layer: Layer, window: Window, total: int) -> Layer | None:
         picks = frame_indices(len(layer.frames), total, layer.length, layer.fps)
     except PiyingError as error:
         raise PiyingError(f"{layer.title}: the {layer.noun} {error}") from None
+    # Picked for the whole video first: a window of its own length would be fitted in another way.
     picks = picks[window.start : window.end]
     area = layer.area
     if area is not None and len(area) > 1:

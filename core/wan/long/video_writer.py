@@ -9,8 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...media.aside import Aside, aside
-from ...media.video import write_mp4
+from ...media.background_worker import BackgroundWorker, background_worker
+from ...media.mp4 import write_mp4
 from ..request import FPS
 from .window_cache import FinishedWindow, WindowCache
 
@@ -45,8 +45,8 @@ class _Entry:
 class VideoWriter:
     """Takes the windows of a video in their order."""
 
-    _entries: Aside[_Entry]
-    _segments: Aside[Segment]
+    _entries: BackgroundWorker[_Entry]
+    _segments: BackgroundWorker[Segment]
 
     def add(self, segment: Segment, made: FinishedWindow | None, needed: tuple[str, ...]) -> None:
         """Take the next window; one of those before it may still be on its way to disk when this returns.
@@ -59,7 +59,7 @@ class VideoWriter:
         Raises:
             PiyingError: the disk or ffmpeg has failed with this window or one before it.
         """
-        self._entries.give(_Entry(segment, made, needed))
+        self._entries.put(_Entry(segment, made, needed))
         self._entries.raise_failure()
         self._segments.raise_failure()
 
@@ -82,27 +82,30 @@ def video_writer(
     if audio:  # which a node may have left on the card, where no thread beside the sampling has business
         audio = {**audio, "waveform": audio["waveform"].detach().cpu()}
 
-    def encode(segments: Aside[Segment]) -> None:
+    def encode(segments: BackgroundWorker[Segment]) -> None:
         with closing(_frames(cache, segments)) as frames:  # where writing fails, what reads them is to end too
             write_mp4(path, frames, Fraction(FPS), audio=audio)
 
-    def store(entries: Aside[_Entry]) -> None:
+    def store(entries: BackgroundWorker[_Entry]) -> None:
         for entry in entries.items():
             if entry.made is not None:
                 cache.put(entry.segment.key, entry.made)
                 cache.evict(entry.needed)
-            segments.give(entry.segment)
+            segments.put(entry.segment)
             del entry  # before waiting for the next: it holds a window
 
-    with aside(encode, check_cancelled) as segments, aside(store, check_cancelled, MAX_PENDING) as entries:
+    with (
+        background_worker(encode, check_cancelled) as segments,
+        background_worker(store, check_cancelled, MAX_PENDING) as entries,
+    ):
         yield VideoWriter(entries, segments)
 
 
-def _frames(cache: WindowCache, segments: Aside[Segment]) -> Generator[npt.NDArray[np.uint8], None, None]:
+def _frames(cache: WindowCache, segments: BackgroundWorker[Segment]) -> Generator[npt.NDArray[np.uint8], None, None]:
     """Yield the frames of the video, one in memory at a time: however far encoding is behind, it holds no window."""
     for segment in segments.items():
         with closing(cache.read(segment.key)) as frames:
             for index, frame in enumerate(frames):
-                segments.heed()
+                segments.raise_if_cancelled()
                 if segment.first <= index < segment.end:
                     yield frame

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...disk_cache import DiskCache, entry_name
-from ...errors import PiyingError
+from ...errors import PiyingError, explain_os_errors
 from ...executor.tensor_cache import digest
-from ...media import disk
-from ...media.lossless import write_lossless
+from ...media.encoding import write_lossless
 from ...media.video import probe, read_frames
 from .colour_match import Colours, colours_of_all
 
@@ -88,7 +87,7 @@ class WindowCache:
         from safetensors.torch import save
 
         doing = f"Cannot keep a finished window in {self.folder}"
-        with disk.explained(doing):
+        with explain_os_errors(doing):
             if window.latents is not None:
                 with self._latents.writing(key) as path:
                     path.write_bytes(save({"latents": window.latents.contiguous()}))

@@ -125,22 +125,20 @@ def _with_edits(canvas: Canvas, edits: Sequence[Layer]) -> Canvas:
     kept = torch.ones(1, 1, 1, dtype=torch.bool)
     for layer in edits:
         kept = kept & ~_area(layer)
-    for layer in edits[1:]:
-        _check_same_video(edits[0], layer, kept)
-    frames = torch.where(kept[..., None], edits[0].frames, canvas.frames)
+    one = edits[0]
+    for other in edits[1:]:
+        # Nodes that are given the same video share the tensor; then its gigabytes need not be compared.
+        if one.frames.data_ptr() == other.frames.data_ptr():
+            continue
+        if (kept & (one.frames != other.frames).any(-1)).any():
+            raise PiyingError(
+                f"{one.title} and {other.title} keep different videos in the same place. Give both the same video, or "
+                "mark the part that one of them leaves to the other."
+            )
+    frames = torch.where(kept[..., None], one.frames, canvas.frames)
     feathers = [layer.feather for layer in edits if layer.paste]
     weights = kept_weight(kept, max(feathers)).expand(canvas.make.shape) if feathers else None
     return Canvas(frames, (~kept).expand(canvas.make.shape), weights)
-
-
-def _check_same_video(one: Layer, other: Layer, kept: torch.Tensor) -> None:
-    if one.frames.data_ptr() == other.frames.data_ptr():
-        return
-    if (kept & (one.frames != other.frames).any(-1)).any():
-        raise PiyingError(
-            f"{one.title} and {other.title} keep different videos in the same place. Give both the same video, or "
-            "mark the part that one of them leaves to the other."
-        )
 
 
 def with_given(canvas: Canvas, given: Sequence[Layer]) -> Canvas:
@@ -152,6 +150,7 @@ def with_given(canvas: Canvas, given: Sequence[Layer]) -> Canvas:
     if not given:
         return canvas
     _check_no_frame_twice(given)
+    # Copies: an empty canvas is one pixel expanded, and the frames may be the user's own.
     frames, make = canvas.frames.clone(), canvas.make.clone()
     weights = None if canvas.weights is None else canvas.weights.clone()
     if weights is None and any(layer.paste for layer in given):
@@ -178,6 +177,7 @@ def _check_no_frame_twice(given: Sequence[Layer]) -> None:
 
 def _check_seen(controls: Sequence[Layer], make: torch.Tensor) -> None:
     """Refuse a control video of which the model would see nothing."""
+    # From the top down, since a later control lies over an earlier one.
     open_to_view = make
     for layer in reversed(controls):
         area = _area(layer)

@@ -65,12 +65,19 @@ def extend(
     have = sum(len(frames) for frames in clips.values())
     total = num_frames if count == "in all" else num_frames + have
     check_total(total, have)
-    slots = _slots(clips, given.times, total)
-    _check_apart(slots)
-    layers = [
-        Layer("given", TITLE, _noun(where, frames), frames, fit=fit, paste=keep, slots=slots[where], total=total)
+    begins = {"first": 0, "last": total - len(clips.get("last", ()))}
+    slots = {
+        where: parse_times(given.times, len(frames), total)
+        if where == "between"
+        else tuple(range(begins[where], begins[where] + len(frames)))
         for where, frames in clips.items()
-    ]
+    }
+    _check_apart(slots)
+    layers = []
+    for where, frames in clips.items():
+        # For messages, in the words of the node's inputs.
+        noun = "frame between" if where == "between" else f"{where} {'frame' if len(frames) == 1 else 'clip'}"
+        layers.append(Layer("given", TITLE, noun, frames, fit=fit, paste=keep, slots=slots[where], total=total))
     return (task or VACETask()).with_layers(*layers)
 
 
@@ -105,23 +112,14 @@ def _clips(given: GivenFrames) -> dict[str, torch.Tensor]:
         frames = _at_16(frames_of(given.last, "last"), given.fps)
         clips["last"] = frames[: given.clip_frames] if given.clip_frames else frames
     if given.between is not None:
+        # Single pictures with places of their own: a frame rate says nothing about them.
         clips["between"] = frames_of(given.between, "between")
     return clips
 
 
 def _at_16(frames: torch.Tensor, fps: float) -> torch.Tensor:
+    # A lone frame has no speed to keep; without a change the clip stays a view.
     return frames if fps == FPS or len(frames) == 1 else frames[resampled(len(frames), fps)]
-
-
-def _slots(clips: dict[str, torch.Tensor], times: str, total: int) -> dict[str, tuple[int, ...]]:
-    slots = {}
-    for where, frames in clips.items():
-        if where == "between":
-            slots[where] = parse_times(times, len(frames), total)
-        else:
-            begin = 0 if where == "first" else total - len(frames)
-            slots[where] = tuple(range(begin, begin + len(frames)))
-    return slots
 
 
 def parse_times(times: str, count: int, total: int) -> tuple[int, ...]:
@@ -130,6 +128,7 @@ def parse_times(times: str, count: int, total: int) -> tuple[int, ...]:
     Raises:
         PiyingError: another number of times than of frames, no number, or a place outside of the video.
     """
+    # The full-width comma is what a Chinese keyboard types.
     words = times.replace("，", ",").replace(",", " ").split()
     if len(words) != count:
         raise PiyingError(
@@ -165,9 +164,3 @@ def _check_apart(slots: dict[str, tuple[int, ...]]) -> None:
                     "or move times apart."
                 )
             taken[place] = where
-
-
-def _noun(where: str, frames: torch.Tensor) -> str:
-    if where == "between":
-        return "frame between"
-    return f"{where} {'frame' if len(frames) == 1 else 'clip'}"

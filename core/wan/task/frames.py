@@ -59,13 +59,9 @@ def mask_of(mask: torch.Tensor, frames: torch.Tensor, noun: str = "video") -> to
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or 0 in values.shape:
         raise PiyingError(f"The mask has the shape {list(mask.shape)}. A MASK is frames × height × width.")
-    _check_mask(values, frames, noun)
-    return values
-
-
-def _check_mask(mask: torch.Tensor, frames: torch.Tensor, noun: str) -> None:
-    size, wanted = (mask.shape[2], mask.shape[1]), (frames.shape[2], frames.shape[1])
-    if size != wanted and size == (64, 64) and not mask.any():
+    size, wanted = (values.shape[2], values.shape[1]), (frames.shape[2], frames.shape[1])
+    # ComfyUI's own stand-in for a mask; by its size alone nobody would know where it comes from.
+    if size != wanted and size == (64, 64) and not values.any():
         raise PiyingError(
             f"The mask is black and 64×64, the {noun} {size_text(wanted)}: that is what Load Image gives for a "
             "picture without transparency. Paint one in its mask editor, or wire a mask node here."
@@ -75,11 +71,12 @@ def _check_mask(mask: torch.Tensor, frames: torch.Tensor, noun: str) -> None:
             f"The mask is {size_text(size)}, the {noun} {size_text(wanted)}. Give a mask of the {noun}'s size: "
             "draw it on one of its frames, or scale it before."
         )
-    if len(mask) not in (1, len(frames)):
+    if len(values) not in (1, len(frames)):
         raise PiyingError(
-            f"The mask has {len(mask)} frames, the {noun} {len(frames)}. Give one mask frame, or as many as the "
+            f"The mask has {len(values)} frames, the {noun} {len(frames)}. Give one mask frame, or as many as the "
             f"{noun} has."
         )
+    return values
 
 
 def white_of(mask: torch.Tensor) -> torch.Tensor:

@@ -63,13 +63,9 @@ def inpaint(
     """
     frames = frames_of(video, NOUN)
     values = mask_of(mask, frames, NOUN)
-    area = _area(values, brush or Brush())
-    layer = Layer("edit", TITLE, NOUN, frames, area, fit=fit, length=length, fps=fps, paste=keep, feather=feather)
-    return (task or VACETask()).with_layers(layer)
-
-
-def _area(values: torch.Tensor, brush: Brush) -> torch.Tensor:
+    brush = brush or Brush()
     area = white_of(1 - values if brush.invert else values)
+    # Twice: an empty mask and one that `grow` has shrunk away are put right in different ways.
     if not area.any():
         raise PiyingError(_nothing_marked(values, brush))
     area = grown(shaped(area, brush.shape), brush.grow)
@@ -85,7 +81,8 @@ def _area(values: torch.Tensor, brush: Brush) -> torch.Tensor:
         log.warning(
             "%s: %.0f %% of the video is to be made anew. If that is not meant, use invert.", TITLE, 100 * share
         )
-    return area
+    layer = Layer("edit", TITLE, NOUN, frames, area, fit=fit, length=length, fps=fps, paste=keep, feather=feather)
+    return (task or VACETask()).with_layers(layer)
 
 
 def _nothing_marked(values: torch.Tensor, brush: Brush) -> str:
@@ -94,6 +91,7 @@ def _nothing_marked(values: torch.Tensor, brush: Brush) -> str:
             "The mask is white everywhere and invert is on, so nothing would be made anew. "
             "Turn invert off, or mark the part to be made anew black."
         )
+    # A mask painted with a soft or dim brush looks right in the editor and still marks nothing.
     brightest = values.max().item()
     if 0 < brightest <= WHITE_FROM:
         return (

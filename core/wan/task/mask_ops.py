@@ -34,6 +34,7 @@ def kept_weight(kept: torch.Tensor, feather: int) -> torch.Tensor:
     """
     if feather == 0:
         return kept.float()
+    # OpenCV measures one frame at a time; + 1, so that no kept pixel at the border weighs nothing or all.
     weights = [_distance(frame) / (feather + 1) for frame in kept]
     return torch.stack(weights).clamp(max=1.0)
 
@@ -58,6 +59,7 @@ def _box(frame: Any) -> Any:
 
 
 def _hull(frame: Any) -> Any:
+    # OpenCV has no hull of no points.
     if not frame.any():
         return frame
     contours, _ = cv2.findContours(frame, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

@@ -61,6 +61,7 @@ def outpaint(
     if not any(added):
         raise PiyingError("left, top, right and bottom are 0, so there is nothing to add. Set one of them, or aspect.")
     left, top, right, bottom = added
+    # Gray, as the model was trained to see what it makes (canvas.GRAY).
     canvas = functional.pad(frames, (0, 0, left, right, top, bottom), value=0.5)
     area = _around(frames.shape[2], frames.shape[1], added, overlap)
     layer = Layer("edit", TITLE, NOUN, canvas, area, fit=fit, length=length, fps=fps, paste=keep, feather=feather)
@@ -102,6 +103,7 @@ def _widened(added: tuple[int, int], more: int) -> tuple[int, int]:
 
 
 def _rounded_up(side: int, added: tuple[int, int]) -> tuple[int, int]:
+    # An axis that was left alone stays as it is, even where its length is no multiple of 16.
     if not any(added):
         return added
     return _widened(added, -(side + sum(added)) % MULTIPLE)

@@ -35,7 +35,17 @@ def reference(
     Raises:
         PiyingError: a mask does not fit its picture or holds no subject.
     """
-    pictures = [picture for image, mask in images for picture in _pictures(image, mask, invert_mask, crop)]
+    pictures: list[torch.Tensor] = []
+    for image, mask in images:
+        batch = pictures_on_white(image, "reference picture")
+        if mask is None:
+            pictures += list(batch)
+            continue
+        masks = mask_of(mask, batch, "reference picture")
+        masks = 1 - masks if invert_mask else masks
+        pictures += [
+            _cut_out(picture, one, crop) for picture, one in zip(batch, masks.expand(len(batch), -1, -1), strict=True)
+        ]
     task = (task or VACETask()).with_references(tuple(pictures))
     if len(task.references) > MANY:
         log.warning(
@@ -44,15 +54,6 @@ def reference(
             MANY,
         )
     return task
-
-
-def _pictures(image: torch.Tensor, mask: torch.Tensor | None, invert: bool, crop: bool) -> list[torch.Tensor]:
-    pictures = pictures_on_white(image, "reference picture")
-    if mask is None:
-        return list(pictures)
-    masks = mask_of(mask, pictures, "reference picture")
-    masks = 1 - masks if invert else masks
-    return [_cut_out(picture, masks[index if len(masks) > 1 else 0], crop) for index, picture in enumerate(pictures)]
 
 
 def _cut_out(picture: torch.Tensor, mask: torch.Tensor, crop: bool) -> torch.Tensor:

@@ -43,19 +43,7 @@ def repaint(
     strength = strength or Strength()
     check_steps(strength.start, strength.end)
     frames = frames_of(control, NOUN)
-    _warn_if_gray(frames)
-    area = None if mask is None else white_of(mask_of(mask, frames, NOUN))
-    if area is not None and not area.any():
-        raise PiyingError(
-            "The mask of the control video is black everywhere, so none of it would be used. White marks where the "
-            "control counts: invert the mask, or take it out to use all of the control video."
-        )
-    layer = Layer("control", TITLE, NOUN, frames, area, fit=fit, length=length, fps=fps)
-    return (task or VACETask()).with_layers(layer).with_strength(strength)
-
-
-def _warn_if_gray(frames: torch.Tensor) -> None:
-    """Point out frames that another tool's recipe filled with gray to mean "to be made"."""
+    # Recipes of other tools fill frames with gray to mean "to be made"; here the tasks do that themselves.
     gray = int(((frames - 0.5).abs().amax(dim=(1, 2, 3)) < FLAT).sum())
     if gray:
         log.warning(
@@ -65,3 +53,11 @@ def _warn_if_gray(frames: torch.Tensor) -> None:
             gray,
             len(frames),
         )
+    area = None if mask is None else white_of(mask_of(mask, frames, NOUN))
+    if area is not None and not area.any():
+        raise PiyingError(
+            "The mask of the control video is black everywhere, so none of it would be used. White marks where the "
+            "control counts: invert the mask, or take it out to use all of the control video."
+        )
+    layer = Layer("control", TITLE, NOUN, frames, area, fit=fit, length=length, fps=fps)
+    return (task or VACETask()).with_layers(layer).with_strength(strength)

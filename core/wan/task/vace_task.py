@@ -145,7 +145,11 @@ class VACETask:
             PiyingError: a size or length can never be made, or not together with an earlier layer's.
         """
         for layer in layers:
-            _check_possible(layer)
+            if layer.fixed_size:
+                _check_size(layer)
+            # Given frames are a part of the video: how long that is was checked where they were given places.
+            if layer.kind != "given" and layer.fixed_length:
+                _check_length(layer)
         together = (*self.layers, *layers)
         _check_agreement(together)
         return replace(self, layers=together)
@@ -202,13 +206,6 @@ def _round_side(side: int) -> int:
     return min(max(side // MULTIPLE * MULTIPLE, MIN_SIDE), MAX_SIDE)
 
 
-def _check_possible(layer: Layer) -> None:
-    if layer.fixed_size:
-        _check_size(layer)
-    if layer.kind != "given" and layer.fixed_length:
-        _check_length(layer)
-
-
 def _check_size(layer: Layer) -> None:
     ways = [
         f"{name} {either(nearest)}"
@@ -241,6 +238,7 @@ def _check_agreement(layers: tuple[Layer, ...]) -> None:
     for known, choice in ((sizes, "fit"), (lengths, "length")):
         for (one, first), (other, second) in pairwise(known):
             if first != second:
+                # Given layers have slots in place of a `length` that could be chosen.
                 fixed = choice == "length" and {one.kind, other.kind} == {"given"}
                 raise PiyingError(
                     f"The {one.noun} of {one.title} goes with {first}, the {other.noun} of {other.title} with "
@@ -272,7 +270,15 @@ def frame_indices(count: int, wanted: int, length: Length, fps: float) -> list[i
     usable = resampled(count, fps) if length == "resample" else list(range(count))
     too_many, too_few = len(usable) > wanted, len(usable) < wanted
     if (too_many and length not in ("trim", "resample")) or (too_few and length not in ("hold", "continue")):
-        raise PiyingError(_advice(count, len(usable), wanted, length, fps))
+        has = f"has {count} frames" + (f", {len(usable)} at {FPS} a second" if length == "resample" else "")
+        ways = "trim or spread" if too_many else "hold, spread or continue"
+        fitting = offered_length(count, length, fps)
+        # A source longer than one run makes fits no number of frames this way.
+        if fitting < len(usable) and length in ("refuse", "hold", "continue"):
+            advice = f"Choose another length: {ways}; VACE Long Video makes all {count}."
+        else:
+            advice = f"Set num_frames to {fitting}, or choose another length: {ways}."
+        raise PiyingError(f"{has}; num_frames is {wanted}. {advice}")
     return usable[:wanted] + [usable[-1]] * (wanted - len(usable))
 
 
@@ -290,6 +296,7 @@ def spread(count: int, wanted: int) -> list[int]:
 def resampled(count: int, fps: float) -> list[int]:
     """Return the frames on screen at 0, 1/16, 2/16 … seconds while the source of `fps` plays."""
     found: list[int] = []
+    # The small summand keeps rounding from showing a frame a sixteenth of a second too long.
     while (index := int(len(found) * fps / FPS + 1e-6)) < count:
         found.append(index)
     return found
@@ -307,13 +314,3 @@ def offered_length(count: int, length: Length, fps: float) -> int:
     if length == "spread":
         return min(longest_below(count), DEFAULT_FRAMES)
     return longest_below(len(resampled(count, fps)) if length == "resample" else count)
-
-
-def _advice(count: int, usable: int, wanted: int, length: Length, fps: float) -> str:
-    has = f"has {count} frames" + (f", {usable} at {FPS} a second" if length == "resample" else "")
-    ways = "trim or spread" if usable > wanted else "hold, spread or continue"
-    fitting = offered_length(count, length, fps)
-    # A source longer than one run makes fits no number of frames this way.
-    if fitting < usable and length in ("refuse", "hold", "continue"):
-        return f"{has}; num_frames is {wanted}. Choose another length: {ways}; VACE Long Video makes all {count}."
-    return f"{has}; num_frames is {wanted}. Set num_frames to {fitting}, or choose another length: {ways}."

@@ -1,4 +1,4 @@
-"""Hosts that remember in a folder of their own, folders of toy models, and a server that says what it is told."""
+"""Hosts with a cache folder of their own, folders of toy models, and a server with scripted answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def models(tmp_path):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Notes the request, then does what the server was told."""
+    """Records the request, then answers as the server's script says."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))

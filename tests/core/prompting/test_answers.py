@@ -109,6 +109,11 @@ def test_what_belongs_to_the_prompt_stays(text):
     assert clean_answer(text) == text
 
 
+def test_json_nested_without_end_is_text_like_any_other():
+    text = '{"prompt": ' + "[" * 100_000
+    assert clean_answer(text).startswith('{"prompt"')
+
+
 @given(st.text(max_size=200))
 def test_cleaning_takes_anything_and_leaves_one_line(text):
     cleaned = clean_answer(text)

@@ -1,4 +1,4 @@
-"""The language model's step compiled: the same tokens, once for all lengths, and never in the way of an answer."""
+"""The language model's step compiled: the same tokens, once for all lengths, with a fallback for every failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from piying.core.executor.model_cache import evict_models
 from piying.core.executor.packed_tensors import ModuleTensors
 from piying.core.families.diffusion_model import estimate
 from piying.core.planner.phases import Block, Component
-from piying.core.prompting.compile import compiled_step, unsupported_reason
+from piying.core.prompting.compile import compiled_step, log_not_compiled, unsupported_reason
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
 from piying.core.prompting.generation import generate, load_model, load_processor
@@ -67,7 +67,7 @@ def test_an_expanded_prompt_is_the_same_and_the_record_says_how(host, built_in, 
         plain, before = expand(built_in, request, host)
         text, record = expand(replace(built_in, compile_step=True), request, host)
     assert text == plain
-    assert (record["source"], record["compiled"]) == ("model", True)  # not what was remembered without
+    assert (record["source"], record["compiled"]) == ("model", True)  # not the answer that was cached without
     assert "compiled" not in before
     assert len(graphs) == 1
     assert expand(replace(built_in, compile_step=True), request, host)[1]["source"] == "cache"
@@ -107,6 +107,49 @@ def test_what_cannot_be_compiled_is_written_without_and_said_once(backend, said,
     (warning,) = (line.getMessage() for line in caplog.records if line.levelname == "WARNING")
     assert said in warning
     assert "compile_step is left out: it failed before" in caplog.text
+
+
+def recorded(model, calls):
+    """Return what generates with a model, and lists with which arguments it was called."""
+
+    def run(**further):
+        calls.append(set(further))
+        return model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False, **further)
+
+    return run
+
+
+COMPILED = {"past_key_values", "compile_config"}
+
+
+def test_compiling_that_fails_is_written_again_and_off_from_then_on(host, monkeypatch, caplog):
+    monkeypatch.setattr(BACKEND, broken)
+    model, calls, record = load_model(built_in_model("prompt"), torch.float32, host), [], {}
+    run = recorded(model, calls)
+    with torch.no_grad(), compiled_step(model, record) as step:
+        failed = step.generate(run, 3, 4)
+        assert calls == [COMPILED, set()]
+        assert "cl.exe is not here" in caplog.text
+        assert step._cache is None
+    calls.clear()
+    caplog.clear()
+    recorded_before = dict(record)
+    with torch.no_grad(), compiled_step(model, record) as step:
+        off = step.generate(run, 3, 4)
+    assert calls == [set()]
+    assert caplog.text == ""
+    assert record == recorded_before
+    assert record["compiled"] is False
+    assert torch.equal(failed, off)
+
+
+def test_a_compiled_step_is_written_once_and_overrules_an_earlier_plan(host, graphs):
+    model, calls = load_model(built_in_model("prompt"), torch.float32, host), []
+    record = log_not_compiled("the weights were streamed")
+    with torch.no_grad(), compiled_step(model, record) as step:
+        step.generate(recorded(model, calls), 3, 4)
+    assert calls == [COMPILED]
+    assert record == {"compiled": True}
 
 
 def test_what_is_streamed_or_not_known_to_compile_is_left_out(host, monkeypatch):

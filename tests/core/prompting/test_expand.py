@@ -1,4 +1,4 @@
-"""Expand Prompt from end to end with the toy model that ships: facts kept, answers remembered, never in the way."""
+"""Expand Prompt end to end with the toy model that ships: facts kept, answers cached, a fallback for each failure."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_same_seed_writes_the_same(host, tmp_path, built_in):
     assert len(texts) > 2
 
 
-def test_an_answer_is_remembered_and_reads_no_weights(host, built_in, monkeypatch):
+def test_a_cached_answer_reads_no_weights(host, built_in, monkeypatch):
     first, record = expand(built_in, RED, host)
     assert record["source"] == "model"
     evict_models()
@@ -236,7 +236,7 @@ def test_expanding_leaves_the_global_generator_alone(host, built_in):
     assert torch.equal(torch.rand(4), expected)
 
 
-# What is remembered on disk
+# The answer cache
 
 
 def test_corrupt_entries_are_passed_over(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -155,7 +156,7 @@ def picture(colour):
 @pytest.mark.parametrize("family", VISION_MODELS)
 def test_a_model_with_eyes_looks_at_the_first_frame(family, tmp_path):
     host = folder_of(tmp_path, family)
-    model = LocalModel(ModelHandle(PROMPT), host, picture=True)
+    model = LocalModel(ModelHandle(PROMPT), host, needs_vision=True)
     assert model.has_vision
     request = ExpandRequest("it rolls", max_new_tokens=10, temperature=0.0)
     colours = ([1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0])
@@ -198,7 +199,7 @@ def test_with_a_picture_auto_takes_the_model_that_sees(tmp_path):
     (tmp_path / "LLM" / "large" / "more.safetensors").write_bytes(b"\0" * 1_000_000)
     host = folder_of(tmp_path, "Qwen3-VL")
     assert LocalModel(ModelHandle(PROMPT), host).name == "LLM/large"
-    assert LocalModel(ModelHandle(PROMPT), host, picture=True).name == "LLM/Qwen3-VL"
+    assert LocalModel(ModelHandle(PROMPT), host, needs_vision=True).name == "LLM/Qwen3-VL"
 
 
 def test_a_model_without_eyes_goes_by_the_text_and_says_so(host, built_in, caplog):
@@ -227,6 +228,45 @@ def test_a_folder_without_some_tensors_is_refused(tmp_path):
         PiyingError, match="cannot be read as a prompt model.*tensors are not in its files, model.visual"
     ):
         expand(ModelHandle(PROMPT), ExpandRequest("x", strict=True), host)
+
+
+UNKNOWN = {"model_type": "mine"}
+# Auto class → files of a folder that name Python code for it.
+UNTRUSTED = {
+    "AutoModelForImageTextToText": {
+        "config.json": UNKNOWN | {"auto_map": {"AutoConfig": "mine.A", "AutoModelForImageTextToText": "mine.A"}}
+    },
+    "AutoTokenizer": {
+        "config.json": UNKNOWN,
+        "tokenizer_config.json": {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.A", "mine.A"]}},
+    },
+    "AutoImageProcessor": {
+        "preprocessor_config.json": {"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.A"}}
+    },
+}
+
+
+@pytest.mark.parametrize("auto", UNTRUSTED)
+def test_python_code_in_a_folder_is_never_run(auto, tmp_path, monkeypatch):
+    """Without a word on it, transformers asks at the terminal; here it would be told yes."""
+    import transformers
+
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    host, ran = folder_of(tmp_path, "Qwen2.5-VL"), tmp_path / "ran"
+    folder = tmp_path / "LLM" / "Qwen2.5-VL"
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass A: pass\n")
+    for name, settings in UNTRUSTED[auto].items():
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | settings))
+    text, record = expand(ModelHandle(PROMPT, "LLM/Qwen2.5-VL"), ExpandRequest("a red ball", max_new_tokens=4), host)
+    assert text == "a red ball"
+    assert "cannot be read as a prompt model" in record["problem"]
+    with contextlib.suppress(PiyingError):
+        load_processor(LocalModel(ModelHandle(PROMPT, "LLM/Qwen2.5-VL"), host).found)
+    assert not ran.exists()
+    with contextlib.suppress(Exception):
+        getattr(transformers, auto).from_pretrained(folder)
+    assert ran.exists()  # what the folder would have done
 
 
 class Counting:

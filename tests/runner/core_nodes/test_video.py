@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from piying.core.errors import PiyingError
-from piying.core.media import audio, clip, ffmpeg, metadata, remux
+from piying.core.media import audio, ffmpeg, metadata, mp4, video
 from piying.runner.core_nodes import CORE_NODE_CLASSES
 
 HIDDEN = {"prompt": {"1": {}}, "extra_pnginfo": {"workflow": {"nodes": ["皮影"]}}}
@@ -62,7 +62,7 @@ def saved(host, video, **inputs):
 
 
 def frames(path) -> np.ndarray:
-    return np.stack(list(clip.clip_frames(path))).astype(int)
+    return np.stack(list(video.read_frames(path))).astype(int)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -121,7 +121,7 @@ def test_uneven_time_has_a_mean_rate_and_is_kept(host):
     images, _, fps = parts("a.mp4")
     duration = load("a.mp4").get_duration()
     assert len(images) / fps == pytest.approx(duration, abs=0.01)
-    assert clip.probe_clip(saved(host, load("a.mp4"))).duration == pytest.approx(duration, abs=0.01)
+    assert video.probe(saved(host, load("a.mp4"))).duration == pytest.approx(duration, abs=0.01)
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(host):
@@ -158,7 +158,7 @@ def test_names_mean_nothing_to_ffmpeg(host, name):
     make(host.temp / "x.mp4", KINDS["a.mp4"])
     (host.temp / "x.mp4").rename(host.input / name)
     assert parts(name)[0].shape[0] == 8
-    assert clip.probe_clip(saved(host, load(name))).has_audio
+    assert video.probe(saved(host, load(name))).has_audio
 
 
 def test_more_than_the_memory_is_refused(host, monkeypatch):
@@ -173,7 +173,7 @@ def test_loaded_streams_are_kept(host, name):
     make(host.input / name, KINDS[name])
     path = saved(host, load(name))
     assert np.array_equal(frames(path), frames(host.input / name))
-    assert clip.probe_clip(path).has_audio == ("-an" not in KINDS[name])
+    assert video.probe(path).has_audio == ("-an" not in KINDS[name])
     assert json.loads(metadata.read_workflow(path)["workflow"]) == HIDDEN["extra_pnginfo"]["workflow"]
 
 
@@ -189,9 +189,9 @@ def test_loaded_streams_are_kept(host, name):
 )
 def test_when_streams_are_kept(host, name, format, codec, kept):
     make(host.input / name, KINDS[name])
-    assert remux.can_copy(host.input / name, format, codec) is kept
+    assert mp4.can_copy(host.input / name, format, codec) is kept
     path = saved(host, load(name), format=format, codec=codec)
-    before, after = clip.probe_clip(host.input / name), clip.probe_clip(path)
+    before, after = video.probe(host.input / name), video.probe(path)
     assert (after.frames, after.has_audio) == (before.frames, before.has_audio)
     assert np.abs(frames(path) - frames(host.input / name)).mean() < 3
 
@@ -227,7 +227,7 @@ def test_webm(host, codec, size):
     result = run("SaveWEBM", images=images, **given)
     assert result["ui"]["animated"] == (True,)
     path = host.output / "w_00001_.webm"
-    found = clip.probe_clip(path)
+    found = video.probe(path)
     assert (found.height, found.width, found.fps, found.frames) == (*size, Fraction(25, 2), 4)
     assert np.abs(frames(path)[:, 0, 0, 0] - [0, 85, 170, 255]).max() <= 3
     assert json.loads(metadata.read_workflow(path)["prompt"]) == HIDDEN["prompt"]

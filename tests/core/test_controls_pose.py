@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from piying.core.controls.skeleton import NECK, draw_people, hue, openpose_points
+from piying.core.controls.pose import NECK, draw_people, hue, openpose_points
 
 # The eighteen colours of OpenPose's drawings.
 COLOURS = [

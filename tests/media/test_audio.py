@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.media.sound import align
+from piying.core.media.audio import align
 
 
 def counted(samples=1600, channels=2, rate=1600):

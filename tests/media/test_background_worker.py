@@ -1,4 +1,4 @@
-"""Work done aside: in order, bounded, with every failure told, and over when the block is."""
+"""Background worker: in order, bounded, with every failure told, and over when the block is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 from piying.core.errors import PiyingError
-from piying.core.media.aside import Unwanted, aside
+from piying.core.media.background_worker import WorkCancelled, background_worker
 
 SOON = 20  # seconds that no step here takes
 
@@ -49,11 +49,11 @@ def test_items_are_worked_on_in_order_beside_the_giver():
             time.sleep(0.001)
             done.append((item, threading.current_thread()))
 
-    with aside(work, never) as jobs:
-        jobs.give(0)
+    with background_worker(work, never) as jobs:
+        jobs.put(0)
         assert began.wait(SOON), "the giver goes on meanwhile"
         for item in range(1, 50):
-            jobs.give(item)
+            jobs.put(item)
     assert [item for item, _ in done] == list(range(50))
     assert {thread for _, thread in done}.isdisjoint({threading.current_thread()})
 
@@ -71,45 +71,45 @@ def test_the_giver_waits_while_too_much_is_unfinished():
         if len(told) == 1:
             going_on.release()
 
-    with aside(work, check, most=1) as jobs:
-        jobs.give("first")
+    with background_worker(work, check, max_pending=1) as jobs:
+        jobs.put("first")
         assert not done and not told, "one may be unfinished"
-        jobs.give("second")
+        jobs.put("second")
         assert done == ["first"] and told[0] == [], "two may not"
         going_on.release()
 
 
 def test_what_the_work_raises_comes_up_in_the_giver():
-    with pytest.raises(PiyingError, match="full at 1"), aside(fails, never, most=1) as jobs:
-        jobs.give(1)
+    with pytest.raises(PiyingError, match="full at 1"), background_worker(fails, never, max_pending=1) as jobs:
+        jobs.put(1)
     given = []
-    with pytest.raises(PiyingError, match="full at 1"), aside(fails, never, most=0) as jobs:
+    with pytest.raises(PiyingError, match="full at 1"), background_worker(fails, never, max_pending=0) as jobs:
         for item in range(1, 9):
-            jobs.give(item)
+            jobs.put(item)
             given.append(item)
             jobs.raise_failure()
     assert given == [1]
 
 
 def test_a_giver_does_not_wait_for_work_that_has_failed():
-    with pytest.raises(PiyingError, match="full at 0"), aside(fails, never, most=1) as jobs:
+    with pytest.raises(PiyingError, match="full at 0"), background_worker(fails, never, max_pending=1) as jobs:
         for item in range(9):
-            jobs.give(item)
+            jobs.put(item)
 
 
 def test_a_giver_that_fails_has_everything_finished_that_it_gave():
     done, ends = [], []
 
     def work(jobs):
-        with pytest.raises(Unwanted):
+        with pytest.raises(WorkCancelled):
             for item in jobs.items():
                 time.sleep(0.01)
                 done.append(item)
         ends.append("told")
 
-    with pytest.raises(KeyboardInterrupt), aside(work, never) as jobs:
+    with pytest.raises(KeyboardInterrupt), background_worker(work, never) as jobs:
         for item in range(9):
-            jobs.give(item)
+            jobs.put(item)
         raise KeyboardInterrupt
     assert done == list(range(9)) and ends == ["told"]
 
@@ -121,12 +121,12 @@ def test_work_that_heeds_it_stops_at_once_and_is_waited_for():
         for _ in jobs.items():
             began.set()
             for step in range(10_000):
-                jobs.heed()
+                jobs.raise_if_cancelled()
                 time.sleep(0.005)
                 steps.append(step)
 
-    with pytest.raises(Cancelled), aside(work, never) as jobs:
-        jobs.give("long")
+    with pytest.raises(Cancelled), background_worker(work, never) as jobs:
+        jobs.put("long")
         assert began.wait(SOON)
         raise Cancelled
     assert 0 < len(steps) < 9000
@@ -150,22 +150,25 @@ def test_a_user_cancels_while_the_giver_waits():
                 assert cancelled.wait(SOON)
                 done.append(item)
 
-        with pytest.raises(Cancelled), aside(work, check, most=1 if ends == "give" else None) as jobs:
-            jobs.give(1)
-            jobs.give(2)
+        with (
+            pytest.raises(Cancelled),
+            background_worker(work, check, max_pending=1 if ends == "give" else None) as jobs,
+        ):
+            jobs.put(1)
+            jobs.put(2)
             assert ends == "block"
         assert done == [1, 2]
         assert asked == [threading.current_thread()]
 
 
 def test_two_failures_are_both_told(caplog):
-    with pytest.raises(KeyboardInterrupt), aside(fails, never) as jobs:
-        jobs.give(7)
+    with pytest.raises(KeyboardInterrupt), background_worker(fails, never) as jobs:
+        jobs.put(7)
         raise KeyboardInterrupt
     assert "The disk is full at 7." in caplog.text
     caplog.clear()
-    with pytest.raises(PiyingError), aside(fails, never, most=0) as jobs:
-        jobs.give(7)
+    with pytest.raises(PiyingError), background_worker(fails, never, max_pending=0) as jobs:
+        jobs.put(7)
         jobs.raise_failure()
     assert not caplog.text, "one failure is told once"
 
@@ -177,9 +180,9 @@ def test_nothing_of_an_item_is_kept_behind_it():
         for item in jobs.items():
             del item
 
-    with aside(work, never, most=0) as jobs:
+    with background_worker(work, never, max_pending=0) as jobs:
         thing = Thing()
         weakref.finalize(thing, gone.set)
-        jobs.give(thing)
+        jobs.put(thing)
         del thing
         assert gone.is_set()
