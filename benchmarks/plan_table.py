@@ -1,4 +1,4 @@
-"""The planning table of docs/memory.md: what the plan says for cards and memories of common sizes.
+"""Plan table of docs/memory.md: plans for cards and memories of common sizes.
 
 Arithmetic alone: needs no card, no models, and no torch. Run it from the project's folder:
 
