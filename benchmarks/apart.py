@@ -1,4 +1,4 @@
-"""ComfyUI in processes of their own: what they are asked, and what they answer."""
+"""ComfyUI in subprocesses: requests and responses as JSON lines and tensor files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies around the steps: both prompts of a step in one batch, the VAE's memory format and chunks, writing files.
+"""Benchmark of batched CFG, VAE decoding and file writing: the work around the denoising steps.
 
     python benchmarks/ends.py [--device cpu] [--rounds 5] [--compile] [--json FILE]
 

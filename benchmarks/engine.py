@@ -1,4 +1,4 @@
-"""What the engine itself costs: chains and diamonds of nodes that do nothing.
+"""Benchmark of the execution engine: overhead per node on chains and diamonds of no-op nodes.
 
     python benchmarks/engine.py [--sizes 10 100 1000 10000] [--comfyui DIR] [--json FILE]
 

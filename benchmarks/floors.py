@@ -1,4 +1,4 @@
-"""What a machine cannot go below: its rates, and the least time that arithmetic and reading weights take at them."""
+"""Roofline of a machine: measured rates, and the least time of arithmetic and weight reads at these rates."""
 
 from __future__ import annotations
 

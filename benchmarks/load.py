@@ -1,4 +1,4 @@
-"""How long loading a transformer takes and how much memory, beside what others do with the same file.
+"""Benchmark of model loading: time and peak memory, beside other loaders of the same file.
 
     python benchmarks/load.py --gb 4 --json benchmarks/results/load.json
 

@@ -1,4 +1,4 @@
-"""What holds a long video together: colour drift, seams and memory over many windows, with and without each measure.
+"""Benchmark of long videos: colour drift, seams and memory over many windows, for each option.
 
     python benchmarks/long_video.py [--windows 11] [--steps 10] [--seeds 2] [--frames 481] [--json FILE]
 

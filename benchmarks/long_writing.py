@@ -1,4 +1,4 @@
-"""What a long video's sampling waits for its files: all in turn, and beside it as the pack does.
+"""Benchmark of file writing in long videos: in sequence, and concurrent with sampling as the pack does it.
 
     python benchmarks/long_writing.py [--width 480] [--height 272] [--frames 41] [--steps 1] [--rounds 3] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What figures depend on: the machine, and the versions of what ran."""
+"""Environment of a benchmark: the machine, and the versions of the software."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What memory costs: steps resident, streamed and in FP8, loading, the VAE, and going from phase to phase.
+"""Benchmark of memory modes: steps resident, streamed and in FP8, loading, the VAE, and phase changes.
 
     python benchmarks/memory.py [--models 1.3B 14B] [--sizes 480p 720p] [--caps 24 16 8 6] [--comfyui DIR]
 

@@ -1,4 +1,4 @@
-"""Pictures of what the shipped workflows make: `python -m benchmarks.pictures [NAME ...]`.
+"""Pictures of the shipped workflows: `python -m benchmarks.pictures [NAME ...]`.
 
 Each workflow runs with the built-in models. docs/images/workflow_NAME.png shows what goes in, what is made on the
 way and what comes out, a row each, frames from left to right; workflows/NAME.jpg is the picture that ComfyUI shows

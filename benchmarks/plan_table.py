@@ -1,4 +1,4 @@
-"""The planning table of docs/memory.md: what the plan says for cards and memories of common sizes.
+"""Plan table of docs/memory.md: plans for cards and memories of common sizes.
 
 Arithmetic alone: needs no card, no models, and no torch. Run it from the project's folder:
 
@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import conftest  # noqa: F401, E402 - loads the pack under the name piying
 
-CARDS = (6, 8, 12, 16, 24, 80)
+CARDS = (4, 6, 8, 12, 16, 24, 80)
 MEMORIES = (16, 32, 64)
 VIDEOS = (("wan2.1-vace-1.3b", "1.3B"), ("wan2.1-vace-14b", "14B"), ("wan2.1-vace-14b-fp8", "14B, FP8 files"))
 VIDEO_SIZES = ((832, 480), (1280, 720))
@@ -45,7 +45,7 @@ def cell(work: Any, vram: int, ram: int) -> str:
 def rows() -> list[tuple[str, Any]]:
     """Return (title, work) of each row of the table."""
     listed = module("catalog.component_sizes").listed_components
-    video, image = module("wan.phases"), module("hunyuan_dit.phases")
+    video, hunyuan, z_image = (module(f"{package}.phases") for package in ("wan", "hunyuan_dit", "z_image"))
     found = [
         (
             f"VACE {title}, {width}×{height}, {FRAMES} frames",
@@ -54,8 +54,11 @@ def rows() -> list[tuple[str, Any]]:
         for model, title in VIDEOS
         for width, height in VIDEO_SIZES
     ]
-    drawn = image.phases(listed("hunyuan-dit-v1.2"), image.ImageWork(1024, 1024))
-    return [*found, ("Hunyuan-DiT, 1024×1024", drawn)]
+    found += [
+        ("Hunyuan-DiT, 1024×1024", hunyuan.phases(listed("hunyuan-dit-v1.2"), hunyuan.ImageWork(1024, 1024))),
+        ("Z-Image-Turbo, 1024×1024", z_image.phases(listed("z-image-turbo"), z_image.ZImageWork(1024, 1024))),
+    ]
+    return found
 
 
 def table() -> str:

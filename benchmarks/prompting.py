@@ -1,4 +1,4 @@
-"""What expanding a prompt costs: tokens per second beside plain `generate`, time to the first token, memory.
+"""Benchmark of prompt expansion: tokens per second beside plain `generate`, time to the first token, memory.
 
     python benchmarks/prompting.py [--models DIR --model NAME | --random] [--device DEVICE] [--static] [--compile]
                                    [--tokens N] [--rounds N] [--lines N] [--json FILE]

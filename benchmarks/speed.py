@@ -1,4 +1,4 @@
-"""How fast a video is sampled, and what each measure for speed gives up: ours, plain diffusers and ComfyUI in one run.
+"""Benchmark of sampling speed and quality: the pack's options, plain diffusers and ComfyUI in one run.
 
     python benchmarks/speed.py [--captions 12] [--steps 30] [--device cpu] [--comfyui CHECKOUT] [--json FILE]
     python benchmarks/speed.py --random 1.3B --size 480p [--rounds 3] [--comfyui CHECKOUT] [--json FILE]

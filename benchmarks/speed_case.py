@@ -1,4 +1,4 @@
-"""What every contender of the speed benchmark is given, and what it gives back."""
+"""Inputs and results shared by all contenders of the speed benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same video sampled in ComfyUI, in a process of its own: it has modules called `nodes` and `execution`.
+"""ComfyUI as a contender of the speed benchmark, in a subprocess: it has modules called `nodes` and `execution`.
 
     python benchmarks/speed_comfyui.py CHECKOUT SPECIFICATION.json
 

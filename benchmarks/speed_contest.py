@@ -1,4 +1,4 @@
-"""All contenders on the same captions, in turn."""
+"""Rounds of the speed benchmark: all contenders on the same captions, in turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""diffusers' ways of sampling the same video: the plain pipeline, and each cache that `enable_cache` takes."""
+"""diffusers as a contender of the speed benchmark: the plain pipeline, and each cache of `enable_cache`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a video is worth: its likeness to the reference, and whether it shows what its caption says."""
+"""Quality metrics of a video: PSNR and SSIM against the reference, and attributes of the caption that it shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our ways of sampling a video, with sampling alone timed."""
+"""The pack as a contender of the speed benchmark, with sampling alone timed."""
 
 from __future__ import annotations
 

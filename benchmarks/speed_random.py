@@ -1,4 +1,4 @@
-"""A denoising step of two prompts at the published shapes, random weights: every way there is to make it faster.
+"""Benchmark of a denoising step of two prompts at the published shapes, random weights, for each optimisation.
 
 Without a card, peaks are counted as operations are called, and compiled blocks are then called as if they were not.
 """

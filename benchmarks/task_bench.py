@@ -1,4 +1,4 @@
-"""Time and memory of a task: the pack beside diffusers' WanVACEPipeline, with the same inputs and seeds."""
+"""Time and memory of a VACE task: the pack beside diffusers' WanVACEPipeline, with the same inputs and seeds."""
 
 from __future__ import annotations
 

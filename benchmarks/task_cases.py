@@ -1,4 +1,4 @@
-"""Cases of VACE's tasks on clips that training left out, and what a result has to show."""
+"""Cases of VACE tasks on held-out clips, and the content expected in the results."""
 
 from __future__ import annotations
 

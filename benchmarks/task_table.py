@@ -1,4 +1,4 @@
-"""The figures of VACE's tasks as a page."""
+"""Markdown page of the VACE task scores."""
 
 from __future__ import annotations
 

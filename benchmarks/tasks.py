@@ -1,4 +1,4 @@
-"""How well and how fast VACE's tasks work with the built-in model: `python -m benchmarks.tasks --count 24 --bench`.
+"""Benchmark of VACE tasks with the built-in model: `python -m benchmarks.tasks --count 24 --bench`.
 
 Clips that the model was never trained on become tasks through the pack's own code, are sampled, and are read from
 their pixels. `--bench` gives time and memory of each task beside diffusers' WanVACEPipeline with the same inputs.

@@ -1,4 +1,4 @@
-"""What 16 bits cost the VAE: fp16 and bf16 against fp32, encoding and decoding, and the largest activations.
+"""Benchmark of VAE precision: fp16 and bf16 against fp32, encoding and decoding, and the largest activations.
 
     python benchmarks/vae_types.py [--model toy|wan2.1-vae] [--side 64] [--frames 17] [--json FILE]
 

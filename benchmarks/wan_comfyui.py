@@ -1,4 +1,4 @@
-"""The same denoising step in ComfyUI, in a process of its own: it has modules called `nodes` and `execution`.
+"""ComfyUI as a contender of the step benchmark, in a subprocess: it has modules called `nodes` and `execution`.
 
     python benchmarks/wan_comfyui.py CHECKOUT SPECIFICATION.json
 

@@ -1,4 +1,4 @@
-"""What happens around the denoising steps: loading, the VAE, and going from one phase to the next."""
+"""Benchmark of the phases around the denoising steps: loading, the VAE, and phase changes."""
 
 from __future__ import annotations
 

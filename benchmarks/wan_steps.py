@@ -1,4 +1,4 @@
-"""The contenders of a denoising step: ways of running one model, ours and diffusers'."""
+"""Contenders of the step benchmark: memory modes of the pack and of diffusers."""
 
 from __future__ import annotations
 

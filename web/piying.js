@@ -1,28 +1,28 @@
-// Piying in ComfyUI's browser page: what a run needs, before it runs, and how it goes, while it does.
+// Piying's frontend extension: the memory plan before a run, progress and previews during it, the run record after it.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { inquire } from "./lib/ask.js";
-import { LOADERS, SAMPLERS, TEXTS } from "./lib/graph.js";
-import { matchByName } from "./lib/older.js";
+import { callRoute } from "./lib/routes.js";
+import { roleOf } from "./lib/graph.js";
+import { migrateWidgets } from "./lib/widget_migration.js";
 import { addPanel } from "./lib/panel.js";
-import { watchPlans } from "./lib/plan.js";
-import { listen, restoreRecords } from "./lib/run.js";
+import { pollPlans } from "./lib/plan.js";
+import { listenToRun, restoreRecords } from "./lib/run_events.js";
 
-const MOVING = "Piying.MovingPreviews";
-const TICK = 600; // milliseconds
+const MOVING_PREVIEWS = "Piying.MovingPreviews";
+const POLL_INTERVAL = 600; // milliseconds
 
-let told = null;
+let subscription = null; // the last request sent, as JSON
 
-// ComfyUI forgets a tab when it restarts; the tab's name comes with the first message.
-function joinNews(again) {
-  const question = { client: api.clientId, moving: Boolean(app.extensionManager.setting.get(MOVING)) };
-  const key = JSON.stringify(question);
-  if (!api.clientId || (key === told && !again)) return;
-  told = key;
-  inquire("watch", question).catch(() => (told = null));
+// Sent again after a reconnect: a restarted ComfyUI has no subscriptions. The client id comes with its first message.
+function subscribe({ force }) {
+  const body = { client: api.clientId, moving: Boolean(app.extensionManager.setting.get(MOVING_PREVIEWS)) };
+  const key = JSON.stringify(body);
+  if (!api.clientId || (key === subscription && !force)) return;
+  subscription = key;
+  callRoute("watch", body).catch(() => (subscription = null));
 }
 
-function style() {
+function addStylesheet() {
   const link = document.createElement("link");
   Object.assign(link, { rel: "stylesheet", href: new URL("./piying.css", import.meta.url).href });
   document.head.append(link);
@@ -32,31 +32,31 @@ app.registerExtension({
   name: "Piying",
   settings: [
     {
-      id: MOVING,
+      id: MOVING_PREVIEWS,
       category: ["Piying", "Previews", "MovingPreviews"],
       name: "Moving previews",
       tooltip: "While a video is made, show it moving on its node, every few seconds.",
       type: "boolean",
       defaultValue: true,
-      onChange: () => joinNews(false),
+      onChange: () => subscribe({ force: false }),
     },
   ],
   setup() {
-    style();
-    listen();
-    api.addEventListener("reconnected", () => joinNews(true));
+    addStylesheet();
+    listenToRun();
+    api.addEventListener("reconnected", () => subscribe({ force: true }));
     setInterval(() => {
       if (document.hidden) return;
-      joinNews(false);
+      subscribe({ force: false });
       restoreRecords();
-      watchPlans();
-    }, TICK);
+      pollPlans();
+    }, POLL_INTERVAL);
   },
   beforeConfigureGraph(graph) {
-    matchByName(graph, (type) => window.LiteGraph.registered_node_types[type]?.nodeData?.input);
+    migrateWidgets(graph, (type) => window.LiteGraph.registered_node_types[type]?.nodeData?.input);
   },
   nodeCreated(node) {
-    const name = node.comfyClass;
-    if (SAMPLERS.has(name) || LOADERS.has(name) || TEXTS.has(name)) addPanel(node);
+    const role = roleOf(node);
+    if (role) addPanel(node, role);
   },
 });

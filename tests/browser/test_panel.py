@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
+import piying
 import pytest
-from piying.tests.browser.page import PANELS, click, opened, picture, set_widgets, until
+from piying.nodes.model_nodes import ModelLoader, PlannedNode
+from piying.tests.browser.page import PANELS, click, evaluate, opened, picture, set_widgets, until
 from piying.tests.comfyui.convert import WORKFLOWS
 
 pytestmark = pytest.mark.browser
@@ -25,6 +27,16 @@ CARDS = """(() => {
   return cards.length ? cards : null;
 })()"""
 OFFERED = "window.drive.find('PiyingLoadPromptModel').widgets.find((w) => w.name === 'model').options.values"
+
+
+SAMPLERS = [name for name, node in piying.NODE_CLASS_MAPPINGS.items() if issubclass(node, PlannedNode)]
+LOADERS = [name for name, node in piying.NODE_CLASS_MAPPINGS.items() if issubclass(node, ModelLoader)]
+BUTTONS = """((name) => {
+  const node = window.LiteGraph.createNode(name);
+  window.app.graph.add(node);
+  const panel = node.widgets.find((widget) => widget.name === "piying")?.element;
+  return [...panel?.querySelectorAll("button, .piying-verdict") ?? []].map((part) => part.className || part.innerText);
+})"""
 
 
 def read_plan() -> list[dict]:
@@ -70,7 +82,16 @@ def test_a_missing_model_is_named_with_what_to_fetch(planned):
     assert "GB" in first
     assert "licence" in first
     assert "Wan-AI/Wan2.1-VACE-14B-diffusers" in first
-    assert "Fetch" in first
+    assert "Download" in first
+
+
+def test_samplers_and_loaders_of_every_family_have_a_panel(drive):
+    actions = [opened("t2v"), *(evaluate(f"{BUTTONS}({json.dumps(name)})") for name in [*SAMPLERS, *LOADERS])]
+    _, *shown = drive(actions).results
+    assert dict(zip([*SAMPLERS, *LOADERS], shown, strict=True)) == {
+        **{name: ["piying-verdict"] for name in SAMPLERS},
+        **{name: ["Models…"] for name in LOADERS},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +104,10 @@ def fetched(drive, hub, comfyui, screenshots):
         "graph": opened("t2v"),
         "open": click(".piying-panel button", "Models"),
         "card": until(f'document.querySelector("{CARD}")?.innerText'),
-        "press": click(f"{CARD} button", "Fetch"),
+        "press": click(f"{CARD} button", "Download"),
         "bar": until(BAR),
         "picture": picture(screenshots / "fetch.png"),
-        "end": until(f'document.querySelector("{CARD} .piying-said")?.innerText'),
+        "end": until(f'document.querySelector("{CARD} .piying-status")?.innerText'),
         "close": click(".piying-dialog header button"),
         "offered": until(f"{OFFERED}.find((name) => /Qwen3/i.test(name))"),
     }
@@ -98,7 +119,7 @@ def fetched(drive, hub, comfyui, screenshots):
 
 def test_a_model_is_fetched_by_its_button_under_a_bar(fetched, comfyui):
     assert 0 < fetched["bar"]["share"] < 100
-    assert "Here" in fetched["end"]
+    assert "Downloaded" in fetched["end"]
     assert (comfyui.base / "models/LLM/Qwen3-0.6B/vocab.txt").stat().st_size == 4_000_000
     assert fetched["offered"]
 

@@ -1,4 +1,4 @@
-// Small helpers for elements; text only ever goes in as text.
+// DOM helpers. Text is always inserted as text, never as HTML.
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

@@ -1,20 +1,28 @@
-// Reads what a node is set to and where its wires lead, without running anything.
+// Graph queries: a node's widget values and the sources of its links, without running anything.
 import { app } from "../../../scripts/app.js";
 
-export const SAMPLERS = new Set(["PiyingVACESample", "PiyingVACELongVideo", "PiyingHunyuanDiT"]);
-export const LOADERS = new Set(["PiyingLoadWanVACE", "PiyingLoadHunyuanDiT", "PiyingLoadPromptModel"]);
-export const TEXTS = new Set(["PiyingExpandPrompt", "PiyingMemoryPlan"]);
+export const LOADER = "loader", SAMPLER = "sampler", TEXT = "text";
 
 const SUBGRAPH_INPUT = -10;
 const MUTED = 2, BYPASSED = 4;
-const LONGEST = 200; // characters; prompts need not be sent
-const DEEPEST = 24; // nodes behind each other
+const MAX_TEXT = 200; // characters; longer texts are prompts, which no plan depends on
+const MAX_DEPTH = 24; // nodes in a row
 
 export const root = () => app.rootGraph ?? app.graph;
 
+// What a node of the pack is, read from its sockets, so that no model family has to be listed here; else null.
+export function roleOf(node) {
+  if (/^PiyingLoad/.test(node.comfyClass ?? "")) return LOADER;
+  if (!/^Piying/.test(node.comfyClass ?? "")) return null;
+  const types = (node.outputs ?? []).map((output) => output.type);
+  const hasModelSocket = node.inputs?.some((input) => input.name === "model" && !input.widget);
+  if (hasModelSocket && types.some((type) => type === "IMAGE" || type === "VIDEO")) return SAMPLER;
+  return types.includes("STRING") ? TEXT : null;
+}
+
 const linkOf = (graph, id) => graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id];
 
-// The node that stands for a subgraph in the graph around it.
+// The node that represents a subgraph in its parent graph.
 function outerNode(inner, graph = root()) {
   for (const node of graph._nodes ?? []) {
     if (node.subgraph === inner) return node;
@@ -25,21 +33,21 @@ function outerNode(inner, graph = root()) {
 }
 
 const isPlain = (value) => ["number", "boolean"].includes(typeof value)
-  || (typeof value === "string" && value.length <= LONGEST);
+  || (typeof value === "string" && value.length <= MAX_TEXT);
 
-// What a wire brings: { value }, { node, slot }, or null where only the run will tell.
+// The source of a link: { value }, { node, slot }, or null where it is known only at run time.
 function follow(graph, id, depth) {
-  const link = depth < DEEPEST ? linkOf(graph, id) : null;
+  const link = depth < MAX_DEPTH ? linkOf(graph, id) : null;
   if (!link) return null;
-  if (Number(link.origin_id) === SUBGRAPH_INPUT) return followOut(graph, link.origin_slot, depth);
+  if (Number(link.origin_id) === SUBGRAPH_INPUT) return followSubgraphInput(graph, link.origin_slot, depth);
   const node = graph.getNodeById(link.origin_id);
   if (!node || node.mode === MUTED) return null;
-  if (node.mode === BYPASSED || node.type === "Reroute") return followThrough(node, link.origin_slot, depth);
+  if (node.mode === BYPASSED || node.type === "Reroute") return followBypassed(node, link.origin_slot, depth);
   if (/^Primitive/.test(node.type)) return isPlain(node.widgets?.[0]?.value) ? { value: node.widgets[0].value } : null;
   return { node, slot: link.origin_slot };
 }
 
-function followOut(graph, slot, depth) {
+function followSubgraphInput(graph, slot, depth) {
   const outer = outerNode(graph);
   const input = outer?.inputs?.[slot];
   if (!input) return null;
@@ -48,13 +56,13 @@ function followOut(graph, slot, depth) {
   return isPlain(widget?.value) ? { value: widget.value } : null;
 }
 
-function followThrough(node, slot, depth) {
+function followBypassed(node, slot, depth) {
   const type = node.outputs?.[slot]?.type;
   const input = node.inputs?.find((i) => i.link != null && (node.type === "Reroute" || i.type === type));
   return input ? follow(node.graph, input.link, depth + 1) : null;
 }
 
-// The question our server understands: see nodes/asked.py.
+// The body of the plan route: see nodes/widget_query.py.
 export function describe(node, depth = 0) {
   const inputs = {};
   for (const widget of node.widgets ?? []) if (isPlain(widget.value)) inputs[widget.name] = widget.value;
@@ -69,7 +77,14 @@ export function describe(node, depth = 0) {
   return { class_type: node.comfyClass, inputs };
 }
 
-// Nodes of the running graph are named by their path through subgraphs: "12:3".
+// The class of the loader at the end of a node's chain of `model` links; null where there is none.
+export function loaderOf(node) {
+  let body = describe(node);
+  while (typeof body.inputs.model === "object" && body.inputs.model) body = body.inputs.model;
+  return /^PiyingLoad/.test(body.class_type) ? body.class_type : null;
+}
+
+// The node at an execution id, which is a path through subgraphs: "12:3".
 export function nodeOf(path) {
   let graph = root(), node = null;
   for (const id of String(path).split(":")) {

@@ -1,30 +1,30 @@
-// Asks for a sampler's plan anew whenever what it depends on has changed.
-import { inquire } from "./ask.js";
-import { SAMPLERS, describe } from "./graph.js";
+// Polling of memory plans: a sampler's plan is requested again when anything it depends on has changed.
+import { callRoute } from "./routes.js";
+import { SAMPLER, describe } from "./graph.js";
 import { panels, render } from "./panel.js";
-import { language, say } from "./words.js";
+import { language, t } from "./i18n.js";
 
-export function watchPlans() {
+export function pollPlans() {
   for (const panel of panels.values()) {
-    if (SAMPLERS.has(panel.node.comfyClass) && panel.node.graph && !panel.busy) watch(panel);
+    if (panel.role === SAMPLER && panel.node.graph && !panel.busy) updatePlan(panel);
   }
 }
 
-// A run changes what is free: plans are asked for again after it.
-export function forgetPlans() {
+// A run changes how much memory is free.
+export function invalidatePlans() {
   for (const panel of panels.values()) panel.key = null;
 }
 
-async function watch(panel) {
-  const question = describe(panel.node);
-  const key = JSON.stringify([question, language()]);
+async function updatePlan(panel) {
+  const body = describe(panel.node);
+  const key = JSON.stringify([body, language()]);
   if (key === panel.key) return;
   panel.key = key;
   panel.busy = true;
   try {
-    const connected = question.inputs.model;
-    panel.plan = connected ? await inquire("plan", question) : null;
-    panel.problem = connected ? null : say("connect");
+    const connected = body.inputs.model;
+    panel.plan = connected ? await callRoute("plan", body) : null;
+    panel.problem = connected ? null : t("connect");
   } catch (error) {
     panel.plan = null;
     panel.problem = error.message;

@@ -1,40 +1,40 @@
-// What the panels say, in the language of the page.
+// Texts of panels and dialogs in English and Chinese, and number formats.
 import { app } from "../../../scripts/app.js";
 
-const WORDS = {
+const MESSAGES = {
   en: {
-    fits: "Fits", streams: "Streams", "too big": "Too big", cpu: "On the CPU", missing: "Not installed", wrong: "Refused", asking: "…",
+    fits: "Fits", streams: "Streams", "too big": "Too big", cpu: "On the CPU", missing: "Not installed", wrong: "Refused", pending: "…",
     toy: "toy model", connect: "Connect a loader to model to see what a run needs.",
     card: "{peak} of {all} GB", memory: "{peak} of {all} GB main memory", about: "about {time}",
-    unknown: "{names} will be known in the run; planned with the defaults",
+    unknown: "{names}: not known before the run; planned with the defaults",
     plan: "Plan", size: "Size…", get: "Get a model…", models: "Models…", record: "Details", close: "Close",
     left: "{time} left", took: "Took {time}", predicted: "predicted {value}", peak: "peak {gb} GB of the card",
-    installed: "Installed: {names}", none: "No model installed: the toy model that comes with Piying runs.",
-    fetchable: "“{button}” shows what to fetch, how large it is and from where.",
-    fetch: "Fetch", stop: "Stop", resume: "Go on", here: "Installed", "title.models": "Models to fetch",
-    licence: "licence", smallest: "card of {gb} GB or more", unsized: "size: the hub says", from: "from", into: "into {folder}",
-    fetching: "Fetching {file}", copied: "{done} of {all}", speed: "{speed}/s",
-    done: "Here. Choose it in the loader, or leave auto.", note: "Nothing is fetched before you press a button.",
-    "title.plan": "Memory plan", "title.record": "How this was made", phases: "Seconds by phase", estimate: "estimate",
+    installed: "Installed: {names}", none: "No model installed: the built-in toy model is used.",
+    fetchable: "“{button}” lists the models to download, with size and source.",
+    fetch: "Download", stop: "Stop", resume: "Resume", here: "Installed", "title.models": "Models to download",
+    licence: "licence", smallest: "card of {gb} GB or more", unsized: "size unknown until the download starts", from: "from", into: "into {folder}",
+    fetching: "Downloading {file}", copied: "{done} of {all}", speed: "{speed}/s",
+    done: "Downloaded. Choose it in the loader, or leave auto.", note: "Nothing is downloaded until you press a button.",
+    "title.plan": "Memory plan", "title.record": "Run details", phases: "Seconds by phase", estimate: "estimate",
     negative: "Negative prompt", copy: "Copy",
   },
   zh: {
-    fits: "放得下", streams: "分块载入", "too big": "放不下", cpu: "用 CPU 计算", missing: "未安装", wrong: "不能用", asking: "…",
-    toy: "内置小模型", connect: "给 model 接上加载节点，即可预估所需显存。",
+    fits: "放得下", streams: "流式加载", "too big": "放不下", cpu: "用 CPU 计算", missing: "未安装", wrong: "参数无效", pending: "…",
+    toy: "内置玩具模型", connect: "将加载节点接到 model，即可预估所需显存。",
     card: "显存 {peak} / {all} GB", memory: "内存 {peak} / {all} GB", about: "约 {time}",
-    unknown: "{names} 运行时才知道，先按默认值估算",
+    unknown: "{names} 运行时才能确定，先按默认值估算",
     plan: "计划", size: "尺寸…", get: "获取模型…", models: "模型…", record: "详情", close: "关闭",
     left: "还需 {time}", took: "用时 {time}", predicted: "预估 {value}", peak: "显存峰值 {gb} GB",
-    installed: "已安装：{names}", none: "没有安装模型：用的是 Piying 自带的小模型。",
+    installed: "已安装：{names}", none: "没有安装模型：使用内置玩具模型。",
     fetchable: "点“{button}”查看要下载什么、多大、来自哪里。",
     fetch: "下载", stop: "停止", resume: "继续", here: "已安装", "title.models": "可下载的模型",
-    licence: "许可证", smallest: "显卡 {gb} GB 起", unsized: "大小由下载站给出", from: "来自", into: "存到 {folder}",
+    licence: "许可证", smallest: "显卡 {gb} GB 起", unsized: "大小在开始下载时确定", from: "来自", into: "存到 {folder}",
     fetching: "正在下载 {file}", copied: "{done} / {all}", speed: "{speed}/秒",
-    done: "已下载。在加载节点里选它，或保留 auto。", note: "不按按钮，什么也不会下载。",
+    done: "已下载。在加载节点里选它，或保留 auto。", note: "点击按钮之后才会开始下载。",
     "title.plan": "显存计划", "title.record": "生成详情", phases: "各阶段秒数", estimate: "预估",
     negative: "反向提示词", copy: "复制",
-    "Encoding prompt": "读提示词", "Preparing the task": "准备素材", Sampling: "采样", Decoding: "解码",
-    "Expanding prompt": "写提示词", "Asking the server": "等服务器回答", "Long video": "长视频",
+    "Encoding prompt": "编码提示词", "Preparing the task": "准备任务", Sampling: "采样", Decoding: "解码",
+    "Expanding prompt": "扩写提示词", "Asking the server": "等待服务器响应", "Long video": "长视频",
   },
 };
 
@@ -43,8 +43,8 @@ export function language() {
   return String(chosen).startsWith("zh") ? "zh" : "en";
 }
 
-export function say(key, values = {}) {
-  const text = WORDS[language()][key] ?? WORDS.en[key] ?? key;
+export function t(key, values = {}) {
+  const text = MESSAGES[language()][key] ?? MESSAGES.en[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
 
