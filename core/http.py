@@ -324,14 +324,8 @@ class _HttpConnection(http.client.HTTPConnection):
         self._connected(self.sock)
 
 
-class _HttpsConnection(http.client.HTTPSConnection):
-    def __init__(self, *arguments: Any, connected: Callable[[socket.socket], None], **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._connected = connected
-
-    def connect(self) -> None:
-        super().connect()
-        self._connected(self.sock)
+class _HttpsConnection(_HttpConnection, http.client.HTTPSConnection):
+    """The same, once TLS is agreed upon."""
 
 
 class _HttpHandler(urllib.request.HTTPHandler):

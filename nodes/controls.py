@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core.catalog.installed_model import has_built_in
+from ..core.catalog.selection import model_choices
 from ..core.controls import choices, models
 from ..core.controls.family import DEPTH, DETECTOR, POSE, SEGMENTATION, AnnotatorFamily
 from ..core.host.current import get_host
@@ -17,9 +19,9 @@ HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
 
 
 def _models(family: AnnotatorFamily) -> Declared:
-    fallback = "the built-in toy model" if family.ships else "an error says what to download"
+    fallback = "the built-in toy model" if has_built_in(family.key) else "an error says what to download"
     tooltip = f"auto: the largest {family.title} model under models/{family.folder}, else {fallback}."
-    return choice(models.choices(family, get_host()), tooltip)
+    return choice(model_choices(family, get_host()), tooltip)
 
 
 def _stepped(step: int, declared: Declared) -> Declared:

@@ -9,7 +9,6 @@ from ..core.host.current import get_host
 from ..core.hunyuan_dit import request as dit
 from ..core.hunyuan_dit.family import HUNYUAN_DIT
 from ..core.image_sizes import MULTIPLE
-from ..core.lora.catalog import lora_files, made_for, with_lora
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
 from .shared import CATEGORY, checked, record_run, seed_input, shown
 
@@ -37,6 +36,7 @@ class PiyingHunyuanDiTLoRA(LoRANode):
     """A Hunyuan-DiT model → the same with a LoRA on it."""
 
     FAMILY = HUNYUAN_DIT
+    SETTINGS = {"steps": dit.DEFAULT_STEPS, "cfg": dit.DEFAULT_CFG}
     CATEGORY = IMAGES
     DESCRIPTION = (
         "Puts a LoRA on a Hunyuan-DiT model; several can be chained. Removing it or changing its strength reads no "
@@ -50,12 +50,6 @@ class PiyingHunyuanDiTLoRA(LoRANode):
         STEPS_TOOLTIP.format(node="Hunyuan-DiT Text to Image"),
         CFG_TOOLTIP.format(node="Hunyuan-DiT Text to Image"),
     )
-
-    def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[ModelHandle, int, float]:
-        """Return a handle, and the settings of the last LoRA on it that was made for any."""
-        handle = with_lora(model, lora, strength, get_host())
-        settings = made_for(lora_files(handle, get_host()))
-        return handle, int(settings.get("steps", dit.DEFAULT_STEPS)), settings.get("cfg", dit.DEFAULT_CFG)
 
 
 class PiyingHunyuanDiT(PlannedNode):

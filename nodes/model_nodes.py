@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.installed_model import has_built_in
 from ..core.catalog.selection import ModelHandle, check_model, model_choices, model_details
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
-from ..core.lora.catalog import NONE, check_lora, lora_choices, lora_details
+from ..core.lora.catalog import NONE, check_lora, lora_choices, lora_details, lora_files, made_for, with_lora
 from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS
 from .shared import checked
 
@@ -69,6 +69,7 @@ class LoRANode:
     """A LoRA node: a file and a strength, put on the model that a loader chose. Nothing is read until the model is."""
 
     FAMILY: ModelFamily
+    SETTINGS: Mapping[str, float]  # those it outputs, in order, with what is published for the model
     FUNCTION = "add"
     RUNS_AT_ONCE = True  # a plan may run it to learn what it gives
 
@@ -104,6 +105,12 @@ class LoRANode:
     def VALIDATE_INPUTS(cls, lora: str | None) -> bool | str:
         """Say which files there are when the chosen one is not, or what it is when it is no LoRA."""
         return lora is None or checked(check_lora, lora, get_host())
+
+    def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[Any, ...]:
+        """Return a handle, and the settings of the last LoRA on it that was made for any."""
+        handle = with_lora(model, lora, strength, get_host())
+        settings = made_for(lora_files(handle, get_host()))
+        return handle, *(type(default)(settings.get(name, default)) for name, default in self.SETTINGS.items())
 
 
 class PlannedNode:

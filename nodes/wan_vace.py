@@ -8,7 +8,6 @@ from typing import Any
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
-from ..core.lora.catalog import lora_files, made_for, with_lora
 from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
@@ -39,6 +38,7 @@ class PiyingLoRA(LoRANode):
     """A Wan VACE model → the same with a LoRA on it."""
 
     FAMILY = WAN_VACE
+    SETTINGS = {"steps": vace.DEFAULT_STEPS, "cfg": vace.DEFAULT_CFG, "shift": vace.DEFAULT_SHIFT}
     CATEGORY = VACE
     DESCRIPTION = (
         "Puts a LoRA on a Wan2.1-VACE model; several can be chained. Removing it or changing its strength reads no "
@@ -53,17 +53,6 @@ class PiyingLoRA(LoRANode):
         CFG_TOOLTIP.format(node="VACE Sample"),
         "The shift it was made for, else the published one. For VACE Sample.",
     )
-
-    def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[ModelHandle, int, float, float]:
-        """Return a handle, and the settings of the last LoRA on it that was made for any."""
-        handle = with_lora(model, lora, strength, get_host())
-        settings = made_for(lora_files(handle, get_host()))
-        return (
-            handle,
-            int(settings.get("steps", vace.DEFAULT_STEPS)),
-            settings.get("cfg", vace.DEFAULT_CFG),
-            settings.get("shift", vace.DEFAULT_SHIFT),
-        )
 
 
 class PiyingVACESample(PlannedNode):

@@ -7,7 +7,6 @@ from typing import Any
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
-from ..core.lora.catalog import lora_files, made_for, with_lora
 from ..core.z_image import request as z_image
 from ..core.z_image.family import Z_IMAGE
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
@@ -35,6 +34,7 @@ class PiyingZImageLoRA(LoRANode):
     """A Z-Image model → the same with a LoRA on it."""
 
     FAMILY = Z_IMAGE
+    SETTINGS = {"steps": z_image.DEFAULT_STEPS, "cfg": z_image.DEFAULT_CFG}
     CATEGORY = IMAGES
     DESCRIPTION = (
         "Puts a LoRA on a Z-Image model; several go on one behind the other. The weights are not read again when it "
@@ -48,12 +48,6 @@ class PiyingZImageLoRA(LoRANode):
         STEPS_TOOLTIP.format(node="Z-Image"),
         CFG_TOOLTIP.format(node="Z-Image"),
     )
-
-    def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[ModelHandle, int, float]:
-        """Return a handle, and the settings of the last LoRA on it that was made for any."""
-        handle = with_lora(model, lora, strength, get_host())
-        settings = made_for(lora_files(handle, get_host()))
-        return handle, int(settings.get("steps", z_image.DEFAULT_STEPS)), settings.get("cfg", z_image.DEFAULT_CFG)
 
 
 class PiyingZImage(PlannedNode):

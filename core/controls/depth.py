@@ -26,7 +26,7 @@ def depth(images: Any, model: str, range_of: str, host: Host) -> tuple[torch.Ten
 
     Args:
         images: IMAGE [N, H, W, 3] in 0..1.
-        model: from `models.choices(DEPTH, host)`.
+        model: from `model_choices(DEPTH, host)`.
         range_of: what 0 and 1 are taken from: each frame by itself (`per frame`, as VACE's annotator), or all
             frames (`whole clip`: steadier where things come and go, flatter where one frame has extremes).
 

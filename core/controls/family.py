@@ -16,13 +16,11 @@ class AnnotatorFamily(ModelFamily):
     Attributes:
         auto_class: the transformers class that loads them.
         repo: the model to fetch first, on huggingface.co.
-        ships: whether a toy one comes with the pack.
     """
 
     folder: str = FOLDER
     auto_class: str = ""
     repo: str = ""
-    ships: bool = True
 
 
 DEPTH = AnnotatorFamily(
@@ -45,7 +43,6 @@ POSE = AnnotatorFamily(
     index_classes=("VitPoseForPoseEstimation",),
     auto_class="VitPoseForPoseEstimation",
     repo="usyd-community/vitpose-base-simple",
-    ships=False,
 )
 DETECTOR = AnnotatorFamily(
     key="detector",
@@ -53,5 +50,4 @@ DETECTOR = AnnotatorFamily(
     index_classes=("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection"),
     auto_class="AutoModelForObjectDetection",
     repo="PekingU/rtdetr_r50vd",
-    ships=False,
 )

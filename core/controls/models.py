@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.discovery import installed_models, why_not
 from ..catalog.installed_model import AUTO, BUILT_IN, InstalledModel, built_in
+from ..catalog.selection import model_choices
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..host.base import Host
@@ -19,19 +20,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("piying")
 
 
-def choices(family: AnnotatorFamily, host: Host) -> list[str]:
-    """Return what a `model` widget offers: `auto`, what is installed, and `built-in` where there is one."""
-    return [AUTO, *(found.name for found in installed_models(family, host)), *([BUILT_IN] if family.ships else [])]
-
-
 def check_model(family: AnnotatorFamily, model: str, host: Host) -> None:
-    """Accept a name from `choices`, spelled with either slash; `auto` only where there is a model to take.
+    """Accept a name from `model_choices`, spelled with either slash; `auto` only where there is a model to take.
 
     Raises:
         PiyingError: no such model is installed.
     """
     # Workflows are shared between systems, and Windows writes backslashes.
-    offered, name = choices(family, host), model.replace("\\", "/")
+    offered, name = model_choices(family, host), model.replace("\\", "/")
     if name not in offered:
         reason = why_not(name, family, host)
         raise PiyingError(
@@ -52,7 +48,7 @@ def install_hint(family: AnnotatorFamily) -> str:
 
 def detector_choices(host: Host) -> list[str]:
     """Return what the `detector` widget offers."""
-    return [*choices(DETECTOR, host), WHOLE_FRAME]
+    return [*model_choices(DETECTOR, host), WHOLE_FRAME]
 
 
 def check_detector(detector: str, host: Host) -> None:

@@ -61,7 +61,7 @@ def pose(
 
     Args:
         images: IMAGE [N, H, W, 3] in 0..1.
-        model: from `models.choices(POSE, host)`: a ViTPose of COCO's 17 points.
+        model: from `model_choices(POSE, host)`: a ViTPose of COCO's 17 points.
         detector: from `models.detector_choices`. It finds people; without one the whole frame is taken for one person.
         min_score: how sure the detector has to be, 0..1.
         colours: one of `choices.POSE_COLOURS`.

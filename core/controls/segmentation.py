@@ -22,7 +22,7 @@ def segment(images: Any, model: str, names: str, host: Host) -> tuple[torch.Tens
 
     Args:
         images: IMAGE [N, H, W, 3] in 0..1.
-        model: from `models.choices(SEGMENTATION, host)`.
+        model: from `model_choices(SEGMENTATION, host)`.
         names: the model's own class names, separated by commas.
 
     Raises:

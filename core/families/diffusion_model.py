@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..catalog.component_sizes import found_components, wanted_components, with_loras
 from ..catalog.selection import ModelHandle, choose_model
@@ -20,12 +21,16 @@ from .base import ModelFamily
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from diffusers import DiffusionPipeline
+
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host
     from ..planner.phases import Component
     from ..planner.plan_types import PhasePlan
 
 log = logging.getLogger("piying")
+
+Pipeline = TypeVar("Pipeline", bound="DiffusionPipeline")
 
 READ = (".safetensors", ".gguf", ".json")
 CHANGED = "transformer"  # the part that LoRAs change
@@ -147,3 +152,11 @@ class ModelParts:
             rules=self.family.rules[part],
             cancelled=self.host.check_cancelled,
         )
+
+
+def pipeline_of(pipeline: type[Pipeline], **parts: Any) -> Pipeline:
+    """Return a pipeline of diffusers of just those parts; what else it is made of is None."""
+    needed = [name for name, one in signature(pipeline).parameters.items() if one.default is one.empty]
+    made = pipeline(**{**dict.fromkeys(needed), **parts})
+    made.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
+    return made

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..planner.phases import Component, Phase, Variant
-from ..planner.plan_types import Compute, PhaseName
+from ..planner.plan_types import Compute, PhaseName, PhasePlan
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
+
+    from ..executor.execute_plan import Meter
+    from .diffusion_model import ModelParts
 
 CHANNELS = 128
 DECODE_BYTES, ENCODE_BYTES = 1537, 1281  # per pixel, in 16-bit types
@@ -72,18 +75,29 @@ def set_tiling(vae: AutoencoderKL, tiled: bool) -> None:
     vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // 8
 
 
-def decode_image(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+def decode_phase(parts: ModelParts, choice: PhasePlan, meter: Meter, latents: torch.Tensor) -> torch.Tensor:
     """Return pictures [1, H, W, 3] float32 in 0..1 on the CPU, as the pipelines of diffusers decode latents.
 
     Args:
-        vae: on the device it computes on.
+        parts: of the model; its `vae` is loaded.
+        choice: the plan of the phase.
+        meter: measures it.
         latents: [1, z, H / 8, W / 8], as a sampler leaves them.
     """
     from diffusers.image_processor import VaeImageProcessor
 
-    scaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
-    if vae.config.get("shift_factor"):
-        scaled = scaled + vae.config["shift_factor"]
-    decoded = vae.decode(scaled, return_dict=False)[0]
-    image: torch.Tensor = VaeImageProcessor().postprocess(decoded, output_type="pt", do_denormalize=[True])
-    return image.permute(0, 2, 3, 1).float().cpu().contiguous()
+    from ..executor.placement import placed
+
+    progress = parts.host.progress("Decoding", 1)
+    with meter.phase(choice):
+        vae = parts.load("vae", choice)
+        set_tiling(vae, choice.variant == "tiled")
+        with placed(vae, choice, meter.device, parts.host):
+            scaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
+            if vae.config.get("shift_factor"):
+                scaled = scaled + vae.config["shift_factor"]
+            decoded = vae.decode(scaled, return_dict=False)[0]
+            image: torch.Tensor = VaeImageProcessor().postprocess(decoded, output_type="pt", do_denormalize=[True])
+            image = image.permute(0, 2, 3, 1).float().cpu().contiguous()
+    progress.step(1)
+    return image

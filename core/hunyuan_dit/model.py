@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.installed_model import InstalledModel
 from ..catalog.selection import ModelHandle
-from ..families.diffusion_model import ModelParts
+from ..families.diffusion_model import ModelParts, pipeline_of
 from ..host.base import Host
 
 if TYPE_CHECKING:
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HunyuanDiTModel:
-    """One installed model: where it is, and the parts it is made of."""
+    """One installed model, by its parts."""
 
-    found: InstalledModel
     parts: ModelParts
+
+    @property
+    def found(self) -> InstalledModel:
+        """Where it is."""
+        return self.parts.found
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of its parts, read from the headers of its files."""
@@ -40,19 +44,24 @@ class HunyuanDiTModel:
 
         tokenizer = encoder.replace("text_encoder", "tokenizer")
         loaded = tokenizer_of(self.found, tokenizer)
-        return pipeline_of(**{encoder: self.parts.load(encoder, choice), tokenizer: loaded})
+        return self._pipeline(**{encoder: self.parts.load(encoder, choice), tokenizer: loaded})
 
     def sampler(self, choice: PhasePlan) -> HunyuanDiTPipeline:
         """Return a pipeline of the transformer and a fresh scheduler alone."""
         transformer: HunyuanDiT2DModel = self.parts.load("transformer", choice)
         in_files = bool(self.found.parts)
         scheduler = scheduler_of(transformer) if in_files else self._scheduler()
-        return pipeline_of(transformer=transformer, scheduler=scheduler)
+        return self._pipeline(transformer=transformer, scheduler=scheduler)
 
     def vae(self, choice: PhasePlan) -> AutoencoderKL:
         """Return the VAE in host memory."""
         vae: AutoencoderKL = self.parts.load("vae", choice)
         return vae
+
+    def _pipeline(self, **parts: Any) -> HunyuanDiTPipeline:
+        from diffusers import HunyuanDiTPipeline
+
+        return pipeline_of(HunyuanDiTPipeline, **parts, requires_safety_checker=False)
 
     def _scheduler(self) -> Any:
         """Return the folder's own: v1.1 and the distilled models differ."""
@@ -83,24 +92,10 @@ def scheduler_of(transformer: HunyuanDiT2DModel) -> DDPMScheduler:
     return scheduler
 
 
-def pipeline_of(**parts: Any) -> HunyuanDiTPipeline:
-    """Return a pipeline of just those parts."""
-    from diffusers import HunyuanDiTPipeline
-
-    names = ("vae", "text_encoder", "tokenizer", "transformer", "scheduler", "text_encoder_2", "tokenizer_2")
-    absent: dict[str, Any] = {
-        name: None for name in (*names, "safety_checker", "feature_extractor") if name not in parts
-    }
-    pipeline = HunyuanDiTPipeline(**parts, **absent, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def load(handle: ModelHandle, host: Host) -> HunyuanDiTModel:
     """Return the model a handle stands for; nothing is read yet.
 
     Raises:
         PiyingError: the model or a LoRA is not installed.
     """
-    parts = ModelParts.of(handle, host)
-    return HunyuanDiTModel(parts.found, parts)
+    return HunyuanDiTModel(ModelParts.of(handle, host))

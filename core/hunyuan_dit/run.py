@@ -9,7 +9,7 @@ from ..catalog.selection import ModelHandle
 from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
 from ..executor.tensor_cache import Encoded, encoded
-from ..families.image_vae import decode_image, set_tiling
+from ..families.image_vae import decode_phase
 from ..files.dtypes import torch_dtype
 from ..host.base import Host
 from ..lora.catalog import record_of
@@ -100,7 +100,7 @@ class ImageRun:
                 self.texts[encoder.part] = self._encode(encoder, plan.phase(encoder.phase))
         if self.latents is None:
             self.latents = self._sample(plan.phase("sample"), plan.phase("decode"))
-        return self._decode(plan.phase("decode"), self.latents)
+        return decode_phase(self.model.parts, plan.phase("decode"), self.meter, self.latents)
 
     def _encode(self, encoder: Encoder, choice: PhasePlan) -> list[Encoded]:
         import torch
@@ -169,15 +169,3 @@ class ImageRun:
                     output_type="latent",
                 ).images
             return latents.cpu()
-
-    def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
-        """Return the image [1, H, W, 3] float32 in 0..1, computed as HunyuanDiTPipeline does."""
-        image: torch.Tensor
-        progress = self.host.progress("Decoding", 1)
-        with self.meter.phase(choice):
-            vae = self.model.vae(choice)
-            set_tiling(vae, choice.variant == "tiled")
-            with placed(vae, choice, self.meter.device, self.host):
-                image = decode_image(vae, latents)
-        progress.step(1)
-        return image

@@ -29,10 +29,14 @@ SMALLEST_TRAINED_AREA = 256 * 256
 
 @dataclass(frozen=True)
 class WanVACEModel:
-    """One installed model: where it is, and the parts it is made of."""
+    """One installed model, by its parts."""
 
-    found: InstalledModel
     parts: ModelParts
+
+    @property
+    def found(self) -> InstalledModel:
+        """Where it is."""
+        return self.parts.found
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of its parts, read from the headers of its files."""
@@ -73,8 +77,7 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
     Raises:
         PiyingError: the model or a LoRA is not installed.
     """
-    parts = ModelParts.of(handle, host)
-    return WanVACEModel(parts.found, parts)
+    return WanVACEModel(ModelParts.of(handle, host))
 
 
 def warn_if_untrained(request: VACERequest, found: InstalledModel) -> None:

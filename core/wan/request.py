@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import PiyingError
-from ..image_sizes import MULTIPLE, either, nearest_multiples
+from ..image_sizes import check_multiple, either, nearest_multiples
 
 MIN_SIDE, MAX_SIDE = 16, 2048
 FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
@@ -94,12 +94,7 @@ def check_side(name: str, value: int) -> None:
     Raises:
         PiyingError: any other number; the nearest good ones are named.
     """
-    if value % MULTIPLE or not MIN_SIDE <= value <= MAX_SIDE:
-        nearest = nearest_multiples(value, MULTIPLE, MIN_SIDE, MAX_SIDE)
-        raise PiyingError(
-            f"{name} is {value}. Wan VACE takes multiples of {MULTIPLE} from {MIN_SIDE} to {MAX_SIDE}: "
-            f"use {either(nearest)}."
-        )
+    check_multiple(name, value, "Wan VACE", low=MIN_SIDE, high=MAX_SIDE)
 
 
 def check_num_frames(value: int) -> None:

@@ -38,14 +38,15 @@ class ZImageFamily(ModelFamily):
         if not transformers:
             return []
         lent = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
-        vae = _vae(files)
+        vae = None if "vae" in lent else _vae(files)
+        texts_lent = lent.keys() >= {"text_encoder", "tokenizer"}
         return [
             files.model(
                 self,
                 (one,),
                 {
                     **({"vae": (vae,)} if vae else {}),
-                    **_encoder(one, files, folders),
+                    **({} if texts_lent else _encoder(one, files, folders)),
                     **lent,
                     "transformer": (one.path,),
                 },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import PiyingError
-from ..image_sizes import MULTIPLE, either, nearest_multiples
+from ..image_sizes import check_multiple
 
 MIN_SIDE, MAX_SIDE = 64, 2048
 # What the model card of Tongyi-MAI/Z-Image-Turbo draws best, and the sides of the same area.
@@ -49,12 +49,7 @@ def check_side(name: str, value: int) -> None:
     Raises:
         PiyingError: any other number; the nearest good ones are named.
     """
-    if value % MULTIPLE or not MIN_SIDE <= value <= MAX_SIDE:
-        nearest = nearest_multiples(value, MULTIPLE, MIN_SIDE, MAX_SIDE)
-        raise PiyingError(
-            f"{name} is {value}. Z-Image takes multiples of {MULTIPLE} from {MIN_SIDE} to {MAX_SIDE}: "
-            f"use {either(nearest)}."
-        )
+    check_multiple(name, value, "Z-Image", low=MIN_SIDE, high=MAX_SIDE)
 
 
 def check_strength(strength: float) -> None:

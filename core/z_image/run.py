@@ -11,10 +11,11 @@ from ..errors import PiyingError
 from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
 from ..executor.tensor_cache import Encoded, encoded
-from ..families.diffusion_model import ModelParts
-from ..families.image_vae import decode_image, set_tiling
+from ..families.diffusion_model import ModelParts, pipeline_of
+from ..families.image_vae import decode_phase, set_tiling
 from ..files.dtypes import torch_dtype
 from ..host.base import Host
+from ..image_sizes import fit_frames
 from ..lora.catalog import record_of
 from ..preview import FlowPreview, fit_colours, step_callback
 from .phases import TEXT_TOKENS, ZImageWork, phases, what_fits
@@ -73,22 +74,13 @@ def sample(
 
 def _picture(image: torch.Tensor, request: ZImageRequest) -> torch.Tensor:
     """Return the first picture of a batch as [1, 3, height, width] in -1..1, cut to the request's shape and scaled."""
-    from torch.nn import functional
-
     check_strength(request.strength)
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise PiyingError(
             f"image has the shape {list(image.shape)}. Connect an IMAGE of at least one frame: "
             "[frames, height, width, 3]."
         )
-    pixels = image[:1, :, :, :3].permute(0, 3, 1, 2).float().cpu()
-    height, width = pixels.shape[2:]
-    if (height, width) != (request.height, request.width):
-        scale = max(request.height / height, request.width / width)
-        size = (max(request.height, round(height * scale)), max(request.width, round(width * scale)))
-        pixels = functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)
-        top, left = (size[0] - request.height) // 2, (size[1] - request.width) // 2
-        pixels = pixels[:, :, top : top + request.height, left : left + request.width]
+    pixels = fit_frames(image[:1, :, :, :3].float().cpu(), request.width, request.height, "crop").permute(0, 3, 1, 2)
     return pixels.clamp(0, 1) * 2 - 1
 
 
@@ -127,9 +119,12 @@ class ZImageRun:
             self.begun = self._condition(plan.phase("condition"), self.picture, dtype)
         if self.latents is None:
             self.latents = self._sample(plan.phase("sample"), plan.phase("decode"))
-        return self._decode(plan.phase("decode"), self.latents)
+        return decode_phase(self.parts, plan.phase("decode"), self.meter, self.latents)
 
     def _encode(self, choice: PhasePlan) -> list[Encoded]:
+        import torch
+        from diffusers import ZImagePipeline
+
         from ..checkpoints.tokenizers import tokenizer_of
 
         request = self.request
@@ -141,14 +136,14 @@ class ZImageRun:
             if THINKING not in str(tokenizer.chat_template):
                 tokenizer.chat_template = TEMPLATE
             encoder = self.parts.load("text_encoder", choice)
-            pipeline = _pipeline("ZImagePipeline", text_encoder=encoder, tokenizer=tokenizer)
+            pipeline = pipeline_of(ZImagePipeline, text_encoder=encoder, tokenizer=tokenizer)
             states = []
             with placed(encoder, choice, self.meter.device, self.host, blocks=list(encoder.layers)):
                 for text in new:
                     self.host.check_cancelled()
                     (embedded,), _ = pipeline.encode_prompt(
                         text,
-                        device=self.meter.device,
+                        device=torch.device(self.meter.device),
                         do_classifier_free_guidance=False,
                         max_sequence_length=TEXT_TOKENS,
                     )
@@ -182,6 +177,7 @@ class ZImageRun:
     def _sample(self, choice: PhasePlan, decode: PhasePlan) -> torch.Tensor:
         """Return latents [1, 16, height / 8, width / 8]."""
         import torch
+        from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 
         request, dtype = self.request, torch_dtype(choice.compute)
         with self.meter.phase(choice):
@@ -190,8 +186,8 @@ class ZImageRun:
                 # many processors emulate bf16.
                 self.colours = fit_colours(deepcopy(self.parts.load("vae", decode)).float())
             transformer, scheduler = self.parts.load("transformer", choice), self._scheduler()
-            name = "ZImagePipeline" if self.begun is None else "ZImageImg2ImgPipeline"
-            pipeline = _pipeline(name, transformer=transformer, scheduler=scheduler)
+            kind: Any = ZImagePipeline if self.begun is None else ZImageImg2ImgPipeline
+            pipeline = pipeline_of(kind, transformer=transformer, scheduler=scheduler)
             # The order in which the model runs its blocks.
             blocks = [*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers]
             texts = [text["states"].to(self.meter.device, dtype) for text in self.texts]
@@ -255,24 +251,3 @@ class ZImageRun:
         scheduler: FlowMatchEulerDiscreteScheduler
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(config, shift=self.request.shift)
         return scheduler
-
-    def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
-        """Return the image [1, H, W, 3] float32 in 0..1, computed as ZImagePipeline does."""
-        progress = self.host.progress("Decoding", 1)
-        with self.meter.phase(choice):
-            vae = self.parts.load("vae", choice)
-            set_tiling(vae, choice.variant == "tiled")
-            with placed(vae, choice, self.meter.device, self.host):
-                image = decode_image(vae, latents)
-        progress.step(1)
-        return image
-
-
-def _pipeline(name: str, **parts: Any) -> Any:
-    """Return a pipeline of diffusers of just those parts."""
-    import diffusers
-
-    absent = dict.fromkeys(("scheduler", "vae", "text_encoder", "tokenizer", "transformer"))
-    pipeline = getattr(diffusers, name)(**{**absent, **parts})
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline

@@ -12,6 +12,7 @@ import torch
 import transformers
 from PIL import Image
 from piying.core.catalog.installed_model import BUILT_IN_ROOT, InstalledModel
+from piying.core.catalog.selection import model_choices
 from piying.core.controls import family, models, pose
 from piying.core.controls.depth import depth
 from piying.core.controls.segmentation import class_numbers, segment
@@ -116,7 +117,7 @@ def test_unknown_names_are_answered_with_near_ones():
 def test_an_installed_model_is_preferred(tmp_path, circle):
     shutil.copytree(BUILT_IN_ROOT / "depth", tmp_path / "annotators" / "Depth-Anything-V2-Small-hf")
     host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
-    assert models.choices(family.DEPTH, host) == ["auto", "annotators/Depth-Anything-V2-Small-hf", "built-in"]
+    assert model_choices(family.DEPTH, host) == ["auto", "annotators/Depth-Anything-V2-Small-hf", "built-in"]
     assert depth(circle[0][:1], "auto", "per frame", host)[1]["model"] == "annotators/Depth-Anything-V2-Small-hf"
     assert depth(circle[0][:1], "built-in", "per frame", host)[1]["model"] == "built-in"
     models.check_model(family.DEPTH, "annotators\\Depth-Anything-V2-Small-hf", host)
@@ -183,7 +184,7 @@ def test_cancelling_stops_between_frames(circle):
 def test_without_a_pose_model_it_says_what_to_fetch(circle):
     with pytest.raises(PiyingError, match="No pose model is installed, .*vitpose-base-simple into models/annotators/"):
         pose.pose(circle[0], "auto", detector="auto", min_score=0.5, colours="OpenPose", host=HOST)
-    assert models.choices(family.POSE, HOST) == ["auto"]
+    assert model_choices(family.POSE, HOST) == ["auto"]
 
 
 def vitpose(experts=1):

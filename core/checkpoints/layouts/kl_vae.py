@@ -7,6 +7,7 @@ checkpoints have them.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from .base import Config, Layout, Place, Shapes, Whole, by_prefix, count, same
 
@@ -117,21 +118,7 @@ def flux_config(shapes: Shapes) -> Config:
 
 
 FLUX_TITLE = "Flux VAE"
-FLUX_DIFFUSERS = Layout(
-    kind="vae",
-    style="diffusers",
-    title=FLUX_TITLE,
-    marks=KL_DIFFUSERS.marks[:2],
-    place=same,
-    config=flux_config,
-    class_name="AutoencoderKL",
-)
-FLUX_ORIGINAL = Layout(
-    kind="vae",
-    style="original",
-    title=FLUX_TITLE,
-    marks=KL_ORIGINAL.marks[:2],
-    place=place,
-    config=flux_config,
-    class_name="AutoencoderKL",
+FLUX_DIFFUSERS, FLUX_ORIGINAL = (
+    replace(layout, title=FLUX_TITLE, marks=layout.marks[:2], config=flux_config)
+    for layout in (KL_DIFFUSERS, KL_ORIGINAL)
 )

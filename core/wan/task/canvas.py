@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...errors import PiyingError
-from .frames import fit_area, fit_frames
+from ...image_sizes import fit_frames
+from .frames import fit_area
 from .mask_ops import kept_weight
 from .vace_task import Layer, VACETask, frame_indices, size_text
 

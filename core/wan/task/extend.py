@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import PiyingError
-from ...image_sizes import either, nearest_multiples
+from ...image_sizes import Fit, either, nearest_multiples
 from ..request import FPS, FRAME_STEP, LONGEST_FRAMES, MIN_FRAMES
 from .frames import frames_of
-from .vace_task import Count, Fit, Layer, VACETask, resampled
+from .vace_task import Count, Layer, VACETask, resampled
 
 TITLE = "VACE: Extend"
 

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional
 
 from ...errors import PiyingError
-from .vace_task import Fit, size_text
+from ...image_sizes import Fit, fit_frames
+from .vace_task import size_text
 
 WHITE_FROM = 0.5  # the authors' threshold (`vace_encode_frames`): above it a pixel is made anew
 
@@ -82,29 +83,6 @@ def mask_of(mask: torch.Tensor, frames: torch.Tensor, noun: str = "video") -> to
 def white_of(mask: torch.Tensor) -> torch.Tensor:
     """Return where a mask is white, as bool; a soft mask is cut in the middle."""
     return mask > WHITE_FROM
-
-
-def fit_frames(frames: torch.Tensor, width: int, height: int, fit: Fit) -> torch.Tensor:
-    """Return frames [n, h, w, c] in 0..1 as [n, height, width, c].
-
-    crop scales until both sides reach the size and cuts the middle out, which is what VACE's
-    `VaceVideoProcessor.resize_crop` does, with the same filter. letterbox scales until one side reaches it
-    and puts black bars on the other two. stretch lets the proportions go.
-    """
-    if frames.shape[1:3] == (height, width):
-        return frames
-    size = height, width
-    if fit != "stretch":
-        scales = width / frames.shape[2], height / frames.shape[1]
-        scale = max(scales) if fit == "crop" else min(scales)
-        size = max(1, round(scale * frames.shape[1])), max(1, round(scale * frames.shape[2]))
-    planes = functional.interpolate(frames.permute(0, 3, 1, 2), size=size, mode="bicubic", antialias=True)
-    scaled = planes.clamp(0, 1).permute(0, 2, 3, 1)  # bicubic overshoots
-    top, left = abs(scaled.shape[1] - height) // 2, abs(scaled.shape[2] - width) // 2
-    if fit == "crop":
-        return scaled[:, top : top + height, left : left + width]
-    right, bottom = width - left - scaled.shape[2], height - top - scaled.shape[1]
-    return functional.pad(scaled, (0, 0, left, right, top, bottom))
 
 
 def fit_area(area: torch.Tensor, width: int, height: int, fit: Fit) -> torch.Tensor:

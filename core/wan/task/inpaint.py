@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import PiyingError
+from ...image_sizes import Fit
 from .frames import WHITE_FROM, frames_of, mask_of, white_of
 from .mask_ops import grown, shaped
-from .vace_task import Fit, Layer, Length, Shape, VACETask
+from .vace_task import Layer, Length, Shape, VACETask
 
 log = logging.getLogger("piying")
 

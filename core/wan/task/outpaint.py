@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional
 
 from ...errors import PiyingError
-from ...image_sizes import MULTIPLE
+from ...image_sizes import MULTIPLE, Fit
 from .frames import frames_of
-from .vace_task import Aspect, Fit, Layer, Length, Unit, VACETask, size_text
+from .vace_task import Aspect, Layer, Length, Unit, VACETask, size_text
 
 TITLE = "VACE: Outpaint"
 NOUN = "canvas"

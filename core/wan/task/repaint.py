@@ -7,8 +7,9 @@ import logging
 import torch
 
 from ...errors import PiyingError
+from ...image_sizes import Fit
 from .frames import frames_of, mask_of, white_of
-from .vace_task import Fit, Layer, Length, Strength, VACETask, check_steps
+from .vace_task import Layer, Length, Strength, VACETask, check_steps
 
 log = logging.getLogger("piying")
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...errors import PiyingError
-from ...image_sizes import MULTIPLE, either, nearest_multiples
+from ...image_sizes import MULTIPLE, Fit, either, nearest_multiples
 from ..request import DEFAULT_FRAMES, FPS, FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MAX_SIDE, MIN_SIDE
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 # The words a creator chooses from are stored in workflow files, so they stay.
-Fit = Literal["refuse", "crop", "letterbox", "stretch"]
 Length = Literal["refuse", "trim", "hold", "resample", "spread", "continue"]
 Shape = Literal["as drawn", "box", "hull"]
 Unit = Literal["percent", "pixels"]
