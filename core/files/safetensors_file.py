@@ -6,9 +6,12 @@ Written for files from strangers: nothing in a header makes us read or allocate 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import mmap
+import os
+import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -56,6 +59,20 @@ class FileHeader:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Return a regular file, open for reading: a pipe would be waited for, and a device has no end.
+
+    Raises:
+        PiyingError: it is none, or cannot be opened.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise PiyingError(f"{path}: is no regular file. Choose another file.")
+        return path.open("rb")
+    except OSError as error:
+        raise PiyingError(f"{path}: cannot be opened ({error.strerror}). Choose another file.") from error
+
+
 def damaged(path: Path, reason: str) -> PiyingError:
     """Return the error for a file whose header cannot be true."""
     return PiyingError(f"{path}: {reason}. The file is cut short or damaged; fetch it again.")
@@ -68,8 +85,8 @@ def read_safetensors_header(path: Path) -> FileHeader:
         PiyingError: the header is absent, too large, no JSON, or its tensors do not fill the file
             exactly once.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > size - 8:
             raise damaged(path, f"the header claims {length} bytes, the file has {size}")
@@ -141,7 +158,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         import torch
 
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             self._map = mmap.mmap(file.fileno(), 0, **_private())
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
 
