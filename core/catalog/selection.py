@@ -45,23 +45,36 @@ class ModelHandle:
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:
-    """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in` if there is one."""
+    """Return what the `model` widget offers: `auto` first, then what is here and can run, then `built-in`."""
+    return _choices(family, installed_models(family, host))
+
+
+def _choices(family: ModelFamily, installed: list[InstalledModel]) -> list[str]:
     toy = [BUILT_IN] if has_built_in(family.key) else []
-    return [AUTO, *(found.name for found in installed_models(family, host)), *toy]
+    return [AUTO, *(found.name for found in installed if found.can_run), *toy]
 
 
 def model_details(family: ModelFamily, host: Host) -> list[str]:
-    """Return a line for each model in single files: its name, and what it is."""
-    return [f"{found.name}: {found.details}" for found in installed_models(family, host) if found.details]
+    """Return a line for each model in single files: its name, what it is, and what it lacks."""
+    lines = []
+    for found in installed_models(family, host):
+        lacks = f"; not here: {_missing(family, found)}" if found.lacking else ""
+        lines += [f"{found.name}: {found.details}{lacks}"] if found.details else []
+    return lines
+
+
+def _missing(family: ModelFamily, found: InstalledModel) -> str:
+    return ", ".join(family.missing[part] for part in found.lacking)
 
 
 def check_model(family: ModelFamily, model: str, host: Host) -> None:
     """Accept a name from `model_choices`, spelled with either slash; to plan with, also an id of the manifest.
 
     Raises:
-        PiyingError: no such model is installed.
+        PiyingError: no such model is installed, or it cannot run.
     """
-    choices = model_choices(family, host)
+    installed = installed_models(family, host)
+    choices = _choices(family, installed)
     name = model.replace("\\", "/")
     listed = any((entry.id, entry.family, entry.kind) == (name, family.key, "model") for entry in listed_models())
     if name not in choices and listed and host.memory_rules().imagined:
@@ -70,6 +83,12 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
         raise PiyingError(
             f"model {model!r} is not installed. Fetch it with `python install.py --models {name}`, "
             f"or choose one of these: {', '.join(choices)}."
+        )
+    lacking = next((found for found in installed if found.name == name and found.lacking), None)
+    if lacking is not None:
+        raise PiyingError(
+            f"model {name!r} ({lacking.details}) cannot run alone; not here: {_missing(family, lacking)}. "
+            f"{family.remedy}, or choose another model."
         )
     if name not in choices:
         reason = why_not(name, family, host)
@@ -96,21 +115,18 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     if name == BUILT_IN:
         return built_in(family.key)
     if name != AUTO:
-        found = next(found for found in installed if found.name == name)
-        if found.lacking:
-            missing = ", ".join(family.missing[part] for part in found.lacking)
-            raise PiyingError(
-                f"model {found.name!r} ({found.details}) cannot run alone; not here: {missing}. {family.remedy}, or "
-                "choose another model."
-            )
-        return found
-    complete = [found for found in installed if not found.lacking]
+        return next(found for found in installed if found.name == name)
+    complete = [found for found in installed if found.can_run]
     if complete:
         from ..planner.machine import memory_bytes
 
         limit = memory_bytes(host.device())
         fitting = [found for found in complete if found.size <= limit]
         return max(fitting, key=_size) if fitting else min(complete, key=_size)
+    damaged = next((found for found in installed if found.problem), None)
+    if damaged is not None:
+        # A toy in the place of the model that its owner expects would say nothing of what is wrong.
+        raise PiyingError(f"model is auto, and the one that is here cannot be used: {damaged.problem}")
     advised = first_of(family.key)
     fetching = f"`python install.py --models {advised.id}`; it fetches {advised.files[0].sources['huggingface'].repo}."
     if not has_built_in(family.key):

@@ -50,11 +50,15 @@ STORAGES = {
     "UntypedStorage": "U8",
 }
 CONSTANTS = frozenset(
-    "INT LONG LONG1 LONG4 BININT BININT1 BININT2 STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE "
-    "BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8 FLOAT BINFLOAT".split()
+    {
+        *("INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    }
 )
 MORE = "it holds more than tensors, and what else it holds is not run here"
 VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+EMPTY: dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -70,7 +74,6 @@ class _Storage(NamedTuple):
 
     key: str
     dtype: str
-    count: int
 
 
 class _Tensor(NamedTuple):
@@ -113,37 +116,47 @@ class _Pickle:
         raise _Refused("its table has no end")
 
     def _step(self, name: str, argument: Any) -> None:
-        stack = self._stack
         if name in CONSTANTS:
-            stack.append(argument)
+            self._stack.append(argument)
         elif name in VALUES:
-            stack.append(VALUES[name])
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            self._memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(self._memo[argument])
-        elif name == "MARK":
-            self._below.append(stack)
-            self._stack = []
+            self._stack.append(VALUES[name])
+        elif name in EMPTY:
+            self._stack.append(EMPTY[name]())
         elif name in TUPLES:
-            count = TUPLES[name]
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
-            stack.append({"EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[name])
-        elif name in ("TUPLE", "LIST", "DICT"):
-            items = self._marked()
-            pairs = zip(items[::2], items[1::2], strict=False)
-            made = {"TUPLE": tuple, "LIST": list, "DICT": lambda _: _set({}, pairs)}[name](items)
-            self._stack.append(made)
-        elif name in ("APPEND", "SETITEM"):
-            items = [stack.pop()] if name == "APPEND" else [stack.pop(), stack.pop()][::-1]
-            _add(stack[-1], items)
-        elif name in ("APPENDS", "SETITEMS"):
-            items = self._marked()
-            _add(self._stack[-1], items)
-        elif name == "GLOBAL":
+            self._stack[-TUPLES[name] :] = [tuple(self._stack[-TUPLES[name] :])]
+        elif name in ("MARK", "TUPLE", "LIST", "DICT", "APPEND", "APPENDS", "SETITEM", "SETITEMS"):
+            self._collect(name)
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
+            self._memo[len(self._memo) if name == "MEMOIZE" else argument] = self._stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            self._stack.append(self._memo[argument])
+        elif name not in ("PROTO", "FRAME"):
+            self._build(name, argument)
+
+    def _collect(self, name: str) -> None:
+        """Put values into a list, a tuple or a table."""
+        if name == "MARK":
+            self._below.append(self._stack)
+            self._stack = []
+        elif name == "APPEND":
+            value = self._stack.pop()
+            _add(self._stack[-1], [value])
+        elif name == "SETITEM":
+            value, key = self._stack.pop(), self._stack.pop()
+            _add(self._stack[-1], [key, value])
+        else:
+            items, self._stack = self._stack, self._below.pop()
+            if name in ("APPENDS", "SETITEMS"):
+                _add(self._stack[-1], items)
+            elif name == "DICT":
+                self._stack.append(_set({}, zip(items[::2], items[1::2], strict=True)))
+            else:
+                self._stack.append(tuple(items) if name == "TUPLE" else items)
+
+    def _build(self, name: str, argument: Any) -> None:
+        """Make storages and tensors of what the pickle names and calls."""
+        stack = self._stack
+        if name == "GLOBAL":
             stack.append(_Global(*argument.split(" ", 1)))
         elif name == "STACK_GLOBAL":
             own, module = stack.pop(), stack.pop()
@@ -153,17 +166,10 @@ class _Pickle:
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
             stack.append(_called(function, arguments))
-        elif name == "BUILD":
+        elif name == "BUILD" and isinstance(stack[-2], dict):
             stack.pop()  # attributes of a table of tensors: versions of modules
-            if not isinstance(stack[-1], dict):
-                raise _Refused(MORE)
-        elif name not in ("PROTO", "FRAME"):
+        else:
             raise _Refused(MORE)
-
-    def _marked(self) -> list[Any]:
-        """Return what lies above the last mark, and take both off the stack."""
-        items, self._stack = self._stack, self._below.pop()
-        return items
 
 
 def _set(table: dict[Any, Any], pairs: Any) -> dict[Any, Any]:
@@ -185,15 +191,15 @@ def _add(target: Any, items: list[Any]) -> None:
 
 
 def _storage(described: Any) -> _Storage:
-    kind, storage, key, _, count = described
+    kind, storage, key, *_ = described
     dtype = STORAGES.get(storage.name) if isinstance(storage, _Global) and storage.module == "torch" else None
     if isinstance(storage, _Global) and storage == ("torch.storage", "UntypedStorage"):
         dtype = "U8"
-    if kind != "storage" or not isinstance(key, str) or not _is_size(count):
+    if kind != "storage" or not isinstance(key, str):
         raise _Refused("its table cannot be read")
     if dtype is None:
         raise _Refused(f"it has tensors of {getattr(storage, 'name', 'an unknown kind')[:40]}, which is not read here")
-    return _Storage(key, dtype, count)
+    return _Storage(key, dtype)
 
 
 def _called(function: Any, arguments: Any) -> Any:

@@ -13,7 +13,7 @@ import mmap
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,16 +47,17 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class FileHeader:
-    """The tensors of one file by name, and the texts it carries beside them.
+    """The tensors of one file by name, and what it says beside them.
 
     Attributes:
         format: "safetensors", "gguf" or "pth".
+        metadata: texts, and in GGUF files numbers too.
     """
 
     path: Path
     format: str
     entries: dict[str, TensorEntry]
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 def open_regular(path: Path) -> io.BufferedReader:

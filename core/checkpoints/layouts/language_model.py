@@ -1,9 +1,28 @@
-"""Language models under transformers' names: Qwen3 and Qwen2.5 by their shapes, others by a config.json."""
+"""Language models: Qwen3 and Qwen2.5 by their shapes, others by a config.json; names of transformers or of llama.cpp.
+
+Of the models that see (Qwen2.5-VL, Qwen3-VL) the text side is read: it is a Qwen2.5 or a Qwen3. Names of llama.cpp:
+gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from ...errors import PiyingError
-from .base import Config, Layout, Shapes, count, same
+from .base import (
+    TOKENIZER_TENSOR,
+    Config,
+    Layout,
+    Metadata,
+    Names,
+    Place,
+    Shapes,
+    Whole,
+    by_prefix,
+    count,
+    gguf_settings,
+)
 
 ATTENTION = "model.layers.0.self_attn"
 # Values that no shape tells, from the config.json files of Qwen/Qwen3-* and Qwen/Qwen2.5-*.
@@ -45,12 +64,89 @@ def config(shapes: Shapes) -> Config:
     }
 
 
+OUTSIDE_GGUF = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+INSIDE_GGUF = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+BLOCK_GGUF = re.compile(r"blk\.(\d+)\.(.+)")
+ARCHITECTURES = ("qwen2", "qwen2vl", "qwen3", "qwen3vl")
+
+
+def place(name: str, shapes: Shapes) -> Place:
+    """Place a tensor under transformers' names; those of models that see say which side it is of."""
+    del shapes
+    return Whole(name.replace("model.language_model.", "model.", 1))
+
+
+def place_gguf(name: str, shapes: Shapes) -> Place | None:
+    """Place a tensor under llama.cpp's names."""
+    del shapes
+    block = BLOCK_GGUF.fullmatch(name)
+    new = by_prefix(name, OUTSIDE_GGUF) if block is None else by_prefix(block[2], INSIDE_GGUF)
+    return None if new is None else Whole(new if block is None else f"model.layers.{block[1]}.{new}")
+
+
+def settings(metadata: Metadata) -> Config:
+    """Return what the metadata of a GGUF file say of the configuration.
+
+    Raises:
+        PiyingError: it is another language model, whose layers have the same names.
+    """
+    architecture = metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise PiyingError(
+            f"this is a language model of the architecture {str(architecture)[:40]!r}; of GGUF files Qwen3, Qwen2.5 "
+            "and the text sides of Qwen3-VL and Qwen2.5-VL are read. Choose another file, or the model's folder."
+        )
+    known = {
+        "attention.key_length": "head_dim",
+        "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": "num_key_value_heads",
+        "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+        "context_length": "max_position_embeddings",
+    }
+    theta = gguf_settings(metadata, {"rope.freq_base": "rope_theta"})
+    rope = {"rope_parameters": {"rope_type": "default", **theta}} if theta else {}
+    return gguf_settings(metadata, known) | rope
+
+
+def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del together
+    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
+
+
+TITLE = "language model"
 LANGUAGE_MODEL = Layout(
     kind="prompt_model",
     style="transformers",
-    title="language model",
-    marks=("model.embed_tokens.weight", r"model\.layers\.0\.self_attn\.q_proj\.weight"),
-    place=same,
+    title=TITLE,
+    marks=(
+        r"model\.(language_model\.)?embed_tokens\.weight",
+        r"model\.(language_model\.)?layers\.0\.self_attn\.q_proj\.weight",
+    ),
+    place=place,
     config=config,
-    needs=lambda names, together: ["its tokenizer"],
+    needs=_needs,
+    spare=(r"(model\.)?visual\..+",),
+)
+LANGUAGE_MODEL_GGUF = Layout(
+    kind="prompt_model",
+    style="llama.cpp",
+    title=TITLE,
+    marks=("token_embd.weight", "blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight"),
+    place=place_gguf,
+    config=config,
+    needs=_needs,
+    spare=(r"rope_freqs\.weight",),
+    settings=settings,
 )
