@@ -43,10 +43,7 @@ def installed_models(family: ModelFamily, host: Host) -> list[InstalledModel]:
             ours = path not in found and _class_name(folder) in family.index_classes
             if ours and not _is_downloading(folder):
                 name = _shown_name(category, folder.relative_to(root).as_posix())
-                problem = _folder_problem(folder, family)
-                if problem:
-                    name_left_out(folder, problem)
-                found[path] = InstalledModel(name, path, weight_bytes(path), problem=problem)
+                found[path] = InstalledModel(name, path, weight_bytes(path), problem=_folder_problem(folder, family))
     folders = list(found.values())
     return folders + family.single_file_models(FileCatalog(host), folders)
 

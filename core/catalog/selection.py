@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..download.manifest import first_of, listed_models
 from ..errors import PiyingError
 from ..families.base import ModelFamily
+from ..files.scan import name_left_out
 from ..host.base import Host
 from .discovery import installed_models, why_not
 from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in, has_built_in
@@ -55,11 +56,12 @@ def _choices(family: ModelFamily, installed: list[InstalledModel]) -> list[str]:
 
 
 def model_details(family: ModelFamily, host: Host) -> list[str]:
-    """Return a line for each model in single files: its name, what it is, and what it lacks."""
+    """Return lines on models: what each single file is and what it lacks, and why a folder cannot be used."""
     lines = []
     for found in installed_models(family, host):
         lacks = f"; not here: {_missing(family, found)}" if found.lacking else ""
         lines += [f"{found.name}: {found.details}{lacks}"] if found.details else []
+        lines += [f"{found.name} cannot be used: {found.problem}"] if found.problem else []
     return lines
 
 
@@ -116,17 +118,19 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
         return built_in(family.key)
     if name != AUTO:
         return next(found for found in installed if found.name == name)
+    damaged = [found for found in installed if found.problem]
     complete = [found for found in installed if found.can_run]
     if complete:
         from ..planner.machine import memory_bytes
 
+        for found in damaged:
+            name_left_out(found.path, found.problem)
         limit = memory_bytes(host.device())
         fitting = [found for found in complete if found.size <= limit]
         return max(fitting, key=_size) if fitting else min(complete, key=_size)
-    damaged = next((found for found in installed if found.problem), None)
-    if damaged is not None:
-        # A toy in the place of the model that its owner expects would say nothing of what is wrong.
-        raise PiyingError(f"model is auto, and the one that is here cannot be used: {damaged.problem}")
+    if damaged:
+        # A toy in the place of the model that its owner expects would not say what is wrong; reading this one does.
+        return max(damaged, key=_size)
     advised = first_of(family.key)
     fetching = f"`python install.py --models {advised.id}`; it fetches {advised.files[0].sources['huggingface'].repo}."
     if not has_built_in(family.key):

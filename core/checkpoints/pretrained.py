@@ -92,12 +92,18 @@ def load_pretrained(folder: Path, title: str, classes: Collection[str], dtype: t
     import transformers
 
     settings = read_config(folder)
-    check_counts(settings, sum(len(read_header(file).entries) for file in component_files(folder)), str(folder))
+    try:
+        tensors = sum(len(read_header(file).entries) for file in component_files(folder))
+    except PiyingError as error:
+        raise PiyingError(f"{folder}: cannot be read as a {title} model. {error}") from error
+    check_counts(settings, tensors, str(folder))
     named = class_name(settings)
     if named not in classes:
         raise PiyingError(f"{folder}: is a {named or 'model without a name'}, not a {' or '.join(classes)}.")
     with reading(folder, title):
         kind = getattr(transformers, named)
+        if settings.get("model_type", kind.config_class.model_type) != kind.config_class.model_type:
+            raise ValueError(f"model_type is {settings['model_type']!r}, not {kind.config_class.model_type!r}")
         model, info = kind.from_pretrained(
             folder,
             config=kind.config_class.from_dict(settings),
@@ -107,9 +113,12 @@ def load_pretrained(folder: Path, title: str, classes: Collection[str], dtype: t
             trust_remote_code=False,
             output_loading_info=True,
         )
-        if info["missing_keys"]:  # transformers fills them with random numbers, and only warns
-            first, count = min(info["missing_keys"]), len(info["missing_keys"])
-            raise ValueError(f"{count} tensors are not in its files, {first} first")
+    missing = info["missing_keys"]
+    if missing:  # transformers fills them with random numbers, and only warns
+        raise PiyingError(
+            f"{folder}: cannot be read as a {title} model ({len(missing)} tensors are not in its files, "
+            f"{min(missing)} first). Fetch the folder again, or choose another model."
+        )
     whole: PreTrainedModel = model.eval()
     return whole
 

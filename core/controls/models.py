@@ -73,7 +73,7 @@ def choose(family: AnnotatorFamily, model: str, host: Host) -> InstalledModel:
         return next(found for found in installed if found.name == name)
     # Within a family the largest is nearly always the best, and all are small compared to a video model.
     if name == AUTO and installed:
-        return max(installed, key=lambda found: found.size)
+        return max(installed, key=lambda found: (found.can_run, found.size))
     if name == AUTO:
         log.warning(
             "No %s model is installed: using the built-in one, which knows drawn shapes alone. %s",

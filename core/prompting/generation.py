@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.pretrained import CONFIG_BYTES, class_name, load_pretrained, reading
+from ..checkpoints.tokenizers import tokenizer_of
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..files.folder import CONFIG
@@ -128,6 +129,8 @@ def load_processor(found: InstalledModel) -> Processor:
     folder = found.place(TOKENIZER)[0] if found.parts else found.path
 
     def read() -> Processor:
+        if folder.is_file():
+            return Processor(tokenizer_of(found), None)
         from transformers import AutoImageProcessor, AutoTokenizer
 
         with reading(folder, "prompt"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 from ...errors import PiyingError
 from .base import (
@@ -33,20 +34,24 @@ UNTIED_WIDTH = 3584
 QWEN2_HEAD_DIM = {896: 64, 1536: 128, 2048: 128, 3584: 128, 5120: 128}
 
 
-def config(shapes: Shapes) -> Config:
+def config(shapes: Shapes, has_metadata: bool = False) -> Config:
     """Return the configuration of a Qwen3 or Qwen2.5 model.
+
+    Args:
+        shapes: by the names of the class.
+        has_metadata: whether the file says besides how wide the heads are; see `settings`.
 
     Raises:
         PiyingError: it is another language model.
     """
     vocabulary, width = shapes["model.embed_tokens.weight"]
     qwen3 = f"{ATTENTION}.q_norm.weight" in shapes
-    qwen2 = f"{ATTENTION}.q_proj.bias" in shapes and width in QWEN2_HEAD_DIM
+    qwen2 = f"{ATTENTION}.q_proj.bias" in shapes and (width in QWEN2_HEAD_DIM or has_metadata)
     if not (qwen3 or qwen2) or f"{ATTENTION}.o_proj.weight" not in shapes:
         raise PiyingError("this is a language model that its shapes do not name: it needs its config.json beside it.")
     if width >= UNTIED_WIDTH and "lm_head.weight" not in shapes:
         raise PiyingError("its output layer is not in it: it can encode prompts and cannot write them.")
-    head = shapes[f"{ATTENTION}.q_norm.weight"][0] if qwen3 else QWEN2_HEAD_DIM[width]
+    head = shapes[f"{ATTENTION}.q_norm.weight"][0] if qwen3 else QWEN2_HEAD_DIM.get(width, 128)
     return {
         "architectures": ["Qwen3ForCausalLM" if qwen3 else "Qwen2ForCausalLM"],
         "model_type": "qwen3" if qwen3 else "qwen2",
@@ -116,8 +121,10 @@ def settings(metadata: Metadata) -> Config:
         "context_length": "max_position_embeddings",
     }
     theta = gguf_settings(metadata, {"rope.freq_base": "rope_theta"})
+    heads = gguf_settings(metadata, {"attention.head_count": "count", "embedding_length": "width"})
+    head = {"head_dim": heads["width"] // heads["count"]} if len(heads) == 2 else {}
     rope = {"rope_parameters": {"rope_type": "default", **theta}} if theta else {}
-    return gguf_settings(metadata, known) | rope
+    return head | gguf_settings(metadata, known) | rope
 
 
 def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
@@ -145,7 +152,7 @@ LANGUAGE_MODEL_GGUF = Layout(
     title=TITLE,
     marks=("token_embd.weight", "blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight"),
     place=place_gguf,
-    config=config,
+    config=partial(config, has_metadata=True),
     needs=_needs,
     spare=(r"rope_freqs\.weight",),
     settings=settings,
