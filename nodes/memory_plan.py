@@ -10,7 +10,7 @@ from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from .shared import CATEGORY
 
-MAX_REFERENCES = 16
+MAX_REFERENCES = 16  # more than the four of a Reference node, as several can be chained
 
 # As wide as what any sampler makes in one piece; which numbers the chosen model takes, that sampler says.
 DEFAULT_WIDTH, DEFAULT_HEIGHT, MAX_SIDE = 832, 480, 2048
@@ -31,7 +31,7 @@ class PiyingMemoryPlan:
     RETURN_NAMES = ("plan",)
     OUTPUT_TOOLTIPS = ("The plan as text.",)
     FUNCTION = "show"
-    OUTPUT_NODE = True
+    OUTPUT_NODE = True  # runs although nothing is wired to it
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -69,6 +69,7 @@ class PiyingMemoryPlan:
                     {"default": DEFAULT_STEPS, "min": 1, "max": 1000, "tooltip": "Denoising steps."},
                 ),
             },
+            # One optional socket per family: a V1 socket has one type, and any of them may stay empty.
             "optional": {
                 family.input_name: (family.socket, {"tooltip": f"From {family.loader}."})
                 for family in planned_families()
@@ -79,7 +80,7 @@ class PiyingMemoryPlan:
     def IS_CHANGED(cls, **inputs: Any) -> float:
         """Run every time: the answer depends on what is free now."""
         del inputs
-        return float("nan")
+        return float("nan")  # unequal even to itself, which is how ComfyUI's nodes ask for a run every time
 
     def show(self, **inputs: Any) -> dict[str, Any]:
         """Return the plans of the connected models as text, which ComfyUI also shows on the node."""
