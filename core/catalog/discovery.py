@@ -299,7 +299,7 @@ def single_files(host: Host, wanted: Callable[[str], bool]) -> list[SingleFile]:
     for category, root in host.model_folders():
         if not wanted(category):
             continue
-        for path in find_files(root, SEARCH_DEPTH, ENDINGS, INDEXES, _owner(root)):
+        for path in find_files(root, SEARCH_DEPTH, ENDINGS, INDEXES, owned=_owner(root)):
             relative = path.relative_to(root)
             if not category and relative.parts[0] in MODEL_CATEGORIES:
                 continue  # in a folder of its category, which is looked through for itself

@@ -323,15 +323,16 @@ def _read(path: Path) -> tuple[FileHeader, dict[str, _Place]]:
             raise PiyingError(f"{path}: the name of a tensor is {str(name)[:40]!r}. Choose another file.")
         start, end = storages.get(tensor.storage.key) or archive.place(f"data/{tensor.storage.key}")
         storages[tensor.storage.key] = start, end
-        entries[name] = _entry(path, name, tensor, start, end)
+        entries[name] = _entry(path, name, tensor, (start, end))
         size = NUMBER_TYPES[tensor.dtype].bytes
         whole = TensorEntry(tensor.dtype, ((end - start) // size,), start, start + (end - start) // size * size)
         places[name] = _Place(whole, tensor)
     return FileHeader(path, "pth", entries), places
 
 
-def _entry(path: Path, name: str, tensor: _Tensor, start: int, end: int) -> TensorEntry:
+def _entry(path: Path, name: str, tensor: _Tensor, place: tuple[int, int]) -> TensorEntry:
     """Return a tensor's entry, checked against the bytes of its storage."""
+    start, end = place
     if len(tensor.shape) > MAX_DIMENSIONS:
         raise damaged(path, f"tensor {name[:80]!r} has {len(tensor.shape)} dimensions")
     size = NUMBER_TYPES[tensor.dtype].bytes

@@ -52,6 +52,7 @@ def find_files(
     depth: int,
     endings: tuple[str, ...],
     markers: Collection[str] = (),
+    *,
     owned: OwnedNames | None = None,
 ) -> Iterator[Path]:
     """Yield the regular files with one of these endings, but those of the models that `find_folders` finds.
