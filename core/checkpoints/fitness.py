@@ -37,7 +37,7 @@ def places(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, Place]]:
         place = layout.place(name, shapes)
         if place is None:
             # Another layer of the same family: an image-to-video model's, a motion encoder's.
-            raise PiyingError(f"{name[:80]!r} is no tensor of a {layout.title}. Choose another file.")
+            raise PiyingError(f"{repr(name[:80])[1:-1]} is no tensor of a {layout.title}. Choose another file.")
         for new in place.names if isinstance(place, Split) else () if isinstance(place, LeftOut) else (place.name,):
             if new in taken:
                 raise PiyingError(f"two of its tensors are {new}. The file is damaged; fetch it again.")
