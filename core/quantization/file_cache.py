@@ -70,7 +70,7 @@ class CastFile:
         self._cache = DiskCache(self._folder, ending(storage))
 
     def load(self, read: Callable[[Path | None], nn.Module]) -> nn.Module:
-        """Return the module: from the cast file, or cast anew and then cached where there is room.
+        """Return the module: from the cast file, or cast again and then cached where there is room.
 
         Args:
             read: gives it from a cast file, or from the original for None.

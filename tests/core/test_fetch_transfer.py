@@ -61,7 +61,7 @@ def ranges(hub):
 def test_a_file_comes_and_nothing_else_stays(hub, target):
     hub.put(PATH, DATA)
     seen = []
-    assert transfer(remote(hub), target, seen.append, QUICK) == SHA256
+    assert transfer(remote(hub), target, progress=seen.append, policy=QUICK) == SHA256
     assert target.read_bytes() == DATA
     assert names(target) == ["file.safetensors"]
     assert seen[0] == 0 and seen[-1] == len(DATA) and seen == sorted(seen)
@@ -101,7 +101,7 @@ def test_a_stop_by_hand_leaves_what_is_here(hub, target):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        transfer(remote(hub), target, stop, QUICK)
+        transfer(remote(hub), target, progress=stop, policy=QUICK)
     assert names(target) == ["file.safetensors.part", "file.safetensors.part.json"]
     hub.released.set()
     assert fetch(hub, target) == SHA256
@@ -471,7 +471,7 @@ def test_a_file_of_unknown_length_stops_at_the_size_it_has_to_have(hub, target):
     """The checksum decides whether what came till there is the file; without one nobody could tell."""
     hub.put(PATH, DATA + OTHER, claimed=-1)
     seen = []
-    assert transfer(remote(hub), target, seen.append, QUICK) == SHA256
+    assert transfer(remote(hub), target, progress=seen.append, policy=QUICK) == SHA256
     assert max(seen) == len(DATA) and target.read_bytes() == DATA
     target.unlink()
     for known, reason in ({"sha256": None}, "sends more than the 300000 bytes"), ({"bytes": None}, "not say how long"):
@@ -480,7 +480,7 @@ def test_a_file_of_unknown_length_stops_at_the_size_it_has_to_have(hub, target):
         assert names(target) == []
     hub.put(PATH, OTHER + DATA, claimed=-1)
     with pytest.raises(DownloadRefused, match="is not the right file"):
-        transfer(remote(hub), target, seen.append, QUICK)
+        transfer(remote(hub), target, progress=seen.append, policy=QUICK)
     assert max(seen) == len(DATA) and names(target) == []
     assert len(hub.asked) == 4, "what is wrong is not fetched again"
 
@@ -529,7 +529,7 @@ def test_a_damaged_partial_file_never_becomes_part_of_a_file(hub, target, known)
 
     hub.put(PATH, DATA, stalls=[100_000])
     with pytest.raises(KeyboardInterrupt):
-        transfer(remote(hub, sha256=known), target, stop, QUICK)
+        transfer(remote(hub, sha256=known), target, progress=stop, policy=QUICK)
     hub.released.set()
     part = target.with_name(target.name + ".part")
     content = bytearray(part.read_bytes())
