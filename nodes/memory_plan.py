@@ -11,7 +11,7 @@ from ..core.image_sizes import MULTIPLE
 from ..core.wan import request as vace
 from .shared import CATEGORY
 
-MAX_REFERENCES = 16
+MAX_REFERENCES = 16  # more than the four of a Reference node, as several can be chained
 
 
 class PiyingMemoryPlan:
@@ -27,7 +27,7 @@ class PiyingMemoryPlan:
     RETURN_NAMES = ("plan",)
     OUTPUT_TOOLTIPS = ("The plan as text.",)
     FUNCTION = "show"
-    OUTPUT_NODE = True
+    OUTPUT_NODE = True  # runs although nothing is wired to it
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -65,6 +65,7 @@ class PiyingMemoryPlan:
                     {"default": vace.DEFAULT_STEPS, "min": 1, "max": 1000, "tooltip": "Denoising steps."},
                 ),
             },
+            # One optional socket per family: a V1 socket has one type, and any of them may stay empty.
             "optional": {
                 family.input_name: (family.socket, {"tooltip": f"From {family.loader}."})
                 for family in planned_families()
@@ -75,7 +76,7 @@ class PiyingMemoryPlan:
     def IS_CHANGED(cls, **inputs: Any) -> float:
         """Run every time: the answer depends on what is free now."""
         del inputs
-        return float("nan")
+        return float("nan")  # unequal even to itself, which is how ComfyUI's nodes ask for a run every time
 
     def show(self, **inputs: Any) -> dict[str, Any]:
         """Return the plans of the connected models as text, which ComfyUI also shows on the node."""

@@ -1,4 +1,4 @@
-"""Tokenizers: SentencePiece models inside files of weights, those of folders, and folders that lend theirs."""
+"""Tokenizers: SentencePiece models inside files of weights, a folder's own, and those of other folders."""
 
 from __future__ import annotations
 

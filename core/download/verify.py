@@ -81,7 +81,7 @@ def verify(
 
 
 def _files(line: ListedFile, root: Path, ledger: Ledger, carried: dict[str, FileDownload]) -> list[FileDownload]:
-    """Return what a line of the manifest stands for: as listed, as in the ledger, or as it lies there."""
+    """Return the files of a manifest entry: as listed, as in the ledger, or as it lies there."""
     if not line.is_repository:
         return [FileDownload(line.path, line.bytes, line.sha256)]
     names = [path.removeprefix(line.path) for path in carried if path.startswith(line.path)]

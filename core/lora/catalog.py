@@ -34,7 +34,7 @@ class LoraFile:
 
     Attributes:
         shape: what it holds.
-        settings: the `steps`, `cfg` and `shift` it was made for; empty where nobody says.
+        settings: the `steps`, `cfg` and `shift` it was made for; empty where neither the file nor a table says.
     """
 
     name: str
@@ -128,8 +128,8 @@ def _numbers_once(path: Path, size: int, changed: int, class_name: str | None) -
 
 def in_words(settings: Mapping[str, float]) -> str:
     """Return settings for people: "4 steps, cfg 1, shift 5"."""
-    said = {"steps": "{:g} steps", "cfg": "cfg {:g}", "shift": "shift {:g}", "strength": "strength {:g}"}
-    return ", ".join(form.format(settings[name]) for name, form in said.items() if name in settings)
+    forms = {"steps": "{:g} steps", "cfg": "cfg {:g}", "shift": "shift {:g}", "strength": "strength {:g}"}
+    return ", ".join(form.format(settings[name]) for name, form in forms.items() if name in settings)
 
 
 def check_lora(name: str, host: Host, family: ModelFamily | None = None) -> None:

@@ -18,7 +18,7 @@ SLOTS = 2  # blocks on the device while streaming
 STAGED = 128 * 2**20  # page-locked bytes on their way to them
 # fp32 convolutions use TF32 at half the 16-bit rate, and their few channels fill about half of that.
 FP32_SLOWDOWN = 4
-# A prediction with rounded weights and inputs must be worth it where nobody asked for it.
+# A prediction with rounded weights and inputs must be worth it where the user did not ask for it.
 MATERIALLY_FASTER = 1.5
 
 
