@@ -117,7 +117,7 @@ KNOWN_PREFIX = re.compile(
     r"(?:(?:lora_(?:unet|transformer|dit)|lycoris|lora)_+)?"
 )
 TEXT_ENCODER = re.compile(
-    r"^(?:lora_)?te\d?(?=[._])|(?:^|[._])(?:text_?encoders?(?:_\d)?|text_model|cond_stage_model|conditioner|t5xxl"
+    r"^lora_te\d?_|^te\d?(?=\.)|(?:^|[._])(?:text_?encoders?(?:_\d)?|text_model|cond_stage_model|conditioner|t5xxl"
     r"|clip_[lgh])(?=[._])"
 )
 # Parts of names that come from wrappers around a layer: torch.compile, FSDP, peft, attention processors.

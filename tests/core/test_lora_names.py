@@ -96,7 +96,7 @@ def a_file(chance, layers, original):
     elif chance.random() < 0.5:
         prefix = chance.choice(DOTTED_PREFIXES)
     else:
-        prefix = "".join(f"{word(chance)}." for _ in range(chance.randint(1, 4)))
+        prefix = "".join(f"x{word(chance)}." for _ in range(chance.randint(1, 4)))
     style = original if original and chance.random() < 0.5 else {layer: layer for layer in layers}
     down, up = (ending.format(adapter) for ending in chance.choice(ENDINGS))
     wrapper = chance.choice(("", "", "", "_orig_mod.", "base_layer.")) if not flat else ""
