@@ -51,6 +51,8 @@ def choices(phase: Phase, machine: Machine, precision: str = "auto", memory: str
             for placement in _placements(phase, machine, memory):
                 for variant in phase.variants:
                     yield Choice(compute, storage, placement, variant, False)
+                    if memory != storage and precision != "auto":
+                        continue  # a number type that was chosen is not rounded further unasked
                     if _worth_native_matmul(phase, compute, storage, machine=machine, memory=memory):
                         yield Choice(compute, storage, placement, variant, True)
     if not machine.is_cpu and not phase.streamable:
