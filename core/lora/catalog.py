@@ -155,10 +155,10 @@ def _chosen(name: str, host: Host, family: ModelFamily | None) -> Path:
         what = _header_once(*state).reason or _numbers_once(*state)
         if not what:
             return path
+    others = ", ".join(one for one in lora_choices(host, family) if one != name)
+    fault = f"cannot be used: {what.rstrip('.')}" if what else "is not installed"
     raise PiyingError(
-        f"lora {name!r} {f'cannot be used: {what}' if what else 'is not installed'}. "
-        f"Here are: {', '.join(lora_choices(host, family))}. "
-        f"Choose one of them, or put the file under models/{FOLDER}."
+        f"lora {name!r} {fault}. Here are: {others}. Choose one of them, or put the file under models/{FOLDER}."
     )
 
 
