@@ -205,7 +205,7 @@ def _inspect(options: argparse.Namespace) -> int:
         raise PiyingError(f"{path}: this is a folder. Name one file of weights in it.")
     if not path.is_file():
         raise PiyingError(f"{path}: there is no such file. Name one file of weights.")
-    found = inspect.inspect(path)
+    found = inspect.inspect(path, numbers=True)
     held = layers.layers(path) if options.layers else None
     if options.json:
         table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})

@@ -198,8 +198,8 @@ class MappedTensor(StoredTensor):
         self._file.release(self._entry)
 
 
-def mapped(header: FileHeader) -> dict[str, StoredTensor]:
-    """Return the tensors of a safetensors file by name.
+def check_types(header: FileHeader) -> None:
+    """Accept a safetensors file all of whose tensors are of types that are read here.
 
     Raises:
         PiyingError: one is of a type that torch has no use for.
@@ -209,5 +209,14 @@ def mapped(header: FileHeader) -> dict[str, StoredTensor]:
             raise PiyingError(
                 f"{header.path}: tensor {name[:80]!r} is stored as {entry.dtype}, which is not read here."
             )
+
+
+def mapped(header: FileHeader) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file by name.
+
+    Raises:
+        PiyingError: see `check_types`.
+    """
+    check_types(header)
     file = MappedFile(header.path)
     return {name: MappedTensor(file, entry) for name, entry in header.entries.items()}
