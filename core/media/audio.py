@@ -53,10 +53,11 @@ def read_audio(path: Path, start: float = 0.0) -> dict[str, Any]:
         head = process.stdout.read(struct.calcsize(_HEADER))
         # Without a header ffmpeg has failed: the end of the block says why.
         if len(head) == struct.calcsize(_HEADER):
-            _, start, _, _, rate, channels = struct.unpack(_HEADER, head)
-            process.stdout.read(start - len(head))
+            _, offset, _, _, rate, channels = struct.unpack(_HEADER, head)
+            process.stdout.read(offset - len(head))
         # Twice: as they come, and as a tensor.
-        most = min(MAX_BYTES, int(psutil.virtual_memory().available) // 2)
+        free: int = psutil.virtual_memory().available
+        most = min(MAX_BYTES, free // 2)
         data = process.stdout.read(most + 1)
         if len(data) > most:
             raise PiyingError(f"{doing}: it is longer than {most / 2**30:.1f} GiB of samples. Cut it first.")
