@@ -9,7 +9,7 @@ from typing import Any
 from .definitions import ObjectInfo
 from .errors import WorkflowError
 from .graph import Assignment
-from .ui_format import load_instances, to_api, wrapped
+from .ui_format import load_instances, unfilled, wrapped
 from .ui_graph import INPUT_SIDE
 from .ui_nodes import LoadedNode
 from .ui_subgraphs import GraphInstance
@@ -25,12 +25,12 @@ def with_values(workflow: Any, info: ObjectInfo, assignments: Iterable[Assignmen
     changed: dict[str, Any] = copy.deepcopy(workflow)
     assignments = list(assignments)
     try:
-        wanted = to_api(workflow, info)
+        wanted, _ = unfilled(workflow, info)
         for node_id, name, value in assignments:
             wanted[node_id]["inputs"][name] = wrapped(value)
         set_widgets(changed, info, assignments)
         # Compared as a whole: a widget may feed more inputs than the one that was meant.
-        return changed if to_api(changed, info) == wanted else None
+        return changed if unfilled(changed, info)[0] == wanted else None
     except (WorkflowError, KeyError):
         return None
 
