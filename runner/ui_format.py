@@ -18,6 +18,7 @@ from .definitions import ObjectInfo
 from .errors import WorkflowError
 from .placeholders import NamedNode, filled
 from .ui_graph import BYPASS, NEVER, read_ui
+from .ui_groups import read_groups
 from .ui_nodes import VIRTUAL, LoadedNode, apply_primitives, load
 from .ui_subgraphs import GraphInstance, LinkResolver, Value, unfold
 from .ui_widgets import MISSING
@@ -75,7 +76,7 @@ def load_instances(workflow: dict[str, Any], info: ObjectInfo) -> list[GraphInst
     Raises:
         WorkflowError: the file is malformed.
     """
-    file = load(read_ui(workflow), info)
+    file = load(read_ui(workflow), info, read_groups(workflow, info))
     # Unfolded first: instances show the widgets' own values, not those of PrimitiveNodes.
     instances = unfold(file)
     for graph in (file.root, *file.subgraphs.values()):
