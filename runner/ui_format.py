@@ -17,9 +17,10 @@ from typing import Any
 from .definitions import ObjectInfo
 from .errors import WorkflowError
 from .placeholders import NamedNode, filled
+from .ui_broadcasts import add_broadcasts
 from .ui_graph import BYPASS, NEVER, read_ui
 from .ui_groups import read_groups
-from .ui_nodes import VIRTUAL, LoadedNode, apply_primitives, load
+from .ui_nodes import BROADCASTERS, VIRTUAL, LoadedNode, apply_primitives, load
 from .ui_subgraphs import GraphInstance, LinkResolver, Value, unfold
 from .ui_widgets import MISSING
 
@@ -55,7 +56,7 @@ def unfilled(workflow: dict[str, Any], info: ObjectInfo) -> tuple[dict[str, Any]
         for instance in instances
         if instance.runs
         for node in instance.graph.nodes.values()
-        if not node.subgraph and node.stored.mode not in (NEVER, BYPASS) and node.stored.type not in VIRTUAL
+        if _is_exported(node)
     }
     named = [
         NamedNode(
@@ -70,13 +71,22 @@ def unfilled(workflow: dict[str, Any], info: ObjectInfo) -> tuple[dict[str, Any]
     return api, named
 
 
+def _is_exported(node: LoadedNode) -> bool:
+    if node.subgraph or node.stored.mode in (NEVER, BYPASS) or node.stored.type in VIRTUAL:
+        return False
+    return node.known or node.stored.type not in BROADCASTERS
+
+
 def load_instances(workflow: dict[str, Any], info: ObjectInfo) -> list[GraphInstance]:
     """Return the canvas and the instances of subgraphs, as the browser has them when it exports.
 
     Raises:
         WorkflowError: the file is malformed.
     """
-    file = load(read_ui(workflow), info, read_groups(workflow, info))
+    stored = read_ui(workflow)
+    file = load(stored, info, read_groups(workflow, info))
+    for key, graph in {"": file.root, **file.subgraphs}.items():
+        add_broadcasts(graph, stored.boxes.get(key, []))
     # Unfolded first: instances show the widgets' own values, not those of PrimitiveNodes.
     instances = unfold(file)
     for graph in (file.root, *file.subgraphs.values()):

@@ -87,11 +87,19 @@ class UIGraph:
 
 @dataclass(frozen=True)
 class UIFile:
-    """The graph on the canvas, the subgraphs it may hold instances of, by id, and the last node id in use."""
+    """A file.
+
+    Attributes:
+        root: the graph on the canvas.
+        subgraphs: those it may hold instances of, by id.
+        last_id: the last node id in use.
+        boxes: the groups drawn around nodes, as stored, by subgraph; those of the canvas under "".
+    """
 
     root: UIGraph
     subgraphs: dict[str, UIGraph]
     last_id: int
+    boxes: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def read_ui(workflow: Any) -> UIFile:
@@ -109,9 +117,12 @@ def read_ui(workflow: Any) -> UIFile:
         definitions = as_object(each.get("definitions") or {}, "definitions")
         defining += as_objects(definitions.get("subgraphs"), "definitions.subgraphs")
     subgraphs: dict[str, UIGraph] = {}
+    boxes = {"": as_list(workflow.get("groups"), "groups")}
     for each in defining[1:]:
-        subgraphs.setdefault(_key(each.get("id"), "subgraph id"), _read_graph(each))
-    return _with_unique_ids(UIFile(_read_graph(workflow), subgraphs, last if isinstance(last, int) else 0))
+        key = _key(each.get("id"), "subgraph id")
+        subgraphs.setdefault(key, _read_graph(each))
+        boxes.setdefault(key, as_list(each.get("groups"), "groups"))
+    return _with_unique_ids(UIFile(_read_graph(workflow), subgraphs, last if isinstance(last, int) else 0, boxes))
 
 
 def _read_graph(data: dict[str, Any]) -> UIGraph:
@@ -262,7 +273,7 @@ def _with_unique_ids(file: UIFile) -> UIFile:
                 last = max(last, int(node_id))
             taken.add(renamed[key].get(node_id, node_id))
     subgraphs = {key: _with_ids(graph, renamed[key], renamed) for key, graph in file.subgraphs.items()}
-    return UIFile(_with_ids(file.root, {}, renamed), subgraphs, last)
+    return replace(file, root=_with_ids(file.root, {}, renamed), subgraphs=subgraphs, last_id=last)
 
 
 def _with_ids(graph: UIGraph, ids: dict[str, str], inner_ids: dict[str, dict[str, str]]) -> UIGraph:

@@ -26,6 +26,12 @@ from .ui_widgets import (
 
 # KJNodes' and Easy-Use's nodes that hand on a value by its name: class of the reader → class of the writer.
 GETTERS = {"GetNode": "SetNode", "easy getNode": "easy setNode"}
+# Use Everywhere's nodes, which hand on values without links: exported where their pack is there, never needed to run.
+SEED_BROADCASTER = "Seed Everywhere"
+BROADCASTERS = {
+    *("Anything Everywhere", "Anything Everywhere?", "Anything Everywhere3", "Prompts Everywhere"),
+    SEED_BROADCASTER,
+}
 # Nodes of the browser alone, which no server knows: its own, and those of packs. Output n of one is its input n.
 VIRTUAL = {
     *("Note", "MarkdownNote", REROUTE, PRIMITIVE),

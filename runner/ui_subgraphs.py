@@ -11,7 +11,7 @@ from typing import Any
 from .errors import WorkflowError
 from .graph import MAX_NODES
 from .ui_graph import BYPASS, INPUT_SIDE, MAX_SLOTS, NEVER, PRIMITIVE, Slot, SubgraphInput, UILink
-from .ui_nodes import GETTERS, VIRTUAL, LoadedFile, LoadedGraph, LoadedNode
+from .ui_nodes import GETTERS, SEED_BROADCASTER, VIRTUAL, LoadedFile, LoadedGraph, LoadedNode
 from .ui_widgets import MISSING
 
 log = logging.getLogger("piying")
@@ -286,6 +286,9 @@ def _before_output(at: _Output) -> _Input | _Output | Source | Value | None:
         child = at.instance.children[node.id]
         link = child.graph.output_links.get(at.slot)
         return None if link is None else _before_link(child, link, at.type)
+    if node.stored.type == SEED_BROADCASTER and not node.known:
+        values = node.stored.widgets_values
+        return Value(values[0]) if isinstance(values, list) and values else None
     if node.stored.type in GETTERS:
         setter = _find_setter(at.instance, node)
         return None if setter is None else _Input(*setter, at.slot, at.type)
