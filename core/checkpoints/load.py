@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import PiyingError
-from ..families.registry import component_names, layout_kinds
+from ..families.registry import component_names, component_specs, layout_kinds
 from ..files.dtypes import torch_dtype
 from ..files.folder import CONFIG, component_files, component_folder
 from ..files.json_file import read_json
@@ -21,7 +21,9 @@ from ..quantization.policy import CastRules
 from .assemble import assemble
 from .inspect import FileComponent, describe, file_components
 from .key_mapping import translated
-from .modules import class_name, empty_module, known
+
+DIFFUSERS = ("transformer", "vae")  # kinds whose classes are diffusers', all others are transformers'
+POOLING = "add_pooling_layer"  # an argument of BertModel, beside its configuration
 
 
 def load_component(
@@ -142,3 +144,58 @@ def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], sour
         raise PiyingError(f"{source}: {error}") from error
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise PiyingError(f"{source}: tensors of a {layout.title} are missing ({error}). Fetch it again.") from error
+
+
+def class_name(config: dict[str, Any]) -> str:
+    """Return the class a configuration is for; "" where it names none."""
+    architectures = config.get("architectures")
+    named = config.get("_class_name") or (
+        architectures[0] if isinstance(architectures, list) and architectures else ""
+    )
+    return named if isinstance(named, str) else ""
+
+
+def known(kind: str) -> tuple[str, ...]:
+    """Return the classes of one kind of component."""
+    return tuple(dict.fromkeys(name for spec in component_specs(kind) for name in spec.classes))
+
+
+def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = "") -> torch.nn.Module:
+    """Return a module with all its parameters on the meta device and its constant buffers computed.
+
+    Args:
+        kind: of a component, such as "transformer" or "text_encoder".
+        config: what diffusers or transformers write into config.json.
+        source: where the configuration is from, for messages.
+        assumed: the class where the configuration names none.
+
+    Raises:
+        PiyingError: it is for another class, or its values make no model.
+    """
+    import diffusers
+    import transformers
+    from accelerate import init_empty_weights
+
+    name = class_name(config) or assumed
+    if name not in known(kind):  # a text encoder's file may be of a larger model, which its config.json names
+        types = {key: one for spec in component_specs(kind) for key, one in spec.model_types.items()}
+        model_type = config.get("model_type")
+        name = types.get(model_type, name) if isinstance(model_type, str) else name
+    if name not in known(kind):
+        raise PiyingError(
+            f"{source}: is {f'a {name}' if name else 'not named'}; as {kind} there can be {', '.join(known(kind))}."
+        )
+    try:
+        with init_empty_weights(include_buffers=False):
+            if kind in DIFFUSERS:
+                module = getattr(diffusers, name).from_config(config)
+            else:
+                cls = getattr(transformers, name)
+                settings = {key: value for key, value in config.items() if key not in ("quantization_config", POOLING)}
+                arguments = {POOLING: config[POOLING]} if POOLING in config else {}
+                module = cls(cls.config_class.from_dict(settings), **arguments)
+        built: torch.nn.Module = module.eval().requires_grad_(False)
+        return built
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.") from error

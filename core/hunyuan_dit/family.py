@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.bert import BERT
 from ..checkpoints.layouts.kl_vae import KL_DIFFUSERS, KL_ORIGINAL
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
-from .layouts import HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL
+from .layouts import BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL
 from .request import SIZES
 
 if TYPE_CHECKING:

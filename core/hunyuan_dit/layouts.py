@@ -1,4 +1,8 @@
-"""Hunyuan-DiT: HunyuanDiT2DModel of diffusers, HunYuanDiT of Tencent (hydit/modules/models.py)."""
+"""Layouts of Hunyuan-DiT: its transformer and its BERT.
+
+The transformer is HunyuanDiT2DModel of diffusers, HunYuanDiT of Tencent (hydit/modules/models.py); the BERT is that of
+transformers.
+"""
 
 from __future__ import annotations
 
@@ -131,4 +135,46 @@ HUNYUAN_ORIGINAL = Layout(
     needs=_needs,
     class_name="HunyuanDiT2DModel",
     layers=(*OUTSIDE, *(f"blocks.{{}}.{layer}" for layer in (*INSIDE, *JOINED)), "final_layer.adaLN_modulation.1"),
+)
+
+BERT_HEAD_DIM = 64  # of every published BERT
+BERT_LAYER = "encoder.layer.0"
+
+
+def bert_place(name: str, shapes: Shapes) -> Place:
+    """Place a tensor of BERT: masked-language models put "bert." in front, old files call norms gamma and beta."""
+    del shapes
+    name = name.removeprefix("bert.")
+    return Whole(name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"))
+
+
+def bert_config(shapes: Shapes) -> Config:
+    """Return the configuration of a BERT, with or without its pooler."""
+    vocabulary, width = shapes["embeddings.word_embeddings.weight"]
+    return {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "add_pooling_layer": "pooler.dense.weight" in shapes,
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_attention_heads": width // BERT_HEAD_DIM,
+        "num_hidden_layers": count(shapes, "encoder.layer."),
+        "intermediate_size": shapes[f"{BERT_LAYER}.intermediate.dense.weight"][0],
+        "max_position_embeddings": shapes["embeddings.position_embeddings.weight"][0],
+        "type_vocab_size": shapes["embeddings.token_type_embeddings.weight"][0],
+    }
+
+
+BERT = Layout(
+    kind="text_encoder",
+    style="transformers",
+    title="BERT text encoder",
+    marks=(
+        r"(bert\.)?embeddings\.word_embeddings\.weight",
+        r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight",
+    ),
+    place=bert_place,
+    config=bert_config,
+    needs=lambda names, together: ["the tokenizer of its BERT"],
+    spare=(r"logit_scale", r"(bert\.)?embeddings\.position_ids", r"cls\..+"),
 )

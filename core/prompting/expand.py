@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from ..catalog.selection import ModelHandle
+from ..disk_cache import DiskCache, entry_name
 from ..errors import PiyingError
+from ..files.json_file import parse_json
 from ..host.base import Host
-from .answer_cache import AnswerCache
 from .answers import (
     clean_answer,
     find_edit_problem,
@@ -42,7 +45,34 @@ log = logging.getLogger("piying")
 
 MAX_ATTEMPTS = 2  # the second is told what was wrong with the first
 SEEDS = 2**64
+CACHE_VERSION = 1  # grows when the same key would give another answer
+MOST_CACHED = 512  # files
+LARGEST_CACHED = 64 * 1024  # bytes
 PromptHandle = ModelHandle | ServerHandle
+
+
+class AnswerCache:
+    """Expanded prompts in one folder, so that one model is asked the same question once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._cache = DiskCache(folder, ".json", max_entries=MOST_CACHED, largest=LARGEST_CACHED)
+
+    def get(self, key: dict[str, Any]) -> str | None:
+        """Return the answer to `key`, None where there is none."""
+        data = self._cache.get(self._name(key))
+        try:
+            text = None if data is None else parse_json(data)
+        except ValueError:
+            return None
+        return text if isinstance(text, str) and text else None
+
+    def put(self, key: dict[str, Any], text: str) -> None:
+        """Write an answer, and let the least recently used go."""
+        self._cache.put(self._name(key), json.dumps(text, ensure_ascii=False).encode())
+
+    @staticmethod
+    def _name(key: dict[str, Any]) -> str:
+        return entry_name({"version": CACHE_VERSION, "key": key})
 
 
 class UnusableAnswerError(PiyingError):

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.layouts.t5 import UMT5
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
-from .layouts import TEXT_TO_VIDEO, VACE, VACE_MODULE, WAN_DIFFUSERS, WAN_ORIGINAL
-from .vae_layouts import TITLE as VAE
-from .vae_layouts import WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
+from .layouts import (
+    TEXT_TO_VIDEO,
+    VACE,
+    VACE_MODULE,
+    VAE_TITLE,
+    WAN_DIFFUSERS,
+    WAN_ORIGINAL,
+    WAN_VAE_DIFFUSERS,
+    WAN_VAE_ORIGINAL,
+)
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
@@ -85,7 +92,7 @@ def _companions(files: FileCatalog) -> dict[str, tuple[Any, ...]]:
         if one.title == UMT5 and one.found.readable and not one.found.needs:
             found.setdefault("text_encoder", (one.path,))
             found.setdefault("tokenizer", (one.path,))
-        if one.title == VAE and one.found.readable:
+        if one.title == VAE_TITLE and one.found.readable:
             found.setdefault("vae", (one.path,))
     return found
 

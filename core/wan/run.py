@@ -145,7 +145,7 @@ class VACERun:
     """A request on its way to frames. `attempt` may be called again after running out of memory.
 
     Attributes:
-        reporter: shown the phases' progress; it may be one portion of a longer video's.
+        reporter: shown the phases' progress; it may be one window of a long video.
         attention: which kernel computes it.
         cache: forecasts steps that hardly differ; None computes every one.
         on_latents: called with the video's latents [1, z, T, h, w] before they are decoded.

@@ -13,7 +13,7 @@ from piying.core import disk_cache
 from piying.core.disk_cache import STALE_SECONDS, DiskCache, entry_name
 from piying.core.executor.retry import FailedPlans
 from piying.core.executor.tensor_cache import TensorCache
-from piying.core.prompting.answer_cache import AnswerCache
+from piying.core.prompting.expand import AnswerCache
 from piying.core.wan.long.window_cache import FinishedWindow, WindowCache
 
 KEY = {"model": "umt5", "prompt": "一只红色的球", "sizes": (1, 2)}

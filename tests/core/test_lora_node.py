@@ -18,8 +18,8 @@ from piying.core.families.diffusion_model import estimate
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
-from piying.core.hunyuan_dit.model import load as image_model
 from piying.core.hunyuan_dit.request import ImageRequest
+from piying.core.hunyuan_dit.run import load_model as image_model
 from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.lora import catalog as loras
 from piying.core.wan.family import WAN_VACE

@@ -20,8 +20,8 @@ from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit import run as drawing
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
-from piying.core.hunyuan_dit.model import scheduler_of
 from piying.core.hunyuan_dit.request import TOY_SIZES, ImageRequest
+from piying.core.hunyuan_dit.run import scheduler_of
 from piying.core.prompting.chat_template import render
 from piying.core.prompting.family import PROMPT
 from piying.core.prompting.generation import Processor, configure_single_file

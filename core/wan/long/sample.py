@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ import torch
 
 from ...catalog.selection import ModelHandle
 from ...errors import PiyingError
-from ...host.base import Host, Progress
-from ...host.progress_range import STEPS_PER_PORTION, ProgressRange
+from ...host.base import Host, Preview, Progress, Reporter
 from ...media.naming import writing
 from ..conditioning import VACEInputs, paste, references_on_white
 from ..denoise import PrefixLatents
@@ -32,6 +32,7 @@ log = logging.getLogger("piying")
 
 
 TITLE = "VACE Long Video"
+STEPS_PER_WINDOW = 1000  # of the bar over the whole video, for each window
 # What each phase takes of a window's time, roughly, for the bar.
 SHARES = {
     "Encoding prompt": (0.0, 0.02),
@@ -117,7 +118,7 @@ class _LongVideo:
 
     def make(self, writer: VideoWriter) -> dict[str, Any]:
         """Hand all windows to `writer`, and return a record."""
-        bar = self.host.progress("Long video", len(self.windows) * STEPS_PER_PORTION)
+        bar = self.host.progress("Long video", len(self.windows) * STEPS_PER_WINDOW)
         keys: list[str] = []
         ran: dict[str, Any] = {}
         resumed = 0
@@ -137,7 +138,7 @@ class _LongVideo:
                 made, ran = self._make_window(window, canvas, keys, bar)
                 self.earlier.set_current(keys[-1], made)
             writer.add(Segment(keys[-1], first, end), made, tuple(keys))
-            bar.step((window.index + 1) * STEPS_PER_PORTION)
+            bar.step((window.index + 1) * STEPS_PER_WINDOW)
         described = {"task": self.task.describe()} if self.task.layers or self.task.references else {}
         settings = asdict(self.request.video) | {
             name: value for name, value in asdict(self.request).items() if name != "video"
@@ -191,7 +192,7 @@ class _LongVideo:
             references = references_on_white(pictures, video.width, video.height)
             strength = self.task.strength or Strength()
             inputs = VACEInputs(seen, references, strength, self._before(window, earlier))
-            portion = ProgressRange(self.host, bar, window.index, SHARES)
+            progress = WindowProgress(self.host, bar, window.index, SHARES)
             frames, ran = sample_inputs(
                 self.handle,
                 window_request(self.request, window),
@@ -199,7 +200,7 @@ class _LongVideo:
                 self.host,
                 has_task=bool(self.task.layers) or before is not None,
                 on_latents=latents.append if self._blended else None,
-                reporter=portion,
+                reporter=progress,
                 logged_plans=self.logged_plans,
             )
         else:
@@ -234,3 +235,48 @@ class _LongVideo:
             weight[-request.overlap :] = rising
         blended = torch.lerp(before, frames[: window.given], weight[:, None, None, None].expand_as(before))
         return torch.cat([blended, frames[window.given :]])
+
+
+@dataclass
+class WindowProgress:
+    """The reporter of one window, whose phases move one bar over the whole video.
+
+    Attributes:
+        parent: asked whether the user has cancelled.
+        bar: of the whole video, `STEPS_PER_WINDOW` steps for each window.
+        index: of the window, from 0.
+        shares: for each phase where it begins and ends within the window, 0..1; others do not move the bar.
+    """
+
+    parent: Reporter
+    bar: Progress
+    index: int
+    shares: Mapping[str, tuple[float, float]]
+    _done: int = field(default=0, init=False)
+
+    def progress(self, phase: str, total: int) -> Progress:
+        """Return a phase that moves its share of the bar."""
+        return _PhaseProgress(self, *self.shares.get(phase, (0.0, 0.0)), total)
+
+    def check_cancelled(self) -> None:
+        """Stop the run here where the user has cancelled it."""
+        self.parent.check_cancelled()
+
+    def move(self, share: float, preview: Preview | None = None) -> None:
+        """Move the bar to a share of the window; a phase that is run again does not move it back."""
+        self._done = max(self._done, round(share * STEPS_PER_WINDOW))
+        self.bar.step(self.index * STEPS_PER_WINDOW + self._done, preview)
+
+
+@dataclass
+class _PhaseProgress:
+    window: WindowProgress
+    begin: float
+    end: float
+    total: int
+
+    def step(self, done: int, preview: Preview | None = None) -> None:
+        self.window.move(self.begin + (self.end - self.begin) * done / max(1, self.total), preview)
+
+    def text(self, text: str) -> None:
+        self.window.bar.text(text)

@@ -16,8 +16,7 @@ from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
-from piying.core.prompting.answer_cache import MOST_FILES, AnswerCache
-from piying.core.prompting.expand import ExpandRequest, expand
+from piying.core.prompting.expand import MOST_CACHED, AnswerCache, ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
 from piying.core.prompting.negative_prompt import suggest_negative
 from piying.core.prompting.presets import (
@@ -259,11 +258,11 @@ def test_corrupt_entries_are_passed_over(tmp_path):
 
 def test_there_are_never_too_many_and_the_oldest_go(tmp_path):
     answers = AnswerCache(tmp_path)
-    for number in range(MOST_FILES):
+    for number in range(MOST_CACHED):
         (tmp_path / f"{number}.json").write_text("{}")
         os.utime(tmp_path / f"{number}.json", ns=(number, number))
     answers.put({"new": 1}, "text")
-    assert len(list(tmp_path.iterdir())) == MOST_FILES
+    assert len(list(tmp_path.iterdir())) == MOST_CACHED
     assert not (tmp_path / "0.json").exists()
     assert answers.get({"new": 1}) == "text"
 

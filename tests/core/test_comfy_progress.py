@@ -6,7 +6,7 @@ import io
 
 import torch
 from PIL import Image
-from piying.core.host.comfy_progress import MOTION, MOTION_PIXELS, PROGRESS, ProgressEvents, animated
+from piying.core.host.comfy import MOTION, MOTION_PIXELS, PROGRESS, ProgressEvents, animated
 from piying.core.preview import LatentPreview
 
 
