@@ -25,6 +25,12 @@ class PiyingLoadWanVACE(ModelLoader):
     CATEGORY = VACE
     DESCRIPTION = "Chooses a Wan2.1-VACE model. Nothing is loaded until a sampler needs it."
     SEARCH_ALIASES = [*WAN, "load video model", "加载模型"]
+    REPLACES = (
+        "WanVideoModelLoader", "WanVideoVACEModelSelect", "WanVideoExtraModelSelect", "WanVideoVAELoader",
+        "LoadWanVideoT5TextEncoder", "WanVideoBlockSwap", "WanVideoSetBlockSwap", "WanVideoVRAMManagement",
+    )  # fmt: skip
+    REPLACES_GENERIC = ("UNETLoader", "UnetLoaderGGUF", "CLIPLoader", "CLIPLoaderGGUF", "VAELoader")
+    MODEL_NAMES = ("vace",)
     RETURN_TYPES = ("WAN_VACE",)
     ALSO = ", or single files under models/diffusion_models with a text encoder and a VAE beside them"
     OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
@@ -45,6 +51,8 @@ class PiyingLoRA(LoRANode):
         "weights again. A step-distilled LoRA outputs its steps, cfg and shift: wire them to the sampler."
     )
     SEARCH_ALIASES = [*WAN, "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"]
+    REPLACES = ("WanVideoLoraSelect", "WanVideoLoraSelectMulti", "WanVideoSetLoRAs")
+    REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
     RETURN_TYPES = ("WAN_VACE", "INT", "FLOAT", "FLOAT")
     RETURN_NAMES = ("model", "steps", "cfg", "shift")
     OUTPUT_TOOLTIPS = (
@@ -61,6 +69,14 @@ class PiyingVACESample(PlannedNode):
     CATEGORY = VACE
     DESCRIPTION = "Makes a video with Wan2.1-VACE. Gives its frames; Create Video and Save Video make a file of them."
     SEARCH_ALIASES = [*WAN, "text to video", "txt2vid", "t2v", "sampler", "文生视频", "采样"]
+    REPLACES = (
+        "WanVideoSampler", "WanVideoTextEncode", "WanVideoTextEncodeCached", "WanVideoEmptyEmbeds",
+        "WanVideoDecode", "WanVideoTeaCache", "WanVideoTorchCompileSettings",
+    )  # fmt: skip
+    REPLACES_GENERIC = (
+        "KSampler", "KSamplerAdvanced", "ModelSamplingSD3", "CLIPTextEncode", "TrimVideoLatent", "VAEDecode",
+        "VAEDecodeTiled", "EmptyHunyuanLatentVideo",
+    )  # fmt: skip
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("frames",)
     OUTPUT_TOOLTIPS = ("The video's frames, to be played at 16 frames per second.",)

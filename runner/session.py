@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from .core_nodes.video import VideoFile
 from .definitions import ObjectInfo, object_info
 from .display import Display, EventDisplay, Quiet
-from .errors import InvalidGraph, NodeError, WorkflowError
+from .errors import InvalidGraph, NodeError, UnknownClassesError, WorkflowError
 from .execute import Executor, Hidden, Result
 from .graph import Graph, find_node
 from .packs import load_packs, reach_comfyui
@@ -150,11 +151,13 @@ class Session:
             WorkflowError: the file cannot be read, or a value has no place to go.
         """
         info = info or self.definitions()
-        if isinstance(source, Mapping):
-            # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links are.
-            workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
-        else:
-            workflow = read_workflow_file(Path(source), info)
+        with self._naming_failed_packs():
+            if isinstance(source, Mapping):
+                # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links
+                # are.
+                workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
+            else:
+                workflow = read_workflow_file(Path(source), info)
         graph = workflow.graph(self.titles)
         return workflow.with_values(find_assignments(graph, info, values=set or {}, prompt=prompt, seed=seed), info)
 
@@ -170,16 +173,24 @@ class Session:
             InvalidGraph: something is wrong, and `partial` is not given or no output is left.
         """
         graph = workflow.graph(self.titles)
-        try:
+        with self._naming_failed_packs():
             validation = validate_graph(graph, info or self.definitions(), self.classes)
-        except WorkflowError as error:
-            # The missing class may be one of a pack that could not be loaded, and the warning is long past.
-            if self._failed_packs and "is not known here" in str(error):
-                raise WorkflowError(" ".join([str(error), *self._failed_packs])) from error
-            raise
         if validation.errors and not (partial and validation.roots):
             raise InvalidGraph(validation.errors)
         return graph, validation.roots, validation.errors
+
+    @contextmanager
+    def _naming_failed_packs(self) -> Iterator[None]:
+        """Add the packs that could not be loaded to an error about classes that are not known.
+
+        One of them may be the class's, and the warning is long past.
+        """
+        try:
+            yield
+        except UnknownClassesError as error:
+            if not self._failed_packs:
+                raise
+            raise WorkflowError(" ".join([str(error), *self._failed_packs])) from error
 
     def plan(self, graph: Graph, roots: list[str]) -> list[NodePlan]:
         """Return what the samplers of a checked graph would need.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -18,11 +18,12 @@ from .definitions import ObjectInfo
 from .errors import WorkflowError
 from .placeholders import NamedNode, filled
 from .ui_broadcasts import add_broadcasts
-from .ui_graph import BYPASS, NEVER, read_ui
+from .ui_graph import BYPASS, NEVER, UINode, read_ui
 from .ui_groups import read_groups
 from .ui_nodes import BROADCASTERS, VIRTUAL, LoadedNode, apply_primitives, load
 from .ui_subgraphs import GraphInstance, LinkResolver, Value, unfold
 from .ui_widgets import MISSING
+from .validate import check_known
 
 MAX_NESTING = 64
 _LINE_END = re.compile("[\n\r\u2028\u2029]")  # what ends a line in JavaScript
@@ -43,21 +44,32 @@ def to_api(workflow: dict[str, Any], info: ObjectInfo) -> dict[str, Any]:
     return filled(*unfilled(workflow, info), datetime.now())
 
 
-def unfilled(workflow: dict[str, Any], info: ObjectInfo) -> tuple[dict[str, Any], list[NamedNode]]:
+def unfilled(
+    workflow: dict[str, Any], info: ObjectInfo, keep_unknown: bool = False
+) -> tuple[dict[str, Any], list[NamedNode]]:
     """Return the API form of a UI workflow with the placeholders in its file names, and the nodes they may speak of.
 
+    Args:
+        workflow: the decoded file.
+        info: node definitions.
+        keep_unknown: export nodes of classes that are not in `info` too, with their links alone.
+
     Raises:
-        WorkflowError: the file is malformed, or a node's class is not in `info`.
+        UnknownClassesError: classes of nodes are not in `info`.
+        WorkflowError: the file is malformed.
     """
     instances = load_instances(workflow, info)
     export = _Export(info)
-    api = {
-        instance.prefix + node.id: export.node(instance, node)
+    exported = {
+        instance.prefix + node.id: (instance, node)
         for instance in instances
         if instance.runs
         for node in instance.graph.nodes.values()
         if _is_exported(node)
     }
+    if not keep_unknown:
+        check_known([_described(key, node.stored) for key, (_, node) in exported.items()], info)
+    api = {key: export.node(instance, node) for key, (instance, node) in exported.items()}
     named = [
         NamedNode(
             instance.prefix + node.id,
@@ -69,6 +81,18 @@ def unfilled(workflow: dict[str, Any], info: ObjectInfo) -> tuple[dict[str, Any]
         for node in instance.graph.nodes.values()
     ]
     return api, named
+
+
+def _described(full_id: str, node: UINode) -> tuple[str, str, str, Iterable[Any]]:
+    """Return class, "title (node id)", pack and values of a node."""
+    values = node.widgets_values
+    pack = node.properties.get("cnr_id") or node.properties.get("aux_id") or ""
+    return (
+        node.type,
+        f"{node.title or node.type} (node {full_id})",
+        str(pack),
+        values if isinstance(values, list) else values.values(),
+    )
 
 
 def _is_exported(node: LoadedNode) -> bool:
@@ -102,11 +126,7 @@ class _Export:
         self._resolver = LinkResolver()
 
     def node(self, instance: GraphInstance, node: LoadedNode) -> dict[str, Any]:
-        full_id, node_type, properties = instance.prefix + node.id, node.stored.type, node.stored.properties
-        if not node.known:
-            pack = properties.get("cnr_id") or properties.get("aux_id")
-            origin = f" It belongs to the pack {pack!r}." if pack else ""
-            raise WorkflowError(f"Node {full_id}: the node class {node_type!r} is not known here.{origin}")
+        full_id, node_type = instance.prefix + node.id, node.stored.type
         inputs: dict[str, Any] = {}
         for widget in node.widgets.values():
             if widget.value is not MISSING:
@@ -123,7 +143,7 @@ class _Export:
             source = self._resolver.resolve(instance, node, index)
             if source is not None:
                 inputs[slot.name] = wrapped(source.value) if isinstance(source, Value) else [source.id, source.slot]
-        title = node.stored.title or str(self._info[node_type].get("display_name") or node_type)
+        title = node.stored.title or str(self._info.get(node_type, {}).get("display_name") or node_type)
         return {"inputs": inputs, "class_type": node_type, "_meta": {"title": title}}
 
 
