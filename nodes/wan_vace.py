@@ -188,6 +188,20 @@ class PiyingVACESample(PlannedNode):
         return shown(record, frames)
 
     @staticmethod
+    def foreign_definitions() -> dict[str, dict[str, Any]]:
+        """Return definitions of the nodes of others whose workflows can be converted, as in ComfyUI's /object_info."""
+        from .vace_conversion import foreign_definitions
+
+        return foreign_definitions()
+
+    @staticmethod
+    def convert_workflow(graph: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return a workflow of others in our nodes, and what it could not carry over; see `vace_conversion`."""
+        from .vace_conversion import convert
+
+        return convert(graph, info)
+
+    @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
         """Return what a memory plan is made from; whether there is a task only its wire tells before a run."""
         return {**known, "task": "task" in linked}

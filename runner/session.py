@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from ..core.errors import PiyingError
 from ..core.host.current import get_host, set_host
 from ..core.host.headless import HeadlessHost
 from .cache import Cache
@@ -27,7 +28,7 @@ from .validate import validate_graph
 from .workflow_file import Workflow, find_assignments, read_workflow_file, workflow_from_json
 
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES: dict[str, type] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
+CLASSES: dict[str, Any] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
 TITLES: dict[str, str] = {**CORE_NODE_TITLES, **NODE_DISPLAY_NAME_MAPPINGS}
 StrPath = str | Path
 
@@ -160,6 +161,43 @@ class Session:
                 workflow = read_workflow_file(Path(source), info)
         graph = workflow.graph(self.titles)
         return workflow.with_values(find_assignments(graph, info, values=set or {}, prompt=prompt, seed=seed), info)
+
+    def convert(
+        self,
+        source: StrPath,
+        *,
+        set: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+        seed: int | str | None = None,
+        info: ObjectInfo | None = None,
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the UI form of a workflow of others in nodes of the pack, and what it could not carry over.
+
+        `info` are definitions of the others' nodes, beside those that the pack knows of itself.
+
+        Raises:
+            WorkflowError: the file cannot be read, or is no workflow that the pack can make.
+        """
+        # Not at the top: only this writes workflows for the browser.
+        from .ui_write import to_ui
+
+        own = self.definitions()
+        converters = [each for each in self.classes.values() if hasattr(each, "convert_workflow")]
+        foreign = {name: each for made in converters for name, each in made.foreign_definitions().items()}
+        known = foreign | own | (info or {})
+        workflow = read_workflow_file(Path(source), known, keep_unknown=True)
+        graph = workflow.graph(self.titles)
+        workflow = workflow.with_values(
+            find_assignments(graph, known, values=set or {}, prompt=prompt, seed=seed), known
+        )
+        refused = []
+        for each in converters:
+            try:
+                api, notes = each.convert_workflow(workflow.api, own)
+                return to_ui(api, own), notes
+            except PiyingError as error:
+                refused.append(str(error))
+        raise WorkflowError(f"{source}: {' '.join(refused)}")
 
     def check(
         self, workflow: Workflow, partial: bool = False, info: ObjectInfo | None = None

@@ -81,19 +81,25 @@ class Workflow:
         named = [replace(node, values=node.values | given.get(node.id, {})) for node in self.named]
         return Workflow(filled(api, named or named_nodes(api), datetime.now()), extra, named)
 
-    def write_api(self, path: Path) -> None:
-        """Write the API form; a file that is there stays whole until the new one is.
 
-        Raises:
-            PiyingError: the file cannot be written.
-        """
-        text = json.dumps(self.api, indent=2, ensure_ascii=False) + "\n"
-        with explain_os_errors(f"--export-api {path}: cannot write it"):
-            write_text(path, text)
+def write_workflow(path: Path, workflow: dict[str, Any], option: str) -> None:
+    """Write a workflow of either form; a file that is there stays whole until the new one is.
+
+    Raises:
+        PiyingError: the file, which `option` of the command line names, cannot be written.
+    """
+    text = json.dumps(workflow, indent=2, ensure_ascii=False) + "\n"
+    with explain_os_errors(f"{option} {path}: cannot write it"):
+        write_text(path, text)
 
 
-def read_workflow_file(path: Path, info: ObjectInfo) -> Workflow:
+def read_workflow_file(path: Path, info: ObjectInfo, keep_unknown: bool = False) -> Workflow:
     """Return the workflow of a JSON file (UI or API form), or of a PNG, WEBP, MP4 or WEBM that carries one.
+
+    Args:
+        path: the file.
+        info: node definitions.
+        keep_unknown: keep nodes of classes that are not in `info`, those of a UI form with their links alone.
 
     Raises:
         WorkflowError: the file is not there, or holds no workflow that can be read.
@@ -108,17 +114,17 @@ def read_workflow_file(path: Path, info: ObjectInfo) -> Workflow:
     # By content: browsers and chats rename what they pass on.
     encoding = json.detect_encoding(head)
     if head.decode(encoding, "ignore").lstrip()[:1] not in ("{", "["):
-        return _read_media(path, info)
+        return _read_media(path, info, keep_unknown)
     if path.stat().st_size > MAX_BYTES:
         raise WorkflowError(f"{path}: a workflow of {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
     try:
         text = path.read_text(encoding=encoding)
     except (OSError, UnicodeError) as error:
         raise WorkflowError(f"{path}: cannot be read as text ({error}).") from error
-    return workflow_from_json(_decoded(text, str(path)), str(path), info)
+    return workflow_from_json(_decoded(text, str(path)), str(path), info, keep_unknown)
 
 
-def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo) -> Workflow:
+def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo, keep_unknown: bool = False) -> Workflow:
     """Return the workflow of decoded JSON; `origin` names it in messages.
 
     Beside the two forms it may be what holds them: the body of a request to /prompt, the result of the browser's
@@ -148,7 +154,7 @@ def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo) -> Workflow:
         return Workflow(api, extra)
     if not is_ui_format(ui):
         raise WorkflowError(f"{origin}: its workflow has no nodes and links, so it is not what the browser saves.")
-    api, named = unfilled(ui, info)
+    api, named = unfilled(ui, info, keep_unknown)
     return Workflow(api, extra, named)
 
 
@@ -172,13 +178,13 @@ def _unpacked(found: dict[str, Any], origin: str) -> tuple[dict[str, Any] | None
     return (None, ui) if ui else (found, None)
 
 
-def _read_media(path: Path, info: ObjectInfo) -> Workflow:
+def _read_media(path: Path, info: ObjectInfo, keep_unknown: bool) -> Workflow:
     try:
         texts = read_workflow(path)
     except PiyingError as error:
         raise WorkflowError(str(error)) from error
     graphs = {key: _decoded(texts[key], f"{path}, {key}") for key in ("prompt", "workflow") if key in texts}
-    return workflow_from_json(graphs, str(path), info)
+    return workflow_from_json(graphs, str(path), info, keep_unknown)
 
 
 def _decoded(text: str, origin: str) -> Any:
