@@ -237,7 +237,7 @@ class Run:
             if blocker.message is None:
                 return blocker
             self._events.node_blocked(node, str(blocker.message))
-            # Said once: behind this node the blocker is silent.
+            # Reported once: behind this node the blocker is silent.
             return ExecutionBlocker(None)
 
         def before(index: int) -> None:

@@ -120,7 +120,7 @@ class Session:
         self._cache = Cache()
 
     def close(self) -> None:
-        """Let go of results and temporary files."""
+        """Release results and temporary files."""
         self._cache = Cache()
         self._temp.cleanup()
 
@@ -257,7 +257,7 @@ class Session:
         import torch
 
         set_host(self._host)
-        get_host().device()  # a device that cannot be used is said before the first node runs
+        get_host().device()  # a device that cannot be used is reported before the first node runs
         hidden = Hidden(prompt=workflow.api, extra_pnginfo=workflow.extra_pnginfo)
         with torch.inference_mode():
             results = Executor(self.classes, self.display, self._cache).run(graph, roots, hidden)
