@@ -74,7 +74,7 @@ def unfilled(
         NamedNode(
             instance.prefix + node.id,
             str(node.stored.properties.get("Node name for S&R") or ""),
-            node.stored.title,
+            _title(node.stored, info),
             {name: widget.value for name, widget in node.widgets.items() if widget.value is not MISSING},
         )
         for instance in instances
@@ -93,6 +93,10 @@ def _described(full_id: str, node: UINode) -> tuple[str, str, str, Iterable[Any]
         str(pack),
         values if isinstance(values, list) else values.values(),
     )
+
+
+def _title(node: UINode, info: ObjectInfo) -> str:
+    return node.title or str(info.get(node.type, {}).get("display_name") or node.type)
 
 
 def _is_exported(node: LoadedNode) -> bool:
@@ -143,8 +147,7 @@ class _Export:
             source = self._resolver.resolve(instance, node, index)
             if source is not None:
                 inputs[slot.name] = wrapped(source.value) if isinstance(source, Value) else [source.id, source.slot]
-        title = node.stored.title or str(self._info.get(node_type, {}).get("display_name") or node_type)
-        return {"inputs": inputs, "class_type": node_type, "_meta": {"title": title}}
+        return {"inputs": inputs, "class_type": node_type, "_meta": {"title": _title(node.stored, self._info)}}
 
 
 def wrapped(value: Any) -> Any:
