@@ -496,9 +496,8 @@ class _Conversion:
             if self._value(strength) != 1 and task is not None:
                 self._note(key, f"strength {strength} is not carried over: a reference alone has none.")
             return task
-        return self._edited(
-            key, inputs["control_video"], inputs.get("control_masks"), frames, task, {"strength": strength}
-        )
+        source = inputs["control_video"], inputs.get("control_masks")
+        return self._edited(key, source, count=frames, task=task, strength={"strength": strength})
 
     def _reference(self, image: Any, task: Link | None) -> Link | None:
         if image is None:
@@ -508,9 +507,10 @@ class _Conversion:
         return [self._add("PiyingVACEReference", image=picture, task=task, invert_mask=False, crop=False), 0]
 
     def _edited(
-        self, key: str, video: Any, mask: Any, count: Any, task: Link | None, strength: dict[str, Any]
+        self, key: str, source: tuple[Any, Any], *, count: Any, task: Link | None, strength: dict[str, Any]
     ) -> Link:
-        """Return the task of a control video: followed where the mask is white, kept where it is black."""
+        """Return the task of a control video and its mask: followed where that is white, kept where it is black."""
+        video, mask = source
         frames = self._first(self._value(video), count)
         chosen = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0} | strength
         if isinstance(chosen["strength"], int | float) and chosen["strength"] > 2:
@@ -637,10 +637,11 @@ class _Conversion:
         }
         frames = self._linked(inputs["input_frames"])
         if frames is not None and self._class(frames[0]) == "WanVideoVACEStartToEndFrame":
-            return self._extended(key, frames[0], count, task, strength)
-        return self._edited(key, inputs["input_frames"], inputs.get("input_masks"), count, task, strength)
+            return self._extended(key, frames[0], count=count, task=task, strength=strength)
+        source = inputs["input_frames"], inputs.get("input_masks")
+        return self._edited(key, source, count=count, task=task, strength=strength)
 
-    def _extended(self, key: str, helper: str, count: Any, task: Link | None, strength: dict[str, Any]) -> Link:
+    def _extended(self, key: str, helper: str, *, count: Any, task: Link | None, strength: dict[str, Any]) -> Link:
         """Return the task of a first and a last frame, and of control frames between them."""
         inputs = self._inputs(helper)
         if inputs.get("start_index", 0) != 0 or inputs.get("end_index", -1) != -1:
@@ -649,7 +650,8 @@ class _Conversion:
             )
         first, last = inputs.get("start_image"), inputs.get("end_image")
         if inputs.get("control_images") is not None:
-            task = self._edited(key, inputs["control_images"], inputs.get("inpaint_mask"), count, task, strength)
+            source = inputs["control_images"], inputs.get("inpaint_mask")
+            task = self._edited(key, source, count=count, task=task, strength=strength)
         elif strength != {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}:
             self._note(key, "strength and its steps are not carried over: given frames have none.")
         if first is None and last is None:

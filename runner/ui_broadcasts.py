@@ -75,22 +75,19 @@ def add_broadcasts(graph: LoadedGraph, boxes: list[Any]) -> None:
         if _is_broadcaster(node) or node.stored.properties.get("rejects_ue_links"):
             continue
         # As stored: the definition knows neither labels nor the widgets of an instance of a subgraph.
-        stored = {slot.name: (slot, each) for slot, each in _stored_inputs(node)}
+        pairs = zip(node.stored.inputs, node.stored.data.get("inputs") or (), strict=False)
+        stored = {slot.name: (slot, each) for slot, each in pairs}
         for index, slot in enumerate(node.inputs):
             if slot.link is not None and slot.link in graph.links:
                 continue
-            own, data = stored.get(slot.name, (None, {}))
-            if _is_connectable(node, slot, own):
-                label = str(data.get("label") or slot.name)
-                best = _best(node, label, _candidates(slot.type, by_type, found))
+            own = stored.get(slot.name)
+            if _is_connectable(node, slot, own[0] if own else None):
+                label = str((own[1].get("label") if own else None) or slot.name)
+                best = _best(node, slot.type, label, by_type)
                 if best is not None:
                     key = f"broadcast to {node.id}.{index}"
                     graph.links[key] = UILink(best.origin, best.slot, node.id, index, best.type)
                     node.inputs[index] = replace(slot, link=key)
-
-
-def _stored_inputs(node: LoadedNode) -> list[tuple[Slot, dict[str, Any]]]:
-    return list(zip(node.stored.inputs, node.stored.data.get("inputs") or (), strict=False))
 
 
 def _is_broadcaster(node: LoadedNode) -> bool:
@@ -102,20 +99,14 @@ def _settings(node: LoadedNode) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _candidates(wanted: str, by_type: dict[str, list[_Broadcast]], every: list[_Broadcast]) -> list[_Broadcast]:
-    found = by_type.get(wanted, [])
+def _best(node: LoadedNode, wanted: str, label: str, by_type: dict[str, list[_Broadcast]]) -> _Broadcast | None:
+    """Return the broadcast that an input of a type, shown under a label, gets; None where it gets none."""
+    candidates = list(by_type.get(wanted, ()))
     if wanted == "*":
-        return [
-            *found,
-            *(each for each in every if each.type != "*" and _settings(each.controller).get("send_to_any")),
-        ]
+        every = [each for kind, found in by_type.items() if kind != "*" for each in found]
+        candidates += [each for each in every if _settings(each.controller).get("send_to_any")]
     if wanted == "COMBO":
-        texts = by_type.get("STRING", [])
-        return [*found, *(each for each in texts if _settings(each.controller).get("string_to_combo"))]
-    return found
-
-
-def _best(node: LoadedNode, label: str, candidates: list[_Broadcast]) -> _Broadcast | None:
+        candidates += [each for each in by_type.get("STRING", ()) if _settings(each.controller).get("string_to_combo")]
     fitting = [each for each in candidates if each.origin != node.id and each.takes(node, label)]
     highest = max((each.priority for each in fitting), default=0.0)
     best = [each for each in fitting if each.priority == highest]

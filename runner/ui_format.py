@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -65,10 +65,13 @@ def unfilled(
         for instance in instances
         if instance.runs
         for node in instance.graph.nodes.values()
-        if _is_exported(node)
+        if not node.subgraph and node.stored.mode not in (NEVER, BYPASS) and node.stored.type not in VIRTUAL
+        # What these do is in the links by now.
+        if node.known or node.stored.type not in BROADCASTERS
     }
     if not keep_unknown:
-        check_known([_described(key, node.stored) for key, (_, node) in exported.items()], info)
+        stored = {f"{_title(node.stored, info)} (node {key})": node.stored for key, (_, node) in exported.items()}
+        check_known([(each.type, name, each.pack, each.values) for name, each in stored.items()], info)
     api = {key: export.node(instance, node) for key, (instance, node) in exported.items()}
     named = [
         NamedNode(
@@ -83,26 +86,8 @@ def unfilled(
     return api, named
 
 
-def _described(full_id: str, node: UINode) -> tuple[str, str, str, Iterable[Any]]:
-    """Return class, "title (node id)", pack and values of a node."""
-    values = node.widgets_values
-    pack = node.properties.get("cnr_id") or node.properties.get("aux_id") or ""
-    return (
-        node.type,
-        f"{node.title or node.type} (node {full_id})",
-        str(pack),
-        values if isinstance(values, list) else values.values(),
-    )
-
-
 def _title(node: UINode, info: ObjectInfo) -> str:
     return node.title or str(info.get(node.type, {}).get("display_name") or node.type)
-
-
-def _is_exported(node: LoadedNode) -> bool:
-    if node.subgraph or node.stored.mode in (NEVER, BYPASS) or node.stored.type in VIRTUAL:
-        return False
-    return node.known or node.stored.type not in BROADCASTERS
 
 
 def load_instances(workflow: dict[str, Any], info: ObjectInfo) -> list[GraphInstance]:
@@ -137,7 +122,9 @@ class _Export:
                 value = widget.value
                 if isinstance(value, str) and widget.spec.options.get("dynamicPrompts") is True:
                     # Seeded by the place and the text, so that a file runs the same way twice.
-                    value = dynamic_prompt(value, random.Random(f"{full_id}.{widget.name}: {value}"))
+                    value = dynamic_prompt(
+                        value, random.Random(f"{full_id}.{widget.name}: {value}".encode("utf-8", "replace"))
+                    )
                 if widget.spec.widget_type == "CURVE" and value is not None:
                     inputs[widget.name] = {"__type__": "CURVE", "__value__": value}
                 else:

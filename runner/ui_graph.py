@@ -75,6 +75,17 @@ class UINode:
     properties: dict[str, Any]
     data: dict[str, Any]
 
+    @property
+    def pack(self) -> str:
+        """The pack that the file says it belongs to, empty where it does not."""
+        return str(self.properties.get("cnr_id") or self.properties.get("aux_id") or "")
+
+    @property
+    def values(self) -> list[Any]:
+        """The values of its widgets."""
+        stored = self.widgets_values
+        return stored if isinstance(stored, list) else list(stored.values())
+
 
 @dataclass(frozen=True)
 class UIGraph:

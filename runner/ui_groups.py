@@ -112,7 +112,10 @@ class _Group:
                     outputs += 1
         # Inputs that were made of widgets follow those of all nodes.
         for index, inner, converted in later:
-            self._add_converted(index, inner, converted)
+            # The frontends that saved group nodes sort slots as texts: 10 comes before 2.
+            for slot in sorted(converted, key=str):
+                if slot not in inner.origins:
+                    self._add_port(index, inner, converted[slot], [(index, converted[slot].name)])
         return self._finished()
 
     def _read_links(self) -> None:
@@ -175,12 +178,6 @@ class _Group:
             if slots.get(spec.name, at) not in inner.origins:
                 self._add_port(index, inner, spec, [(index, spec.name)])
         return converted
-
-    def _add_converted(self, index: int, inner: _Inner, converted: dict[int, Spec]) -> None:
-        # The frontends that saved group nodes sort slots as texts: 10 comes before 2.
-        for slot in sorted(converted, key=str):
-            if slot not in inner.origins:
-                self._add_port(index, inner, converted[slot], [(index, converted[slot].name)])
 
     def _add_primitive(self, index: int, inner: _Inner) -> None:
         """Add the widget of a PrimitiveNode, whose value goes to the widgets that it feeds."""

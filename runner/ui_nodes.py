@@ -149,7 +149,7 @@ def load(file: UIFile, info: ObjectInfo, groups: dict[str, GroupNode]) -> Loaded
     # Behind those with unique ids: the nodes in a group node are called by their positions.
     file = replace(file, subgraphs=file.subgraphs | {name: group.graph for name, group in groups.items()})
     for graph in (file.root, *file.subgraphs.values()):
-        nodes = {key: _load_node(node, file, info, specs, groups) for key, node in graph.nodes.items()}
+        nodes = {key: _load_node(node, file, info, specs=specs, groups=groups) for key, node in graph.nodes.items()}
         # Where a file has two links to one output, the browser keeps the first.
         ends = [link for link in reversed(graph.links.values()) if link.target == OUTPUT_SIDE]
         graphs.append(LoadedGraph(nodes, graph.links, graph.inputs, {link.target_slot: link for link in ends}))
@@ -160,6 +160,7 @@ def _load_node(
     node: UINode,
     file: UIFile,
     info: ObjectInfo,
+    *,
     specs: dict[str, list[Spec] | None],
     groups: dict[str, GroupNode],
 ) -> LoadedNode:

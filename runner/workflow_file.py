@@ -114,7 +114,12 @@ def read_workflow_file(path: Path, info: ObjectInfo, keep_unknown: bool = False)
     # By content: browsers and chats rename what they pass on.
     encoding = json.detect_encoding(head)
     if head.decode(encoding, "ignore").lstrip()[:1] not in ("{", "["):
-        return _read_media(path, info, keep_unknown)
+        try:
+            texts = read_workflow(path)
+        except PiyingError as error:
+            raise WorkflowError(str(error)) from error
+        graphs = {key: _decoded(texts[key], f"{path}, {key}") for key in ("prompt", "workflow") if key in texts}
+        return workflow_from_json(graphs, str(path), info, keep_unknown)
     if path.stat().st_size > MAX_BYTES:
         raise WorkflowError(f"{path}: a workflow of {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
     try:
@@ -176,15 +181,6 @@ def _unpacked(found: dict[str, Any], origin: str) -> tuple[dict[str, Any] | None
         if (api := graph(key)) is not None and (api or not ui):
             return api, ui
     return (None, ui) if ui else (found, None)
-
-
-def _read_media(path: Path, info: ObjectInfo, keep_unknown: bool) -> Workflow:
-    try:
-        texts = read_workflow(path)
-    except PiyingError as error:
-        raise WorkflowError(str(error)) from error
-    graphs = {key: _decoded(texts[key], f"{path}, {key}") for key in ("prompt", "workflow") if key in texts}
-    return workflow_from_json(graphs, str(path), info, keep_unknown)
 
 
 def _decoded(text: str, origin: str) -> Any:
