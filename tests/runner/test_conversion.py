@@ -219,7 +219,9 @@ def test_one_output_may_be_left_out(convert):
 
 def test_installed_files_are_chosen(tmp_path, write):
     (tmp_path / "loras/wan").mkdir(parents=True)
-    save_file({"blocks.0.x.lora_A.weight": torch.zeros(1, 1)}, tmp_path / "loras/wan/causvid.safetensors")
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    factors = {f"{layer}.lora_A.weight": torch.ones(4, 1536), f"{layer}.lora_B.weight": torch.ones(1536, 4)}
+    save_file(factors, tmp_path / "loras/wan/causvid.safetensors")
     session = Session(input=tmp_path, output=tmp_path / "output", models=[tmp_path], device="cpu")
     try:
         ui, notes = session.convert(write(case("core_inpaint_api")))

@@ -23,7 +23,7 @@ from piying.runner.session import Session
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ROUNDS = int(os.environ.get("PIYING_FUZZ", "400"))
-SECONDS = 2.0
+SECONDS = 2.0  # of the processor: on a busy machine the clock on the wall says little
 ODD = [
     None,
     True,
@@ -126,14 +126,14 @@ def check(session, workflow):
 
 
 def attempted(do):
-    begun = time.monotonic()
+    begun = time.process_time()
     try:
         do()
         ended = "passed"
     except (WorkflowError, PiyingError) as error:
         assert str(error).strip()
         ended = "refused"
-    assert time.monotonic() - begun < SECONDS
+    assert time.process_time() - begun < SECONDS
     return ended
 
 
