@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..disk_cache import payload_bytes
 from ..errors import PiyingError
 from .dtypes import NUMBER_TYPES, is_readable, torch_dtype
 from .stored_tensor import StoredTensor
@@ -68,7 +69,7 @@ def read_safetensors_header(path: Path) -> FileHeader:
         PiyingError: the header is absent, too large, no JSON, or its tensors do not fill the file
             exactly once.
     """
-    size = path.stat().st_size
+    size = payload_bytes(path)  # a file of cast weights ends in its checksum
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > size - 8:

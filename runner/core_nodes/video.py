@@ -101,6 +101,7 @@ class CreateVideo:
     CATEGORY = "image/video"
     DESCRIPTION = "Create a video from images."
     RETURN_TYPES = ("VIDEO",)
+    REPLACES = ("VHS_VideoCombine",)
     FUNCTION = "create_video"
 
     @classmethod
