@@ -200,7 +200,7 @@ def generate(
         PiyingError: the chat is too long for the model, or the model fails.
     """
     import torch
-    from transformers import StoppingCriteriaList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     generating: Any = model
     progress, device = host.progress("Expanding prompt", request.max_new_tokens), host.device()
@@ -225,8 +225,9 @@ def generate(
             with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
                 torch.manual_seed(request.seed)
                 criteria = StoppingCriteriaList([criterion])
+                processors = LogitsProcessorList([_check_logits])
                 return generating.generate(  # type: ignore[no-any-return]
-                    **arguments, stopping_criteria=criteria, **further
+                    **arguments, stopping_criteria=criteria, logits_processor=processors, **further
                 )
 
         output = run() if step is None else step.generate(run, encoded.length, request.max_new_tokens)
@@ -241,6 +242,21 @@ def generate(
     text = decode(tokens[:-1] if finished else tokens)
     progress.text(clean_answer(text))
     return Answer(text, finished)
+
+
+def _check_logits(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Accept the scores of the next token; of NaN the most likely one would be any, to the end of the answer.
+
+    Raises:
+        PiyingError: one is NaN or infinite; -inf is that of a token that was ruled out.
+    """
+    if logits.isnan().any() or logits.isposinf().any():
+        raise PiyingError(
+            f"Expanding the prompt: the prompt model gave scores that are no numbers (NaN or infinity) after "
+            f"{tokens.shape[1]} tokens. Likely cause: its number type is too narrow for its weights, or its files are "
+            "damaged. Try precision fp32, fetch the model again, or choose another one."
+        )
+    return logits
 
 
 def progress_criterion(progress: Progress, start: int, decode: Callable[[torch.Tensor], str]) -> StoppingCriteria:
