@@ -342,7 +342,7 @@ def what_is(name: str, host: Host, wanted: Literal["model", "lora"] = "lora") ->
         except PiyingError as error:
             return str(error).removesuffix(".")
         # Whether a LoRA could be read does not matter where a model is wanted.
-        if found.is_lora and wanted == "model" or not found.reason:
+        if (found.is_lora and wanted == "model") or not found.reason:
             return f"this is {found.what}"
         return found.reason.removesuffix(".")
     return None
