@@ -398,7 +398,7 @@ def stated_alpha(path: Path) -> Callable[[Change[StoredTensor]], float | None]:
     peft multiplies by alpha / rank, or by alpha / √rank where `use_rslora` is set; None where nothing is said.
     """
     try:
-        table = parse_json(read_header(path).metadata.get(PEFT_METADATA, ""))
+        table = parse_json(str(read_header(path).metadata.get(PEFT_METADATA, "")))
     except ValueError:
         table = None
     table = table if isinstance(table, dict) else {}
