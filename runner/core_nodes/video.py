@@ -68,6 +68,7 @@ class VideoFile:
 
     def get_components(self) -> Video:
         """Return frames, rate and sound, all decoded."""
+        self._log_notes()
         return Video(load_frames(self.path, self.info), self.info.fps, self._audio())
 
     def get_dimensions(self) -> tuple[int, int]:
@@ -87,16 +88,23 @@ class VideoFile:
     ) -> None:
         """Write MP4: the file's own streams where they fit `format` and `codec`, else H.264, frame by frame."""
         _check_format(format, codec)
-        # A copy of the streams loses nothing, and takes no time.
-        if can_copy(self.path, format, codec):
+        # A copy of the streams loses nothing, and takes no time. But MP4 has no place for VP9's transparency.
+        if can_copy(self.path, format, codec) and not self.info.has_alpha:
+            if self.info.has_subtitles:
+                log.info("%s: its subtitles are left out.", self.path.name)
             copy_to_mp4(self.path, Path(path), _texts(metadata))
         else:
-            write_mp4(
-                Path(path), read_frames(self.path), self.info.fps, metadata=_texts(metadata), audio=self._audio()
-            )
+            self._log_notes()
+            frames = read_frames(self.path, self.info)
+            write_mp4(Path(path), frames, self.info.fps, metadata=_texts(metadata), audio=self._audio())
 
     def _audio(self) -> dict[str, Any] | None:
-        return read_audio(self.path) if self.info.has_audio else None
+        return read_audio(self.path, self.info.start) if self.info.has_audio else None
+
+    def _log_notes(self) -> None:
+        """Say what decoding makes of the file; a copy of its streams leaves them as they are."""
+        for note in self.info.notes:
+            log.info("%s: %s.", self.path.name, note)
 
 
 class CreateVideo:
