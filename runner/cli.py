@@ -13,17 +13,17 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..core.errors import PiyingError
 from .definitions import read_object_info
-from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_event
+from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_event, reserved_stdout
 from .errors import NodeFailed, NodeMisused, WorkflowError
 
 if TYPE_CHECKING:
-    from .graph import Graph
     from .session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,12 +130,20 @@ def main(arguments: list[str] | None = None) -> int:
         parse.error("the following arguments are required: workflow")
     if options.layers and options.inspect is None:
         parse.error("--layers goes with --inspect FILE")
-    # A plan is one object on stdout, so its events are errors alone.
-    as_plan = options.plan and options.json
-    display = PlanDisplay(print_event) if as_plan else choose_display(options.json, options.quiet)
-    _prepare_process(options.verbose, display)
+    with reserved_stdout(options.quiet) as out:
+        # A plan is one object on stdout, so its events are errors alone.
+        as_plan = options.plan and options.json
+        display = (
+            PlanDisplay(partial(print_event, out)) if as_plan else choose_display(options.json, options.quiet, out)
+        )
+        _prepare_process(options.verbose, display)
+        return _outcome(options, display, out)
+
+
+def _outcome(options: argparse.Namespace, display: Display, out: TextIO) -> int:
+    """Do what the options say, and return the exit code."""
     try:
-        return _inspect(options) if options.inspect else _run(options, display)
+        return _inspect(options, out) if options.inspect else _run(options, display, out)
     except (WorkflowError, PiyingError) as error:
         return _fail(error, WRONG, display, options.verbose)
     except NodeFailed as error:
@@ -151,6 +159,11 @@ def _prepare_process(verbose: bool, display: Display) -> None:
     logger = logging.getLogger("piying")
     logger.addHandler(LogToDisplay(display))
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # Warnings of packs and libraries go the same way, each once, whatever handlers packs set up beside ours.
+    logger.propagate = False
+    others = LogToDisplay(display)
+    others.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(others)
 
     def cancel(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -175,7 +188,7 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
     return code
 
 
-def _inspect(options: argparse.Namespace) -> int:
+def _inspect(options: argparse.Namespace, out: TextIO) -> int:
     """Print what a file of weights is and, with --layers, which type each of its layers is held in, and why."""
     # Not at the top: a run reaches models through their nodes alone.
     from ..core.checkpoints import inspect, layers
@@ -187,13 +200,13 @@ def _inspect(options: argparse.Namespace) -> int:
     held = layers.layers(path) if options.layers else None
     if options.json:
         table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
-        print(json.dumps(table, ensure_ascii=False))
+        print(json.dumps(table, ensure_ascii=False), file=out)
     else:
-        print(inspect.as_text(found) + ("" if held is None else f"\n{layers.as_text(held)}"))
+        print(inspect.as_text(found) + ("" if held is None else f"\n{layers.as_text(held)}"), file=out)
     return DONE
 
 
-def _run(options: argparse.Namespace, display: Display) -> int:
+def _run(options: argparse.Namespace, display: Display, out: TextIO) -> int:
     # Not at the top: --help and --inspect need none of it.
     from .session import Session
 
@@ -211,7 +224,7 @@ def _run(options: argparse.Namespace, display: Display) -> int:
         imagined=options.plan,
     )
     try:
-        code = _run_in(session, options, display)
+        code = _run_in(session, options, display, out)
     finally:
         session.close()
     if code == DONE and not (options.check or options.plan or options.export_api):
@@ -219,7 +232,8 @@ def _run(options: argparse.Namespace, display: Display) -> int:
     return code
 
 
-def _run_in(session: Session, options: argparse.Namespace, display: Display) -> int:
+def _run_in(session: Session, options: argparse.Namespace, display: Display, out: TextIO) -> int:
+    from .plan import as_json, as_text
     from .workflow_file import split_set
 
     values = dict(map(split_set, options.set))
@@ -239,22 +253,15 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display) -> 
         display.message(f"left out: {error}", "WARNING")
     _check_installed()
     if options.plan:
-        return _show_plan(session, graph, roots, options.json)
+        plans = session.plan(graph, roots)
+        print(json.dumps(as_json(plans), ensure_ascii=False) if options.json else as_text(plans), file=out)
+        return DONE
     _check_writable(options.output)
     if options.vram_gb is not None and session.device() == "cpu":
         display.message("--vram-gb: there is no card here to limit; it tells --plan what to plan for.", "WARNING")
     for path in session.execute(workflow, graph, roots).files:
         display.saved(path)
     return WRONG if errors else DONE
-
-
-def _show_plan(session: Session, graph: Graph, roots: list[str], as_object: bool) -> int:
-    """Print what the samplers would need, as text or as one JSON object."""
-    from .plan import as_json, as_text
-
-    plans = session.plan(graph, roots)
-    print(json.dumps(as_json(plans), ensure_ascii=False) if as_object else as_text(plans))
-    return DONE
 
 
 def _check_installed() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -249,12 +252,38 @@ class _EventProgress:
         self._display.emit("text", node=self._display.node, phase=self._phase, text=text)
 
 
-def print_event(event: dict[str, Any]) -> None:
-    """Write an event as a line of JSON on stdout."""
+def print_event(out: TextIO, event: dict[str, Any]) -> None:
+    """Write an event as a line of JSON."""
     # Any pack may put anything into its ui; what JSON has no form for is written as text.
-    sys.stdout.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+    out.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
     # Programs read the events as they come, and a pipe is not flushed by lines.
-    sys.stdout.flush()
+    out.flush()
+
+
+@contextmanager
+def reserved_stdout(quiet: bool) -> Iterator[TextIO]:
+    """Give stdout for the runner's own lines; what anything else prints goes to stderr, or nowhere if `quiet`.
+
+    Packs print as they like, and so do programs that they start: the file descriptor is what is moved.
+    """
+    try:
+        number, rest = sys.stdout.fileno(), sys.stderr.fileno()
+    except (AttributeError, OSError):  # closed, or another object in its place
+        yield sys.stdout
+        return
+    own = os.dup(number)
+    with (
+        os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors) as out,
+        Path(os.devnull).open("wb") as nowhere,
+    ):
+        sys.stdout.flush()
+        os.dup2(nowhere.fileno() if quiet else rest, number)
+        try:
+            yield out
+        finally:
+            sys.stdout.flush()
+            out.flush()
+            os.dup2(own, number)
 
 
 class LogToDisplay(logging.Handler):
@@ -269,10 +298,10 @@ class LogToDisplay(logging.Handler):
         self._display.message(record.getMessage(), record.levelname)
 
 
-def choose_display(json_lines: bool, quiet: bool) -> Display:
+def choose_display(json_lines: bool, quiet: bool, out: TextIO) -> Display:
     """Return the display that the options and the terminal call for."""
     if json_lines:
-        return EventDisplay(print_event)
+        return EventDisplay(partial(print_event, out))
     if quiet:
-        return Quiet()
-    return Terminal() if sys.stderr.isatty() else Plain()
+        return Quiet(out)
+    return Terminal(out) if sys.stderr.isatty() else Plain(out)
