@@ -76,7 +76,7 @@ ADVICE = (
     ),
     (
         r"ResolutionImpossible|conflicting dependencies|No solution found",
-        "The packages do not fit what is kept here ({kept}). "
+        "The packages conflict with the pinned versions ({kept}). "
         "Use a new virtual environment, or change those versions yourself.",
     ),
     (

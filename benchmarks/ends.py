@@ -50,12 +50,14 @@ def steps(pack: Callable[[str], Any], device: str) -> Ways:
     control = torch.randn(1, config.vace_in_channels, LATENT_FRAMES, side, side, device=device)
     embeds = [torch.randn(1, 512, config.text_dim, device=device) for _ in range(2)]
     predict, when = pack("core.wan.transformer").predict, torch.tensor([500], device=device)
-    twice = (torch.cat([latents, latents]), when.expand(2), [torch.cat(embeds)], torch.cat([control, control]))
+    twice = {"embeds": [torch.cat(embeds)], "control": torch.cat([control, control])}
     return {
-        "a step, block by block (ours)": lambda: predict(transformer, latents, when, embeds, control),
-        "a step, one batch of two": lambda: predict(transformer, *twice),
+        "a step, block by block (ours)": lambda: predict(transformer, latents, when, embeds=embeds, control=control),
+        "a step, one batch of two": lambda: predict(
+            transformer, torch.cat([latents, latents]), when.expand(2), **twice
+        ),
         "a step, one prompt after the other": lambda: [
-            predict(transformer, latents, when, [embed], control) for embed in embeds
+            predict(transformer, latents, when, embeds=[embed], control=control) for embed in embeds
         ],
     }
 

@@ -89,7 +89,8 @@ class Ours:
             return []
         when = torch.tensor([WHEN], device=noise.device)
         predict = piying("core.wan.transformer").predict
-        return [each.float() for each in predict(transformer, noise.to(control.dtype), when, embeds, control)]
+        flows = predict(transformer, noise.to(control.dtype), when, embeds=embeds, control=control)
+        return [each.float() for each in flows]
 
     def video(self, text: str, seed: int, measure: dict[str, Any]) -> Made:
         """Return a video of a caption."""

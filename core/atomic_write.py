@@ -1,4 +1,4 @@
-"""Atomic file writes: whoever opens the file sees the old content or the new, whole, and never a part of either.
+"""Atomic file writes: a reader sees the old content or the new, whole, and never a part of either.
 
 A process that is killed leaves a hidden file behind at worst. Data is not flushed to the disk: a power failure may
 still cost the file, which every reader of a cache has to expect anyway.

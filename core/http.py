@@ -75,7 +75,7 @@ def retry(
 
     Args:
         title: of what is asked for, for messages.
-        progress: the most bytes that were ever here; where they grow, the attempts are counted anew.
+        progress: the most bytes that were ever here; where they grow, the count of attempts restarts.
 
     Raises:
         RetryableError: the last attempt's.

@@ -1,9 +1,23 @@
 """Nodes: what a creator touches: widgets, sockets, tooltips; each node is one call into `core`."""
 
-from . import controls, hunyuan_dit, long_video, memory_plan, prompt, samples, timing, vace_tasks, wan_vace, z_image
+from importlib import import_module
+
 from .missing import explain_missing
 
-MODULES = (wan_vace, vace_tasks, long_video, hunyuan_dit, z_image, prompt, controls, timing, samples, memory_plan)
+# Families first; a new family's node file is named here and nowhere else.
+FILES = (
+    "wan_vace",
+    "vace_tasks",
+    "long_video",
+    "hunyuan_dit",
+    "z_image",
+    "prompt",
+    "controls",
+    "timing",
+    "samples",
+    "memory_plan",
+)
+MODULES = [import_module(f".{name}", __name__) for name in FILES]
 
 NODE_CLASS_MAPPINGS = {name: node for module in MODULES for name, node in module.NODE_CLASS_MAPPINGS.items()}
 NODE_DISPLAY_NAME_MAPPINGS = {

@@ -14,6 +14,7 @@ from .widgets import Declared, choice, number, socket, whole
 
 CONTROLS = f"{CATEGORY}/controls"
 FRAMES = socket("IMAGE", "The video's frames.")
+# The trained colours come first: the first word of a choice is its default.
 LINES = choice(choices.LINES, "Colour of lines and paper. VACE was trained on black on white.")
 HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
 
@@ -25,6 +26,7 @@ def _models(family: AnnotatorFamily) -> Declared:
 
 
 def _stepped(step: int, declared: Declared) -> Declared:
+    # The model's own steps, so that a control video made here needs no fitting.
     return declared[0], {**declared[1], "step": step}
 
 
@@ -66,7 +68,7 @@ class PiyingControlEdges(_Control):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets."""
-        most = 1020
+        most = 1020  # the largest Sobel gradient along one axis: 4 × 255
         return {
             "required": {
                 "frames": FRAMES,
@@ -95,8 +97,8 @@ class PiyingControlScribble(_Control):
         return {
             "required": {
                 "frames": FRAMES,
-                "line_width": number(1.0, 0.3, 10.0, 0.1, "Softness of the pencil, in pixels."),
-                "strength": number(1.0, 0.1, 10.0, 0.1, "How dark weak edges become."),
+                "line_width": number(1.0, 0.3, 10.0, 0.1, tooltip="Softness of the pencil, in pixels."),
+                "strength": number(1.0, 0.1, 10.0, 0.1, tooltip="How dark weak edges become."),
                 "lines": LINES,
             }
         }
@@ -256,7 +258,7 @@ class PiyingControlPose(_Control):
                 "frames": FRAMES,
                 "model": _models(POSE),
                 "detector": choice(models.detector_choices(get_host()), detector_tooltip),
-                "min_score": number(0.5, 0.0, 1.0, 0.05, "Confidence threshold of the detector."),
+                "min_score": number(0.5, 0.0, 1.0, 0.05, tooltip="Confidence threshold of the detector."),
                 "colours": choice(choices.POSE_COLOURS, colours_tooltip),
             },
             "hidden": {**HIDDEN},

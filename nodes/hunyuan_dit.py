@@ -115,6 +115,7 @@ class PiyingHunyuanDiT(PlannedNode):
     @classmethod
     def VALIDATE_INPUTS(cls, width: int | None, height: int | None) -> bool | str:
         """Name the nearest size when the model was not trained on this one."""
+        # Which model it is only the run knows: the sizes of the toy pass here, and a published model refuses them.
         return width is None or height is None or checked(dit.check_size, width, height, ALL_SIZES)
 
     def draw(
@@ -129,6 +130,7 @@ class PiyingHunyuanDiT(PlannedNode):
 
 
 def _side(default: int, axis: int) -> dict[str, Any]:
+    # Of both models, since a widget has one range; the pair of sides is checked by VALIDATE_INPUTS.
     sides = [size[axis] for size in ALL_SIZES]
     listed = ", ".join(f"{width}×{height}" for width, height in dit.SIZES)
     return {

@@ -35,6 +35,7 @@ class PiyingVACELongVideo(PlannedNode):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets: VACE Sample's, and how windows follow each other."""
+        # Taken from there, so that a request means the same in both nodes.
         declared = PiyingVACESample.INPUT_TYPES()
         required = declared["required"]
         length = "Length of the whole video: 4n+1 frames, 16 a second."
@@ -111,6 +112,7 @@ class PiyingVACELongVideo(PlannedNode):
         """Return the video, and show on the node how it was made."""
         from ..core.wan.long.sample import make_long_video
 
+        # What is left over is VACE Sample's own request, whose checks and defaults hold here too.
         joining = {name: widgets.pop(name) for name in JOINING}
         request = long.LongRequest(vace.VACERequest(**widgets), **joining)
         host = get_host()
@@ -121,6 +123,7 @@ class PiyingVACELongVideo(PlannedNode):
     @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
         """Return what a memory plan is made from: one window at a time is in memory."""
+        # With or without a task: later windows are conditioned on the overlap with the one before.
         del linked
         frames = known.get("num_frames", long.DEFAULT_LENGTH), known.get("window", long.DEFAULT_WINDOW)
         return {**known, "num_frames": min(frames)}

@@ -8,10 +8,14 @@ from ..core.catalog.selection import ModelHandle
 from ..core.families.registry import planned_families
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
-from ..core.wan import request as vace
 from .shared import CATEGORY
 
-MAX_REFERENCES = 16
+MAX_REFERENCES = 16  # more than the four of a Reference node, as several can be chained
+
+# As wide as what any sampler makes in one piece; which numbers the chosen model takes, that sampler says.
+DEFAULT_WIDTH, DEFAULT_HEIGHT, MAX_SIDE = 832, 480, 2048
+DEFAULT_FRAMES, MAX_FRAMES, FRAME_STEP = 81, 241, 4
+DEFAULT_STEPS, DEFAULT_CFG = 50, 5.0
 
 
 class PiyingMemoryPlan:
@@ -27,22 +31,22 @@ class PiyingMemoryPlan:
     RETURN_NAMES = ("plan",)
     OUTPUT_TOOLTIPS = ("The plan as text.",)
     FUNCTION = "show"
-    OUTPUT_NODE = True
+    OUTPUT_NODE = True  # runs although nothing is wired to it
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets and one socket for each kind of model."""
         return {
             "required": {
-                "width": ("INT", _side(vace.DEFAULT_WIDTH, "Width")),
-                "height": ("INT", _side(vace.DEFAULT_HEIGHT, "Height")),
+                "width": ("INT", _side(DEFAULT_WIDTH, "Width")),
+                "height": ("INT", _side(DEFAULT_HEIGHT, "Height")),
                 "num_frames": (
                     "INT",
                     {
-                        "default": vace.DEFAULT_FRAMES,
-                        "min": vace.MIN_FRAMES,
-                        "max": vace.MAX_FRAMES,
-                        "step": vace.FRAME_STEP,
+                        "default": DEFAULT_FRAMES,
+                        "min": 1,
+                        "max": MAX_FRAMES,
+                        "step": FRAME_STEP,
                         "tooltip": "Length of the video, 4n+1 frames. Without effect on images.",
                     },
                 ),
@@ -53,7 +57,7 @@ class PiyingMemoryPlan:
                 "cfg": (
                     "FLOAT",
                     {
-                        "default": vace.DEFAULT_CFG,
+                        "default": DEFAULT_CFG,
                         "min": 1.0,
                         "max": 30.0,
                         "step": 0.1,
@@ -62,9 +66,10 @@ class PiyingMemoryPlan:
                 ),
                 "steps": (
                     "INT",
-                    {"default": vace.DEFAULT_STEPS, "min": 1, "max": 1000, "tooltip": "Denoising steps."},
+                    {"default": DEFAULT_STEPS, "min": 1, "max": 1000, "tooltip": "Denoising steps."},
                 ),
             },
+            # One optional socket per family: a V1 socket has one type, and any of them may stay empty.
             "optional": {
                 family.input_name: (family.socket, {"tooltip": f"From {family.loader}."})
                 for family in planned_families()
@@ -75,7 +80,7 @@ class PiyingMemoryPlan:
     def IS_CHANGED(cls, **inputs: Any) -> float:
         """Run every time: the answer depends on what is free now."""
         del inputs
-        return float("nan")
+        return float("nan")  # unequal even to itself, which is how ComfyUI's nodes ask for a run every time
 
     def show(self, **inputs: Any) -> dict[str, Any]:
         """Return the plans of the connected models as text, which ComfyUI also shows on the node."""
@@ -96,8 +101,8 @@ class PiyingMemoryPlan:
 def _side(default: int, name: str) -> dict[str, Any]:
     return {
         "default": default,
-        "min": vace.MIN_SIDE,
-        "max": vace.MAX_SIDE,
+        "min": MULTIPLE,
+        "max": MAX_SIDE,
         "step": MULTIPLE,
         "tooltip": f"{name} in pixels.",
     }

@@ -1,4 +1,4 @@
-"""A package that is not there, said in a sentence by the node that needs it: the pack loads without any."""
+"""Missing packages: the node that needs one names it in its error, since the pack loads without any."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
+        # Not ImportError: a package that is there and broken has a message of its own.
         except ModuleNotFoundError as error:
             if not error.name:
                 raise

@@ -22,6 +22,7 @@ MEMORY_TOOLTIP = (
     "memory."
 )
 STRONGEST = 100.0  # as in ComfyUI's own LoRA loader
+# The names of nodes differ per family; the outputs do not.
 STEPS_TOOLTIP = "Steps the LoRA was distilled to, else the published number. For {node}."
 CFG_TOOLTIP = "The cfg it was made for, else the published one. For {node}."
 
@@ -52,12 +53,14 @@ class ModelLoader:
                 "model": (models, {"default": "auto", "tooltip": model_tooltip}),
                 "precision": (list(PRECISIONS), {"default": "auto", "tooltip": cls.PRECISION_TOOLTIP}),
             },
+            # Optional: prompts in API form that were saved before this widget came do not have it.
             "optional": {"memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": MEMORY_TOOLTIP})},
         }
 
     @classmethod
     def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
         """Say which models are installed when the chosen one is not."""
+        # ComfyUI leaves the checks of an input that is named here to this method, and gives None where it is wired.
         return model is None or checked(check_model, cls.FAMILY, model, get_host())
 
     def load(self, model: str, precision: str, memory: str = "auto") -> tuple[ModelHandle]:
@@ -110,6 +113,7 @@ class LoRANode:
         """Return a handle, and the settings of the last LoRA on it that was made for any."""
         handle = with_lora(model, lora, strength, get_host())
         settings = made_for(lora_files(handle, get_host()))
+        # In the type of the published value, which is that of the socket: steps stay whole numbers.
         return handle, *(type(default)(settings.get(name, default)) for name, default in self.SETTINGS.items())
 
 

@@ -45,6 +45,7 @@ class PiyingLoadPromptModel(ModelLoader):
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets of every loader, and compiling."""
         inputs = super().INPUT_TYPES()
+        # Last, since workflow files hold the values of widgets by position.
         inputs["optional"]["compile_step"] = ("BOOLEAN", {"default": False, "tooltip": COMPILE_TOOLTIP})
         return inputs
 
@@ -106,6 +107,7 @@ class PiyingExpandPrompt:
                 ),
                 "seed": seed_input(),
             },
+            # Workflow files hold values by position, those of optional widgets last: new widgets go there.
             "optional": _optional_inputs(),
             "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }
@@ -113,6 +115,7 @@ class PiyingExpandPrompt:
     @classmethod
     def IS_CHANGED(cls, preset: str | None = None, unique_id: str | None = None, **_: Any) -> str:
         """Run again when the preset's file was edited, or the last run could not use an answer."""
+        # By its text, not by its time: a preset that was copied or checked out again is the same preset.
         import hashlib
 
         try:
@@ -143,6 +146,7 @@ class PiyingPromptServer:
         f"prompts. Servers on this machine only, unless the environment variable {ALLOWED} names others. An API key "
         f"is read from {API_KEY}, never from the workflow."
     )
+    # No widget for the key: workflow files are shared, and ComfyUI embeds them in every picture.
     SEARCH_ALIASES = [*WRITING, "ollama", "openai", "vllm", "lm studio"]
     RETURN_TYPES = ("PROMPT_MODEL",)
     RETURN_NAMES = ("model",)
@@ -167,6 +171,7 @@ class PiyingPromptServer:
                     {"default": 60, "min": 1, "max": 600, "tooltip": "Timeout of one answer, in seconds."},
                 ),
             },
+            # A socket, not a widget: the fallback has model, precision and memory of its own.
             "optional": {
                 "fallback": (
                     "PROMPT_MODEL",

@@ -1,4 +1,4 @@
-"""What our browser extension may ask ComfyUI's server: plans, models, fetching, and news of a run."""
+"""Routes of the browser extension at ComfyUI's server: plans, models, downloads, and progress of a run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ MAX_CLIENT = 100  # characters of a tab's name
 
 
 def offer_routes() -> None:
-    """Answer the extension's questions, where ComfyUI's server runs."""
+    """Register the routes, where ComfyUI's server runs."""
 
+    # Made at the first question: importing the pack must load no threads, locks or manifest.
     @cache
     def downloader() -> Downloader:
         from ..core.download.jobs import Downloader
@@ -48,12 +49,14 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     """Return what a sampler would need, in numbers and in words; nothing is loaded.
 
     Args:
-        question: see `asked.read`.
+        question: see `widget_query.read`.
 
     Returns:
-        What `Answer.to_json` gives, and `verdict`, `text`, `toy`, `offer` (the id of a model to fetch, or None),
-        `sizes` (width and height to choose from), `unknown`. Of a model that is not installed `verdict`, `model`,
-        `error`, `offer` and `sizes` alone; of values that a run would refuse `verdict`, `error` and `sizes`.
+        What `Estimate.to_json` gives, and `verdict` (one of the words above), `text` (the plan in sentences), `toy`
+        (whether the built-in model would run), `offer` (the id of a model to download), `sizes` ([width, height] to
+        choose from) and `unknown` (planned inputs that only the run will know). Where the model is not installed:
+        `verdict`, `model`, `error`, `offer` and `sizes`. Where a run would refuse the values: `verdict`, `error` and
+        `sizes`.
 
     Raises:
         PiyingError: the node is no sampler, or its model cannot be planned for.
@@ -70,6 +73,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     try:
         check_model(handle.family, handle.model, get_host())
     except PiyingError as error:
+        # A name that the manifest lists can be downloaded; for any other the default model is offered.
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, "sizes": sizes}
@@ -79,6 +83,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
 def _refused(asked: WidgetQuery) -> str | None:
     """Return the sentence with which ComfyUI would refuse the values, None where it would take them."""
     validate = asked.node_class.VALIDATE_INPUTS
+    # Unknown values are None, as ComfyUI passes those of wired inputs.
     answer = validate(**{name: asked.known.get(name) for name in signature(validate).parameters})
     return None if answer is True else str(answer)
 
@@ -96,7 +101,7 @@ def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
 
 
 def verdict(found: dict[str, Any], on_cpu: bool) -> str:
-    """Return a plan in a word."""
+    """Return the verdict on a plan, one of the words above."""
     if not found["fits"]:
         return TOO_BIG
     if on_cpu:
@@ -105,7 +110,7 @@ def verdict(found: dict[str, Any], on_cpu: bool) -> str:
 
 
 def models(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
-    """Return what is installed and what can be fetched for a loader, and what is on its way; no hub is asked.
+    """Return what is installed and what can be downloaded for a loader, and the running download; no hub is asked.
 
     Args:
         question: `class_type`, a loader.
@@ -126,7 +131,7 @@ def models(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
 
 
 def fetch(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
-    """Begin to fetch a model of the manifest into ComfyUI's models folder.
+    """Start the download of a manifest model into ComfyUI's models folder.
 
     Args:
         question: `model`, its id.
@@ -139,7 +144,7 @@ def fetch(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
 
 
 def cancel(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
-    """Stop fetching."""
+    """Stop the download."""
     del question
     downloader.cancel()
     return _job(downloader)
@@ -150,7 +155,7 @@ def _job(downloader: Downloader) -> dict[str, Any]:
 
 
 def watch(question: dict[str, Any]) -> dict[str, Any]:
-    """Tell a tab how its runs go.
+    """Send a browser tab the progress of its runs.
 
     Args:
         question: `client`, the tab's name at ComfyUI; `moving`, whether it wants moving previews.

@@ -1,4 +1,4 @@
-"""Sample inputs: something to begin with, in place of Load Video and Load Image."""
+"""Sample inputs, in place of Load Video and Load Image."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class PiyingSampleClip:
 
     CATEGORY = SAMPLES
     DESCRIPTION = "A small clip that comes with Piying. Put Load Video and Get Video Components in its place."
+    # Load Video reads the input folder, which is empty in a fresh installation.
     SEARCH_ALIASES = ["example video", "示例"]
     RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT", "MASK")
     RETURN_NAMES = ("images", "audio", "fps", "mask")

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..core.errors import PiyingError
 
-CATEGORY = "Piying"
-MAX_SEED = 0xFFFFFFFFFFFFFFFF
+CATEGORY = "Piying"  # the submenu in which the page lists all nodes
+MAX_SEED = 0xFFFFFFFFFFFFFFFF  # as in ComfyUI's samplers, so that one seed can be wired to all of them
 
 
 def seed_input(default: int = 0) -> tuple[str, dict[str, Any]]:

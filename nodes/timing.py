@@ -11,7 +11,7 @@ from .widgets import choice, number, socket, whole
 
 TIMING = f"{CATEGORY}/timing"
 RATES = (0.1, 1000.0, 0.01)  # frames per second: least, most, step
-MANY = 1 << 20
+MANY = 1 << 20  # frames; beyond any clip that fits in memory
 
 
 class PiyingFrameRate:
@@ -38,8 +38,8 @@ class PiyingFrameRate:
         return {
             "required": {
                 "frames": socket("IMAGE", "The video's frames."),
-                "fps": number(24.0, *RATES, "Their rate, from Get Video Components."),
-                "to_fps": number(16.0, *RATES, "The new rate. Wan was trained on 16."),
+                "fps": number(24.0, *RATES, tooltip="Their rate, from Get Video Components."),
+                "to_fps": number(16.0, *RATES, tooltip="The new rate. Wan was trained on 16."),
                 "method": choice(
                     frame_rate.METHODS,
                     "nearest: whole frames, sharp. blend: average of the frames shown meanwhile.",
@@ -78,7 +78,7 @@ class PiyingAlignAudio:
         return {
             "required": {
                 "num_frames": whole(81, 1, MANY, "Number of frames of the new video."),
-                "fps": number(16.0, *RATES, "Rate of the new video."),
+                "fps": number(16.0, *RATES, tooltip="Rate of the new video."),
                 "frames_before": whole(0, -MANY, MANY, added),
             },
             "optional": {"audio": socket("AUDIO", "The sound of the original. A video without sound stays without.")},

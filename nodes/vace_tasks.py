@@ -26,6 +26,7 @@ class _Task:
 class _SizedTask(_Task):
     """A task with pictures of its own, which says the size and length it is to be sampled at."""
 
+    # Outputs beside the task, since a wire carries no values to the widgets of the node it ends at.
     RETURN_TYPES = ("VACE_TASK", "INT", "INT", "INT")
     RETURN_NAMES = ("task", "width", "height", "num_frames")
     OUTPUT_TOOLTIPS = (
@@ -48,6 +49,7 @@ class PiyingVACEReference(_Task):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare sockets and widgets."""
+        # Numbered sockets, since a V1 node declares them all beforehand.
         more = {}
         for index in MORE:
             more[f"image_{index}"] = socket("IMAGE", "More pictures, of any size; they come after those above.")
@@ -104,14 +106,14 @@ class PiyingVACERepaint(_SizedTask):
                     0.0,
                     2.0,
                     0.05,
-                    "How strongly the model follows the task. It has one strength for all of it: less also loosens "
-                    "references and kept parts.",
+                    tooltip="How strongly the model follows the task. It has one strength for all of it: less also "
+                    "loosens references and kept parts.",
                 ),
                 "start_percent": number(
-                    0.0, 0.0, 1.0, 0.01, "Share of the steps from which the task applies: 0 is the first step."
+                    0.0, 0.0, 1.0, 0.01, tooltip="Share of the steps from which the task applies: 0 is the first step."
                 ),
                 "end_percent": number(
-                    1.0, 0.0, 1.0, 0.01, "Share of the steps up to which the task applies: 1 is the last step."
+                    1.0, 0.0, 1.0, 0.01, tooltip="Share of the steps up to which the task applies: 1 is the last step."
                 ),
                 **_fitting_inputs(),
             },
@@ -124,6 +126,7 @@ class PiyingVACERepaint(_SizedTask):
     @classmethod
     def VALIDATE_INPUTS(cls, start_percent: float | None, end_percent: float | None) -> bool | str:
         """Say so where no step would be left."""
+        # None is a value that comes over a wire, which only the run knows.
         from ..core.wan.task.vace_task import check_steps
 
         return start_percent is None or end_percent is None or checked(check_steps, start_percent, end_percent)
@@ -147,7 +150,7 @@ class PiyingVACERepaint(_SizedTask):
 
 
 class PiyingVACEInpaint(_SizedTask):
-    """A part of a video is made anew."""
+    """The masked part of a video is generated."""
 
     DESCRIPTION = (
         "Generates the white part of a mask again, to match the rest of the video. The gray that the model expects "
@@ -205,6 +208,7 @@ class PiyingVACEOutpaint(_SizedTask):
         return {
             "required": {
                 "video": socket("IMAGE", "The frames of the video."),
+                # Not 0 on all sides: the node as it is put on the canvas has to run.
                 "left": whole(25, 0, MAX_SIDE, "How much is added left of the video."),
                 "top": whole(0, 0, MAX_SIDE, "How much is added above the video."),
                 "right": whole(25, 0, MAX_SIDE, "How much is added right of the video."),
@@ -277,13 +281,14 @@ class PiyingVACEExtend(_SizedTask):
                     LONGEST_FRAMES,
                     "How many frames of a clip are given: the last ones of first, the first ones of last. 0: all.",
                 ),
+                # Set by hand or wired from Get Video Components: an IMAGE batch has no rate.
                 "fps": number(
                     float(FPS),
                     1.0,
                     240.0,
                     0.01,
-                    "Frames a second of the clips. At another rate than 16 frames are dropped or repeated, so that "
-                    "they keep their speed.",
+                    tooltip="Frames a second of the clips. At another rate than 16 frames are dropped or repeated, so "
+                    "that they keep their speed.",
                 ),
                 "keep": toggle(True, "Restore the given frames bit for bit."),
                 "fit": _fit_input("given frames"),
@@ -334,6 +339,7 @@ def _fit_input(what: str) -> Declared:
 
 
 def _fitting_inputs() -> dict[str, Declared]:
+    # Both refuse at first: what is cropped or dropped is for the creator to decide.
     return {
         "fit": _fit_input("frames"),
         "length": choice(
@@ -348,7 +354,7 @@ def _fitting_inputs() -> dict[str, Declared]:
             1.0,
             240.0,
             0.01,
-            "Frames a second of the source, for length resample; without effect otherwise.",
+            tooltip="Frames a second of the source, for length resample; without effect otherwise.",
         ),
     }
 

@@ -46,7 +46,7 @@ class PiyingLoRA(LoRANode):
     )
     SEARCH_ALIASES = [*WAN, "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"]
     RETURN_TYPES = ("WAN_VACE", "INT", "FLOAT", "FLOAT")
-    RETURN_NAMES = ("model", "steps", "cfg", "shift")
+    RETURN_NAMES = ("model", "steps", "cfg", "shift")  # links are saved by position: new outputs go last
     OUTPUT_TOOLTIPS = (
         "The model with the LoRA, for VACE Sample.",
         STEPS_TOOLTIP.format(node="VACE Sample"),
@@ -110,28 +110,23 @@ class PiyingVACESample(PlannedNode):
                         "tooltip": "Denoising steps. Published: 50; 20 to 30 often suffice.",
                     },
                 ),
-                "cfg": (
-                    "FLOAT",
-                    {
-                        "default": vace.DEFAULT_CFG,
-                        "min": 1.0,
-                        "max": 30.0,
-                        "step": 0.1,
-                        "tooltip": "How strictly to follow the prompt. Published: 5. 1 ignores the negative prompt "
-                        "and takes half the time.",
-                    },
+                "cfg": number(
+                    vace.DEFAULT_CFG,
+                    1.0,
+                    30.0,
+                    0.1,
+                    tooltip="How strictly to follow the prompt. Published: 5. 1 ignores the negative prompt and takes "
+                    "half the time.",
                 ),
-                "shift": (
-                    "FLOAT",
-                    {
-                        "default": vace.DEFAULT_SHIFT,
-                        "min": 0.1,
-                        "max": 100.0,
-                        "step": 0.1,
-                        "tooltip": "Timestep shift of the noise schedule: higher spends more steps on layout and "
-                        "motion. Published for VACE: 16; other tools use 3 to 8.",
-                    },
+                "shift": number(
+                    vace.DEFAULT_SHIFT,
+                    0.1,
+                    100.0,
+                    0.1,
+                    tooltip="Timestep shift of the noise schedule: higher spends more steps on layout and motion. "
+                    "Published for VACE: 16; other tools use 3 to 8.",
                 ),
+                # The page puts "control after generate" behind it, which takes a place among the saved values too.
                 "seed": seed_input(vace.DEFAULT_SEED),
             },
             "optional": {
@@ -144,12 +139,14 @@ class PiyingVACESample(PlannedNode):
                 ),
                 **speed_inputs(),
             },
+            # Filled by ComfyUI: the texts that savers embed in the file, and the node's id in the workflow.
             "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }
 
     @classmethod
     def VALIDATE_INPUTS(cls, width: int | None, height: int | None, num_frames: int | None) -> bool | str:
         """Name the nearest good number for a size or length the model cannot make."""
+        # Everything that is wrong in one answer, not one mistake per attempt.
         checks = (("width", width), ("height", height))
         results = [checked(vace.check_side, name, value) for name, value in checks if value is not None]
         if num_frames is not None:
@@ -180,6 +177,8 @@ class PiyingVACESample(PlannedNode):
 def speed_inputs() -> dict[str, Any]:
     """Return the widgets that trade exactness for time; all of them do nothing as they stand."""
     low, high, step = 0.0, 1.0, 0.05
+    # Workflow files hold the values of widgets by position: a new one goes last. Each default is the reference, so
+    # that a workflow saved before a widget came gives the same frames.
     return {
         "speed": choice(
             vace.SPEEDS,
@@ -188,16 +187,20 @@ def speed_inputs() -> dict[str, Any]:
             "forecast. draft: the same with half the steps. fast and draft use a step-distilled LoRA and its steps "
             "where one is installed. Widgets set by hand stay.",
         ),
-        "cfg_start": number(0.0, low, high, step, "Share of the steps after which guidance begins."),
+        "cfg_start": number(0.0, low, high, step, tooltip="Share of the steps after which guidance begins."),
         "cfg_end": number(
-            1.0, low, high, step, "Share of the steps after which guidance ends. A step without takes half the time."
+            1.0,
+            low,
+            high,
+            step,
+            tooltip="Share of the steps after which guidance ends. A step without takes half the time.",
         ),
         "step_cache": number(
             0.0,
             0.0,
             vace.MAX_STEP_CACHE,
             0.01,
-            "First-block cache: a step whose first blocks change by less than this threshold is forecast from "
+            tooltip="First-block cache: a step whose first blocks change by less than this threshold is forecast from "
             "earlier steps. 0: off. Try 0.05 to 0.15.",
         ),
         "attention": choice(
@@ -226,6 +229,7 @@ def speed_inputs() -> dict[str, Any]:
 def _side(default: int, name: str) -> dict[str, Any]:
     return {
         "default": default,
+        # The page rounds a typed number to the step, counted from the minimum: that is a multiple of it too.
         "min": vace.MIN_SIDE,
         "max": vace.MAX_SIDE,
         "step": MULTIPLE,

@@ -11,7 +11,7 @@ from . import NODE_CLASS_MAPPINGS
 
 MAX_DEPTH = 8  # loaders behind loaders
 MAX_TEXT = 2000  # characters of a value
-NUMBERS = {"INT": (int,), "FLOAT": (int, float)}
+NUMBERS = {"INT": (int,), "FLOAT": (int, float)}  # JSON writes the float 5.0 of a widget as 5
 
 
 @dataclass
@@ -59,20 +59,18 @@ def read(question: Mapping[str, Any], depth: int = 0) -> WidgetQuery:
     asked = WidgetQuery(class_of(question.get("class_type")))
     declared = asked.node_class.INPUT_TYPES()
     for name, spec in {**declared.get("required", {}), **declared.get("optional", {})}.items():
-        if name in inputs:
-            _take(asked, name, spec, inputs[name], depth)
+        if name not in inputs:
+            continue
+        value = inputs[name]
+        if isinstance(value, dict):
+            value = _output(value, depth)
+        elif value is not None:
+            check(name, spec, value)
+        if value is None:
+            asked.unknown.append(name)
+        else:
+            asked.known[name] = value
     return asked
-
-
-def _take(asked: WidgetQuery, name: str, spec: Any, value: Any, depth: int) -> None:
-    if isinstance(value, dict):
-        value = _output(value, depth)
-    elif value is not None:
-        check(name, spec, value)
-    if value is None:
-        asked.unknown.append(name)
-    else:
-        asked.known[name] = value
 
 
 def _output(question: Mapping[str, Any], depth: int) -> Any:
@@ -80,6 +78,7 @@ def _output(question: Mapping[str, Any], depth: int) -> Any:
     asked = read(question, depth + 1)
     if not getattr(asked.node_class, "RUNS_AT_ONCE", False) or asked.unknown:
         return None
+    # The arguments come from a browser page: a missing one would otherwise raise a TypeError.
     required = asked.node_class.INPUT_TYPES()["required"]
     missing = [name for name in required if name not in asked.known]
     if missing:

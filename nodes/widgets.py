@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+# ComfyUI's V1 form, which all its versions read: a type or the list of words, and options.
 Declared = tuple[Any, dict[str, Any]]
 
 
@@ -28,7 +29,7 @@ def whole(default: int, low: int, high: int, tooltip: str) -> Declared:
     return "INT", {"default": default, "min": low, "max": high, "tooltip": tooltip}
 
 
-def number(default: float, low: float, high: float, step: float, tooltip: str) -> Declared:
+def number(default: float, low: float, high: float, step: float, *, tooltip: str) -> Declared:
     """Return a number between two limits."""
     return "FLOAT", {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip}
 

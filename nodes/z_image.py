@@ -54,7 +54,9 @@ class PiyingZImage(PlannedNode):
     """Text, and a picture where there is one → image."""
 
     CATEGORY = IMAGES
-    DESCRIPTION = "Draws an image from Chinese or English text with Z-Image, or makes a picture anew by a text."
+    DESCRIPTION = (
+        "Draws an image from Chinese or English text with Z-Image, or edits a picture after a text (image to image)."
+    )
     SEARCH_ALIASES = [*WORDS, "text to image", "txt2img", "t2i", "image to image", "img2img", "文生图", "图生图"]
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
@@ -75,6 +77,7 @@ class PiyingZImage(PlannedNode):
                 ),
                 "width": ("INT", _side(z_image.DEFAULT_WIDTH, "Width")),
                 "height": ("INT", _side(z_image.DEFAULT_HEIGHT, "Height")),
+                # The defaults are Turbo's, the model that `--models z-image-turbo` downloads.
                 "steps": whole(
                     z_image.DEFAULT_STEPS, 1, 200, "Denoising steps. Published: 8 for Turbo, 50 for the base model."
                 ),
@@ -83,27 +86,32 @@ class PiyingZImage(PlannedNode):
                     1.0,
                     30.0,
                     0.1,
-                    "How strictly to follow the prompt. 1 for Turbo, which ignores the negative prompt; 4 to 6 for "
-                    "the base model.",
+                    tooltip="How strictly to follow the prompt. 1 for Turbo, which ignores the negative prompt; 4 to "
+                    "6 for the base model.",
                 ),
                 "shift": number(
                     z_image.DEFAULT_SHIFT,
                     0.1,
                     100.0,
                     0.1,
-                    "Timestep shift of the noise schedule: higher spends more steps on layout. Published for Turbo: "
-                    "3.",
+                    tooltip="Timestep shift of the noise schedule: higher spends more steps on layout. Published for "
+                    "Turbo: 3.",
                 ),
                 "seed": seed_input(),
             },
+            # An optional socket in place of a second node: text to image and image to image share all widgets.
             "optional": {
-                "image": socket("IMAGE", "A picture to begin with; of several the first is taken, cut to the size."),
+                "image": socket(
+                    "IMAGE", "Input of image to image; of several the first is taken, cropped to the size."
+                ),
+                # From 0.01: at 0 no step would be left to take.
                 "strength": number(
                     z_image.DEFAULT_STRENGTH,
                     0.01,
                     1.0,
                     0.01,
-                    "How much of the picture is made anew: 1 is all of it. Without effect where no image is wired.",
+                    tooltip="Denoising strength: how much of the picture changes. 1: all of it. Without effect where "
+                    "no image is wired.",
                 ),
             },
             "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},

@@ -126,10 +126,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parse = parser()
     options = parse.parse_args(arguments)
-    if options.workflow is None and options.inspect is None:
-        parse.error("the following arguments are required: workflow")
     if options.layers and options.inspect is None:
         parse.error("--layers goes with --inspect FILE")
+    if options.workflow is None and options.inspect is None:
+        parse.error("the following arguments are required: workflow")
     with reserved_stdout(options.quiet) as out:
         # A plan is one object on stdout, so its events are errors alone.
         as_plan = options.plan and options.json
@@ -194,6 +194,8 @@ def _inspect(options: argparse.Namespace, out: TextIO) -> int:
     from ..core.checkpoints import inspect, layers
 
     path: Path = options.inspect
+    if path.is_dir():
+        raise PiyingError(f"{path}: this is a folder. Name one file of weights in it.")
     if not path.is_file():
         raise PiyingError(f"{path}: there is no such file. Name one file of weights.")
     found = inspect.inspect(path)
@@ -202,7 +204,7 @@ def _inspect(options: argparse.Namespace, out: TextIO) -> int:
         table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
         print(json.dumps(table, ensure_ascii=False), file=out)
     else:
-        print(inspect.as_text(found) + ("" if held is None else f"\n{layers.as_text(held)}"), file=out)
+        print("\n".join([inspect.as_text(found), *([layers.as_text(held)] if held else [])]), file=out)
     return DONE
 
 

@@ -70,7 +70,7 @@ def read_object_info(path: Path) -> ObjectInfo:
         raise WorkflowError(f"--object-info {path}: not valid JSON ({error}).") from error
     definitions = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(each, dict) and isinstance(each.get("input"), dict) for each in definitions):
-        raise WorkflowError(f"--object-info {path}: does not hold what a ComfyUI server answers to /object_info.")
+        raise WorkflowError(f"--object-info {path}: is no /object_info response of a ComfyUI server.")
     info: ObjectInfo = found
     return info
 

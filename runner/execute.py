@@ -257,7 +257,7 @@ class Run:
             if blocker.message is None:
                 return blocker
             self._events.node_blocked(node, str(blocker.message))
-            # Said once: behind this node the blocker is silent.
+            # Reported once: behind this node the blocker is silent.
             return ExecutionBlocker(None)
 
         around = None if self._around is None else partial(self._around, node)

@@ -152,7 +152,7 @@ class Session:
             self._checkout.use(self._host)
 
     def close(self) -> None:
-        """Let go of results and temporary files."""
+        """Release results and temporary files."""
         self._cache = Cache()
         self._temp.cleanup()
 
@@ -258,7 +258,7 @@ class Session:
         import torch
 
         self._take_over()
-        get_host().device()  # a device that cannot be used is said before the first node runs
+        get_host().device()  # a device that cannot be used is reported before the first node runs
         hidden = Hidden(prompt=workflow.api, extra_pnginfo=workflow.extra_pnginfo)
         with torch.inference_mode():
             results = Executor(self.classes, self.display, self._cache, self._around).run(graph, roots, hidden)

@@ -71,7 +71,7 @@ def load_instances(workflow: dict[str, Any], info: ObjectInfo) -> list[GraphInst
 
 
 class _Export:
-    """Writes nodes in the API form; knows them all, for file names may speak of other nodes."""
+    """Writes nodes in the API form; knows them all, for file names may refer to other nodes."""
 
     def __init__(self, instances: list[GraphInstance], info: ObjectInfo) -> None:
         # By object: instances of one subgraph share its nodes.

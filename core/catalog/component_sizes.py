@@ -148,7 +148,7 @@ def _main_type(tensors: Mapping[str, TensorInfo]) -> str:
 
 @cache
 def _listed() -> dict[str, Any]:
-    table = read_json(MANIFEST, "Install Piying anew.")
+    table = read_json(MANIFEST, "Reinstall Piying.")
     return {entry["id"]: entry["components"] for entry in table["models"] if "components" in entry} | {
         "": table.get("components", {})
     }

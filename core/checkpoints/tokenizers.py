@@ -1,4 +1,4 @@
-"""Tokenizers: SentencePiece models inside files of weights, those of folders, and folders that lend theirs."""
+"""Tokenizers: SentencePiece models inside files of weights, a folder's own, and those of other folders."""
 
 from __future__ import annotations
 
@@ -152,10 +152,18 @@ def qwen_tokenizer(folders: list[Path], vocabulary: int, host: Host) -> Path | N
         ):
             return folder
     for folder in _folders(host):
-        words = read_json_or_empty(folder / "vocab.json") if _class_in(folder) == "Qwen2Tokenizer" else {}
+        words = _words_in(folder) if _class_in(folder) == "Qwen2Tokenizer" else {}
         if words and 0 <= vocabulary - len(words) <= PADDING:
             return folder
     return None
+
+
+def _words_in(folder: Path) -> dict[str, Any]:
+    """Return the words of a folder's tokenizer: in a file of their own, or as transformers 5 saves all in one."""
+    words = read_json_or_empty(folder / "vocab.json")
+    model = {} if words else read_json_or_empty(folder / "tokenizer.json").get("model")
+    inside = model.get("vocab") if isinstance(model, dict) else None
+    return inside if isinstance(inside, dict) else words
 
 
 def _class_in(folder: Path) -> str:

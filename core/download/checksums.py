@@ -1,4 +1,4 @@
-"""Checksums of downloaded files: SHA-256, the ledger that remembers them, and the lock for one process at a time."""
+"""Checksums of downloaded files: SHA-256, the ledger that records them, and the lock for one process at a time."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
 def _acquire(path: Path) -> IO[bytes] | None:
     file = path.open("ab")
     if _try_lock(file):
-        # Its last holder may have removed the file between opening and locking: a lock on it would hold off nobody.
+        # Its last holder may have removed the file between opening and locking: a lock on it would exclude no one.
         with contextlib.suppress(FileNotFoundError):
             if os.name == "nt" or os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file

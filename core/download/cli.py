@@ -56,7 +56,7 @@ def run(request: Request, write: Callable[[str], None], is_terminal: bool) -> in
 def _fetch(request: Request, models: list[ListedModel], console: Console) -> int:
     for model in models:
         console.message(f"{model.title}, licence: {model.licence}")
-    fetch(models, request.root, request.source, console)
+    fetch(models, request.root, source=request.source, listener=console)
     return DONE
 
 
@@ -193,7 +193,7 @@ class Console:
     def progress(self, name: str, done: int, total: int | None) -> None:
         """Show how far a file is, not too often."""
         now = self._clock()
-        # Fewer bytes than before: the file is begun anew, and its speed with it.
+        # Fewer bytes than before: the file restarts, and its speed with it.
         if name != self._name or (self._points and done < self._points[-1][1]):
             self._name, self._shown = name, now if not self._is_terminal else 0.0
             self._points.clear()

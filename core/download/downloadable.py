@@ -19,7 +19,7 @@ class Downloadable:
 
     Attributes:
         id, title, licence, min_vram_gb: as in the manifest.
-        bytes: of the model and the parts it needs; None where nobody knows before the hub is asked.
+        bytes: of the model and the parts it needs; None where only the hub knows.
         exact: whether `bytes` is what the files weigh, and not what their weights come to.
         sources: addresses of the repositories that keep it, for a person to look at.
         folder: where it goes, below the models folder.

@@ -121,7 +121,7 @@ def unknown_listing(title: str, source: Source) -> DownloadRefused:
 
 
 def _stored_token() -> str | None:
-    """Return the token of whoever has logged in with huggingface_hub elsewhere on this machine."""
+    """Return the token that huggingface_hub stored at a login on this machine."""
     if token := os.environ.get("HF_TOKEN"):
         return token.strip()
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")

@@ -2,7 +2,7 @@
 
 Bytes come from Xet in order, or over our own HTTP client from where the library says they are. The library's own
 `hf_hub_download` deletes what it has of a file when it is stopped, compares no checksum, and cannot be cancelled while
-Xet is at work: a download of 17 GB would begin anew each time.
+Xet is at work: a download of 17 GB would restart from zero each time.
 """
 
 from __future__ import annotations

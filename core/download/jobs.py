@@ -40,7 +40,7 @@ class DownloadListener(Protocol):
 
 
 class SilentListener:
-    """Tells nobody."""
+    """A listener that ignores everything."""
 
     def message(self, line: str) -> None:
         """Do nothing."""
@@ -55,7 +55,7 @@ class FileDownload:
 
     Attributes:
         path: where it goes, below the models folder.
-        bytes, sha256: what it has to be; None where nobody says.
+        bytes, sha256: what it has to be; None where neither manifest nor hub says.
         remotes: (origin, address) pairs to fetch it from, best first.
         is_pinned: whether the manifest says the sha256, and not the hub.
     """
@@ -70,6 +70,7 @@ class FileDownload:
 def fetch(
     models: Sequence[ListedModel],
     root: Path,
+    *,
     source: str = AUTO,
     listener: DownloadListener | None = None,
     policy: RetryPolicy | None = None,
@@ -93,7 +94,7 @@ def fetch(
     missing = [download for download in downloads if not is_present(download, root, ledger)]
     check_disk_space(missing, root)
     for download in missing:
-        _fetch_file(download, root, ledger, session.policy, listener)
+        _fetch_file(download, root, ledger=ledger, policy=session.policy, listener=listener)
     whole = {
         file.path: sorted(one.path.removeprefix(file.path) for one in downloads if one.path.startswith(file.path))
         for file in files_of(models)
@@ -133,7 +134,7 @@ def check_disk_space(downloads: Iterable[FileDownload], root: Path) -> None:
         )
 
 
-# What a line of the manifest stands for
+# Manifest entry → files to download
 
 
 def downloads_of(file: ListedFile, session: HubSession, root: Path, ledger: Ledger) -> list[FileDownload]:
@@ -219,7 +220,7 @@ def _repository_downloads(file: ListedFile, session: HubSession) -> list[FileDow
 
 
 def _fetch_file(
-    download: FileDownload, root: Path, ledger: Ledger, policy: RetryPolicy, listener: DownloadListener
+    download: FileDownload, root: Path, *, ledger: Ledger, policy: RetryPolicy, listener: DownloadListener
 ) -> None:
     """Fetch a file from the first hub that gives it, and write what it was into the ledger."""
     refusals = []
@@ -244,7 +245,7 @@ def _fetch_file(
             listener.message(f"{download.path}: another process is fetching it; waiting.")
 
         try:
-            digest = transfer(expected, target, progress, policy, on_wait)
+            digest = transfer(expected, target, progress=progress, policy=policy, on_wait=on_wait)
         except DownloadRefused as error:
             refusals.append(str(error))
             continue
@@ -275,7 +276,7 @@ class JobCancelled(PiyingError):
 
 
 class DownloadJob:
-    """One model on its way into the models folder: a listener that remembers what it was told."""
+    """A download of one model: a listener that records the progress of its files."""
 
     def __init__(self, model: ListedModel, root: Path, policy: RetryPolicy | None = None) -> None:
         self.model, self.root, self.policy = model, root, policy
@@ -330,7 +331,7 @@ class DownloadJob:
             self._message, self.state = str(error), JobState.FAILED
 
     def to_json(self) -> dict[str, Any]:
-        """Return how it goes; speed in bytes per second."""
+        """Return state and progress; speed in bytes per second."""
         points = list(self._points)
         seconds = points[-1][0] - points[0][0] if points else 0.0
         return {
@@ -339,7 +340,7 @@ class DownloadJob:
             "file": self._file,
             "done": sum(list(self._files.values())),
             "speed": round((points[-1][1] - points[0][1]) / seconds) if seconds else 0,
-            "said": self._message,
+            "message": self._message,
         }
 
 
@@ -355,19 +356,19 @@ class Downloader:
         """Begin to fetch a model of the manifest, or return the job that does.
 
         Raises:
-            PiyingError: there is no such model, or another one is on its way.
+            PiyingError: there is no such model, or another download is running.
         """
         (listed,) = find_listed([model])
         with self._lock:
             if self.job is not None and self.job.state is JobState.FETCHING:
                 if self.job.model.id == model:
                     return self.job
-                raise PiyingError(f"{self.job.model.title} is on its way. Wait for it, or stop it first.")
+                raise PiyingError(f"{self.job.model.title} is being downloaded. Wait for it, or stop it first.")
             self.job = DownloadJob(listed, root, self.policy)
             self.job.start()
             return self.job
 
     def cancel(self) -> None:
-        """Stop what is on its way."""
+        """Stop the running download."""
         if self.job is not None:
             self.job.cancel()

@@ -33,7 +33,7 @@ class ListedFile:
 
     Attributes:
         path: where it goes, below the models folder, with `/`; a repository's path ends with `/`.
-        bytes, sha256: None where nobody has verified them; the hub is asked then.
+        bytes, sha256: None where they are not verified; the hub is asked then.
         sources: {hub: where}; hubs are `huggingface` and `modelscope`.
         only: for a repository, shell patterns of the files that are needed.
     """
@@ -112,7 +112,7 @@ def read_manifest(path: Path) -> tuple[ListedModel, ...]:
         return tuple(models)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PiyingError(
-            f"{path} cannot be read as a list of models of schema {SCHEMA} ({error}). Install Piying anew."
+            f"{path} cannot be read as a list of models of schema {SCHEMA} ({error}). Reinstall Piying."
         ) from error
 
 

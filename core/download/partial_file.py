@@ -22,7 +22,7 @@ class PartialFile:
     """The beginning of a file, kept between attempts and between runs.
 
     It is resumed where it is known to be the same file's: the same sha256 is expected, or, where none is known, the
-    server gives the same ETag. Any other is begun anew.
+    server gives the same ETag. Any other restarts from zero.
 
     Attributes:
         target: the file it becomes.
@@ -92,7 +92,7 @@ class PartialFile:
         self.most = max(self.most, self.size)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Restart from zero."""
         self._file.seek(0)
         self._file.truncate()
         self._hash = hashlib.sha256()
@@ -113,7 +113,7 @@ class PartialFile:
 
 
 def partial_bytes(target: Path) -> int:
-    """Return the bytes that are here of a file on its way, 0 where there are none."""
+    """Return the bytes of an unfinished download that are here, 0 where there are none."""
     path = _part_path(target)
     return path.stat().st_size if path.is_file() else 0
 

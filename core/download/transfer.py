@@ -97,6 +97,7 @@ class RemoteFile:
 def transfer(
     remote: RemoteFile,
     target: Path,
+    *,
     progress: Progress = lambda done: None,
     policy: RetryPolicy | None = None,
     on_wait: Callable[[], None] = lambda: None,
@@ -226,7 +227,7 @@ def _begin(part: PartialFile, remote: RemoteFile, body: Body) -> int:
     size = remote.bytes if body.total is None else body.total
     if size is None:
         raise DownloadRefused(
-            f"{remote.hub} does not say how long {part.target.name} is, so nobody could tell whether it came whole."
+            f"{remote.hub} does not say how long {part.target.name} is, so a truncated download would go unnoticed."
         )
     if remote.bytes not in (None, size):
         raise DownloadRefused(

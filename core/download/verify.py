@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import PiyingError
 from ..files.json_file import parse_json
+from ..files.scan import find_files
 from .checksums import Ledger, sha256_of
 from .hub_session import HubSession
 from .jobs import DownloadListener, FileDownload, downloads_of
@@ -15,6 +16,7 @@ from .manifest import ListedFile, ListedModel, files_of, safe_path
 from .partial_file import partial_bytes
 
 UNKNOWN = "-"
+REPOSITORY_DEPTH = 4  # subfolders; hidden ones hold what huggingface_hub notes of a download, and are not entered
 HEADER_LIMIT = 100 << 20  # safetensors' own limit of a header, bytes
 
 
@@ -51,7 +53,7 @@ def _is_present(file: ListedFile, root: Path, ledger: Ledger) -> bool:
         folder = root / file.path
         has_index = any((folder / name).is_file() for name in ("model_index.json", "config.json"))
         is_ours = any(path.startswith(file.path) for path in ledger.files)
-        return has_index and not is_ours and not any(folder.rglob("*.part"))
+        return has_index and not is_ours and next(find_files(folder, REPOSITORY_DEPTH, (".part",)), None) is None
     entries = ((file.path + name, ledger.files.get(file.path + name)) for name in names)
     return all(_has_size(root / path, entry.bytes if entry else None) for path, entry in entries)
 
@@ -81,14 +83,14 @@ def verify(
 
 
 def _files(line: ListedFile, root: Path, ledger: Ledger, carried: dict[str, FileDownload]) -> list[FileDownload]:
-    """Return what a line of the manifest stands for: as listed, as in the ledger, or as it lies there."""
+    """Return the files of a manifest entry: as listed, as in the ledger, or as it lies there."""
     if not line.is_repository:
         return [FileDownload(line.path, line.bytes, line.sha256)]
     names = [path.removeprefix(line.path) for path in carried if path.startswith(line.path)]
     names = names or ledger.repositories.get(line.path, [])
     if not names:
         folder = root / line.path
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        names = [path.relative_to(folder).as_posix() for path in find_files(folder, REPOSITORY_DEPTH, ("",))]
     return [FileDownload(line.path + name, None, None) for name in names] or [FileDownload(line.path, None, None)]
 
 

@@ -139,7 +139,7 @@ def _record(device: str, plan: Plan, measured: list[PhaseMeasurement]) -> RunRec
 def memory_limit(device: str, allowed: int | None) -> Iterator[None]:
     """Hold torch to `allowed` bytes of the card inside the block; None leaves it all of the card.
 
-    The limit is one of the process, so it is undone: what runs next in the process may be somebody else's.
+    The limit is one of the process, so it is undone: what runs next in the process may be another pack's.
     """
     import torch
 

@@ -131,7 +131,7 @@ class CudaCopier(HostToDeviceCopier):
         self._free[slot].record(torch.cuda.current_stream(self.device))
 
     def close(self) -> None:
-        """Wait until nothing is on its way into the slots, and let them go."""
+        """Wait for copies in flight into the slots, and release them."""
         try:
             torch.cuda.current_stream(self.device).synchronize()
             self._side.synchronize()

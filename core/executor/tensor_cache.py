@@ -60,7 +60,7 @@ def encoded(
     Args:
         prompts: texts, in any number and order.
         identity: the encoder's files and their state. With the number types of `choice` and the text
-            it is what embeddings are remembered by.
+            it is the cache key of embeddings.
         choice: the plan of the phase.
         encode: called with the prompts not seen before, where there are any.
     """
@@ -80,7 +80,7 @@ def encoded(
 def digest(tensors: Iterable[torch.Tensor]) -> str:
     """Return a text that changes with any value, type or shape; the tensors are on the CPU."""
     found = hashlib.sha256()
-    # Several at a time: a video is gigabytes, and hashlib lets go of Python's lock.
+    # Several at a time: a video is gigabytes, and hashlib releases the GIL.
     with ThreadPoolExecutor() as pool:
         for tensor in tensors:
             found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())

@@ -118,7 +118,7 @@ class Host(Folders, DevicePolicy, Reporter, Protocol):
 
 
 class SilentProgress:
-    """Progress that is shown to nobody."""
+    """Progress that is not shown."""
 
     def step(self, done: int, preview: Preview | None = None) -> None:
         """Do nothing."""

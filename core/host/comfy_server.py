@@ -127,7 +127,7 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 class Tabs:
-    """The browser tabs that are sent events of a run; ComfyUI drops messages to tabs that are gone."""
+    """The browser tabs that are sent events of a run; ComfyUI drops messages to tabs that were closed."""
 
     def __init__(self) -> None:
         self._moving: dict[str, bool] = {}

@@ -11,7 +11,7 @@ _host: Host | None = None
 
 
 def set_host(host: Host | None) -> None:
-    """Make `host` the one the pack talks to; None returns to detection."""
+    """Make `host` the one the pack uses; None returns to detection."""
     global _host
     _host = host
 

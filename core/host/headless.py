@@ -79,7 +79,7 @@ class HeadlessHost:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "piying"
 
     def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
-        """Do nothing: nobody but the run itself wants the memory."""
+        """Do nothing: no other program shares the memory."""
 
     def video_file(self, path: Path) -> Any:
         """Return what the caller's `as_video` makes of it."""

@@ -76,7 +76,7 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
 
 @dataclass
 class ImageRun:
-    """A request on its way to an image. `attempt` may be called again after running out of memory.
+    """One run: a request and what its finished phases left. `attempt` may be called again after running out of memory.
 
     Attributes:
         texts: for each encoder what it made of the prompt and, with guidance, of the negative prompt.

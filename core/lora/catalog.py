@@ -32,7 +32,7 @@ class LoraFile:
 
     Attributes:
         shape: what it holds.
-        settings: the `steps`, `cfg` and `shift` it was made for; empty where nobody says.
+        settings: the `steps`, `cfg` and `shift` it was made for; empty where neither the file nor a table says.
     """
 
     name: str
@@ -81,8 +81,8 @@ def lora_details(host: Host) -> list[str]:
 
 def in_words(settings: Mapping[str, float]) -> str:
     """Return settings for people: "4 steps, cfg 1, shift 5"."""
-    said = {"steps": "{:g} steps", "cfg": "cfg {:g}", "shift": "shift {:g}", "strength": "strength {:g}"}
-    return ", ".join(form.format(settings[name]) for name, form in said.items() if name in settings)
+    forms = {"steps": "{:g} steps", "cfg": "cfg {:g}", "shift": "shift {:g}", "strength": "strength {:g}"}
+    return ", ".join(form.format(settings[name]) for name, form in forms.items() if name in settings)
 
 
 def check_lora(name: str, host: Host) -> None:

@@ -60,7 +60,7 @@ class BackgroundWorker(Generic[Item]):
     def put(self, item: Item) -> None:
         """Add an item to the queue, then wait while more than `max_pending` are unfinished.
 
-        It is worked on even where `check` ends the wait. Once the work has failed it goes nowhere: `raise_failure`.
+        It is worked on even where `check` ends the wait. Once the work has failed it is dropped: `raise_failure`.
         """
 
         def has_room() -> bool:

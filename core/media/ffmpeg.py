@@ -143,7 +143,7 @@ def _failure(doing: str, code: int, log: str) -> PiyingError:
         return PiyingError(
             f"{doing}: ffmpeg was ended by signal {-code}. If memory ran short, free some and try again."
         )
-    said = [re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in log.splitlines()]
-    words = [line.rstrip(".") for line in said if line and not _NOISE.search(line)] or [f"it failed with code {code}"]
+    lines = [re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in log.splitlines()]
+    words = [line.rstrip(".") for line in lines if line and not _NOISE.search(line)] or [f"it failed with code {code}"]
     advice = next((advice for sign, advice in _ADVICE.items() if sign in log), "")
     return file_error(doing, errno_in(log), f"ffmpeg says: {words[-1]}. {advice}".strip())

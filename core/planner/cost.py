@@ -18,7 +18,7 @@ SLOTS = 2  # blocks on the device while streaming
 STAGED = 128 * 2**20  # page-locked bytes on their way to them
 # fp32 convolutions use TF32 at half the 16-bit rate, and their few channels fill about half of that.
 FP32_SLOWDOWN = 4
-# A prediction with rounded weights and inputs must be worth it where nobody asked for it.
+# A prediction with rounded weights and inputs must be worth it where the user did not ask for it.
 MATERIALLY_FASTER = 1.5
 
 
@@ -51,6 +51,8 @@ def choices(phase: Phase, machine: Machine, precision: str = "auto", memory: str
             for placement in _placements(phase, machine, memory):
                 for variant in phase.variants:
                     yield Choice(compute, storage, placement, variant, False)
+                    if memory != storage and precision != "auto":
+                        continue  # a number type that was chosen is not rounded further unasked
                     if _worth_native_matmul(phase, compute, storage, machine=machine, memory=memory):
                         yield Choice(compute, storage, placement, variant, True)
     if not machine.is_cpu and not phase.streamable:

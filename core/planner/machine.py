@@ -42,7 +42,7 @@ DISK = 2 * GIGA  # a mapped file on an NVMe disk
 CPU_FLOPS = 100 * GIGA  # float32, a few cores
 CPU_BANDWIDTH = 30 * GIGA
 
-# A card of 2022's middle class stands for the one that is not there: RTX 4070 class, PCIe 4 with 16 lanes.
+# The assumed card where there is none, of 2022's middle class: RTX 4070 class, PCIe 4 with 16 lanes.
 TYPICAL_NAME = "a card of the RTX 4070 class"
 TYPICAL_CAPABILITY = (8, 9)
 TYPICAL_CLOCK = 2.475e9

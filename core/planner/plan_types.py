@@ -27,7 +27,7 @@ class PhasePlan:
         placement: `resident` on the device, `streamed` to it block by block, or `cpu`.
         variant: the name of the phase's chosen `Variant`.
         native_matmul: whether Linear layers multiply in the format they are stored in.
-        vram, ram: predicted peaks in bytes. Mapped files, which the system lets go of when memory
+        vram, ram: predicted peaks in bytes. Mapped files, which the system evicts when memory
             is short, are not part of `ram`.
         moved: bytes from main memory to the device.
         seconds: estimate.
@@ -61,8 +61,8 @@ class PhasePlan:
 
     @property
     def key(self) -> str:
-        """A stable text of the choices, by which one that failed is remembered."""
-        # It is written to disk: other words than before would let the failures be forgotten.
+        """A stable text of the choices, the key under which a failed one is recorded."""
+        # It is written to disk: other words than before would lose the recorded failures.
         return f"{self.phase}: {self.component} {self.choice}"
 
 

@@ -240,9 +240,9 @@ def find_edit_problem(answer: str, instruction: str) -> str | None:
     in it, and so does what is named as removed.
     """
     if EDIT_TALK.search(answer):
-        return "It told of the change, and not of what is seen."
+        return "It described the change, not what the finished video shows."
     for match in REMOVED.finditer(instruction):
         removed = re.escape((match.group(1) or match.group(2)).strip())
         if re.search(f"(?<![A-Za-z]){removed}(?![A-Za-z])", answer, re.IGNORECASE):
-            return "It named what is to go."
+            return "It named what the edit removes."
     return None

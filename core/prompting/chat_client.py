@@ -148,7 +148,7 @@ class _Chat:
         data = json.dumps(self.body).encode()
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
         request = Request(str(self.address), headers, data, self.terms.api_key)
-        # The deadline is kept by the one who waits; this only ends a thread that nobody waits for.
+        # The deadline is kept by the one who waits; this only ends an abandoned thread.
         left = max(0.0, self.terms.deadline - time.monotonic()) + GRACE
         try:
             with CLIENT.open(request, left, self._cancellation, self._check_peer) as response:
@@ -159,11 +159,11 @@ class _Chat:
             self._received.put(None)
         except RetryableError as error:
             if isinstance(error.__cause__, ConnectionRefusedError):
-                said = "cannot be reached: nothing listens there. Start the server."
+                problem = "cannot be reached: nothing listens there. Start the server."
             else:
                 reason = f"{type(error.__cause__).__name__}: {error}"[:REASON]
-                said = f"cannot be reached, or broke off ({reason})."
-            self._received.put(ServerUnavailable(f"{self.address} {said}"))
+                problem = f"cannot be reached, or broke off ({reason})."
+            self._received.put(ServerUnavailable(f"{self.address} {problem}"))
         except ResponseTooLarge as error:
             self._received.put(ServerFailed(f"{self.address} {error}."))
         except HttpError as error:
@@ -222,22 +222,22 @@ def _text(message: Any) -> str:
 def _failure(terms: ChatTerms, response: HTTPResponse) -> ServerFailed:
     """Return what a status other than 200 means for the person at the screen."""
     address, status = terms.address, response.status
-    said = response.read1(LARGEST_ERROR).decode("utf-8", "replace")
+    detail = response.read1(LARGEST_ERROR).decode("utf-8", "replace")
     with contextlib.suppress(ValueError, KeyError, TypeError):  # a plain text is its own message
-        error = parse_json(said)["error"]  # as OpenAI's servers and Ollama wrap it
-        said = str(error["message"] if isinstance(error, dict) else error)
-    said = _quoted(said)
+        error = parse_json(detail)["error"]  # as OpenAI's servers and Ollama wrap it
+        detail = str(error["message"] if isinstance(error, dict) else error)
+    detail = _quoted(detail)
     if 300 <= status < 400:
         return ServerFailed(f"{address} redirects requests ({status}). Write the address it is really at.")
     if status in (401, 403) and terms.api_key:
-        return ServerFailed(f"{address} does not accept the API key in {API_KEY} ({status}: {said}).")
+        return ServerFailed(f"{address} does not accept the API key in {API_KEY} ({status}: {detail}).")
     if status in (401, 403):
         return ServerFailed(f"{address} wants an API key ({status}). {key_hint(address)}")
     if status == 404:
-        return ServerFailed(f"{address} does not have this address or model (404: {said}).")
+        return ServerFailed(f"{address} does not have this address or model (404: {detail}).")
     if status == 429 or status >= 500:
-        return ServerUnavailable(f"{address} failed ({status}: {said}).")
-    return RequestRejected(f"{address} does not take the request ({status}: {said}).")
+        return ServerUnavailable(f"{address} failed ({status}: {detail}).")
+    return RequestRejected(f"{address} does not take the request ({status}: {detail}).")
 
 
 def _quoted(text: str) -> str:

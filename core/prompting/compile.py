@@ -3,7 +3,7 @@
 Compiled code is bound to sizes. The keys and values of all tokens are therefore in a cache of fixed size, and chats
 of different lengths run by the same code. The code takes the weights as inputs: it works wherever they are, also
 for the same model loaded again. CUDA graphs are off: a graph is bound to the addresses of the weights, which are
-copied to the card anew for every run.
+copied to the card for every run.
 """
 
 from __future__ import annotations

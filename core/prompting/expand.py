@@ -256,7 +256,7 @@ def find_problem(text: str, job: ExpandJob) -> str | None:
     if not text:
         return "It was empty, or never came to an end."
     if is_refusal(text, prompt):
-        return "It talked to the user, and described nothing."
+        return "It addressed the user instead of describing a scene."
     if is_repetitive(text):
         return "It repeated itself."
     if is_wrong_language(text, job.language, [f.text for f in job.facts if f.kind in ("quoted", "name", "kept")]):

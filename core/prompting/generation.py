@@ -132,7 +132,7 @@ def load_processor(found: InstalledModel) -> Processor:
 
 
 def configure_single_file(model: PreTrainedModel, processor: Processor) -> None:
-    """Set what the folder of a model in one file would have said: its end tokens, and Qwen3's thinking off.
+    """Set what a model folder's configuration would have set: its end tokens, and Qwen3's thinking off.
 
     ComfyUI's own tokenizer is that of Qwen2.5: its template has no switch for thinking, and other names for the two
     tokens around it. An empty thought, as Qwen3's template writes one, is appended to it by the tokens' numbers.
@@ -230,7 +230,7 @@ def progress_criterion(progress: Progress, start: int, decode: Callable[[torch.T
     """Return a stopping criterion that reports each token, and stops `generate` only where the answer loops.
 
     Args:
-        progress: told of every token; cancels the run by raising from `step`.
+        progress: called for every token; cancels the run by raising from `step`.
         start: length of the chat in tokens; the answer begins behind it.
         decode: tokens of the answer so far → its text.
     """

@@ -111,7 +111,7 @@ class LocalModel:
         dtype = resolve_dtype(self._handle.precision, host.device())
         self._run_record = {"dtype": str(dtype)}
         if self._handle.compile_step:
-            self._run_record |= log_not_compiled("models that see are not compiled")
+            self._run_record |= log_not_compiled("vision-language models are not compiled")
         model, processor = load_model(self.found, dtype, host), load_processor(self.found)
         with resident([model], host.device(), host), torch.no_grad():
             return use(_generator(model, processor, host))

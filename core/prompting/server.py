@@ -28,7 +28,7 @@ DEFAULT_TIMEOUT = 60
 TRIES = 2  # for what a second request may mend
 SEED_BITS = 31  # some servers keep a seed in 32 bits with a sign
 # Switches thinking off in vLLM, SGLang and llama.cpp, and in Ollama; servers that refuse what they do not
-# know are asked again without.
+# know get a second request without them.
 EXTRAS: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "none"}
 
 

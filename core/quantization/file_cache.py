@@ -70,7 +70,7 @@ class CastFile:
         self.path = self._folder / f"{self._stem}{digest}{ending(storage)}"
 
     def load(self, read: Callable[[Path | None], nn.Module]) -> nn.Module:
-        """Return the module: from the cast file, or cast anew and then cached where there is room.
+        """Return the module: from the cast file, or cast again and then cached where there is room.
 
         Args:
             read: gives it from a cast file, or from the original for None.
@@ -79,7 +79,7 @@ class CastFile:
             try:
                 return read(self.path)
             except PiyingError as error:
-                log.warning("%s It is made anew.", error)
+                log.warning("%s It is rebuilt.", error)
                 self.path.unlink(missing_ok=True)
         module = read(None)
         if not self._is_cast_already():

@@ -98,7 +98,7 @@ def _chunks(vae: AutoencoderKLWan, z: torch.Tensor, on_step: OnStep) -> Iterator
 def _tiles(vae: AutoencoderKLWan, z: torch.Tensor, on_step: OnStep) -> Iterator[Piece]:
     """Yield finished tiles; each is blended with the ones above and to the left of it, in main memory.
 
-    They are float32 whatever the VAE computes in: 16 bits would round each blend once more.
+    They are float32 whatever the VAE computes in: 16 bits would add a rounding to each blend.
     """
     import torch
 

@@ -187,7 +187,7 @@ def sampling_memory(
     In units of one activation (tokens × hidden): the busiest moment inside a block is its feed-forward
     (3 units and twice the inner width) or the norm in fp32 of the first VACE block (11). Outside are
     the first branch's tokens, control and result, and two units for each further branch. What a
-    StepCache remembers of each comes on top. In one batch every branch is inside at once.
+    StepCache keeps of each comes on top. In one batch every branch is inside at once.
     """
     unit = 2 * tokens * transformer.hidden
     held = branches * (_inside(transformer) + 3) if batched else _inside(transformer) + 3 + 2 * (branches - 1)

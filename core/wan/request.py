@@ -113,7 +113,7 @@ def check_num_frames(value: int) -> None:
 
 
 def check_request(request: VACERequest) -> None:
-    """Accept a request the model can carry out as it stands.
+    """Accept a request whose values the model can use without changes.
 
     Raises:
         PiyingError: a size or length is off; the nearest good ones are named.

@@ -142,7 +142,7 @@ def sample_inputs(
 
 @dataclass
 class VACERun:
-    """A request on its way to frames. `attempt` may be called again after running out of memory.
+    """One run: a request and what its finished phases left. `attempt` may be called again after running out of memory.
 
     Attributes:
         reporter: shown the phases' progress; it may be one window of a long video.

@@ -55,9 +55,9 @@ def predict(
     transformer: WanVACETransformer3DModel,
     latents: torch.Tensor | Sequence[torch.Tensor],
     timestep: torch.Tensor,
+    *,
     embeds: Sequence[torch.Tensor],
     control: torch.Tensor | Sequence[torch.Tensor],
-    *,
     scale: float | Sequence[float] | torch.Tensor = 1.0,
     check_cancelled: Callable[[], None] = lambda: None,
     cache: StepCache | None = None,
@@ -95,7 +95,7 @@ def predict(
         latents, control, embeds = [torch.cat(latents)], [torch.cat(control)], [torch.cat(tuple(embeds))]
     scales = iter(_layer_scales(scale, transformer, latents[0]))
     rotary = transformer.rope(latents[0])
-    branches = _embed_inputs(transformer, latents, timestep.repeat(in_batch), embeds, control)
+    branches = _embed_inputs(transformer, latents, timestep.repeat(in_batch), embeds=embeds, control=control)
     pairs = _pairs(transformer)
 
     def tokens() -> list[torch.Tensor]:
@@ -148,13 +148,14 @@ def _run_pair(
     check_cancelled()
     scale = next(scales)
     for branch, start in zip(branches, starts, strict=True):
-        _add_hint(vace, branch, start, rotary, scale)
+        _add_hint(vace, branch, start, rotary=rotary, scale=scale)
 
 
 def _add_hint(
     vace: torch.nn.Module,
     branch: _Branch,
     start: torch.Tensor | None,
+    *,
     rotary: tuple[torch.Tensor, torch.Tensor],
     scale: torch.Tensor,
 ) -> None:
@@ -180,6 +181,7 @@ def _embed_inputs(
     transformer: WanVACETransformer3DModel,
     latents: list[torch.Tensor],
     timestep: torch.Tensor,
+    *,
     embeds: Sequence[torch.Tensor],
     control: list[torch.Tensor],
 ) -> list[_Branch]:

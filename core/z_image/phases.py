@@ -41,7 +41,7 @@ class ZImageWork:
         width, height: pixels.
         cfg: above 1 each step predicts twice, in one batch.
         steps: denoising steps that are taken.
-        has_image: whether there is a picture to begin with, which is encoded first.
+        has_image: image to image: the picture is encoded first.
     """
 
     width: int = DEFAULT_WIDTH

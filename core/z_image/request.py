@@ -29,7 +29,7 @@ class ZImageRequest:
             pipeline, whose scale is added to the prompt's own prediction.
         shift: timestep shift of the flow-matching schedule.
         seed: 0 … 2**64-1.
-        strength: of a picture to begin with, how much of it is made anew, 0..1; 1 is all of it.
+        strength: denoising strength of image to image, 0..1; 1 regenerates the whole image.
     """
 
     prompt: str
@@ -53,10 +53,10 @@ def check_side(name: str, value: int) -> None:
 
 
 def check_strength(strength: float) -> None:
-    """Accept a strength that makes something anew.
+    """Accept a strength that leaves at least a part of the steps.
 
     Raises:
         PiyingError: it is out of range.
     """
     if not 0 < strength <= 1:
-        raise PiyingError(f"strength is {strength:g}. It goes from above 0 to 1, which makes all of the picture anew.")
+        raise PiyingError(f"strength is {strength:g}. It goes from above 0 to 1, which regenerates the whole image.")

@@ -45,7 +45,7 @@ def sample(
     weights with `guidance_scale=cfg - 1`, a scheduler of the same shift and a CPU generator seeded with `seed`.
 
     Args:
-        image: a picture to begin with, float [N, H, W, 3 or 4] in 0..1, of which the first is taken; it is brought
+        image: for image to image, float [N, H, W, 3 or 4] in 0..1, of which the first is taken; it is brought
             to the request's size.
 
     Returns:
@@ -86,10 +86,10 @@ def _picture(image: torch.Tensor, request: ZImageRequest) -> torch.Tensor:
 
 @dataclass
 class ZImageRun:
-    """A request on its way to an image. `attempt` may be called again after running out of memory.
+    """One run: a request and what its finished phases left. `attempt` may be called again after running out of memory.
 
     Attributes:
-        picture: what to begin with, [1, 3, H, W] in -1..1, or None.
+        picture: of image to image, [1, 3, H, W] in -1..1, or None.
         texts: what the encoder made of the prompt and, with guidance, of the negative prompt: [tokens, width].
         begun: latents of the picture and the noise that goes over them, [1, 16, h, w] each.
         colours: the preview's map from latent channels to colour.

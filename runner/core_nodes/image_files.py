@@ -59,7 +59,7 @@ def file_problem(name: str | None, what: str = "image") -> bool | str:
 
 def file_version(name: str) -> Any:
     """Return what tells one version of a file from the next."""
-    # Not a checksum, for which every run would read a clip of gigabytes once more.
+    # Not a checksum, which would read a clip of gigabytes in every run.
     status = input_file(name).stat()
     return status.st_mtime_ns, status.st_size
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import ComfyExtension, io, ui
@@ -35,9 +36,7 @@ class Double(io.ComfyNode):
 class Slow(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            node_id="V3Slow", category="test", inputs=[io.Int.Input("value")], outputs=[io.Int.Output()]
-        )
+        return io.Schema(node_id="V3Slow", category="test", inputs=[io.Int.Input("value")], outputs=[io.Int.Output()])
 
     @classmethod
     async def execute(cls, value):
@@ -129,7 +128,7 @@ class Lists(io.ComfyNode):
 
 
 class Show(io.ComfyNode):
-    """An output node that saves; what it says of itself never changes, so a second run takes the first one's result."""
+    """An output node that saves; its fingerprint never changes, so a second run takes the first one's result."""
 
     @classmethod
     def define_schema(cls):
@@ -146,9 +145,8 @@ class Show(io.ComfyNode):
         if isinstance(source, str):
             return io.NodeOutput(ui=ui.PreviewText(source))
         folder, name, counter, _, _ = folder_paths.get_save_image_path("v3", folder_paths.get_output_directory())
-        with open(f"{folder}/{name}_{counter:05}_.txt", "w") as file:
-            file.write(str(source))
         saved = {"filename": f"{name}_{counter:05}_.txt", "subfolder": "", "type": "output"}
+        (Path(folder) / saved["filename"]).write_text(str(source))
         return io.NodeOutput(ui={"notes": [saved], "text": [str(source)]})
 
 

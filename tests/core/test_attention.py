@@ -109,14 +109,15 @@ def test_the_kernel_computes_and_is_gone_afterwards():
     config, draw = transformer.config, torch.Generator().manual_seed(1)
     latents = torch.randn(1, config.in_channels, 1, 4, 4, generator=draw)
     control = torch.randn(1, config.vace_in_channels, 1, 4, 4, generator=draw)
-    asked = (latents, torch.tensor([500]), [torch.randn(1, 8, config.text_dim, generator=draw)], control)
+    embeds = [torch.randn(1, 8, config.text_dim, generator=draw)]
+    asked = {"latents": latents, "timestep": torch.tensor([500]), "embeds": embeds, "control": control}
     by_hand = Attention(Kernel("math", "_native_math", "", (0, 0)), "")
     with torch.no_grad():
         before = active()
-        plain = predict(transformer, *asked)
+        plain = predict(transformer, **asked)
         with by_hand.enabled("bf16"):
             assert active() == "_native_math"
-            other = predict(transformer, *asked)
+            other = predict(transformer, **asked)
         assert active() == before
         with by_hand.enabled("fp32"):
             assert active() == before, "most kernels are for 16 bits alone"

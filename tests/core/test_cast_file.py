@@ -104,7 +104,7 @@ def test_a_damaged_one_is_made_anew(host, wanted, caplog):
     path.write_bytes(whole[: len(whole) // 2])
     found = read(host).state_dict()
     assert all(torch.equal(found[name].float(), tensor.float()) for name, tensor in expected.items())
-    assert "It is made anew" in caplog.text
+    assert "It is rebuilt" in caplog.text
     assert path.read_bytes() == whole
 
 

@@ -53,7 +53,7 @@ def test_it_can_be_stopped_and_goes_on_from_there(hub, tmp_path):
     deadline = time.monotonic() + 10
     while job.to_json()["done"] < 100_000 and time.monotonic() < deadline:
         time.sleep(0.02)
-    with pytest.raises(PiyingError, match="on its way"):
+    with pytest.raises(PiyingError, match="is being downloaded"):
         fetcher.start("qwen3-1.7b", tmp_path)
     assert fetcher.start("qwen3-0.6b", tmp_path) is job
     fetcher.cancel()
@@ -73,7 +73,7 @@ def test_a_hub_that_has_nothing_is_told_in_a_sentence(hub, tmp_path, monkeypatch
     hub.files.clear()
     said = wait(Downloader(RetryPolicy(timeout=2)).start("qwen3-0.6b", tmp_path))
     assert said["state"] == "failed"
-    assert said["said"]
+    assert said["message"]
 
 
 def test_only_models_of_the_manifest_are_fetched(tmp_path):

@@ -77,7 +77,7 @@ def test_a_model_is_listed_and_comes(hub, tmp_path):
     ]
     files = (ListedFile("LLM/F/", None, None, {"huggingface": Source("Org/Folder", "main")}, ("*",)),)
     model = ListedModel("m", "prompt", "model", "M", "MIT", 6, files)
-    assert len(fetch([model], tmp_path, "huggingface", policy=QUICK)) == 2
+    assert len(fetch([model], tmp_path, source="huggingface", policy=QUICK)) == 2
     assert (tmp_path / "LLM/F/a/weights.safetensors").read_bytes() == DATA
     of_the_model = [request for request in hub.asked if "Org/Folder" in request.path]
     assert len(of_the_model) == 6, "two listings, and two files asked for with HEAD and GET"
@@ -185,7 +185,7 @@ def xet(hub, tmp_path):
 
 def test_bytes_come_from_xet(hub, xet, target):
     seen = []
-    assert transfer(remote(), target, seen.append, QUICK) == SHA256
+    assert transfer(remote(), target, progress=seen.append, policy=QUICK) == SHA256
     assert target.read_bytes() == DATA
     assert seen[-1] == len(DATA)
     assert (hub.asked[0].method, hub.asked[0].path) == ("HEAD", FILE)
@@ -201,7 +201,7 @@ def test_xet_is_resumed_where_it_was_cut_and_over_http_too(hub, xet, target, mon
 
     xet.xet, xet.cuts = (storage_hash := xet.xet) and "", [100_000]
     with pytest.raises(KeyboardInterrupt):
-        transfer(remote(), target, stop, QUICK)
+        transfer(remote(), target, progress=stop, policy=QUICK)
     size = target.with_name("file.safetensors.part").stat().st_size
     assert size == 100_000
     xet.xet, starts = storage_hash, []

@@ -60,7 +60,7 @@ def ranges(hub):
 def test_a_file_comes_and_nothing_else_stays(hub, target):
     hub.put(PATH, DATA)
     seen = []
-    assert transfer(remote(hub), target, seen.append, QUICK) == SHA256
+    assert transfer(remote(hub), target, progress=seen.append, policy=QUICK) == SHA256
     assert target.read_bytes() == DATA
     assert names(target) == ["file.safetensors"]
     assert seen[0] == 0 and seen[-1] == len(DATA) and seen == sorted(seen)
@@ -100,7 +100,7 @@ def test_a_stop_by_hand_leaves_what_is_here(hub, target):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        transfer(remote(hub), target, stop, QUICK)
+        transfer(remote(hub), target, progress=stop, policy=QUICK)
     assert names(target) == ["file.safetensors.part", "file.safetensors.part.json"]
     hub.released.set()
     assert fetch(hub, target) == SHA256
@@ -470,7 +470,7 @@ def test_a_file_of_unknown_length_stops_at_the_size_it_has_to_have(hub, target):
     hub.put(PATH, DATA + OTHER, claimed=-1)
     seen = []
     with pytest.raises(DownloadRefused, match="more came than was announced"):
-        transfer(remote(hub), target, seen.append, QUICK)
+        transfer(remote(hub), target, progress=seen.append, policy=QUICK)
     assert max(seen) <= len(DATA)
     with pytest.raises(DownloadRefused, match="does not say how long"):
         fetch(hub, target, bytes=None)

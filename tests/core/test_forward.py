@@ -49,12 +49,12 @@ def inputs(model, prompts=2, frames=3, batch=1, control_frames=None, words=20):
 
     latents = noise(batch, config.in_channels, frames, 6, 8)
     control = noise(batch, config.vace_in_channels, control_frames or frames, 6, 8)
-    return (
-        latents,
-        torch.full((batch,), 400.0),
-        [noise(batch, words, config.text_dim) for _ in range(prompts)],
-        control,
-    )
+    return {
+        "latents": latents,
+        "timestep": torch.full((batch,), 400.0),
+        "embeds": [noise(batch, words, config.text_dim) for _ in range(prompts)],
+        "control": control,
+    }
 
 
 def plain(model, latents, timestep, embeds, control, scale=None):
@@ -84,8 +84,8 @@ def assert_same(found, expected):
 def test_equals_diffusers(transformer, prompts, frames):
     given = inputs(transformer, prompts, frames)
     with torch.no_grad():
-        found = predict(transformer, *given)
-    assert_same(found, plain(transformer, *given))
+        found = predict(transformer, **given)
+    assert_same(found, plain(transformer, **given))
     if prompts > 1:
         assert not torch.equal(found[0], found[1])
 
@@ -95,36 +95,37 @@ def test_equals_diffusers_wherever_the_vace_layers_are(vace_layers):
     model = larger(4, vace_layers)
     given = inputs(model)
     with torch.no_grad():
-        assert_same(predict(model, *given), plain(model, *given))
+        assert_same(predict(model, **given), plain(model, **given))
 
 
 def test_each_layer_has_its_own_strength(transformer):
     given, scale = inputs(transformer), torch.tensor([0.3, 1.7])
-    expected = plain(transformer, *given, scale=scale)
+    expected = plain(transformer, **given, scale=scale)
     with torch.no_grad():
-        assert_same(predict(transformer, *given, scale=scale), expected)
-        assert_same(predict(transformer, *given, scale=[0.3, 1.7]), expected)
-        assert_same(predict(transformer, *given, scale=0.5), plain(transformer, *given, scale=torch.full((2,), 0.5)))
-        assert not torch.equal(predict(transformer, *given)[0], expected[0])
+        assert_same(predict(transformer, **given, scale=scale), expected)
+        assert_same(predict(transformer, **given, scale=[0.3, 1.7]), expected)
+        assert_same(predict(transformer, **given, scale=0.5), plain(transformer, **given, scale=torch.full((2,), 0.5)))
+        assert not torch.equal(predict(transformer, **given)[0], expected[0])
 
 
 def test_a_wrong_number_of_strengths_is_refused(transformer):
     with pytest.raises(ValueError, match="scale has 3 numbers; the transformer has 2 VACE layers"):
-        predict(transformer, *inputs(transformer), scale=[1.0, 1.0, 1.0])
+        predict(transformer, **inputs(transformer), scale=[1.0, 1.0, 1.0])
 
 
 def test_a_control_shorter_than_the_video_is_padded(transformer):
     """Tokens behind the control's, such as those of more latent frames than it has, get none."""
     given = inputs(transformer, frames=4, control_frames=3)
     with torch.no_grad():
-        assert_same(predict(transformer, *given), plain(transformer, *given))
+        assert_same(predict(transformer, **given), plain(transformer, **given))
 
 
 def test_every_prompt_may_have_its_own_video(transformer):
     """As in batches of one: nothing leaks from one prompt's way to another's."""
-    (latents, timestep, embeds, control), other = inputs(transformer), inputs(transformer)[0].flip(2)
+    latents, timestep, embeds, control = inputs(transformer).values()
+    other = latents.flip(2)
     with torch.no_grad():
-        found = predict(transformer, [latents, other], timestep, embeds, [control, control * 0.5])
+        found = predict(transformer, [latents, other], timestep, embeds=embeds, control=[control, control * 0.5])
     expected = [
         *plain(transformer, latents, timestep, embeds[:1], control),
         *plain(transformer, other, timestep, embeds[1:], control * 0.5),
@@ -138,19 +139,20 @@ def test_prompts_in_one_batch_are_predicted_alike(transformer, prompts):
     ran = []
     hook = transformer.blocks[0].register_forward_pre_hook(lambda _, taken: ran.append(len(taken[0])))
     with torch.no_grad():
-        found = predict(transformer, *given, batched=True)
+        found = predict(transformer, **given, batched=True)
     hook.remove()
     assert ran == [prompts]
-    for ours, theirs in zip(found, plain(transformer, *given), strict=True):
+    for ours, theirs in zip(found, plain(transformer, **given), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_in_one_batch_every_prompt_keeps_its_own_video_and_strengths(transformer):
-    (latents, timestep, embeds, control), other = inputs(transformer), inputs(transformer)[0].flip(2)
-    given, scale = ([latents, other], timestep, embeds, [control, control * 0.5]), [0.3, 1.7]
+    given, scale = inputs(transformer), [0.3, 1.7]
+    latents, control = given["latents"], given["control"]
+    given |= {"latents": [latents, latents.flip(2)], "control": [control, control * 0.5]}
     with torch.no_grad():
-        apart = predict(transformer, *given, scale=scale)
-        together = predict(transformer, *given, scale=scale, batched=True)
+        apart = predict(transformer, **given, scale=scale)
+        together = predict(transformer, **given, scale=scale, batched=True)
     for ours, theirs in zip(together, apart, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -158,7 +160,7 @@ def test_in_one_batch_every_prompt_keeps_its_own_video_and_strengths(transformer
 def test_batches(transformer):
     given = inputs(transformer, batch=2)
     with torch.no_grad():
-        assert_same(predict(transformer, *given), plain(transformer, *given))
+        assert_same(predict(transformer, **given), plain(transformer, **given))
 
 
 def test_references_and_masks_through_the_pipeline(transformer):
@@ -200,8 +202,8 @@ def test_references_and_masks_through_the_pipeline(transformer):
             pipeline.transformer,
             calls[0]["hidden_states"],
             calls[0]["timestep"],
-            [call["encoder_hidden_states"] for call in calls],
-            calls[0]["control_hidden_states"],
+            embeds=[call["encoder_hidden_states"] for call in calls],
+            control=calls[0]["control_hidden_states"],
             scale=calls[0]["control_hidden_states_scale"],
         )
     assert_same(found, expected)
@@ -212,7 +214,7 @@ def test_blocks_run_in_block_order_each_for_every_prompt():
     ran = []
     hooks = [block.register_forward_pre_hook(lambda block, _: ran.append(block)) for block in block_order(model)]
     with torch.no_grad():
-        predict(model, *inputs(model, prompts=3))
+        predict(model, **inputs(model, prompts=3))
     for hook in hooks:
         hook.remove()
     assert ran == [block for block in block_order(model) for _ in range(3)]
@@ -233,7 +235,7 @@ def test_the_check_can_stop_it_before_every_block():
     ran = []
     hooks = [block.register_forward_hook(lambda *_: ran.append(None)) for block in block_order(model)]
     with torch.no_grad(), pytest.raises(CancelledError):
-        predict(model, *inputs(model), check_cancelled=check)
+        predict(model, **inputs(model), check_cancelled=check)
     for hook in hooks:
         hook.remove()
     assert len(ran) == 2 * 4
@@ -266,10 +268,10 @@ class Alive(TorchDispatchMode):
 
 
 def peak(model, call, given):
-    latents, timestep, embeds, control = given
-    known = [*model.parameters(), *model.buffers(), latents, timestep, *embeds, control]
+    tensors = [given["latents"], given["timestep"], *given["embeds"], given["control"]]
+    known = [*model.parameters(), *model.buffers(), *tensors]
     with torch.no_grad(), Alive(known) as alive:
-        result = call(model, *given)
+        result = call(model, **given)
     assert alive.now >= sum(tensor.nbytes for tensor in result)
     return alive.peak
 

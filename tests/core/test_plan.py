@@ -136,6 +136,8 @@ def test_fp8_arithmetic_must_be_asked_for_or_worth_it():
     """With half the operations in Linear layers, twice the rate there makes a pass 4/3 as fast."""
     assert not one().phases[0].native_matmul
     assert one(linear_share=0.7).phases[0].native_matmul  # 1 / (0.3 + 0.35) = 1.54
+    kept = one(linear_share=0.7, precision="bf16")
+    assert not kept.phases[0].native_matmul, "a chosen number type is not rounded further"
     (asked,) = one(memory="fp8").phases
     assert asked.native_matmul
     assert asked.seconds == pytest.approx(15.0)

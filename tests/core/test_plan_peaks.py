@@ -101,7 +101,7 @@ def test_sampling_a_video(name, heads, inner, width, height, branches, batched):
     embeds = [on_meta(1, 512, 4096) for _ in range(branches)]
     measured = peak(
         model,
-        lambda: predict(model, latents, timestep, embeds, control, batched=batched),
+        lambda: predict(model, latents, timestep, embeds=embeds, control=control, batched=batched),
         latents,
         control,
         timestep,

@@ -217,12 +217,12 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all(monkeypatch
 
     transformer = WanVACETransformer3DModel.from_pretrained(built_in("wan_vace").path / "transformer").eval()
     config, draw = transformer.config, torch.Generator().manual_seed(1)
-    asked = (
-        torch.randn(1, config.in_channels, 1, 4, 4, generator=draw),
-        torch.tensor([500]),
-        [torch.randn(1, 8, config.text_dim, generator=draw) for _ in range(2)],
-        torch.randn(1, config.vace_in_channels, 1, 4, 4, generator=draw),
-    )
+    asked = {
+        "latents": torch.randn(1, config.in_channels, 1, 4, 4, generator=draw),
+        "timestep": torch.tensor([500]),
+        "embeds": [torch.randn(1, 8, config.text_dim, generator=draw) for _ in range(2)],
+        "control": torch.randn(1, config.vace_in_channels, 1, 4, 4, generator=draw),
+    }
     graphs = []
 
     def count(graph, inputs):
@@ -231,12 +231,12 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once_for_all(monkeypatch
 
     monkeypatch.setattr(compiling, "BACKEND", count)
     with torch.no_grad():
-        plain = predict(transformer, *asked)
+        plain = predict(transformer, **asked)
         with compiling.compiled_blocks(transformer):
-            found = predict(transformer, *asked)
+            found = predict(transformer, **asked)
             made = len(graphs)
-            predict(transformer, *asked)
-        again = predict(transformer, *asked)
+            predict(transformer, **asked)
+        again = predict(transformer, **asked)
     assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
     assert all(torch.equal(*pair) for pair in zip(again, plain, strict=True))
     assert 0 < made == len(graphs) < len(transformer.blocks) + len(transformer.vace_blocks)

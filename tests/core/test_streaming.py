@@ -87,20 +87,26 @@ def vace_inputs(model):
     latents = torch.randn(1, config.in_channels, 3, 6, 8, generator=generator)
     control = torch.randn(1, config.vace_in_channels, 3, 6, 8, generator=generator)
     embeds = [torch.randn(1, 20, config.text_dim, generator=generator) for _ in range(2)]
-    return latents, torch.tensor([400.0]), embeds, control
+    return {"latents": latents, "timestep": torch.tensor([400.0]), "embeds": embeds, "control": control}
 
 
 @pytest.mark.parametrize("slots", [2, 3, 6, 20])
 def test_wan_vace(transformer, slots):
     given = vace_inputs(transformer)
     expected = [
-        transformer(given[0], given[1], embed, control_hidden_states=given[3], return_dict=False)[0]
-        for embed in given[2]
+        transformer(
+            given["latents"],
+            given["timestep"],
+            embed,
+            control_hidden_states=given["control"],
+            return_dict=False,
+        )[0]
+        for embed in given["embeds"]
     ]
     before = tables(transformer)
     with streamed(transformer, block_order(transformer), "cpu", slots=slots) as traffic:
         for _ in range(3):
-            assert all(map(torch.equal, predict(transformer, *given), expected))
+            assert all(map(torch.equal, predict(transformer, **given), expected))
     assert tables(transformer) == before
     assert traffic.late == 0
     # 6 blocks, 3 steps: each block once a step for both prompts, or once in all where all have a slot
@@ -118,7 +124,7 @@ def outside_bytes(module, blocks):
 
 def test_diffusers_own_order_of_blocks(transformer):
     """All VACE blocks, then all main blocks, as diffusers' forward runs them."""
-    latents, timestep, embeds, control = vace_inputs(transformer)
+    latents, timestep, embeds, control = vace_inputs(transformer).values()
     arguments = {"control_hidden_states": control, "return_dict": False}
     expected = transformer(latents, timestep, embeds[0], **arguments)[0]
     with streamed(transformer, [*transformer.vace_blocks, *transformer.blocks], "cpu") as traffic:
@@ -190,10 +196,10 @@ def test_lora_layers(transformer):
     for block in [model.blocks[1], model.vace_blocks[0]]:
         block.attn1.to_q = LoRALinear(block.attn1.to_q)
     given = vace_inputs(model)
-    expected, without = predict(model, *given), predict(transformer, *given)
+    expected, without = predict(model, **given), predict(transformer, **given)
     assert not torch.equal(expected[0], without[0])
     with streamed(model, block_order(model), "cpu"):
-        assert all(map(torch.equal, predict(model, *given), expected))
+        assert all(map(torch.equal, predict(model, **given), expected))
 
 
 def test_peft_layers(transformer):
@@ -203,9 +209,9 @@ def test_peft_layers(transformer):
     targets = ["to_q", "to_v", "proj_out"]
     model.add_adapter(peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
     given = vace_inputs(model)
-    expected = predict(model, *given)
+    expected = predict(model, **given)
     with streamed(model, block_order(model), "cpu"):
-        assert all(map(torch.equal, predict(model, *given), expected))
+        assert all(map(torch.equal, predict(model, **given), expected))
 
 
 class Float8Linear(torch.nn.Module):
@@ -243,9 +249,9 @@ def test_own_fp8_layers(transformer):
         model, "fp8", CastRules(("blocks", "vace_blocks"), {"*.proj_in": "sensitive", "*.proj_out": "sensitive"})
     )
     given = vace_inputs(model)
-    expected = predict(model, *given)
+    expected = predict(model, **given)
     with streamed(model, block_order(model), "cpu"):
-        assert all(map(torch.equal, predict(model, *given), expected))
+        assert all(map(torch.equal, predict(model, **given), expected))
 
 
 def test_weights_mapped_from_a_file_stay_mapped(tmp_path):
@@ -486,7 +492,7 @@ def test_memory_is_that_of_the_slots(transformer, slots):
     with Buffers() as buffers:
         with streamed(transformer, order, "cpu", slots=slots):
             for _ in range(3):
-                predict(transformer, *given)
+                predict(transformer, **given)
             assert len(buffers.alive) == slots
         assert buffers.made == slots
         assert buffers.most == slots * max(map(block_bytes, order))

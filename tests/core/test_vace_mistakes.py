@@ -156,7 +156,7 @@ def test_a_mask_of_another_size():
 
 
 def test_a_mask_the_wrong_way_round(caplog):
-    refused("black everywhere.*White marks what is made anew.*invert", lambda: inpaint(clip(), torch.zeros(1, 48, 64)))
+    refused("black everywhere.*White marks what is generated.*invert", lambda: inpaint(clip(), torch.zeros(1, 48, 64)))
     refused("white everywhere.*turn invert on", lambda: inpaint(clip(), torch.ones(1, 48, 64)))
     refused(
         "white everywhere and invert is on.*Turn invert off",

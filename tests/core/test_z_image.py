@@ -339,6 +339,23 @@ def test_what_a_file_lacks_is_named(files, host, lost, told, model):
         choose_model(ModelHandle(Z_IMAGE, model), host)
 
 
+@pytest.mark.parametrize("file", ["vocab.json", "tokenizer.json"])
+def test_a_tokenizer_without_a_model_lends_itself(files, host, file):
+    """Hubs have vocab.json and merges.txt; transformers 5 saves one tokenizer.json in their place."""
+    shutil.rmtree(files / "LLM")
+    folder = files / "tokenizers" / "qwen"
+    folder.mkdir(parents=True)
+    words = {str(number): number for number in range(1001)}
+    (folder / file).write_text(json.dumps(words if file == "vocab.json" else {"model": {"vocab": words}}))
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer"}))
+    found = choose_model(ModelHandle(Z_IMAGE), host)
+    assert found.place("tokenizer") == (folder,)
+    settings.write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    with pytest.raises(PiyingError, match="not here: the tokenizer of a Qwen3 model"):
+        choose_model(ModelHandle(Z_IMAGE), host)
+
+
 def test_an_encoder_of_another_width_is_not_taken(files, host):
     other = models.qwen3(vocab_size=1101, hidden_size=64).model
     tensors = {f"model.{name}": tensor for name, tensor in models.tensors(other).items()}

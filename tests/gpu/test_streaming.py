@@ -70,11 +70,16 @@ def test_wan_vace_gives_the_same_bits(dtype, slots):
         return torch.randn(*shape, generator=generator).to(CARD, dtype)
 
     latents, control = noise(1, 9, 3, 6, 8), noise(1, 82, 3, 6, 8)
-    given = latents, torch.tensor([400.0], device=CARD), [noise(1, 20, 64), noise(1, 20, 64)], control
-    expected = predict(copy.deepcopy(model).to(CARD), *given)
+    given = {
+        "latents": latents,
+        "timestep": torch.tensor([400.0], device=CARD),
+        "embeds": [noise(1, 20, 64), noise(1, 20, 64)],
+        "control": control,
+    }
+    expected = predict(copy.deepcopy(model).to(CARD), **given)
     with streamed(model, block_order(model), CARD, slots=slots) as traffic:
         for _ in range(20):
-            assert all(map(torch.equal, predict(model, *given), expected))
+            assert all(map(torch.equal, predict(model, **given), expected))
     assert all(tensor.device.type == "cpu" for tensor in [*model.parameters(), *model.buffers()])
     assert traffic.late == 0
 

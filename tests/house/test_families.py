@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from piying.core.families.registry import FAMILIES
+from piying.core.download.manifest import listed_models
+from piying.core.families.registry import FAMILIES, planned_families
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where a family lives: its package, and the files of its nodes.
@@ -29,6 +30,7 @@ def words(family) -> set[str]:
     """Return what only this family is called: no words of the language, such as "depth"."""
     transformers = {name for spec in family.components if spec.name != "vae" for name in spec.classes}
     names = {family.key, family.title, family.socket, *family.index_classes, *family.lora_widths.values()}
+    names |= {home.replace("/", ".") for home in HOMES[family.key] if home.startswith("core/")}
     shared = {
         "T5EncoderModel",
         "UMT5EncoderModel",
@@ -38,7 +40,7 @@ def words(family) -> set[str]:
         "Qwen3Model",
         "PROMPT_MODEL",
     }  # of libraries, and of ComfyUI's wires
-    return {name for name in names | transformers if re.search(r"[A-Z_-]", name)} - shared
+    return {name for name in names | transformers if re.search(r"[A-Z_.-]", name)} - shared
 
 
 def texts(tree: ast.Module) -> set[str]:
@@ -61,6 +63,11 @@ def is_home(path: Path, family) -> bool:
 
 def test_every_family_has_a_home():
     assert {family.key for family in FAMILIES} == set(HOMES)
+
+
+def test_every_planned_family_has_a_model_to_download():
+    """`auto` without a model, and the page, advise the first one of the manifest."""
+    assert {family.key for family in planned_families()} <= {model.family for model in listed_models()}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -413,6 +413,20 @@ def test_a_cut_file_that_was_carried_is_found_without_a_list(pack):
     assert "shorter or longer than its header says" in bad.stdout
 
 
+def test_a_folder_that_another_program_fetched(pack):
+    """huggingface_hub keeps notes of its own in a hidden folder, which are no part of the model."""
+    folder = pack.models / "LLM/Chat"
+    notes = folder / ".cache/huggingface/download"
+    notes.mkdir(parents=True)
+    (notes / "config.json.metadata").write_text("x")
+    (notes / "abc.incomplete.part").write_text("x")
+    for name, data in CHAT_FILES.items():
+        (folder / name).write_bytes(data)
+    told = pack.run("--models", "chat", "--verify").stdout.splitlines()
+    assert [line.partition(":")[0] for line in told] == [f"LLM/Chat/{name}" for name in sorted(CHAT_FILES)]
+    assert pack.run("--list").stdout.partition("chat")[2].splitlines()[0].endswith("yes")
+
+
 def test_unknown_models_and_wrong_options(pack):
     unknown = pack.run("--models", "vidoe")
     assert unknown.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import piying
 import pytest
 from piying.core.catalog.selection import ModelHandle
 from piying.core.host.current import set_host
@@ -9,6 +10,7 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.prompting.family import PROMPT
 from piying.core.wan.family import WAN_VACE
+from piying.core.wan.request import VACERequest
 from piying.nodes.memory_plan import PiyingMemoryPlan
 
 GB = 2**30
@@ -53,6 +55,28 @@ def test_references_need_room():
         return row
 
     assert peak(0) != peak(8)
+
+
+@pytest.mark.parametrize("name", ["PiyingVACESample", "PiyingHunyuanDiT", "PiyingZImage"])
+def test_every_size_of_a_sampler_can_be_asked_about(name):
+    def limits(node):
+        declared = node.INPUT_TYPES()
+        numbers = {**declared["required"], **declared.get("optional", {})}
+        return {key: one[1] for key, one in numbers.items() if one[0] in ("INT", "FLOAT")}
+
+    plan, sampler = limits(PiyingMemoryPlan), limits(piying.NODE_CLASS_MAPPINGS[name])
+    shared = plan.keys() & sampler.keys()
+    assert {"width", "height", "cfg", "steps"} <= shared
+    for key in shared:
+        assert plan[key]["min"] <= sampler[key]["min"] and plan[key]["max"] >= sampler[key]["max"], key
+        assert sampler[key]["step"] % plan[key]["step"] == 0 if key in ("width", "height", "num_frames") else True
+
+
+def test_it_begins_with_the_published_video():
+    request = VACERequest("")
+    inputs = PiyingMemoryPlan.INPUT_TYPES()["required"]
+    for name in ("width", "height", "num_frames", "cfg", "steps"):
+        assert inputs[name][1]["default"] == getattr(request, name)
 
 
 def test_nothing_connected():

@@ -111,9 +111,17 @@ def test_layers_of_what_is_kept_and_stored(tmp_path):
     assert "vace_blocks.*.proj_in" in found["groups"][0]["names"]
 
 
-def test_layers_of_no_file():
+def test_layers_of_what_is_not_known(tmp_path):
+    path = write(tmp_path / "x.safetensors", {"a.weight": [4, 4]})
+    plain, ran = inspect(path), inspect(path, "--layers")
+    assert "no model known here" in ran.stdout
+    assert (ran.stdout, ran.returncode) == (plain.stdout, 0)
+
+
+@pytest.mark.parametrize("workflow", [(), ("x.json",)])
+def test_layers_of_no_file(workflow):
     ran = subprocess.run(
-        [sys.executable, "-m", "runner", "--layers", "x.json"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "runner", "--layers", *workflow], cwd=ROOT, capture_output=True, text=True
     )
     assert ran.returncode == 2
     assert "--layers goes with --inspect FILE" in ran.stderr
@@ -165,7 +173,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_a_damaged_file_or_none(tmp_path):
     (tmp_path / "x").write_bytes(b"\xff" * 40)
-    for path, reason in ((tmp_path / "x", "damaged"), (tmp_path / "y", "there is no such file")):
+    reasons = {"x": "damaged", "y": "there is no such file", ".": "this is a folder"}
+    for path, reason in ((tmp_path / name, reason) for name, reason in reasons.items()):
         ran = inspect(path)
         assert ran.returncode == 2
         assert reason in ran.stderr

@@ -78,12 +78,12 @@ function button(state, offer, job, fetching) {
 
 function progress(offer, job) {
   if (job.state !== "fetching") {
-    return element("p", { class: "piying-status", "data-state": job.state }, job.state === "done" ? t("done") : job.said);
+    return element("p", { class: "piying-status", "data-state": job.state }, job.state === "done" ? t("done") : job.message);
   }
   const all = offer.bytes ?? 0;
   const share = all ? Math.min(100, (100 * job.done) / all) : 0;
   const parts = [
-    job.file ? t("fetching", { file: job.file }) : job.said,
+    job.file ? t("fetching", { file: job.file }) : job.message,
     all ? t("copied", { done: bytes(job.done), all: bytes(all) }) : bytes(job.done),
     job.speed ? t("speed", { speed: bytes(job.speed) }) : null,
   ];

@@ -1,4 +1,4 @@
-"""Colours that stay: what one window is brought to, so that they do not wander off over many.
+"""Colours that stay: what one window is brought to, so that they do not drift over many.
 
 The model and the VAE shift brightness and contrast a little each time frames go through them. Both
 are seen where two windows have the same frames, and taken back in the later one.

@@ -107,7 +107,7 @@ def check_length(name: str, value: int, least: int, most: int) -> None:
 
 
 def check_long_request(request: LongRequest) -> None:
-    """Accept a request the model can carry out as it stands.
+    """Accept a request whose values the model can use without changes.
 
     Raises:
         PiyingError: a size or length is off; the nearest good ones are named.

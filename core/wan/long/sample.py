@@ -187,7 +187,7 @@ class _LongVideo:
         if seen.make.any():
             video, pictures = self.request.video, self.task.references
             if window.index and self.request.anchor == "reference":
-                # Every later window is held to the video's first frame, so that nobody's looks wander off.
+                # Every later window is given the video's first frame, against drift of a subject's appearance.
                 pictures = (*pictures, self.earlier.first_frame(keys[0]))
             references = references_on_white(pictures, video.width, video.height)
             strength = self.task.strength or Strength()

@@ -49,7 +49,7 @@ class VideoWriter:
     _segments: BackgroundWorker[Segment]
 
     def add(self, segment: Segment, made: FinishedWindow | None, needed: tuple[str, ...]) -> None:
-        """Take the next window; one of those before it may still be on its way to disk when this returns.
+        """Take the next window; one of those before it may still be being written when this returns.
 
         Args:
             segment: what the video takes of it.

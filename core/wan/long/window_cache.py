@@ -108,7 +108,7 @@ class WindowCache:
         if path is None:
             raise PiyingError(
                 f"{self._frames.path(key)}: this finished window is damaged, or was deleted during the run. "
-                "Run again: it is made anew."
+                "Run again to regenerate it."
             )
         yield from read_frames(path)
 

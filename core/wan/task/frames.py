@@ -9,7 +9,7 @@ from ...errors import PiyingError
 from ...image_sizes import Fit, fit_frames
 from .vace_task import size_text
 
-WHITE_FROM = 0.5  # the authors' threshold (`vace_encode_frames`): above it a pixel is made anew
+WHITE_FROM = 0.5  # the authors' threshold (`vace_encode_frames`): above it a pixel is generated
 
 
 def frames_of(image: torch.Tensor, noun: str) -> torch.Tensor:
@@ -61,7 +61,7 @@ def mask_of(mask: torch.Tensor, frames: torch.Tensor, noun: str = "video") -> to
     if values.ndim != 3 or 0 in values.shape:
         raise PiyingError(f"The mask has the shape {list(mask.shape)}. A MASK is frames × height × width.")
     size, wanted = (values.shape[2], values.shape[1]), (frames.shape[2], frames.shape[1])
-    # ComfyUI's own stand-in for a mask; by its size alone nobody would know where it comes from.
+    # ComfyUI's own stand-in for a mask; its size alone would not tell where it comes from.
     if size != wanted and size == (64, 64) and not values.any():
         raise PiyingError(
             f"The mask is black and 64×64, the {noun} {size_text(wanted)}: that is what Load Image gives for a "

@@ -1,4 +1,4 @@
-"""Inpaint: a part of the video is made anew."""
+"""Inpaint: a part of the video is generated again, the rest is kept."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger("piying")
 
 TITLE = "VACE: Inpaint"
 NOUN = "video"
-MOST = 0.9  # a mask this full is more often the wrong way round than meant
+MOST = 0.9  # a mask this full is more often inverted by mistake than intended
 
 
 @dataclass(frozen=True)
 class Brush:
-    """How a mask becomes the area that is made anew.
+    """How a mask becomes the area that is generated.
 
     Attributes:
         invert: black marks the area.
@@ -48,7 +48,7 @@ def inpaint(
     fps: float = 16.0,
     task: VACETask | None = None,
 ) -> VACETask:
-    """Have the white part of the mask made anew; the model sees the rest of the video.
+    """Return a task that generates the white part of the mask; the model sees the rest of the video.
 
     Args:
         video: IMAGE [n, h, w, 3]; what it shows inside the area is not used.
@@ -75,12 +75,12 @@ def inpaint(
     share = area.float().mean().item()
     if share == 1:
         raise PiyingError(
-            "The mask is white everywhere, so nothing of the video would be kept. White marks what is made anew: turn "
-            "invert on if it is drawn the other way round; to make all of a video from text, leave this node out."
+            "The mask is white everywhere, so nothing of the video would be kept. White marks what is generated: turn "
+            "invert on if it is inverted; to make all of a video from text, leave this node out."
         )
     if share > MOST:
         log.warning(
-            "%s: %.0f %% of the video is to be made anew. If that is not meant, use invert.", TITLE, 100 * share
+            "%s: %.0f %% of the video will be generated. If that is not intended, use invert.", TITLE, 100 * share
         )
     layer = Layer("edit", TITLE, NOUN, frames, area, fit=fit, length=length, fps=fps, paste=keep, feather=feather)
     return (task or VACETask()).with_layers(layer)
@@ -89,17 +89,17 @@ def inpaint(
 def _nothing_marked(values: torch.Tensor, brush: Brush) -> str:
     if brush.invert:
         return (
-            "The mask is white everywhere and invert is on, so nothing would be made anew. "
-            "Turn invert off, or mark the part to be made anew black."
+            "The mask is white everywhere and invert is on, so nothing would be generated. "
+            "Turn invert off, or mark the part to be generated black."
         )
     # A mask painted with a soft or dim brush looks right in the editor and still marks nothing.
     brightest = values.max().item()
     if 0 < brightest <= WHITE_FROM:
         return (
-            f"The mask is {brightest:.2f} at its brightest; only what is above {WHITE_FROM} is made anew. "
-            "Make the mask brighter, white where something is to be made."
+            f"The mask is {brightest:.2f} at its brightest; only what is above {WHITE_FROM} is generated. "
+            "Make the mask brighter, white where something is to be generated."
         )
     return (
-        "The mask is black everywhere, so nothing would be made anew. White marks what is made anew: "
-        "turn invert on if it is drawn the other way round."
+        "The mask is black everywhere, so nothing would be generated. White marks what is generated: "
+        "turn invert on if it is inverted."
     )

@@ -1,4 +1,4 @@
-"""Areas to be made anew: shape, growth, and how far a pixel lies from them."""
+"""Masks of the area that is generated: shape, growth, and how far a pixel lies from them."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def outpaint(
         video: IMAGE [n, h, w, 3].
         sides: how much is added where. Percents and aspects are rounded up so that the canvas is a multiple
             of 16; pixels are taken as they are.
-        overlap: pixels of the video's own edge, on the sides that grow, that are made anew with the rest.
+        overlap: pixels of the video's own edge, on the sides that grow, that are generated with the rest.
         keep: bring the original video back into the result, untouched.
         feather: width in pixels, inside the video, over which it blends in.
         fit, length, fps: how the canvas comes to the size and length of the video made.

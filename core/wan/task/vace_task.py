@@ -29,7 +29,7 @@ COUNTS: tuple[Count, ...] = get_args(Count)
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
 # control: shown to the model where `area` says, and drawn over by it.
-# edit: kept outside `area`, made anew inside.
+# edit: kept outside `area`, generated inside.
 # given: whole frames that are kept, each at its slot in time.
 Kind = Literal["control", "edit", "given"]
 
@@ -128,7 +128,7 @@ class VACETask:
     """What a video is to be made from, beside its prompt.
 
     Attributes:
-        layers: in the order they were added; see `compose.compose` for what lies above what.
+        layers: in the order they were added; `canvas.compose` says which one wins where several overlap.
         references: pictures [h, w, 3] in 0..1 of any size, in the order the model gets them.
         strength: None where no node set one.
     """

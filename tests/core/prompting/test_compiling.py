@@ -165,7 +165,7 @@ def test_a_model_with_eyes_is_left_out_and_said(tmp_path, graphs, caplog):
     model = LocalModel(ModelHandle(PROMPT, compile_step=True), folder_of(tmp_path, "Qwen3-VL"))
     answers(model, ExpandRequest("x", max_new_tokens=4))
     assert model.record()["compiled"] is False
-    assert "compile_step is left out: models that see are not compiled." in caplog.text
+    assert "compile_step is left out: vision-language models are not compiled." in caplog.text
     assert not graphs
 
 

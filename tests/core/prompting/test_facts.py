@@ -128,5 +128,5 @@ def test_what_an_edit_takes_away_need_not_be_answered(prompt, left):
     ],
 )
 def test_answers_that_tell_of_an_edit(answer):
-    assert find_edit_problem(answer, "") == "It told of the change, and not of what is seen."
+    assert find_edit_problem(answer, "") == "It described the change, not what the finished video shows."
     assert find_edit_problem("A blue bus rolls past a gray wall; a dancer waves in changing light.", "") is None

@@ -314,7 +314,7 @@ def test_what_was_left_out_is_asked_for_again(server, host):
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        ("I'm sorry, but I can't help with that.", "talked to the user"),
+        ("I'm sorry, but I can't help with that.", "addressed the user"),
         ("一只红色的狐狸在厚厚的雪地里奔跑，晨光柔和。", "not in English"),
         ("A red fox runs in snow. " * 12, "repeated itself"),
         ("A blue fox runs in deep snow.", "left out: red"),
@@ -339,7 +339,7 @@ def test_an_edit_is_answered_with_what_is_seen(server, host):
     assert text == "A blue bus rolls down a wet street at dusk."
     first, second = (body["messages"][0]["content"] for _, _, body in server.requests)
     assert "must be in your answer: blue." in first
-    assert "told of the change" in second
+    assert "described the change" in second
 
 
 def test_forgotten_words_that_contradict_nothing_are_added(server, host):
