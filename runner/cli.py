@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import logging
 import math
 import os
-import signal
 import sys
 import tempfile
 import time
 import traceback
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from ..core.errors import PiyingError
+from ..core.errors import PiyingError, escaped, readable
 from .definitions import read_object_info
-from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_event, reserved_stdout
+from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
 from .errors import NodeFailed, NodeMisused, WorkflowError
+from .process import CANCELLED, DONE, FAILED, WRONG, Interruption, Output, standard_outputs
 
 if TYPE_CHECKING:
     from .session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
-DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
-EPILOG = "Exit codes: 0 done, 1 a node failed, 2 the workflow or the options are wrong, 130 cancelled."
+EPILOG = (
+    "Exit codes: 0 done, 1 a node failed or the output cannot be written, 2 the workflow or the options are wrong, "
+    "129 the terminal was closed, 130 cancelled."
+)
 # Looked for before a run: what is missing would stop it minutes later, in the node that imports it.
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "imageio_ffmpeg", "PIL")
 
@@ -61,9 +61,10 @@ def parser() -> argparse.ArgumentParser:
         "--set",
         metavar="NODE.INPUT=VALUE",
         help="set an input; NODE is an id, a title or a class; may be repeated",
+        type=_text,
         **many,
     )
-    values.add_argument("--prompt", metavar="TEXT", help="set the one prompt that the workflow asks for")
+    values.add_argument("--prompt", metavar="TEXT", type=_text, help="set the one prompt that the workflow asks for")
     values.add_argument("--seed", metavar="N", help="set every seed")
     values.add_argument(
         "--partial",
@@ -98,6 +99,12 @@ def parser() -> argparse.ArgumentParser:
     )
     modes.add_argument("--export-api", help="write the API form and stop", **file)
     modes.add_argument(
+        "--convert-to-piying",
+        help="write a workflow of ComfyUI's or another pack's nodes in Piying's, say what it could not carry over, "
+        "and stop",
+        **file,
+    )
+    modes.add_argument(
         "--object-info",
         help="node definitions saved from a server's /object_info, to export workflows whose nodes are not here",
         **file,
@@ -109,6 +116,14 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument("--quiet", action="store_true", help="paths of the files on stdout, nothing else but errors")
     group.add_argument("--verbose", action="store_true", help="tracebacks, and what libraries have to say")
     return parse
+
+
+def _text(argument: str) -> str:
+    """Return an argument as text: in a locale without UTF-8, Python hands over its bytes one by one."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{argument!r} is no text in UTF-8.") from error
 
 
 def _gigabytes(text: str) -> int:
@@ -124,32 +139,49 @@ def _gigabytes(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    interruption = Interruption()
+    interruption.catch()
+    with standard_outputs() as (out, err):
+        try:
+            code = _main(arguments, interruption, out, err)
+        except KeyboardInterrupt:  # before there was anything to stop
+            code = interruption.exit_code or CANCELLED
+        out.flush()
+        if code == DONE and out.failure is not None:
+            code = FAILED
+            err.write(f"error: stdout cannot be written ({out.failure.strerror}). Files that were saved are whole.\n")
+    return code
+
+
+def _main(arguments: list[str] | None, interruption: Interruption, out: Output, err: Output) -> int:
     parse = parser()
     options = parse.parse_args(arguments)
     if options.layers and options.inspect is None:
         parse.error("--layers goes with --inspect FILE")
     if options.workflow is None and options.inspect is None:
         parse.error("the following arguments are required: workflow")
-    with reserved_stdout(options.quiet) as out:
-        # A plan is one object on stdout, so its events are errors alone.
-        as_plan = options.plan and options.json
-        display = (
-            PlanDisplay(partial(print_event, out)) if as_plan else choose_display(options.json, options.quiet, out)
-        )
-        _prepare_process(options.verbose, display)
-        return _outcome(options, display, out)
+    # stdout is for programs to read, so what packs print is kept out of it.
+    with out.reserved(None if options.quiet else err):
+        return _outcome(options, interruption, out)
 
 
-def _outcome(options: argparse.Namespace, display: Display, out: TextIO) -> int:
+def _outcome(options: argparse.Namespace, interruption: Interruption, out: Output) -> int:
     """Do what the options say, and return the exit code."""
+    # A plan is one object on stdout, so its events are errors alone.
+    as_plan = options.plan and options.json
+    display = PlanDisplay(partial(print_json, out)) if as_plan else choose_display(out, options.json, options.quiet)
+    _prepare_process(options.verbose, display)
     try:
-        return _inspect(options, out) if options.inspect else _run(options, display, out)
+        code = _inspect(options, out) if options.inspect else _run(options, display, interruption, out)
+        interruption.end()
+        return code
     except (WorkflowError, PiyingError) as error:
         return _fail(error, WRONG, display, options.verbose)
     except NodeFailed as error:
         return _fail(error, FAILED, display, options.verbose)
     except KeyboardInterrupt as error:
-        return _fail(error, CANCELLED, display, options.verbose)
+        interruption.end()
+        return _fail(error, interruption.exit_code or CANCELLED, display, options.verbose)
 
 
 def _prepare_process(verbose: bool, display: Display) -> None:
@@ -165,30 +197,23 @@ def _prepare_process(verbose: bool, display: Display) -> None:
     others.setLevel(logging.WARNING)
     logging.getLogger().addHandler(others)
 
-    def cancel(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    # A queue that ends a job by SIGTERM gets the clean-up that Ctrl-C gets.
-    signal.signal(signal.SIGTERM, cancel)
-
 
 def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> int:
     """Show the sentence of an error, and return the exit code."""
-    text = str(error)
+    text = readable(str(error))
     if isinstance(error, KeyboardInterrupt):
         text = "stopped; no unfinished file is left."
     elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
         kind = type(error.cause).__name__
-        text = f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
+        text = readable(f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback.")
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         traceback.print_exception(error)
     return code
 
 
-def _inspect(options: argparse.Namespace, out: TextIO) -> int:
+def _inspect(options: argparse.Namespace, out: Output) -> int:
     """Print what a file of weights is and, with --layers, which type each of its layers is held in, and why."""
     # Not at the top: a run reaches models through their nodes alone.
     from ..core.checkpoints import inspect, layers
@@ -198,17 +223,17 @@ def _inspect(options: argparse.Namespace, out: TextIO) -> int:
         raise PiyingError(f"{path}: this is a folder. Name one file of weights in it.")
     if not path.is_file():
         raise PiyingError(f"{path}: there is no such file. Name one file of weights.")
-    found = inspect.inspect(path)
+    found = inspect.inspect(path, numbers=True)
     held = layers.layers(path) if options.layers else None
     if options.json:
         table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
-        print(json.dumps(table, ensure_ascii=False), file=out)
+        print_json(out, table)
     else:
-        print("\n".join([inspect.as_text(found), *([layers.as_text(held)] if held else [])]), file=out)
+        print(escaped("\n".join([inspect.as_text(found), *([layers.as_text(held)] if held else [])])), file=out)
     return DONE
 
 
-def _run(options: argparse.Namespace, display: Display, out: TextIO) -> int:
+def _run(options: argparse.Namespace, display: Display, interruption: Interruption, out: Output) -> int:
     # Not at the top: --help and --inspect need none of it.
     from .session import Session
 
@@ -224,27 +249,37 @@ def _run(options: argparse.Namespace, display: Display, out: TextIO) -> int:
         vram=options.vram_gb,
         ram=options.ram_gb,
         imagined=options.plan,
+        check_cancelled=interruption.check,
     )
     try:
         code = _run_in(session, options, display, out)
     finally:
+        interruption.end()
         session.close()
-    if code == DONE and not (options.check or options.plan or options.export_api):
+    if code == DONE and not (options.check or options.plan or options.export_api or options.convert_to_piying):
         display.done(time.monotonic() - begun)
     return code
 
 
-def _run_in(session: Session, options: argparse.Namespace, display: Display, out: TextIO) -> int:
+def _run_in(session: Session, options: argparse.Namespace, display: Display, out: Output) -> int:
     from .plan import as_json, as_text
-    from .workflow_file import split_set
+    from .workflow_file import split_set, write_workflow
 
     values = dict(map(split_set, options.set))
     own = session.definitions()
     # Definitions from a server are for the export: only the session's own nodes can run.
-    info = own | (read_object_info(options.object_info) if options.object_info else {})
-    workflow = session.prepare(options.workflow, set=values, prompt=options.prompt, seed=options.seed, info=info)
+    given = read_object_info(options.object_info) if options.object_info else {}
+    info, settings = own | given, {"set": values, "prompt": options.prompt, "seed": options.seed}
+    if options.convert_to_piying:
+        converted, notes = session.convert(options.workflow, info=given, **settings)
+        write_workflow(options.convert_to_piying, converted, "--convert-to-piying")
+        for note in notes:
+            display.message(note, "WARNING")
+        display.saved(options.convert_to_piying)
+        return DONE
+    workflow = session.prepare(options.workflow, info=info, **settings)
     if options.export_api:
-        workflow.write_api(options.export_api)
+        write_workflow(options.export_api, workflow.api, "--export-api")
         display.saved(options.export_api)
         return DONE
     graph, roots, errors = session.check(workflow, options.partial, own)
@@ -256,7 +291,10 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
     _check_installed()
     if options.plan:
         plans = session.plan(graph, roots)
-        print(json.dumps(as_json(plans), ensure_ascii=False) if options.json else as_text(plans), file=out)
+        if options.json:
+            print_json(out, as_json(plans))
+        else:
+            print(escaped(as_text(plans)), file=out)
         return DONE
     _check_writable(options.output)
     if options.vram_gb is not None and session.device() == "cpu":

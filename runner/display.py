@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from ..core.errors import escaped
 from ..core.host.base import Preview, Progress
 from .graph import Node
+from .process import CANCELLED, HUNG_UP, Output
 
 SECONDS_BETWEEN_LINES = 5.0
+Stream = TextIO | Output
 TEXT_SHOWN = 40  # characters of a growing text that fit behind a bar
 
 
@@ -51,7 +52,7 @@ class Display(Protocol):
 class Quiet:
     """Shows the paths of files on stdout, and warnings and errors on stderr."""
 
-    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+    def __init__(self, out: Stream | None = None, err: Stream | None = None) -> None:
         self.out, self.err = out or sys.stdout, err or sys.stderr
 
     def node_started(self, node: Node) -> None:
@@ -75,18 +76,18 @@ class Quiet:
 
     def saved(self, path: Path) -> None:
         """Show the path alone, for scripts to read."""
-        print(path, file=self.out, flush=True)
+        print(escaped(str(path)) if self.out.isatty() else path, file=self.out, flush=True)
 
     def failed(self, text: str, code: int, node: str | None = None) -> None:
         """Show the sentence."""
-        self.line(f"cancelled: {text}" if code == 130 else f"error: {text}")
+        self.line(f"{'cancelled' if code in (CANCELLED, HUNG_UP) else 'error'}: {text}")
 
     def done(self, seconds: float) -> None:
         """Show nothing."""
 
     def line(self, text: str) -> None:
         """Write a line to stderr."""
-        print(text, file=self.err, flush=True)
+        print(escaped(text), file=self.err, flush=True)
 
 
 class Plain(Quiet):
@@ -150,7 +151,7 @@ class Terminal(Plain):
 
         self._close()
         # disable=False: the bars of libraries are switched off by environment, ours is not.
-        self._bar = tqdm(total=total, desc=f"{self.title}: {phase}", file=self.err, disable=False, leave=True)
+        self._bar = tqdm(total=total, desc=escaped(f"{self.title}: {phase}"), file=self.err, disable=False, leave=True)
         return _Bar(self._bar)
 
     def line(self, text: str) -> None:
@@ -185,7 +186,7 @@ class _Bar:
 
     def text(self, text: str) -> None:
         """Show the end of the text behind the bar."""
-        self._bar.set_postfix_str(text[-TEXT_SHOWN:])
+        self._bar.set_postfix_str(escaped(text[-TEXT_SHOWN:].replace("\n", " ")))
 
 
 class EventDisplay(Quiet):
@@ -252,38 +253,16 @@ class _EventProgress:
         self._display.emit("text", node=self._display.node, phase=self._phase, text=text)
 
 
-def print_event(out: TextIO, event: dict[str, Any]) -> None:
-    """Write an event as a line of JSON."""
+def print_json(out: Stream, value: Any) -> None:
+    """Write an event, or another object, as a line of JSON."""
     # Any pack may put anything into its ui; what JSON has no form for is written as text.
-    out.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+    line = json.dumps(value, ensure_ascii=False, default=str)
+    # Control characters are escaped without loss: JSON itself spares the upper half of them, and directional marks.
+    if not line.isprintable() or (out.encoding or "").lower().replace("-", "") != "utf8":
+        line = json.dumps(value, default=str)
+    out.write(line + "\n")
     # Programs read the events as they come, and a pipe is not flushed by lines.
     out.flush()
-
-
-@contextmanager
-def reserved_stdout(quiet: bool) -> Iterator[TextIO]:
-    """Give stdout for the runner's own lines; what anything else prints goes to stderr, or nowhere if `quiet`.
-
-    Packs print as they like, and so do programs that they start: the file descriptor is what is moved.
-    """
-    try:
-        number, rest = sys.stdout.fileno(), sys.stderr.fileno()
-    except (AttributeError, OSError):  # closed, or another object in its place
-        yield sys.stdout
-        return
-    own = os.dup(number)
-    with (
-        os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors) as out,
-        Path(os.devnull).open("wb") as nowhere,
-    ):
-        sys.stdout.flush()
-        os.dup2(nowhere.fileno() if quiet else rest, number)
-        try:
-            yield out
-        finally:
-            sys.stdout.flush()
-            out.flush()
-            os.dup2(own, number)
 
 
 class LogToDisplay(logging.Handler):
@@ -298,10 +277,10 @@ class LogToDisplay(logging.Handler):
         self._display.message(record.getMessage(), record.levelname)
 
 
-def choose_display(json_lines: bool, quiet: bool, out: TextIO) -> Display:
+def choose_display(out: Stream, json_lines: bool, quiet: bool) -> Display:
     """Return the display that the options and the terminal call for."""
     if json_lines:
-        return EventDisplay(partial(print_event, out))
+        return EventDisplay(partial(print_json, out))
     if quiet:
         return Quiet(out)
     return Terminal(out) if sys.stderr.isatty() else Plain(out)

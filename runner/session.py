@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from ..core.errors import PiyingError
 from ..core.host.comfy_checkout import CheckoutHost, checkout_in
 from ..core.host.current import get_host, set_host
 from ..core.host.headless import HeadlessHost
@@ -20,7 +21,7 @@ from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from .core_nodes.video import VideoFile
 from .definitions import ObjectInfo, object_info
 from .display import Display, EventDisplay, Quiet
-from .errors import InvalidGraph, NodeError, WorkflowError
+from .errors import InvalidGraph, NodeError, UnknownClassesError, WorkflowError
 from .execute import Executor, Hidden, Result
 from .graph import Graph, Node, find_node
 from .packs import find_packs, load_packs
@@ -32,7 +33,7 @@ from .workflow_file import Workflow, find_assignments, read_workflow_file, workf
 log = logging.getLogger("piying")
 
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES: dict[str, type] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
+CLASSES: dict[str, Any] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
 TITLES: dict[str, str] = {**CORE_NODE_TITLES, **NODE_DISPLAY_NAME_MAPPINGS}
 StrPath = str | Path
 
@@ -70,6 +71,7 @@ class Session:
         display: shows what happens; by default warnings go to stderr.
         vram, ram: bytes of the card and of main memory to use, or to plan with.
         imagined: only plans are made, for limits and models that may not be there.
+        check_cancelled: called often while nodes run; raises KeyboardInterrupt to stop them.
 
     Raises:
         WorkflowError: a folder is not there.
@@ -88,6 +90,7 @@ class Session:
         vram: int | None = None,
         ram: int | None = None,
         imagined: bool = False,
+        check_cancelled: Callable[[], None] = lambda: None,
     ) -> None:
         folders = [Path(folder) for folder in models]
         for folder in folders:
@@ -112,6 +115,7 @@ class Session:
             "vram": vram,
             "ram": ram,
             "imagined": imagined,
+            "on_check": check_cancelled,
             "as_video": VideoFile,
         }
         self._host = HeadlessHost(**options)
@@ -129,13 +133,13 @@ class Session:
         self.titles = {**packs.titles, **TITLES}
         self._cache = Cache()
 
-    def _with_own(self, classes: Mapping[str, Any]) -> dict[str, type]:
+    def _with_own(self, classes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the classes of packs and of ComfyUI, as the engine runs them, with ours.
 
         As in ComfyUI, a pack cannot take the place of a node that is there. ComfyUI's own nodes take that of their
         stand-ins, so that what they give each other is of one kind.
         """
-        found: dict[str, type] = {}
+        found: dict[str, Any] = {}
         for name, node_class in classes.items():
             try:
                 found[name] = as_v1(node_class)
@@ -191,11 +195,13 @@ class Session:
             WorkflowError: the file cannot be read, or a value has no place to go.
         """
         info = info or self.definitions()
-        if isinstance(source, Mapping):
-            # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links are.
-            workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
-        else:
-            workflow = read_workflow_file(Path(source), info)
+        with self._naming_failed_packs():
+            if isinstance(source, Mapping):
+                # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links
+                # are.
+                workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
+            else:
+                workflow = read_workflow_file(Path(source), info)
         graph = workflow.graph(self.titles)
         workflow = workflow.with_values(
             find_assignments(graph, info, values=set or {}, prompt=prompt, seed=seed), info
@@ -203,6 +209,43 @@ class Session:
         if self._checkout is None:
             return workflow
         return replace(workflow, api=self._checkout.on_prompt(workflow.api, workflow.extra_pnginfo))
+
+    def convert(
+        self,
+        source: StrPath,
+        *,
+        set: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+        seed: int | str | None = None,
+        info: ObjectInfo | None = None,
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the UI form of a workflow of others in nodes of the pack, and what it could not carry over.
+
+        `info` are definitions of the others' nodes, beside those that the pack knows of itself.
+
+        Raises:
+            WorkflowError: the file cannot be read, or is no workflow that the pack can make.
+        """
+        # Not at the top: only this writes workflows for the browser.
+        from .ui_write import to_ui
+
+        own = self.definitions()
+        converters = [each for each in self.classes.values() if hasattr(each, "convert_workflow")]
+        foreign = {name: each for made in converters for name, each in made.foreign_definitions().items()}
+        known = foreign | own | (info or {})
+        workflow = read_workflow_file(Path(source), known, keep_unknown=True)
+        graph = workflow.graph(self.titles)
+        workflow = workflow.with_values(
+            find_assignments(graph, known, values=set or {}, prompt=prompt, seed=seed), known
+        )
+        refused = []
+        for each in converters:
+            try:
+                api, notes = each.convert_workflow(workflow.api, own)
+                return to_ui(api, own), notes
+            except PiyingError as error:
+                refused.append(str(error))
+        raise WorkflowError(f"{source}: {' '.join(refused)}")
 
     def check(
         self, workflow: Workflow, partial: bool = False, info: ObjectInfo | None = None
@@ -216,20 +259,26 @@ class Session:
             InvalidGraph: something is wrong, and `partial` is not given or no output is left.
         """
         graph = workflow.graph(self.titles)
-        known = info or self.definitions()
-        try:
-            validation = validate_graph(graph, known, self.classes)
-        except WorkflowError as error:
-            # The missing class may be one of a pack that could not be loaded, and the warning is long past.
-            missing = {node.class_type for node in graph.values()} - known.keys()
-            reasons = [f"{name}: {self._unusable[name]}." for name in sorted(missing & self._unusable.keys())]
-            reasons += self._failed_packs if missing else []
-            if reasons:
-                raise WorkflowError(" ".join([str(error), *reasons])) from error
-            raise
+        with self._naming_failed_packs():
+            validation = validate_graph(graph, info or self.definitions(), self.classes)
         if validation.errors and not (partial and validation.roots):
             raise InvalidGraph(validation.errors)
         return graph, validation.roots, validation.errors
+
+    @contextmanager
+    def _naming_failed_packs(self) -> Iterator[None]:
+        """Add the packs and classes that could not be loaded to an error about classes that are not known.
+
+        The class may be theirs, and the warning is long past.
+        """
+        try:
+            yield
+        except UnknownClassesError as error:
+            missing = {node.class_type for node in error.nodes}
+            reasons = [f"{name}: {self._unusable[name]}." for name in sorted(missing & self._unusable.keys())]
+            if not reasons and not self._failed_packs:
+                raise
+            raise WorkflowError(" ".join([str(error), *reasons, *self._failed_packs])) from error
 
     def plan(self, graph: Graph, roots: list[str]) -> list[NodePlan]:
         """Return what the samplers of a checked graph would need.

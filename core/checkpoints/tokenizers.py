@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 
 PIECES = "spiece.model"  # what transformers calls a SentencePiece model in a folder
+SPACE = "▁"  # SentencePiece's mark of a space before a word
 PAD, END = 0, 1  # of T5, mT5 and UMT5
 
 
@@ -45,12 +48,13 @@ class SentencePieceTokenizer:
     ) -> Any:
         """Return input_ids and attention_mask, int64 [texts, max_length]: pieces, an end mark, then padding.
 
-        Other options of transformers' tokenizers are accepted; what they could ask for is done anyway.
+        With `return_offsets_mapping` also offset_mapping: for each piece the place of its first character and that
+        behind its last, (0, 0) for the end mark. Other options of transformers' tokenizers are accepted; what they
+        could ask for is done anyway.
         """
         import torch
         from transformers import BatchEncoding
 
-        del options
         most = max_length or self.model_max_length
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self._processor.encode(one) for one in texts]
@@ -58,7 +62,11 @@ class SentencePieceTokenizer:
         width = most if padding == "max_length" else max(map(len, rows))
         ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+        result: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if options.get("return_offsets_mapping"):
+            places = [_places(one, self._processor.encode(one, out_type=str)) for one in texts]
+            result["offset_mapping"] = [[*row[: most - 1 if truncation else None], (0, 0)] for row in places]
+        return BatchEncoding(result)
 
     def batch_decode(self, rows: torch.Tensor | Sequence[Sequence[int]], **options: Any) -> list[str]:
         """Return the texts of rows of tokens."""
@@ -68,6 +76,34 @@ class SentencePieceTokenizer:
         """Return the text of tokens, without end marks and padding."""
         del options
         return str(self._processor.decode([int(token) for token in tokens if int(token) not in (PAD, END)]))
+
+
+def _places(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
+    """Return where each piece begins and ends in the text; the library's own way of asking changes by version."""
+    # SentencePiece normalises before it splits: "…" is three full stops, and spaces are a mark of their own.
+    seen = [
+        (normal, place)
+        for place, character in enumerate(text)
+        for normal in unicodedata.normalize("NFKC", character)
+        if not normal.isspace()
+    ]
+    found, cursor = list[tuple[int, int]](), 0
+    for piece in pieces:
+        bare = piece.replace(SPACE, "")
+        if byte := re.fullmatch("<0x([0-9A-F]{2})>", bare):
+            # Of a character in UTF-8 the first byte takes the place, and the others share it.
+            begins = int(byte[1], 16) & 0xC0 != 0x80
+            cursor -= not begins and cursor > 0
+            count = 1
+        else:
+            count = len(bare)
+            # Past characters that the normalisation leaves out.
+            skips = range(cursor, min(cursor + 4, len(seen)))
+            cursor = next((at for at in skips if [c for c, _ in seen[at : at + count]] == list(bare)), cursor)
+        here = seen[cursor : cursor + count] or seen[cursor : cursor + 1] or seen[-1:]
+        found.append((here[0][1], here[-1][1] + 1) if here else (0, 0))
+        cursor += count
+    return found
 
 
 def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:

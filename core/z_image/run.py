@@ -10,10 +10,12 @@ from ..catalog.selection import ModelHandle
 from ..errors import PiyingError
 from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
+from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
 from ..families.diffusion_model import ModelParts, pipeline_of
 from ..families.image_vae import decode_phase, set_tiling
-from ..files.dtypes import torch_dtype
+from ..families.prompt_tokens import PromptTokenizer, encode_weighted
+from ..files.dtypes import all_finite, torch_dtype
 from ..host.base import Host
 from ..image_sizes import fit_frames
 from ..lora.catalog import record_of
@@ -80,6 +82,8 @@ def _picture(image: torch.Tensor, request: ZImageRequest) -> torch.Tensor:
             f"image has the shape {list(image.shape)}. Connect an IMAGE of at least one frame: "
             "[frames, height, width, 3]."
         )
+    if not all_finite(image[:1]):
+        raise PiyingError("image holds values that are no numbers (NaN or infinity). Look at the node it comes from.")
     pixels = fit_frames(image[:1, :, :, :3].float().cpu(), request.width, request.height, "crop").permute(0, 3, 1, 2)
     return pixels.clamp(0, 1) * 2 - 1
 
@@ -135,20 +139,23 @@ class ZImageRun:
             tokenizer = tokenizer_of(self.parts.found)
             if THINKING not in str(tokenizer.chat_template):
                 tokenizer.chat_template = TEMPLATE
+            # A chat goes through it, whose tokens depend on each other: ComfyUI leaves its weights out as well.
+            tokenizer = PromptTokenizer(tokenizer, TEXT_TOKENS, "The text encoder", weighted=False)
             encoder = self.parts.load("text_encoder", choice)
             pipeline = pipeline_of(ZImagePipeline, text_encoder=encoder, tokenizer=tokenizer)
-            states = []
+
+            def encode_one(text: str) -> Encoded:
+                self.host.check_cancelled()
+                (embedded,), _ = pipeline.encode_prompt(
+                    text,
+                    device=torch.device(self.meter.device),
+                    do_classifier_free_guidance=False,
+                    max_sequence_length=TEXT_TOKENS,
+                )
+                return {"states": embedded.cpu()}
+
             with placed(encoder, choice, self.meter.device, self.host, blocks=list(encoder.layers)):
-                for text in new:
-                    self.host.check_cancelled()
-                    (embedded,), _ = pipeline.encode_prompt(
-                        text,
-                        device=torch.device(self.meter.device),
-                        do_classifier_free_guidance=False,
-                        max_sequence_length=TEXT_TOKENS,
-                    )
-                    states.append({"states": embedded.cpu()})
-            return states
+                return [encode_weighted(text, tokenizer, encode_one) for text in new]
 
         with self.meter.phase(choice):
             found = encoded(prompts, self.parts.identity("text_encoder"), choice, self.host, encode=encode)
@@ -170,6 +177,7 @@ class ZImageRun:
                 moments = vae.encode(picture.to(vae.device, dtype).to(vae.dtype)).latent_dist
                 latents = (moments.sample(generator) - vae.config.shift_factor) * vae.config.scaling_factor
                 noise = torch.randn(latents.shape, generator=generator, dtype=dtype)
+                finite_check(choice)(latents, "in the latents of the picture")
                 begun = latents.to(dtype).cpu(), noise
         progress.step(1)
         return begun
@@ -210,7 +218,7 @@ class ZImageRun:
             preview = FlowPreview(self.colours, scheduler)
             with placed(transformer, choice, self.meter.device, self.host, blocks=blocks):
                 latents: torch.Tensor = pipeline(
-                    **arguments, callback_on_step_end=step_callback(progress, preview)
+                    **arguments, callback_on_step_end=step_callback(progress, preview, finite_check(choice), steps)
                 ).images
             # Tables of angles that the model keeps beside its buffers, on the device it ran on.
             transformer.rope_embedder.freqs_cis = None

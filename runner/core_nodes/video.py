@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,8 @@ from ...core.media.audio import read_audio
 from ...core.media.mp4 import can_copy, copy_to_mp4, write_mp4
 from ...core.media.video import VideoInfo, load_frames, probe, read_frames
 from .images import checked_choice, checked_image
+
+log = logging.getLogger("piying")
 
 FORMATS = ["auto", "mp4"]
 CODECS = ["auto", "h264"]
@@ -64,6 +67,7 @@ class VideoFile:
 
     def get_components(self) -> Video:
         """Return frames, rate and sound, all decoded."""
+        self._log_notes()
         return Video(load_frames(self.path, self.info), self.info.fps, self._audio())
 
     def get_dimensions(self) -> tuple[int, int]:
@@ -83,16 +87,23 @@ class VideoFile:
     ) -> None:
         """Write MP4: the file's own streams where they fit `format` and `codec`, else H.264, frame by frame."""
         _check_format(format, codec)
-        # A copy of the streams loses nothing, and takes no time.
-        if can_copy(self.path, format, codec):
+        # A copy of the streams loses nothing, and takes no time. But MP4 has no place for VP9's transparency.
+        if can_copy(self.path, format, codec) and not self.info.has_alpha:
+            if self.info.has_subtitles:
+                log.info("%s: its subtitles are left out.", self.path.name)
             copy_to_mp4(self.path, Path(path), _texts(metadata))
         else:
-            write_mp4(
-                Path(path), read_frames(self.path), self.info.fps, metadata=_texts(metadata), audio=self._audio()
-            )
+            self._log_notes()
+            frames = read_frames(self.path, self.info)
+            write_mp4(Path(path), frames, self.info.fps, metadata=_texts(metadata), audio=self._audio())
 
     def _audio(self) -> dict[str, Any] | None:
-        return read_audio(self.path) if self.info.has_audio else None
+        return read_audio(self.path, self.info.start) if self.info.has_audio else None
+
+    def _log_notes(self) -> None:
+        """Say what decoding makes of the file; a copy of its streams leaves them as they are."""
+        for note in self.info.notes:
+            log.info("%s: %s.", self.path.name, note)
 
 
 class CreateVideo:
@@ -101,6 +112,7 @@ class CreateVideo:
     CATEGORY = "image/video"
     DESCRIPTION = "Create a video from images."
     RETURN_TYPES = ("VIDEO",)
+    REPLACES = ("VHS_VideoCombine",)
     FUNCTION = "create_video"
 
     @classmethod
