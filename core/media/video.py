@@ -92,6 +92,8 @@ def probe(path: Path) -> VideoInfo:
     if base is not None and times[0][0] != _NO_TIME:
         start = times[0][0] * Fraction(base[1])
         length = max(map(sum, times)) * Fraction(base[1]) - start
+        # Less is the delay of a sound encoder, by which some versions shift the picture.
+        start = start if start >= Fraction(1, 50) else Fraction(0)
     fps = first.rate or (count / length if length else Fraction(1))
     # Timestamps in milliseconds make the mean rate inexact: the declared rate is taken where the two agree.
     if length and abs(count / length / fps - 1) >= Fraction(1, 50):
