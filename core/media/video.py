@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from shlex import split
@@ -64,11 +64,12 @@ class VideoInfo:
     duration: float
     has_audio: bool
     start: float = 0.0
-    decoder: tuple[str, ...] = ()
-    filters: tuple[str, ...] = ()
+    # How it is read does not tell two files apart.
+    decoder: tuple[str, ...] = field(default=(), compare=False)
+    filters: tuple[str, ...] = field(default=(), compare=False)
     has_alpha: bool = False
     has_subtitles: bool = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def probe(path: Path) -> VideoInfo:
