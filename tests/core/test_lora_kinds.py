@@ -15,7 +15,9 @@ import torch
 from piying.core.checkpoints import apply_lora, load_component
 from piying.core.errors import PiyingError
 from piying.core.lora.file import judge
+from piying.core.quantization.base import WeightFormat
 from piying.core.quantization.casting import cast_module, dense_weight
+from piying.core.quantization.registry import FORMATS
 
 from .formats import models, writers
 
@@ -255,6 +257,33 @@ def test_what_diffusers_says_of_alpha(model, tmp_path):
         applied.remove()
     for text in ("[", "[1]", '{"transformer.alpha_pattern": 3}'):
         apply_lora(model, writers.save(parts, tmp_path / "l.safetensors", {"lora_adapter_metadata": text})).remove()
+
+
+def test_what_peft_says_of_alpha_beside_its_file(model, tmp_path):
+    config = {"peft_type": "LOKR", "r": 4, "alpha": 6}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    parts = {f"base_model.model.{LAYER}.{name}": one for name, one in parts_of("lokr of whole matrices").items()}
+    applied = apply_lora(model, writers.save(parts, tmp_path / "adapter_model.safetensors"))
+    assert_close(added(model), 1.5 * product(parts_of("lokr of whole matrices")))
+    applied.remove()
+    apply_lora(model, writers.save(parts, tmp_path / "another.safetensors"))
+    assert_close(added(model), product(parts_of("lokr of whole matrices")))
+
+
+def test_a_bias_of_the_second_factor_is_scaled_with_it(model, tmp_path):
+    bias = numbers(160)
+    before = model.get_parameter(f"{LAYER}.bias").clone()
+    apply_lora(model, write(tmp_path / "lora.safetensors", {**parts_of("lora"), "lora_B.bias": bias}), 0.5)
+    assert_close(model.get_parameter(f"{LAYER}.bias") - before, 0.5 * ALPHA / RANK * bias)
+
+
+def test_any_weight_format_tells_its_dense_weight(model):
+    """As one that has no way of its own: by what it makes of an identity matrix."""
+    layer = model.get_submodule(LAYER)
+    cast_module(model, "fp8")
+    cast = model.get_submodule(LAYER)
+    assert_close(WeightFormat.dense(FORMATS["fp8"], cast), dense_weight(cast), 1e-6)
+    assert dense_weight(layer).data_ptr() == layer.weight.data_ptr()
 
 
 # What is left out
