@@ -121,17 +121,19 @@ def decomposed(weight, change, magnitude, strength):
     return weight + strength * (magnitude * merged / norm - weight)
 
 
-@pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
 @pytest.mark.parametrize("axis", ["rows", "columns"])
-@pytest.mark.parametrize("storage", ["plain", "fp8 before", "fp8 after"])
+@pytest.mark.parametrize(
+    ("kind", "storage"),
+    [("lora", "plain"), ("loha", "plain"), ("lokr", "plain"), ("lora", "fp8 before"), ("lora", "fp8 after")],
+)
 def test_dora_scales_the_changed_weight(model, tmp_path, kind, axis, storage):
     parts = parts_of(kind)
     magnitude = numbers(160, 1).abs() + 0.5 if axis == "rows" else numbers(1, 128).abs() + 0.5
     path = write(tmp_path / "lora.safetensors", {**parts, "dora_scale": magnitude})
-    loaded = dense_weight(model.get_submodule(LAYER))
+    loaded, inputs = dense_weight(model.get_submodule(LAYER)), numbers(5, 128)
     if storage == "fp8 before":
         cast_module(model, "fp8")
-    before = models.run_wan(model)
+    before = model.get_submodule(LAYER)(inputs)
     applied = apply_lora(model, path, 0.6)
     if storage == "fp8 after":
         cast_module(model, "fp8")
@@ -141,7 +143,7 @@ def test_dora_scales_the_changed_weight(model, tmp_path, kind, axis, storage):
     assert_close(added(model), wanted, 2e-2 if storage == "fp8 after" else 3e-5)
     applied.remove()
     if storage != "fp8 after":
-        assert torch.equal(models.run_wan(model), before)
+        assert torch.equal(model.get_submodule(LAYER)(inputs), before)
 
 
 def test_dora_beside_other_loras_is_the_sum_of_what_each_adds(model, tmp_path):
