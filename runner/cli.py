@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import PiyingError, escaped, readable
+from ..core.errors import PiyingError, escaped
 from .definitions import read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
 from .errors import NodeFailed, NodeMisused, WorkflowError
@@ -188,13 +188,13 @@ def _prepare_process(verbose: bool, display: Display) -> None:
 
 def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> int:
     """Show the sentence of an error, and return the exit code."""
-    text = readable(str(error))
+    text = str(error)
     if isinstance(error, KeyboardInterrupt):
         text = "stopped; no unfinished file is left."
     elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
         kind = type(error.cause).__name__
-        text = readable(f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback.")
+        text = f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         traceback.print_exception(error)

@@ -400,7 +400,7 @@ def stated_scale(path: Path) -> Callable[[Change[StoredTensor]], float | None]:
     alpha / rank, or by alpha / √rank where `use_rslora` is set; None where nothing is said.
     """
     try:
-        table = parse_json(read_header(path).metadata.get(PEFT_METADATA, ""))
+        table = parse_json(str(read_header(path).metadata.get(PEFT_METADATA, "")))
     except ValueError:
         table = read_json_or_empty(path.with_name(PEFT_CONFIG)) if path.name == PEFT_FILE else None
     said = table if isinstance(table, dict) else {}

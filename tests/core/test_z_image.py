@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import piying
@@ -146,6 +147,15 @@ def test_an_image_of_text_is_the_plain_pipelines(parts, folder, host, cfg, shift
     assert torch.equal(image, plain(parts, request))
     assert image.std() > 0.01
     assert (record["model"], record["dtype"], record["seed"]) == (FOLDER, "fp32", 7)
+
+
+def test_weights_and_what_is_too_long_are_told(parts, folder, host, caplog):
+    request = replace(REQUEST, prompt="(the red:1.2) cat " * 200, steps=1)
+    assert torch.equal(sample(ModelHandle(Z_IMAGE), request, host)[0], plain(parts, request))
+    told = [entry.getMessage() for entry in caplog.records if entry.getMessage().startswith("The text encoder")]
+    assert told[0] == "The text encoder knows no weights: '(the red:1.2)' is read as it is written."
+    assert told[1].startswith("The text encoder reads 512 tokens. This prompt has ")
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize(("strength", "cfg"), [(0.6, 1.0), (1.0, 1.0), (0.3, 3.0)])
