@@ -7,16 +7,30 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from ..core.errors import escaped
+from ..core.errors import escaped, readable, shortened
 from ..core.host.base import Preview, Progress
 from .graph import Node
-from .process import CANCELLED, HUNG_UP
+from .process import CANCELLED, HUNG_UP, Output
 
 SECONDS_BETWEEN_LINES = 5.0
+LONGEST_TITLE = 80  # characters
 TEXT_SHOWN = 40  # characters of a growing text that fit behind a bar
+
+Stream = TextIO | Output
+
+
+def shown_title(node: Node) -> str:
+    """Return a node's title for the beginning of a line: it is from the workflow, and may hold anything."""
+    return shortened(" ".join(node.title.split()), LONGEST_TITLE)
+
+
+def indented(text: str) -> str:
+    """Return a message whose further lines cannot pass for messages of their own."""
+    return text.replace("\n", "\n  ")
 
 
 class Display(Protocol):
@@ -50,7 +64,7 @@ class Display(Protocol):
 class Quiet:
     """Shows the paths of files on stdout, and warnings and errors on stderr."""
 
-    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+    def __init__(self, out: Stream | None = None, err: Stream | None = None) -> None:
         self.out, self.err = out or sys.stdout, err or sys.stderr
 
     def node_started(self, node: Node) -> None:
@@ -70,7 +84,7 @@ class Quiet:
     def message(self, text: str, level: str) -> None:
         """Show warnings, not information."""
         if level not in ("INFO", "DEBUG"):
-            self.line(text)
+            self.line(indented(readable(text)))
 
     def saved(self, path: Path) -> None:
         """Show the path alone, for scripts to read."""
@@ -78,7 +92,7 @@ class Quiet:
 
     def failed(self, text: str, code: int, node: str | None = None) -> None:
         """Show the sentence."""
-        self.line(f"{'cancelled' if code in (CANCELLED, HUNG_UP) else 'error'}: {text}")
+        self.line(indented(f"{'cancelled' if code in (CANCELLED, HUNG_UP) else 'error'}: {readable(text)}"))
 
     def done(self, seconds: float) -> None:
         """Show nothing."""
@@ -95,12 +109,12 @@ class Plain(Quiet):
 
     def node_started(self, node: Node) -> None:
         """Remember the node; its phases are shown under its title."""
-        self.title = node.title
+        self.title = shown_title(node)
 
     def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
         """Show the text a node shows."""
         for text in ui.get("text", ()):
-            self.line(f"{node.title}: {text}")
+            self.line(f"{shown_title(node)}: {text}")
 
     def progress(self, phase: str, total: int) -> Progress:
         """Show a line now and then."""
@@ -108,7 +122,8 @@ class Plain(Quiet):
 
     def message(self, text: str, level: str) -> None:
         """Show everything."""
-        self.line(text)
+        text = readable(text)
+        self.line(text if level in ("INFO", "DEBUG") else indented(text))
 
     def done(self, seconds: float) -> None:
         """Show how long it took."""
@@ -210,7 +225,7 @@ class EventDisplay(Quiet):
 
     def message(self, text: str, level: str) -> None:
         """Emit `message`."""
-        self.emit("message", level=level.lower(), text=text)
+        self.emit("message", level=level.lower(), text=readable(text))
 
     def saved(self, path: Path) -> None:
         """Emit `saved`."""
@@ -218,7 +233,7 @@ class EventDisplay(Quiet):
 
     def failed(self, text: str, code: int, node: str | None = None) -> None:
         """Emit `error`."""
-        self.emit("error", message=text, exit_code=code, node=node)
+        self.emit("error", message=readable(text), exit_code=code, node=node)
 
     def done(self, seconds: float) -> None:
         """Emit `done`."""
@@ -251,16 +266,16 @@ class _EventProgress:
         self._display.emit("text", node=self._display.node, phase=self._phase, text=text)
 
 
-def print_json(value: Any) -> None:
-    """Write an event, or another object, as a line of JSON on stdout."""
+def print_json(out: Stream, value: Any) -> None:
+    """Write an event, or another object, as a line of JSON."""
     # Any pack may put anything into its ui; what JSON has no form for is written as text.
     line = json.dumps(value, ensure_ascii=False, default=str)
     # Control characters are escaped without loss: JSON itself spares the upper half of them, and directional marks.
-    if not line.isprintable() or (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+    if not line.isprintable() or (out.encoding or "").lower().replace("-", "") != "utf8":
         line = json.dumps(value, default=str)
-    sys.stdout.write(line + "\n")
+    out.write(line + "\n")
     # Programs read the events as they come, and a pipe is not flushed by lines.
-    sys.stdout.flush()
+    out.flush()
 
 
 class LogToDisplay(logging.Handler):
@@ -275,10 +290,10 @@ class LogToDisplay(logging.Handler):
         self._display.message(record.getMessage(), record.levelname)
 
 
-def choose_display(json_lines: bool, quiet: bool) -> Display:
+def choose_display(out: Stream, json_lines: bool, quiet: bool) -> Display:
     """Return the display that the options and the terminal call for."""
     if json_lines:
-        return EventDisplay(print_json)
+        return EventDisplay(partial(print_json, out))
     if quiet:
-        return Quiet()
-    return Terminal() if sys.stderr.isatty() else Plain()
+        return Quiet(out)
+    return Terminal(out) if sys.stderr.isatty() else Plain(out)

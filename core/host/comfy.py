@@ -234,13 +234,23 @@ def _loaded_model_entry(evict: Callable[[], None], size: Callable[[], int]) -> A
     return TenantEntry()
 
 
-def settle_comfyui_device(device: str) -> None:
-    """Tell ComfyUI's modules, loaded without ComfyUI, to stay off the card where we do or there is none.
+def settle_comfyui_device(device: str, vram: int | None = None) -> None:
+    """Tell ComfyUI's modules, loaded without ComfyUI, what to compute on, and how much of the card is theirs.
 
     They look for a card as soon as they are imported, and fail where there is none.
+
+    Args:
+        device: `auto`, or a torch device.
+        vram: bytes of the card to use, or None.
     """
     import torch
     from comfy.cli_args import args
 
-    if device == "cpu" or not torch.cuda.is_available():
+    if device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         args.cpu = True
+    elif torch.cuda.is_available():
+        if device.startswith("cuda:") and device[5:].isdecimal() and int(device[5:]) < torch.cuda.device_count():
+            torch.cuda.set_device(device)
+        if vram is not None:
+            total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            args.reserve_vram = max(0, total - vram) / 2**30
