@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ..catalog.component_sizes import listed_components
@@ -83,4 +84,5 @@ def download_folder(family: str, root: ModelsRoot) -> Path:
     """Return the models folder that most of a family's files go to; each category may have one of its own."""
     files = [file for model in listed_models() if model.family == family for file in files_of([model])]
     places = [root / f"{category}/new" for category in {file.path.partition("/")[0]: None for file in files}]
-    return Counter(place.parent.parent for place in places).most_common(1)[0][0]
+    found = Counter(place.parent.parent for place in places).most_common(1)
+    return found[0][0] if found else Path(str(root))
