@@ -12,8 +12,8 @@ from typing import Any, Protocol, TextIO
 
 from ..core.errors import escaped, readable, shortened
 from ..core.host.base import Preview, Progress
+from ..core.process import CANCELLED, HUNG_UP
 from .graph import Node
-from .process import CANCELLED, HUNG_UP
 
 SECONDS_BETWEEN_LINES = 5.0
 LONGEST_TITLE = 80  # characters
