@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+LONGEST_LINE = 1000  # characters of a line of a message
+LONGEST_VALUE = 120  # characters of a quoted value
+LONGEST_WORD = 300  # characters of anything else without spaces, such as a path
+MOST_LINES = 200
+JOINERS = "\u200c\u200d"  # invisible, and part of how Persian, Hindi and some emoji are written
+# Values as `repr` quotes them; an apostrophe inside a word is none of these quotes.
+_QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)""")
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
 class PiyingError(Exception):
@@ -14,6 +26,56 @@ class PiyingError(Exception):
     The text is a sentence or two that names the input, its value, what is allowed and what to do
     next. Both hosts show it without a traceback.
     """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(readable(text.replace("\n", "\\n")))
+
+
+def readable(text: str) -> str:
+    """Return a message that is harmless to show, whatever the values in it are.
+
+    File names, workflows and servers may hold anything: escape sequences that a terminal would obey, marks that turn
+    the direction of writing, megabytes. Control characters are escaped, long values shortened in the middle, and so
+    are long lines, whose ends say what to do.
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES - 1 :] = [f"… ({len(lines) - MOST_LINES + 1} more lines)"]
+    return "\n".join(map(_readable_line, lines))
+
+
+def _readable_line(line: str) -> str:
+    line = _QUOTED.sub(lambda match: shortened(match[0], LONGEST_VALUE), escaped(line))
+    line = _LONG_WORD.sub(lambda match: shortened(match[0], LONGEST_WORD), line)
+    return shortened(line, LONGEST_LINE)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return a text of up to `limit` characters, without the middle of a longer one."""
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[: limit - half]} … {text[-half:]}"
+
+
+def escaped(text: str) -> str:
+    """Return a text whose control characters, but for line breaks and tabs, are written as Python writes them."""
+    return text if text.isprintable() else "".join(map(_escaped_character, text))
+
+
+def _escaped_character(character: str) -> str:
+    is_shown = character.isprintable() or character in "\n\t" + JOINERS or unicodedata.category(character) == "Zs"
+    return character if is_shown else character.encode("unicode_escape").decode()
+
+
+class ReadableRecords(logging.Filter):
+    """Makes what is logged readable: see `readable`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Accept a record, with its arguments put into its text."""
+        record.msg, record.args = readable(record.getMessage()), None
+        return True
+
+
+logging.getLogger("piying").addFilter(ReadableRecords())
 
 
 _REASONS = {

@@ -1,7 +1,8 @@
 """HTTP client on the standard library, for model hubs and for language-model servers.
 
 Addresses are HTTPS, or plain HTTP on this very machine unless a client says otherwise. Redirects are followed to HTTPS
-alone and never from elsewhere to this machine, or not at all; a token stays with the origin it was made for.
+alone and never from the internet into a private network or to this machine, or not at all; a token stays with the
+origin it was made for. Every response is bounded in size, and one that comes slower than `SLOWEST` is given up.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from typing import IO, Any, TypeVar
+from enum import IntEnum
+from functools import partial
+from typing import IO, Any, NamedTuple, TypeVar
 
 from .errors import PiyingError
 
@@ -27,6 +30,7 @@ LOOPBACK_NAME = "localhost"
 TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_RETRY_AFTER = 60.0  # seconds that a server may ask us to wait
 LONG_PAUSE = 4.0  # seconds of silence that a person would wonder about
+SLOWEST = 1024  # bytes per second; a file of weights would take months
 CHUNK = 64 << 10
 LONGEST_CHAIN = 16  # of causes of an error, which may be a circle
 
@@ -53,10 +57,10 @@ class RetryableError(Exception):
 class RetryPolicy:
     """When to give up.
 
-    The attempts are counted from the last new byte, so that a line that is cut often still gets there.
+    Attempts that bring more than `SLOWEST` are not counted, so that a line that is cut often still gets there.
 
     Attributes:
-        timeout: seconds without a byte.
+        timeout: seconds without a byte, or with fewer than `SLOWEST` in each on average.
         pauses: seconds before each further attempt.
         notify: given a sentence before a pause that a person would wonder about.
         deadline: no attempt begins after it, as `time.monotonic` counts.
@@ -80,13 +84,14 @@ def retry(
     Raises:
         RetryableError: the last attempt's.
     """
-    failures, seen = 0, progress()
+    failures, seen, since = 0, progress(), time.monotonic()
     while True:
         try:
             return attempt()
         except RetryableError as error:
-            best = progress()
-            failures, seen = (0 if best > seen else failures), max(seen, best)
+            best, now = progress(), time.monotonic()
+            failures = 0 if best - seen > SLOWEST * (now - since) else failures
+            seen, since = max(seen, best), now
             if failures == len(policy.pauses):
                 raise
             pause = max(error.wait, policy.pauses[failures])
@@ -162,7 +167,7 @@ class HttpClient:
         Args:
             timeout: seconds without a byte; the headers have to be here within twice as many.
             cancellation: lets another thread end it.
-            check_peer: given the IP address that was connected to; may raise.
+            check_peer: given the IP address that was connected to, unless it is a proxy's; may raise.
 
         Raises:
             RetryableError: the server cannot be reached or broke off, at any time until the block ends; the error of
@@ -175,11 +180,15 @@ class HttpClient:
             )
 
         ended = cancellation or Cancellation()
+        first_reach: list[Reach] = []
 
-        def connected(sock: socket.socket) -> None:
-            ended.attach(sock)
-            if check_peer is not None:
-                check_peer(peer_address(sock))
+        def check_reach(peer: str | None) -> None:
+            reach = Reach.INTERNET if peer is None else reach_of(peer)
+            first_reach.append(reach)
+            if reach > first_reach[0]:
+                raise HttpError(f"{without_query(request.url)} redirects to {peer}, {reach.where}. Nothing was read.")
+            if check_peer is not None and peer is not None:
+                check_peer(peer)
 
         # A server may send headers without end, and no read of them would ever wait too long.
         watchdog = threading.Timer(2 * timeout, ended.set)
@@ -187,15 +196,13 @@ class HttpClient:
         watchdog.start()
         with _retryable(request.url):
             try:
-                response = self._send(request, timeout, connected)
+                response = self._send(request, timeout, _ConnectionHooks(check_reach, ended.attach))
             finally:
                 watchdog.cancel()
             with response:
                 yield response
 
-    def _send(
-        self, request: Request, timeout: float, connected: Callable[[socket.socket], None]
-    ) -> http.client.HTTPResponse:
+    def _send(self, request: Request, timeout: float, hooks: _ConnectionHooks) -> http.client.HTTPResponse:
         always = {"User-Agent": "piying", "Accept-Encoding": "identity"}
         sent = urllib.request.Request(request.url, request.body, {**always, **request.headers})
         if request.token:
@@ -203,8 +210,8 @@ class HttpClient:
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(None if self.proxies else {}),
-            _HttpHandler(connected),
-            _HttpsHandler(connected),
+            _HttpHandler(hooks),
+            _HttpsHandler(hooks),
             _StatusHandler(),
             urllib.request.HTTPErrorProcessor(),
             *((_RedirectHandler(),) if self.redirects else ()),
@@ -224,14 +231,30 @@ class HttpClient:
         return response
 
 
-def read_limited(response: http.client.HTTPResponse, limit: int) -> Iterator[bytes]:
+def fast_enough(chunks: Iterable[bytes], timeout: float) -> Iterator[bytes]:
+    """Yield chunks; raises TimeoutError where `timeout` seconds bring fewer than `SLOWEST` bytes each on average."""
+    begun, size = time.monotonic(), 0
+    for chunk in chunks:
+        yield chunk
+        size += len(chunk)
+        seconds = time.monotonic() - begun
+        if seconds >= timeout:
+            if size < SLOWEST * seconds:
+                raise TimeoutError(f"slower than {SLOWEST} bytes per second")
+            begun, size = time.monotonic(), 0
+
+
+def read_limited(response: http.client.HTTPResponse, limit: int, seconds: float = float("inf")) -> Iterator[bytes]:
     """Yield the chunks of a response.
 
     Raises:
         ResponseTooLarge: there are more than `limit` bytes.
+        TimeoutError: they take longer than `seconds`.
     """
-    size = 0
+    size, deadline = 0, time.monotonic() + seconds
     while chunk := response.read1(CHUNK):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not whole after {seconds:.0f} seconds")
         size += len(chunk)
         if size > limit:
             raise ResponseTooLarge(f"answered with more than {limit >> 20} MiB")
@@ -257,6 +280,35 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
+class Reach(IntEnum):
+    """From how far away an address can be reached; redirects lead from the narrower to the wider alone."""
+
+    INTERNET, NETWORK, MACHINE = range(3)
+
+    @property
+    def where(self) -> str:
+        """The reach in words, behind an address."""
+        return ("on the internet", "which is in a private network", "which is on this machine")[self]
+
+
+# Programs that route a whole machine through a proxy answer names with addresses of this range, which nobody has.
+FAKE_ADDRESSES = ipaddress.ip_network("198.18.0.0/15")
+
+
+def reach_of(host: str) -> Reach:
+    """Return the reach of a host by its name or its IP address alone; any other name counts as on the internet."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        name = host.rstrip(".").lower()
+        return Reach.MACHINE if name.rpartition(".")[2] == LOOPBACK_NAME else Reach.INTERNET
+    address = getattr(address, "ipv4_mapped", None) or address
+    # Clouds hand out the machine's credentials at a link-local address.
+    if address.is_loopback or address.is_unspecified or address.is_link_local:
+        return Reach.MACHINE
+    return Reach.INTERNET if address.is_global or address in FAKE_ADDRESSES else Reach.NETWORK
+
+
 def is_allowed(url: str) -> bool:
     """Return whether an address is HTTPS, or HTTP on this very machine."""
     try:
@@ -267,9 +319,9 @@ def is_allowed(url: str) -> bool:
 
 
 def may_redirect(url: str, target: str) -> bool:
-    """Return whether a server may redirect to another address: to HTTPS, and to this machine from it alone."""
+    """Return whether a server may redirect to another address: to HTTPS, and nowhere of a narrower reach."""
     source, destination = urllib.parse.urlsplit(url), urllib.parse.urlsplit(target)
-    if is_loopback(destination.hostname) and not is_loopback(source.hostname):
+    if reach_of(destination.hostname or "") > reach_of(source.hostname or ""):
         return False
     # What was asked over HTTPS may be protected by nothing else, on this machine too.
     return destination.scheme == "https" or (source.scheme == "http" and is_allowed(target))
@@ -312,38 +364,68 @@ def _retryable(url: str) -> Iterator[None]:
         raise RetryableError(reason) from (cause if isinstance(cause, BaseException) else error)
 
 
-class _HttpConnection(http.client.HTTPConnection):
-    """A connection that hands its socket over before anything is sent."""
+class _ConnectionHooks(NamedTuple):
+    """What a request wants to know of its connections, redirects included.
 
-    def __init__(self, *arguments: Any, connected: Callable[[socket.socket], None], **options: Any) -> None:
+    Attributes:
+        check: given the IP address at the other end, None for a proxy's, before a byte is sent; may raise.
+        attach: given the socket that requests go through, once TLS is agreed upon.
+    """
+
+    check: Callable[[str | None], None]
+    attach: Callable[[socket.socket], None]
+
+
+class _HttpConnection(http.client.HTTPConnection):
+    """A connection with hooks."""
+
+    def __init__(self, *arguments: Any, hooks: _ConnectionHooks, is_proxy: bool, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._connected = connected
+        self._hooks = hooks
+
+        def connect(*place: Any) -> socket.socket:
+            sock = socket.create_connection(*place)
+            try:
+                hooks.check(None if is_proxy else peer_address(sock))
+            except PiyingError:
+                sock.close()
+                raise
+            return sock
+
+        # http.client's own seam: what it returns is not yet wrapped in TLS.
+        self._create_connection = connect
 
     def connect(self) -> None:
         super().connect()
-        self._connected(self.sock)
+        self._hooks.attach(self.sock)
 
 
 class _HttpsConnection(_HttpConnection, http.client.HTTPSConnection):
-    """The same, once TLS is agreed upon."""
+    """The same with TLS."""
 
 
 class _HttpHandler(urllib.request.HTTPHandler):
-    def __init__(self, connected: Callable[[socket.socket], None]) -> None:
+    def __init__(self, hooks: _ConnectionHooks) -> None:
         super().__init__()
-        self._connected = connected
+        self._hooks = hooks
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HttpConnection, req, connected=self._connected)  # type: ignore[arg-type]
+        connection = partial(_HttpConnection, hooks=self._hooks, is_proxy=_goes_to_proxy(req))
+        return self.do_open(connection, req)  # type: ignore[arg-type]
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, connected: Callable[[socket.socket], None]) -> None:
+    def __init__(self, hooks: _ConnectionHooks) -> None:
         super().__init__()
-        self._connected = connected
+        self._hooks = hooks
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HttpsConnection, req, connected=self._connected)  # type: ignore[arg-type]
+        connection = partial(_HttpsConnection, hooks=self._hooks, is_proxy=_goes_to_proxy(req))
+        return self.do_open(connection, req)  # type: ignore[arg-type]
+
+
+def _goes_to_proxy(req: urllib.request.Request) -> bool:
+    return req.host != urllib.parse.urlsplit(req.full_url).netloc
 
 
 class _StatusHandler(urllib.request.HTTPDefaultErrorHandler):
@@ -360,9 +442,10 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if not may_redirect(req.full_url, newurl):
-            why = "is not HTTPS" if urllib.parse.urlsplit(newurl).scheme != "https" else "is on this machine"
+            target = urllib.parse.urlsplit(newurl)
+            why = "which is not HTTPS" if target.scheme != "https" else reach_of(target.hostname or "").where
             raise HttpError(
-                f"{without_query(req.full_url)} redirects to {without_query(newurl)}, which {why}. Nothing was read."
+                f"{without_query(req.full_url)} redirects to {without_query(newurl)}, {why}. Nothing was read."
             )
         fp.close()  # or urllib reads its body, which may have no end
         known = 307 if code == 308 else code

@@ -11,17 +11,26 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from .executor.retry import FiniteCheck
     from .host.base import Progress
 
 STRIDE = 8  # pixels per latent pixel, of both VAEs
 CARD = 16  # the colour card is CARD × CARD patches: 256 equations for at most 17 unknowns a channel
 
 
-def step_callback(progress: Progress, preview: LatentPreview) -> Callable[..., dict[str, Any]]:
-    """Return a diffusers step callback that reports; the host stops the run by raising from it."""
+def step_callback(
+    progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int
+) -> Callable[..., dict[str, Any]]:
+    """Return a diffusers step callback that reports; the host stops the run by raising from it.
+
+    Args:
+        check: called with the latents of each step.
+        steps: how many there are.
+    """
 
     def on_step_end(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         del pipeline, timestep
+        check(tensors["latents"], f"at step {step + 1} of {steps}")
         progress.step(step + 1, preview.of(tensors["latents"]))
         return tensors
 

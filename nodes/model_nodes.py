@@ -88,8 +88,8 @@ class LoRANode:
                     {"tooltip": f"From {cls.FAMILY.loader}, or from another of these nodes."},
                 ),
                 "lora": (
-                    lora_choices(host),
-                    {"default": NONE, "tooltip": "\n".join([tooltip, *lora_details(host)])},
+                    lora_choices(host, cls.FAMILY),
+                    {"default": NONE, "tooltip": "\n".join([tooltip, *lora_details(host, cls.FAMILY)])},
                 ),
                 "strength": (
                     "FLOAT",
@@ -107,7 +107,7 @@ class LoRANode:
     @classmethod
     def VALIDATE_INPUTS(cls, lora: str | None) -> bool | str:
         """Say which files there are when the chosen one is not, or what it is when it is no LoRA."""
-        return lora is None or checked(check_lora, lora, get_host())
+        return lora is None or checked(check_lora, lora, get_host(), cls.FAMILY)
 
     def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[Any, ...]:
         """Return a handle, and the settings of the last LoRA on it that was made for any."""

@@ -3,8 +3,30 @@
 The pack has no name of its own on disk (its folder may be called anything), so it gets one here.
 """
 
-import importlib.util
+import os
+import signal
 import sys
+from types import FrameType
+
+if __name__ == "__main__":
+    # A file that is opened while a standard descriptor is closed would take its place, and get what is printed.
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        """End the process, which has done nothing yet; the codes are those of `runner.process`."""
+        del frame
+        os._exit(129 if number == getattr(signal, "SIGHUP", 0) else 130)
+
+    SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    SIGNALS = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for one in SIGNALS:
+        signal.signal(one, end)
+
+import importlib.util
 from pathlib import Path
 
 PACK = "piying"
@@ -21,4 +43,11 @@ if __name__ == "__main__":
     # ComfyUI's module of that name must stay findable for packs that import it.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     main = importlib.import_module(f"{PACK}.runner.cli").main
-    sys.exit(main())
+    code = main()
+    # Python takes its time to let go of torch, and a second Ctrl-C then would be told with a traceback.
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    if code in (129, 130):
+        # Where Ctrl-C came while a text was executed, as namedtuple does, Python would end itself by SIGINT now.
+        os._exit(code)
+    sys.exit(code)

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import logging
 import math
 import os
-import signal
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import PiyingError
+from ..core.errors import PiyingError, escaped, readable
 from .definitions import read_object_info
-from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_event
+from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
 from .errors import NodeFailed, NodeMisused, WorkflowError
+from .process import CANCELLED, DONE, FAILED, WRONG, Interruption, standard_outputs
 
 if TYPE_CHECKING:
     from .graph import Graph
     from .session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
-DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
-EPILOG = "Exit codes: 0 done, 1 a node failed, 2 the workflow or the options are wrong, 130 cancelled."
+EPILOG = (
+    "Exit codes: 0 done, 1 a node failed or the output cannot be written, 2 the workflow or the options are wrong, "
+    "129 the terminal was closed, 130 cancelled."
+)
 # Looked for before a run: what is missing would stop it minutes later, in the node that imports it.
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "imageio_ffmpeg", "PIL")
 
@@ -61,9 +61,10 @@ def parser() -> argparse.ArgumentParser:
         "--set",
         metavar="NODE.INPUT=VALUE",
         help="set an input; NODE is an id, a title or a class; may be repeated",
+        type=_text,
         **many,
     )
-    values.add_argument("--prompt", metavar="TEXT", help="set the one prompt that the workflow asks for")
+    values.add_argument("--prompt", metavar="TEXT", type=_text, help="set the one prompt that the workflow asks for")
     values.add_argument("--seed", metavar="N", help="set every seed")
     values.add_argument(
         "--partial",
@@ -111,6 +112,14 @@ def parser() -> argparse.ArgumentParser:
     return parse
 
 
+def _text(argument: str) -> str:
+    """Return an argument as text: in a locale without UTF-8, Python hands over its bytes one by one."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{argument!r} is no text in UTF-8.") from error
+
+
 def _gigabytes(text: str) -> int:
     """Return the bytes of a number of GB above 0."""
     try:
@@ -124,6 +133,21 @@ def _gigabytes(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    interruption = Interruption()
+    interruption.catch()
+    with standard_outputs() as (out, err):
+        try:
+            code = _main(arguments, interruption)
+        except KeyboardInterrupt:  # before there was anything to stop
+            code = interruption.exit_code or CANCELLED
+        out.flush()
+        if code == DONE and out.failure is not None:
+            code = FAILED
+            err.write(f"error: stdout cannot be written ({out.failure.strerror}). Files that were saved are whole.\n")
+    return code
+
+
+def _main(arguments: list[str] | None, interruption: Interruption) -> int:
     parse = parser()
     options = parse.parse_args(arguments)
     if options.layers and options.inspect is None:
@@ -132,16 +156,19 @@ def main(arguments: list[str] | None = None) -> int:
         parse.error("the following arguments are required: workflow")
     # A plan is one object on stdout, so its events are errors alone.
     as_plan = options.plan and options.json
-    display = PlanDisplay(print_event) if as_plan else choose_display(options.json, options.quiet)
+    display = PlanDisplay(print_json) if as_plan else choose_display(options.json, options.quiet)
     _prepare_process(options.verbose, display)
     try:
-        return _inspect(options) if options.inspect else _run(options, display)
+        code = _inspect(options) if options.inspect else _run(options, display, interruption)
+        interruption.end()
+        return code
     except (WorkflowError, PiyingError) as error:
         return _fail(error, WRONG, display, options.verbose)
     except NodeFailed as error:
         return _fail(error, FAILED, display, options.verbose)
     except KeyboardInterrupt as error:
-        return _fail(error, CANCELLED, display, options.verbose)
+        interruption.end()
+        return _fail(error, interruption.exit_code or CANCELLED, display, options.verbose)
 
 
 def _prepare_process(verbose: bool, display: Display) -> None:
@@ -152,23 +179,16 @@ def _prepare_process(verbose: bool, display: Display) -> None:
     logger.addHandler(LogToDisplay(display))
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
-    def cancel(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    # A queue that ends a job by SIGTERM gets the clean-up that Ctrl-C gets.
-    signal.signal(signal.SIGTERM, cancel)
-
 
 def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> int:
     """Show the sentence of an error, and return the exit code."""
-    text = str(error)
+    text = readable(str(error))
     if isinstance(error, KeyboardInterrupt):
         text = "stopped; no unfinished file is left."
     elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
         kind = type(error.cause).__name__
-        text = f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
+        text = readable(f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback.")
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         traceback.print_exception(error)
@@ -185,17 +205,17 @@ def _inspect(options: argparse.Namespace) -> int:
         raise PiyingError(f"{path}: this is a folder. Name one file of weights in it.")
     if not path.is_file():
         raise PiyingError(f"{path}: there is no such file. Name one file of weights.")
-    found = inspect.inspect(path)
+    found = inspect.inspect(path, numbers=True)
     held = layers.layers(path) if options.layers else None
     if options.json:
         table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
-        print(json.dumps(table, ensure_ascii=False))
+        print_json(table)
     else:
-        print("\n".join([inspect.as_text(found), *([layers.as_text(held)] if held else [])]))
+        print(escaped("\n".join([inspect.as_text(found), *([layers.as_text(held)] if held else [])])))
     return DONE
 
 
-def _run(options: argparse.Namespace, display: Display) -> int:
+def _run(options: argparse.Namespace, display: Display, interruption: Interruption) -> int:
     # Not at the top: --help and --inspect need none of it.
     from .session import Session
 
@@ -211,10 +231,12 @@ def _run(options: argparse.Namespace, display: Display) -> int:
         vram=options.vram_gb,
         ram=options.ram_gb,
         imagined=options.plan,
+        check_cancelled=interruption.check,
     )
     try:
         code = _run_in(session, options, display)
     finally:
+        interruption.end()
         session.close()
     if code == DONE and not (options.check or options.plan or options.export_api):
         display.done(time.monotonic() - begun)
@@ -255,7 +277,10 @@ def _show_plan(session: Session, graph: Graph, roots: list[str], as_object: bool
     from .plan import as_json, as_text
 
     plans = session.plan(graph, roots)
-    print(json.dumps(as_json(plans), ensure_ascii=False) if as_object else as_text(plans))
+    if as_object:
+        print_json(as_json(plans))
+    else:
+        print(escaped(as_text(plans)))
     return DONE
 
 

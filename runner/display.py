@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from ..core.errors import escaped
 from ..core.host.base import Preview, Progress
 from .graph import Node
+from .process import CANCELLED, HUNG_UP
 
 SECONDS_BETWEEN_LINES = 5.0
 TEXT_SHOWN = 40  # characters of a growing text that fit behind a bar
@@ -72,18 +74,18 @@ class Quiet:
 
     def saved(self, path: Path) -> None:
         """Show the path alone, for scripts to read."""
-        print(path, file=self.out, flush=True)
+        print(escaped(str(path)) if self.out.isatty() else path, file=self.out, flush=True)
 
     def failed(self, text: str, code: int, node: str | None = None) -> None:
         """Show the sentence."""
-        self.line(f"cancelled: {text}" if code == 130 else f"error: {text}")
+        self.line(f"{'cancelled' if code in (CANCELLED, HUNG_UP) else 'error'}: {text}")
 
     def done(self, seconds: float) -> None:
         """Show nothing."""
 
     def line(self, text: str) -> None:
         """Write a line to stderr."""
-        print(text, file=self.err, flush=True)
+        print(escaped(text), file=self.err, flush=True)
 
 
 class Plain(Quiet):
@@ -147,7 +149,7 @@ class Terminal(Plain):
 
         self._close()
         # disable=False: the bars of libraries are switched off by environment, ours is not.
-        self._bar = tqdm(total=total, desc=f"{self.title}: {phase}", file=self.err, disable=False, leave=True)
+        self._bar = tqdm(total=total, desc=escaped(f"{self.title}: {phase}"), file=self.err, disable=False, leave=True)
         return _Bar(self._bar)
 
     def line(self, text: str) -> None:
@@ -182,7 +184,7 @@ class _Bar:
 
     def text(self, text: str) -> None:
         """Show the end of the text behind the bar."""
-        self._bar.set_postfix_str(text[-TEXT_SHOWN:])
+        self._bar.set_postfix_str(escaped(text[-TEXT_SHOWN:].replace("\n", " ")))
 
 
 class EventDisplay(Quiet):
@@ -249,10 +251,14 @@ class _EventProgress:
         self._display.emit("text", node=self._display.node, phase=self._phase, text=text)
 
 
-def print_event(event: dict[str, Any]) -> None:
-    """Write an event as a line of JSON on stdout."""
+def print_json(value: Any) -> None:
+    """Write an event, or another object, as a line of JSON on stdout."""
     # Any pack may put anything into its ui; what JSON has no form for is written as text.
-    sys.stdout.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+    line = json.dumps(value, ensure_ascii=False, default=str)
+    # Control characters are escaped without loss: JSON itself spares the upper half of them, and directional marks.
+    if not line.isprintable() or (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+        line = json.dumps(value, default=str)
+    sys.stdout.write(line + "\n")
     # Programs read the events as they come, and a pipe is not flushed by lines.
     sys.stdout.flush()
 
@@ -272,7 +278,7 @@ class LogToDisplay(logging.Handler):
 def choose_display(json_lines: bool, quiet: bool) -> Display:
     """Return the display that the options and the terminal call for."""
     if json_lines:
-        return EventDisplay(print_event)
+        return EventDisplay(print_json)
     if quiet:
         return Quiet()
     return Terminal() if sys.stderr.isatty() else Plain()

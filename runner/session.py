@@ -64,6 +64,7 @@ class Session:
         display: shows what happens; by default warnings go to stderr.
         vram, ram: bytes of the card and of main memory to use, or to plan with.
         imagined: only plans are made, for limits and models that may not be there.
+        check_cancelled: called often while nodes run; raises KeyboardInterrupt to stop them.
 
     Raises:
         WorkflowError: a folder is not there.
@@ -82,6 +83,7 @@ class Session:
         vram: int | None = None,
         ram: int | None = None,
         imagined: bool = False,
+        check_cancelled: Callable[[], None] = lambda: None,
     ) -> None:
         folders = [Path(folder) for folder in models]
         for folder in folders:
@@ -105,6 +107,7 @@ class Session:
             vram=vram,
             ram=ram,
             imagined=imagined,
+            on_check=check_cancelled,
             as_video=VideoFile,
         )
         set_host(self._host)

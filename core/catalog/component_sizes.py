@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..checkpoints.key_mapping import class_shapes
 from ..download.manifest import MANIFEST
 from ..errors import PiyingError
+from ..families.base import LORA_COMPONENT
 from ..files.folder import component_files, component_folder
 from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
@@ -172,9 +173,6 @@ def _from_manifest(part: str, entry: Mapping[str, Any], stored: str) -> Componen
     )
 
 
-PART = "transformer"
-
-
 def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile]) -> Mapping[str, Component]:
     """Return the components with what the LoRAs keep beside the transformer's weights.
 
@@ -183,7 +181,7 @@ def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile]) -
     """
     if not loras:
         return components
-    transformer = components[PART]
+    transformer = components[LORA_COMPONENT]
     for lora in loras:
         _check_width(lora, transformer)
     blocks: Counter[str] = Counter()
@@ -194,7 +192,7 @@ def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile]) -
         root=_heavier(transformer.root, sum(lora.shape.outside for lora in loras)),
         blocks=_spread(transformer.blocks, list(blocks.values())),
     )
-    return {**components, PART: changed}
+    return {**components, LORA_COMPONENT: changed}
 
 
 def _spread(blocks: tuple[Block, ...], numbers: list[int]) -> tuple[Block, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import PiyingError
-from ..files.dtypes import safetensors_names
+from ..files.dtypes import all_finite, safetensors_names
 from ..files.stored_tensor import StoredTensor
 from ..quantization.base import WeightFormat
 from ..quantization.casting import complete_rules, replace_layer
@@ -198,14 +198,5 @@ def _put(module: nn.Module, name: str, stored: StoredTensor, *, dtype: torch.dty
 
 
 def _check_finite(tensor: torch.Tensor, source: str, name: str) -> None:
-    """Accept a tensor without infinities and NaN; no copy of it is made."""
-    if not tensor.numel() or not tensor.is_floating_point():
-        return
-    if tensor.dtype == torch.float8_e4m3fn:  # its two NaNs are the bytes 0x7f and 0xff
-        finite = bool(tensor.view(torch.int8).amax() < 0x7F and tensor.view(torch.uint8).amax() < 0xFF)
-    else:
-        # torch finds no extremes of float8; e5m2 is fp16 with fewer bits.
-        least, most = torch.aminmax(tensor.to(torch.float16) if tensor.dtype == torch.float8_e5m2 else tensor)
-        finite = bool(torch.isfinite(least) and torch.isfinite(most))
-    if not finite:
+    if not all_finite(tensor):
         raise PiyingError(f"{source}: {name} holds values that are no numbers. The file is damaged; fetch it again.")

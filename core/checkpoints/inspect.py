@@ -13,7 +13,8 @@ from ..errors import PiyingError
 from ..families.registry import layouts
 from ..files.open import read_header
 from ..files.safetensors_file import TensorEntry
-from ..lora.file import lora_shape
+from ..lora.file import Verdict, check_numbers, judge
+from ..lora.names import lora_names
 from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
 from .layouts.base import TOKENIZER_TENSOR, Layout
 
@@ -63,8 +64,6 @@ def file_components(names: Iterable[str]) -> list[FileComponent]:
     ]
 
 
-LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".diff", ".diff_b")
-LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.")
 WIDTHS_OF_CLIP = {768: "a CLIP-L text encoder", 1280: "a CLIP-G text encoder", 1024: "a CLIP-H text encoder"}
 CLIP = re.compile(r"(.*\.)?text_model\.embeddings\.token_embedding\.weight")
 
@@ -80,15 +79,10 @@ FOREIGN = (
 )
 
 
-def is_lora(names: Mapping[str, object]) -> bool:
-    """Return whether tensor names are those of a LoRA."""
-    return any(name.endswith(LORA_ENDINGS) or any(part in name for part in LORA_PARTS) for name in names)
-
-
 def describe(entries: Mapping[str, TensorEntry]) -> str:
     """Return what a file is: "a Wan2.1 VAE", "a CLIP-L text encoder", "no model known here"."""
-    if is_lora(entries):
-        return lora_shape(entries).title
+    if lora_names(entries.keys()):
+        return judge(entries).shape.title
     titles = [part.title for part in file_components(entries) if part.layout is not None]
     if titles:
         return "a checkpoint of " + ", ".join(titles) if len(titles) > 1 else f"a {titles[0]}"
@@ -158,6 +152,7 @@ class FileInfo:
         reason: why not, or "".
         needs: what has to lie beside it.
         is_lora: whether it changes a model and is none itself.
+        left_out: what of a LoRA is not applied, and why; "" where all is.
     """
 
     file: str
@@ -172,26 +167,33 @@ class FileInfo:
     reason: str
     needs: tuple[str, ...]
     is_lora: bool = False
+    left_out: str = ""
 
 
-def inspect(path: Path) -> FileInfo:
+def inspect(path: Path, numbers: bool = False) -> FileInfo:
     """Return what a file is; only its header is read, however large it is.
+
+    Args:
+        numbers: look at those of a LoRA too, as its check before a run does.
 
     Raises:
         PiyingError: it is damaged, or no file of weights.
     """
     header = read_header(path)
-    lora = is_lora(header.entries)
+    lora: Verdict[TensorEntry] | None = judge(header.entries) if lora_names(header.entries.keys()) else None
     parts = () if lora else tuple(part for part in file_components(header.entries) if part.layout is not None)
     together = Counter(part.kind for part in parts)
-    reason = "" if parts or lora else f"it is {describe(header.entries)}"
+    what = lora.shape.title if lora else describe(header.entries)
+    reason = lora.reason if lora else "" if parts else f"it is {what}"
     try:
         check_readable(header)
+        if lora and not reason and numbers:
+            check_numbers(path)
     except PiyingError as error:
         reason = str(error).removeprefix(f"{path}: ")
     return FileInfo(
         file=path.as_posix(),
-        what=describe(header.entries),
+        what=what,
         format=header.format,
         bytes=path.stat().st_size,
         tensors=len(header.entries),
@@ -201,7 +203,8 @@ def inspect(path: Path) -> FileInfo:
         readable=not reason,
         reason=reason,
         needs=tuple(need for part in parts if part.layout for need in part.layout.needs(part.names, together)),
-        is_lora=lora,
+        is_lora=lora is not None,
+        left_out=lora.left_out if lora and not reason else "",
     )
 
 
@@ -220,5 +223,5 @@ def as_text(found: FileInfo) -> str:
         "weights": f"{found.precision} ({stored})",
         "read": "yes" if found.readable else f"no: {found.reason}",
         "needs": ", ".join(found.needs) or "nothing beside it",
-    }
+    } | ({"left out": found.left_out} if found.left_out else {})
     return "\n".join([found.file, *(f"  {name:8} {text}" for name, text in lines.items())])

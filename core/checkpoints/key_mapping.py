@@ -8,13 +8,11 @@ from pathlib import Path
 
 from ..errors import PiyingError
 from ..families.registry import layout_kinds
-from ..files.dtypes import safetensors_names
 from ..files.folder import component_files
 from ..files.open import read_header
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor, TransformedTensor
-from ..quantization.registry import FORMATS, recognised_format
-from ..quantization.stored_formats import describes
+from ..quantization.stored_formats import describes, join_scales
 from .inspect import FileComponent, file_components
 from .layouts import Layout
 from .layouts.base import LeftOut, Place, Split, SwapHalves, Whole
@@ -62,24 +60,6 @@ def _moved(place: Place, stored: StoredTensor) -> list[tuple[str, StoredTensor]]
     if place.squeeze and len(stored.shape) == 4:
         return [(place.name, TransformedTensor(stored, stored.shape[:2], lambda tensor: tensor[:, :, 0, 0]))]
     return [(place.name, stored)]
-
-
-def join_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the weights alone, each joined with the tensors beside it that describe it, such as its scale."""
-    types = {name: safetensors_names()[stored.dtype] for name, stored in tensors.items()}
-    beside: dict[str, dict[str, StoredTensor]] = {}
-    for name, stored in tensors.items():
-        if describes(name):
-            layer, _, own = name.rpartition(".")
-            beside.setdefault(f"{layer}.weight", {})[own] = stored
-    found = {name: stored for name, stored in tensors.items() if not describes(name)}
-    for name, described_by in beside.items():
-        if name in found:
-            # Weights of a plain type may have a scale too.
-            formats = [one for one in FORMATS.values() if described_by.keys() & set(one.scales)]
-            chosen = recognised_format(name, types) or next(iter(formats), None)
-            found[name] = chosen.joined(found[name], described_by) if chosen else found[name]
-    return found
 
 
 UNPACKED = "BF16"  # what a packed GGUF tensor counts as: it is unpacked as it is read

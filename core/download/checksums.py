@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..atomic_write import write_text
 from ..errors import PiyingError
 from ..files.json_file import load_json
+
+log = logging.getLogger("piying")
 
 LEDGER = "piying-models.lock.json"
 CHUNK = 4 << 20
@@ -41,6 +44,27 @@ class LedgerEntry:
     sha256: str
     source: str
 
+    def to_json(self, path: str) -> dict[str, Any]:
+        """Return the entry of a file as the ledger stores it, with a checksum of its own."""
+        return {**asdict(self), "check": self._check(path)}
+
+    @classmethod
+    def from_json(cls, path: str, stored: dict[str, Any]) -> LedgerEntry:
+        """Return a stored entry; one that an earlier version wrote has no checksum.
+
+        Raises:
+            TypeError, ValueError: it is none, or damaged.
+        """
+        fields = dict(stored)
+        check = fields.pop("check", None)
+        entry = cls(**fields)
+        if check not in (None, entry._check(path)):
+            raise ValueError("its checksum is wrong")
+        return entry
+
+    def _check(self, path: str) -> str:
+        return hashlib.sha256(json.dumps([path, self.bytes, self.sha256, self.source]).encode()).hexdigest()[:16]
+
 
 @dataclass
 class Ledger:
@@ -58,14 +82,16 @@ class Ledger:
     def read(cls, root: Path) -> Ledger:
         """Read a models folder's ledger, an empty one where there is none.
 
+        A damaged entry is left out, and said: the file counts as one whose checksum nobody knows.
+
         Raises:
-            PiyingError: it is there and damaged.
+            PiyingError: it is there and can be read by no means.
         """
         path = root / LEDGER
         try:
             content = load_json(path)
-            files = {name: LedgerEntry(**entry) for name, entry in content["files"].items()}
-            return cls(files, dict(content["repositories"]))
+            stored = dict(content["files"])
+            repositories = {folder: list(map(str, names)) for folder, names in content["repositories"].items()}
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,10 +99,19 @@ class Ledger:
                 f"{path} cannot be read ({type(error).__name__}). It holds the checksums of the models that were "
                 "fetched. Bring it back from a copy, or remove it to trust what is there."
             ) from error
+        files = {}
+        for name, entry in stored.items():
+            try:
+                files[name] = LedgerEntry.from_json(name, entry)
+            except (TypeError, ValueError) as error:
+                log.warning("%s: the entry of %s is left out (%s).", path, name, error)
+        return cls(files, repositories)
 
     def write(self, root: Path) -> None:
         """Write the ledger, whole or not at all."""
-        write_text(root / LEDGER, json.dumps({"schema": 1, **asdict(self)}, indent=1, sort_keys=True) + "\n")
+        files = {name: entry.to_json(name) for name, entry in self.files.items()}
+        content = {"schema": 1, "files": files, "repositories": self.repositories}
+        write_text(root / LEDGER, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 @contextlib.contextmanager

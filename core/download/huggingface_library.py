@@ -1,8 +1,8 @@
 """Hugging Face through huggingface_hub: its endpoint, login, listings and metadata, and its Xet storage.
 
-Bytes come from Xet in order, or over our own HTTP client from where the library says they are. The library's own
-`hf_hub_download` deletes what it has of a file when it is stopped, compares no checksum, and cannot be cancelled while
-Xet is at work: a download of 17 GB would restart from zero each time.
+Bytes come from Xet in order, or over our own HTTP client, as listings do: it follows no redirect into a private
+network. The library's own `hf_hub_download` deletes what it has of a file when it is stopped, compares no checksum,
+and cannot be cancelled while Xet is at work: a download of 17 GB would restart from zero each time.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import importlib
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import constants, get_hf_file_metadata, get_token
+from huggingface_hub.errors import HfHubHTTPError
 
-from ..http import RetryableError, RetryPolicy, certificate_error, may_redirect, same_origin, without_query
-from .hubs import HubFile, HuggingFace, hub_file, unknown_listing
+from ..http import RetryableError, RetryPolicy, certificate_error, same_origin
+from .hubs import HubFile, HuggingFace
 from .manifest import Source
 from .partial_file import PartialFile
-from .transfer import Body, DownloadRefused, RemoteFile, open_http, status_error, with_retries
+from .transfer import Body, DownloadRefused, RemoteFile, open_http, status_error
 
 LIBRARY = "piying"
 POLL_SECONDS = 0.1  # until Ctrl-C or a cancel is seen while nothing comes
@@ -50,46 +50,25 @@ class HuggingFaceLibrary(HuggingFace):
 
     def listing(self, source: Source, policy: RetryPolicy) -> list[HubFile]:
         """Return the files of a repository; git LFS keeps a sha256 of the large ones."""
-        api = HfApi(self.endpoint, token=self.token or False, library_name=LIBRARY)
-        remote = self._remote(f"{source.repo}/tree/{source.revision}", source)
-
-        def attempt() -> Any:
-            with _library_errors(remote):
-                return api.model_info(
-                    source.repo, revision=source.revision, files_metadata=True, timeout=policy.timeout
-                )
-
-        try:
-            siblings = with_retries(attempt, remote, policy).siblings
-            return [hub_file(file.rfilename, file.size, file.lfs and file.lfs.sha256) for file in siblings]
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise unknown_listing(self.title, source) from error
+        _check_online(f"{self.endpoint}/{source.repo}")
+        return super().listing(source, policy)
 
     @contextlib.contextmanager
     def _open(self, remote: RemoteFile, part: PartialFile, timeout: float) -> Iterator[Body]:
         """Yield the rest of a partial file."""
-        with _library_errors(remote):
-            try:
+        _check_online(remote.place)
+        # Nothing says which version Xet has but the checksum, which is why one has to be known.
+        if remote.sha256 and not self._xet_failed and _has_xet():
+            with _library_errors(remote):
                 found = get_hf_file_metadata(
                     remote.url, token=self.token or False, timeout=timeout, library_name=LIBRARY
                 )
-            except ValueError as error:
-                raise DownloadRefused(
-                    f"{remote.place} is or redirects to an address that cannot be read ({error})."
-                ) from error
-        if remote.sha256 and found.xet_file_data and found.size is not None and not self._xet_failed and _has_xet():
-            # Nothing says which version it is but the checksum, which is why one has to be known.
-            with contextlib.closing(self._xet_chunks(found.xet_file_data, found.size, part.size, timeout)) as chunks:
-                yield Body(part.size, found.size, None, chunks)
-            return
-        location = found.location
-        if not may_redirect(remote.url, location):
-            raise DownloadRefused(
-                f"{remote.place} redirects to {without_query(location)}, which is not HTTPS, or is on this machine. "
-                "Nothing was read."
-            )
-        token = remote.token if same_origin(remote.url, location) else None
-        with open_http(replace(remote, url=location, token=token), part, timeout) as body:
+            if found.xet_file_data and found.size is not None:
+                chunks = self._xet_chunks(found.xet_file_data, found.size, part.size, timeout)
+                with contextlib.closing(chunks):
+                    yield Body(part.size, found.size, None, chunks)
+                return
+        with open_http(remote, part, timeout) as body:
             yield body
 
     def _xet_chunks(self, file: Any, size: int, start: int, timeout: float) -> Generator[bytes, None, None]:
@@ -98,23 +77,28 @@ class HuggingFaceLibrary(HuggingFace):
 
         if start >= size:
             return
-        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
-        try:
+        may_know = bool(self.token) and same_origin(file.refresh_route, self.endpoint)
+        headers = {"authorization": f"Bearer {self.token}"} if may_know else {}
+
+        def open_stream() -> Any:
             group = XetSession().new_download_stream_group(
                 token_refresh_url=file.refresh_route, token_refresh_headers=headers
             )
-            stream = group.download_stream(XetFileInfo(file.file_hash, size), start=start)
-            yield from _XetReader(stream).chunks(timeout)
+            return group.download_stream(XetFileInfo(file.file_hash, size), start=start)
+
+        try:
+            yield from _XetReader(open_stream).chunks(timeout)
         except (OSError, RuntimeError, ValueError) as error:
             self._xet_failed = True
             raise RetryableError(f"Xet: {' '.join(str(error).split())}") from error
 
 
 class _XetReader:
-    """Reads a stream of Xet in a thread: no signal reaches Python while the stream waits for its next bytes."""
+    """Opens and reads a stream of Xet in a thread: no signal reaches Python while Xet waits for a server."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, open_stream: Callable[[], Any]) -> None:
+        self._open_stream = open_stream
+        self._stream: Any = None
         self._chunks: queue.Queue[bytes | Exception | None] = queue.Queue(CHUNKS_AHEAD)
         self._stopped = threading.Event()
 
@@ -137,10 +121,12 @@ class _XetReader:
             raise TimeoutError("timed out")
         finally:
             self._stopped.set()
-            self._stream.cancel()
+            if self._stream is not None:
+                self._stream.cancel()
 
     def _read(self) -> None:
         try:
+            self._stream = self._open_stream()
             for chunk in self._stream:
                 self._put(chunk)
                 if self._stopped.is_set():
@@ -154,6 +140,14 @@ class _XetReader:
             with contextlib.suppress(queue.Full):
                 self._chunks.put(item, timeout=POLL_SECONDS)
                 break
+
+
+def _check_online(place: str) -> None:
+    """Accept the library's settings where they let the hub be asked; raises DownloadRefused."""
+    if constants.HF_HUB_OFFLINE:
+        raise DownloadRefused(
+            f"{place} is not asked for: HF_HUB_OFFLINE is set. Unset it, or choose --source modelscope."
+        )
 
 
 def _has_xet() -> bool:
@@ -171,13 +165,9 @@ def _library_errors(remote: RemoteFile) -> Iterator[None]:
     """Turn what the library raises into a sentence, or into a `RetryableError`."""
     try:
         yield
-    except OfflineModeIsEnabled as error:
-        raise DownloadRefused(
-            f"{remote.place} is not asked for: HF_HUB_OFFLINE is set. Unset it, or choose --source modelscope."
-        ) from error
     except HfHubHTTPError as error:
         raise status_error(error.response.status_code, error.response.headers, remote) from error
-    except _INVALID_URL as error:
+    except (_INVALID_URL, ValueError) as error:
         raise DownloadRefused(
             f"{remote.place} is or redirects to an address that cannot be read ({error})."
         ) from error

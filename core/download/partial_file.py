@@ -22,7 +22,7 @@ class PartialFile:
     """The beginning of a file, kept between attempts and between runs.
 
     It is resumed where it is known to be the same file's: the same sha256 is expected, or, where none is known, the
-    server gives the same ETag. Any other restarts from zero.
+    server gives the same ETag and what is here is what was written. Any other restarts from zero.
 
     Attributes:
         target: the file it becomes.
@@ -47,9 +47,11 @@ class PartialFile:
     def __enter__(self) -> PartialFile:
         state = read_json_or_empty(self._state_path)
         self._etag = _usable(state.get("etag"))
-        if state.get("sha256") == self._sha256 and (self._sha256 or self._etag):
-            while chunk := self._file.read(CHUNK):
-                self._hash.update(chunk)
+        while chunk := self._file.read(CHUNK):
+            self._hash.update(chunk)
+        # Without a checksum of the whole nothing would ever tell of damage to this part.
+        is_intact = self._sha256 is not None or (self._etag is not None and state.get("part") == self.digest())
+        if state.get("sha256") == self._sha256 and is_intact:
             self.size = self.most = self._file.tell()
             self.was_resumed = self.size > 0
         else:
@@ -59,6 +61,9 @@ class PartialFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
+        if kind is not None and self._sha256 is None and self.size:
+            with contextlib.suppress(PiyingError):
+                self.write_state(self._etag)
         # By what lies there: Ctrl-C may come between bytes being written and being counted.
         if kind is not None and partial_bytes(self.target) == 0:
             self._path.unlink(missing_ok=True)
@@ -81,7 +86,8 @@ class PartialFile:
         """Write what this is a part of, for the next run."""
         self._etag = _usable(etag)
         with _disk_errors(self._state_path):
-            write_text(self._state_path, json.dumps({"sha256": self._sha256, "etag": self._etag}))
+            state = {"sha256": self._sha256, "etag": self._etag, "part": self.digest()}
+            write_text(self._state_path, json.dumps(state))
 
     def write(self, chunk: bytes) -> None:
         """Append bytes; PiyingError where the disk does not take them."""

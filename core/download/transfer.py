@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import PiyingError
-from ..files.json_file import LARGEST_JSON, parse_json
+from ..files.json_file import parse_json
 from ..http import (
     TRANSIENT_STATUSES,
     HttpClient,
@@ -22,6 +22,7 @@ from ..http import (
     ResponseTooLarge,
     RetryableError,
     RetryPolicy,
+    fast_enough,
     read_limited,
     retry,
     retry_after,
@@ -32,6 +33,8 @@ from .partial_file import CHUNK, PartialFile
 
 # A file that came in several pieces may be made of two versions: it is fetched again in one piece.
 RESUMED_TRIES = 3
+LARGEST_LISTING = 16 << 20  # bytes; of a repository with a thousand files it is 1 MB
+LONGEST_LISTING = 120.0  # seconds
 CLIENT = HttpClient()
 
 Progress = Callable[[int], None]
@@ -142,7 +145,7 @@ def fetch_json(remote: RemoteFile, policy: RetryPolicy) -> Any:
 
     def attempt() -> Any:
         with _open(remote, {}, policy.timeout) as response:
-            return parse_json(b"".join(read_limited(response, LARGEST_JSON)))
+            return parse_json(b"".join(read_limited(response, LARGEST_LISTING, LONGEST_LISTING)))
 
     try:
         return with_retries(attempt, remote, policy)
@@ -208,12 +211,18 @@ def _receive(part: PartialFile, remote: RemoteFile, progress: Progress, timeout:
     try:
         with (remote.opener or open_http)(remote, part, timeout) as body:
             limit = _begin(part, remote, body)
-            for chunk in body.chunks:
-                if part.size + len(chunk) > limit:
+            for chunk in fast_enough(body.chunks, timeout):
+                if part.size + len(chunk) > limit and remote.sha256 is None:
                     part.reset()
-                    raise RetryableError("more came than was announced")
-                part.write(chunk)
+                    raise DownloadRefused(
+                        f"{remote.hub} sends more than the {limit} bytes that {part.target.name} has. Nothing was "
+                        "changed here. Choose the other hub with --source, or try later."
+                    )
+                part.write(chunk[: limit - part.size])
                 progress(part.size)
+                # A hub that does not say how long a file is may send without end. The checksum decides, where known.
+                if part.size == limit and remote.sha256:
+                    break
         if part.size < limit:
             raise RetryableError(f"the connection was cut after {part.size} of {limit} bytes")
     except OutOfRange as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
+from ..planner.cost import offered_computes
 from ..planner.machine import read_machine
 from ..planner.plan import plan
 from ..planner.plan_types import PhaseMeasurement, gigabytes
@@ -73,6 +74,7 @@ def execute_plan(
     *,
     what_fits: Callable[[Machine], str] | None = None,
     logged_plans: set[str] | None = None,
+    causes: Sequence[str] = (),
 ) -> tuple[Result, RunRecord]:
     """Do a run by the best plan that holds on this machine.
 
@@ -82,12 +84,15 @@ def execute_plan(
         what_fits: returns a sentence on what would fit, where nothing does.
         logged_plans: keys of plans that were logged for runs much like this one; they are not logged again, and this
             run's is added.
+        causes: settings of this run from which values that are no numbers may come while it samples, and what to do
+            about each, as sentences.
 
     Returns:
         The run's result, and a record of how it went.
 
     Raises:
-        PiyingError: nothing fits; the text has the numbers, and the largest size or length that would.
+        PiyingError: nothing fits; the text has the numbers, and the largest size or length that would. Or a result
+            is not finite; the text has the phase, the likely cause and what to try.
     """
     machine = read_machine(host)
     logged = set() if logged_plans is None else logged_plans
@@ -111,8 +116,13 @@ def execute_plan(
     def attempt(overflows: Collection[Overflow]) -> tuple[Result, Plan]:
         return retry_with_next_plan(lambda refused: next_plan(refused, overflows), run.attempt, failures)
 
+    def wider(overflow: Overflow) -> bool:
+        phase = next(one for one in phases if one.name == overflow[0])
+        return any(name != overflow[1] for name in offered_computes(phase, machine, handle.precision))
+
+    loras = [f"LoRA {one.name!r} at strength {one.strength:g}: lower it, or leave it out." for one in handle.loras]
     with memory_limit(device, host.memory_rules().vram):
-        result, done = retry_after_overflow(attempt)
+        result, done = retry_after_overflow(attempt, wider, [*loras, *causes])
     if done.key not in logged:
         log.info("%s", after(done, run.meter.phases, machine))
     logged.add(done.key)

@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..disk_cache import DiskCache, entry_name
 from ..errors import PiyingError
+from ..files.dtypes import all_finite
 
 if TYPE_CHECKING:
     import torch
@@ -121,29 +122,70 @@ def free_memory() -> None:
 
 OVERFLOWING = "fp16"  # ends at 65504; bf16 has the range of fp32
 Overflow = tuple[str, str]  # a phase and the number type it overflowed in
+FiniteCheck = Callable[["torch.Tensor", str], None]
+
+PHASE_WORDS: Mapping[str, str] = {
+    "encode": "Encoding the prompt",
+    "encode_2": "Encoding the prompt",
+    "condition": "Preparing the task",
+    "sample": "Sampling",
+    "decode": "Decoding",
+}
 
 
-class PhaseOverflowError(Exception):
-    """A phase's result is not finite.
+class NonFiniteError(Exception):
+    """A phase's result holds NaN or infinity: it is a black picture, whatever was asked for.
 
     Attributes:
-        overflow: the phase and its number type.
+        choice: how the phase was run.
+        where: in its result, in a few words.
     """
 
-    def __init__(self, choice: PhasePlan) -> None:
+    def __init__(self, choice: PhasePlan, where: str = "") -> None:
         super().__init__(f"{choice.phase}: {choice.component} overflows in {choice.compute}")
-        self.overflow: Overflow = (choice.phase, choice.compute)
+        self.choice, self.where = choice, where
+
+    @property
+    def overflow(self) -> Overflow:
+        """The phase and its number type."""
+        return self.choice.phase, self.choice.compute
+
+    def explained(self, causes: Sequence[str]) -> PiyingError:
+        """Return the error for people.
+
+        Args:
+            causes: what may have caused it and what to do about that, the likeliest first; each ends with a full stop.
+        """
+        choice = self.choice
+        # Latents may be finite and yet too large for what decodes them.
+        likely = [*causes] if choice.phase in ("sample", "decode") else []
+        if choice.compute == OVERFLOWING:
+            likely.append("fp16 ends at 65504: set precision to bf16 or fp32.")
+        if choice.storage != choice.compute:
+            likely.append(
+                f"weights rounded to {choice.storage}: set memory to streamed, which keeps them as they are."
+            )
+        part = choice.component.replace("_", " ")
+        likely.append(
+            f"the {part}'s file is damaged or was made for another model: fetch it again, or choose another."
+        )
+        return PiyingError(
+            f"{PHASE_WORDS.get(choice.phase, choice.phase)}: the {part} in {choice.compute} gave values that are no "
+            f"numbers (NaN or infinity){f' {self.where}' if self.where else ''}. Nothing is saved. "
+            f"Likely cause: {' Or else '.join(likely)}"
+        )
 
 
-def overflow_check(choice: PhasePlan) -> Callable[[torch.Tensor], None]:
-    """Return a check of a phase's results; in fp16 one that is not finite raises `PhaseOverflowError`.
+def finite_check(choice: PhasePlan) -> FiniteCheck:
+    """Return a check of a phase's results, in every number type; one that is not finite raises `NonFiniteError`.
 
-    An infinity anywhere inside a network becomes a NaN at its next norm, and that spreads to the result.
+    An infinity anywhere inside a network becomes a NaN at its next norm, and that spreads to the result. The check's
+    second argument says where in the result it looks: "at step 3 of 20".
     """
 
-    def check(result: torch.Tensor) -> None:
-        if choice.compute == OVERFLOWING and not result.isfinite().all():
-            raise PhaseOverflowError(choice)
+    def check(result: torch.Tensor, where: str = "") -> None:
+        if not all_finite(result):
+            raise NonFiniteError(choice, where)
 
     return check
 
@@ -159,13 +201,26 @@ def exclude_overflows(phases: tuple[Phase, ...], overflows: Collection[Overflow]
     )
 
 
-def retry_after_overflow(attempt: Callable[[Collection[Overflow]], Result]) -> Result:
-    """Return what `attempt` returns, called again after each overflow with all that there were."""
+def retry_after_overflow(
+    attempt: Callable[[Collection[Overflow]], Result], wider: Callable[[Overflow], bool], causes: Sequence[str]
+) -> Result:
+    """Return what `attempt` returns, called again after each overflow of fp16 with all that there were.
+
+    Args:
+        attempt: raises `NonFiniteError` where a result is not finite.
+        wider: whether a phase may be computed in a wider type than the one it overflowed in.
+        causes: see `NonFiniteError.explained`.
+
+    Raises:
+        PiyingError: a result is not finite in a type that has the range of fp32, or there is no wider one.
+    """
     overflows: list[Overflow] = []
     while True:
         try:
             return attempt(overflows)
-        except PhaseOverflowError as error:
+        except NonFiniteError as error:
+            if error.overflow[1] != OVERFLOWING or error.overflow in overflows or not wider(error.overflow):
+                raise error.explained(causes) from error
             log.warning("%s: it is computed again in a wider number type.", error)
             overflows.append(error.overflow)
         free_memory()  # outside the handler: what the failed attempt held went with its exception

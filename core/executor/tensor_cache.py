@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..disk_cache import DiskCache, entry_name
+from ..files.dtypes import all_finite
 from ..host.base import Host
+from .retry import finite_check
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +32,11 @@ class TensorCache:
 
         data = self._cache.get(entry_name(key))
         try:
-            return None if data is None else load(data)
+            found = None if data is None else load(data)
         except SafetensorError:  # in a type that an older version of the library does not know
             return None
+        # What an older version of the pack stored may hold NaN.
+        return found if found is not None and all(map(all_finite, found.values())) else None
 
     def put(self, key: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Write tensors under a key, and let the least recently used go."""
@@ -63,6 +67,9 @@ def encoded(
             it is the cache key of embeddings.
         choice: the plan of the phase.
         encode: called with the prompts not seen before, where there are any.
+
+    Raises:
+        NonFiniteError: an embedding is not finite; it is then not stored.
     """
     store = TensorCache(host.cache_folder() / "embeddings", KEPT_PROMPTS)
     distinct = list(dict.fromkeys(prompts))
@@ -71,7 +78,10 @@ def encoded(
     }
     known = {text: store.get(keys[text]) for text in distinct}
     new = [text for text in distinct if known[text] is None]
+    check = finite_check(choice)
     for text, tensors in zip(new, encode(new) if new else [], strict=True):
+        for tensor in tensors.values():
+            check(tensor, f"for {text[:40]!r}")
         known[text] = tensors
         store.put(keys[text], tensors)
     return [known[text] or {} for text in prompts]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..planner.phases import Component, Phase
 
 Size = tuple[int, int]
+LORA_COMPONENT = "transformer"  # the component that LoRAs change
 
 
 @dataclass(frozen=True)

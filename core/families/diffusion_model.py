@@ -16,7 +16,7 @@ from ..planner.machine import read_machine
 from ..planner.plan import plan
 from ..planner.report import Estimate
 from ..quantization.registry import weight_format
-from .base import ModelFamily
+from .base import LORA_COMPONENT, ModelFamily
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,6 @@ log = logging.getLogger("piying")
 Pipeline = TypeVar("Pipeline", bound="DiffusionPipeline")
 
 READ = (".safetensors", ".gguf", ".json")
-CHANGED = "transformer"  # the part that LoRAs change
 
 
 def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
@@ -95,7 +94,7 @@ class ModelParts:
         return f"{part} {self._files(part)}" + "".join(f" {lora.identity}" for lora in self._loras(part))
 
     def _loras(self, part: str) -> tuple[LoraFile, ...]:
-        return self.loras if part == CHANGED else ()
+        return self.loras if part == LORA_COMPONENT else ()
 
     def _files(self, part: str) -> str:
         places = self.found.place(part)

@@ -87,6 +87,7 @@ def decode_phase(parts: ModelParts, choice: PhasePlan, meter: Meter, latents: to
     from diffusers.image_processor import VaeImageProcessor
 
     from ..executor.placement import placed
+    from ..executor.retry import finite_check
 
     progress = parts.host.progress("Decoding", 1)
     with meter.phase(choice):
@@ -97,6 +98,7 @@ def decode_phase(parts: ModelParts, choice: PhasePlan, meter: Meter, latents: to
             if vae.config.get("shift_factor"):
                 scaled = scaled + vae.config["shift_factor"]
             decoded = vae.decode(scaled, return_dict=False)[0]
+            finite_check(choice)(decoded, "in the picture")
             image: torch.Tensor = VaeImageProcessor().postprocess(decoded, output_type="pt", do_denormalize=[True])
             image = image.permute(0, 2, 3, 1).float().cpu().contiguous()
     progress.step(1)

@@ -81,3 +81,16 @@ def torch_dtype(name: str) -> torch.dtype:
 def safetensors_names() -> dict[torch.dtype, str]:
     """Return the safetensors names of the torch types that are read."""
     return {torch_dtype(name): name for name in NUMBER_TYPES if is_readable(name)}
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor of any number type is without infinities and NaN; no copy of it is made."""
+    import torch
+
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    if tensor.dtype == torch.float8_e4m3fn:  # its two NaNs are the bytes 0x7f and 0xff
+        return bool(tensor.view(torch.int8).amax() < 0x7F and tensor.view(torch.uint8).amax() < 0xFF)
+    # torch finds no extremes of float8; e5m2 is fp16 with fewer bits.
+    least, most = torch.aminmax(tensor.to(torch.float16) if tensor.dtype == torch.float8_e5m2 else tensor)
+    return bool(torch.isfinite(least) and torch.isfinite(most))

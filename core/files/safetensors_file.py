@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..disk_cache import payload_bytes
 from ..errors import PiyingError
 from .dtypes import NUMBER_TYPES, is_readable, torch_dtype
 from .stored_tensor import StoredTensor
@@ -68,7 +69,7 @@ def read_safetensors_header(path: Path) -> FileHeader:
         PiyingError: the header is absent, too large, no JSON, or its tensors do not fill the file
             exactly once.
     """
-    size = path.stat().st_size
+    size = payload_bytes(path)  # a file of cast weights ends in its checksum
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > size - 8:
@@ -197,8 +198,8 @@ class MappedTensor(StoredTensor):
         self._file.release(self._entry)
 
 
-def mapped(header: FileHeader) -> dict[str, StoredTensor]:
-    """Return the tensors of a safetensors file by name.
+def check_types(header: FileHeader) -> None:
+    """Accept a safetensors file all of whose tensors are of types that are read here.
 
     Raises:
         PiyingError: one is of a type that torch has no use for.
@@ -208,5 +209,14 @@ def mapped(header: FileHeader) -> dict[str, StoredTensor]:
             raise PiyingError(
                 f"{header.path}: tensor {name[:80]!r} is stored as {entry.dtype}, which is not read here."
             )
+
+
+def mapped(header: FileHeader) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file by name.
+
+    Raises:
+        PiyingError: see `check_types`.
+    """
+    check_types(header)
     file = MappedFile(header.path)
     return {name: MappedTensor(file, entry) for name, entry in header.entries.items()}

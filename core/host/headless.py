@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentProgress
+
+log = logging.getLogger("piying")
 
 
 @dataclass
@@ -21,6 +24,7 @@ class HeadlessHost:
         vram, ram: bytes to plan with in place of what the machine has.
         imagined: see `MemoryRules`.
         on_progress: gives the display of a phase, from its name and number of steps.
+        on_check: called where a run may be cancelled; raises to stop it.
         as_video: gives what a VIDEO wire carries for a video file; by default its path.
     """
 
@@ -30,6 +34,7 @@ class HeadlessHost:
     models: Iterable[Path] = field(default_factory=tuple)
     chosen_device: str = "auto"
     on_progress: Callable[[str, int], Progress] = lambda phase, total: SilentProgress()
+    on_check: Callable[[], None] = lambda: None
     cache: Path | None = None
     vram: int | None = None
     ram: int | None = None
@@ -63,7 +68,8 @@ class HeadlessHost:
         return self.on_progress(phase, total)
 
     def check_cancelled(self) -> None:
-        """Do nothing: Ctrl-C arrives as KeyboardInterrupt by itself."""
+        """Ask the caller. Ctrl-C arrives as KeyboardInterrupt by itself, unless a library swallows it."""
+        self.on_check()
 
     def make_room(self, size: int) -> None:
         """Do nothing: the process has the card to itself."""
@@ -73,10 +79,25 @@ class HeadlessHost:
         return MemoryRules(vram=self.vram, ram=self.ram, imagined=self.imagined)
 
     def cache_folder(self) -> Path:
-        """Return the folder the caller gave, else the user's own (XDG_CACHE_HOME)."""
+        """Return the folder the caller gave, else the user's own (XDG_CACHE_HOME), made where it is not there.
+
+        Where there is none that can be written, as in a container without a home, it is the temp folder.
+        """
         if self.cache is not None:
             return self.cache
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "piying"
+        try:
+            own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "piying"
+            own.mkdir(parents=True, exist_ok=True)
+            reason = None if os.access(own, os.W_OK) else f"{own} cannot be written"
+        except OSError as error:
+            reason = str(error)
+        except RuntimeError:
+            reason = "neither HOME nor the account says where home is"
+        if reason is not None:
+            log.warning("Nothing is cached beyond this run: %s. XDG_CACHE_HOME names another folder.", reason)
+            own = self.temp / "cache"
+        self.cache = own
+        return own
 
     def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
         """Do nothing: no other program shares the memory."""

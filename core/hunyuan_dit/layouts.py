@@ -54,6 +54,7 @@ INSIDE = {
     },
 }
 JOINED = {"attn1.Wqkv": ("attn1", "to_q", "to_k", "to_v"), "attn2.kv_proj": ("attn2", "to_k", "to_v")}
+POOLER = ("k_proj", "q_proj", "v_proj", "c_proj", "positional_embedding")
 BLOCK = re.compile(r"(blocks\.\d+\.)(.+)")
 
 
@@ -134,7 +135,12 @@ HUNYUAN_ORIGINAL = Layout(
     config=config,
     needs=_needs,
     class_name="HunyuanDiT2DModel",
-    layers=(*OUTSIDE, *(f"blocks.{{}}.{layer}" for layer in (*INSIDE, *JOINED)), "final_layer.adaLN_modulation.1"),
+    layers=(
+        *OUTSIDE,
+        *(f"pooler.{layer}" for layer in POOLER),
+        *(f"blocks.{{}}.{layer}" for layer in (*INSIDE, *JOINED)),
+        "final_layer.adaLN_modulation.1",
+    ),
 )
 
 BERT_HEAD_DIM = 64  # of every published BERT

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
 
 BERT_TOKENS, T5_TOKENS = 77, 256
+# The published type, and for weights that overflow in it one that takes the same memory and does not.
+COMPUTES: tuple[Compute, ...] = ("fp16", "bf16")
 # In units of one activation (both branches' tokens × hidden): what a block holds beside twice its inner width and
 # the skips that its first half leaves for the second.
 INSIDE = 7.3
@@ -58,19 +60,19 @@ def phases(components: Mapping[str, Component], work: ImageWork) -> tuple[Phase,
         _encode("encode", components["text_encoder"], BERT_TOKENS, branches),
         _encode("encode_2", components["text_encoder_2"], T5_TOKENS, branches),
         _sample(components["transformer"], work.width * work.height // 256, branches, work.steps),
-        vae_phase("decode", components["vae"], work.width, work.height, computes=("fp16",)),
+        vae_phase("decode", components["vae"], work.width, work.height, computes=COMPUTES),
     )
 
 
 def _encode(name: PhaseName, encoder: Component, tokens: int, prompts: int) -> Phase:
     flops, variant = encoding(encoder, tokens)
     # T5 overflows in fp16; bf16 has fp32's range.
-    dtype: Compute = "fp16" if name == "encode" else "bf16"
+    computes: tuple[Compute, ...] = COMPUTES if name == "encode" else ("bf16",)
     return Phase(
         name=name,
         component=encoder,
-        computes=(dtype,),
-        storages=every_storage(dtype),
+        computes=computes,
+        storages=every_storage(computes[0]),
         flops=flops,
         linear_share=0.0,
         passes=prompts,
@@ -87,7 +89,7 @@ def _sample(transformer: Component, tokens: int, branches: int, steps: int) -> P
     return Phase(
         name="sample",
         component=transformer,
-        computes=("fp16",),
+        computes=COMPUTES,
         storages=every_storage("fp16"),
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),

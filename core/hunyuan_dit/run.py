@@ -10,6 +10,7 @@ from ..catalog.installed_model import InstalledModel
 from ..catalog.selection import ModelHandle
 from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
+from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
 from ..families.diffusion_model import ModelParts, pipeline_of
 from ..families.image_vae import decode_phase
@@ -168,7 +169,7 @@ class ImageRun:
                     # On the CPU, so that one seed gives one image on every card.
                     generator=torch.Generator("cpu").manual_seed(self.request.seed),
                     use_resolution_binning=False,
-                    callback_on_step_end=step_callback(progress, preview),
+                    callback_on_step_end=step_callback(progress, preview, finite_check(choice), self.request.steps),
                     output_type="latent",
                 ).images
             return latents.cpu()

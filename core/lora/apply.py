@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,29 +14,34 @@ from torch import nn
 
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
-from ..quantization.casting import is_linear
-from .additions import Addition, add, take_off
+from ..files.stored_tensor import StoredTensor
+from ..quantization.casting import dense_weight, is_linear
+from .additions import Addition, Axis, Kronecker, LowRank, add, take_off
 from .catalog import LoraFile
-from .file import Change, Target, Targets, read_lora, unplaced
+from .file import Change, block_of, finite, hadamard_rank, read_lora, stated_alpha
+from .names import Target
+
+log = logging.getLogger("piying")
 
 
 class AppliedLora:
-    """One LoRA on one model."""
+    """One LoRA on one model.
+
+    Attributes:
+        layers: how many layers and parameters it changes.
+        left_out: what of the file is not applied and why, as a part of a sentence; "" where all is.
+    """
 
     def __init__(self, path: Path, scale: float, dtype: torch.dtype | None = None) -> None:
         self.path, self.scale, self.dtype = path, scale, dtype
         self.layers = 0
+        self.left_out = ""
         self._undo: list[Callable[[], None]] = []
 
     def remove(self) -> None:
         """Take it off: the model is as if it had never been on. May be called once, in any order with others."""
         while self._undo:
             self._undo.pop()()
-
-    def addition(self, down: torch.Tensor, up: torch.Tensor | None = None) -> Addition:
-        """Return factors as they go beside a layer's weights."""
-        up = None if up is None else up.to(self.dtype or up.dtype)
-        return Addition(down.to(self.dtype or down.dtype), up, self.scale)
 
     def undo_with(self, step: Callable[[], None]) -> None:
         """Remember one more step of `remove`."""
@@ -50,9 +57,12 @@ def apply_lora(
     Its factors are kept beside the weights and added to the layers' outputs. What it changes of norms,
     biases and convolutions is added to a copy of theirs; the loaded tensors are kept for `remove`.
 
+    Layers of the file that the model does not have are left out, and named in the log.
+
     Args:
         model: a transformer from `load_component`, in host memory.
-        path: a safetensors file, in the spelling of the original code, of diffusers or of kohya.
+        path: a safetensors file of LoRA, DoRA, LoHa, LoKr or whole differences, in the key layout of the original
+            code, of diffusers, peft or kohya.
         scale: strength; 1 is what it was made for.
         dtype: what the factors are brought to; None leaves them as they are in the file.
 
@@ -62,68 +72,193 @@ def apply_lora(
     Raises:
         PiyingError: the file is damaged, no LoRA, or made for another model; the model is then unchanged.
     """
-    path = Path(path)
-    changes = read_lora(path)
-    targets = Targets(model, changes)
-    missing = unplaced(changes, targets)
-    if missing:
-        raise PiyingError(
-            f"{path}: {len(missing)} of its {len(changes)} layers are not in a {type(model).__name__}, "
-            f"{missing[0][:80]} first. It was made for another model; choose another LoRA."
-        )
+    path, class_name = Path(path), type(model).__name__
+    parameters = frozenset(name for name, _ in model.named_parameters())
+    verdict = read_lora(path, class_name, parameters | {name for name, _ in model.named_modules()})
     applied = AppliedLora(path, scale, dtype)
+    lora = _OneLora(model, parameters, path, applied, stated_alpha(path))
+    unfitting: dict[str, str] = {}
     try:
-        for name, change in changes.items():
-            for target in targets.find(name):
-                _apply(model, target, change, applied)
-    except (RuntimeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        for change in verdict.changes:
+            for target in verdict.placement.targets[change.layer]:
+                reason = lora.put_on(change, target)
+                if reason:
+                    unfitting[change.layer] = reason
+    except (RuntimeError, ValueError, KeyError, IndexError, AttributeError, PiyingError) as error:
         applied.remove()
+        if isinstance(error, PiyingError):
+            raise
         reason = " ".join(str(error).split())[:200]
-        raise PiyingError(f"{path}: does not fit a {type(model).__name__} of this size ({reason}).") from error
+        raise PiyingError(f"{path}: does not fit a {class_name} of this size ({reason}).") from error
+    verdict.placement.left_out.update(unfitting)
+    if len(unfitting) == len({change.layer for change in verdict.changes}):
+        raise PiyingError(f"{path}: does not fit a {class_name} of this size ({next(iter(unfitting.values()))}).")
+    applied.left_out = verdict.left_out
     return applied
 
 
-def _apply(model: nn.Module, target: Target, change: Change, applied: AppliedLora) -> None:
-    if target.is_parameter:  # of no layer, such as a modulation table
-        _shift(model, target.name, target.rows(change.parts["weight"].read()), applied)
-        return
-    if not change.is_low_rank and not change.parts.keys() & {"weight", "bias"}:
-        raise ValueError(f"{target.name} has a factor or alpha alone")
-    layer = model.get_submodule(target.name)
-    linear = is_linear(layer)
-    if change.is_low_rank:
-        down, up = change.factors()
-        up = target.rows(up)
-        if linear:
-            _beside(model, target.name, applied.addition(down, up), applied)
+@dataclass(frozen=True)
+class _OneLora:
+    """A file on its way onto a model."""
+
+    model: nn.Module
+    parameters: frozenset[str]
+    path: Path
+    applied: AppliedLora
+    stated_alpha: Callable[[Change[StoredTensor]], float | None]
+
+    def put_on(self, change: Change[StoredTensor], target: Target) -> str:
+        """Apply a change to one of the layers it goes to; return why it is left out, "" where it is on.
+
+        Raises:
+            ValueError: a layer of a block is of another size.
+            PiyingError: some of its numbers are not finite.
+        """
+        name = target.name
+        if name in self.parameters:  # of no layer, such as a modulation table
+            return self._shift_by(change, target, name) if change.kind else ""
+        reason = ""
+        if change.kind:
+            beside = is_linear(self.model.get_submodule(name))
+            reason = self._beside(change, target) if beside else self._shift_by(change, target, f"{name}.weight")
+        for role, factor in (("bias", 1.0), ("up_bias", self._scale(change))):
+            if role in change.parts and not reason:
+                difference = target.rows(self._read(change, role).reshape(-1)) * factor
+                reason = self._shift(target, f"{name}.bias", difference)
+        return reason
+
+    def _beside(self, change: Change[StoredTensor], target: Target) -> str:
+        layer: Any = self.model.get_submodule(target.name)
+        addition = self._addition(change, target)
+        shape = (layer.out_features, layer.in_features)
+        if addition.size != shape:
+            return self._of_another_size(target, target.name, shape, addition.size)
+        if change.magnitude:
+            reason = self._set_gain(addition, change, target, dense_weight(layer))
+            if reason:
+                return reason
+        elif not addition.is_anything():
+            return ""  # files of differences name every layer, most of them with zeros
+        add(layer, addition)
+        # By name, since casting puts another layer in its place.
+        self.applied.undo_with(lambda: take_off(self.model.get_submodule(target.name), addition))
+        return ""
+
+    def _shift_by(self, change: Change[StoredTensor], target: Target, name: str) -> str:
+        """Apply a change to a parameter that is no weight of a Linear layer."""
+        if change.kind == "whole":
+            return self._shift(target, name, target.rows(self._read(change, "weight")))
+        addition = self._addition(change, target)
+        difference, weight = addition.weight(), _loaded(self.model, name)
+        shape = tuple(weight.shape)
+        if addition.size != (shape[0], math.prod(shape[1:])):
+            return self._of_another_size(target, name, shape, addition.size)
+        if change.magnitude:
+            flat = weight.float().flatten(1)
+            reason = self._set_gain(addition, change, target, flat)
+            if reason or addition.gain is None:
+                return reason
+            gain = addition.gain if addition.axis == "in" else addition.gain[:, None]
+            difference = gain * (flat + difference) - flat
+        return self._shift(target, name, difference.view(shape))
+
+    def _shift(self, target: Target, name: str, difference: torch.Tensor) -> str:
+        """Add a difference to a small parameter, in a copy."""
+        owner = self.model.get_submodule(name.rpartition(".")[0])
+        if owner._parameters.get(name.rpartition(".")[2]) is None:
+            return f"with a {name.rpartition('.')[2]} that the layer does not have"
+        shape = tuple(_loaded(self.model, name).shape)
+        if tuple(difference.shape) != shape:
+            return self._of_another_size(target, name, shape, tuple(difference.shape))
+        if bool(torch.any(difference)):
+            _shift(self.model, name, difference, self.applied)
+        return ""
+
+    def _of_another_size(self, target: Target, name: str, shape: tuple[int, ...], size: tuple[int, ...]) -> str:
+        """Return why a layer outside of blocks is left out: those differ between variants of one model.
+
+        Raises:
+            ValueError: it is one of a block, whose size is the model's own.
+        """
+        words = f"{name} is {' × '.join(map(str, shape))}, the LoRA {' × '.join(map(str, size))}"
+        if block_of(type(self.model).__name__, target.name):
+            raise ValueError(words)
+        return f"of another size: {words}"
+
+    def _read(self, change: Change[StoredTensor], role: str) -> torch.Tensor:
+        return finite(change.parts[role], f"{change.layer}.{role}", self.path)
+
+    def _scale(self, change: Change[StoredTensor]) -> float:
+        """Return alpha / rank."""
+        rank = change.rank
+        if rank is None:
+            return 1.0
+        alpha = float(self._read(change, "alpha").reshape(-1)[0]) if "alpha" in change.parts else None
+        if alpha is None and change.kind == "lora":
+            alpha = self.stated_alpha(change)
+        return 1.0 if alpha is None else alpha / rank
+
+    def _kept(self, tensor: torch.Tensor, stored: torch.dtype | None = None) -> torch.Tensor:
+        """Return a factor in the type in which it is kept, that of the file where no other is wanted."""
+        return tensor.to(self.applied.dtype or stored or tensor.dtype).contiguous()
+
+    def _addition(self, change: Change[StoredTensor], target: Target) -> LowRank | Kronecker:
+        """Return what is added to a layer, without a DoRA's gain."""
+        scale, strength = self._scale(change), self.applied.scale
+        parts = {role: self._read(change, role) for role in change.parts if role not in NO_MATRIX}
+        if change.kind == "lora":
+            down, up = parts["down"], parts["up"]
+            if "mid" not in parts:
+                scaled = target.rows(up.flatten(1) if scale == 1 else up.flatten(1).float() * scale)
+                return LowRank(self._kept(down.flatten(1)), self._kept(scaled, up.dtype), strength)
+            core = torch.einsum("mn...,ni->mi...", parts["mid"].float(), down.flatten(1).float())
+            whole = up.flatten(1).float() @ core.flatten(1)
+        elif change.kind == "loha":
+            (up, down), (up_2, down_2) = (_factors(parts, "hada", f"w{number}", f"t{number}") for number in (1, 2))
+            rank = hadamard_rank(len(up), down.shape[1], len(down) * len(down_2))
+            if rank is not None and "hada_t1" not in parts:
+                up = target.rows((up[:, :, None] * up_2[:, None] * scale).flatten(1))
+                return LowRank(self._kept((down[:, None] * down_2).flatten(0, 1)), self._kept(up), strength)
+            whole = (up @ down) * (up_2 @ down_2)
+        elif change.kind == "lokr":
+            left, right = (
+                parts[f"lokr_{name}"].flatten(1).float()
+                if f"lokr_{name}" in parts
+                else torch.matmul(*_factors(parts, "lokr", name, core))
+                for name, core in (("w1", ""), ("w2", "t2"))
+            )
+            if target.is_whole:
+                return Kronecker(self._kept(left * scale), self._kept(right), strength)
+            whole = torch.kron(left, right)
         else:
-            product = up.float() @ down.flatten(1).float()
-            _shift(model, f"{target.name}.weight", product.view(_shape(model, target.name)), applied)
-    if "weight" in change.parts:
-        whole = target.rows(change.parts["weight"].read())
-        if linear:
-            _beside(model, target.name, applied.addition(whole), applied)
-        else:
-            _shift(model, f"{target.name}.weight", whole, applied)
-    if "bias" in change.parts:
-        _shift(model, f"{target.name}.bias", target.rows(change.parts["bias"].read()), applied)
+            return LowRank(self._kept(target.rows(parts["weight"]).flatten(1)), None, strength)
+        return LowRank(self._kept(target.rows(whole * scale)), None, strength)
+
+    def _set_gain(self, addition: Addition, change: Change[StoredTensor], target: Target, weight: torch.Tensor) -> str:
+        """Set the gain of a DoRA: its magnitudes over the norms of the changed weight's rows, or of its columns.
+
+        https://arxiv.org/abs/2402.09353; peft's magnitudes are of rows, LyCORIS and OneTrainer have both.
+        """
+        magnitude = torch.atleast_1d(self._read(change, change.magnitude).float())
+        axis: Axis = "out" if change.magnitude == "lora_magnitude_vector" or magnitude.shape[0] != 1 else "in"
+        if axis == "in" and not target.is_whole:
+            return "a DoRA over the inputs of a joined layer"
+        changed = weight + addition.weight()
+        norm = changed.norm(dim=1 if axis == "out" else 0)
+        magnitude = target.rows(magnitude.reshape(-1, 1)).reshape(-1) if axis == "out" else magnitude.reshape(-1)
+        addition.set_gain(torch.where(norm > 0, magnitude / norm, 1.0), axis)
+        return ""
 
 
-def _shape(model: nn.Module, layer: str) -> torch.Size:
-    return model.get_parameter(f"{layer}.weight").shape
+def _factors(parts: dict[str, torch.Tensor], kind: str, name: str, core: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the two factors, [out, rank] and [rank, in], of one matrix of a LoHa or LoKr; a core is multiplied in."""
+    left, right = parts[f"{kind}_{name}_a"].float(), parts[f"{kind}_{name}_b"].float()
+    if f"{kind}_{core}" not in parts:
+        return left, right
+    return left.t(), torch.einsum("mn...,ni->mi...", parts[f"{kind}_{core}"].float(), right).flatten(1)
 
 
-def _beside(model: nn.Module, name: str, addition: Addition, applied: AppliedLora) -> None:
-    layer: Any = model.get_submodule(name)  # a Linear layer, or that of a weight format
-    out, into = layer.out_features, layer.in_features
-    shape = tuple(addition.down.shape) if addition.up is None else (addition.up.shape[0], addition.down.shape[1])
-    if shape != (out, into):
-        raise ValueError(f"{name} is {out} × {into}, the LoRA {' × '.join(map(str, shape))}")
-    if not bool(torch.any(addition.down if addition.up is None else addition.up)):
-        return  # files of differences name every layer, most of them with zeros
-    add(layer, addition)
-    # By name, since casting puts another layer in its place.
-    applied.undo_with(lambda: take_off(model.get_submodule(name), addition))
+NO_MATRIX = frozenset({"alpha", "bias", "up_bias", "dora_scale", "lora_magnitude_vector"})
 
 
 @dataclass
@@ -134,14 +269,15 @@ class _Shifted:
     differences: list[torch.Tensor] = field(default_factory=list)
 
 
-def _shift(model: nn.Module, name: str, difference: torch.Tensor, applied: AppliedLora) -> None:
-    """Add a difference to a small parameter, in a copy."""
-    if not bool(torch.any(difference)):
-        return
+def _loaded(model: nn.Module, name: str) -> torch.Tensor:
+    """Return a parameter as it was loaded, whatever is added to it now."""
     shifted: dict[str, _Shifted] = model.__dict__.setdefault("_shifted_by_lora", {})
-    entry = shifted.setdefault(name, _Shifted(model.get_parameter(name).detach()))
-    if difference.shape != entry.original.shape:
-        raise ValueError(f"{name} is of shape {list(entry.original.shape)}, the LoRA's {list(difference.shape)}")
+    return shifted[name].original if name in shifted else model.get_parameter(name).detach()
+
+
+def _shift(model: nn.Module, name: str, difference: torch.Tensor, applied: AppliedLora) -> None:
+    shifted: dict[str, _Shifted] = model.__dict__.setdefault("_shifted_by_lora", {})
+    entry = shifted.setdefault(name, _Shifted(_loaded(model, name)))
     scaled = difference.float() * applied.scale
     entry.differences.append(scaled)
     _recompute(model, name, entry)
@@ -179,9 +315,11 @@ def set_loras(model: nn.Module, wanted: Sequence[LoraFile], compute: str) -> Non
     """
     on: list[tuple[Key, AppliedLora]] = model.__dict__.setdefault(ON, [])
     keys = [(lora.identity, compute) for lora in wanted]
-    if [key for key, _ in on] == keys:
-        return
-    while on:
-        on.pop()[1].remove()
-    for key, lora in zip(keys, wanted, strict=True):
-        on.append((key, apply_lora(model, lora.path, lora.strength, torch_dtype(compute))))
+    if [key for key, _ in on] != keys:
+        while on:
+            on.pop()[1].remove()
+        for key, lora in zip(keys, wanted, strict=True):
+            on.append((key, apply_lora(model, lora.path, lora.strength, torch_dtype(compute))))
+    for lora, (_, applied) in zip(wanted, on, strict=True):
+        if applied.left_out:
+            log.warning("LoRA %s leaves out %s. The others are on.", lora.name, applied.left_out)

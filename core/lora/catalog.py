@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..catalog.selection import ChosenLora, ModelHandle
 from ..download.manifest import ListedModel, listed_models
 from ..errors import PiyingError
+from ..families.base import LORA_COMPONENT, ModelFamily
 from ..host.base import Host
 
 if TYPE_CHECKING:
@@ -60,23 +62,68 @@ def record_of(files: tuple[LoraFile, ...]) -> dict[str, list[dict[str, object]]]
     return {"loras": [{"name": one.name, "strength": one.strength} for one in files]} if files else {}
 
 
-def lora_choices(host: Host) -> list[str]:
-    """Return what the `lora` widget offers: `none` first, then the files by their places below models/loras."""
-    return _choices(_found(host))
+def lora_choices(host: Host, family: ModelFamily | None = None) -> list[str]:
+    """Return what the `lora` widget offers: `none` first, then the files by their places below models/loras.
+
+    Args:
+        family: of the model they are put on; None for files of all families.
+    """
+    return [NONE, *dict.fromkeys(one.name for one in _usable(host, family))]
 
 
-def _choices(found: list[SingleFile]) -> list[str]:
-    return [NONE, *dict.fromkeys(one.name for one in found if one.found.readable)]
+def _usable(host: Host, family: ModelFamily | None) -> list[SingleFile]:
+    return [one for one in _found(host) if one.found.readable and not _header_of(one.path, family).reason]
 
 
-def lora_details(host: Host) -> list[str]:
+def lora_details(host: Host, family: ModelFamily | None = None) -> list[str]:
     """Return a line for each LoRA: its name, what it is for, and the settings it was made for."""
     lines = []
-    for one in _found(host):
+    for one in _usable(host, family):
         listed = _listed_by_name(one.path.name)
         advice = "" if listed is None else f"; made for {in_words(listed.settings)}"
         lines.append(f"{one.name}: {one.found.what.removeprefix('a ')}{advice}")
     return lines
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a LoRA says for one family: what it holds, and why it cannot be used, "" where it can."""
+
+    shape: LoraShape
+    reason: str
+
+
+def _header_of(path: Path, family: ModelFamily | None) -> _Header:
+    status = path.stat()
+    return _header_once(path, status.st_size, status.st_mtime_ns, _class_of(family))
+
+
+def _class_of(family: ModelFamily | None) -> str | None:
+    classes = () if family is None else (spec.classes for spec in family.components if spec.name == LORA_COMPONENT)
+    return next((names[0] for names in classes), None)
+
+
+@lru_cache(maxsize=1024)
+def _header_once(path: Path, size: int, changed: int, class_name: str | None) -> _Header:
+    from ..files.open import read_header
+    from .file import judge
+
+    del size, changed  # they tell one state of the file from another
+    verdict = judge(read_header(path).entries, class_name)
+    return _Header(verdict.shape, verdict.reason)
+
+
+@lru_cache(maxsize=1024)
+def _numbers_once(path: Path, size: int, changed: int, class_name: str | None) -> str:
+    """Return why the numbers of a LoRA cannot be used, "" where they can."""
+    from .file import check_numbers
+
+    del size, changed
+    try:
+        check_numbers(path, class_name)
+    except PiyingError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return ""
 
 
 def in_words(settings: Mapping[str, float]) -> str:
@@ -85,24 +132,33 @@ def in_words(settings: Mapping[str, float]) -> str:
     return ", ".join(form.format(settings[name]) for name, form in forms.items() if name in settings)
 
 
-def check_lora(name: str, host: Host) -> None:
-    """Accept a name from `lora_choices`, spelled with either slash.
+def check_lora(name: str, host: Host, family: ModelFamily | None = None) -> None:
+    """Accept a name from `lora_choices`, spelled with either slash, of a file whose numbers are finite.
 
     Raises:
         PiyingError: there is no such LoRA; a file of another kind says what it is.
     """
-    _check(_plain(name), _choices(_found(host)), host)
+    if _plain(name) != NONE:
+        _chosen(_plain(name), host, family)
 
 
-def _check(name: str, choices: list[str], host: Host) -> None:
-    if name in choices:
-        return
+def _chosen(name: str, host: Host, family: ModelFamily | None) -> Path:
+    """Return the file of a LoRA; see `check_lora`."""
     from ..catalog.discovery import what_is
 
-    what = what_is(f"{FOLDER}/{name}", host) or what_is(name, host)
+    path = next((one.path for one in _found(host) if one.name == name and one.found.readable), None)
+    if path is None:
+        what = what_is(f"{FOLDER}/{name}", host) or what_is(name, host)
+    else:
+        status = path.stat()
+        state = (path, status.st_size, status.st_mtime_ns, _class_of(family))
+        what = _header_once(*state).reason or _numbers_once(*state)
+        if not what:
+            return path
+    others = ", ".join(one for one in lora_choices(host, family) if one != name)
+    fault = f"cannot be used: {what.rstrip('.')}" if what else "is not installed"
     raise PiyingError(
-        f"lora {name!r} {f'cannot be used: {what}' if what else 'is not installed'}. "
-        f"Here are: {', '.join(choices)}. Choose one of them, or put the file under models/{FOLDER}."
+        f"lora {name!r} {fault}. Here are: {others}. Choose one of them, or put the file under models/{FOLDER}."
     )
 
 
@@ -114,9 +170,11 @@ def with_lora(handle: ModelHandle, name: str, strength: float, host: Host) -> Mo
     """Return a handle with one LoRA more; the same handle for `none` and for a strength of 0.
 
     Raises:
-        PiyingError: there is no such LoRA.
+        PiyingError: there is no such LoRA, it was made for another family, or the strength is no number.
     """
-    check_lora(name, host)
+    check_lora(name, host, handle.family)
+    if not isfinite(strength):
+        raise PiyingError(f"strength of lora {name!r} is {strength}. Give a number; 1 is what it was made for.")
     if _plain(name) == NONE or strength == 0:
         return handle
     return replace(handle, loras=(*handle.loras, ChosenLora(_plain(name), strength)))
@@ -130,16 +188,10 @@ def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:
     """
     if not handle.loras:
         return ()
-    from ..files.open import read_header
-    from .file import lora_shape
-
-    installed = _found(host)
-    paths, choices = {one.name: one.path for one in installed}, _choices(installed)
     files = []
     for chosen in handle.loras:
-        _check(chosen.name, choices, host)
-        path = paths[chosen.name]
-        shape = lora_shape(read_header(path).entries)
+        path = _chosen(chosen.name, host, handle.family)
+        shape = _header_of(path, handle.family).shape
         files.append(LoraFile(chosen.name, path, chosen.strength, shape, settings_of(path)))
     return tuple(files)
 

@@ -1,40 +1,198 @@
-"""LoRA files: the spellings of their tensors' names, what they hold, and what they change in a module."""
+"""LoRA files: what they change, judged by their headers, and the numbers of each change."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from ..checkpoints.layouts import Layout
-from ..checkpoints.layouts.base import Split, SwapHalves, Whole
 from ..errors import PiyingError
-from ..families.registry import component_specs, layouts, lora_model
-from ..files.open import open_tensors
-from ..files.safetensors_file import TensorEntry
+from ..families.base import LORA_COMPONENT
+from ..families.registry import component_specs, lora_model
+from ..files.dtypes import all_finite
+from ..files.json_file import parse_json
+from ..files.open import open_tensors, read_header
 from ..files.stored_tensor import StoredTensor
+from ..quantization.stored_formats import describes, join_scales
+from .names import FOREIGN_ROLE, Placement, Target, layer_names, lora_names, transformer_classes
 
 if TYPE_CHECKING:
     import torch
 
+READABLE = "LoRA, DoRA, LoHa, LoKr, and whole differences (diff, diff_b)"
+PEFT_METADATA = "lora_adapter_metadata"  # under which diffusers writes peft's configuration, as JSON
+SHOWN = 3  # names in a sentence
 
-ENDINGS = {
-    "lora_down.weight": "down",
-    "lora_A.weight": "down",
-    "lora_A.default.weight": "down",
-    "lora_up.weight": "up",
-    "lora_B.weight": "up",
-    "lora_B.default.weight": "up",
-    "alpha": "alpha",
-    "diff": "weight",
-    "diff_b": "bias",
-}
-TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoder")
+
+class Shaped(Protocol):
+    """A tensor in a header or in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+
+Tensor = TypeVar("Tensor", bound=Shaped)
+
+
+@dataclass(frozen=True)
+class Change(Generic[Tensor]):
+    """What a file has for one layer, by what each tensor is of it; see `names.TensorName.role`."""
+
+    layer: str
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """How the change of the weight is made: "lora", "loha", "lokr" or "whole"; "" where there is none of it."""
+        roles = self.parts.keys()
+        if roles & {"down", "up", "mid"}:
+            return "lora"
+        names = {"hada": "loha", "lokr": "lokr"}
+        found = next((names[role[:4]] for role in roles if role[:4] in names), "")
+        return found or ("whole" if "weight" in roles else "")
+
+    @property
+    def magnitude(self) -> str:
+        """The role of a DoRA's magnitudes; "" where it is none."""
+        return next((role for role in ("dora_scale", "lora_magnitude_vector") if role in self.parts), "")
+
+    @property
+    def why_left_out(self) -> str:
+        """Why nothing of it can be applied though its layer is there, in a few words; "" where something can."""
+        foreign = next((role for role in self.parts if role.startswith(FOREIGN_ROLE)), None)
+        if foreign is not None:
+            return f"of the kind {foreign.removeprefix(FOREIGN_ROLE)}, which is not read"
+        return "" if self.kind or self.parts.keys() & {"bias", "up_bias"} else "an alpha alone"
+
+    def _shape(self, role: str) -> tuple[int, ...]:
+        return tuple(self.parts[role].shape)
+
+    @property
+    def rank(self) -> int | None:
+        """What alpha is divided by; None where alpha counts for nothing."""
+        roles = {"lora": ("down",), "loha": ("hada_w1_b",), "lokr": ("lokr_w2_b", "lokr_w1_b")}.get(self.kind, ())
+        return next((self._shape(role)[0] for role in roles if role in self.parts), None)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Outputs and inputs of the layer it was made for, those of a convolution times the area of its kernel.
+
+        Raises:
+            ValueError: its tensors do not belong together; the text says which.
+        """
+        if self.kind == "lora":
+            (out, rank), (_, inputs) = self._flat("up"), self._flat("down")
+            self._check(rank == self._flat("down")[0], "up", "down")
+            if "mid" in self.parts:
+                self._check(self._flat("mid")[0] == rank and self._shape("mid")[1] == rank, "mid", "down")
+                inputs *= math.prod(self._shape("mid")[2:])
+            return out, inputs
+        if self.kind == "loha":
+            first, second = (self._product("hada", f"w{number}", f"t{number}") for number in (1, 2))
+            self._check(first == second, "hada_w1_a", "hada_w2_a")
+            return first
+        if self.kind == "lokr":
+            (outer, inner), (rows, columns) = self._product("lokr", "w1", ""), self._product("lokr", "w2", "t2")
+            return outer * rows, inner * columns
+        shape = self._shape("weight")
+        return (shape[0], 0) if len(shape) == 1 else self._flat("weight")
+
+    def _flat(self, role: str) -> tuple[int, int]:
+        if role not in self.parts:
+            raise ValueError(f"has one factor alone: {role} is missing")
+        shape = self._shape(role)
+        if len(shape) < 2 or 0 in shape:
+            raise ValueError(f"has {role} of shape {list(shape)}")
+        return shape[0], math.prod(shape[1:])
+
+    def _check(self, fits: bool, one: str, other: str) -> None:
+        if not fits:
+            sizes = " and ".join(f"{role} {list(self._shape(role))}" for role in (one, other))
+            raise ValueError(f"has parts that do not belong together: {sizes}")
+
+    def _product(self, kind: str, name: str, core: str) -> tuple[int, int]:
+        """Return the sides of one matrix of a LoHa or LoKr, which is there whole or as two factors and a core."""
+        whole, left, right, core = f"{kind}_{name}", f"{kind}_{name}_a", f"{kind}_{name}_b", f"{kind}_{core}"
+        if whole in self.parts:
+            return self._flat(whole)
+        (rows, rank), (again, columns) = self._flat(left), self._flat(right)
+        if core in self.parts:
+            # Tucker's core [r, r, …] takes both factors by their ranks: [r, out] and [r, in].
+            self._check(self._flat(core)[0] == rows and self._shape(core)[1] == again, left, core)
+            return rank, columns * math.prod(self._shape(core)[2:])
+        self._check(rank == again, left, right)
+        return rows, columns
+
+    @property
+    def problem(self) -> str:
+        """Why it is damaged, as the end of a sentence on the layer; "" where it is not."""
+        try:
+            if self.kind:
+                out, _ = self.size
+                if self.magnitude and self._length(self.magnitude) not in self.size:
+                    self._check(False, self.magnitude, "up" if "up" in self.parts else next(iter(self.parts)))
+                if "up_bias" in self.parts and self._length("up_bias") != out:
+                    self._check(False, "up_bias", "up")
+        except ValueError as error:
+            return str(error)
+        if "alpha" in self.parts and self._length("alpha") != 1:
+            return f"has an alpha of shape {list(self._shape('alpha'))}"
+        return ""
+
+    def _length(self, role: str) -> int:
+        return math.prod(self._shape(role))
+
+    def numbers(self, targets: Sequence[Target]) -> int:
+        """Return how many numbers are kept beside the weights of the layers it goes to; see `apply`."""
+        if not self.kind:
+            return 0
+        out, inputs = self.size
+        kept = out * inputs if self.kind == "whole" and inputs else 0
+        if self.kind == "lora":
+            kept = (out + len(targets) * inputs) * (self.rank or 0)
+        elif self.kind == "loha":
+            rank = hadamard_rank(out, inputs, self._flat("hada_w1_b")[0] * self._flat("hada_w2_b")[0])
+            kept = out * inputs if rank is None else (out + len(targets) * inputs) * rank
+        elif self.kind == "lokr":
+            left, right = self._product("lokr", "w1", ""), self._product("lokr", "w2", "t2")
+            kept = (
+                out * inputs if not all(target.is_whole for target in targets) else math.prod(left) + math.prod(right)
+            )
+        return kept + (self._length(self.magnitude) if self.magnitude else 0)
+
+
+def hadamard_rank(out: int, inputs: int, rank: int) -> int | None:
+    """Return the rank at which a LoHa is kept as two factors; None where it is smaller as a whole matrix.
+
+    The product, element by element, of matrices of ranks r and s is a matrix of rank r · s.
+    """
+    return rank if rank * (out + inputs) < out * inputs else None
+
+
+def grouped(tensors: Mapping[str, Tensor]) -> tuple[list[Change[Tensor]], list[str]]:
+    """Return the changes that tensors make up, one for each layer and adapter, and the names of no LoRA.
+
+    What has no adapter's name, such as alpha, counts for all adapters of its layer.
+    """
+    named = lora_names(tensors.keys())
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for name, parts in named.items():
+        found.setdefault((parts.layer, parts.adapter), {})[parts.role] = tensors[name]
+    adapters = Counter(layer for layer, adapter in found if adapter)
+    changes = [
+        Change(layer, {**found.get((layer, ""), {}), **roles})
+        for (layer, adapter), roles in found.items()
+        if adapter or not adapters[layer]
+    ]
+    return changes, [name for name in tensors if name not in named]
+
+
+# Judged by the header
 
 
 @dataclass(frozen=True)
@@ -60,171 +218,194 @@ class LoraShape:
         return "a LoRA" + (f" for {model}, rank {self.rank}" if model and self.rank else "")
 
 
-def role(name: str) -> str:
-    """Return what a tensor is by its name: "down", "up", "alpha", "weight", "bias", or "" for none of a LoRA."""
-    return next((role for ending, role in ENDINGS.items() if name.endswith(f".{ending}")), "")
+@dataclass(frozen=True)
+class Verdict(Generic[Tensor]):
+    """What is to be done with a file, for a class of transformers.
+
+    Attributes:
+        class_name: the class.
+        changes: those that are applied, with their places.
+        placement: where their layers go, and what is left out.
+        count: how many layers the file has.
+        reason: why the file cannot be used, as sentences; "" where it can.
+    """
+
+    class_name: str
+    changes: list[Change[Tensor]]
+    placement: Placement
+    count: int
+    reason: str
+
+    @property
+    def left_out(self) -> str:
+        """What is left out and why, as a part of a sentence; "" where nothing is."""
+        if not self.placement.left_out:
+            return ""
+        whys = Counter(self.placement.left_out.values())
+        groups = [
+            f"{number} {why} ({_first(name for name, one in self.placement.left_out.items() if one == why)})"
+            for why, number in whys.most_common()
+        ]
+        return f"{len(self.placement.left_out)} of its {self.count} layers: {', '.join(groups)}"
+
+    @property
+    def shape(self) -> LoraShape:
+        """What is kept beside a transformer's weights."""
+        ranks: Counter[int] = Counter()
+        widths: Counter[int] = Counter()
+        numbers: Counter[str] = Counter()
+        for change in self.changes:
+            targets = self.placement.targets[change.layer]
+            if not change.kind or change.problem:
+                continue
+            ranks.update([change.rank] if change.rank else [])
+            widths.update(side for side in change.size if side)
+            block = next((block for target in targets if (block := block_of(self.class_name, target.name))), "")
+            numbers[block] += change.numbers(targets)
+        outside = numbers.pop("", 0)
+        rank = ranks.most_common(1)[0][0] if ranks else 0
+        return LoraShape(rank, tuple(width for width, _ in widths.most_common()), dict(numbers), outside)
 
 
-def lora_shape(entries: Mapping[str, TensorEntry]) -> LoraShape:
-    """Return what a file holds for a transformer; what it has for text encoders is not counted."""
-    ranks: Counter[int] = Counter()
-    widths: Counter[int] = Counter()
-    numbers: Counter[str] = Counter()
-    for name, entry in entries.items():
-        kind = role(name)
-        if kind not in ("down", "up", "weight") or len(entry.shape) < 2 or TEXT_ENCODER.match(name):
-            continue
-        block = _blocks().search(name)
-        numbers[f"{block[1]}.{block[2]}" if block else ""] += entry.count
-        # The rank is the other side of a factor; a whole difference has both widths of its layer.
-        inputs, outputs = math.prod(entry.shape[1:]), entry.shape[0]
-        if kind == "down":
-            ranks[outputs] += 1
-        widths.update({"down": (inputs,), "up": (outputs,)}.get(kind, (inputs, outputs)))
-    outside = numbers.pop("", 0)
-    rank = ranks.most_common(1)[0][0] if ranks else 0
-    return LoraShape(rank, tuple(width for width, _ in widths.most_common()), dict(numbers), outside)
+def _first(names: Iterable[str]) -> str:
+    shown = [name[:80] for name in names]
+    return ", ".join(shown[:SHOWN]) + (", …" if len(shown) > SHOWN else "")
 
 
 @cache
-def _blocks() -> re.Pattern[str]:
-    """Return what finds the list and the number of a block in a layer's name, with dots or underscores."""
-    lists = {name for spec in component_specs("transformer") for name in spec.rules.block_lists}
-    longest_first = sorted(lists, key=len, reverse=True)
-    return re.compile(rf"({'|'.join(map(re.escape, longest_first))})[._](\d+)[._]")
+def block_of(class_name: str, layer: str) -> str:
+    """Return the block of a class that a layer is in; "" for one outside of blocks."""
+    specs = [spec for spec in component_specs(LORA_COMPONENT) if class_name in spec.classes]
+    return next((block for spec in specs if (block := spec.rules.block_of(f"{layer}."))), "")
 
 
-PREFIXES = re.compile(
-    r"(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|unet\.|module\.)*"
-)
-KOHYA = re.compile(r"lora_(unet|transformer|dit)_+")
-FOREIGN = re.compile(r"\.(lokr_\w+|hada_\w+|dora_scale|lora_mid|oft_\w+|lora_magnitude_vector)")
+def judge(
+    tensors: Mapping[str, Tensor], class_name: str | None = None, present: Collection[str] | None = None
+) -> Verdict[Tensor]:
+    """Return what is to be done with a file. Inspection, lists, checks and runs all ask this.
+
+    Args:
+        tensors: those of its header, or of the file; scales are no tensors of their own.
+        class_name: the class of the transformer; None for the one that most of its layers are in.
+        present: the names of the layers and parameters a module has; None where there is none yet.
+    """
+    changes, others = grouped({name: tensor for name, tensor in tensors.items() if not describes(name)})
+    classes = transformer_classes() if class_name is None else (class_name,)
+    verdicts = [_judged(one, changes, others, present) for one in classes]
+    best = max(verdicts, key=lambda verdict: (len(verdict.changes), not verdict.reason))
+    if class_name is None and not best.changes and changes:
+        first = next(iter(best.placement.left_out))
+        why = best.placement.left_out[first]
+        unread = (
+            f"{len(changes)} of its {len(changes)} layers are in no transformer that this pack reads, {first[:80]} "
+        )
+        reason = best.reason if why.startswith("of ") else f"{unread}first. It was made for another model; {CHOOSE}"
+        return Verdict(best.class_name, [], best.placement, best.count, reason)
+    return best
 
 
-@dataclass
-class Change:
-    """What a file has for one layer: factors and alpha of a LoRA, or whole differences of weight and bias."""
-
-    parts: dict[str, StoredTensor] = field(default_factory=dict)
-
-    @property
-    def is_low_rank(self) -> bool:
-        """Whether there are two factors."""
-        return "down" in self.parts and "up" in self.parts
-
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return down [rank, …] and up [out, rank] with alpha / rank multiplied in."""
-        down, up = self.parts["down"].read(), self.parts["up"].read()
-        alpha = float(self.parts["alpha"].read().reshape(-1)[0]) if "alpha" in self.parts else down.shape[0]
-        return down, up.flatten(1) * (alpha / down.shape[0])
+CHOOSE = "choose another LoRA."
 
 
-@dataclass(frozen=True)
-class Target:
-    """A layer, or a parameter of no layer, of the module, and the way a layer's rows go into it."""
+def _judged(
+    class_name: str, changes: list[Change[Tensor]], others: list[str], present: Collection[str] | None
+) -> Verdict[Tensor]:
+    names = list(dict.fromkeys(change.layer for change in changes))
+    placement = layer_names(class_name).place(names, present)
+    for change in changes:
+        if change.layer in placement.targets and change.why_left_out:
+            del placement.targets[change.layer]
+            placement.left_out[change.layer] = change.why_left_out
+    placed = [change for change in changes if change.layer in placement.targets]
+    reason = next((f"{change.layer[:80]} {change.problem}. {DAMAGED}" for change in placed if change.problem), "")
+    if not changes:
+        reason = f"has no layer of a LoRA{f' ({others[0][:80]} first)' if others else ''}. Choose a LoRA file."
+    elif not placed:
+        reason = _nothing_placed(class_name, placement.left_out)
+    placement.left_out.update(dict.fromkeys(others, "no part of a LoRA"))
+    return Verdict(class_name, placed, placement, len(names) + len(others), reason)
 
-    name: str
-    rows: Callable[[torch.Tensor], torch.Tensor]
-    is_parameter: bool = False
+
+DAMAGED = "The file is damaged; fetch it again."
 
 
-def read_lora(path: Path) -> dict[str, Change]:
-    """Return what a file changes, by the layers' names as the file spells them.
+def _nothing_placed(class_name: str, left_out: Mapping[str, str]) -> str:
+    whys = Counter(left_out.values())
+    why, first = whys.most_common(1)[0][0], next(iter(left_out))
+    foreign = next((one for one in whys if one.startswith("of the kind ")), None)
+    if foreign is not None:
+        return f"is {foreign.removesuffix(', which is not read')}, which this pack cannot read. Readable: {READABLE}."
+    if why == "of a text encoder" and len(whys) == 1:
+        return f"changes text encoders alone ({first[:80]} first), which take no LoRA here; {CHOOSE}"
+    return (
+        f"{len(left_out)} of its {len(left_out)} layers are not in a {class_name}, {first[:80]} first. "
+        f"It was made for another model; {CHOOSE}"
+    )
+
+
+# Read
+
+
+def read_lora(path: Path, class_name: str, present: Collection[str]) -> Verdict[StoredTensor]:
+    """Return what is to be done with a file on a module; none of its numbers is read yet.
 
     Raises:
-        PiyingError: the file is damaged, or of another kind than LoRA.
+        PiyingError: the file is damaged, no LoRA, or made for another model.
     """
-    found: dict[str, Change] = {}
-    for name, stored in open_tensors(path).items():
-        foreign = FOREIGN.search(name)
-        if foreign:
-            raise PiyingError(
-                f"{path}: is of the kind {foreign[1]}, which this pack cannot read. Readable: LoRA (lora_down and "
-                "lora_up, or lora_A and lora_B, with or without alpha), diff and diff_b."
-            )
-        ending = next((ending for ending in ENDINGS if name.endswith(f".{ending}")), None)
-        if ending is None:
-            raise PiyingError(f"{path}: {name[:80]} is no part of a LoRA. Choose a LoRA file.")
-        if not TEXT_ENCODER.match(name):
-            layer = name.removesuffix(f".{ending}")
-            found.setdefault(layer, Change()).parts[ENDINGS[ending]] = stored
-    if not found:
-        raise PiyingError(f"{path}: changes no layer. Choose a LoRA file.")
-    return found
+    tensors = open_tensors(path)
+    verdict = judge(join_scales(tensors), class_name, present)
+    if verdict.reason:
+        raise PiyingError(f"{path}: {verdict.reason}")
+    return verdict
 
 
-class Targets:
-    """Finds the layers of a module under the names that one file spells.
+def check_numbers(path: Path, class_name: str | None = None) -> None:
+    """Accept a file all of whose numbers that a run would use are finite; it is read once.
 
-    Names that are in both layouts mean different layers ("norm3"): a file is of the original layout
-    where any of its names is in that alone.
+    Raises:
+        PiyingError: some are not, or it is damaged.
     """
-
-    def __init__(self, module: torch.nn.Module, spelled: Iterable[str]) -> None:
-        self._parameters = {name for name, _ in module.named_parameters()}
-        self._own = ({name for name, _ in module.named_modules()} | self._parameters) - {""}
-        self._layouts = [
-            layout for layout in layouts() if layout.class_name == type(module).__name__ and layout.style == "original"
-        ]
-        self._flat = {name.replace(".", "_"): name for name in self._own}
-        blocks = sorted({int(part) for name in self._own for part in name.split(".") if part.isdigit()})
-        for layout in self._layouts:
-            for name in _spelled_out(layout.layers, blocks):
-                self._flat.setdefault(name.replace(".", "_"), name)
-        self._is_own = all(self._dotted(name) in self._own for name in spelled)
-
-    def _dotted(self, spelled: str) -> str:
-        """Return a name without the prefixes that tools put before it, and with dots."""
-        name = PREFIXES.sub("", spelled, count=1)
-        kohya = KOHYA.match(name)
-        return self._flat.get(name[kohya.end() :], "") if kohya else name
-
-    def find(self, spelled: str) -> list[Target]:
-        """Return the layers that one name of a file stands for: none, one, or the parts of a joined one."""
-        name = self._dotted(spelled)
-        if self._is_own:
-            return [Target(name, _as_it_is, name in self._parameters)]
-        for layout in self._layouts:
-            found = _original(layout, name)
-            if found and all(target.name in self._own for target in found):
-                return [replace(target, is_parameter=target.name in self._parameters) for target in found]
-        return []
+    for change in judge(join_scales(open_tensors(path)), class_name).changes:
+        for role, stored in change.parts.items():
+            finite(stored, f"{change.layer}.{role}", path)
+            stored.release()
 
 
-def _spelled_out(layers: Iterable[str], blocks: Iterable[int]) -> list[str]:
-    numbers = list(blocks)
-    return [layer.format(number) for layer in layers for number in (numbers if "{}" in layer else [0])]
+def finite(stored: StoredTensor, name: str, path: Path) -> torch.Tensor:
+    """Return the numbers of a tensor in a type that can be computed with.
 
-
-def _original(layout: Layout, name: str) -> list[Target]:
-    """Return where the original layout's layer, or parameter of no layer, goes."""
-    for ending in (".weight", ""):
-        place = layout.place(name + ending, {})
-        if isinstance(place, Whole):
-            return [Target(place.name.removesuffix(ending), _as_it_is)]
-        if isinstance(place, SwapHalves):
-            return [Target(place.name.removesuffix(ending), _swapped)]
-        if isinstance(place, Split):
-            count = len(place.names)
-            return [Target(part.removesuffix(ending), _part(index, count)) for index, part in enumerate(place.names)]
-    return []
-
-
-def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
-
-
-def _swapped(tensor: torch.Tensor) -> torch.Tensor:
+    Raises:
+        PiyingError: some are not finite.
+    """
     import torch
 
-    upper, lower = tensor.chunk(2)
-    return torch.cat([lower, upper])
+    tensor = stored.read()
+    if not all_finite(tensor):
+        raise PiyingError(f"{path}: {name[:80]} holds values that are no numbers (NaN or infinity). {DAMAGED}")
+    plain = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return tensor if plain else tensor.float()
 
 
-def _part(index: int, count: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda tensor: tensor.chunk(count)[index]
+def stated_alpha(path: Path) -> Callable[[Change[StoredTensor]], float | None]:
+    """Return what a file's metadata says alpha is of a layer that has none of its own: diffusers keeps peft's there.
 
+    peft multiplies by alpha / rank, or by alpha / √rank where `use_rslora` is set; None where nothing is said.
+    """
+    try:
+        table = parse_json(read_header(path).metadata.get(PEFT_METADATA, ""))
+    except ValueError:
+        table = None
+    table = table if isinstance(table, dict) else {}
+    said = {name.removeprefix(f"{LORA_COMPONENT}."): value for name, value in table.items()}
+    patterns = said.get("alpha_pattern")
+    by_layer = patterns if isinstance(patterns, dict) else {}
 
-def unplaced(changes: Mapping[str, Change], targets: Targets) -> list[str]:
-    """Return the names of a file that no layer of the module has."""
-    return [name for name in changes if not targets.find(name)]
+    def alpha(change: Change[StoredTensor]) -> float | None:
+        # Names, and no regular expressions, which a file from strangers could make endless.
+        own = next((value for name, value in by_layer.items() if f".{change.layer}".endswith(f".{name}")), None)
+        value = said.get("lora_alpha") if own is None else own
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return value * math.sqrt(change.rank or 1) if said.get("use_rslora") is True else float(value)
+
+    return alpha

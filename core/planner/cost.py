@@ -45,7 +45,7 @@ def choices(phase: Phase, machine: Machine, precision: str = "auto", memory: str
     # Where the device can hold none of the types, its weights are unpacked.
     offered = storable_on(machine.device, phase.storages) or ("bf16",)
     asked = tuple(name for name in offered if name == memory and weight_format(name))
-    for compute in _computes(phase, machine, precision):
+    for compute in offered_computes(phase, machine, precision):
         for name in asked or offered:
             storage = name if weight_format(name) else compute
             for placement in _placements(phase, machine, memory):
@@ -65,7 +65,8 @@ def is_last_resort(choice: Choice, machine: Machine) -> bool:
     return choice.placement == "cpu" and not machine.is_cpu
 
 
-def _computes(phase: Phase, machine: Machine, precision: str) -> tuple[Compute, ...]:
+def offered_computes(phase: Phase, machine: Machine, precision: str) -> tuple[Compute, ...]:
+    """Return the number types a phase may compute in on a machine, best first."""
     if phase.on_cpu:
         return phase.on_cpu if machine.is_cpu else phase.computes
     if machine.is_cpu and precision == "auto":

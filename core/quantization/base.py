@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 
@@ -115,6 +115,16 @@ class WeightFormat(ABC):
 
         Its `native_matmul` says whether to multiply in this format where the device and the sizes allow that.
         """
+
+    def dense(self, layer: nn.Module) -> torch.Tensor:
+        """Return the weight of such a layer, float32 [out, in]: what it makes of an identity matrix."""
+        import torch
+
+        made: Any = layer
+        bias = 0.0 if made.bias is None else made.bias.float()
+        # Not through the call, which adds what a LoRA has beside the weight.
+        product: torch.Tensor = made.forward(torch.eye(made.in_features)) - bias
+        return product.t()
 
     @abstractmethod
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:

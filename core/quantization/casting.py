@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..lora.additions import move_additions
@@ -22,6 +23,13 @@ def format_of(layer: nn.Module) -> WeightFormat | None:
 def is_linear(layer: nn.Module) -> bool:
     """Return whether a module is a Linear layer, however its weights are stored."""
     return isinstance(layer, nn.Linear) or format_of(layer) is not None
+
+
+def dense_weight(layer: nn.Module) -> torch.Tensor:
+    """Return the weight of a Linear layer, however it is stored: float32 [out, in]."""
+    stored = format_of(layer)
+    plain: Any = layer
+    return plain.weight.float() if stored is None else stored.dense(layer)
 
 
 def complete_rules(module: nn.Module, rules: CastRules) -> CastRules:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import torch
 from torch import nn
 
-from ..atomic_write import atomic_write
+from ..disk_cache import DiskCache
 from ..errors import PiyingError
 from ..executor.placement import module_bytes
 from ..files.dtypes import safetensors_names
@@ -30,7 +30,7 @@ from .registry import FORMATS
 log = logging.getLogger("piying")
 
 
-FORMAT = 1
+FORMAT = 2
 SPARE_DISK = 2 << 30  # bytes that stay free
 ALIGNMENT = 8  # of the header of a safetensors file
 
@@ -66,8 +66,8 @@ class CastFile:
         self._part, self._places, self._format = part, places, FORMATS[storage]
         self._folder = places[0] if places[0].is_dir() else places[0].parent
         self._stem = f"{places[0].name}.{part}.{compute}."
-        digest = hashlib.sha256(f"{FORMAT} {identity}".encode()).hexdigest()[:16]
-        self.path = self._folder / f"{self._stem}{digest}{ending(storage)}"
+        self._name = self._stem + hashlib.sha256(f"{FORMAT} {identity}".encode()).hexdigest()[:16]
+        self._cache = DiskCache(self._folder, ending(storage))
 
     def load(self, read: Callable[[Path | None], nn.Module]) -> nn.Module:
         """Return the module: from the cast file, or cast again and then cached where there is room.
@@ -75,12 +75,16 @@ class CastFile:
         Args:
             read: gives it from a cast file, or from the original for None.
         """
-        if self.path.is_file():
+        path = self._cache.path(self._name)
+        was_there = path.is_file()
+        if self._cache.find(self._name):
             try:
-                return read(self.path)
-            except PiyingError as error:
-                log.warning("%s It is rebuilt.", error)
-                self.path.unlink(missing_ok=True)
+                return read(path)
+            except PiyingError as error:  # written by another version
+                log.warning("%s The weights are cast again.", error)
+                self._cache.delete(self._name)
+        elif was_there:
+            log.warning("%s: its checksum is wrong. The weights are cast again.", path)
         module = read(None)
         if not self._is_cast_already():
             self._write(module)
@@ -99,19 +103,20 @@ class CastFile:
 
     def _write(self, module: nn.Module) -> None:
         """Write the file whole or not at all; what cannot be written costs the next run the time of casting."""
+        path = self._cache.path(self._name)
         try:
             if shutil.disk_usage(self._folder).free < module_bytes(module) + SPARE_DISK:
                 part, title = self._part.replace("_", " "), self._format.title
                 log.info("There is no room on the disk to keep %s cast to %s.", part, title)
                 return
-            with atomic_write(self.path) as unfinished:
+            with self._cache.writing(self._name) as unfinished:
                 with unfinished.open("wb") as file:
                     write_safetensors(file, dict(_file_tensors(module, self._format)))
-                for old in self._folder.glob(f"{self._stem}*{self.path.suffix}"):
+                for old in self._folder.glob(f"{self._stem}*{self._cache.suffix}"):
                     old.unlink()  # of the original as it was before
-            log.info("Kept cast to %s for the next time: %s", self._format.title, self.path)
+            log.info("Kept cast to %s for the next time: %s", self._format.title, path)
         except OSError as error:
-            log.info("%s cannot be written (%s): the weights are cast again next time.", self.path, error)
+            log.info("%s cannot be written (%s): the weights are cast again next time.", path, error)
 
 
 def _file_tensors(module: nn.Module, stored: WeightFormat) -> Iterable[tuple[str, torch.Tensor]]:

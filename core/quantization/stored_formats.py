@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from ..errors import PiyingError
-from ..files.dtypes import short_name
+from ..files.dtypes import safetensors_names, short_name
 from ..files.json_file import parse_json
-from ..files.safetensors_file import FileHeader, TensorEntry
+from ..files.safetensors_file import FileHeader, TensorEntry, check_types
+from ..files.stored_tensor import StoredTensor
 from .registry import FORMATS, recognised_format, scale_names
 
 QUANTIZATION_TEXT = "_quantization_metadata"
@@ -30,6 +31,24 @@ def describes(name: str) -> bool:
     """Return whether a tensor only describes another one."""
     own = name.rpartition(".")[2]
     return own in DESCRIPTIONS or own in scale_names()
+
+
+def join_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the weights alone, each joined with the tensors beside it that describe it, such as its scale."""
+    types = {name: safetensors_names()[stored.dtype] for name, stored in tensors.items()}
+    beside: dict[str, dict[str, StoredTensor]] = {}
+    for name, stored in tensors.items():
+        if describes(name):
+            layer, _, own = name.rpartition(".")
+            beside.setdefault(f"{layer}.weight", {})[own] = stored
+    found = {name: stored for name, stored in tensors.items() if not describes(name)}
+    for name, described_by in beside.items():
+        if name in found:
+            # Weights of a plain type may have a scale too.
+            formats = [one for one in FORMATS.values() if described_by.keys() & set(one.scales)]
+            chosen = recognised_format(name, types) or next(iter(formats), None)
+            found[name] = chosen.joined(found[name], described_by) if chosen else found[name]
+    return found
 
 
 def types_of(entries: Mapping[str, TensorEntry]) -> dict[str, int]:
@@ -71,6 +90,8 @@ def check_readable(header: FileHeader) -> None:
             f"{header.path}: stored as {foreign[:60]}, which this pack cannot read. "
             f"Readable: bf16, fp16, fp32, {packed}, GGUF."
         )
+    if header.format == "safetensors":
+        check_types(header)
 
 
 def _foreign(header: FileHeader) -> str | None:

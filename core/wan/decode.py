@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKLWan
 
+    from ..executor.retry import FiniteCheck
+
 
 OnStep = Callable[[int], None]
-Check = Callable[["torch.Tensor"], None]
 
 
 def decode(
-    vae: AutoencoderKLWan, latents: torch.Tensor, *, tiled: bool, on_step: OnStep, check: Check | None = None
+    vae: AutoencoderKLWan, latents: torch.Tensor, *, tiled: bool, on_step: OnStep, check: FiniteCheck | None = None
 ) -> torch.Tensor:
     """Return frames [N, H, W, 3] float32 in 0..1 on the CPU, equal to what WanVACEPipeline decodes in fp32.
 
@@ -28,7 +29,7 @@ def decode(
         latents: [1, z, T, h, w] as the transformer leaves them.
         tiled: decode in overlapping tiles, blended as `AutoencoderKLWan.tiled_decode` blends them.
         on_step: called with how many of `decode_steps` are done.
-        check: called with each piece before it is brought to 0..1, which hides what overflowed.
+        check: called with each piece before it is brought to 0..1, which hides what is not finite.
     """
     import torch
 
@@ -37,7 +38,7 @@ def decode(
     pieces = _tiles(vae, z, on_step) if tiled and _larger_than_a_tile(vae, z) else _chunks(vae, z, on_step)
     for when, rows, columns, piece in pieces:
         if check is not None:
-            check(piece)
+            check(piece, f"in the frames from {when.start or 0} on")
         shown = (piece[0].clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1)
         frames[when, rows, columns] = shown.permute(1, 2, 3, 0).float().cpu()
     return frames

@@ -54,7 +54,7 @@ def with_distilled(handle: ModelHandle, request: VACERequest, host: Host) -> tup
 def _with_installed(handle: ModelHandle, host: Host) -> ModelHandle:
     """Return a handle with the first of the manifest's that is here and fits the model."""
     # By file name: users sort their LoRAs into folders, which the manifest knows nothing of.
-    here = {PurePosixPath(name).name: name for name in lora_choices(host)}
+    here = {PurePosixPath(name).name: name for name in lora_choices(host, WAN_VACE)}
     known = [model for model in listed_models() if model.family == WAN_VACE.key and model.settings]
     found = [(here.get(PurePosixPath(model.files[0].path).name), model.settings) for model in known]
     if not any(name for name, _ in found):

@@ -11,7 +11,7 @@ from ..catalog.selection import ModelHandle
 from ..errors import short_text
 from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
-from ..executor.retry import overflow_check
+from ..executor.retry import finite_check
 from ..executor.tensor_cache import TensorCache, digest
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
@@ -34,7 +34,7 @@ from .denoise import denoise
 from .distilled import with_distilled
 from .model import WanVACEModel, load, warn_if_not_made_for, warn_if_untrained
 from .phases import BATCHED, VideoWork, phases, what_fits
-from .request import AUTO_VAE, VACERequest, check_request
+from .request import AUTO_VAE, SDPA, VACERequest, check_request
 from .speed import speed_notes, with_speed
 from .step_cache import StepCache
 from .transformer import block_order, compiled_blocks, reason_not_to_compile
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("piying")
 
 
+LARGE_CFG = 20  # far above what the models are published with
 MAX_CACHED_LATENTS = 4  # videos whose latents outlive the run, 20 MB each at 720p
 
 
@@ -133,6 +134,7 @@ def sample_inputs(
             run,
             what_fits=lambda machine: what_fits(components, machine, handle, work),
             logged_plans=logged_plans,
+            causes=run.non_finite_causes(),
         )
     if run.cache is not None and run.cache.skipped:
         log.info("Speed: %d of %d steps were forecast.", run.cache.skipped, request.steps)
@@ -187,6 +189,15 @@ class VACERun:
                 self.on_latents(self.latents)
         return self._decode(plan.phase("decode"), self.latents)
 
+    def non_finite_causes(self) -> list[str]:
+        """Return what values that are no numbers may come from, see `execute_plan`."""
+        causes = []
+        if self.attention.name != SDPA:
+            causes.append(f"the attention kernel {self.attention.name}: set attention to {SDPA}.")
+        if self.request.cfg > LARGE_CFG:
+            causes.append(f"cfg {self.request.cfg:g}: set it below {LARGE_CFG}.")
+        return causes
+
     def record(self) -> dict[str, Any]:
         """Return what the run did beside its plan, fit for JSON."""
         record: dict[str, Any] = {"attention": self.attention.name}
@@ -219,13 +230,13 @@ class VACERun:
 
     def _encode_task(self, choice: PhasePlan, tasks: TaskCache) -> Tensors:
         """Return the task's latents [1, 2z, T, h, w] and the preview's colours, on the CPU."""
-        check = overflow_check(choice)
+        check = finite_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
 
             def encode(video: torch.Tensor) -> torch.Tensor:
                 latents = encode_video(vae, video)
-                check(latents)
+                check(latents, "in the latents of the task")
                 return latents.cpu()
 
             with placed(vae, choice, self.meter.device, self.host):
@@ -302,6 +313,13 @@ class VACERun:
         """Return latents of references and video on the device."""
         import torch
 
+        check = finite_check(choice)
+
+        def on_step(done: int, latents: torch.Tensor) -> None:
+            # Looked at here, what has gone wrong costs one step and not all of them.
+            check(latents, f"at step {done} of {request.steps}")
+            progress.step(done, preview.of(latents))
+
         assert self.control is not None and self.colours is not None
         dtype, device = torch_dtype(choice.compute), self.meter.device
         request, before, references = self.request, self.inputs.before, len(self.inputs.references)
@@ -323,7 +341,7 @@ class VACERun:
                 steps=request.steps,
                 cfg_at=request.cfg_at,
                 scale_at=self.inputs.scale_at,
-                on_step=lambda done, latents: progress.step(done, preview.of(latents)),
+                on_step=on_step,
                 check_cancelled=self.reporter.check_cancelled,
                 cache=self.cache,
                 steer=None if before is None else before.steer(references),
@@ -335,7 +353,7 @@ class VACERun:
                 self.cache.release()
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
-        tiled, check = choice.variant == "tiled", overflow_check(choice)
+        tiled, check = choice.variant == "tiled", finite_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
             with placed(vae, choice, self.meter.device, self.host):

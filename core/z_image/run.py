@@ -10,10 +10,11 @@ from ..catalog.selection import ModelHandle
 from ..errors import PiyingError
 from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
+from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
 from ..families.diffusion_model import ModelParts, pipeline_of
 from ..families.image_vae import decode_phase, set_tiling
-from ..files.dtypes import torch_dtype
+from ..files.dtypes import all_finite, torch_dtype
 from ..host.base import Host
 from ..image_sizes import fit_frames
 from ..lora.catalog import record_of
@@ -80,6 +81,8 @@ def _picture(image: torch.Tensor, request: ZImageRequest) -> torch.Tensor:
             f"image has the shape {list(image.shape)}. Connect an IMAGE of at least one frame: "
             "[frames, height, width, 3]."
         )
+    if not all_finite(image[:1]):
+        raise PiyingError("image holds values that are no numbers (NaN or infinity). Look at the node it comes from.")
     pixels = fit_frames(image[:1, :, :, :3].float().cpu(), request.width, request.height, "crop").permute(0, 3, 1, 2)
     return pixels.clamp(0, 1) * 2 - 1
 
@@ -170,6 +173,7 @@ class ZImageRun:
                 moments = vae.encode(picture.to(vae.device, dtype).to(vae.dtype)).latent_dist
                 latents = (moments.sample(generator) - vae.config.shift_factor) * vae.config.scaling_factor
                 noise = torch.randn(latents.shape, generator=generator, dtype=dtype)
+                finite_check(choice)(latents, "in the latents of the picture")
                 begun = latents.to(dtype).cpu(), noise
         progress.step(1)
         return begun
@@ -210,7 +214,7 @@ class ZImageRun:
             preview = FlowPreview(self.colours, scheduler)
             with placed(transformer, choice, self.meter.device, self.host, blocks=blocks):
                 latents: torch.Tensor = pipeline(
-                    **arguments, callback_on_step_end=step_callback(progress, preview)
+                    **arguments, callback_on_step_end=step_callback(progress, preview, finite_check(choice), steps)
                 ).images
             # Tables of angles that the model keeps beside its buffers, on the device it ran on.
             transformer.rope_embedder.freqs_cis = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections import namedtuple
 
@@ -19,6 +20,7 @@ from piying.core.quantization import file_cache as cast_file
 from piying.core.quantization.fp8 import Fp8
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load
+from safetensors.torch import save_file
 
 PARTS = ("transformer", "text_encoder")
 
@@ -104,8 +106,33 @@ def test_a_damaged_one_is_made_anew(host, wanted, caplog):
     path.write_bytes(whole[: len(whole) // 2])
     found = read(host).state_dict()
     assert all(torch.equal(found[name].float(), tensor.float()) for name, tensor in expected.items())
-    assert "It is rebuilt" in caplog.text
+    assert "its checksum is wrong. The weights are cast again" in caplog.text
     assert path.read_bytes() == whole
+
+
+def test_no_flipped_bit_of_a_cast_file_is_used(tmp_path):
+    original = tmp_path / "model.safetensors"
+    save_file({"weight": torch.randn(16, 16)}, original)
+    module = torch.nn.Linear(16, 16)
+    file = cast_file.CastFile("vae", [original], storage="fp8", identity="it", compute="fp32")
+    sources = []
+
+    def read(path):
+        sources.append(path)
+        return module
+
+    file.load(read)
+    (path,) = tmp_path.glob("*.fp8cast")
+    whole, draw = path.read_bytes(), random.Random(0)
+    file.load(read)
+    assert sources == [None, path]
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        del sources[:]
+        file.load(read)
+        assert sources == [None] and path.read_bytes() == whole
 
 
 def test_a_full_disk_costs_nothing_but_time(host, wanted, monkeypatch):

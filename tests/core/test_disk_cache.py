@@ -62,6 +62,29 @@ def test_no_flipped_bit_and_no_cut_gets_through(cache):
             assert not path.exists(), "what is damaged is deleted"
 
 
+def test_no_flipped_bit_of_several_chunks_gets_through(cache, monkeypatch):
+    monkeypatch.setattr(disk_cache, "CHUNK", 256)
+    cache.put("name", DATA)
+    path = cache.path("name")
+    good = path.read_bytes()
+    assert cache.get("name") == DATA and cache.find("name") == path
+    swapped = good[256:512] + good[:256] + good[512:]
+    for bad in (swapped, *flips(good, 100)):
+        for look in (cache.get, cache.find):
+            path.write_bytes(bad)
+            assert look("name") is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes in folders are Unix's")
+def test_what_is_no_file_is_absent_and_never_waited_for(cache):
+    cache.folder.mkdir()
+    os.mkfifo(cache.path("pipe"))
+    cache.path("folder").mkdir()
+    cache.path("loop").symlink_to(cache.path("loop"))
+    for name in ("pipe", "folder", "loop"):
+        assert cache.get(name) is None and cache.find(name) is None
+
+
 def test_an_entry_does_not_pass_for_another(cache):
     cache.put("name", DATA)
     cache.path("name").rename(cache.path("other"))

@@ -216,6 +216,39 @@ def test_a_damaged_list_of_hashes_is_said_and_kept(hub, tmp_path):
     assert (tmp_path / LEDGER).read_text() == '{"files": {"a": 1}}'
 
 
+def test_no_flipped_bit_changes_what_the_ledger_says_of_a_file(tmp_path, caplog):
+    """The entry is left out, which is said, or the ledger is refused; other entries stay as they are."""
+    sizes = {"vae/wan.safetensors": 7, "LLM/a/config.json": 1234, "loras/x.safetensors": 10**9}
+    entries = {name: LedgerEntry(size, "0f" * 32, "huggingface:Org/Model") for name, size in sizes.items()}
+    with edit_ledger(tmp_path) as ledger:
+        ledger.files.update(entries)
+        ledger.repositories["LLM/a/"] = ["config.json"]
+    path, draw, refused = tmp_path / LEDGER, random.Random(0), 0
+    good = path.read_bytes()
+    assert Ledger.read(tmp_path).files == entries
+    for _ in range(500):
+        damaged = bytearray(good)
+        damaged[draw.randrange(len(good))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        caplog.clear()
+        try:
+            found = Ledger.read(tmp_path).files
+        except PiyingError:
+            refused += 1
+            continue
+        assert found.items() <= entries.items()
+        assert len(found) == len(entries) or (len(found) == len(entries) - 1 and "is left out" in caplog.text)
+    assert refused < 250
+
+
+def test_a_ledger_of_an_earlier_version_is_read(tmp_path):
+    entry = LedgerEntry(3, "0f" * 32, "modelscope:Org/Model")
+    stored = {"bytes": 3, "sha256": "0f" * 32, "source": "modelscope:Org/Model"}
+    content = {"schema": 1, "files": {"vae/x.safetensors": stored}, "repositories": {}}
+    (tmp_path / LEDGER).write_text(json.dumps(content))
+    assert Ledger.read(tmp_path).files == {"vae/x.safetensors": entry}
+
+
 def _add(root, number):
     for index in range(20):
         with edit_ledger(Path(root)) as ledger:

@@ -6,12 +6,15 @@ import hashlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from piying.core import http
 from piying.core.download import hub_session, hubs
 from piying.core.download.hub_session import choose_hubs
 from piying.core.download.hubs import HubFile
@@ -80,7 +83,8 @@ def test_a_model_is_listed_and_comes(hub, tmp_path):
     assert len(fetch([model], tmp_path, source="huggingface", policy=QUICK)) == 2
     assert (tmp_path / "LLM/F/a/weights.safetensors").read_bytes() == DATA
     of_the_model = [request for request in hub.asked if "Org/Folder" in request.path]
-    assert len(of_the_model) == 6, "two listings, and two files asked for with HEAD and GET"
+    assert [request.method for request in of_the_model].count("HEAD") == 1, "Xet has files of known checksums alone"
+    assert len(of_the_model) == 5, "two listings and two files"
     assert {request.headers["authorization"] for request in of_the_model} == {"Bearer hf_secret"}
 
 
@@ -154,18 +158,39 @@ def test_the_token_stays_with_the_hub(hub, target):
         store.put("/stored", DATA)
         hub.put(FILE, b"", redirect=store.url + "/stored?signature=secret", token="hf_secret")
         assert transfer(remote(), target, policy=QUICK) == SHA256
-    assert [request.method for request in hub.asked] == ["HEAD"], "the bytes are asked for where they are"
-    assert not any("authorization" in request.headers for request in store.asked)
+    assert [request.headers["authorization"] for request in hub.asked] == ["Bearer hf_secret"] * 2
+    assert len(store.asked) == 1 and not any("authorization" in request.headers for request in store.asked)
 
 
-def test_a_redirect_to_this_machine_is_not_followed(hub, target, monkeypatch):
+def test_a_redirect_by_a_name_that_leads_to_this_machine_is_not_followed(hub, target, monkeypatch):
     with running_hub() as local:
-        located = type("Metadata", (), {"location": f"{local.url}/restart", "size": 1, "xet_file_data": None})
-        monkeypatch.setattr(huggingface_library, "get_hf_file_metadata", lambda *_, **__: located)
-        monkeypatch.setattr(library.constants, "ENDPOINT", "https://hub.example")
-        with pytest.raises(DownloadRefused, match="or is on this machine"):
+        monkeypatch.setattr(http, "peer_address", lambda sock: peer(sock, hub))
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        for path in (FILE, "/api/models/Org/Model/revision/main"):
+            hub.put(path, DATA, redirect=f"https://innocent.example:{local.server.server_port}/restart")
+        with pytest.raises(DownloadRefused, match=r"redirects to 127\.0\.0\.1, which is on this machine"):
             transfer(remote(), target, policy=QUICK)
+        with pytest.raises(DownloadRefused, match=r"redirects to 127\.0\.0\.1, which is on this machine"):
+            hub_session.hugging_face().listing(SOURCE, QUICK)
         assert local.asked == []
+
+
+def peer(sock, hub):
+    """Return the address at the other end; the hub counts as on the internet."""
+    address, port = sock.getpeername()[:2]
+    return "93.184.215.14" if port == hub.server.server_port else address
+
+
+def resolve(host, port, *_, **__):
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))]
+
+
+def test_the_token_goes_to_no_other_place_that_hands_out_keys_for_xet(hub, xet, target):
+    with running_hub() as other:
+        other.xet_store, hub.xet_route = hub.xet_store, f"{other.url}/xet-token"
+        assert transfer(remote(), target, policy=QUICK) == SHA256
+        assert {request.path for request in other.asked} == {"/xet-token"}
+        assert not any("authorization" in request.headers for request in other.asked)
 
 
 # Xet
@@ -233,11 +258,18 @@ def test_a_stream_of_xet_that_says_nothing_is_given_up(monkeypatch):
         def cancel(self):
             Silent.cancelled = True
 
-    chunks = huggingface_library._XetReader(Silent()).chunks(0.3)
+    chunks = huggingface_library._XetReader(Silent).chunks(0.3)
     assert next(chunks) == b"first"
     with pytest.raises(TimeoutError):
         next(chunks)
     assert Silent.cancelled
+
+
+def test_a_stream_of_xet_that_does_not_begin_is_given_up():
+    ended = threading.Event()
+    with pytest.raises(TimeoutError):
+        next(huggingface_library._XetReader(lambda: ended.wait(20) and ()).chunks(0.2))
+    ended.set()
 
 
 INSTALLED = """

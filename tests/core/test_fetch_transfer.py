@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 from piying.core.download import partial_file as fetch_part
-from piying.core.download.transfer import DownloadRefused, RemoteFile, transfer
+from piying.core.download import transfer as transfers
+from piying.core.download.transfer import DownloadRefused, RemoteFile, fetch_json, transfer
 from piying.core.errors import PiyingError
-from piying.core.http import RetryPolicy, is_allowed, may_redirect
+from piying.core.http import Reach, RetryPolicy, is_allowed, may_redirect, reach_of
 from piying.tests.install.hub import running_hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -467,10 +468,73 @@ def test_a_redirect_leads_to_https_and_from_elsewhere_never_to_this_machine():
 
 
 def test_a_file_of_unknown_length_stops_at_the_size_it_has_to_have(hub, target):
+    """The checksum decides whether what came till there is the file; without one nobody could tell."""
     hub.put(PATH, DATA + OTHER, claimed=-1)
     seen = []
-    with pytest.raises(DownloadRefused, match="more came than was announced"):
+    assert transfer(remote(hub), target, progress=seen.append, policy=QUICK) == SHA256
+    assert max(seen) == len(DATA) and target.read_bytes() == DATA
+    target.unlink()
+    for known, reason in ({"sha256": None}, "sends more than the 300000 bytes"), ({"bytes": None}, "not say how long"):
+        with pytest.raises(DownloadRefused, match=reason):
+            fetch(hub, target, **known)
+        assert names(target) == []
+    hub.put(PATH, OTHER + DATA, claimed=-1)
+    with pytest.raises(DownloadRefused, match="is not the right file"):
         transfer(remote(hub), target, progress=seen.append, policy=QUICK)
-    assert max(seen) <= len(DATA)
-    with pytest.raises(DownloadRefused, match="does not say how long"):
-        fetch(hub, target, bytes=None)
+    assert max(seen) == len(DATA) and names(target) == []
+    assert len(hub.asked) == 4, "what is wrong is not fetched again"
+
+
+def test_a_hub_that_sends_next_to_nothing_is_given_up(target, monkeypatch):
+    """A byte now and then is no progress, however long it goes on."""
+    monkeypatch.setattr(transfers, "LONGEST_LISTING", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+        def drip(connection):
+            with contextlib.suppress(OSError):
+                connection.recv(1000)
+                connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n")
+                while connection.send(b"x"):
+                    time.sleep(0.02)
+
+        threading.Thread(target=serve, daemon=True).start()
+        started = time.monotonic()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/file"
+        with pytest.raises(DownloadRefused, match="slower than 1024 bytes per second"):
+            transfer(RemoteFile(address, 300_000, SHA256), target, policy=RetryPolicy(timeout=0.2, pauses=(0, 0)))
+        with pytest.raises(DownloadRefused, match=r"cannot be fetched \(not whole after 0 seconds\)"):
+            fetch_json(RemoteFile(address), RetryPolicy(timeout=1, pauses=()))
+    assert time.monotonic() - started < 5
+
+
+def test_how_far_an_address_reaches():
+    machine = "127.0.0.1 127.9.9.9 ::1 ::ffff:127.0.0.1 0.0.0.0 :: 169.254.169.254 fe80::1%eth0 localhost a.localhost."
+    network = "10.0.0.1 192.168.1.1 172.16.0.1 100.64.0.1 fd00::1 ::ffff:10.1.1.1 240.0.0.1"
+    internet = "93.184.215.14 2606:2800::1 hub.example 198.18.0.7 localhost.example"
+    for reach, hosts in zip(Reach, (internet, network, machine), strict=True):
+        assert {host: reach_of(host) for host in hosts.split()} == dict.fromkeys(hosts.split(), reach)
+
+
+@pytest.mark.parametrize("known", [None, SHA256])
+def test_a_damaged_partial_file_never_becomes_part_of_a_file(hub, target, known):
+    def stop(done):
+        if done >= 100_000:
+            raise KeyboardInterrupt
+
+    hub.put(PATH, DATA, stalls=[100_000])
+    with pytest.raises(KeyboardInterrupt):
+        transfer(remote(hub, sha256=known), target, progress=stop, policy=QUICK)
+    hub.released.set()
+    part = target.with_name(target.name + ".part")
+    content = bytearray(part.read_bytes())
+    assert len(content) == 100_000
+    content[50_000] ^= 4
+    part.write_bytes(content)
+    assert fetch(hub, target, sha256=known) == SHA256
+    assert target.read_bytes() == DATA and names(target) == ["file.safetensors"]

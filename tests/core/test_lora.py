@@ -205,16 +205,28 @@ def untouched(model):
     ("tensors", "reason"),
     [
         ({"blocks.9.self_attn.q.lora_A.weight": (4, 128)}, "1 of its 1 layers are not in a WanVACETransformer3DModel"),
-        ({"lora_unet_blocks_0_self_attn_z.alpha": (1,)}, "blocks_0_self_attn_z first"),
+        (
+            {"lora_unet_blocks_0_self_attn_z.alpha": (1,)},
+            r"has no layer of a LoRA \(lora_unet_blocks_0_self_attn_z.alpha first\)",
+        ),
         (
             {"blocks.0.self_attn.q.lora_A.weight": (4, 64), "blocks.0.self_attn.q.lora_B.weight": (128, 4)},
             "does not fit a WanVACE.* of this size .*to_q is 128 × 128, the LoRA 128 × 64",
         ),
-        ({"blocks.0.self_attn.q.lora_A.weight": (4, 128)}, "does not fit .*to_q has a factor or alpha alone"),
-        ({"blocks.0.self_attn.q.diff_b": (9,)}, r"to_q.bias is of shape \[128\], the LoRA's \[9\]"),
-        ({"blocks.0.self_attn.q.lokr_w1": (2, 2)}, "is of the kind lokr_w1, which this pack cannot read"),
-        ({"blocks.0.self_attn.q.weight": (128, 128)}, "is no part of a LoRA"),
-        ({"lora_te1_text_model_encoder.alpha": (1,)}, "changes no layer"),
+        (
+            {"blocks.0.self_attn.q.lora_A.weight": (4, 128)},
+            "self_attn.q has one factor alone: up is missing. The file",
+        ),
+        ({"blocks.0.self_attn.q.diff_b": (9,)}, "does not fit .*to_q.bias is 128, the LoRA 9"),
+        (
+            {"blocks.0.self_attn.q.lora_A.weight": (4, 128), "blocks.0.self_attn.q.lora_B.weight": (128, 3)},
+            r"parts that do not belong together: up \[128, 3\] and down \[4, 128\]",
+        ),
+        ({"blocks.0.self_attn.q.lokr_w1": (2, 2)}, "has one factor alone: lokr_w2_a is missing"),
+        ({"blocks.0.self_attn.q.hada_w1_a": (128, 2)}, "has one factor alone: hada_w1_b is missing"),
+        ({"blocks.0.self_attn.q.oft_blocks": (2, 4, 4)}, "is of the kind OFT, which this pack cannot read. Readable"),
+        ({"blocks.0.self_attn.q.weight": (128, 128)}, "has no layer of a LoRA"),
+        ({"lora_te1_text_model_encoder.lora_down.weight": (4, 8)}, "changes text encoders alone"),
     ],
 )
 def test_what_does_not_fit_gives_one_sentence_and_changes_nothing(model, tmp_path, tensors, reason):

@@ -71,7 +71,7 @@ def vae():
 def test_tiles_are_blended_in_fp32(vae):
     vae.enable_tiling(32, 32, 16, 16)
     shown, z = [], torch.randn(1, vae.config.z_dim, 1, 6, 6)
-    decode(vae, z, tiled=True, on_step=lambda done: None, check=shown.append)
+    decode(vae, z, tiled=True, on_step=lambda done: None, check=lambda piece, where: shown.append(piece))
     assert {piece.dtype for piece in shown} == {torch.float32}
     rounded = [torch.equal(piece, piece.half().float()) for piece in shown]
     assert rounded[0] and not rounded[1], "the first tile is blended with none"

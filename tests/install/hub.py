@@ -67,7 +67,7 @@ class Hub:
         self.files: dict[str, Served] = {}
         self.asked: list[Asked] = []
         self.released = threading.Event()
-        self.xet_store = ""
+        self.xet_store = self.xet_route = ""
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -151,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
         elif status:
             self.send(status, b"<html>sorry</html>", Retry_After="0")
         elif self.command == "HEAD":
-            route = f"{self.hub.url}/xet-token"
+            route = self.hub.xet_route or f"{self.hub.url}/xet-token"
             xet = {"X_Xet_Hash": served.xet, "X_Xet_Refresh_Route": route} if served.xet else {}
             etag = {"ETag": served.etag} if served.etag else {}
             self.send(200, served.data, X_Repo_Commit="c0ffee", **etag, **xet)

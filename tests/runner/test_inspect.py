@@ -149,7 +149,10 @@ OTHERS = {
     },
     "a CLIP-L text encoder": {"text_model.embeddings.token_embedding.weight": [10, 768]},
     "a Stable Diffusion checkpoint": {"model.diffusion_model.input_blocks.0.0.weight": [4, 4]},
-    "a LoRA": {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": [4, 8]},
+    "a LoRA": {
+        "diffusion_model.blocks.0.self_attn.q.lora_A.weight": [4, 8],
+        "diffusion_model.blocks.0.self_attn.q.lora_B.weight": [8, 4],
+    },
     "no model known here": {"a": [1]},
 }
 

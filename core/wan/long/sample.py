@@ -12,6 +12,7 @@ import torch
 
 from ...catalog.selection import ModelHandle
 from ...errors import PiyingError
+from ...files.dtypes import all_finite
 from ...host.base import Host, Preview, Progress, Reporter
 from ...media.naming import writing
 from ..conditioning import VACEInputs, paste, references_on_white
@@ -208,7 +209,14 @@ class _LongVideo:
             frames = seen.frames
         if before is not None:
             frames = self._joined_to(before, frames, window, keys)
-        return FinishedWindow(rounded(paste(frames, VACEInputs(canvas))), latents[-1] if latents else None), ran
+        frames = paste(frames, VACEInputs(canvas))
+        # In eight bits nothing would tell that they were no numbers.
+        if not all_finite(frames):
+            raise PiyingError(
+                f"{TITLE}: window {window.index + 1} of {len(self.windows)}, joined to the one before, holds values "
+                "that are no numbers. Nothing is saved. Set match_colours to 0 and anchor to none, and run again."
+            )
+        return FinishedWindow(rounded(frames), latents[-1] if latents else None), ran
 
     @property
     def _blended(self) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch.nn import functional
 
 from ...errors import PiyingError
 from ...image_sizes import Fit, fit_frames
 from .vace_task import size_text
+
+log = logging.getLogger("piying")
+
 
 WHITE_FROM = 0.5  # the authors' threshold (`vace_encode_frames`): above it a pixel is generated
 
@@ -44,6 +49,8 @@ def _four_dimensional(image: torch.Tensor, noun: str) -> torch.Tensor:
         )
     frames = frames.detach().float().cpu()
     low, high = frames.aminmax()
+    if low.isnan():
+        log.warning("The %s holds values that are no numbers (NaN); they count as black.", noun)
     # Frames are hundreds of megabytes: they are copied only where something is wrong with them.
     return frames if low >= 0 and high <= 1 else frames.nan_to_num(0.0).clamp(0, 1)
 
