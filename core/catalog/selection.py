@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from ..download.manifest import first_of, listed_models
 from ..errors import PiyingError
 from ..families.base import ModelFamily
 from ..host.base import Host
@@ -61,6 +60,8 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
     Raises:
         PiyingError: no such model is installed.
     """
+    from ..download.manifest import listed_models
+
     choices = model_choices(family, host)
     name = model.replace("\\", "/")
     listed = any((entry.id, entry.family, entry.kind) == (name, family.key, "model") for entry in listed_models())
@@ -111,6 +112,8 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
         limit = memory_bytes(host.device())
         fitting = [found for found in complete if found.size <= limit]
         return max(fitting, key=_size) if fitting else min(complete, key=_size)
+    from ..download.manifest import first_of
+
     advised = first_of(family.key)
     fetching = f"`python install.py --models {advised.id}`; it fetches {advised.files[0].sources['huggingface'].repo}."
     if not has_built_in(family.key):
