@@ -43,7 +43,7 @@ def sample_clip(name: str) -> tuple[torch.Tensor, dict[str, Any] | None, Fractio
         mask = (load_frames(track, probe(track))[..., 0] > 0.5).float()
     else:
         mask = torch.zeros(frames.shape[:3])
-    return frames, read_audio(path) if info.has_audio else None, info.fps, mask
+    return frames, read_audio(path, info.start) if info.has_audio else None, info.fps, mask
 
 
 def sample_picture(name: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -64,6 +64,7 @@ class PiyingControlEdges(_Control):
 
     DESCRIPTION = "Draws the edges of a video, one pixel wide (Canny)."
     SEARCH_ALIASES = ["canny", "edges", "边缘"]
+    REPLACES = ("Canny", "CannyEdgePreprocessor")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -90,6 +91,7 @@ class PiyingControlScribble(_Control):
 
     DESCRIPTION = "Draws a video in pencil: soft lines without shading, as VACE's scribble control."
     SEARCH_ALIASES = ["scribble", "sketch", "lineart", "线稿"]
+    REPLACES = ("ScribblePreprocessor", "LineArtPreprocessor")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -212,6 +214,10 @@ class PiyingControlDepth(_Control):
 
     DESCRIPTION = "Measures how near everything is: near is light, far is dark."
     SEARCH_ALIASES = ["depth", "depth anything", "深度"]
+    REPLACES = (
+        "DepthAnythingPreprocessor", "DepthAnythingV2Preprocessor", "DepthAnything_V2",
+        "MiDaS-DepthMapPreprocessor",
+    )  # fmt: skip
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -244,6 +250,7 @@ class PiyingControlPose(_Control):
 
     DESCRIPTION = "Finds people and draws their joints as coloured sticks."
     SEARCH_ALIASES = ["pose", "openpose", "dwpose", "姿态"]
+    REPLACES = ("DWPreprocessor", "OpenposePreprocessor")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

@@ -26,6 +26,9 @@ class PiyingLoadHunyuanDiT(ModelLoader):
     CATEGORY = IMAGES
     DESCRIPTION = "Chooses a Hunyuan-DiT model. Nothing is loaded until an image is drawn."
     SEARCH_ALIASES = [*HUNYUAN, "load image model", "加载模型"]
+    REPLACES = ("HYDiTCheckpointLoader", "HYDiTTextEncoderLoader")
+    REPLACES_GENERIC = ("CheckpointLoaderSimple",)
+    MODEL_NAMES = ("hunyuan_dit", "hunyuandit", "hydit")
     RETURN_TYPES = ("HUNYUAN_DIT",)
     ALSO = ", or ComfyUI's all-in-one checkpoint or Tencent's own files under models/checkpoints"
     OUTPUT_TOOLTIPS = ("The model, for Hunyuan-DiT Text to Image.",)
@@ -43,6 +46,7 @@ class PiyingHunyuanDiTLoRA(LoRANode):
         "weights again. Only the transformer is changed, not the text encoders."
     )
     SEARCH_ALIASES = [*HUNYUAN, "lora loader", "加载LoRA"]
+    REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
     RETURN_TYPES = ("HUNYUAN_DIT", "INT", "FLOAT")
     RETURN_NAMES = ("model", "steps", "cfg")
     OUTPUT_TOOLTIPS = (
@@ -58,6 +62,8 @@ class PiyingHunyuanDiT(PlannedNode):
     CATEGORY = IMAGES
     DESCRIPTION = "Draws an image from Chinese or English text with Hunyuan-DiT."
     SEARCH_ALIASES = [*HUNYUAN, "text to image", "txt2img", "t2i", "文生图"]
+    REPLACES = ("CLIPTextEncodeHunyuanDiT", "HYDiTTextEncode", "HYDiTTextEncodeSimple", "HYDiTSrcSizeCond")
+    REPLACES_GENERIC = ("EmptyLatentImage", "KSampler", "VAEDecode")
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The image.",)

@@ -27,6 +27,7 @@ class PiyingVACELongVideo(PlannedNode):
         "windows."
     )
     SEARCH_ALIASES = [*WAN, "long video", "长视频", "文生视频"]
+    REPLACES = ("WanVideoContextOptions",)
     RETURN_TYPES = ("VIDEO",)
     RETURN_NAMES = ("video",)
     OUTPUT_TOOLTIPS = ("The video file, 16 frames a second, for Save Video.",)

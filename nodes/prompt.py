@@ -12,7 +12,7 @@ from ..core.host.current import get_host
 from ..core.prompting.addresses import ALLOWED, API_KEY, read_address
 from ..core.prompting.family import PROMPT
 from ..core.prompting.presets import BUILT_IN_PRESETS, preset_names, preset_text
-from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest
+from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest, require_text
 from .model_nodes import ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input
 
@@ -21,6 +21,7 @@ COMPILE_TOOLTIP = (
     "many prompts on a card that holds the whole model. Needs Triton there, and a C++ compiler on a CPU, where "
     "models of real size became slower. Skipped where weights are streamed, and for vision-language models."
 )
+NOT_CONNECTED = object()
 # How often each node had to use the original prompt: such a result is not one to keep.
 _failures: Counter[str | None] = Counter()
 
@@ -111,6 +112,15 @@ class PiyingExpandPrompt:
             "optional": _optional_inputs(),
             "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls, prompt: str | None = None, frozen_prompt: str | None = "", image: Any = NOT_CONNECTED
+    ) -> bool | str:
+        """Refuse an empty prompt before anything runs; what is connected is None here."""
+        if prompt is None or frozen_prompt is None or image is not NOT_CONNECTED:
+            return True
+        return checked(require_text, prompt, frozen_prompt)
 
     @classmethod
     def IS_CHANGED(cls, preset: str | None = None, unique_id: str | None = None, **_: Any) -> str:

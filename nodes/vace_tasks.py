@@ -45,6 +45,7 @@ class PiyingVACEReference(_Task):
         "canvas. They define what things look like; the prompt says where they are and what they do."
     )
     SEARCH_ALIASES = [*WAN, "reference to video", "subject to video", "参考图", "主体"]
+    REPLACES = ("WanVaceToVideo", "WanVideoVACEEncode")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -94,6 +95,7 @@ class PiyingVACERepaint(_SizedTask):
         "boxes. The prompt says what it looks like. To change a part of a video and keep the rest use VACE: Inpaint."
     )
     SEARCH_ALIASES = [*WAN, "controlnet video", "video to video", "视频转视频", "重绘"]
+    REPLACES = ("WanVaceToVideo", "WanVideoVACEEncode")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -157,6 +159,7 @@ class PiyingVACEInpaint(_SizedTask):
         "there is filled in automatically. The prompt describes the result, not the change."
     )
     SEARCH_ALIASES = [*WAN, "inpaint video", "mask video", "remove object", "replace object", "局部重绘"]
+    REPLACES = ("WanVaceToVideo", "WanVideoVACEEncode")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -258,6 +261,7 @@ class PiyingVACEExtend(_SizedTask):
         "frames at given times. Wire at least one of first, last and between."
     )
     SEARCH_ALIASES = [*WAN, "extend video", "image to video", "first last frame", "图生视频", "首尾帧", "延长"]
+    REPLACES = ("WanVideoVACEStartToEndFrame",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

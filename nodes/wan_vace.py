@@ -25,6 +25,12 @@ class PiyingLoadWanVACE(ModelLoader):
     CATEGORY = VACE
     DESCRIPTION = "Chooses a Wan2.1-VACE model. Nothing is loaded until a sampler needs it."
     SEARCH_ALIASES = [*WAN, "load video model", "加载模型"]
+    REPLACES = (
+        "WanVideoModelLoader", "WanVideoVACEModelSelect", "WanVideoExtraModelSelect", "WanVideoVAELoader",
+        "LoadWanVideoT5TextEncoder", "WanVideoBlockSwap", "WanVideoSetBlockSwap", "WanVideoVRAMManagement",
+    )  # fmt: skip
+    REPLACES_GENERIC = ("UNETLoader", "UnetLoaderGGUF", "CLIPLoader", "CLIPLoaderGGUF", "VAELoader")
+    MODEL_NAMES = ("vace",)
     RETURN_TYPES = ("WAN_VACE",)
     ALSO = ", or single files under models/diffusion_models with a text encoder and a VAE beside them"
     OUTPUT_TOOLTIPS = ("The model, for VACE Sample.",)
@@ -45,6 +51,8 @@ class PiyingLoRA(LoRANode):
         "weights again. A step-distilled LoRA outputs its steps, cfg and shift: wire them to the sampler."
     )
     SEARCH_ALIASES = [*WAN, "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"]
+    REPLACES = ("WanVideoLoraSelect", "WanVideoLoraSelectMulti", "WanVideoSetLoRAs")
+    REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
     RETURN_TYPES = ("WAN_VACE", "INT", "FLOAT", "FLOAT")
     RETURN_NAMES = ("model", "steps", "cfg", "shift")  # links are saved by position: new outputs go last
     OUTPUT_TOOLTIPS = (
@@ -61,6 +69,14 @@ class PiyingVACESample(PlannedNode):
     CATEGORY = VACE
     DESCRIPTION = "Makes a video with Wan2.1-VACE. Gives its frames; Create Video and Save Video make a file of them."
     SEARCH_ALIASES = [*WAN, "text to video", "txt2vid", "t2v", "sampler", "文生视频", "采样"]
+    REPLACES = (
+        "WanVideoSampler", "WanVideoTextEncode", "WanVideoTextEncodeCached", "WanVideoEmptyEmbeds",
+        "WanVideoDecode", "WanVideoTeaCache", "WanVideoTorchCompileSettings",
+    )  # fmt: skip
+    REPLACES_GENERIC = (
+        "KSampler", "KSamplerAdvanced", "ModelSamplingSD3", "CLIPTextEncode", "TrimVideoLatent", "VAEDecode",
+        "VAEDecodeTiled", "EmptyHunyuanLatentVideo",
+    )  # fmt: skip
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("frames",)
     OUTPUT_TOOLTIPS = ("The video's frames, to be played at 16 frames per second.",)
@@ -167,6 +183,20 @@ class PiyingVACESample(PlannedNode):
         frames, record = sample(model, vace.VACERequest(**widgets), get_host(), task)
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, frames)
+
+    @staticmethod
+    def foreign_definitions() -> dict[str, dict[str, Any]]:
+        """Return definitions of the nodes of others whose workflows can be converted, as in ComfyUI's /object_info."""
+        from .vace_conversion import foreign_definitions
+
+        return foreign_definitions()
+
+    @staticmethod
+    def convert_workflow(graph: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return a workflow of others in our nodes, and what it could not carry over; see `vace_conversion`."""
+        from .vace_conversion import convert
+
+        return convert(graph, info)
 
     @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ class PiyingLoadZImage(ModelLoader):
     CATEGORY = IMAGES
     DESCRIPTION = "Chooses a Z-Image model. Nothing is loaded until an image is drawn."
     SEARCH_ALIASES = [*WORDS, "load image model", "加载模型"]
+    REPLACES_GENERIC = ("UNETLoader", "CLIPLoader", "VAELoader")
+    MODEL_NAMES = ("z_image", "z-image")
     RETURN_TYPES = ("Z_IMAGE",)
     ALSO = ", or one file under models/diffusion_models with Qwen3-4B and the Flux VAE beside it"
     OUTPUT_TOOLTIPS = ("The model, for Z-Image.",)
@@ -41,6 +43,7 @@ class PiyingZImageLoRA(LoRANode):
         "is taken off or its strength changes. Only the transformer is changed, not the text encoder."
     )
     SEARCH_ALIASES = [*WORDS, "lora loader", "加载LoRA"]
+    REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
     RETURN_TYPES = ("Z_IMAGE", "INT", "FLOAT")
     RETURN_NAMES = ("model", "steps", "cfg")
     OUTPUT_TOOLTIPS = (
@@ -58,6 +61,7 @@ class PiyingZImage(PlannedNode):
         "Draws an image from Chinese or English text with Z-Image, or edits a picture after a text (image to image)."
     )
     SEARCH_ALIASES = [*WORDS, "text to image", "txt2img", "t2i", "image to image", "img2img", "文生图", "图生图"]
+    REPLACES_GENERIC = ("ModelSamplingAuraFlow", "EmptySD3LatentImage", "CLIPTextEncode", "KSampler", "VAEDecode")
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The image.",)

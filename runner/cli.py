@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import PiyingError, escaped, readable
+from ..core.errors import PiyingError, escaped
 from .definitions import read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
 from .errors import NodeFailed, NodeMisused, WorkflowError
@@ -99,6 +99,12 @@ def parser() -> argparse.ArgumentParser:
     )
     modes.add_argument("--export-api", help="write the API form and stop", **file)
     modes.add_argument(
+        "--convert-to-piying",
+        help="write a workflow of ComfyUI's or another pack's nodes in Piying's, say what it could not carry over, "
+        "and stop",
+        **file,
+    )
+    modes.add_argument(
         "--object-info",
         help="node definitions saved from a server's /object_info, to export workflows whose nodes are not here",
         **file,
@@ -182,13 +188,13 @@ def _prepare_process(verbose: bool, display: Display) -> None:
 
 def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> int:
     """Show the sentence of an error, and return the exit code."""
-    text = readable(str(error))
+    text = str(error)
     if isinstance(error, KeyboardInterrupt):
         text = "stopped; no unfinished file is left."
     elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
         kind = type(error.cause).__name__
-        text = readable(f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback.")
+        text = f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         traceback.print_exception(error)
@@ -238,21 +244,29 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
     finally:
         interruption.end()
         session.close()
-    if code == DONE and not (options.check or options.plan or options.export_api):
+    if code == DONE and not (options.check or options.plan or options.export_api or options.convert_to_piying):
         display.done(time.monotonic() - begun)
     return code
 
 
 def _run_in(session: Session, options: argparse.Namespace, display: Display) -> int:
-    from .workflow_file import split_set
+    from .workflow_file import split_set, write_workflow
 
     values = dict(map(split_set, options.set))
     own = session.definitions()
     # Definitions from a server are for the export: only the session's own nodes can run.
-    info = own | (read_object_info(options.object_info) if options.object_info else {})
-    workflow = session.prepare(options.workflow, set=values, prompt=options.prompt, seed=options.seed, info=info)
+    given = read_object_info(options.object_info) if options.object_info else {}
+    info, settings = own | given, {"set": values, "prompt": options.prompt, "seed": options.seed}
+    if options.convert_to_piying:
+        converted, notes = session.convert(options.workflow, info=given, **settings)
+        write_workflow(options.convert_to_piying, converted, "--convert-to-piying")
+        for note in notes:
+            display.message(note, "WARNING")
+        display.saved(options.convert_to_piying)
+        return DONE
+    workflow = session.prepare(options.workflow, info=info, **settings)
     if options.export_api:
-        workflow.write_api(options.export_api)
+        write_workflow(options.export_api, workflow.api, "--export-api")
         display.saved(options.export_api)
         return DONE
     graph, roots, errors = session.check(workflow, options.partial, own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,38 @@ def object_info(classes: Mapping[str, Any], titles: Mapping[str, str]) -> Object
             "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
             "category": getattr(node_class, "CATEGORY", ""),
             "description": getattr(node_class, "DESCRIPTION", ""),
+            # Beyond ComfyUI's: classes of others whose job the node does; those among them that serve models of all
+            # kinds, for the workflows of its own; and what the files of these models are called.
+            "replaces": list(getattr(node_class, "REPLACES", ())),
+            "replaces_generic": list(getattr(node_class, "REPLACES_GENERIC", ())),
+            "model_names": list(getattr(node_class, "MODEL_NAMES", ())),
         }
     return info
+
+
+def replacements(classes: Iterable[str], texts: Iterable[str], info: ObjectInfo) -> dict[str, tuple[str, ...]]:
+    """Return {class that is not known: titles of the nodes that do its job}.
+
+    A loader or a sampler may serve any model, so what does its job follows from the rest of the workflow.
+
+    Args:
+        classes: those that are not known.
+        texts: what is written in the nodes of these classes, file names among them.
+        info: definitions of the nodes that are known.
+    """
+    wanted, written = set(classes), " ".join(texts).lower()
+    own = {name: each for name, each in info.items() if each.get("replaces") or each.get("replaces_generic")}
+    meant = {
+        each["category"]
+        for each in own.values()
+        if wanted.intersection(each["replaces"]) or any(name in written for name in each["model_names"])
+    }
+    result: dict[str, tuple[str, ...]] = {}
+    for each in own.values():
+        generic = each["replaces_generic"] if each["category"] in meant else ()
+        for name in wanted.intersection([*each["replaces"], *generic]):
+            result[name] = (*result.get(name, ()), str(each["display_name"]))
+    return result
 
 
 def read_object_info(path: Path) -> ObjectInfo:

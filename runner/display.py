@@ -10,13 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from ..core.errors import escaped
+from ..core.errors import escaped, readable, shortened
 from ..core.host.base import Preview, Progress
 from .graph import Node
 from .process import CANCELLED, HUNG_UP
 
 SECONDS_BETWEEN_LINES = 5.0
+LONGEST_TITLE = 80  # characters
 TEXT_SHOWN = 40  # characters of a growing text that fit behind a bar
+
+
+def shown_title(node: Node) -> str:
+    """Return a node's title for the beginning of a line: it is from the workflow, and may hold anything."""
+    return shortened(" ".join(node.title.split()), LONGEST_TITLE)
+
+
+def indented(text: str) -> str:
+    """Return a message whose further lines cannot pass for messages of their own."""
+    return text.replace("\n", "\n  ")
 
 
 class Display(Protocol):
@@ -70,7 +81,7 @@ class Quiet:
     def message(self, text: str, level: str) -> None:
         """Show warnings, not information."""
         if level not in ("INFO", "DEBUG"):
-            self.line(text)
+            self.line(indented(readable(text)))
 
     def saved(self, path: Path) -> None:
         """Show the path alone, for scripts to read."""
@@ -78,7 +89,7 @@ class Quiet:
 
     def failed(self, text: str, code: int, node: str | None = None) -> None:
         """Show the sentence."""
-        self.line(f"{'cancelled' if code in (CANCELLED, HUNG_UP) else 'error'}: {text}")
+        self.line(indented(f"{'cancelled' if code in (CANCELLED, HUNG_UP) else 'error'}: {readable(text)}"))
 
     def done(self, seconds: float) -> None:
         """Show nothing."""
@@ -95,12 +106,12 @@ class Plain(Quiet):
 
     def node_started(self, node: Node) -> None:
         """Remember the node; its phases are shown under its title."""
-        self.title = node.title
+        self.title = shown_title(node)
 
     def node_finished(self, node: Node, ui: dict[str, Any], cached: bool) -> None:
         """Show the text a node shows."""
         for text in ui.get("text", ()):
-            self.line(f"{node.title}: {text}")
+            self.line(f"{shown_title(node)}: {text}")
 
     def progress(self, phase: str, total: int) -> Progress:
         """Show a line now and then."""
@@ -108,7 +119,8 @@ class Plain(Quiet):
 
     def message(self, text: str, level: str) -> None:
         """Show everything."""
-        self.line(text)
+        text = readable(text)
+        self.line(text if level in ("INFO", "DEBUG") else indented(text))
 
     def done(self, seconds: float) -> None:
         """Show how long it took."""
@@ -210,7 +222,7 @@ class EventDisplay(Quiet):
 
     def message(self, text: str, level: str) -> None:
         """Emit `message`."""
-        self.emit("message", level=level.lower(), text=text)
+        self.emit("message", level=level.lower(), text=readable(text))
 
     def saved(self, path: Path) -> None:
         """Emit `saved`."""
@@ -218,7 +230,7 @@ class EventDisplay(Quiet):
 
     def failed(self, text: str, code: int, node: str | None = None) -> None:
         """Emit `error`."""
-        self.emit("error", message=text, exit_code=code, node=node)
+        self.emit("error", message=readable(text), exit_code=code, node=node)
 
     def done(self, seconds: float) -> None:
         """Emit `done`."""

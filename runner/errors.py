@@ -4,9 +4,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PACKS = {"comfy-core": "ComfyUI itself"}
+MAX_LISTED, MAX_NAMED = 40, 5  # classes, and nodes of each, that one message lists
+
 
 class WorkflowError(Exception):
     """The workflow or the options cannot be used as they stand; the text says why. Exit code 2."""
+
+
+@dataclass(frozen=True)
+class UnknownNode:
+    """A node whose class is not known here.
+
+    Attributes:
+        class_type: its class.
+        node: "title (node id)".
+        pack: the pack that the file says it belongs to, empty where it does not.
+        near: a class with nearly the same name, empty where there is none.
+        instead: titles of the nodes here that do its job.
+    """
+
+    class_type: str
+    node: str
+    pack: str = ""
+    near: str = ""
+    instead: tuple[str, ...] = ()
+
+
+class UnknownClassesError(WorkflowError):
+    """Classes of the workflow are not known here; `nodes` are all of theirs, and the text lists them by class."""
+
+    def __init__(self, nodes: list[UnknownNode]) -> None:
+        by_class: dict[str, list[UnknownNode]] = {}
+        for node in nodes:
+            by_class.setdefault(node.class_type, []).append(node)
+        lines = []
+        for class_type, found in list(by_class.items())[:MAX_LISTED]:
+            more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+            named = ", ".join(node.node for node in found[:MAX_NAMED]) + more
+            first = found[0]
+            names = [node.pack for node in found if node.pack]
+            pack = f" It belongs to {PACKS.get(names[0], f'the pack {names[0]!r}')}." if names else ""
+            near = f" Did you mean {first.near}?" if first.near else ""
+            instead = f" Here that is done by {' or '.join(first.instead)}." if first.instead else ""
+            lines.append(f"{named}: the node class {class_type!r} is not known here.{pack}{near}{instead}")
+        if len(by_class) > MAX_LISTED:
+            lines.append(f"and {len(by_class) - MAX_LISTED} more classes")
+        text = (
+            "The runner knows Piying's nodes and the ComfyUI core nodes that its workflows use. Packs are loaded with "
+        )
+        text += "--custom-nodes DIR, and --comfyui DIR is the ComfyUI checkout that they may need."
+        if any(node.instead for node in nodes):
+            text += " --convert-to-piying FILE writes a workflow of the nodes named above, where it can."
+        if len(by_class) > 1:
+            listed = [f"- {line}" for line in lines]
+            super().__init__("\n".join([f"{len(by_class)} node classes are not known here:", *listed, text]))
+        else:
+            super().__init__(f"{lines[0]} {text}")
+        self.nodes = nodes
 
 
 @dataclass(frozen=True)
@@ -31,10 +86,12 @@ class NodeError:
 
 
 class InvalidGraph(WorkflowError):
-    """The validation failed; `errors` are all that it found."""
+    """The validation failed; `errors` are all that it found, of which the text has the first ones."""
 
     def __init__(self, errors: list[NodeError]) -> None:
-        super().__init__("\n".join(str(error) for error in errors))
+        lines = [str(error) for error in errors[:MAX_LISTED]]
+        lines += [f"… and {len(errors) - MAX_LISTED} more like these."] if len(errors) > MAX_LISTED else []
+        super().__init__("\n".join(lines))
         self.errors = errors
 
 

@@ -26,12 +26,20 @@ class Link:
 
 @dataclass(frozen=True)
 class Node:
-    """One node: its class, its inputs (values or `Link`s), and the title a person knows it by."""
+    """One node.
+
+    Attributes:
+        id, class_type: as in the file.
+        inputs: values or `Link`s.
+        title: what a person knows it by.
+        pack: the pack that the file says it belongs to, empty where it does not.
+    """
 
     id: str
     class_type: str
     inputs: dict[str, Any]
     title: str
+    pack: str = ""
 
     def __str__(self) -> str:
         return f"{self.title} (node {self.id})"
@@ -96,8 +104,9 @@ def parse_node(node_id: str, node: Any, titles: dict[str, str]) -> Node:
             inputs[name] = value["__value__"]
         else:
             inputs[name] = value
-    title = meta.get("title") if isinstance(meta, dict) else None
-    return Node(node_id, class_type, inputs, str(title or titles.get(class_type) or class_type))
+    meta = meta if isinstance(meta, dict) else {}
+    title = str(meta.get("title") or titles.get(class_type) or class_type)
+    return Node(node_id, class_type, inputs, title, str(meta.get("cnr_id") or meta.get("aux_id") or ""))
 
 
 def find_node(name: str, graph: Graph) -> Node:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from ..core.errors import PiyingError
 from ..core.host.current import get_host, set_host
 from ..core.host.headless import HeadlessHost
 from .cache import Cache
@@ -17,7 +19,7 @@ from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from .core_nodes.video import VideoFile
 from .definitions import ObjectInfo, object_info
 from .display import Display, EventDisplay, Quiet
-from .errors import InvalidGraph, NodeError, WorkflowError
+from .errors import InvalidGraph, NodeError, UnknownClassesError, WorkflowError
 from .execute import Executor, Hidden, Result
 from .graph import Graph, find_node
 from .packs import load_packs, reach_comfyui
@@ -26,7 +28,7 @@ from .validate import validate_graph
 from .workflow_file import Workflow, find_assignments, read_workflow_file, workflow_from_json
 
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES: dict[str, type] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
+CLASSES: dict[str, Any] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
 TITLES: dict[str, str] = {**CORE_NODE_TITLES, **NODE_DISPLAY_NAME_MAPPINGS}
 StrPath = str | Path
 
@@ -153,13 +155,52 @@ class Session:
             WorkflowError: the file cannot be read, or a value has no place to go.
         """
         info = info or self.definitions()
-        if isinstance(source, Mapping):
-            # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links are.
-            workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
-        else:
-            workflow = read_workflow_file(Path(source), info)
+        with self._naming_failed_packs():
+            if isinstance(source, Mapping):
+                # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links
+                # are.
+                workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
+            else:
+                workflow = read_workflow_file(Path(source), info)
         graph = workflow.graph(self.titles)
         return workflow.with_values(find_assignments(graph, info, values=set or {}, prompt=prompt, seed=seed), info)
+
+    def convert(
+        self,
+        source: StrPath,
+        *,
+        set: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+        seed: int | str | None = None,
+        info: ObjectInfo | None = None,
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the UI form of a workflow of others in nodes of the pack, and what it could not carry over.
+
+        `info` are definitions of the others' nodes, beside those that the pack knows of itself.
+
+        Raises:
+            WorkflowError: the file cannot be read, or is no workflow that the pack can make.
+        """
+        # Not at the top: only this writes workflows for the browser.
+        from .ui_write import to_ui
+
+        own = self.definitions()
+        converters = [each for each in self.classes.values() if hasattr(each, "convert_workflow")]
+        foreign = {name: each for made in converters for name, each in made.foreign_definitions().items()}
+        known = foreign | own | (info or {})
+        workflow = read_workflow_file(Path(source), known, keep_unknown=True)
+        graph = workflow.graph(self.titles)
+        workflow = workflow.with_values(
+            find_assignments(graph, known, values=set or {}, prompt=prompt, seed=seed), known
+        )
+        refused = []
+        for each in converters:
+            try:
+                api, notes = each.convert_workflow(workflow.api, own)
+                return to_ui(api, own), notes
+            except PiyingError as error:
+                refused.append(str(error))
+        raise WorkflowError(f"{source}: {' '.join(refused)}")
 
     def check(
         self, workflow: Workflow, partial: bool = False, info: ObjectInfo | None = None
@@ -173,16 +214,24 @@ class Session:
             InvalidGraph: something is wrong, and `partial` is not given or no output is left.
         """
         graph = workflow.graph(self.titles)
-        try:
+        with self._naming_failed_packs():
             validation = validate_graph(graph, info or self.definitions(), self.classes)
-        except WorkflowError as error:
-            # The missing class may be one of a pack that could not be loaded, and the warning is long past.
-            if self._failed_packs and "is not known here" in str(error):
-                raise WorkflowError(" ".join([str(error), *self._failed_packs])) from error
-            raise
         if validation.errors and not (partial and validation.roots):
             raise InvalidGraph(validation.errors)
         return graph, validation.roots, validation.errors
+
+    @contextmanager
+    def _naming_failed_packs(self) -> Iterator[None]:
+        """Add the packs that could not be loaded to an error about classes that are not known.
+
+        One of them may be the class's, and the warning is long past.
+        """
+        try:
+            yield
+        except UnknownClassesError as error:
+            if not self._failed_packs:
+                raise
+            raise WorkflowError(" ".join([str(error), *self._failed_packs])) from error
 
     def plan(self, graph: Graph, roots: list[str]) -> list[NodePlan]:
         """Return what the samplers of a checked graph would need.

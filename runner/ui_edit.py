@@ -9,7 +9,7 @@ from typing import Any
 from .definitions import ObjectInfo
 from .errors import WorkflowError
 from .graph import Assignment
-from .ui_format import load_instances, to_api, wrapped
+from .ui_format import load_instances, unfilled, wrapped
 from .ui_graph import INPUT_SIDE
 from .ui_nodes import LoadedNode
 from .ui_subgraphs import GraphInstance
@@ -25,12 +25,12 @@ def with_values(workflow: Any, info: ObjectInfo, assignments: Iterable[Assignmen
     changed: dict[str, Any] = copy.deepcopy(workflow)
     assignments = list(assignments)
     try:
-        wanted = to_api(workflow, info)
+        wanted, _ = unfilled(workflow, info)
         for node_id, name, value in assignments:
             wanted[node_id]["inputs"][name] = wrapped(value)
         set_widgets(changed, info, assignments)
         # Compared as a whole: a widget may feed more inputs than the one that was meant.
-        return changed if to_api(changed, info) == wanted else None
+        return changed if unfilled(changed, info)[0] == wanted else None
     except (WorkflowError, KeyError):
         return None
 
@@ -55,17 +55,22 @@ def set_widgets(workflow: dict[str, Any], info: ObjectInfo, assignments: Iterabl
             continue
         if name in node.widgets:
             node.widgets[name].value = value
-            if isinstance(node.stored.widgets_values, dict):
-                node.stored.data["widgets_values"][name] = value
-            else:
-                row = [widget for widget in node.row if widget.stored]
-                node.stored.data["widgets_values"] = [None if w.value is MISSING else w.value for w in row]
+            _store_row(node)
         # Instances share the links of their subgraph, so those may be needed elsewhere.
         if instance.parent is None:
             for entry in node.stored.data.get("inputs") or []:
                 if entry.get("name") == name and entry.get("link") is not None:
                     _remove_link(workflow, str(entry["link"]))
                     entry["link"] = None
+
+
+def _store_row(node: LoadedNode) -> None:
+    """Write the widgets' values into the JSON of a node, in the form that it has."""
+    row = {widget.name: None if widget.value is MISSING else widget.value for widget in node.row if widget.stored}
+    if isinstance(node.stored.widgets_values, dict):
+        node.stored.data["widgets_values"] |= row
+    else:
+        node.stored.data["widgets_values"] = list(row.values())
 
 
 def _fed_from_outside(instance: GraphInstance, node: LoadedNode, index: int) -> bool:
@@ -81,7 +86,10 @@ def _write_to_host(instance: GraphInstance, node: LoadedNode, index: int, value:
         index = instance.graph.links[node.inputs[index].link or ""].origin_slot
         values, node = instance.values, instance.host
         instance = instance.parent
-    if index < len(values):
+    if node.row and node.inputs[index].name in node.widgets:
+        node.widgets[node.inputs[index].name].value = value
+        _store_row(node)
+    elif index < len(values):
         values[index] = value
         node.stored.data["widgets_values"] = [each for each in values if each is not MISSING]
 

@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from .definitions import ObjectInfo
 from .errors import WorkflowError
-from .ui_graph import BYPASS, NEVER, read_ui
-from .ui_nodes import VIRTUAL, LoadedNode, apply_primitives, load
+from .placeholders import NamedNode, filled
+from .ui_broadcasts import add_broadcasts
+from .ui_graph import BYPASS, NEVER, UINode, read_ui
+from .ui_groups import read_groups
+from .ui_nodes import BROADCASTERS, VIRTUAL, LoadedNode, apply_primitives, load
 from .ui_subgraphs import GraphInstance, LinkResolver, Value, unfold
-from .ui_widgets import MISSING, Widget
+from .ui_widgets import MISSING
+from .validate import check_known
 
-# In the file names of these alone the browser fills in %…%.
-SAVE_NODES = {
-    *("SaveImage", "SaveImageAdvanced", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio"),
-    *("SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced", "SaveGLB", "Save3DAdvanced", "SaveGaussianSplat"),
-    *("SavePointCloud", "SaveAnimatedPNG", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent"),
-}
 MAX_NESTING = 64
 _LINE_END = re.compile("[\n\r\u2028\u2029]")  # what ends a line in JavaScript
 _TOKEN = re.compile(r"\\.?|[{}|]|[^\\{}|]+", re.DOTALL)
-_UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1F\x7F]')
-_DATE = re.compile("d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|y{2,4}")
 
 
 def is_ui_format(workflow: Any) -> bool:
@@ -40,20 +36,58 @@ def is_ui_format(workflow: Any) -> bool:
 
 
 def to_api(workflow: dict[str, Any], info: ObjectInfo) -> dict[str, Any]:
-    """Return the API form of a UI workflow.
+    """Return the API form of a UI workflow, as the browser exports it.
 
     Raises:
         WorkflowError: the file is malformed, or a node's class is not in `info`.
     """
+    return filled(*unfilled(workflow, info), datetime.now())
+
+
+def unfilled(
+    workflow: dict[str, Any], info: ObjectInfo, keep_unknown: bool = False
+) -> tuple[dict[str, Any], list[NamedNode]]:
+    """Return the API form of a UI workflow with the placeholders in its file names, and the nodes they may speak of.
+
+    Args:
+        workflow: the decoded file.
+        info: node definitions.
+        keep_unknown: export nodes of classes that are not in `info` too, with their links alone.
+
+    Raises:
+        UnknownClassesError: classes of nodes are not in `info`.
+        WorkflowError: the file is malformed.
+    """
     instances = load_instances(workflow, info)
-    export = _Export(instances, info)
-    return {
-        instance.prefix + node.id: export.node(instance, node)
+    export = _Export(info)
+    exported = {
+        instance.prefix + node.id: (instance, node)
         for instance in instances
         if instance.runs
         for node in instance.graph.nodes.values()
         if not node.subgraph and node.stored.mode not in (NEVER, BYPASS) and node.stored.type not in VIRTUAL
+        # What these do is in the links by now.
+        if node.known or node.stored.type not in BROADCASTERS
     }
+    if not keep_unknown:
+        stored = {f"{_title(node.stored, info)} (node {key})": node.stored for key, (_, node) in exported.items()}
+        check_known([(each.type, name, each.pack, each.values) for name, each in stored.items()], info)
+    api = {key: export.node(instance, node) for key, (instance, node) in exported.items()}
+    named = [
+        NamedNode(
+            instance.prefix + node.id,
+            str(node.stored.properties.get("Node name for S&R") or ""),
+            _title(node.stored, info),
+            {name: widget.value for name, widget in node.widgets.items() if widget.value is not MISSING},
+        )
+        for instance in instances
+        for node in instance.graph.nodes.values()
+    ]
+    return api, named
+
+
+def _title(node: UINode, info: ObjectInfo) -> str:
+    return node.title or str(info.get(node.type, {}).get("display_name") or node.type)
 
 
 def load_instances(workflow: dict[str, Any], info: ObjectInfo) -> list[GraphInstance]:
@@ -62,7 +96,10 @@ def load_instances(workflow: dict[str, Any], info: ObjectInfo) -> list[GraphInst
     Raises:
         WorkflowError: the file is malformed.
     """
-    file = load(read_ui(workflow), info)
+    stored = read_ui(workflow)
+    file = load(stored, info, read_groups(workflow, info))
+    for key, graph in {"": file.root, **file.subgraphs}.items():
+        add_broadcasts(graph, stored.boxes.get(key, []))
     # Unfolded first: instances show the widgets' own values, not those of PrimitiveNodes.
     instances = unfold(file)
     for graph in (file.root, *file.subgraphs.values()):
@@ -71,25 +108,23 @@ def load_instances(workflow: dict[str, Any], info: ObjectInfo) -> list[GraphInst
 
 
 class _Export:
-    """Writes nodes in the API form; knows them all, for file names may refer to other nodes."""
+    """Writes nodes in the API form."""
 
-    def __init__(self, instances: list[GraphInstance], info: ObjectInfo) -> None:
-        # By object: instances of one subgraph share its nodes.
-        self._nodes = {id(node): node for instance in instances for node in instance.graph.nodes.values()}
+    def __init__(self, info: ObjectInfo) -> None:
         self._info = info
-        self._now = datetime.now()
         self._resolver = LinkResolver()
 
     def node(self, instance: GraphInstance, node: LoadedNode) -> dict[str, Any]:
-        full_id, node_type, properties = instance.prefix + node.id, node.stored.type, node.stored.properties
-        if not node.known:
-            pack = properties.get("cnr_id") or properties.get("aux_id")
-            origin = f" It belongs to the pack {pack!r}." if pack else ""
-            raise WorkflowError(f"Node {full_id}: the node class {node_type!r} is not known here.{origin}")
+        full_id, node_type = instance.prefix + node.id, node.stored.type
         inputs: dict[str, Any] = {}
         for widget in node.widgets.values():
             if widget.value is not MISSING:
-                value = self._widget_value(full_id, node, widget)
+                value = widget.value
+                if isinstance(value, str) and widget.spec.options.get("dynamicPrompts") is True:
+                    # Seeded by the place and the text, so that a file runs the same way twice.
+                    value = dynamic_prompt(
+                        value, random.Random(f"{full_id}.{widget.name}: {value}".encode("utf-8", "replace"))
+                    )
                 if widget.spec.widget_type == "CURVE" and value is not None:
                     inputs[widget.name] = {"__type__": "CURVE", "__value__": value}
                 else:
@@ -99,28 +134,7 @@ class _Export:
             source = self._resolver.resolve(instance, node, index)
             if source is not None:
                 inputs[slot.name] = wrapped(source.value) if isinstance(source, Value) else [source.id, source.slot]
-        title = node.stored.title or str(self._info[node_type].get("display_name") or node_type)
-        return {"inputs": inputs, "class_type": node_type, "_meta": {"title": title}}
-
-    def _widget_value(self, full_id: str, node: LoadedNode, widget: Widget) -> Any:
-        value = widget.value
-        if not isinstance(value, str):
-            return value
-        if widget.spec.options.get("dynamicPrompts") is True:
-            # Seeded by the place and the text, so that a file runs the same way twice.
-            return dynamic_prompt(value, random.Random(f"{full_id}.{widget.name}: {value}"))
-        if widget.name == "filename_prefix" and node.stored.type in SAVE_NODES and "%" in value:
-            return with_replacements(value, self._find_value, self._now)
-        return value
-
-    def _find_value(self, name: str, widget: str) -> Any:
-        """Return the value of a widget of the node that is called so, by property or by title."""
-        nodes = list(self._nodes.values())
-        named = [node for node in nodes if node.stored.properties.get("Node name for S&R") == name]
-        for node in named or [node for node in nodes if node.stored.title == name]:
-            value = node.widget_value(widget)
-            return None if value is MISSING else value
-        return None
+        return {"inputs": inputs, "class_type": node_type, "_meta": {"title": _title(node.stored, self._info)}}
 
 
 def wrapped(value: Any) -> Any:
@@ -182,42 +196,3 @@ def _without_comments(text: str) -> str:
         kept.append(text[at : mark.start()])
         at = end
     return "".join([*kept, text[at:]])
-
-
-def with_replacements(text: str, find_value: Callable[[str, str], Any], now: datetime) -> str:
-    """Return a file name with its %date:…% and %node.widget% filled in; others stay.
-
-    Args:
-        text: the name.
-        find_value: (node, widget) → the widget's value, or None where there is no such widget.
-        now: what %date:…% means.
-    """
-
-    def fill(match: re.Match[str]) -> str:
-        parts = match.group(1).split(".")
-        if len(parts) != 2:
-            return _date(parts[0][5:], now) if parts[0].startswith("date:") else match.group()
-        value = find_value(*parts)
-        if value is None:
-            return match.group()
-        # As JavaScript writes values.
-        if isinstance(value, bool):
-            value = str(value).lower()
-        elif isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return _UNSAFE.sub("_", str(value))
-
-    return re.sub("%([^%]+)%", fill, text)
-
-
-def _date(pattern: str, now: datetime) -> str:
-    numbers = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
-    years = {"yy": str(now.year)[2:], "yyyy": str(now.year)}
-
-    def fill(match: re.Match[str]) -> str:
-        found = match.group()
-        if found[0] in numbers:
-            return str(numbers[found[0]]).zfill(len(found))
-        return years.get(found, found)
-
-    return _DATE.sub(fill, pattern)

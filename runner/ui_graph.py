@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,8 @@ from .graph import MAX_NODES
 
 MAX_SLOTS = 1000
 NEVER, BYPASS = 2, 4  # node modes of LiteGraph, the canvas library
+PRIMITIVE, REROUTE = "PrimitiveNode", "Reroute"  # of the browser alone, which no server knows
+GROUP_PREFIX = "workflow>"  # of the classes of group nodes; once it was "workflow/"
 INPUT_SIDE, OUTPUT_SIDE = "-10", "-20"  # the ids that stand for a subgraph's own inputs and outputs in its links
 # The browser replaces these on loading, so files with the old names still open.
 RENAMED = {
@@ -21,12 +24,13 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class UILink:
-    """A link between two slots."""
+    """A link between two slots, and the type of what it carries."""
 
     origin: str
     origin_slot: int
     target: str
     target_slot: int
+    type: str = "*"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,17 @@ class UINode:
     properties: dict[str, Any]
     data: dict[str, Any]
 
+    @property
+    def pack(self) -> str:
+        """The pack that the file says it belongs to, empty where it does not."""
+        return str(self.properties.get("cnr_id") or self.properties.get("aux_id") or "")
+
+    @property
+    def values(self) -> list[Any]:
+        """The values of its widgets."""
+        stored = self.widgets_values
+        return stored if isinstance(stored, list) else list(stored.values())
+
 
 @dataclass(frozen=True)
 class UIGraph:
@@ -83,11 +98,19 @@ class UIGraph:
 
 @dataclass(frozen=True)
 class UIFile:
-    """The graph on the canvas, the subgraphs it may hold instances of, by id, and the last node id in use."""
+    """A file.
+
+    Attributes:
+        root: the graph on the canvas.
+        subgraphs: those it may hold instances of, by id.
+        last_id: the last node id in use.
+        boxes: the groups drawn around nodes, as stored, by subgraph; those of the canvas under "".
+    """
 
     root: UIGraph
     subgraphs: dict[str, UIGraph]
     last_id: int
+    boxes: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def read_ui(workflow: Any) -> UIFile:
@@ -96,51 +119,59 @@ def read_ui(workflow: Any) -> UIFile:
     Raises:
         WorkflowError: it does not have the form the browser saves, or is absurdly large.
     """
-    workflow = _object(workflow, "JSON")
-    state = _object(workflow.get("state") or {}, "state")
+    workflow = as_object(workflow, "JSON")
+    state = as_object(workflow.get("state") or {}, "state")
     last = workflow.get("last_node_id", state.get("lastNodeId"))
     # A subgraph's definition may hold definitions in turn; the loop walks the list while it grows.
     defining = [workflow]
     for each in defining:
-        definitions = _object(each.get("definitions") or {}, "definitions")
-        defining += _objects(definitions.get("subgraphs"), "definitions.subgraphs")
+        definitions = as_object(each.get("definitions") or {}, "definitions")
+        defining += as_objects(definitions.get("subgraphs"), "definitions.subgraphs")
     subgraphs: dict[str, UIGraph] = {}
+    boxes = {"": as_list(workflow.get("groups"), "groups")}
     for each in defining[1:]:
-        subgraphs.setdefault(_key(each.get("id"), "subgraph id"), _read_graph(each))
-    return _with_unique_ids(UIFile(_read_graph(workflow), subgraphs, last if isinstance(last, int) else 0))
+        key = _key(each.get("id"), "subgraph id")
+        subgraphs.setdefault(key, _read_graph(each))
+        boxes.setdefault(key, as_list(each.get("groups"), "groups"))
+    return _with_unique_ids(UIFile(_read_graph(workflow), subgraphs, last if isinstance(last, int) else 0, boxes))
 
 
 def _read_graph(data: dict[str, Any]) -> UIGraph:
-    stored = _objects(data.get("nodes"), "nodes")
+    stored = as_objects(data.get("nodes"), "nodes")
     if len(stored) > MAX_NODES:
         raise WorkflowError(f"The workflow has {len(stored)} nodes; at most {MAX_NODES} are allowed.")
     nodes: dict[str, UINode] = {}
-    for node in map(_read_node, stored):
+    for node in map(read_node, stored):
         if nodes.setdefault(node.id, node) is not node:
             raise WorkflowError(
                 f"Two nodes of the workflow have the id {node.id}: {nodes[node.id].type}, {node.type}."
             )
     # LiteGraph leaves null where some links were.
-    links = [_read_link(link) for link in _list(data.get("links"), "links") if link is not None]
+    links = [_read_link(link) for link in as_list(data.get("links"), "links") if link is not None]
     inputs = [
         SubgraphInput(
             str(each.get("name")),
             _slot_type(each),
-            [_key(link, "link of a subgraph") for link in _list(each.get("linkIds"), "linkIds")],
+            [_key(link, "link of a subgraph") for link in as_list(each.get("linkIds"), "linkIds")],
         )
-        for each in _objects(data.get("inputs"), "inputs")
+        for each in as_objects(data.get("inputs"), "inputs")
     ]
     return UIGraph(nodes, dict(links), inputs)
 
 
-def _read_node(data: dict[str, Any]) -> UINode:
+def read_node(data: dict[str, Any]) -> UINode:
+    """Return a node of a decoded file.
+
+    Raises:
+        WorkflowError: it has no type or id, or a part of it has another form.
+    """
     node_type = data.get("type")
     if not isinstance(node_type, str):
         raise WorkflowError(f"Node {data.get('id')!r} of the workflow has no type.")
     node_id = _key(data.get("id"), f"id of a {node_type} node")
     slots = {}
     for side in ("inputs", "outputs"):
-        slots[side] = _objects(data.get(side), f"inputs or outputs of node {node_id}")
+        slots[side] = as_objects(data.get(side), f"inputs or outputs of node {node_id}")
         if len(slots[side]) > MAX_SLOTS:
             raise WorkflowError(
                 f"Node {node_id} has {len(slots[side])} inputs or outputs; at most {MAX_SLOTS} are allowed."
@@ -159,13 +190,13 @@ def _read_node(data: dict[str, Any]) -> UINode:
     values, mode, title = data.get("widgets_values"), data.get("mode"), data.get("title")
     return UINode(
         id=node_id,
-        type=RENAMED.get(node_type, node_type),
+        type=RENAMED.get(node_type, re.sub("^workflow/", GROUP_PREFIX, node_type)),
         mode=mode if isinstance(mode, int) else 0,
         title=title if isinstance(title, str) else "",
         inputs=inputs,
         output_types=[_slot_type(slot) for slot in slots["outputs"]],
         widgets_values=values if isinstance(values, list | dict) else [],
-        properties=_object(data.get("properties") or {}, f"properties of node {node_id}"),
+        properties=as_object(data.get("properties") or {}, f"properties of node {node_id}"),
         data=data,
     )
 
@@ -173,14 +204,19 @@ def _read_node(data: dict[str, Any]) -> UINode:
 def _read_link(data: Any) -> tuple[str, UILink]:
     # Lists on the canvas of most files, objects in subgraphs and where a file follows the newer schema.
     if isinstance(data, list) and len(data) >= 5:
-        fields = data[:5]
+        fields, kind = data[:5], data[5] if len(data) > 5 else None
     elif isinstance(data, dict):
         fields = [data.get(name) for name in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
+        kind = data.get("type")
     else:
         raise WorkflowError(f"The workflow has a link that is none: {str(data)[:80]}.")
     key, origin, origin_slot, target, target_slot = fields
     link = UILink(
-        _key(origin, "origin of a link"), _index(origin_slot), _key(target, "target of a link"), _index(target_slot)
+        _key(origin, "origin of a link"),
+        as_slot(origin_slot),
+        _key(target, "target of a link"),
+        as_slot(target_slot),
+        _slot_type({"type": kind}),
     )
     return _key(key, "link id"), link
 
@@ -197,7 +233,8 @@ def _key(value: Any, what: str) -> str:
     raise WorkflowError(f"The {what} is neither a number nor a text in the workflow: {str(value)[:80]}.")
 
 
-def _index(value: Any) -> int:
+def as_slot(value: Any) -> int:
+    """Return a value of a link as the position of a slot; WorkflowError where it is none."""
     # Some old files hold the slot as text.
     if isinstance(value, str) and value.isdecimal() and len(value) < 9:
         return int(value)
@@ -206,13 +243,15 @@ def _index(value: Any) -> int:
     raise WorkflowError(f"A link of the workflow goes to or from the slot {str(value)[:80]}.")
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
+def as_object(value: Any, what: str) -> dict[str, Any]:
+    """Return a value that must be an object; WorkflowError, naming `what` it is, where it is none."""
     if isinstance(value, dict):
         return value
     raise WorkflowError(f"The {what} of the workflow should be an object, not {str(value)[:80]}.")
 
 
-def _list(value: Any, what: str) -> list[Any]:
+def as_list(value: Any, what: str) -> list[Any]:
+    """Return a value that must be a list or null; WorkflowError, naming `what` it is, where it is none."""
     if value is None:
         return []
     if isinstance(value, list):
@@ -220,8 +259,9 @@ def _list(value: Any, what: str) -> list[Any]:
     raise WorkflowError(f"The {what} of the workflow should be a list, not {str(value)[:80]}.")
 
 
-def _objects(value: Any, what: str) -> list[dict[str, Any]]:
-    return [_object(each, f"entries of {what}") for each in _list(value, what)]
+def as_objects(value: Any, what: str) -> list[dict[str, Any]]:
+    """Return a value that must be a list of objects, or null; WorkflowError where it is none."""
+    return [as_object(each, f"entries of {what}") for each in as_list(value, what)]
 
 
 def _with_unique_ids(file: UIFile) -> UIFile:
@@ -244,7 +284,7 @@ def _with_unique_ids(file: UIFile) -> UIFile:
                 last = max(last, int(node_id))
             taken.add(renamed[key].get(node_id, node_id))
     subgraphs = {key: _with_ids(graph, renamed[key], renamed) for key, graph in file.subgraphs.items()}
-    return UIFile(_with_ids(file.root, {}, renamed), subgraphs, last)
+    return replace(file, root=_with_ids(file.root, {}, renamed), subgraphs=subgraphs, last_id=last)
 
 
 def _with_ids(graph: UIGraph, ids: dict[str, str], inner_ids: dict[str, dict[str, str]]) -> UIGraph:

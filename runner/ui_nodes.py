@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeGuard
 
 from .definitions import ObjectInfo
 from .errors import WorkflowError
-from .ui_graph import OUTPUT_SIDE, Slot, SubgraphInput, UIFile, UILink, UINode
-from .ui_widgets import CUSTOM_COMBO, MISSING, Spec, Widget, aligned, custom_combo, declared_specs, lay_out
+from .ui_graph import OUTPUT_SIDE, PRIMITIVE, REROUTE, Slot, SubgraphInput, UIFile, UILink, UINode
+from .ui_groups import GroupNode
+from .ui_widgets import (
+    CUSTOM_COMBO,
+    MISSING,
+    Spec,
+    Widget,
+    aligned,
+    custom_combo,
+    declared_specs,
+    lay_out,
+    migrated_settings,
+)
 
-REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
-VIRTUAL = ("Note", "MarkdownNote", REROUTE, PRIMITIVE)  # the browser's own, which no server knows
+# KJNodes' and Easy-Use's nodes that hand on a value by its name: class of the reader → class of the writer.
+GETTERS = {"GetNode": "SetNode", "easy getNode": "easy setNode"}
+# Use Everywhere's nodes, which hand on values without links: exported where their pack is there, never needed to run.
+SEED_BROADCASTER = "Seed Everywhere"
+BROADCASTERS = {
+    *("Anything Everywhere", "Anything Everywhere?", "Anything Everywhere3", "Prompts Everywhere"),
+    SEED_BROADCASTER,
+}
+# Nodes of the browser alone, which no server knows: its own, and those of packs. Output n of one is its input n.
+VIRTUAL = {
+    *("Note", "MarkdownNote", REROUTE, PRIMITIVE),
+    *(*GETTERS, *GETTERS.values()),
+    *("Reroute (rgthree)", "Label (rgthree)", "Bookmark (rgthree)", "Node Collector (rgthree)"),
+    *("Fast Muter (rgthree)", "Fast Bypasser (rgthree)", "Fast Groups Muter (rgthree)"),
+    *("Fast Groups Bypasser (rgthree)", "Fast Actions Button (rgthree)", "Random Unmuter (rgthree)"),
+    *("Mute / Bypass Relay (rgthree)", "Mute / Bypass Repeater (rgthree)"),
+}
 NUMBERS = ("INT", "FLOAT")
 
 
@@ -27,7 +54,7 @@ class LoadedNode:
         widgets: those that the API form has, by name.
         row: all widgets, in the browser's order.
         known: whether its class is defined, or is one of the browser's own.
-        subgraph: whether it is an instance of a subgraph.
+        subgraph: whether it is an instance of a subgraph, or a group node: that has widgets of its own.
     """
 
     stored: UINode
@@ -44,7 +71,18 @@ class LoadedNode:
 
     def index(self, name: str) -> int | None:
         """Return the position of the input of that name."""
-        return next((index for index, slot in enumerate(self.inputs) if slot.name == name), None)
+        return self._positions.get(name)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        # The first counts where two have one name.
+        return {slot.name: index for index, slot in reversed(list(enumerate(self.inputs)))}
+
+    @property
+    def constant(self) -> str:
+        """The name under which a node of `GETTERS` sets or gets a value; empty where it has none."""
+        values = self.stored.widgets_values
+        return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else ""
 
     def widget_value(self, name: str) -> Any:
         """Return the value of a widget; MISSING where there is no such widget, or no value."""
@@ -60,6 +98,37 @@ class LoadedGraph:
     inputs: list[SubgraphInput]
     output_links: dict[int, UILink]
 
+    @cached_property
+    def setters(self) -> dict[tuple[str, str], list[LoadedNode]]:
+        """The nodes that set a value for others to get, by class and name."""
+        found: dict[tuple[str, str], list[LoadedNode]] = {}
+        for node in self.nodes.values():
+            if node.stored.type in GETTERS.values():
+                found.setdefault((node.stored.type, node.constant), []).append(node)
+        return found
+
+    @cached_property
+    def fed(self) -> dict[str, tuple[LoadedNode, int]]:
+        """The node and the input that each link feeds, by the id of the link; not those that end nowhere.
+
+        By the input that names the link, not by its position, which changes between versions of a node.
+        """
+        found: dict[str, tuple[LoadedNode, int]] = {}
+        for node in self.nodes.values():
+            for index, slot in enumerate(node.inputs):
+                link = self.links.get(slot.link) if slot.link is not None else None
+                if slot.link is not None and link is not None and link.target == node.id:
+                    found.setdefault(slot.link, (node, index))
+        return found
+
+    @cached_property
+    def fed_by(self) -> dict[str, list[tuple[LoadedNode, int]]]:
+        """The nodes and inputs that each node feeds, by its id."""
+        found: dict[str, list[tuple[LoadedNode, int]]] = {}
+        for key, end in self.fed.items():
+            found.setdefault(self.links[key].origin, []).append(end)
+        return found
+
 
 @dataclass
 class LoadedFile:
@@ -69,26 +138,41 @@ class LoadedFile:
     subgraphs: dict[str, LoadedGraph]
 
 
-def load(file: UIFile, info: ObjectInfo) -> LoadedFile:
-    """Return the graphs with their widgets, as after loading the file in the browser.
+def load(file: UIFile, info: ObjectInfo, groups: dict[str, GroupNode]) -> LoadedFile:
+    """Return the graphs with their widgets, as after loading the file in the browser; group nodes are subgraphs.
 
     Raises:
         WorkflowError: a definition is malformed.
     """
     specs: dict[str, list[Spec] | None] = {}
     graphs = []
+    # Behind those with unique ids: the nodes in a group node are called by their positions.
+    file = replace(file, subgraphs=file.subgraphs | {name: group.graph for name, group in groups.items()})
     for graph in (file.root, *file.subgraphs.values()):
-        nodes = {key: _load_node(node, file, info, specs) for key, node in graph.nodes.items()}
+        nodes = {key: _load_node(node, file, info, specs=specs, groups=groups) for key, node in graph.nodes.items()}
         # Where a file has two links to one output, the browser keeps the first.
         ends = [link for link in reversed(graph.links.values()) if link.target == OUTPUT_SIDE]
         graphs.append(LoadedGraph(nodes, graph.links, graph.inputs, {link.target_slot: link for link in ends}))
     return LoadedFile(graphs[0], dict(zip(file.subgraphs, graphs[1:], strict=True)))
 
 
-def _load_node(node: UINode, file: UIFile, info: ObjectInfo, specs: dict[str, list[Spec] | None]) -> LoadedNode:
+def _load_node(
+    node: UINode,
+    file: UIFile,
+    info: ObjectInfo,
+    *,
+    specs: dict[str, list[Spec] | None],
+    groups: dict[str, GroupNode],
+) -> LoadedNode:
     if node.type in file.subgraphs:
         slots = [Slot(each.name, each.type) for each in file.subgraphs[node.type].inputs]
-        return LoadedNode(node, _with_links(slots, node.inputs), subgraph=True)
+        loaded = LoadedNode(node, _with_links(slots, node.inputs), subgraph=True)
+        if node.type in groups:
+            loaded.row = lay_out(
+                groups[node.type].specs, aligned(groups[node.type].specs, node.widgets_values)
+            ).widgets
+            loaded.widgets = {widget.name: widget for widget in loaded.row if widget.exported}
+        return loaded
     if node.type in VIRTUAL:
         return LoadedNode(node, node.inputs)
     if node.type not in specs:
@@ -99,7 +183,7 @@ def _load_node(node: UINode, file: UIFile, info: ObjectInfo, specs: dict[str, li
     declared = specs[node.type]
     if declared is None:
         return LoadedNode(node, node.inputs, known=False)
-    values = aligned(declared, node.widgets_values)
+    values = aligned(declared, migrated_settings(node.type, node.widgets_values))
     if node.type == CUSTOM_COMBO and isinstance(node.widgets_values, list):
         declared, values = custom_combo(declared, node.widgets_values)
     layout = lay_out(declared, values)
@@ -135,28 +219,16 @@ def _with_links(declared: list[Slot], stored: list[Slot]) -> list[Slot]:
     return found
 
 
-def fed_input(graph: LoadedGraph, link: UILink) -> tuple[LoadedNode, int] | None:
-    """Return the node and the input that a link feeds, None where it ends nowhere."""
-    target = graph.nodes.get(link.target)
-    if target is None:
-        return None
-    # By the input that names the link, not by its position, which changes between versions of a node.
-    for index, slot in enumerate(target.inputs):
-        if slot.link is not None and graph.links.get(slot.link) is link:
-            return target, index
-    return None
-
-
 # PrimitiveNodes: at export, the browser writes their value into the widgets they feed
 
 
 def apply_primitives(graph: LoadedGraph) -> None:
     """Write the values of the PrimitiveNodes of a graph into the widgets they feed."""
     fed: dict[str, list[Widget]] = {}
-    for link in graph.links.values():
+    for key, link in graph.links.items():
         source = graph.nodes.get(link.origin)
-        if source is not None and source.stored.type == PRIMITIVE and (found := fed_input(graph, link)):
-            target, index = found
+        if source is not None and source.stored.type == PRIMITIVE and key in graph.fed:
+            target, index = graph.fed[key]
             if target.inputs[index].name in target.widgets:
                 fed.setdefault(link.origin, []).append(target.widgets[target.inputs[index].name])
     for node_id, widgets in fed.items():

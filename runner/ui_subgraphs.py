@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from typing import Any
 
 from .errors import WorkflowError
 from .graph import MAX_NODES
-from .ui_graph import BYPASS, INPUT_SIDE, NEVER, Slot, SubgraphInput, UILink
-from .ui_nodes import PRIMITIVE, REROUTE, VIRTUAL, LoadedFile, LoadedGraph, LoadedNode, fed_input
+from .ui_graph import BYPASS, INPUT_SIDE, MAX_SLOTS, NEVER, PRIMITIVE, Slot, SubgraphInput, UILink
+from .ui_nodes import GETTERS, SEED_BROADCASTER, VIRTUAL, LoadedFile, LoadedGraph, LoadedNode
 from .ui_widgets import MISSING
+
+log = logging.getLogger("piying")
 
 MAX_DEPTH = 100
 
@@ -61,7 +64,13 @@ def unfold(file: LoadedFile) -> list[GraphInstance]:
             child = GraphInstance(f"{parent.prefix}{host.id}:", graph, parent, host, runs, values)
             # `proxyWidgets` lists the inner widgets that instances of some versions show.
             proxies, stored = host.stored.properties.get("proxyWidgets"), host.stored.widgets_values
-            for index, entry in enumerate(proxies if isinstance(proxies, list) else ()):
+            proxies = proxies if isinstance(proxies, list) else []
+            if len(proxies) > MAX_SLOTS:
+                raise WorkflowError(
+                    f"Node {parent.prefix}{host.id} shows {len(proxies)} widgets of its subgraph; at most {MAX_SLOTS} "
+                    "are allowed."
+                )
+            for index, entry in enumerate(proxies):
                 if isinstance(entry, list) and len(entry) >= 2:
                     value = stored[index] if isinstance(stored, list) and index < len(stored) else MISSING
                     _apply_proxy(child, promoted, node_id=str(entry[0]), name=str(entry[1]), value=value)
@@ -86,14 +95,28 @@ class PromotedWidgets:
     def __init__(self, file: LoadedFile) -> None:
         self._file = file
         self._defaults: dict[tuple[str, int], Any] = {}
+        self._shown: dict[str, dict[tuple[str, str], int]] = {}
 
     def values(self, host: LoadedNode) -> list[Any]:
         """Return an instance's value for each of its inputs; MISSING where there is no widget."""
         subgraph = host.stored.type
+        if host.row:
+            return [host.widget_value(port.name) for port in self._file.subgraphs[subgraph].inputs]
         defaults = [self._default(subgraph, index, 0) for index in range(len(self._file.subgraphs[subgraph].inputs))]
         stored = host.stored.widgets_values
         values = iter(stored if isinstance(stored, list) else ())
         return [value if value is MISSING else next(values, value) for value in defaults]
+
+    def shown_by(self, host: LoadedNode, node_id: str, name: str) -> int | None:
+        """Return the input of an instance that stands for a widget inside: the first that feeds it first."""
+        subgraph = host.stored.type
+        if subgraph not in self._shown:
+            graph, found = self._file.subgraphs[subgraph], self._shown.setdefault(subgraph, {})
+            for index, port in enumerate(graph.inputs):
+                for node, at in inner_inputs(graph, port):
+                    found.setdefault((node.id, node.inputs[at].name), index)
+                    break
+        return self._shown[subgraph].get((node_id, name))
 
     def _default(self, subgraph: str, index: int, depth: int) -> Any:
         """Return the value of the first widget inside that an input of a subgraph feeds."""
@@ -117,30 +140,26 @@ class PromotedWidgets:
 def inner_inputs(graph: LoadedGraph, port: SubgraphInput) -> Iterator[tuple[LoadedNode, int]]:
     """Yield the nodes and inputs inside a subgraph that one of its inputs feeds."""
     for key in port.links:
-        link = graph.links.get(key)
-        found = fed_input(graph, link) if link is not None and link.origin == INPUT_SIDE else None
-        if found is not None:
-            yield found
+        if key in graph.fed and graph.links[key].origin == INPUT_SIDE:
+            yield graph.fed[key]
 
 
 def _apply_proxy(instance: GraphInstance, promoted: PromotedWidgets, *, node_id: str, name: str, value: Any) -> None:
     """Apply the value of one shown inner widget; MISSING stands for the value that the widget has inside."""
     graph = instance.graph
     node = graph.nodes.get(node_id)
-    # Some versions wrote the ids of the nodes on the way before the widget's name, such as "4: 7: seed".
-    while node is not None and node.index(name) is None and (ids := re.match(r"\s*\d+\s*:\s*(?=\S)", name)):
-        name = name[ids.end() :]
-    shown = _input_that_shows(graph, node_id, name)
+    if node is not None and node.index(name) is None:
+        # Some versions wrote the ids of the nodes on the way before the widget's name, such as "4: 7: seed".
+        name = re.sub(r"^(\s*\d+\s*:\s*(?=\S))+", "", name)
+    shown = None if instance.host is None else promoted.shown_by(instance.host, node_id, name)
     if shown is not None:
         instance.values[shown] = instance.values[shown] if value is MISSING else value
         return
     if node is not None and node.stored.type == PRIMITIVE:
-        for link in graph.links.values():
-            if link.origin == node_id and (fed := fed_input(graph, link)):
-                target, at = fed
-                given = target.widget_value(target.inputs[at].name) if value is MISSING else value
-                if given is not MISSING:
-                    instance.overrides[target.id, target.inputs[at].name] = given
+        for target, at in graph.fed_by.get(node_id, ()):
+            given = target.widget_value(target.inputs[at].name) if value is MISSING else value
+            if given is not MISSING:
+                instance.overrides[target.id, target.inputs[at].name] = given
         return
     position = None if node is None else node.index(name)
     if node is None or position is None:
@@ -149,14 +168,6 @@ def _apply_proxy(instance: GraphInstance, promoted: PromotedWidgets, *, node_id:
         value = promoted.values(node)[position] if node.subgraph else node.widget_value(name)
     if value is not MISSING and (node.subgraph or name in node.widgets):
         instance.overrides[node.id, name] = value
-
-
-def _input_that_shows(graph: LoadedGraph, node_id: str, name: str) -> int | None:
-    """Return the input of a subgraph that stands for a widget inside: the first that it feeds."""
-    for index, port in enumerate(graph.inputs):
-        if next(((n.id, n.inputs[at].name) for n, at in inner_inputs(graph, port)), None) == (node_id, name):
-            return index
-    return None
 
 
 # What feeds an input
@@ -254,8 +265,11 @@ def _before_link(instance: GraphInstance, link: UILink, wanted: str) -> _Input |
     if index >= len(host.inputs):
         return None
     slot = host.inputs[index]
-    linked = slot.link is not None and slot.link in parent.graph.links
-    if linked or (host.id, slot.name) in parent.overrides:
+    outer = parent.graph.links.get(slot.link) if slot.link is not None else None
+    feeder = parent.graph.nodes.get(outer.origin) if outer is not None else None
+    if feeder is not None and feeder.stored.type == PRIMITIVE and slot.name in host.widgets:
+        return Value(host.widgets[slot.name].value)  # a group node's, into which the PrimitiveNode has written
+    if outer is not None or (host.id, slot.name) in parent.overrides:
         return _Input(parent, host, index)
     value = instance.values[index] if index < len(instance.values) else MISSING
     return None if value is MISSING else Value(value)
@@ -272,9 +286,38 @@ def _before_output(at: _Output) -> _Input | _Output | Source | Value | None:
         child = at.instance.children[node.id]
         link = child.graph.output_links.get(at.slot)
         return None if link is None else _before_link(child, link, at.type)
+    if node.stored.type == SEED_BROADCASTER and not node.known:
+        values = node.stored.widgets_values
+        return Value(values[0]) if isinstance(values, list) and values else None
+    if node.stored.type in GETTERS:
+        setter = _find_setter(at.instance, node)
+        return None if setter is None else _Input(*setter, at.slot, at.type)
     if node.stored.type in VIRTUAL:
-        return _Input(at.instance, node, at.slot, at.type) if node.stored.type == REROUTE else None
+        return _Input(at.instance, node, at.slot, at.type)
     return Source(at.instance.prefix + node.id, at.slot)
+
+
+def _find_setter(instance: GraphInstance, getter: LoadedNode) -> tuple[GraphInstance, LoadedNode] | None:
+    """Return the node that sets what another gets, in the same graph, else in those around it.
+
+    Around it no two may have the name: which is meant would be a guess, so the browser takes neither.
+    """
+    name = getter.constant
+    if not name:
+        return None
+    found: list[tuple[GraphInstance, LoadedNode]] = []
+    at: GraphInstance | None = instance
+    while at is not None:
+        node_class = GETTERS[getter.stored.type]
+        found += [(at, setter) for setter in at.graph.setters.get((node_class, name), ())]
+        if found and at is instance:
+            return found[0]
+        at = at.parent
+    if len(found) == 1:
+        return found[0]
+    problem = f"{len(found)} nodes set" if found else "no node sets"
+    log.warning("%s%s: %s %r, so what it feeds goes without.", instance.prefix, getter.id, problem, name[:80])
+    return None
 
 
 def _bypass_input(node: LoadedNode, slot: int, wanted: str) -> int | None:

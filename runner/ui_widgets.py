@@ -133,6 +133,24 @@ class Layout:
     widgets: list[Widget] = field(default_factory=list)
 
 
+def migrated_settings(class_name: str, stored: list[Any] | dict[str, Any]) -> list[Any] | dict[str, Any]:
+    """Return values stored by name under the names they have now, as VideoHelperSuite renames them on loading."""
+    if not class_name.startswith("VHS_") or not isinstance(stored, dict):
+        return stored
+    values = dict(stored)
+    if "save_image" in values and class_name == "VHS_VideoCombine":
+        values.setdefault("save_output", values["save_image"])
+    size = values.get("force_size")
+    if isinstance(size, str):
+        # "512x?" or the name of a choice: what it leaves open follows from the video.
+        width, x, height = size.partition("x")
+        sides = {"custom_width": width, "custom_height": height} if x else {}
+        values |= {name: int(side) if side.isdecimal() and len(side) < 9 else 0 for name, side in sides.items()}
+        values |= {"custom_width": 0} if size in ("Disabled", "Custom Height") else {}
+        values |= {"custom_height": 0} if size in ("Disabled", "Custom Width") else {}
+    return values
+
+
 def lay_out(specs: Iterable[Spec], stored: list[Any] | dict[str, Any]) -> Layout:
     """Return the inputs and widgets, those a dynamic combo unfolds included, with their values."""
     values = iter(stored if isinstance(stored, list) else ())
@@ -150,6 +168,12 @@ def lay_out(specs: Iterable[Spec], stored: list[Any] | dict[str, Any]) -> Layout
                 keeps = given is None and spec.widget_type == "COMBO" and widget.value is not MISSING
                 widget.value = widget.value if keeps else given
         layout.widgets.extend(widgets)
+        # A choice of VideoHelperSuite's `format` brings widgets of its own; files hold their values by name alone.
+        brought = _brought(spec, widgets[0].value if widgets else None)
+        for widget in (widget for each in brought for widget in _widgets(each, layout)):
+            widget.value = named.get(widget.name, widget.value)
+            layout.widgets.append(widget)
+        layout.specs.extend(brought)
         if spec.widget_type == DYNAMIC_COMBO and widgets:
             # The chosen option brings inputs of its own, right behind the combo.
             chosen = next((choice for choice in _options(spec) if choice["key"] == widgets[0].value), {})
@@ -159,6 +183,14 @@ def lay_out(specs: Iterable[Spec], stored: list[Any] | dict[str, Any]) -> Layout
             unfolded = [parse_spec(f"{spec.name}.{name}", declared) for name, declared in fields]
             waiting.extendleft(reversed(unfolded))
     return layout
+
+
+def _brought(spec: Spec, value: Any) -> list[Spec]:
+    """Return the inputs that a choice of a combo brings, declared beside it: `{"formats": {choice: [[name, …]]}}`."""
+    formats = spec.options.get("formats")
+    found = formats.get(value) if isinstance(formats, dict) and isinstance(value, str) else None
+    entries = [each for each in found if isinstance(each, list) and each] if isinstance(found, list) else []
+    return [parse_spec(str(name), declared) for name, *declared in entries if declared]
 
 
 def _widgets(spec: Spec, layout: Layout) -> Iterator[Widget]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .definitions import ObjectInfo, combo_choices, declared_inputs
-from .errors import NodeError, WorkflowError
+from .definitions import ObjectInfo, combo_choices, declared_inputs, replacements
+from .errors import NodeError, UnknownClassesError, UnknownNode, WorkflowError
 from .graph import Graph, Link, Node, execution_order
 
 log = logging.getLogger("piying")
@@ -18,6 +18,8 @@ log = logging.getLogger("piying")
 NUMBERS = {"INT": int, "FLOAT": float}
 MAX_INT = 2**64 - 1  # ComfyUI's largest seed
 MAX_CHOICES_LISTED = 20
+MAX_NAME = 200
+MAX_STRANGE = 100  # inputs that a node does not have, looked at for the one that was meant
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,10 @@ def validate_graph(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) 
     """Check all nodes that some output depends on, each once; literals are converted to their types in place.
 
     Raises:
-        WorkflowError: a node class is not known, there is no output node, or links form a cycle.
+        UnknownClassesError: node classes are not known.
+        WorkflowError: there is no output node, or links form a cycle.
     """
-    for node in graph.values():
-        if node.class_type not in info:
-            near = difflib.get_close_matches(node.class_type, info, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            raise WorkflowError(
-                f"{node}: the node class {node.class_type!r} is not known here. {hint}"
-                "The runner knows Piying's nodes and the ComfyUI core nodes that its workflows use."
-            )
+    check_known([(node.class_type, str(node), node.pack, node.inputs.values()) for node in graph.values()], info)
     outputs = [node.id for node in graph.values() if info[node.class_type]["output_node"]]
     if not outputs:
         raise WorkflowError("The workflow has no output node, such as Save Video or Save Image, so nothing would run.")
@@ -63,6 +59,34 @@ def validate_graph(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) 
     if len(roots) == len(outputs):
         execution_order(graph, roots)
     return Validation(roots, errors)
+
+
+def check_known(nodes: Iterable[tuple[str, str, str, Iterable[Any]]], info: ObjectInfo) -> None:
+    """Check that the classes of nodes (class, "title (node id)", pack, values) are known.
+
+    Raises:
+        UnknownClassesError: some are not; all of them are named.
+    """
+    unknown = [node for node in nodes if node[0] not in info]
+    if not unknown:
+        return
+    texts = [value[:MAX_NAME] for node in unknown for value in node[3] if isinstance(value, str)]
+    instead = replacements((node[0] for node in unknown), texts, info)
+    # To compare long names takes long, and no class has one.
+    names = [name for name in {node[0] for node in unknown} if len(name) <= MAX_NAME]
+    near = {name: difflib.get_close_matches(name, info, n=1) for name in names[:MAX_CHOICES_LISTED]}
+    raise UnknownClassesError(
+        [
+            UnknownNode(
+                class_type,
+                node,
+                pack,
+                "".join(() if instead.get(class_type) else near.get(class_type, ())),
+                instead.get(class_type, ()),
+            )
+            for class_type, node, pack, _ in unknown
+        ]
+    )
 
 
 def _dependencies(graph: Graph, roots: list[str]) -> list[Node]:
@@ -93,13 +117,16 @@ def _declared_errors(node: Node, graph: Graph, info: ObjectInfo, own_checks: set
             yield from _link_errors(node, name, kind, graph=graph, info=info)
         else:
             yield from _literal_errors(node, name, kind, options=options, own_check=name in own_checks)
-    for name in set(node.inputs) - set(declared):
+    strange = [name for name in node.inputs if name not in declared]
+    for name in strange[:MAX_STRANGE]:
         text = f"has no input {name!r}. It has: {', '.join(declared)}."
         if isinstance(node.inputs[name], Link):
             yield _error("unknown_input", node, name, text)
         # The browser saves values of its own among the inputs, such as previews: only likely typos are worth a word.
-        elif difflib.get_close_matches(name, list(declared), n=1, cutoff=0.75):
+        elif len(name) <= MAX_NAME and difflib.get_close_matches(name, list(declared), n=1, cutoff=0.75):
             log.warning("%s: %s The value is not used.", node, text)
+    if len(strange) > MAX_STRANGE:
+        log.warning("%s: %d more inputs that it does not have are not used.", node, len(strange) - MAX_STRANGE)
 
 
 def _link_errors(node: Node, name: str, kind: Any, *, graph: Graph, info: ObjectInfo) -> Iterator[NodeError]:

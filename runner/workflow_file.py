@@ -6,7 +6,8 @@ import copy
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..core.media.metadata import read_workflow
 from .definitions import ObjectInfo, declared_inputs
 from .errors import WorkflowError
 from .graph import Assignment, Graph, Link, find_node, parse_graph
+from .placeholders import NamedNode, filled, named_nodes
 from .validate import converted
 
 MAX_BYTES = 64 * 2**20
@@ -30,10 +32,12 @@ class Workflow:
     Attributes:
         api: the API form.
         extra_pnginfo: `{"workflow": UI form}` where the file had one, else empty.
+        named: the nodes of a UI form that placeholders may speak of; those of an API form are all in it.
     """
 
     api: dict[str, Any]
     extra_pnginfo: dict[str, Any]
+    named: list[NamedNode] = field(default_factory=list)
 
     def graph(self, titles: dict[str, str]) -> Graph:
         """Return the graph to run.
@@ -46,7 +50,8 @@ class Workflow:
     def with_values(self, assignments: list[Assignment], info: ObjectInfo) -> Workflow:
         """Return the workflow with values of the command line written into both of its forms.
 
-        Where the UI form cannot say the same as the API form, it is left out.
+        Placeholders in file names are filled in afterwards, so those of the values and those that speak of them are
+        too. Where the UI form cannot say the same as the API form, it is left out.
 
         Raises:
             WorkflowError: a value is not of the input's type.
@@ -70,21 +75,31 @@ class Workflow:
 
             ui = with_values(extra.pop("workflow"), info, typed)
             extra |= {} if ui is None else {"workflow": ui}
-        return Workflow(api, extra)
-
-    def write_api(self, path: Path) -> None:
-        """Write the API form; a file that is there stays whole until the new one is.
-
-        Raises:
-            PiyingError: the file cannot be written.
-        """
-        text = json.dumps(self.api, indent=2, ensure_ascii=False) + "\n"
-        with explain_os_errors(f"--export-api {path}: cannot write it"):
-            write_text(path, text)
+        given: dict[str, dict[str, Any]] = {}
+        for node_id, name, value in typed:
+            given.setdefault(node_id, {})[name] = value
+        named = [replace(node, values=node.values | given.get(node.id, {})) for node in self.named]
+        return Workflow(filled(api, named or named_nodes(api), datetime.now()), extra, named)
 
 
-def read_workflow_file(path: Path, info: ObjectInfo) -> Workflow:
+def write_workflow(path: Path, workflow: dict[str, Any], option: str) -> None:
+    """Write a workflow of either form; a file that is there stays whole until the new one is.
+
+    Raises:
+        PiyingError: the file, which `option` of the command line names, cannot be written.
+    """
+    text = json.dumps(workflow, indent=2, ensure_ascii=False) + "\n"
+    with explain_os_errors(f"{option} {path}: cannot write it"):
+        write_text(path, text)
+
+
+def read_workflow_file(path: Path, info: ObjectInfo, keep_unknown: bool = False) -> Workflow:
     """Return the workflow of a JSON file (UI or API form), or of a PNG, WEBP, MP4 or WEBM that carries one.
+
+    Args:
+        path: the file.
+        info: node definitions.
+        keep_unknown: keep nodes of classes that are not in `info`, those of a UI form with their links alone.
 
     Raises:
         WorkflowError: the file is not there, or holds no workflow that can be read.
@@ -93,29 +108,38 @@ def read_workflow_file(path: Path, info: ObjectInfo) -> Workflow:
         if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
             raise WorkflowError(f"{path}: is not a file. Give a workflow file.")
         with path.open("rb") as file:
-            head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+            head = file.read(1024)
     except OSError as error:
         raise WorkflowError(f"{path}: cannot be read ({error.strerror}). Give a workflow file.") from error
     # By content: browsers and chats rename what they pass on.
-    if head[:1] not in (b"{", b"["):
-        return _read_media(path)
+    encoding = json.detect_encoding(head)
+    if head.decode(encoding, "ignore").lstrip()[:1] not in ("{", "["):
+        try:
+            texts = read_workflow(path)
+        except PiyingError as error:
+            raise WorkflowError(str(error)) from error
+        graphs = {key: _decoded(texts[key], f"{path}, {key}") for key in ("prompt", "workflow") if key in texts}
+        return workflow_from_json(graphs, str(path), info, keep_unknown)
     if path.stat().st_size > MAX_BYTES:
         raise WorkflowError(f"{path}: a workflow of {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding=encoding)
+    except (OSError, UnicodeError) as error:
         raise WorkflowError(f"{path}: cannot be read as text ({error}).") from error
-    return workflow_from_json(_decoded(text, str(path)), str(path), info)
+    return workflow_from_json(_decoded(text, str(path)), str(path), info, keep_unknown)
 
 
-def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo) -> Workflow:
+def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo, keep_unknown: bool = False) -> Workflow:
     """Return the workflow of decoded JSON; `origin` names it in messages.
 
+    Beside the two forms it may be what holds them: the body of a request to /prompt, the result of the browser's
+    graphToPrompt, or the metadata of a media file.
+
     Raises:
-        WorkflowError: it is no workflow of either form.
+        WorkflowError: it holds no workflow of either form.
     """
     # Not at the top: the command line should answer at once, and most of its answers need no conversion.
-    from .ui_format import is_ui_format, to_api
+    from .ui_format import is_ui_format, unfilled
 
     # Copies and comparisons of what follows go as deep as the data, which Python's stack would not survive.
     level: list[Any] = [decoded]
@@ -126,23 +150,37 @@ def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo) -> Workflow:
             break
     else:
         raise WorkflowError(f"{origin}: nested too deeply to be a workflow.")
-    if is_ui_format(decoded):
-        return Workflow(to_api(decoded, info), {"workflow": decoded})
     if not isinstance(decoded, dict):
         raise WorkflowError(f"{origin}: a workflow is a JSON object, this is a {type(decoded).__name__}.")
-    return Workflow(decoded, {})
-
-
-def _read_media(path: Path) -> Workflow:
-    try:
-        texts = read_workflow(path)
-    except PiyingError as error:
-        raise WorkflowError(str(error)) from error
+    api, ui = (None, decoded) if is_ui_format(decoded) else _unpacked(decoded, origin)
+    extra = {"workflow": ui} if ui else {}
     # The API form, not the UI form beside it: it is what ran, values of the command line included.
-    if "prompt" not in texts:
-        raise WorkflowError(f"{path}: carries no prompt, the API form of the graph that made it, so it cannot be run.")
-    extra = {name: _decoded(texts[name], f"{path}, {name}") for name in ("workflow",) if name in texts}
-    return Workflow(_decoded(texts["prompt"], f"{path}, prompt"), extra)
+    if api is not None:
+        return Workflow(api, extra)
+    if not is_ui_format(ui):
+        raise WorkflowError(f"{origin}: its workflow has no nodes and links, so it is not what the browser saves.")
+    api, named = unfilled(ui, info, keep_unknown)
+    return Workflow(api, extra, named)
+
+
+def _unpacked(found: dict[str, Any], origin: str) -> tuple[dict[str, Any] | None, Any]:
+    """Return the API form and the UI form that an object holds, either of them None; a bare API form holds itself."""
+
+    def graph(key: str) -> Any:
+        value = found.get(key)
+        # Metadata that was copied by hand has graphs as texts.
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = _decoded(value, f"{origin}, {key}")
+        # In a bare API form the keys are ids of nodes, which may have any name.
+        return value if isinstance(value, dict) and "class_type" not in value else None
+
+    extra = found.get("extra_data")
+    embedded = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
+    ui = graph("workflow") or (embedded.get("workflow") if isinstance(embedded, dict) else None)
+    for key in ("prompt", "output"):
+        if (api := graph(key)) is not None and (api or not ui):
+            return api, ui
+    return (None, ui) if ui else (found, None)
 
 
 def _decoded(text: str, origin: str) -> Any:
@@ -156,10 +194,11 @@ def _decoded(text: str, origin: str) -> Any:
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse two entries of one name: only one of two nodes with the same id would run."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"two entries are called {next(name for name in names if names.count(name) > 1)!r}")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"two entries are called {name!r}")
+        found[name] = value
     return found
 
 

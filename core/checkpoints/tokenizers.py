@@ -1,25 +1,32 @@
-"""Tokenizers: SentencePiece models inside files of weights, a folder's own, and those of other folders."""
+"""Tokenizers: those inside files of weights, a folder's own, and those of other folders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+import struct
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..files.gguf_file import gguf_values
 from ..files.json_file import read_json_or_empty
-from ..files.open import open_tensors
+from ..files.open import open_tensors, read_header
 from ..files.scan import find_folders
 from ..host.base import Host
-from .layouts.base import TOKENIZER_TENSOR
+from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
+from .pretrained import reading
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from ..catalog.installed_model import InstalledModel
 
 
 PIECES = "spiece.model"  # what transformers calls a SentencePiece model in a folder
+SPACE = "▁"  # SentencePiece's mark of a space before a word
 PAD, END = 0, 1  # of T5, mT5 and UMT5
 
 
@@ -45,12 +52,13 @@ class SentencePieceTokenizer:
     ) -> Any:
         """Return input_ids and attention_mask, int64 [texts, max_length]: pieces, an end mark, then padding.
 
-        Other options of transformers' tokenizers are accepted; what they could ask for is done anyway.
+        With `return_offsets_mapping` also offset_mapping: for each piece the place of its first character and that
+        behind its last, (0, 0) for the end mark. Other options of transformers' tokenizers are accepted; what they
+        could ask for is done anyway.
         """
         import torch
         from transformers import BatchEncoding
 
-        del options
         most = max_length or self.model_max_length
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self._processor.encode(one) for one in texts]
@@ -58,7 +66,11 @@ class SentencePieceTokenizer:
         width = most if padding == "max_length" else max(map(len, rows))
         ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+        result: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if options.get("return_offsets_mapping"):
+            places = [_places(one, self._processor.encode(one, out_type=str)) for one in texts]
+            result["offset_mapping"] = [[*row[: most - 1 if truncation else None], (0, 0)] for row in places]
+        return BatchEncoding(result)
 
     def batch_decode(self, rows: torch.Tensor | Sequence[Sequence[int]], **options: Any) -> list[str]:
         """Return the texts of rows of tokens."""
@@ -68,6 +80,34 @@ class SentencePieceTokenizer:
         """Return the text of tokens, without end marks and padding."""
         del options
         return str(self._processor.decode([int(token) for token in tokens if int(token) not in (PAD, END)]))
+
+
+def _places(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
+    """Return where each piece begins and ends in the text; the library's own way of asking changes by version."""
+    # SentencePiece normalises before it splits: "…" is three full stops, and spaces are a mark of their own.
+    seen = [
+        (normal, place)
+        for place, character in enumerate(text)
+        for normal in unicodedata.normalize("NFKC", character)
+        if not normal.isspace()
+    ]
+    found, cursor = list[tuple[int, int]](), 0
+    for piece in pieces:
+        bare = piece.replace(SPACE, "")
+        if byte := re.fullmatch("<0x([0-9A-F]{2})>", bare):
+            # Of a character in UTF-8 the first byte takes the place, and the others share it.
+            begins = int(byte[1], 16) & 0xC0 != 0x80
+            cursor -= not begins and cursor > 0
+            count = 1
+        else:
+            count = len(bare)
+            # Past characters that the normalisation leaves out.
+            skips = range(cursor, min(cursor + 4, len(seen)))
+            cursor = next((at for at in skips if [c for c, _ in seen[at : at + count]] == list(bare)), cursor)
+        here = seen[cursor : cursor + count] or seen[cursor : cursor + 1] or seen[-1:]
+        found.append((here[0][1], here[-1][1] + 1) if here else (0, 0))
+        cursor += count
+    return found
 
 
 def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:
@@ -89,23 +129,95 @@ def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:
         return _of_pieces((place / PIECES).read_bytes(), place / PIECES)
     from transformers import AutoTokenizer
 
-    from .pretrained import reading
-
     with reading(place, "tokenizer"):
         return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
-def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
-    """Return the tokenizer inside a text encoder's file, or None where it has none.
+def tokenizer_in(path: str | Path) -> Any | None:
+    """Return the tokenizer inside a file of weights, or None where it has none.
 
     Raises:
         PiyingError: the file is damaged, or what it calls a tokenizer is none.
     """
-    tensors = open_tensors(Path(path))
+    path = Path(path)
+    header = read_header(path)
+    if header.format == "gguf":
+        if not holds_tokenizer(header.metadata):
+            return None
+        values = gguf_values(path)
+        with reading(path, "tokenizer"):
+            is_unigram = values["tokenizer.ggml.model"] == "t5"
+            return SentencePieceTokenizer(_sentencepiece_model(values)) if is_unigram else _byte_level_bpe(values)
+    tensors = open_tensors(path)
     found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
         return None
-    return _of_pieces(found.read().contiguous().numpy().tobytes(), Path(path))
+    return _of_pieces(found.read().contiguous().numpy().tobytes(), path)
+
+
+# Types of tokens, the same in GGUF (llama_token_type) and SentencePiece (ModelProto.SentencePiece.Type).
+CONTROL, USER_DEFINED, BYTE = 3, 4, 6
+
+
+def _byte_level_bpe(values: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Return Qwen's tokenizer from the metadata of a GGUF file."""
+    from tokenizers import AddedToken
+    from transformers import Qwen2Tokenizer
+
+    tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
+    merges: Any = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
+    end = tokens[values["tokenizer.ggml.eos_token_id"]]
+    padding = tokens[values.get("tokenizer.ggml.padding_token_id", values["tokenizer.ggml.eos_token_id"])]
+    tokenizer: Any = Qwen2Tokenizer(
+        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, eos_token=end, pad_token=padding
+    )
+    added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
+    tokenizer.add_tokens([AddedToken(token, special=kind == CONTROL, normalized=False) for token, kind in added])
+    tokenizer.chat_template = values.get("tokenizer.chat_template")
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _sentencepiece_model(values: Mapping[str, Any]) -> bytes:
+    """Return a SentencePiece model from the metadata of a GGUF file.
+
+    A message of protocol buffers, by the field numbers of sentencepiece_model.proto of google/sentencepiece.
+    """
+    types = values["tokenizer.ggml.token_type"]
+    pieces = zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.scores"], types, strict=True)
+    ids = {40: "unknown", 41: "bos", 42: "eos", 43: "padding"}
+    trainer = {number: values.get(f"tokenizer.ggml.{name}_token_id", -1) for number, name in ids.items()}
+    characters = bytes(value % 256 for value in values.get("tokenizer.ggml.precompiled_charsmap", ()))
+    normalizer: dict[int, bytes | float | int] = {
+        2: characters,
+        3: bool(values.get("tokenizer.ggml.add_space_prefix", True)),
+        4: bool(values.get("tokenizer.ggml.remove_extra_whitespaces", True)),
+    }
+    model = [_field(1, _message({1: text.encode(), 2: float(score), 3: kind})) for text, score, kind in pieces]
+    unigram = 1
+    model.append(_field(2, _message({3: unigram, 35: BYTE in types, **trainer})))
+    return b"".join([*model, _field(3, _message(normalizer))])
+
+
+def _message(fields: Mapping[int, bytes | float | int]) -> bytes:
+    return b"".join(_field(number, value) for number, value in fields.items())
+
+
+def _field(number: int, value: bytes | float | int) -> bytes:
+    """Return a field of a message: bytes with their length, a float in 4 bytes, or an integer of variable length."""
+    if isinstance(value, bytes):
+        return _variable(number << 3 | 2) + _variable(len(value)) + value
+    if isinstance(value, float):
+        return _variable(number << 3 | 5) + struct.pack("<f", value)
+    return _variable(number << 3) + _variable(int(value) & (1 << 64) - 1)
+
+
+def _variable(value: int) -> bytes:
+    """Return an integer with 7 bits in each byte, the lowest first; the eighth bit says that another byte follows."""
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
 
 
 def _of_pieces(model: bytes, path: Path) -> SentencePieceTokenizer:

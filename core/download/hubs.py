@@ -127,7 +127,7 @@ def _stored_token() -> str | None:
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     try:
         return Path(home, "token").expanduser().read_text(encoding="utf-8").strip() or None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: nobody says where home is
         return None
 
 

@@ -6,6 +6,7 @@ anything is installed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,9 +14,13 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import PiyingError
 from ..files.json_file import load_json
+from .checksums import LEDGER
 
 MANIFEST = Path(__file__).resolve().parents[2] / "models_manifest.json"
 SCHEMA = 2
+LONGEST_NAME = 200  # bytes; file systems take 255, and a download adds its endings
+OWN_ENDINGS = (".part", ".part.json", ".part.lock")
+DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ def read_manifest(path: Path) -> tuple[ListedModel, ...]:
             files = []
             for file in entry["files"]:
                 safe_path(file["path"])
+                if not (file["bytes"] is None or type(file["bytes"]) is int) or not _is_sha256(file["sha256"]):
+                    raise ValueError(f"{file['path']} has no proper bytes and sha256")
                 sources = {hub: Source(**source) for hub, source in file["sources"].items()}
                 only = tuple(file.get("only", ()))
                 files.append(ListedFile(file["path"], file["bytes"], file["sha256"], sources, only))
@@ -110,22 +117,36 @@ def read_manifest(path: Path) -> tuple[ListedModel, ...]:
                 )
             )
         return tuple(models)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PiyingError(
             f"{path} cannot be read as a list of models of schema {SCHEMA} ({error}). Reinstall Piying."
         ) from error
 
 
+def _is_sha256(value: object) -> bool:
+    return value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+
+
 def safe_path(name: str) -> str:
-    """Return a listed file's path, refused where it would leave its folder.
+    """Return a listed file's path, refused where it would leave its folder or is a name that not every system takes.
 
     Raises:
-        PiyingError: it has `..`, a drive or a root.
+        PiyingError: it has `..`, a drive, a root, control characters, a device of Windows, or the name of a file that
+            downloads need themselves.
     """
     path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
-        raise PiyingError(f"The file {name!r} is listed, whose path leaves its folder. Nothing was fetched.")
+    is_inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    is_plain = name.isprintable() and not set('\\:*?"<>|') & set(name)
+    if not (is_inside and is_plain and all(map(_is_usable, path.parts))):
+        raise PiyingError(
+            f"The file {name!r} is listed, whose path leaves its folder or is no name for a file. Nothing was fetched."
+        )
     return str(path)
+
+
+def _is_usable(part: str) -> bool:
+    is_ours = part.endswith(OWN_ENDINGS) or part == LEDGER
+    return len(part.encode()) <= LONGEST_NAME and part == part.rstrip(". ") and not (is_ours or DEVICE.fullmatch(part))
 
 
 @cache

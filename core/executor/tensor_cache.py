@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from ..planner.plan_types import PhasePlan
+
+
+log = logging.getLogger("piying")
 
 
 class TensorCache:
@@ -58,15 +62,18 @@ def encoded(
     host: Host,
     *,
     encode: Callable[[list[str]], list[Encoded]],
+    logged: set[str] | None = None,
 ) -> list[Encoded]:
-    """Return what the encoder makes of each prompt, on the CPU.
+    """Return what the encoder makes of each prompt, on the CPU; log what it says beside the embeddings.
 
     Args:
         prompts: texts, in any number and order.
         identity: the encoder's files and their state. With the number types of `choice` and the text
             it is the cache key of embeddings.
         choice: the plan of the phase.
-        encode: called with the prompts not seen before, where there are any.
+        encode: called with the prompts not seen before, where there are any. Texts under `notes` and `warnings`, in
+            UTF-8 as uint8, are logged in every run, from the cache too.
+        logged: lines that were logged before and are not logged again; new ones are added.
 
     Raises:
         NonFiniteError: an embedding is not finite; it is then not stored.
@@ -74,7 +81,8 @@ def encoded(
     store = TensorCache(host.cache_folder() / "embeddings", KEPT_PROMPTS)
     distinct = list(dict.fromkeys(prompts))
     keys = {
-        text: {"encoder": identity, "as": f"{choice.compute} {choice.storage}", "prompt": text} for text in distinct
+        text: {"encoder": identity, "as": f"{choice.compute} {choice.storage} weighted", "prompt": text}
+        for text in distinct
     }
     known = {text: store.get(keys[text]) for text in distinct}
     new = [text for text in distinct if known[text] is None]
@@ -84,6 +92,15 @@ def encoded(
             check(tensor, f"for {text[:40]!r}")
         known[text] = tensors
         store.put(keys[text], tensors)
+    logged = set() if logged is None else logged
+    for text in distinct:
+        for name, level in (("notes", logging.INFO), ("warnings", logging.WARNING)):
+            said = (known[text] or {}).get(name)
+            lines = [] if said is None else said.numpy().tobytes().decode("utf-8", "replace").splitlines()
+            for line in lines:
+                if line not in logged:
+                    log.log(level, "%s", line)
+                    logged.add(line)
     return [known[text] or {} for text in prompts]
 
 

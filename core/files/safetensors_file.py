@@ -6,11 +6,13 @@ Written for files from strangers: nothing in a header makes us read or allocate 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import mmap
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,16 +47,31 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class FileHeader:
-    """The tensors of one file by name, and the texts it carries beside them.
+    """The tensors of one file by name, and what it says beside them.
 
     Attributes:
         format: "safetensors", "gguf" or "pth".
+        metadata: texts, and in GGUF files numbers too.
     """
 
     path: Path
     format: str
     entries: dict[str, TensorEntry]
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Return a regular file, open for reading: a pipe would be waited for, and a device has no end.
+
+    Raises:
+        PiyingError: it is none, or cannot be opened.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise PiyingError(f"{path}: is no regular file. Choose another file.")
+        return path.open("rb")
+    except OSError as error:
+        raise PiyingError(f"{path}: cannot be opened ({error.strerror}). Choose another file.") from error
 
 
 def damaged(path: Path, reason: str) -> PiyingError:
@@ -69,8 +86,8 @@ def read_safetensors_header(path: Path) -> FileHeader:
         PiyingError: the header is absent, too large, no JSON, or its tensors do not fill the file
             exactly once.
     """
-    size = payload_bytes(path)  # a file of cast weights ends in its checksum
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = payload_bytes(path)  # a file of cast weights ends in its checksum
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > size - 8:
             raise damaged(path, f"the header claims {length} bytes, the file has {size}")
@@ -142,7 +159,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         import torch
 
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             self._map = mmap.mmap(file.fileno(), 0, **_private())
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..catalog.installed_model import InstalledModel
@@ -14,6 +15,7 @@ from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
 from ..families.diffusion_model import ModelParts, pipeline_of
 from ..families.image_vae import decode_phase
+from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from ..files.dtypes import torch_dtype
 from ..host.base import Host
 from ..lora.catalog import record_of
@@ -37,11 +39,12 @@ class Encoder(NamedTuple):
     phase: str
     tokens: int
     suffix: str  # of the pipeline's arguments
+    title: str
 
 
 ENCODERS = (
-    Encoder(0, "text_encoder", "encode", BERT_TOKENS, ""),
-    Encoder(1, "text_encoder_2", "encode_2", T5_TOKENS, "_2"),
+    Encoder(0, "text_encoder", "encode", BERT_TOKENS, "", "The first text encoder (BERT)"),
+    Encoder(1, "text_encoder_2", "encode_2", T5_TOKENS, "_2", "The second text encoder (mT5)"),
 )
 
 
@@ -128,10 +131,13 @@ class ImageRun:
         def encode(new: list[str]) -> list[Encoded]:
             pipeline = self.model.encoder_pipeline(encoder.part, choice)
             model = getattr(pipeline, encoder.part)
+            name = encoder.part.replace("text_encoder", "tokenizer")
+            tokenizer = PromptTokenizer(getattr(pipeline, name), encoder.tokens, encoder.title)
+            setattr(pipeline, name, tokenizer)
             # BERT's blocks, or T5's.
             blocks = model.encoder.block if hasattr(model.encoder, "block") else model.encoder.layer
             with placed(model, choice, device, self.host, blocks=list(blocks)):
-                return [encode_one(pipeline, text) for text in new]
+                return [encode_weighted(text, tokenizer, partial(encode_one, pipeline)) for text in new]
 
         with self.meter.phase(choice):
             found = encoded(prompts, self.model.parts.identity(encoder.part), choice, self.host, encode=encode)

@@ -319,7 +319,7 @@ def set_loras(model: nn.Module, wanted: Sequence[LoraFile], compute: str) -> Non
         while on:
             on.pop()[1].remove()
         for key, lora in zip(keys, wanted, strict=True):
-            on.append((key, apply_lora(model, lora.path, lora.strength, torch_dtype(compute))))
-    for lora, (_, applied) in zip(wanted, on, strict=True):
-        if applied.left_out:
-            log.warning("LoRA %s leaves out %s. The others are on.", lora.name, applied.left_out)
+            applied = apply_lora(model, lora.path, lora.strength, torch_dtype(compute))
+            on.append((key, applied))
+            if applied.left_out:
+                log.warning("LoRA %s leaves out %s. The others are on.", lora.name, applied.left_out)

@@ -102,6 +102,12 @@ class Change(Generic[Tensor]):
         shape = self._shape("weight")
         return (shape[0], 0) if len(shape) == 1 else self._flat("weight")
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the model that its sides are; of tables, norms and convolutions the first and the last."""
+        shape = self._shape("weight") if self.kind == "whole" else ()
+        return (shape[0], shape[-1]) if shape else self.size
+
     def _flat(self, role: str) -> tuple[int, int]:
         if role not in self.parts:
             raise ValueError(f"has one factor alone: {role} is missing")
@@ -259,7 +265,7 @@ class Verdict(Generic[Tensor]):
             if not change.kind or change.problem:
                 continue
             ranks.update([change.rank] if change.rank else [])
-            widths.update(side for side in change.size if side)
+            widths.update(side for side in change.widths if side > 1)
             block = next((block for target in targets if (block := block_of(self.class_name, target.name))), "")
             numbers[block] += change.numbers(targets)
         outside = numbers.pop("", 0)
@@ -392,7 +398,7 @@ def stated_alpha(path: Path) -> Callable[[Change[StoredTensor]], float | None]:
     peft multiplies by alpha / rank, or by alpha / √rank where `use_rslora` is set; None where nothing is said.
     """
     try:
-        table = parse_json(read_header(path).metadata.get(PEFT_METADATA, ""))
+        table = parse_json(str(read_header(path).metadata.get(PEFT_METADATA, "")))
     except ValueError:
         table = None
     table = table if isinstance(table, dict) else {}

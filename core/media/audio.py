@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,33 +16,53 @@ from .frame_rate import exact_rate
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger("piying")
+
 # Two and a half hours of stereo at 48 kHz.
 MAX_BYTES = 1 << 32
 
 # Sun's AU format can be read from a pipe: unlike WAV's, its header need not hold the length.
 _SAMPLES = split("-map 0:a:0 -vn -c:a pcm_f32be -f au pipe:1")
+# Times begin at the first frame. Sound that begins later gets silence before it, what is earlier is left out, and gaps
+# of 0.1 s and more are filled with silence.
+_ALIGNED = "asetpts=PTS-({start:.6f})/TB,aresample=async=1:first_pts=0"
 _HEADER = ">4sIIIII"
 
 
-def read_audio(path: Path) -> dict[str, Any]:
+def read_audio(path: Path, start: float = 0.0) -> dict[str, Any]:
     """Return {"waveform": float32 [1,C,T], "sample_rate": int} of the first sound track, at its own rate.
+
+    What a damaged file makes ffmpeg complain of is logged.
+
+    Args:
+        start: seconds from the file's beginning to the first sample, where the first frame is shown
+            (`VideoInfo.start`).
 
     Raises PiyingError when the file is missing, damaged, has no sound, or too much of it.
     """
     import numpy as np
+    import psutil
     import torch
 
     doing, rate, channels = f"Cannot read the sound of {path}", 1, 1
-    with ffmpeg.running([*ffmpeg.source(path), *_SAMPLES], doing) as process:
+    heard: list[str] = []
+    aligned = [*ffmpeg.source(path), "-af", _ALIGNED.format(start=float(start)), *_SAMPLES]
+    arguments = [*aligned, *split(f"{ffmpeg.ALL_STREAMS.replace('V:0', 'V:0?')} -c copy -t 0 -f null -")]
+    with ffmpeg.running(arguments, doing, heard) as process:
         assert process.stdout is not None
         head = process.stdout.read(struct.calcsize(_HEADER))
         # Without a header ffmpeg has failed: the end of the block says why.
         if len(head) == struct.calcsize(_HEADER):
-            _, start, _, _, rate, channels = struct.unpack(_HEADER, head)
-            process.stdout.read(start - len(head))
-        data = process.stdout.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise PiyingError(f"{doing}: it is longer than {MAX_BYTES >> 30} GiB of samples. Cut it first.")
+            _, offset, _, _, rate, channels = struct.unpack(_HEADER, head)
+            process.stdout.read(offset - len(head))
+        # Twice: as they come, and as a tensor.
+        free: int = psutil.virtual_memory().available
+        most = min(MAX_BYTES, free // 2)
+        data = process.stdout.read(most + 1)
+        if len(data) > most:
+            raise PiyingError(f"{doing}: it is longer than {most / 2**30:.1f} GiB of samples. Cut it first.")
+    if (said := ffmpeg.complaint(heard)) is not None:
+        log.warning("%s is damaged: %.2f s of sound could be read. %s.", path, len(data) / 4 / channels / rate, said)
     samples = np.frombuffer(data, ">f4", len(data) // 4 // channels * channels).reshape(-1, channels)
     waveform = torch.from_numpy(np.ascontiguousarray(samples.T, np.float32))
     return {"waveform": waveform[None], "sample_rate": rate}

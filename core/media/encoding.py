@@ -31,15 +31,6 @@ _FFV1 = split("-c:v ffv1 -level 3 -g 1 -pix_fmt bgr0 -fflags +bitexact -flags:v 
 _FFV1_RATE = Fraction(16)
 
 
-def bt709(pixels: str) -> list[str]:
-    """Return the arguments that convert frames to BT.709 in the pixel format `pixels`, such as yuv420p, and tag it."""
-    # Newer ffmpegs take the tags from the frames, which setparams marks, older ones from the options.
-    marks = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-    scale = f"scale=out_color_matrix=bt709:out_range=tv:{ffmpeg.PRECISE}"
-    options = split("-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv")
-    return ["-vf", f"{scale},format={pixels},setparams={marks}", *options]
-
-
 @contextmanager
 def scratch_folder(path: Path, doing: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; its file `RESULT` replaces `path` when the block ends.

@@ -8,26 +8,30 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from threading import Thread
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from ..errors import PiyingError, errno_in, file_error
 
 if TYPE_CHECKING:
     import subprocess
 
-# Options of the scale filter, whose defaults trade colour accuracy for speed.
-PRECISE = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+# Without pictures that are attached to sound, such as the cover of an album.
+PICTURE = "0:V:0"
+# What decides from which time on a file's times count, in containers such as MPEG-TS. Two runs agree if both map it.
+ALL_STREAMS = f"-map {PICTURE} -map 0:a? -map 0:s?"
 
 # Containers that hold their own data. Playlists (HLS, concat) would let one file read others.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,gif,apng,flv,mpeg,mpegts,mpegvideo,ogg,asf,mxf,nut,h264,hevc,ivf"
 _NOISE = re.compile(
     "Conversion failed!|Last message repeated|Error (opening|parsing)|Failed to set value|To ignore this"
-    "|Task finished|Terminating thread"
+    "|Task finished|Terminating thread|non monotonically increasing dts"
 )
 _ADVICE = {
     "Invalid data found": "The file is damaged, cut short or no video. Copy or download it again.",
+    "whitelist": "The file is no video of a kind that is read: MP4, MOV, MKV, WebM, AVI, GIF, TS and others.",
     "matches no streams": "The file holds no picture, or is cut short. Give a whole video.",
     "Unknown encoder": "Unset IMAGEIO_FFMPEG_EXE, or set it to an ffmpeg that has libx264 and aac.",
 }
@@ -59,12 +63,34 @@ def url(path: Path) -> str:
     return f"file:{path.absolute()}"
 
 
+def names(kind: Literal["decoders", "encoders", "filters"]) -> frozenset[str]:
+    """Return what this ffmpeg has of a kind: a set with the names among other words of its list."""
+    listed = output([f"-{kind}"], f"Cannot ask ffmpeg for its {kind}").decode("utf-8", "replace")
+    return frozenset(listed.split())
+
+
+def passthrough() -> list[str]:
+    """Return the output's arguments for which no frame is duplicated or dropped, whatever its time."""
+    # New versions have no -vsync, old ones no -fps_mode.
+    option = "-fps_mode" if _knows_fps_mode(ffmpeg_exe()) else "-vsync"
+    return [option, "passthrough"]
+
+
+@cache
+def _knows_fps_mode(program: str) -> bool:
+    del program
+    return b"-fps_mode" in output(["-h", "long"], "Cannot ask ffmpeg for its options")
+
+
 @contextmanager
-def running(arguments: Sequence[str], doing: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(arguments: Sequence[str], doing: str, heard: list[str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run ffmpeg while the block feeds its stdin or reads its stdout, both binary pipes.
 
     It is ended when the block raises, and waited for in every case. Raises PiyingError, beginning with
     `doing` ("Cannot read clip.mp4"), when it cannot be started or fails.
+
+    Args:
+        heard: is given the lines of its stderr: errors alone, where the arguments do not set another level.
     """
     process = _started(arguments)
     log: list[bytes] = []
@@ -83,8 +109,11 @@ def running(arguments: Sequence[str], doing: str) -> Iterator[subprocess.Popen[b
         for pipe in (process.stdin, process.stdout, process.stderr):
             with suppress(OSError):
                 _pipe(pipe).close()
+    said = b"".join(log).decode("utf-8", "replace")
     if process.returncode:
-        raise _failure(doing, process.returncode, b"".join(log).decode("utf-8", "replace"))
+        raise _failure(doing, process.returncode, said)
+    if heard is not None:
+        heard += said.splitlines()
 
 
 def feed(process: subprocess.Popen[bytes], chunks: Iterable[memoryview]) -> int:
@@ -143,7 +172,22 @@ def _failure(doing: str, code: int, log: str) -> PiyingError:
         return PiyingError(
             f"{doing}: ffmpeg was ended by signal {-code}. If memory ran short, free some and try again."
         )
-    lines = [re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in log.splitlines()]
-    words = [line.rstrip(".") for line in lines if line and not _NOISE.search(line)] or [f"it failed with code {code}"]
+    words = _sentences(log.splitlines()) or [f"it failed with code {code}"]
     advice = next((advice for sign, advice in _ADVICE.items() if sign in log), "")
     return file_error(doing, errno_in(log), f"ffmpeg says: {words[-1]}. {advice}".strip())
+
+
+def complaint(heard: Sequence[str]) -> str | None:
+    """Return what ffmpeg said of a file that it read nevertheless, in short; None where it said nothing."""
+    words = _sentences(heard)
+    if not words:
+        return None
+    return f"ffmpeg says: {words[0]}{f' (and {len(words) - 1} more)' if len(words) > 1 else ''}"
+
+
+def _sentences(lines: Sequence[str]) -> list[str]:
+    """Return the lines that say something, without the part of ffmpeg that says it."""
+    # Where lines have a level, only errors count.
+    chosen = [line for line in lines if re.search(r"\[(error|fatal|panic)\]", line)] or lines
+    said = (re.sub(r"^(\[[^]]*\] )+", "", line).strip().rstrip(".") for line in chosen)
+    return [line for line in said if line and not _NOISE.search(line)]

@@ -25,6 +25,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "JPEG2000
 CHANNELS = ("alpha", "red", "green", "blue")
 # All frames of one file together; as float32 this is 4 GiB.
 MAX_PIXELS = 4 * 89_478_485
+LEAST_FRAME = 64 * 64  # pixels that a frame counts for: a smaller one takes as long to decode
 
 # What Pillow's decoders raise on damaged files; RuntimeError is AVIF's.
 _DAMAGE = (
@@ -153,6 +154,11 @@ def _frames(file: Image.Image, path: Path) -> Iterator[tuple[npt.NDArray[np.uint
     import numpy as np
     from PIL import ImageOps, ImageSequence
 
+    # Before the first is decoded: a GIF of a few MB can hold 100,000 frames, or frames of 4 billion pixels.
+    if file.format in ("GIF", "WEBP", "PNG", "AVIF"):
+        count = getattr(file, "n_frames", 1)
+        if count > 1 and count * max(file.width * file.height, LEAST_FRAME) > MAX_PIXELS:
+            raise _too_large(path, count)
     size, room = None, MAX_PIXELS
     for page in ImageSequence.Iterator(file):
         frame = _eight_bit(ImageOps.exif_transpose(page))
@@ -173,8 +179,9 @@ def _frames(file: Image.Image, path: Path) -> Iterator[tuple[npt.NDArray[np.uint
             return
 
 
-def _too_large(path: Path) -> PiyingError:
+def _too_large(path: Path, frames: int = 1) -> PiyingError:
+    what = "is too large" if frames == 1 else f"has {frames} frames, which are too many"
     return PiyingError(
-        f"{path} is too large: allowed are {MAX_PIXELS // 2_000_000} million pixels in one frame, twice "
-        "that in all frames. Scale it down first."
+        f"{path} {what}: allowed are {MAX_PIXELS // 2_000_000} million pixels in one frame, twice that in all "
+        f"frames, and {MAX_PIXELS // LEAST_FRAME} frames. Scale it down or cut it first."
     )

@@ -25,7 +25,8 @@ _ASCII_TAG = 2
 def read_workflow(path: Path) -> dict[str, str]:
     """Return the texts embedded in a PNG, WEBP, MP4, MOV, WEBM or MKV file, by key.
 
-    At least one of `prompt` (the API graph) and `workflow` (the canvas), both JSON, is among them.
+    At least one of `prompt` (the API graph) and `workflow` (the canvas), both JSON, is among them. Where a container
+    has neither as a tag of its own, they are read from its comment.
     Raises PiyingError when there is neither, and when the file is missing, damaged or of another kind.
     """
     doing = f"Cannot read {path}"
@@ -39,7 +40,7 @@ def read_workflow(path: Path) -> dict[str, str]:
             elif head.startswith(_MATROSKA) or is_mp4(head):
                 # By ffmpeg: tags may be at either end of these containers.
                 dump = ["-map_metadata", "0", "-fflags", "+bitexact", "-f", "ffmetadata", "pipe:1"]
-                texts = from_ffmetadata(ffmpeg.output([*ffmpeg.source(path), *dump], doing, MAX_TEXT))
+                texts = _with_comment(from_ffmetadata(ffmpeg.output([*ffmpeg.source(path), *dump], doing, MAX_TEXT)))
             else:
                 raise PiyingError(
                     f"{path} {'is no PNG, WEBP, MP4, MOV, WEBM or MKV file' if head else 'is empty'}. Give one that "
@@ -100,7 +101,20 @@ def from_ffmetadata(data: bytes) -> dict[str, str]:
         if line["text"] is not None:
             entries[_unescaped(line["key"])] = _unescaped(line["text"])
     # Matroska stores every key in capitals.
-    return {key.lower() if key in ("PROMPT", "WORKFLOW") else key: text for key, text in entries.items()}
+    return {key.lower() if key in ("PROMPT", "WORKFLOW", "COMMENT") else key: text for key, text in entries.items()}
+
+
+def _with_comment(texts: dict[str, str]) -> dict[str, str]:
+    """Return the entries of a container with the graphs in its comment, where VideoHelperSuite's savers put them."""
+    if texts.keys() & {"prompt", "workflow"} or not texts.get("comment", "").lstrip().startswith("{"):
+        return texts
+    try:
+        comment = json.loads(texts["comment"])
+    except (ValueError, RecursionError):
+        return texts  # a comment of anybody's
+    # Versions differ in whether a graph is an object of the comment, or the text of one.
+    graphs = {key: comment[key] for key in ("prompt", "workflow") if comment.get(key)}
+    return texts | {key: graph if isinstance(graph, str) else json.dumps(graph) for key, graph in graphs.items()}
 
 
 def _escaped(text: str) -> str:

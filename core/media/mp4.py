@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError, explain_os_errors
 from . import ffmpeg
-from .encoding import RESULT, bt709, encode, scratch_folder, texts_input
+from .colour import bt709
+from .encoding import RESULT, encode, scratch_folder, texts_input
 from .frame_rate import exact_rate
 from .metadata import is_mp4
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from .encoding import Frames
+
+log = logging.getLogger("piying")
 
 # Visually lossless for generated footage; x264's own default of 23 shows blocks in flat gradients.
 CRF = 17
@@ -33,7 +37,7 @@ _AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
 _MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
 # Codecs that browsers and players support in MP4; ffmpeg also accepts rarer ones.
 _FITS = {"h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "ac3", "eac3", "flac", "alac"}
-_STREAMS = split("-map 0:v:0 -map 0:a?")
+_STREAMS = split("-map 0:V:0 -map 0:a?")
 
 
 def write_mp4(
@@ -105,7 +109,11 @@ def copy_to_mp4(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
         # Where both inputs have a key, ffmpeg takes the first map's.
         texts = [*texts_input(scratch, metadata, doing), *split("-map_metadata 1 -map_metadata 0")]
         copied = [*_STREAMS, *split("-c copy -map_chapters -1"), *_MP4, ffmpeg.url(scratch / RESULT)]
-        ffmpeg.output(["-y", *ffmpeg.source(source), *texts, *copied], doing)
+        heard: list[str] = []
+        with ffmpeg.running(["-y", *ffmpeg.source(source), *texts, *copied], doing, heard):
+            pass
+    if (said := ffmpeg.complaint(heard)) is not None:
+        log.warning("%s is damaged: it was copied as it is. %s.", source, said)
 
 
 def _samples(audio: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:

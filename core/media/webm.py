@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
 from . import ffmpeg
-from .encoding import RESULT, bt709, encode, scratch_folder, texts_input
+from .colour import bt709
+from .encoding import RESULT, encode, scratch_folder, texts_input
 from .frame_rate import exact_rate
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def write_webm(
 def _encoder(codec: str, size: tuple[int, int]) -> str:
     if codec not in CODECS:
         raise PiyingError(f"codec is {codec!r}. Choose one of: {', '.join(CODECS)}.")
-    known = ffmpeg.output(["-encoders"], "Cannot ask ffmpeg for its encoders").decode("utf-8", "replace").split()
+    known = ffmpeg.names("encoders")
     found = next((name for name in _ENCODERS[codec] if name in known and _takes(name, size)), None)
     if found is None:
         raise PiyingError(

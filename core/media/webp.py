@@ -1,18 +1,21 @@
-"""Animated WebP files, as ComfyUI's SaveAnimatedWEBP writes them; `video` reads them."""
+"""Animated WebP files: written as ComfyUI's SaveAnimatedWEBP does, and read with Pillow."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic_write import write_bytes
 from ..errors import PiyingError, explain_os_errors
-from .images import to_uint8
+from .images import opened, to_uint8
 from .metadata import checked, json_ascii
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL import Image
 
     from .encoding import Frames
@@ -72,6 +75,39 @@ def write_webp(
         raise PiyingError(f"{doing}: {error}. Save fewer or smaller frames, or another format.") from error
     with explain_os_errors(doing):
         write_bytes(path, file.getbuffer())
+
+
+def webp_size(path: Path) -> tuple[int, int, list[int]]:
+    """Return width, height and the milliseconds of each frame; of a still picture one frame of 0.
+
+    Nothing is decoded: the durations are in the headers of the frames.
+    Raises PiyingError when the file is missing, damaged or no WebP.
+    """
+    with opened(path) as image:
+        width, height = image.size
+        count: int = getattr(image, "n_frames", 1)
+    spans = []
+    with explain_os_errors(f"Cannot read {path}"), path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            kind, length = struct.unpack("<4sI", head)
+            # A frame begins with its place and size, 3 bytes each, then its duration.
+            start = file.read(min(length, 16)) if kind == b"ANMF" else b""
+            if len(start) == 16:
+                spans.append(int.from_bytes(start[12:15], "little"))
+            file.seek(length + length % 2 - len(start), 1)
+    # The decoder's count: a file that is cut short has more headers than frames, or fewer.
+    return width, height, (spans + [0] * count)[:count]
+
+
+def webp_frames(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the frames, [H,W,3], or [H,W,4] with alpha. Raises PiyingError when the file is damaged."""
+    import numpy as np
+    from PIL import ImageSequence
+
+    with opened(path) as image:
+        for frame in ImageSequence.Iterator(image):
+            yield np.array(frame if frame.mode == "RGBA" else frame.convert("RGB"))
 
 
 def _exif(metadata: Mapping[str, str]) -> Image.Exif:

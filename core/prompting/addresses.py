@@ -13,8 +13,11 @@ ALLOWED = "PIYING_ALLOW_SERVERS"  # host or host:port, parted by commas
 API_KEY = "PIYING_SERVER_API_KEY"
 ENDPOINT = "/chat/completions"
 EXAMPLE = "http://127.0.0.1:11434/v1"
+LONGEST_URL = 2000
 GOOD_HOST = re.compile(r"[A-Za-z0-9.:-]{1,253}")
-GOOD_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
+GOOD_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*")
+# The server before the key that is for it; keys have neither dots nor colons before an equals sign.
+KEY_ENTRY = re.compile(r"\s*(localhost|\[?[A-Za-z0-9-]*[.:][A-Za-z0-9.:-]*\]?(?::\d+)?)=(\S+)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,17 @@ def read_address(url: str, environment: Mapping[str, str] | None = None) -> Addr
 
 
 def api_key(address: Address, environment: Mapping[str, str] | None = None) -> str | None:
-    """Return the API key for a server, None where none is set for it.
+    """Return the API key that is set for a server, None where there is none.
 
-    Where servers are allowed by name, the key is theirs: a workflow that names another one on this machine does not
-    get it.
+    A workflow may name any port of this machine and any server that is allowed. So a key goes to the one it is written
+    with, or without an address to the only one that is allowed; on this machine that takes a port.
 
     Raises:
         PiyingError: the key would go unencrypted over a network, or is none.
     """
-    environment = os.environ if environment is None else environment
-    key, allowed = environment.get(API_KEY, "").strip(), _allowed(environment)
-    if not key or (allowed and not {address.host, f"{address.host}:{address.port}"} & allowed):
+    keys = _keys(os.environ if environment is None else environment)
+    key = keys.get(f"{address.host}:{address.port}") or (None if address.is_loopback else keys.get(address.host))
+    if key is None:
         return None
     if not address.secure and not address.is_loopback:
         raise PiyingError(f"{API_KEY} is set, and {address} is not encrypted. Use https, or unset the key.")
@@ -81,9 +84,20 @@ def api_key(address: Address, environment: Mapping[str, str] | None = None) -> s
 
 def key_hint(address: Address) -> str:
     """Return what to do where a server wants a key and `api_key` has none for it."""
+    place = f"{address.host}:{address.port}"
     if os.environ.get(API_KEY, "").strip():
-        return f"The key in {API_KEY} goes to the servers in {ALLOWED} alone: add {address.host}:{address.port} there."
-    return f"Set the environment variable {API_KEY}."
+        return f"The key in {API_KEY} is not set for {place}: add {place}=KEY there, after a comma."
+    return f"Set the environment variable {API_KEY}={place}=KEY."
+
+
+def _keys(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys by the server that each is for, `host:port` or `host`."""
+    value = environment.get(API_KEY, "").strip()
+    entries = [KEY_ENTRY.fullmatch(entry) for entry in value.split(",")]
+    if all(entries):
+        return {entry[1].lower().replace("[", "").replace("]", ""): entry[2] for entry in entries if entry}
+    allowed = _allowed(environment)
+    return dict.fromkeys(allowed, value) if value and len(allowed) == 1 else {}
 
 
 def _allowed(environment: Mapping[str, str]) -> set[str]:
@@ -103,6 +117,9 @@ def _parse(url: str) -> Address:
         raise bad from error
     secure = parts.scheme == "https"
     known = parts.scheme in ("http", "https") and GOOD_HOST.fullmatch(host) and "@" not in parts.netloc
+    # urlsplit leaves tabs and line breaks out.
+    if len(url) > LONGEST_URL or not url.isprintable() or port == 0:
+        raise bad
     if not known or parts.query or parts.fragment or not GOOD_PATH.fullmatch(parts.path.rstrip("/")):
         raise bad
     endpoint = (parts.path.rstrip("/").removesuffix(ENDPOINT) or "/v1") + ENDPOINT

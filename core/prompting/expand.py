@@ -38,7 +38,7 @@ from .messages import (
 )
 from .negative_prompt import suggest_negative
 from .presets import is_for_editing, is_for_video, preset_text
-from .request import LENGTHS, ExpandRequest
+from .request import LENGTHS, ExpandRequest, has_text, require_text
 from .server import ServerHandle, ServerModel
 
 log = logging.getLogger("piying")
@@ -125,9 +125,9 @@ class ExpandJob:
 def expand(handle: PromptHandle, request: ExpandRequest, host: Host, image: Any = None) -> tuple[str, dict[str, Any]]:
     """Return the expanded prompt and a record of what ran, fit for JSON.
 
-    Every failure falls back to the original prompt, with a warning: a render is worth more than an expansion. The
-    record says where the text comes from (`source`: model, server, cache, frozen or original) and why it fell back
-    (`problem`), and has the suggested negative prompt.
+    Every failure of a model falls back to the original prompt, with a warning: a render is worth more than an
+    expansion. The record says where the text comes from (`source`: model, server, cache, frozen or original) and why
+    it fell back (`problem`), and has the suggested negative prompt.
 
     Args:
         handle: a local model, or a server.
@@ -136,18 +136,22 @@ def expand(handle: PromptHandle, request: ExpandRequest, host: Host, image: Any 
         image: frames [N, H, W, 3] in 0..1, of which the model is shown the first; None for none.
 
     Raises:
-        PiyingError: the request itself is wrong; in strict mode also every other failure.
+        PiyingError: the request itself is wrong, or there is nothing to expand; in strict mode also every other
+            failure.
     """
     request.validate()
+    if image is None:
+        require_text(request.prompt, request.frozen_prompt)
     record: dict[str, Any] = {}
-    if request.frozen_prompt.strip():
+    if has_text(request.frozen_prompt):
         text, record = request.frozen_prompt.strip(), {"source": "frozen"}
     else:
         job = ExpandJob.of(request, host, image)
         try:
             text = _expand_with_fallback(handle, job, host, record)
         except PiyingError as error:
-            if request.strict:
+            # Nothing was written that could stand in for an answer.
+            if request.strict or not has_text(request.prompt):
                 raise
             log.warning("%s Using the prompt as it was written.", error)
             text = request.prompt
@@ -162,8 +166,6 @@ def _expand_with_fallback(handle: PromptHandle, job: ExpandJob, host: Host, reco
 
     `record` is filled with which model ran, whether it gives a prompt or not.
     """
-    if not job.request.prompt.strip() and job.picture is None:
-        raise PiyingError("prompt is empty. Write what to show, or connect an image to look at.")
     if not isinstance(handle, ServerHandle):
         model = LocalModel(handle, host, needs_vision=job.picture is not None)
         return _cached_or_generated(model, job, host, source="model", record=record)
@@ -187,7 +189,7 @@ def _cached_or_generated(
     request = job.request
     if job.picture is not None and not model.has_vision:
         problem = f"{model.name} cannot look at the image: it reads text alone. A Qwen2.5-VL or Qwen3-VL folder can."
-        if request.strict or not request.prompt.strip():
+        if request.strict or not has_text(request.prompt):
             raise PiyingError(problem)
         log.warning("%s Going by the text.", problem)
         job = replace(job, picture=None)

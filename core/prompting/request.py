@@ -68,3 +68,18 @@ class ExpandRequest:
         for name, value, allowed in settings:
             if value not in allowed:
                 raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(allowed)}.")
+
+
+def has_text(prompt: str) -> bool:
+    """Return whether a prompt has a character that is seen, which a zero-width space is not."""
+    return any(character.isprintable() and not character.isspace() for character in prompt)
+
+
+def require_text(prompt: str, frozen_prompt: str = "") -> None:
+    """Accept a prompt that can be expanded without an image, or one with an answer that is frozen.
+
+    Raises:
+        PiyingError: there is neither.
+    """
+    if not has_text(prompt) and not has_text(frozen_prompt):
+        raise PiyingError("prompt is empty. Write what to show, or connect an image to look at.")

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..executor.placement import placed
 from ..executor.tensor_cache import Encoded, TensorCache, digest, encoded
+from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from .denoise import PrefixLatents
 from .request import FRAME_STEP
 from .task.canvas import Canvas, compose, empty_canvas
@@ -204,12 +205,24 @@ class TaskCache:
 
 
 def encode_prompts(
-    prompts: list[str], model: WanVACEModel, choice: PhasePlan, *, device: str, host: Host, reporter: Reporter
+    prompts: list[str],
+    model: WanVACEModel,
+    choice: PhasePlan,
+    *,
+    device: str,
+    host: Host,
+    reporter: Reporter,
+    logged: set[str] | None = None,
 ) -> list[torch.Tensor]:
     """Return one embedding [1, 512, d] on the CPU for each prompt, computed as WanVACEPipeline does.
 
+    Weights in a prompt are those of ComfyUI. What they are, and what is beyond the encoder's room, is logged.
+
+    Args:
+        logged: lines that were logged before and are not logged again; new ones are added.
+
     Raises:
-        PiyingError: the encoder cannot be read.
+        PiyingError: the encoder cannot be read, or a weight is out of range.
     """
     progress, done = reporter.progress("Encoding prompt", len(prompts)), 0
 
@@ -217,20 +230,25 @@ def encode_prompts(
         nonlocal done
         pipeline = model.encoder_pipeline(choice)
         encoder = pipeline.text_encoder
+        pipeline.tokenizer = tokenizer = PromptTokenizer(pipeline.tokenizer, MAX_PROMPT_TOKENS, "The text encoder")
         states = []
+
+        def encode_one(prompt: str) -> Encoded:
+            embeds, _ = pipeline.encode_prompt(
+                prompt,
+                do_classifier_free_guidance=False,
+                max_sequence_length=MAX_PROMPT_TOKENS,
+                device=torch.device(device),
+            )
+            return {"states": embeds.cpu()}
+
         with placed(encoder, choice, device, host, blocks=list(encoder.encoder.block)):
             for done, prompt in enumerate(new, len(prompts) - len(new) + 1):
-                embeds, _ = pipeline.encode_prompt(
-                    prompt,
-                    do_classifier_free_guidance=False,
-                    max_sequence_length=MAX_PROMPT_TOKENS,
-                    device=torch.device(device),
-                )
-                states.append({"states": embeds.cpu()})
+                states.append(encode_weighted(prompt, tokenizer, encode_one))
                 progress.step(done)
         return states
 
-    found = encoded(prompts, model.parts.identity("text_encoder"), choice, host, encode=encode)
+    found = encoded(prompts, model.parts.identity("text_encoder"), choice, host, encode=encode, logged=logged)
     if done < len(prompts):  # all of them were cached
         progress.step(len(prompts))
     return [tensors["states"] for tensors in found]

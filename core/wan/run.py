@@ -93,8 +93,8 @@ def sample_inputs(
         has_task: whether there is a video to follow or keep.
         reporter: shown the phases' progress in place of the host.
         on_latents: called with the latents [1, z, T, h, w], float32 on the CPU, before they are decoded.
-        logged_plans: plans that were logged for videos much like this one; they are not logged again, and new ones
-            are added.
+        logged_plans: plans, and lines about the prompt, that were logged for videos much like this one; they are not
+            logged again, and new ones are added.
 
     Returns:
         Frames and a record, as `sample` does.
@@ -125,6 +125,7 @@ def sample_inputs(
         attention=attention,
         cache=StepCache(request.step_cache) if request.step_cache else None,
         on_latents=on_latents,
+        logged=logged_plans,
     )
     with torch.no_grad():
         frames, ran = execute_plan(
@@ -151,6 +152,7 @@ class VACERun:
         attention: which kernel computes it.
         cache: forecasts steps that hardly differ; None computes every one.
         on_latents: called with the video's latents [1, z, T, h, w] before they are decoded.
+        logged: what was logged for videos much like this one.
         embeds, control, latents: results of finished phases, on the CPU.
         colours: the preview's map from latent channels to colour.
         not_compiled: why blocks were not compiled though that was asked for; "" where they were, and None where it
@@ -166,6 +168,7 @@ class VACERun:
     attention: Attention
     cache: StepCache | None = None
     on_latents: Callable[[torch.Tensor], None] | None = None
+    logged: set[str] | None = None
     embeds: list[torch.Tensor] = field(default_factory=list)
     control: torch.Tensor | None = None
     colours: torch.Tensor | None = None
@@ -215,7 +218,13 @@ class VACERun:
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
         with self.meter.phase(choice):
             return encode_prompts(
-                prompts, self.model, choice, device=self.meter.device, host=self.host, reporter=self.reporter
+                prompts,
+                self.model,
+                choice,
+                device=self.meter.device,
+                host=self.host,
+                reporter=self.reporter,
+                logged=self.logged,
             )
 
     def _condition(self, choice: PhasePlan) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
 from ..families.diffusion_model import ModelParts, pipeline_of
 from ..families.image_vae import decode_phase, set_tiling
+from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from ..files.dtypes import all_finite, torch_dtype
 from ..host.base import Host
 from ..image_sizes import fit_frames
@@ -138,20 +139,23 @@ class ZImageRun:
             tokenizer = tokenizer_of(self.parts.found)
             if THINKING not in str(tokenizer.chat_template):
                 tokenizer.chat_template = TEMPLATE
+            # A chat goes through it, whose tokens depend on each other: ComfyUI leaves its weights out as well.
+            tokenizer = PromptTokenizer(tokenizer, TEXT_TOKENS, "The text encoder", weighted=False)
             encoder = self.parts.load("text_encoder", choice)
             pipeline = pipeline_of(ZImagePipeline, text_encoder=encoder, tokenizer=tokenizer)
-            states = []
+
+            def encode_one(text: str) -> Encoded:
+                self.host.check_cancelled()
+                (embedded,), _ = pipeline.encode_prompt(
+                    text,
+                    device=torch.device(self.meter.device),
+                    do_classifier_free_guidance=False,
+                    max_sequence_length=TEXT_TOKENS,
+                )
+                return {"states": embedded.cpu()}
+
             with placed(encoder, choice, self.meter.device, self.host, blocks=list(encoder.layers)):
-                for text in new:
-                    self.host.check_cancelled()
-                    (embedded,), _ = pipeline.encode_prompt(
-                        text,
-                        device=torch.device(self.meter.device),
-                        do_classifier_free_guidance=False,
-                        max_sequence_length=TEXT_TOKENS,
-                    )
-                    states.append({"states": embedded.cpu()})
-            return states
+                return [encode_weighted(text, tokenizer, encode_one) for text in new]
 
         with self.meter.phase(choice):
             found = encoded(prompts, self.parts.identity("text_encoder"), choice, self.host, encode=encode)

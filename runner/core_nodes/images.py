@@ -57,6 +57,7 @@ class ImageScale:
 
     CATEGORY = "image/upscaling"
     RETURN_TYPES = ("IMAGE",)
+    REPLACES = ("ImageResizeKJ", "ImageResizeKJv2", "ImageResize+")
     FUNCTION = "upscale"
 
     @classmethod

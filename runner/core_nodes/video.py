@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,8 +17,11 @@ from ...core.media.mp4 import can_copy, copy_to_mp4, write_mp4
 from ...core.media.video import VideoInfo, load_frames, probe, read_frames
 from .images import checked_choice, checked_image
 
+log = logging.getLogger("piying")
+
 FORMATS = ["auto", "mp4"]
 CODECS = ["auto", "h264"]
+BITS = 8  # of a channel, in the videos that are read and written
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class VideoFile:
 
     def get_components(self) -> Video:
         """Return frames, rate and sound, all decoded."""
+        self._log_notes()
         return Video(load_frames(self.path, self.info), self.info.fps, self._audio())
 
     def get_dimensions(self) -> tuple[int, int]:
@@ -83,16 +88,23 @@ class VideoFile:
     ) -> None:
         """Write MP4: the file's own streams where they fit `format` and `codec`, else H.264, frame by frame."""
         _check_format(format, codec)
-        # A copy of the streams loses nothing, and takes no time.
-        if can_copy(self.path, format, codec):
+        # A copy of the streams loses nothing, and takes no time. But MP4 has no place for VP9's transparency.
+        if can_copy(self.path, format, codec) and not self.info.has_alpha:
+            if self.info.has_subtitles:
+                log.info("%s: its subtitles are left out.", self.path.name)
             copy_to_mp4(self.path, Path(path), _texts(metadata))
         else:
-            write_mp4(
-                Path(path), read_frames(self.path), self.info.fps, metadata=_texts(metadata), audio=self._audio()
-            )
+            self._log_notes()
+            frames = read_frames(self.path, self.info)
+            write_mp4(Path(path), frames, self.info.fps, metadata=_texts(metadata), audio=self._audio())
 
     def _audio(self) -> dict[str, Any] | None:
-        return read_audio(self.path) if self.info.has_audio else None
+        return read_audio(self.path, self.info.start) if self.info.has_audio else None
+
+    def _log_notes(self) -> None:
+        """Say what decoding makes of the file; a copy of its streams leaves them as they are."""
+        for note in self.info.notes:
+            log.info("%s: %s.", self.path.name, note)
 
 
 class CreateVideo:
@@ -101,6 +113,7 @@ class CreateVideo:
     CATEGORY = "image/video"
     DESCRIPTION = "Create a video from images."
     RETURN_TYPES = ("VIDEO",)
+    REPLACES = ("VHS_VideoCombine",)
     FUNCTION = "create_video"
 
     @classmethod
@@ -111,11 +124,17 @@ class CreateVideo:
                 "images": ("IMAGE", {"tooltip": "The images to create a video from."}),
                 "fps": ("FLOAT", {"default": 30.0, "min": 1.0, "max": 120.0, "step": 1.0}),
             },
-            "optional": {"audio": ("AUDIO", {"tooltip": "The audio to add to the video."})},
+            "optional": {
+                "audio": ("AUDIO", {"tooltip": "The audio to add to the video."}),
+                # Of newer ComfyUIs. A socket, so that files of older ones get no value that they do not have.
+                "bit_depth": ("INT", {"forceInput": True, "tooltip": "Videos are written with 8 bits."}),
+            },
         }
 
-    def create_video(self, images: Any, fps: float, audio: Any = None) -> tuple[Video]:
+    def create_video(self, images: Any, fps: float, audio: Any = None, bit_depth: int = BITS) -> tuple[Video]:
         """Return the video."""
+        if bit_depth != BITS:
+            log.info("Create Video: bit_depth %s becomes %d.", bit_depth, BITS)
         return (Video(checked_image(images, "images"), Fraction(fps), audio),)
 
 
@@ -124,8 +143,8 @@ class GetVideoComponents:
 
     CATEGORY = "image/video"
     DESCRIPTION = "Extracts all components from a video: frames, audio, and framerate."
-    RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT")
-    RETURN_NAMES = ("images", "audio", "fps")
+    RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT", "INT")
+    RETURN_NAMES = ("images", "audio", "fps", "bit_depth")  # the last one of newer ComfyUIs
     FUNCTION = "get_components"
 
     @classmethod
@@ -133,10 +152,10 @@ class GetVideoComponents:
         """Declare ComfyUI's inputs."""
         return {"required": {"video": ("VIDEO", {"tooltip": "The video to extract components from."})}}
 
-    def get_components(self, video: Any) -> tuple[Any, Any, float]:
-        """Return frames, sound (None where there is none) and frames per second."""
+    def get_components(self, video: Any) -> tuple[Any, Any, float, int]:
+        """Return frames, sound (None where there is none), frames per second, and bits of a frame's channels."""
         parts = checked_video(video).get_components()
-        return parts.images, parts.audio, float(parts.frame_rate)
+        return parts.images, parts.audio, float(parts.frame_rate), BITS
 
 
 def checked_video(video: Any) -> Any:

@@ -33,6 +33,7 @@ class LoadVideo:
 
     CATEGORY = "image/video"
     RETURN_TYPES = ("VIDEO",)
+    REPLACES = ("VHS_LoadVideo", "VHS_LoadVideoPath", "VHS_LoadVideoFFmpeg")
     FUNCTION = "load_video"
 
     @classmethod

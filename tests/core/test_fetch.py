@@ -142,7 +142,24 @@ def test_the_manifest_is_held_above_the_hub(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../escape", "/etc/passwd", "a/../../b", "C:/windows", "a\\..\\b", "", "a\0b", "con:stream"]
+    "name",
+    [
+        *("../escape", "/etc/passwd", "a/../../b", "C:/windows", "a\\..\\b", "", "a\0b", "con:stream", "//h/s"),
+        *(
+            "CON",
+            "aux.json",
+            "a/nul",
+            "a ",
+            "a.",
+            "b./a",
+            "a\nb",
+            "\x1b]0;p\x07.json",
+            "\u202ea",
+            "\ud800",
+            "a" * 5000,
+        ),
+        *("x.part", "a/x.part.json", "x.part.lock", LEDGER),
+    ],
 )
 def test_names_that_leave_the_folder_are_refused(name):
     with pytest.raises(PiyingError, match="leaves its folder"):

@@ -173,8 +173,20 @@ def test_an_unknown_id_lists_the_known():
         find_listed(["qwen3-4b", "wan9"])
 
 
+FILE = """{"schema": 2, "models": [{"id": "x", "family": "wan_vace", "kind": "model", "title": "X", "licence": "MIT",
+"min_vram_gb": 1, "files": [{"path": "vae/x.safetensors", "bytes": %s, "sha256": %s, "sources": {}}]}]}"""
+
+
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"schema": 1, "models": []}', '{"schema": 2}', '{"schema": 2, "models": [{"id": "x"}]}']
+    "content",
+    [
+        *(FILE % pair for pair in (('"12"', "null"), ("true", "null"), ("1.5", "null"), ("1", '"0f"'), ("1", "3"))),
+        "{",
+        "[]",
+        '{"schema": 1, "models": []}',
+        '{"schema": 2}',
+        '{"schema": 2, "models": [{"id": "x"}]}',
+    ],
 )
 def test_another_kind_of_list_is_said(tmp_path, content):
     path = tmp_path / "models_manifest.json"

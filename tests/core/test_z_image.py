@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import piying
@@ -27,6 +28,7 @@ from piying.core.quantization.fp8_linear import Fp8Linear
 from piying.core.z_image.family import Z_IMAGE
 from piying.core.z_image.request import ZImageRequest
 from piying.core.z_image.run import TEMPLATE, sample
+from safetensors.torch import load_file
 
 from .formats import models, names, writers
 
@@ -145,6 +147,15 @@ def test_an_image_of_text_is_the_plain_pipelines(parts, folder, host, cfg, shift
     assert torch.equal(image, plain(parts, request))
     assert image.std() > 0.01
     assert (record["model"], record["dtype"], record["seed"]) == (FOLDER, "fp32", 7)
+
+
+def test_weights_and_what_is_too_long_are_told(parts, folder, host, caplog):
+    request = replace(REQUEST, prompt="(the red:1.2) cat " * 200, steps=1)
+    assert torch.equal(sample(ModelHandle(Z_IMAGE), request, host)[0], plain(parts, request))
+    told = [entry.getMessage() for entry in caplog.records if entry.getMessage().startswith("The text encoder")]
+    assert told[0] == "The text encoder knows no weights: '(the red:1.2)' is read as it is written."
+    assert told[1].startswith("The text encoder reads 512 tokens. This prompt has ")
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize(("strength", "cfg"), [(0.6, 1.0), (1.0, 1.0), (0.3, 3.0)])
@@ -314,6 +325,25 @@ def test_a_lora_of_joined_projections_is_told_apart(parts, folder, host, tmp_pat
 
 
 # What is missing or wrong
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
+def test_what_is_no_number_stops_in_its_phase(folder, host, part):
+    tensors = {"text_encoder": "layers.0.self_attn.v_proj.weight", "transformer": "all_final_layer.2-1.linear.weight"}
+    (path,) = (folder / part).glob("*.safetensors")
+    weights = load_file(path)
+    weights[tensors.get(part, "decoder.conv_in.weight")].fill_(3e38)
+    writers.save(weights, path, {"format": "pt"})
+    phase = {"text_encoder": "Encoding the prompt", "transformer": "Sampling", "vae": "Decoding"}[part]
+    words = rf"{phase}: the {part.replace('_', ' ')} in fp32 gave values that are no numbers \(NaN or infinity\)"
+    with pytest.raises(PiyingError, match=words):
+        sample(ModelHandle(Z_IMAGE), REQUEST, host)
+
+
+def test_a_picture_that_is_no_number_is_refused(folder, host):
+    picture = torch.full((1, 64, 80, 3), float("nan"))
+    with pytest.raises(PiyingError, match=r"image holds values that are no numbers \(NaN or infinity\). Look at"):
+        sample(ModelHandle(Z_IMAGE), REQUEST, host, picture)
 
 
 def test_without_a_model_it_says_how_to_get_one(host):

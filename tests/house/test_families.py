@@ -13,7 +13,10 @@ from piying.core.families.registry import FAMILIES, planned_families
 ROOT = Path(__file__).resolve().parents[2]
 # Where a family lives: its package, and the files of its nodes.
 HOMES = {
-    "wan_vace": {"core/wan", "nodes/wan_vace.py", "nodes/vace_tasks.py", "nodes/long_video.py", "nodes/timing.py"},
+    "wan_vace": {
+        *("core/wan", "nodes/wan_vace.py", "nodes/vace_tasks.py", "nodes/vace_conversion.py"),
+        *("nodes/long_video.py", "nodes/timing.py"),
+    },
     "hunyuan_dit": {"core/hunyuan_dit", "nodes/hunyuan_dit.py"},
     "z_image": {"core/z_image", "nodes/z_image.py"},
     "prompt": {"core/prompting", "nodes/prompt.py"},

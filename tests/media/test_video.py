@@ -486,8 +486,10 @@ def test_what_ffmpeg_says_is_passed_on(tmp_path, monkeypatch, script, words):
 
 def test_probe(tmp_path):
     mp4.write_mp4(tmp_path / "a.mp4", clip(9), Fraction(24000, 1001), audio=tone(1, 16000))
-    expected = video.VideoInfo(64, 48, Fraction(24000, 1001), 9, pytest.approx(9 * 1001 / 24000), True)
-    assert video.probe(tmp_path / "a.mp4") == expected
+    info = video.probe(tmp_path / "a.mp4")
+    assert (info.width, info.height, info.fps, info.frames) == (64, 48, Fraction(24000, 1001), 9)
+    assert info.duration == pytest.approx(9 * 1001 / 24000)
+    assert (info.has_audio, info.start, info.notes) == (True, 0, ())
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.avi", "a.mov", "a.gif"])

@@ -95,6 +95,18 @@ def test_wrong_files(command, write, text, words):
     assert any(word in ran.stderr for word in words), ran.stderr
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=str)
+def test_texts_of_a_workflow_are_obeyed_by_no_terminal_and_pass_for_no_message(command, write, form):
+    hostile = "a\nerror: spoofed\r\x1b]0;title\x07\x9b31m\u202e" + "b" * 100_000
+    shown = {"class_type": "PreviewAny", "inputs": {}, "_meta": {"title": hostile}}
+    linked = {"class_type": "PreviewAny", "inputs": {"source": [hostile, 0]}}
+    number = {"class_type": "PrimitiveInt", "inputs": {"value": hostile}}
+    ran = command(write({"1": shown, "2": linked, "3": number, hostile: shown}), "--check", *form)
+    text = ran.stdout + ran.stderr
+    assert ran.returncode == 2 and "the input source is missing" in text and len(text) < 3000
+    assert text.replace("\n", "").isprintable() and "\nerror" not in text
+
+
 def test_a_circle(command, write):
     graph = {
         "1": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},

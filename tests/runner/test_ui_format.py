@@ -1,7 +1,9 @@
 """From what the browser saves to what runs.
 
 The folder `pairs` holds graphs that ComfyUI's frontend saved, what it exported for them, and the
-definitions of their nodes. tests/browser/test_export.py makes the exports anew.
+definitions of their nodes. tests/browser/test_export.py makes the exports anew. The folder `pack_pairs` holds
+such with nodes of other packs, exported by frontend 1.27.10 with KJNodes, rgthree-comfy, VideoHelperSuite and
+cg-use-everywhere (`set_get_chain` by 1.58.1, which drops what a muted node gives).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from piying.runner.session import CLASSES, TITLES
 from piying.runner.ui_edit import set_widgets, with_values
 from piying.runner.ui_format import dynamic_prompt, is_ui_format, to_api
 
+PACK_PAIRS = sorted((Path(__file__).parent / "pack_pairs").glob("*.json"))
 PAIRS = {path.stem: path for path in sorted((Path(__file__).parent / "pairs").glob("*.json"))}
 
 
@@ -52,6 +55,73 @@ def what_runs(api):
 def test_equals_what_the_browser_exports(name):
     made = pair(name)
     assert what_runs(to_api(made["ui"], made["object_info"])) == what_runs(made["api"])
+
+
+@pytest.mark.parametrize("path", PACK_PAIRS, ids=lambda path: path.stem)
+def test_equals_what_the_browser_exports_with_other_packs(path):
+    made = json.loads(path.read_text(encoding="utf-8"))
+    assert what_runs(to_api(made["ui"], made["object_info"])) == what_runs(made["api"])
+
+
+def without_packs(made, *prefixes):
+    return {name: each for name, each in made["object_info"].items() if not name.startswith(prefixes)}
+
+
+def test_broadcasts_need_no_pack():
+    for path in PACK_PAIRS:
+        if path.stem.startswith("everywhere"):
+            made = json.loads(path.read_text(encoding="utf-8"))
+            names = ("Anything Everywhere", "Prompts Everywhere", "Seed Everywhere")
+            left = {key: node for key, node in made["api"].items() if not node["class_type"].startswith(names)}
+            seeds = {key: node["inputs"]["seed"] for key, node in made["api"].items() if key not in left
+                     and node["class_type"] == "Seed Everywhere"}  # fmt: skip
+            for node in left.values():
+                for name, value in node["inputs"].items():
+                    if isinstance(value, list) and value[0] in seeds:
+                        node["inputs"][name] = seeds[value[0]]
+            assert what_runs(to_api(made["ui"], without_packs(made, *names))) == what_runs(left), path.stem
+
+
+def test_a_pattern_that_would_take_for_ever_is_refused():
+    made = json.loads((Path(__file__).parent / "pack_pairs/everywhere_regex.json").read_text(encoding="utf-8"))
+    node = next(node for node in made["ui"]["nodes"] if node["properties"].get("ue_properties", {}).get("title_regex"))
+    for pattern in ("(a+)+$", "(a*)*b", "a" * 1000, "a*a*a*a*b"):
+        node["properties"]["ue_properties"]["title_regex"] = pattern
+        with pytest.raises(WorkflowError, match="is too complex"):
+            to_api(made["ui"], made["object_info"])
+    node["properties"]["ue_properties"]["title_regex"] = "("
+    assert to_api(made["ui"], made["object_info"]), "what is no pattern restricts nothing"
+
+
+def test_a_widget_in_a_group_node_can_be_set():
+    made = json.loads((Path(__file__).parent / "pack_pairs/group_node.json").read_text(encoding="utf-8"))
+    workflow = with_values(made["ui"], made["object_info"], [("2:0", "scale_by", 0.75)])
+    assert workflow is not None
+    assert to_api(workflow, made["object_info"])["2:0"]["inputs"]["scale_by"] == 0.75
+    assert next(node for node in workflow["nodes"] if node["id"] == 2)["widgets_values"] == ["area", 0.75]
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"nodes": "x"}, "should be a list"),
+        ({"nodes": [{"id": 1}]}, "has no type"),
+        ({"nodes": [{"type": "A"}], "links": [[0, 0, 9, 0]]}, "a node that it does not have"),
+        ({"nodes": [{"type": "A"}], "links": [[0, 0]]}, "has a link that is none"),
+        ({"nodes": [{"type": "A"}], "links": [[0, "x", 0, 0]]}, "the slot x"),
+        (7, "should be an object"),
+    ],
+)
+def test_malformed_group_nodes_are_refused(group, words):
+    workflow = {"nodes": [{"id": 1, "type": "workflow>G"}], "links": [], "extra": {"groupNodes": {"G": group}}}
+    with pytest.raises(WorkflowError, match=words):
+        to_api(workflow, {"A": {"input": {"required": {}}, "output": []}})
+
+
+def test_a_getter_without_its_setter_is_named(caplog):
+    made = json.loads((Path(__file__).parent / "pack_pairs/set_get_chain.json").read_text(encoding="utf-8"))
+    to_api(made["ui"], made["object_info"])
+    assert caplog.messages == ["9: no node sets 'nobody', so what it feeds goes without."]
 
 
 def test_of_a_dynamic_prompt_one_option_remains():

@@ -215,10 +215,21 @@ def test_a_model_that_is_not_installed_costs_a_warning(host):
     assert "is not installed" in record["problem"]
 
 
-def test_an_empty_prompt_asks_nobody(host, built_in):
-    assert expand(built_in, ExpandRequest("  "), host)[0] == "  "
+@pytest.mark.parametrize("prompt", ["", "  \n\t", "\u200b\ufeff", "\u3000"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_empty_prompt_is_an_error(host, built_in, prompt, strict):
     with pytest.raises(PiyingError, match="prompt is empty"):
-        expand(built_in, ExpandRequest("", strict=True), host)
+        expand(built_in, ExpandRequest(prompt, strict=strict), host)
+
+
+def test_what_looks_empty_and_is_not(host, built_in):
+    assert expand(built_in, ExpandRequest("", frozen_prompt="a fox"), host)[0] == "a fox"
+    assert expand(ModelHandle(PROMPT, "LLM/gone"), ExpandRequest("🐉"), host)[0] == "🐉"
+
+
+def test_without_words_a_model_that_cannot_see_is_an_error(host, built_in):
+    with pytest.raises(PiyingError, match="cannot look at the image"):
+        expand(built_in, ExpandRequest(""), host, torch.rand(1, 8, 8, 3))
 
 
 @pytest.mark.parametrize(("name", "value"), [("language", "fr"), ("length", "endless"), ("preset", "haiku")])

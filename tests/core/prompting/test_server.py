@@ -11,7 +11,7 @@ import torch
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.prompting import chat_client as exchange
-from piying.core.prompting.addresses import read_address
+from piying.core.prompting.addresses import api_key, read_address
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.server import ServerHandle
 
@@ -414,11 +414,20 @@ def test_addresses_elsewhere_are_the_owners_to_allow(url):
         "http://127.0.0.1/a\r\nX: y",
         "http://127.0.0.1/../x y",
         "file:///etc/passwd",
+        "http://127.0.0.1:0",
+        "http://127.0.0.1/v1/../admin",
+        "http://127.0.0.1/./v1",
+        "http://127.0.0.1/v1/..",
+        "http://127.0.0.1/v1\tx",
+        "http://127.0.0.1/v1\u202e",
+        "http://127.0.0.1/" + "a/" * 100_000,
+        "http://" + "a" * 100_000,
     ],
 )
 def test_what_is_no_address(url):
-    with pytest.raises(PiyingError, match="OpenAI-compatible|not on this machine"):
+    with pytest.raises(PiyingError, match="OpenAI-compatible|not on this machine") as raised:
         read_address(url, {})
+    assert len(str(raised.value)) < 400 and str(raised.value).isprintable()
 
 
 def test_a_port_can_be_allowed_alone():
@@ -439,7 +448,7 @@ def test_a_name_for_this_machine_must_lead_to_it(server, host, monkeypatch):
 
 
 def test_the_key_comes_from_the_environment(server, host, monkeypatch):
-    monkeypatch.setenv("PIYING_SERVER_API_KEY", "sk-1")
+    monkeypatch.setenv("PIYING_SERVER_API_KEY", f"127.0.0.1:{server.server_port}=sk-1,192.0.2.1=sk-2")
     server.say(FOX)
     _, record = expand(server.handle(), REQUEST, host)
     assert server.requests[0][1]["Authorization"] == "Bearer sk-1"
@@ -449,7 +458,7 @@ def test_the_key_comes_from_the_environment(server, host, monkeypatch):
         expand(ServerHandle("http://192.0.2.1/v1", "toy", 1), STRICT, host)
 
 
-def test_the_key_goes_to_the_servers_that_are_allowed_alone(server, host, monkeypatch):
+def test_the_key_goes_to_the_server_it_is_set_for_alone(server, host, monkeypatch):
     """A workflow may name any port of this machine; the key is none of its business there."""
     monkeypatch.setenv("PIYING_SERVER_API_KEY", "sk-1")
     monkeypatch.setenv(ALLOW, "api.example.com")
@@ -457,12 +466,34 @@ def test_the_key_goes_to_the_servers_that_are_allowed_alone(server, host, monkey
     expand(server.handle(), REQUEST, host)
     assert "Authorization" not in server.requests[0][1]
     server.behave = wants_a_key
-    with pytest.raises(PiyingError, match=f"goes to the servers in {ALLOW} alone: add 127.0.0.1:[0-9]+ there"):
+    place = f"127.0.0.1:{server.server_port}"
+    with pytest.raises(PiyingError, match=f"is not set for {place}: add {place}=KEY there"):
         expand(server.handle(), ExpandRequest("a blue fox runs in snow", strict=True), host)
-    monkeypatch.setenv(ALLOW, f"api.example.com,127.0.0.1:{server.server_port}")
+    monkeypatch.setenv(ALLOW, place)
     server.say("A blue fox runs over deep snow, soft morning light on its fur.")
     expand(server.handle(), ExpandRequest("a blue fox runs in snow"), host)
     assert server.requests[-1][1]["Authorization"] == "Bearer sk-1"
+
+
+@pytest.mark.parametrize(
+    ("keys", "allowed", "url", "expected"),
+    [
+        ("sk-1", "", "http://127.0.0.1:8000", None),
+        ("sk-1", "127.0.0.1:8000", "http://127.0.0.1:8000", "sk-1"),
+        ("sk-1", "127.0.0.1:8000", "http://127.0.0.1:8001", None),
+        ("sk-1", "127.0.0.1", "http://127.0.0.1:8000", None),
+        ("sk-1==", "api.example.com", "https://api.example.com", "sk-1=="),
+        ("sk-1", "api.example.com,gpu.example.com", "https://gpu.example.com", None),
+        ("api.example.com=sk-1", "api.example.com,gpu.example.com", "https://api.example.com", "sk-1"),
+        ("api.example.com=sk-1", "api.example.com,gpu.example.com", "https://gpu.example.com", None),
+        ("a.example=sk-1, localhost:80=sk-2=, [::1]:8000=sk-3", "", "http://localhost", "sk-2="),
+        ("a.example=sk-1, localhost:80=sk-2=, [::1]:8000=sk-3", "", "http://[::1]:8000", "sk-3"),
+        ("localhost=sk-1", "", "http://localhost", None),
+    ],
+)
+def test_which_key_is_for_which_server(keys, allowed, url, expected):
+    environment = {"PIYING_SERVER_API_KEY": keys, ALLOW: allowed}
+    assert api_key(read_address(url, environment), environment) == expected
 
 
 def test_an_allowed_server_need_not_be_encrypted(server, host, monkeypatch):
@@ -492,7 +523,7 @@ def test_no_proxy_sees_a_prompt(server, host, monkeypatch):
 
 
 def test_a_key_that_is_not_accepted_is_not_asked_for_again(server, host, monkeypatch):
-    monkeypatch.setenv("PIYING_SERVER_API_KEY", "old")
+    monkeypatch.setenv("PIYING_SERVER_API_KEY", f"127.0.0.1:{server.server_port}=old")
     server.behave = wants_a_key
     with pytest.raises(PiyingError, match="does not accept the API key in PIYING_SERVER_API_KEY \\(401: invalid key"):
         expand(server.handle(), STRICT, host)
