@@ -86,10 +86,12 @@ class NodeError:
 
 
 class InvalidGraph(WorkflowError):
-    """The validation failed; `errors` are all that it found."""
+    """The validation failed; `errors` are all that it found, of which the text has the first ones."""
 
     def __init__(self, errors: list[NodeError]) -> None:
-        super().__init__("\n".join(str(error) for error in errors))
+        lines = [str(error) for error in errors[:MAX_LISTED]]
+        lines += [f"… and {len(errors) - MAX_LISTED} more like these."] if len(errors) > MAX_LISTED else []
+        super().__init__("\n".join(lines))
         self.errors = errors
 
 

@@ -5,49 +5,125 @@ What reads headers is imported where it is used: nodes are declared at ComfyUI's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import PiyingError
 from ..families.base import ModelFamily
-from ..files.json_file import read_json_or_empty
-from ..files.scan import find_files, find_folders
-from ..host.base import Host
-from .installed_model import InstalledModel, weight_bytes
+from ..files.folder import CONFIG, STEMS, component_files, component_folder
+from ..files.json_file import read_json, read_json_or_empty
+from ..files.scan import find_files, find_folders, name_left_out
+from ..host.base import MODEL_CATEGORIES, Host
+from .installed_model import FOLDER_DEPTH, InstalledModel, weight_bytes
 
 if TYPE_CHECKING:
     from ..checkpoints.inspect import FileInfo
 
 INDEXES = ("model_index.json", "config.json")
-ENDINGS = (".safetensors", ".sft", ".gguf")
-# PyTorch's own files are looked at for parts alone: their headers cannot be read without torch.
-PYTORCH_ENDINGS = (".pth", ".pt")
-SEARCH_DEPTH = 3  # models/<category>/<author>/<model>
+INDEX_BYTES = 4 << 20  # the longest known, with the names of 21,000 classes, are under 2 MB
+ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
+LONGEST_NAME = 1024
+NO_MODELS = ("loras", "annotators", "tokenizers")  # categories without models in single files
+SEARCH_DEPTH = 8  # of subfolders, as deep as anyone sorts models
 
 
 def installed_models(family: ModelFamily, host: Host) -> list[InstalledModel]:
-    """Return the family's installed models, in the host's order of preference, without the built-in one."""
+    """Return the family's models that are here, in the host's order of preference, without the built-in one.
+
+    Those that cannot run are among them, and say why: `lacking`, `problem`.
+    """
     found: dict[Path, InstalledModel] = {}
     for category, root in host.model_folders():
-        for folder in find_folders(root, SEARCH_DEPTH, INDEXES):
+        for folder in find_folders(root, SEARCH_DEPTH, INDEXES, _owner(root)):
             path = folder.resolve()
             ours = path not in found and _class_name(folder) in family.index_classes
             if ours and not _is_downloading(folder):
                 name = _shown_name(category, folder.relative_to(root).as_posix())
-                found[path] = InstalledModel(name, path, weight_bytes(path))
+                found[path] = InstalledModel(name, path, weight_bytes(path), problem=_folder_problem(folder, family))
     folders = list(found.values())
     return folders + family.single_file_models(FileCatalog(host), folders)
 
 
+def _owner(root: Path) -> Callable[[Path], frozenset[str] | None]:
+    return lambda folder: _owned_names(folder, is_root=folder == root)
+
+
+def _owned_names(folder: Path, is_root: bool) -> frozenset[str] | None:
+    """Return the names of the files and folders that belong to the model a folder is; None where it is no model.
+
+    Single files lie beside a configuration of something else as often as not: it makes no model of their folder.
+    """
+    named = _class_name(folder)
+    if (folder / INDEXES[0]).is_file():
+        inside = {path.name for path in folder.iterdir() if path.is_dir()}
+        parts = inside & read_json_or_empty(folder / INDEXES[0], INDEX_BYTES).keys() if is_root else inside
+        return frozenset({*INDEXES, *parts}) if parts else None
+    from ..families.registry import FAMILIES
+
+    if not any(named in family.index_classes for family in FAMILIES):
+        return None
+    try:
+        own = {file.name for file in component_files(folder)}
+    except PiyingError as error:
+        name_left_out(folder, str(error).removeprefix(f"{folder}: "))
+        return None
+    if is_root and not any(name.startswith(STEMS) for name in own):
+        return None
+    return frozenset({*INDEXES, *own})
+
+
+def _folder_problem(folder: Path, family: ModelFamily) -> str:
+    """Return why a model's folder cannot be used, as far as file names, headers and configurations tell; else ""."""
+    parts = [spec.name for spec in family.components] or [""]
+    return next(filter(None, (_part_problem(folder, part) for part in parts)), "")
+
+
+def _part_problem(folder: Path, part: str) -> str:
+    try:
+        place = component_folder(folder, part)
+        _check_component(place, tuple(component_files(place)))
+    except (PiyingError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _check_component(place: Path, files: tuple[Path, ...]) -> None:
+    from ..checkpoints.pretrained import check_counts, read_config
+
+    tensors = 0
+    for file in files:
+        status = file.stat()
+        counted = _tensors_in(file, status.st_size, status.st_mtime_ns)
+        if isinstance(counted, str):
+            raise PiyingError(counted)
+        tensors += counted
+    if (place / CONFIG).is_file():
+        check_counts(read_config(place), tensors, str(place))
+
+
+@lru_cache(maxsize=4096)
+def _tensors_in(file: Path, size: int, changed: int) -> int | str:
+    """Return how many tensors are in a file, or why it cannot be read."""
+    from ..files.open import read_header
+    from ..quantization.stored_formats import check_readable
+
+    del size, changed  # they tell one state of the file from another
+    try:
+        header = read_header(file)
+        check_readable(header)
+    except PiyingError as error:
+        return str(error)
+    return len(header.entries)
+
+
 def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
     """Return why the folder or file of that name is no model of the family; None where there is neither."""
-    for category, root in host.model_folders():
-        relative = name.removeprefix(f"{category}/") if category else name
-        folder = root / relative
-        if ".." in relative or not folder.is_dir():
+    for folder in _places(name, host):
+        if not folder.is_dir():
             continue
         index = next((file for file in INDEXES if (folder / file).is_file()), None)
         if index is None:
@@ -57,23 +133,60 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
             return f"{folder / index} cannot be read"
         if _is_downloading(folder):
             return f"{folder} is not all here yet: fetch it again, it goes on where it stopped"
+        if found in family.index_classes:
+            return _folder_problem(folder, family) or None
         return f"{folder} is a {found}, not a {' or '.join(family.index_classes)}"
-    return family.why_unusable(name, FileCatalog(host)) or what_is(name, host)
+    return family.why_unusable(name, FileCatalog(host)) or what_is(name, host, "model")
+
+
+def _places(name: str, host: Host) -> Iterator[Path]:
+    """Yield the files and folders that a name stands for; none for a name that leads out of the models folders.
+
+    On Windows it is enough to look at a name such as `\\\\server\\share` to be connected to it.
+    """
+    path = PurePosixPath(name)
+    is_inside = not path.is_absolute() and not set(path.parts) & {"..", "~"} and not set(name) & {":", "\\", "\0"}
+    if not is_inside or len(name) > LONGEST_NAME:
+        return
+    for category, root in host.model_folders():
+        relative = name.removeprefix(f"{category}/") if category else name
+        try:
+            if os.path.lexists(root / relative):
+                yield root / relative
+        except OSError:
+            continue  # longer than this file system's names
 
 
 def _class_name(folder: Path) -> str | None:
-    """Return the class a folder says it is, or None where its index cannot be read."""
-    if (folder / INDEXES[0]).is_file():
-        found = read_json_or_empty(folder / INDEXES[0]).get("_class_name")
-    else:
-        architectures = read_json_or_empty(folder / INDEXES[1]).get("architectures")
+    """Return the class a folder says it is, or None where its index cannot be read or names none."""
+    index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
+    if index is None:
+        return None
+    try:
+        status = index.stat()
+        return _class_in(index, status.st_size, status.st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _class_in(index: Path, size: int, changed: int) -> str | None:
+    del size, changed  # they tell one state of the file from another
+    try:
+        table = read_json(index, limit=INDEX_BYTES)
+    except PiyingError as error:
+        name_left_out(index, str(error).removeprefix(f"{index}: "))
+        return None
+    found = table.get("_class_name")
+    if index.name != INDEXES[0]:
+        architectures = table.get("architectures")
         found = architectures[0] if isinstance(architectures, list) and architectures else None
     return found if isinstance(found, str) else None
 
 
 def _is_downloading(folder: Path) -> bool:
     """Return whether a download of this model goes on or was stopped: it leaves NAME.part files."""
-    return next(folder.rglob("*.part"), None) is not None
+    return next(find_files(folder, FOLDER_DEPTH, (".part",)), None) is not None
 
 
 def _shown_name(category: str, relative: str) -> str:
@@ -102,6 +215,11 @@ class SingleFile:
         return self.found.parts[0].width
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer of its first component is in it."""
+        return self.found.parts[0].has_tokenizer
+
+    @property
     def details(self) -> str:
         """Return title, parameters, format and size: "Wan2.1-VACE transformer, 17.3B, fp8 scaled, 17.4 GB"."""
         from ..checkpoints.inspect import GB
@@ -121,22 +239,14 @@ class FileCatalog:
 
     host: Host
 
-    def in_folders(self, *categories: str, pytorch: bool = False) -> list[SingleFile]:
-        """Return the files in the folders of these categories; "" stands for the models folders themselves.
-
-        Args:
-            pytorch: whether to look at PyTorch's own files too, whose headers need torch.
-        """
-        return single_files(self.host, categories.__contains__, pytorch)
-
-    def outside_folders(self, *categories: str) -> list[SingleFile]:
-        """Return the files in all folders but these, PyTorch's own included."""
-        return single_files(self.host, lambda category: category not in categories, pytorch=True)
+    def all(self) -> list[SingleFile]:
+        """Return the files in all folders but those of LoRAs: their contents tell what they are, not their place."""
+        return single_files(self.host, lambda category: category not in NO_MODELS)
 
     def folders_of(self, *classes: str) -> list[Path]:
         """Return the folders whose index names one of these classes, in the host's order of preference."""
         roots = [root for _, root in self.host.model_folders()]
-        found = (folder for root in roots for folder in find_folders(root, SEARCH_DEPTH, INDEXES))
+        found = (folder for root in roots for folder in find_folders(root, SEARCH_DEPTH, INDEXES, _owner(root)))
         return [folder for folder in dict.fromkeys(found) if _class_name(folder) in classes]
 
     def shapes(self, file: SingleFile, kind: str) -> dict[str, tuple[int, ...]]:
@@ -150,42 +260,52 @@ class FileCatalog:
         return {name: entry.shape for name, entry in class_shapes([file.path], kind).items()}
 
     def lent_by(self, folders: Sequence[InstalledModel], parts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-        """Return for each part the folder of the first model that has it."""
+        """Return for each part the folder of the first model that has it, undamaged."""
         found: dict[str, tuple[Path, ...]] = {}
         for part in parts:
-            here = [folder.path / part for folder in folders if (folder.path / part).is_dir()]
-            if here:
-                found[part] = (here[0],)
+            for folder in folders:
+                has_weights = not part.startswith("tokenizer")
+                is_here = part not in found and (folder.path / part).is_dir()
+                if is_here and not (has_weights and _part_problem(folder.path, part)):
+                    found[part] = (folder.path / part,)
         return found
 
     def model(
-        self, family: ModelFamily, files: Sequence[SingleFile], parts: Mapping[str, tuple[Path, ...]]
+        self,
+        family: ModelFamily,
+        files: Sequence[SingleFile],
+        parts: Mapping[str, tuple[Path, ...]],
+        name: str = "",
     ) -> InstalledModel:
         """Return the model that is known by the last of its files.
 
         Args:
             files: those whose weights are the model's own.
             parts: {component or tokenizer: the files or the folder that hold it}.
+            name: of several models with the same last file.
         """
         known = files[-1]
         size = sum(file.found.bytes for file in files)
-        return InstalledModel(known.name, known.path, size, parts, known.details, family.required)
+        beside = "".join(f", on {file.name}" for file in files[:-1])
+        return InstalledModel(name or known.name, known.path, size, parts, known.details + beside, family.required)
 
 
-def single_files(host: Host, wanted: Callable[[str], bool], pytorch: bool = False) -> list[SingleFile]:
-    """Return the files of weights in the folders whose category is wanted; damaged ones are left out.
+def single_files(host: Host, wanted: Callable[[str], bool]) -> list[SingleFile]:
+    """Return the files of weights in the folders whose category is wanted; damaged ones are left out, and named once.
 
     Headers are read once and kept until a file changes.
     """
     found: dict[Path, SingleFile] = {}
-    endings = (*ENDINGS, *PYTORCH_ENDINGS) if pytorch else ENDINGS
     for category, root in host.model_folders():
         if not wanted(category):
             continue
-        for path in find_files(root, SEARCH_DEPTH, endings, INDEXES):
+        for path in find_files(root, SEARCH_DEPTH, ENDINGS, INDEXES, owned=_owner(root)):
+            relative = path.relative_to(root)
+            if not category and relative.parts[0] in MODEL_CATEGORIES:
+                continue  # in a folder of its category, which is looked through for itself
             inspected = _inspected(path)
             if inspected is not None and path.resolve() not in found:
-                name = _shown_name(category, path.relative_to(root).as_posix())
+                name = _shown_name(category, relative.as_posix())
                 found[path.resolve()] = SingleFile(name, path, inspected)
     return list(found.values())
 
@@ -198,29 +318,31 @@ def _inspected(path: Path) -> FileInfo | None:
         return None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _inspected_once(path: Path, size: int, changed: int) -> FileInfo | None:
     from ..checkpoints.inspect import inspect
 
     del size, changed  # they tell one state of the file from another
     try:
         return inspect(path)
-    except PiyingError:
+    except PiyingError as error:
+        name_left_out(path, str(error).removeprefix(f"{path}: "))
         return None
 
 
-def what_is(name: str, host: Host) -> str | None:
+def what_is(name: str, host: Host, wanted: Literal["model", "lora"] = "lora") -> str | None:
     """Return what the single file of that name is, or None where there is no such file."""
     from ..checkpoints.inspect import inspect
 
-    for category, root in host.model_folders():
-        relative = name.removeprefix(f"{category}/") if category else name
-        path = root / relative
-        if ".." in relative or not path.is_file():
+    for path in _places(name, host):
+        if path.is_dir():
             continue
         try:
             found = inspect(path)
         except PiyingError as error:
-            return str(error)
-        return found.reason or f"this is {found.what}"
+            return str(error).removesuffix(".")
+        # Whether a LoRA could be read does not matter where a model is wanted.
+        if (found.is_lora and wanted == "model") or not found.reason:
+            return f"this is {found.what}"
+        return found.reason.removesuffix(".")
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ class InstalledModel:
         parts: of a model in single files: {part: the files or the folder that hold it}.
         details: what a single file is, in a few words.
         needed: the parts it cannot run without, where they are looked for one by one.
+        problem: why its folder cannot be used; "" where nothing is known against it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class InstalledModel:
     parts: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
     details: str = ""
     needed: tuple[str, ...] = ()
+    problem: str = ""
 
     @property
     def is_built_in(self) -> bool:
@@ -43,6 +46,11 @@ class InstalledModel:
     def lacking(self) -> tuple[str, ...]:
         """Return the parts that a model in single files needs and that are not here."""
         return tuple(part for part in self.needed if part not in self.parts)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether nothing is missing, as far as file names and headers tell."""
+        return not self.lacking and not self.problem
 
     def place(self, part: str) -> tuple[Path, ...]:
         """Return the files or the folder that hold a part."""
@@ -62,4 +70,8 @@ def built_in(family: str) -> InstalledModel:
 
 def weight_bytes(folder: Path) -> int:
     """Return the bytes of all safetensors files under `folder`."""
-    return sum(path.stat().st_size for path in find_files(folder, FOLDER_DEPTH, (".safetensors",)))
+    total = 0
+    for path in find_files(folder, FOLDER_DEPTH, (".safetensors",)):
+        with contextlib.suppress(OSError):  # removed since
+            total += path.stat().st_size
+    return total

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from ..download.manifest import first_of, listed_models
 from ..errors import PiyingError
 from ..families.base import ModelFamily
+from ..files.scan import name_left_out
 from ..host.base import Host
 from .discovery import installed_models, why_not
 from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in, has_built_in
@@ -45,23 +45,39 @@ class ModelHandle:
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:
-    """Return what the `model` widget offers: `auto` first, then what is installed, then `built-in` if there is one."""
+    """Return what the `model` widget offers: `auto` first, then what is here and can run, then `built-in`."""
+    return _choices(family, installed_models(family, host))
+
+
+def _choices(family: ModelFamily, installed: list[InstalledModel]) -> list[str]:
     toy = [BUILT_IN] if has_built_in(family.key) else []
-    return [AUTO, *(found.name for found in installed_models(family, host)), *toy]
+    return [AUTO, *(found.name for found in installed if found.can_run), *toy]
 
 
 def model_details(family: ModelFamily, host: Host) -> list[str]:
-    """Return a line for each model in single files: its name, and what it is."""
-    return [f"{found.name}: {found.details}" for found in installed_models(family, host) if found.details]
+    """Return lines on models: what each single file is and what it lacks, and why a folder cannot be used."""
+    lines = []
+    for found in installed_models(family, host):
+        lacks = f"; not here: {_missing(family, found)}" if found.lacking else ""
+        lines += [f"{found.name}: {found.details}{lacks}"] if found.details else []
+        lines += [f"{found.name} cannot be used: {found.problem}"] if found.problem else []
+    return lines
+
+
+def _missing(family: ModelFamily, found: InstalledModel) -> str:
+    return ", ".join(family.missing[part] for part in found.lacking)
 
 
 def check_model(family: ModelFamily, model: str, host: Host) -> None:
     """Accept a name from `model_choices`, spelled with either slash; to plan with, also an id of the manifest.
 
     Raises:
-        PiyingError: no such model is installed.
+        PiyingError: no such model is installed, or it cannot run.
     """
-    choices = model_choices(family, host)
+    from ..download.manifest import listed_models
+
+    installed = installed_models(family, host)
+    choices = _choices(family, installed)
     name = model.replace("\\", "/")
     listed = any((entry.id, entry.family, entry.kind) == (name, family.key, "model") for entry in listed_models())
     if name not in choices and listed and host.memory_rules().imagined:
@@ -70,6 +86,12 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
         raise PiyingError(
             f"model {model!r} is not installed. Fetch it with `python install.py --models {name}`, "
             f"or choose one of these: {', '.join(choices)}."
+        )
+    lacking = next((found for found in installed if found.name == name and found.lacking), None)
+    if lacking is not None:
+        raise PiyingError(
+            f"model {name!r} ({lacking.details}) cannot run alone; not here: {_missing(family, lacking)}. "
+            f"{family.remedy}, or choose another model."
         )
     if name not in choices:
         reason = why_not(name, family, host)
@@ -96,21 +118,22 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     if name == BUILT_IN:
         return built_in(family.key)
     if name != AUTO:
-        found = next(found for found in installed if found.name == name)
-        if found.lacking:
-            missing = ", ".join(family.missing[part] for part in found.lacking)
-            raise PiyingError(
-                f"model {found.name!r} ({found.details}) cannot run alone; not here: {missing}. {family.remedy}, or "
-                "choose another model."
-            )
-        return found
-    complete = [found for found in installed if not found.lacking]
+        return next(found for found in installed if found.name == name)
+    damaged = [found for found in installed if found.problem]
+    complete = [found for found in installed if found.can_run]
     if complete:
         from ..planner.machine import memory_bytes
 
+        for found in damaged:
+            name_left_out(found.path, found.problem)
         limit = memory_bytes(host.device())
         fitting = [found for found in complete if found.size <= limit]
         return max(fitting, key=_size) if fitting else min(complete, key=_size)
+    if damaged:
+        # A toy in the place of the model that its owner expects would not say what is wrong; reading this one does.
+        return max(damaged, key=_size)
+    from ..download.manifest import first_of
+
     advised = first_of(family.key)
     fetching = f"`python install.py --models {advised.id}`; it fetches {advised.files[0].sources['huggingface'].repo}."
     if not has_built_in(family.key):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import PiyingError
 from ..families.registry import layouts
+from ..files.folder import CONFIG, STEMS
 from ..files.open import read_header
-from ..files.safetensors_file import TensorEntry
+from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import Verdict, check_numbers, judge
 from ..lora.names import lora_names
 from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
-from .layouts.base import TOKENIZER_TENSOR, Layout
+from .fitness import check_fit
+from .layouts.base import TOKENIZER_TENSOR, Layout, holds_tokenizer
 
 PREFIX = re.compile(
     r"(model\.diffusion_model\.|diffusion_model\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.(?:transformer\.)?)"
@@ -69,6 +71,9 @@ CLIP = re.compile(r"(.*\.)?text_model\.embeddings\.token_embedding\.weight")
 
 # Models of others by a name that only they have, as a regular expression of its beginning.
 FOREIGN = (
+    (r"v\.blk\.0\.|mm\.0\.weight", "a vision encoder of llama.cpp (mmproj)"),
+    (r"blk\.0\.attn_q(kv)?\.weight", "a language model of llama.cpp that is not known here"),
+    (r"enc\.blk\.0\.", "a text encoder of llama.cpp that is not known here"),
     (r"model\.diffusion_model\.input_blocks\.", "a Stable Diffusion checkpoint"),
     (r"(model\.diffusion_model\.)?double_blocks\.0\.img_attn", "a Flux or HunyuanVideo transformer"),
     (r"(model\.diffusion_model\.)?joint_blocks\.", "a Stable Diffusion 3 transformer"),
@@ -77,6 +82,9 @@ FOREIGN = (
     (r"control_model\.|controlnet_", "a ControlNet"),
     (r"down_blocks\.0\.", "a U-Net of diffusers"),
 )
+
+
+LONGEST_MARK = 200  # characters of a name that FOREIGN looks at
 
 
 def describe(entries: Mapping[str, TensorEntry]) -> str:
@@ -89,12 +97,14 @@ def describe(entries: Mapping[str, TensorEntry]) -> str:
     for name, entry in entries.items():
         if CLIP.fullmatch(name) and len(entry.shape) == 2:
             return WIDTHS_OF_CLIP.get(entry.shape[1], "a CLIP text encoder")
+    lines = "\n".join(name[:LONGEST_MARK] for name in entries)
     for pattern, title in FOREIGN:
-        if any(re.match(pattern, name) for name in entries):
+        if re.search(f"^(?:{pattern})", lines, re.MULTILINE):
             return title
     return "no model known here"
 
 
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")  # in the names of files that hold one model together
 GB = 1e9  # as makers of disks and hubs count
 
 
@@ -118,7 +128,7 @@ class ComponentInfo:
     has_tokenizer: bool = False
 
     @classmethod
-    def of(cls, part: FileComponent, entries: dict[str, TensorEntry]) -> ComponentInfo:
+    def of(cls, part: FileComponent, entries: dict[str, TensorEntry], has_tokenizer: bool) -> ComponentInfo:
         """Return what the entries of a file's header tell of one of its components."""
         assert part.layout is not None
         described = (name for name in part.names if not describes(name) and name != TOKENIZER_TENSOR)
@@ -132,7 +142,7 @@ class ComponentInfo:
             style=part.layout.style,
             parameters=sum(one.count for one in weights),
             width=squares.most_common(1)[0][0] if squares else 0,
-            has_tokenizer=TOKENIZER_TENSOR in part.names,
+            has_tokenizer=has_tokenizer or TOKENIZER_TENSOR in part.names,
         )
 
 
@@ -183,14 +193,9 @@ def inspect(path: Path, numbers: bool = False) -> FileInfo:
     lora: Verdict[TensorEntry] | None = judge(header.entries) if lora_names(header.entries.keys()) else None
     parts = () if lora else tuple(part for part in file_components(header.entries) if part.layout is not None)
     together = Counter(part.kind for part in parts)
+    has_tokenizer = holds_tokenizer(header.metadata)
     what = lora.shape.title if lora else describe(header.entries)
-    reason = lora.reason if lora else "" if parts else f"it is {what}"
-    try:
-        check_readable(header)
-        if lora and not reason and numbers:
-            check_numbers(path)
-    except PiyingError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+    reason = _why_unreadable(header, parts, lora, numbers)
     return FileInfo(
         file=path.as_posix(),
         what=what,
@@ -199,13 +204,46 @@ def inspect(path: Path, numbers: bool = False) -> FileInfo:
         tensors=len(header.entries),
         precision=precision_of(header),
         types=types_of(header.entries),
-        parts=tuple(ComponentInfo.of(part, header.entries) for part in parts),
+        parts=tuple(ComponentInfo.of(part, header.entries, has_tokenizer) for part in parts),
         readable=not reason,
         reason=reason,
-        needs=tuple(need for part in parts if part.layout for need in part.layout.needs(part.names, together)),
+        needs=() if reason else tuple(need for part in parts for need in _needs(part, together, has_tokenizer)),
         is_lora=lora is not None,
         left_out=lora.left_out if lora and not reason else "",
     )
+
+
+def _why_unreadable(
+    header: FileHeader, parts: Sequence[FileComponent], lora: Verdict[TensorEntry] | None, numbers: bool
+) -> str:
+    """Return why a file cannot be loaded, in the words with which loading would refuse it; else ""."""
+    try:
+        check_readable(header)
+        if lora is not None:
+            if not lora.reason and numbers:
+                check_numbers(header.path)
+            return lora.reason
+        shard = SHARD.search(header.path.name)
+        if shard and int(shard[2]) > 1:
+            raise PiyingError(f"it is file {int(shard[1])} of {int(shard[2])} of a model. Choose the folder of all.")
+        if not parts:
+            what = describe(header.entries)
+            architecture = header.metadata.get("general.architecture")
+            raise PiyingError(f"it is {what}" + (f" ({architecture})" if architecture else ""))
+        is_own = header.path.name.startswith(STEMS)  # a model folder's configuration is for the files named so
+        has_config = is_own and (header.path.parent / CONFIG).is_file()
+        for part in parts:
+            if part.layout is not None:
+                entries = {name: header.entries[full] for name, full in part.names.items()}
+                check_fit(part.layout, entries, header.metadata, has_config)
+    except PiyingError as error:
+        return str(error).removeprefix(f"{header.path}: ")
+    return ""
+
+
+def _needs(part: FileComponent, together: Mapping[str, int], has_tokenizer: bool) -> list[str]:
+    names = {**part.names, TOKENIZER_TENSOR: ""} if has_tokenizer else part.names
+    return [] if part.layout is None else part.layout.needs(names, together)
 
 
 def as_json(found: FileInfo) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,10 +11,10 @@ from ..files.folder import component_files
 from ..files.open import read_header
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor, TransformedTensor
-from ..quantization.stored_formats import describes, join_scales
+from ..quantization.stored_formats import join_scales
+from .fitness import class_entries, places
 from .inspect import FileComponent, file_components
-from .layouts import Layout
-from .layouts.base import LeftOut, Place, Split, SwapHalves, Whole
+from .layouts.base import LeftOut, Place, Split, SwapHalves
 
 
 def translated(part: FileComponent, tensors: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor]:
@@ -32,20 +31,11 @@ def translated(part: FileComponent, tensors: Mapping[str, StoredTensor], source:
     joined = join_scales({name: tensors[full] for name, full in part.names.items()})
     if part.layout is None:
         return joined
-    found: dict[str, StoredTensor] = {}
-    shapes = {name: stored.shape for name, stored in joined.items()}
-    for name, stored in joined.items():
-        if any(re.fullmatch(pattern, name) for pattern in part.layout.spare):
-            continue
-        place = part.layout.place(name, shapes)
-        if place is None:
-            # Another layer of the same family: an image-to-video model's, a motion encoder's.
-            raise PiyingError(f"{source}: {name[:80]} is no tensor of a {part.layout.title}. Choose another file.")
-        for new, moved in _moved(place, stored):
-            if new in found:
-                raise PiyingError(f"{source}: two of its tensors are {new}. The file is damaged; fetch it again.")
-            found[new] = moved
-    return found
+    try:
+        placed = list(places(part.layout, {name: stored.shape for name, stored in joined.items()}))
+    except PiyingError as error:
+        raise PiyingError(f"{source}: {error}") from error
+    return dict(new for name, place in placed for new in _moved(place, joined[name]))
 
 
 def _moved(place: Place, stored: StoredTensor) -> list[tuple[str, StoredTensor]]:
@@ -60,9 +50,6 @@ def _moved(place: Place, stored: StoredTensor) -> list[tuple[str, StoredTensor]]
     if place.squeeze and len(stored.shape) == 4:
         return [(place.name, TransformedTensor(stored, stored.shape[:2], lambda tensor: tensor[:, :, 0, 0]))]
     return [(place.name, stored)]
-
-
-UNPACKED = "BF16"  # what a packed GGUF tensor counts as: it is unpacked as it is read
 
 
 def class_shapes(paths: Iterable[Path], kind: str) -> dict[str, TensorEntry]:
@@ -84,29 +71,8 @@ def class_shapes(paths: Iterable[Path], kind: str) -> dict[str, TensorEntry]:
         part = parts[-1 if kind.endswith("_2") else 0] if parts else None
         if part is None or part.layout is None:
             raise PiyingError(f"{path}: holds no {kind.replace('_', ' ')}. Choose another file.")
-        found |= class_entries(part.layout, {name: entries[full] for name, full in part.names.items()})
-    return found
-
-
-def class_entries(layout: Layout, entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
-    """Return the tensors of one component by the names of its class; their places in the file mean nothing.
-
-    Args:
-        layout: how it lies in the file.
-        entries: by their names within the component.
-    """
-    weights = {name: entry for name, entry in entries.items() if not describes(name)}
-    shapes = {name: entry.shape for name, entry in weights.items()}
-    found = {}
-    for name, entry in weights.items():
-        place = None if any(re.fullmatch(spare, name) for spare in layout.spare) else layout.place(name, shapes)
-        shape = entry.shape
-        if isinstance(place, Split):
-            shape = (shape[0] // len(place.names), *shape[1:])
-        elif isinstance(place, Whole) and place.squeeze and len(shape) == 4:
-            shape = shape[:2]
-        dtype = UNPACKED if entry.dtype.startswith("Q") else entry.dtype
-        if place is not None and not isinstance(place, LeftOut):
-            names = place.names if isinstance(place, Split) else (place.name,)
-            found.update({new: TensorEntry(dtype, shape, 0, 0) for new in names})
+        try:
+            found |= class_entries(part.layout, {name: entries[full] for name, full in part.names.items()})
+        except PiyingError as error:
+            raise PiyingError(f"{path}: {error}") from error
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,30 @@ from ..families.registry import component_names, component_specs, layout_kinds
 from ..files.dtypes import torch_dtype
 from ..files.folder import CONFIG, component_files, component_folder
 from ..files.json_file import read_json
-from ..files.open import open_tensors
+from ..files.open import open_tensors, read_header
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor
 from ..quantization.policy import CastRules
 from .assemble import assemble
+from .fitness import class_config
 from .inspect import FileComponent, describe, file_components
 from .key_mapping import translated
+from .layouts.base import Metadata
+from .pretrained import check_counts, class_name, read_config, without_code
 
 DIFFUSERS = ("transformer", "vae")  # kinds whose classes are diffusers', all others are transformers'
+# What diffusers and transformers raise where the values of a configuration make no model.
+BAD_VALUES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
+    MemoryError,
+)
 POOLING = "add_pooling_layer"  # an argument of BertModel, beside its configuration
 
 
@@ -103,6 +119,7 @@ class _Source:
     part: FileComponent
     tensors: dict[str, StoredTensor]
     config: dict[str, Any] | None
+    metadata: Metadata
 
 
 def _read(place: Path, kind: str) -> _Source:
@@ -113,7 +130,9 @@ def _read(place: Path, kind: str) -> _Source:
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         tensors |= open_tensors(file)
-    config = read_json(folder / CONFIG) if folder and (folder / CONFIG).is_file() else None
+    config = read_config(folder) if folder and (folder / CONFIG).is_file() else None
+    if config is not None:
+        check_counts(config, len(tensors), str(folder))
     parts = file_components(tensors)
     fitting = [part for part in parts if part.kind in layout_kinds(kind)]
     if fitting:
@@ -128,7 +147,7 @@ def _read(place: Path, kind: str) -> _Source:
     original = part.layout is not None and part.layout.style == "original"
     if config is not None and original and class_name(config) not in known(kind.removesuffix("_2")):
         config = None  # what its authors put beside it is none of diffusers
-    return _Source(part, translated(part, tensors, str(place)), config)
+    return _Source(part, translated(part, tensors, str(place)), config, read_header(files[0]).metadata)
 
 
 def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], source: str) -> dict[str, Any]:
@@ -139,20 +158,10 @@ def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], sour
     layout = sources[0].part.layout
     assert layout is not None  # `_read` lets the unknown pass only with a configuration
     try:
-        return layout.config({name: stored.shape for name, stored in tensors.items()})
+        shapes = {name: stored.shape for name, stored in tensors.items()}
+        return class_config(layout, shapes, sources[0].metadata)
     except PiyingError as error:
         raise PiyingError(f"{source}: {error}") from error
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise PiyingError(f"{source}: tensors of a {layout.title} are missing ({error}). Fetch it again.") from error
-
-
-def class_name(config: dict[str, Any]) -> str:
-    """Return the class a configuration is for; "" where it names none."""
-    architectures = config.get("architectures")
-    named = config.get("_class_name") or (
-        architectures[0] if isinstance(architectures, list) and architectures else ""
-    )
-    return named if isinstance(named, str) else ""
 
 
 def known(kind: str) -> tuple[str, ...]:
@@ -175,6 +184,7 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
     import diffusers
     import transformers
     from accelerate import init_empty_weights
+    from huggingface_hub.errors import StrictDataclassError
 
     name = class_name(config) or assumed
     if name not in known(kind):  # a text encoder's file may be of a larger model, which its config.json names
@@ -185,6 +195,7 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
         raise PiyingError(
             f"{source}: is {f'a {name}' if name else 'not named'}; as {kind} there can be {', '.join(known(kind))}."
         )
+    config = without_code(config)
     try:
         with init_empty_weights(include_buffers=False):
             if kind in DIFFUSERS:
@@ -194,8 +205,29 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
                 settings = {key: value for key, value in config.items() if key not in ("quantization_config", POOLING)}
                 arguments = {POOLING: config[POOLING]} if POOLING in config else {}
                 module = cls(cls.config_class.from_dict(settings), **arguments)
+        _check_latents(module.config)
         built: torch.nn.Module = module.eval().requires_grad_(False)
         return built
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+    except BAD_VALUES as error:
         reason = " ".join(str(error).split())[:200]
-        raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.") from error
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())[:200]
+    # Outside the handler: memory that ran out for absurd sizes is no reason to try another plan.
+    raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.")
+
+
+def _check_latents(config: Any) -> None:
+    """Accept the numbers with which a VAE's latents are normalised: nothing looks at them before sampling is done.
+
+    Raises:
+        ValueError: they are not one finite number for each channel, or a divisor is 0.
+    """
+    for name in ("latents_mean", "latents_std"):
+        values = getattr(config, name, None)
+        if values is None:
+            continue
+        numbers = values if isinstance(values, (list, tuple)) else ()
+        wrong = [one for one in numbers if not isinstance(one, (int, float)) or not math.isfinite(one)]
+        channels = getattr(config, "z_dim", None) or getattr(config, "latent_channels", len(numbers))
+        if len(numbers) != channels or wrong or (name == "latents_std" and not all(numbers)):
+            raise ValueError(f"{name} are not the numbers of {channels} channels")

@@ -1,22 +1,150 @@
-"""Folders that diffusers and transformers read themselves: what they raise on a bad one, as a sentence."""
+"""Model folders of diffusers and transformers: what of a configuration is followed, and their errors as sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..files.folder import CONFIG, component_files
+from ..files.json_file import read_json
+from ..files.open import read_header
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+CONFIG_BYTES = 4 << 20  # the longest known, with the names of 21,000 classes, are under 2 MB
+# Settings with which a folder would choose code: Python files in it, kernels of a hub, weights of another repository.
+CODE = re.compile(
+    r"auto_map|trust_remote_code|custom_\w+|.*(attn|experts)_implementation\w*|use_kernels|kernel_config"
+    r"|use_pretrained_backbone"
+)
+# Settings that count modules, and how many there may be without as many tensors: defaults are written down too.
+COUNT = re.compile(r".*(layers|blocks|depths?)")
+MANY = 1024
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings in a folder's config.json that are followed.
+
+    Raises:
+        PiyingError: the file cannot be read or holds no object.
+    """
+    return without_code(read_json(folder / CONFIG, limit=CONFIG_BYTES))
+
+
+def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, those of parts included, without what names code."""
+    return {
+        name: without_code(value) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if not (isinstance(name, str) and CODE.fullmatch(name))
+    }
+
+
+def check_counts(config: Mapping[str, Any], tensors: int, source: str) -> None:
+    """Accept a configuration whose modules the tensors can fill: making 10⁹ of them takes all memory.
+
+    Args:
+        config: of a component, or of a part of it.
+        tensors: how many its files hold.
+        source: where it is from, for messages.
+
+    Raises:
+        PiyingError: it counts more modules than there are tensors.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            check_counts(value, tensors, source)
+        count = len(value) if isinstance(value, list) else value
+        if COUNT.fullmatch(str(name)) and type(count) is int and not -1 <= count <= max(tensors, MANY):
+            raise PiyingError(
+                f"{source}: its configuration says {name} is {count}, and its files hold {tensors} tensors. "
+                "Fetch it again."
+            )
+
+
+def class_name(config: Mapping[str, Any]) -> str:
+    """Return the class a configuration is for; "" where it names none."""
+    architectures = config.get("architectures")
+    named = config.get("_class_name") or (
+        architectures[0] if isinstance(architectures, list) and architectures else ""
+    )
+    return named if isinstance(named, str) else ""
+
+
+def load_pretrained(folder: Path, title: str, classes: Collection[str], dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model that transformers reads from a folder, in host memory and in evaluation mode.
+
+    Args:
+        folder: holds config.json and safetensors files.
+        title: of the family, for messages.
+        classes: the classes of transformers that it may be.
+        dtype: of its weights.
+
+    Raises:
+        PiyingError: the folder is incomplete, damaged, or another model's.
+    """
+    import transformers
+
+    settings = read_config(folder)
+    try:
+        tensors = sum(len(read_header(file).entries) for file in component_files(folder))
+    except PiyingError as error:
+        raise PiyingError(f"{folder}: cannot be read as a {title} model. {error}") from error
+    check_counts(settings, tensors, str(folder))
+    named = class_name(settings)
+    if named not in classes:
+        raise PiyingError(f"{folder}: is a {named or 'model without a name'}, not a {' or '.join(classes)}.")
+    with reading(folder, title):
+        kind = getattr(transformers, named)
+        if settings.get("model_type", kind.config_class.model_type) != kind.config_class.model_type:
+            raise ValueError(f"model_type is {settings['model_type']!r}, not {kind.config_class.model_type!r}")
+        model, info = kind.from_pretrained(
+            folder,
+            config=kind.config_class.from_dict(settings),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    missing = info["missing_keys"]
+    if missing:  # transformers fills them with random numbers, and only warns
+        raise PiyingError(
+            f"{folder}: cannot be read as a {title} model ({len(missing)} tensors are not in its files, "
+            f"{min(missing)} first). Fetch the folder again, or choose another model."
+        )
+    whole: PreTrainedModel = model.eval()
+    return whole
 
 
 @contextmanager
-def reading(folder: Path, title: str) -> Iterator[None]:
+def reading(folder: Path | str, title: str) -> Iterator[None]:
     """Turn what diffusers, transformers and safetensors raise on a bad folder into a sentence."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        AssertionError,
+        ImportError,
+        MemoryError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
         reason = " ".join(str(error).split())[:300]
         raise PiyingError(
             f"{folder}: cannot be read as a {title} model ({type(error).__name__}: {reason}). "

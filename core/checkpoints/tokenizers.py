@@ -1,22 +1,26 @@
-"""Tokenizers: SentencePiece models inside files of weights, a folder's own, and those of other folders."""
+"""Tokenizers: those inside files of weights, a folder's own, and those of other folders."""
 
 from __future__ import annotations
 
 import re
+import struct
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..files.gguf_file import gguf_values
 from ..files.json_file import read_json_or_empty
-from ..files.open import open_tensors
+from ..files.open import open_tensors, read_header
 from ..files.scan import find_folders
 from ..host.base import Host
-from .layouts.base import TOKENIZER_TENSOR
+from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
+from .pretrained import reading
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from ..catalog.installed_model import InstalledModel
 
@@ -125,23 +129,95 @@ def tokenizer_of(found: InstalledModel, part: str = "tokenizer") -> Any:
         return _of_pieces((place / PIECES).read_bytes(), place / PIECES)
     from transformers import AutoTokenizer
 
-    from .pretrained import reading
-
     with reading(place, "tokenizer"):
         return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
-def tokenizer_in(path: str | Path) -> SentencePieceTokenizer | None:
-    """Return the tokenizer inside a text encoder's file, or None where it has none.
+def tokenizer_in(path: str | Path) -> Any | None:
+    """Return the tokenizer inside a file of weights, or None where it has none.
 
     Raises:
         PiyingError: the file is damaged, or what it calls a tokenizer is none.
     """
-    tensors = open_tensors(Path(path))
+    path = Path(path)
+    header = read_header(path)
+    if header.format == "gguf":
+        if not holds_tokenizer(header.metadata):
+            return None
+        values = gguf_values(path)
+        with reading(path, "tokenizer"):
+            is_unigram = values["tokenizer.ggml.model"] == "t5"
+            return SentencePieceTokenizer(_sentencepiece_model(values)) if is_unigram else _byte_level_bpe(values)
+    tensors = open_tensors(path)
     found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
         return None
-    return _of_pieces(found.read().contiguous().numpy().tobytes(), Path(path))
+    return _of_pieces(found.read().contiguous().numpy().tobytes(), path)
+
+
+# Types of tokens, the same in GGUF (llama_token_type) and SentencePiece (ModelProto.SentencePiece.Type).
+CONTROL, USER_DEFINED, BYTE = 3, 4, 6
+
+
+def _byte_level_bpe(values: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Return Qwen's tokenizer from the metadata of a GGUF file."""
+    from tokenizers import AddedToken
+    from transformers import Qwen2Tokenizer
+
+    tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
+    merges: Any = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
+    end = tokens[values["tokenizer.ggml.eos_token_id"]]
+    padding = tokens[values.get("tokenizer.ggml.padding_token_id", values["tokenizer.ggml.eos_token_id"])]
+    tokenizer: Any = Qwen2Tokenizer(
+        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, eos_token=end, pad_token=padding
+    )
+    added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
+    tokenizer.add_tokens([AddedToken(token, special=kind == CONTROL, normalized=False) for token, kind in added])
+    tokenizer.chat_template = values.get("tokenizer.chat_template")
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _sentencepiece_model(values: Mapping[str, Any]) -> bytes:
+    """Return a SentencePiece model from the metadata of a GGUF file.
+
+    A message of protocol buffers, by the field numbers of sentencepiece_model.proto of google/sentencepiece.
+    """
+    types = values["tokenizer.ggml.token_type"]
+    pieces = zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.scores"], types, strict=True)
+    ids = {40: "unknown", 41: "bos", 42: "eos", 43: "padding"}
+    trainer = {number: values.get(f"tokenizer.ggml.{name}_token_id", -1) for number, name in ids.items()}
+    characters = bytes(value % 256 for value in values.get("tokenizer.ggml.precompiled_charsmap", ()))
+    normalizer: dict[int, bytes | float | int] = {
+        2: characters,
+        3: bool(values.get("tokenizer.ggml.add_space_prefix", True)),
+        4: bool(values.get("tokenizer.ggml.remove_extra_whitespaces", True)),
+    }
+    model = [_field(1, _message({1: text.encode(), 2: float(score), 3: kind})) for text, score, kind in pieces]
+    unigram = 1
+    model.append(_field(2, _message({3: unigram, 35: BYTE in types, **trainer})))
+    return b"".join([*model, _field(3, _message(normalizer))])
+
+
+def _message(fields: Mapping[int, bytes | float | int]) -> bytes:
+    return b"".join(_field(number, value) for number, value in fields.items())
+
+
+def _field(number: int, value: bytes | float | int) -> bytes:
+    """Return a field of a message: bytes with their length, a float in 4 bytes, or an integer of variable length."""
+    if isinstance(value, bytes):
+        return _variable(number << 3 | 2) + _variable(len(value)) + value
+    if isinstance(value, float):
+        return _variable(number << 3 | 5) + struct.pack("<f", value)
+    return _variable(number << 3) + _variable(int(value) & (1 << 64) - 1)
+
+
+def _variable(value: int) -> bytes:
+    """Return an integer with 7 bits in each byte, the lowest first; the eighth bit says that another byte follows."""
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
 
 
 def _of_pieces(model: bytes, path: Path) -> SentencePieceTokenizer:

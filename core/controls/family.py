@@ -14,12 +14,10 @@ class AnnotatorFamily(ModelFamily):
     """Models of one task.
 
     Attributes:
-        auto_class: the transformers class that loads them.
         repo: the model to fetch first, on huggingface.co.
     """
 
     folder: str = FOLDER
-    auto_class: str = ""
     repo: str = ""
 
 
@@ -27,27 +25,23 @@ DEPTH = AnnotatorFamily(
     key="depth",
     title="depth",
     index_classes=("DepthAnythingForDepthEstimation", "DPTForDepthEstimation"),
-    auto_class="AutoModelForDepthEstimation",
     repo="depth-anything/Depth-Anything-V2-Small-hf",
 )
 SEGMENTATION = AnnotatorFamily(
     key="segmentation",
     title="segmentation",
     index_classes=("SegformerForSemanticSegmentation", "UperNetForSemanticSegmentation"),
-    auto_class="AutoModelForSemanticSegmentation",
     repo="openmmlab/upernet-convnext-tiny",
 )
 POSE = AnnotatorFamily(
     key="pose",
     title="pose",
     index_classes=("VitPoseForPoseEstimation",),
-    auto_class="VitPoseForPoseEstimation",
     repo="usyd-community/vitpose-base-simple",
 )
 DETECTOR = AnnotatorFamily(
     key="detector",
     title="detector",
     index_classes=("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection"),
-    auto_class="AutoModelForObjectDetection",
     repo="PekingU/rtdetr_r50vd",
 )

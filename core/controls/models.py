@@ -73,7 +73,7 @@ def choose(family: AnnotatorFamily, model: str, host: Host) -> InstalledModel:
         return next(found for found in installed if found.name == name)
     # Within a family the largest is nearly always the best, and all are small compared to a video model.
     if name == AUTO and installed:
-        return max(installed, key=lambda found: found.size)
+        return max(installed, key=lambda found: (found.can_run, found.size))
     if name == AUTO:
         log.warning(
             "No %s model is installed: using the built-in one, which knows drawn shapes alone. %s",
@@ -95,29 +95,11 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
 
     def read() -> PreTrainedModel:
         import torch
-        import transformers
 
-        from ..checkpoints.pretrained import reading
+        from ..checkpoints.pretrained import load_pretrained
 
         log.info("Loading %s model: %s", family.title, found.name)
-        with reading(found.path, family.title):
-            model, info = getattr(transformers, family.auto_class).from_pretrained(
-                found.path,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,  # a model folder is data: Python code in it is never run
-                output_loading_info=True,
-            )
-        missing = info["missing_keys"]
-        # transformers initializes them with random numbers, and only warns.
-        if missing:
-            raise PiyingError(
-                f"{found.path}: cannot be read as a {family.title} model ({len(missing)} tensors are not in its "
-                f"files, {min(missing)} first). Fetch the folder again, or choose another model."
-            )
-        whole: PreTrainedModel = model.eval()
-        return whole
+        return load_pretrained(found.path, family.title, family.index_classes, torch.float32)
 
     return cached_model(f"controls/{family.key}", found.path, read, host, size=found.size)
 

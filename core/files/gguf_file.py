@@ -5,14 +5,15 @@ The format: docs/gguf.md of ggml-org/ggml.
 
 from __future__ import annotations
 
-import importlib.util
 import math
+import os
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from .dtypes import torch_dtype
+from .gguf_blocks import BY_NAME, PLAIN, TYPES, UNPACKERS
 from .safetensors_file import (
     MAX_DIMENSIONS,
     MAX_HEADER_BYTES,
@@ -20,6 +21,7 @@ from .safetensors_file import (
     MappedFile,
     TensorEntry,
     damaged,
+    open_regular,
 )
 from .stored_tensor import StoredTensor
 
@@ -35,24 +37,6 @@ NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 STRING, ARRAY = 8, 9
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # of tensors that were folded to fit GGUF's four dimensions
 
-# {number: (name, weights in a block, bytes of a block)}, from GGML_QUANT_SIZES of the gguf package.
-TYPES = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    30: ("BF16", 1, 2),
-}
-BLOCKS = {name: (weights, size) for name, weights, size in TYPES.values()}
-
 
 class _Cursor:
     """Reads little-endian values one after the other, and fails where the bytes end."""
@@ -66,12 +50,15 @@ class _Cursor:
         self.at += length
         return self.raw[self.at - length : self.at]
 
-    def number(self, code: str) -> int:
-        found = struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
-        return int(found) if found == found and abs(found) != float("inf") else 0
+    def number(self, code: str) -> int | float | bool:
+        found: int | float | bool = struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
+        return found if found == found and abs(found) != float("inf") else 0
+
+    def size(self, code: str = "Q") -> int:
+        return int(self.number(code))
 
     def count(self, most: int = MAX_COUNT) -> int:
-        found = self.number("Q")
+        found = self.size()
         if found > most:
             raise damaged(self.path, f"the header claims {found} entries in one place")
         return found
@@ -79,20 +66,36 @@ class _Cursor:
     def text(self) -> str:
         return self.take(self.count(MAX_HEADER_BYTES)).decode("utf-8", "replace")
 
+    def skip_texts(self, count: int) -> None:
+        """Read past texts: a vocabulary has hundreds of thousands, and most readers need none of them."""
+        raw, at, lengths = self.raw, self.at, struct.Struct("<Q")
+        if count * lengths.size > len(raw) - at:
+            raise damaged(self.path, "the header goes on past its end")
+        try:
+            for _ in range(count):
+                at += 8 + lengths.unpack_from(raw, at)[0]
+        except (struct.error, OverflowError) as error:
+            raise damaged(self.path, "the header goes on past its end") from error
+        if at > len(raw):
+            raise damaged(self.path, "the header goes on past its end")
+        self.at = at
+
+
+Value = str | int | float | bool
+Values = dict[str, Value | list[Any]]
+
 
 def read_gguf_header(path: Path) -> FileHeader:
-    """Return the header of a GGUF file, checked against the file's size.
+    """Return the header of a GGUF file, checked against the file's size; its metadata without lists.
 
     Raises:
-        PiyingError: it is damaged, of another version, or holds weights in a type that is not read.
+        PiyingError: it is damaged, of another version, or holds weights in a type that is not known.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        cursor = _Cursor(path, file.read(min(size, 2 * MAX_HEADER_BYTES)))
-    if cursor.take(4) != MAGIC or cursor.number("I") not in VERSIONS:
-        raise damaged(path, f"it is no GGUF file of version {VERSIONS[0]} or {VERSIONS[-1]}")
-    tensors, values = cursor.count(), cursor.count()
-    alignment, texts, shapes = _metadata(cursor, values)
+    cursor, tensors, values, size = _begin(path)
+    metadata, shapes = _metadata(cursor, values, lists=False)
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or not 0 < alignment <= 1 << 20:
+        raise damaged(path, f"the header claims an alignment of {alignment}")
     raw = [_tensor(cursor) for _ in range(tensors)]
     start = -(-cursor.at // alignment) * alignment
     entries: dict[str, TensorEntry] = {}
@@ -103,65 +106,82 @@ def read_gguf_header(path: Path) -> FileHeader:
         original = shapes.get(name, shape)
         shape = original if math.prod(original) == math.prod(shape) else shape
         entries[name] = TensorEntry(dtype, shape, start + offset, end)
-    return FileHeader(path, "gguf", entries, texts)
+    plain = {name: value for name, value in metadata.items() if not isinstance(value, list)}
+    return FileHeader(path, "gguf", entries, plain)
 
 
-def _metadata(cursor: _Cursor, values: int) -> tuple[int, dict[str, str], dict[str, tuple[int, ...]]]:
-    """Return the alignment, the texts, and the original shapes of folded tensors."""
-    alignment, texts, shapes = DEFAULT_ALIGNMENT, {}, {}
+def gguf_values(path: Path) -> Values:
+    """Return all metadata of a GGUF file, lists such as a vocabulary included.
+
+    Raises:
+        PiyingError: the file is damaged.
+    """
+    cursor, _, values, _ = _begin(path)
+    return _metadata(cursor, values, lists=True)[0]
+
+
+def _begin(path: Path) -> tuple[_Cursor, int, int, int]:
+    """Return a cursor behind the counts, the numbers of tensors and of values, and the size of the file."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        cursor = _Cursor(path, file.read(min(size, 2 * MAX_HEADER_BYTES)))
+    if cursor.take(4) != MAGIC or cursor.size("I") not in VERSIONS:
+        raise damaged(path, f"it is no GGUF file of version {VERSIONS[0]} or {VERSIONS[-1]}")
+    return cursor, cursor.count(), cursor.count(), size
+
+
+def _metadata(cursor: _Cursor, values: int, lists: bool) -> tuple[Values, dict[str, tuple[int, ...]]]:
+    """Return the metadata, and the original shapes of folded tensors."""
+    found: Values = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for _ in range(values):
-        key, kind = cursor.text(), cursor.number("I")
+        key, kind = cursor.text(), cursor.size("I")
         if kind == STRING:
-            texts[key] = cursor.text()
+            found[key] = cursor.text()
         elif kind == ARRAY:
-            numbers = _array(cursor)
-            if key.startswith(ORIGINAL_SHAPE) and len(numbers) <= MAX_DIMENSIONS:
-                shapes[key.removeprefix(ORIGINAL_SHAPE)] = tuple(numbers)
+            is_shape = key.startswith(ORIGINAL_SHAPE)
+            items = _array(cursor, lists or is_shape)
+            if is_shape and len(items) <= MAX_DIMENSIONS and all(type(item) is int and item >= 0 for item in items):
+                shapes[key.removeprefix(ORIGINAL_SHAPE)] = tuple(items)
+            elif lists:
+                found[key] = items
         elif kind in NUMBERS:
-            number = cursor.number(NUMBERS[kind])
-            alignment = number if key == "general.alignment" else alignment
+            found[key] = cursor.number(NUMBERS[kind])
         else:
             raise damaged(cursor.path, f"the header has a value of unknown type {kind}")
-    if alignment <= 0 or alignment > 1 << 20:
-        raise damaged(cursor.path, f"the header claims an alignment of {alignment}")
-    return alignment, texts, shapes
+    return found, shapes
 
 
-def _array(cursor: _Cursor) -> list[int]:
-    """Read past an array and return it where it is a short one of numbers."""
-    kind, length = cursor.number("I"), cursor.count(MAX_HEADER_BYTES)
+def _array(cursor: _Cursor, is_wanted: bool) -> list[Any]:
+    """Return a list, or read past it and return an empty one."""
+    kind, length = cursor.size("I"), cursor.count(MAX_HEADER_BYTES)
     if kind == STRING:
-        for _ in range(length):
-            cursor.text()
+        if is_wanted:
+            return [cursor.text() for _ in range(length)]
+        cursor.skip_texts(length)
         return []
     if kind not in NUMBERS:
         raise damaged(cursor.path, f"the header has an array of unknown type {kind}")
-    if length > MAX_DIMENSIONS:
-        cursor.take(length * struct.calcsize(NUMBERS[kind]))
-        return []
-    return [cursor.number(NUMBERS[kind]) for _ in range(length)]
+    packed = cursor.take(length * struct.calcsize(NUMBERS[kind]))
+    return list(struct.unpack(f"<{length}{NUMBERS[kind]}", packed)) if is_wanted else []
 
 
 def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
     """Return name, type, shape (rows first), offset and bytes of one tensor."""
-    name, dimensions = cursor.text(), cursor.number("I")
+    name, dimensions = cursor.text(), cursor.size("I")
     if dimensions > MAX_DIMENSIONS:
         raise damaged(cursor.path, f"tensor {name[:80]!r} has {dimensions} dimensions")
-    shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]
-    kind, offset = cursor.number("I"), cursor.number("Q")
-    if kind not in TYPES:
-        raise PiyingError(
-            f"{cursor.path}: tensor {name[:80]!r} is stored in GGUF type {kind}, which this pack cannot read. "
-            f"Readable: {', '.join(name for name, _, _ in TYPES.values())}."
-        )
-    dtype, block, block_bytes = TYPES[kind]
+    shape = tuple(cursor.size() for _ in range(dimensions))[::-1]
+    number, offset = cursor.size("I"), cursor.size()
+    kind = TYPES.get(number)
+    if kind is None:
+        raise PiyingError(f"{cursor.path}: tensor {name[:80]!r} is stored in GGUF type {number}, which is not known.")
     count = math.prod(shape)
-    if count % block or (block > 1 and (not shape or shape[-1] % block)):
-        raise damaged(cursor.path, f"tensor {name[:80]!r} is no whole number of {dtype} blocks")
-    return name, dtype, shape, offset, count // block * block_bytes
+    if count % kind.weights or (kind.weights > 1 and (not shape or shape[-1] % kind.weights)):
+        raise damaged(cursor.path, f"tensor {name[:80]!r} is no whole number of {kind.name} blocks")
+    return name, kind.name, shape, offset, count // kind.weights * kind.bytes
 
 
-PLAIN = ("F32", "F16", "BF16")
 CHUNK = 1 << 18  # weights unpacked at a time: what that takes beside them stays in the processor's cache
 
 
@@ -181,21 +201,16 @@ class GgufTensor(StoredTensor):
 
         if self._entry.dtype in PLAIN:
             return self._file.tensor(self._entry)
-        from diffusers.quantizers.gguf.utils import dequantize_functions
-
-        unpack: Any = next(
-            function for kind, function in dequantize_functions.items() if kind.name == self._entry.dtype
-        )
-        block, block_bytes = BLOCKS[self._entry.dtype]
+        unpack, kind = UNPACKERS[self._entry.dtype], BY_NAME[self._entry.dtype]
         packed = self._file.raw(self._entry)
         if self._entry.start % 2:  # the scales inside are 16-bit numbers
             packed = packed.clone()
-        packed = packed.view(-1, block_bytes)
-        weights = torch.empty(len(packed), block)
-        step = CHUNK // block
+        packed = packed.view(-1, kind.bytes)
+        weights = torch.empty(len(packed), kind.weights)
+        step = CHUNK // kind.weights
         for start in range(0, len(packed), step):
             part = slice(start, start + step)
-            weights[part] = unpack(packed[part], block, block_bytes, dtype=torch.float32)
+            weights[part] = unpack(packed[part])
         return weights.view(self.shape)
 
     def release(self) -> None:
@@ -204,17 +219,6 @@ class GgufTensor(StoredTensor):
 
 
 def gguf_tensors(header: FileHeader) -> dict[str, StoredTensor]:
-    """Return the tensors of a GGUF file by name.
-
-    Raises:
-        PiyingError: some are packed and the package that unpacks them is not installed.
-    """
-    packed = {entry.dtype for entry in header.entries.values()} - set(PLAIN)
-    # diffusers' functions, which unpack, take the names of the types from it.
-    if packed and importlib.util.find_spec("gguf") is None:
-        raise PiyingError(
-            f"{header.path}: its weights are packed as {', '.join(sorted(packed))}; unpacking them needs the gguf "
-            "package. Install it with `pip install gguf`, or choose a safetensors file."
-        )
+    """Return the tensors of a GGUF file by name; all are of types that `UNPACKERS` has, or plain."""
     file = MappedFile(header.path)
     return {name: GgufTensor(file, entry) for name, entry in header.entries.items()}

@@ -42,17 +42,18 @@ def load_json(path: Path, limit: int = LARGEST_JSON) -> Any:
     return parse_json(data)
 
 
-def read_json(path: Path, advice: str = "Fetch it again.") -> dict[str, Any]:
+def read_json(path: Path, advice: str = "Fetch it again.", limit: int = LARGEST_JSON) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Args:
         advice: what to do where the file is damaged.
+        limit: bytes that it may have.
 
     Raises:
         PiyingError: the file cannot be read or holds no object.
     """
     try:
-        value = load_json(path)
+        value = load_json(path, limit)
     except (OSError, ValueError) as error:
         raise PiyingError(f"{path}: cannot be read ({str(error)[:100]}). {advice}") from error
     if not isinstance(value, dict):
@@ -60,9 +61,9 @@ def read_json(path: Path, advice: str = "Fetch it again.") -> dict[str, Any]:
     return value
 
 
-def read_json_or_empty(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty where it cannot be read or holds no object."""
+def read_json_or_empty(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
+    """Return the object in a JSON file; empty where it cannot be read, is longer than `limit`, or holds no object."""
     try:
-        return read_json(path)
+        return read_json(path, limit=limit)
     except PiyingError:
         return {}

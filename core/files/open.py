@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..errors import PiyingError
 from ..quantization.stored_formats import check_readable
-from .gguf_file import MAGIC, read_gguf_header
-from .safetensors_file import FileHeader, damaged, mapped, read_safetensors_header
+from .gguf_file import MAGIC, gguf_tensors, read_gguf_header
+from .pth_file import pth_tensors, read_pth_header
+from .safetensors_file import FileHeader, damaged, mapped, open_regular, read_safetensors_header
 from .stored_tensor import StoredTensor
 
 ZIP = b"PK\x03\x04"
@@ -19,11 +20,8 @@ def file_format(path: Path) -> str:
     Raises:
         PiyingError: there is no such file, or it cannot be opened.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise PiyingError(f"{path}: cannot be opened ({error.strerror}).") from error
+    with open_regular(path) as file:
+        start = file.read(16)
     if start[:4] == MAGIC:
         return "gguf"
     if start[:4] == ZIP:
@@ -32,18 +30,23 @@ def file_format(path: Path) -> str:
 
 
 def read_header(path: Path) -> FileHeader:
-    """Return the header of a file of any format, without its weights; that of a PyTorch file needs torch.
+    """Return the header of a file of any format, without its weights; none needs torch.
 
     Raises:
         PiyingError: it is damaged or no file of weights.
     """
+    try:
+        return _header(path)
+    except OSError as error:
+        raise PiyingError(f"{path}: cannot be read ({error.strerror}). Choose another file.") from error
+
+
+def _header(path: Path) -> FileHeader:
     kind = file_format(path)
     if kind == "gguf":
         return read_gguf_header(path)
     if kind == "pth":
-        from .pth_file import read_pth
-
-        return read_pth(path)[0]
+        return read_pth_header(path)
     if kind == "safetensors":
         return read_safetensors_header(path)
     raise damaged(path, "it is neither a safetensors, a GGUF nor a PyTorch file")
@@ -55,16 +58,8 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         PiyingError: it is damaged, or holds weights in a format that is not read here.
     """
-    if file_format(path) == "pth":
-        from .pth_file import read_pth
-
-        header, tensors = read_pth(path)
-        check_readable(header)
-        return tensors
     header = read_header(path)
     check_readable(header)
     if header.format == "gguf":
-        from .gguf_file import gguf_tensors
-
         return gguf_tensors(header)
-    return mapped(header)
+    return pth_tensors(path) if header.format == "pth" else mapped(header)

@@ -6,11 +6,13 @@ Written for files from strangers: nothing in a header makes us read or allocate 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import mmap
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 16 << 20  # the largest known, of models with thousands of tensors, are under 1 MB
 MAX_DIMENSIONS = 8
+MAX_TENSORS = 1 << 15  # of one file; a mixture of 128 experts in one file has 19,000
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,31 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class FileHeader:
-    """The tensors of one file by name, and the texts it carries beside them.
+    """The tensors of one file by name, and what it says beside them.
 
     Attributes:
         format: "safetensors", "gguf" or "pth".
+        metadata: texts, and in GGUF files numbers too.
     """
 
     path: Path
     format: str
     entries: dict[str, TensorEntry]
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Return a regular file, open for reading: a pipe would be waited for, and a device has no end.
+
+    Raises:
+        PiyingError: it is none, or cannot be opened.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise PiyingError(f"{path}: is no regular file. Choose another file.")
+        return path.open("rb")
+    except OSError as error:
+        raise PiyingError(f"{path}: cannot be opened ({error.strerror}). Choose another file.") from error
 
 
 def damaged(path: Path, reason: str) -> PiyingError:
@@ -69,8 +87,8 @@ def read_safetensors_header(path: Path) -> FileHeader:
         PiyingError: the header is absent, too large, no JSON, or its tensors do not fill the file
             exactly once.
     """
-    size = payload_bytes(path)  # a file of cast weights ends in its checksum
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = payload_bytes(path)  # a file of cast weights ends in its checksum
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > size - 8:
             raise damaged(path, f"the header claims {length} bytes, the file has {size}")
@@ -78,6 +96,8 @@ def read_safetensors_header(path: Path) -> FileHeader:
             raise damaged(path, f"the header claims {length} bytes; no model needs more than {MAX_HEADER_BYTES}")
         raw = file.read(length)
     table = _parse(path, raw)
+    if len(table) > MAX_TENSORS:
+        raise damaged(path, f"the header lists more than the {MAX_TENSORS} tensors that a file may have")
     metadata = table.pop("__metadata__", None)
     entries = {name: _entry(path, name, value, 8 + length) for name, value in table.items()}
     _check_places(path, entries.values(), 8 + length, size)
@@ -87,6 +107,9 @@ def read_safetensors_header(path: Path) -> FileHeader:
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+    # Two lists and a table are written for a tensor. To count them takes milliseconds, to build them seconds.
+    if max(raw.count(b"["), raw.count(b"{")) > 4 * MAX_TENSORS:
+        raise damaged(path, f"the header lists more than the {MAX_TENSORS} tensors that a file may have")
     try:
         table = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -142,7 +165,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         import torch
 
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             self._map = mmap.mmap(file.fileno(), 0, **_private())
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
 

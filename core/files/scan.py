@@ -1,67 +1,145 @@
-"""Folder scans: which files, and which folders that hold a marker, lie below a folder, in a fixed order.
+"""Folder scans: the files, and the folders that are models, below a folder of models, in a fixed order.
 
-Hidden folders, links that lead back to a folder above and what cannot be read are left out; nothing is opened.
+Nothing is opened. Hidden folders and what cannot be read are left out; what looks like a model and is none (a broken
+link, a pipe, a link back to a folder above) is named once.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+log = logging.getLogger("piying")
+
+MAX_ENTRIES = 100_000  # looked at in one scan: a link may lead to a whole disk
+
+Kind = Literal["file", "model", "odd"]
+# Given a folder that holds a marker: the names in it that belong to the model it is, or None where it is no model.
+OwnedNames = Callable[[Path], Collection[str] | None]
+
+_named: set[tuple[str, str]] = set()
 
 
-def find_folders(root: Path, depth: int, markers: Collection[str]) -> Iterator[Path]:
-    """Yield the folders that hold a file named in `markers`, not looking inside them for more.
+def name_left_out(path: str | Path, reason: str) -> None:
+    """Log, once in a process, that something in a models folder is passed over, and why."""
+    if (str(path), reason) not in _named:
+        _named.add((str(path), reason))
+        log.warning("%s is left out: %s.", path, reason.removesuffix("."))
+
+
+def find_folders(root: Path, depth: int, markers: Collection[str], owned: OwnedNames | None = None) -> Iterator[Path]:
+    """Yield the folders that hold a file named in `markers` and are models.
 
     Args:
         depth: levels of subfolders to enter; 0 looks at `root` alone.
+        markers: names of files.
+        owned: says what belongs to the model and is not looked into; None takes every marked folder as a model, and
+            all in it as its own.
     """
-    for path, is_folder in _scan(str(root), depth, frozenset(markers), ()):
-        if is_folder:
-            yield Path(path)
+    for entry in _Scan(frozenset(markers), owned).entries(root, depth):
+        if entry.kind == "model":
+            yield Path(entry.path)
+        elif entry.kind == "odd" and (Path(entry.path).name in markers or not entry.is_file_like):
+            name_left_out(entry.path, entry.reason)
 
 
-def find_files(root: Path, depth: int, endings: tuple[str, ...], markers: Collection[str] = ()) -> Iterator[Path]:
-    """Yield the regular files with one of these endings, but those of the folders that `find_folders` finds.
+def find_files(
+    root: Path,
+    depth: int,
+    endings: tuple[str, ...],
+    markers: Collection[str] = (),
+    *,
+    owned: OwnedNames | None = None,
+) -> Iterator[Path]:
+    """Yield the regular files with one of these endings, but those of the models that `find_folders` finds.
 
     Args:
         depth: levels of subfolders to enter.
         endings: in lower case; a file's may be in any.
+        markers, owned: see `find_folders`.
     """
-    for path, is_folder in _scan(str(root), depth, frozenset(markers), ()):
-        if not is_folder and path.lower().endswith(endings):
-            yield Path(path)
+    for entry in _Scan(frozenset(markers), owned).entries(root, depth):
+        if not entry.path.lower().endswith(endings):
+            continue
+        if entry.kind == "file":
+            yield Path(entry.path)
+        elif entry.kind == "odd":
+            name_left_out(entry.path, entry.reason)
 
 
-def _scan(folder: str, depth: int, markers: frozenset[str], above: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-    """Yield (path, is a folder) of files and marked folders, sorted by name, a subfolder's in its place."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
+@dataclass(frozen=True)
+class _Entry:
+    """A file, a folder that is a model, or something that cannot be used, with the reason."""
+
+    path: str
+    kind: Kind
+    reason: str = ""
+    is_file_like: bool = True
+
+
+class _Scan:
+    """One walk below a folder, sorted by name, a subfolder's entries in its place."""
+
+    def __init__(self, markers: frozenset[str], owned: OwnedNames | None) -> None:
+        self._markers, self._owned, self._left = markers, owned, MAX_ENTRIES
+
+    def entries(self, root: Path, depth: int) -> Iterator[_Entry]:
+        """Yield what lies below a folder."""
+        real = os.path.realpath(root)
+        # A link to a folder that holds this one leads round in a circle too.
+        above = {str(parent) for parent in Path(real).parents}
+        yield from self._below(str(root), real, depth, frozenset(above))
+
+    def _below(self, folder: str, real: str, depth: int, above: frozenset[str]) -> Iterator[_Entry]:
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if os.path.lexists(folder):  # a folder of a category need not be there
+                yield _Entry(folder, "odd", f"it cannot be read ({error.strerror})", is_file_like=False)
+            return
+        self._left -= len(found)
+        if self._left < 0:
+            reason = f"there are more than {MAX_ENTRIES} files and folders around it"
+            yield _Entry(folder, "odd", reason, is_file_like=False)
+            return
+        owned = self._owned_names(folder, found)
+        if owned is not None:
+            yield _Entry(folder, "model")
+        for entry in found:
+            if owned is None or entry.name not in owned:
+                yield from self._entry(entry, real, depth, above)
+
+    def _owned_names(self, folder: str, found: list[os.DirEntry[str]]) -> Collection[str] | None:
+        if not any(entry.name in self._markers and _kind(entry) == "file" for entry in found):
+            return None
+        return {entry.name for entry in found} if self._owned is None else self._owned(Path(folder))
+
+    def _entry(self, entry: os.DirEntry[str], real: str, depth: int, above: frozenset[str]) -> Iterator[_Entry]:
+        kind = _kind(entry)
+        if kind == "file":
+            yield _Entry(entry.path, "file")
+        elif kind != "folder":
+            yield _Entry(entry.path, "odd", kind)
+        elif depth and not entry.name.startswith("."):
+            own = os.path.realpath(entry.path)
+            if own in above or own == real:
+                yield _Entry(entry.path, "odd", "it is a link to a folder that holds it", is_file_like=False)
+            else:
+                yield from self._below(entry.path, own, depth - 1, above | {real})
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Return "file", "folder", or the reason why it is neither."""
     try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        return  # not there, or not ours to read
-    if any(entry.name in markers and _is_file(entry) for entry in found):
-        yield folder, True
-        return
-    for entry in found:
-        if _is_file(entry):
-            yield entry.path, False
-        elif depth and not entry.name.startswith(".") and _is_folder(entry):
-            yield from _scan(entry.path, depth - 1, markers, (*above, real))
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link in a circle, or into a folder that is not ours to read
-        return False
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+        if entry.is_file():
+            return "file"
+        if entry.is_dir():
+            return "folder"
+        return "it is a link to nothing" if entry.is_symlink() else "it is no regular file"
+    except OSError as error:  # a link in a circle, or into a folder that is not ours to read
+        return f"it cannot be followed ({error.strerror})"

@@ -38,14 +38,7 @@ class HunyuanDiTFamily(ModelFamily):
         """Return all-in-one checkpoints of ComfyUI's, Tencent's own files, and transformers alone."""
         from ..checkpoints.tokenizers import bert_tokenizer
 
-        # PyTorch's own files, whose headers need torch, are looked at in folders for transformers alone.
-        named = files.in_folders("diffusion_models", "unet", "checkpoints", pytorch=True)
-        known = {one.path for one in named}
-        found = [
-            one
-            for one in [*named, *(one for one in files.in_folders("") if one.path not in known)]
-            if one.found.readable and one.holds("transformer", self.key)
-        ]
+        found = [one for one in files.all() if one.found.readable and one.holds("transformer", self.key)]
         if not found:
             return []
         tokenizer = bert_tokenizer(files.host)

@@ -34,6 +34,7 @@ class LoraFile:
 
     Attributes:
         shape: what it holds.
+        left_out: what of it is not applied and why, as a part of a sentence; "" where all is.
         settings: the `steps`, `cfg` and `shift` it was made for; empty where neither the file nor a table says.
     """
 
@@ -41,13 +42,17 @@ class LoraFile:
     path: Path
     strength: float
     shape: LoraShape
+    left_out: str = ""
     settings: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def identity(self) -> str:
         """Return a text that changes when the file or the strength does."""
-        status = self.path.stat()
-        return f"{self.path} {status.st_size} {status.st_mtime_ns} {self.strength}"
+        from .file import PEFT_CONFIG
+
+        beside = self.path.with_name(PEFT_CONFIG)  # where peft has alpha
+        states = [path.stat() for path in (self.path, beside) if path.is_file()]
+        return f"{self.path} {[(one.st_size, one.st_mtime_ns) for one in states]} {self.strength}"
 
 
 def _found(host: Host) -> list[SingleFile]:
@@ -59,7 +64,11 @@ def _found(host: Host) -> list[SingleFile]:
 
 def record_of(files: tuple[LoraFile, ...]) -> dict[str, list[dict[str, object]]]:
     """Return what a run's record says of its LoRAs; nothing where there are none."""
-    return {"loras": [{"name": one.name, "strength": one.strength} for one in files]} if files else {}
+    said = [
+        {"name": one.name, "strength": one.strength, **({"left_out": one.left_out} if one.left_out else {})}
+        for one in files
+    ]
+    return {"loras": said} if said else {}
 
 
 def lora_choices(host: Host, family: ModelFamily | None = None) -> list[str]:
@@ -87,9 +96,10 @@ def lora_details(host: Host, family: ModelFamily | None = None) -> list[str]:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of a LoRA says for one family: what it holds, and why it cannot be used, "" where it can."""
+    """What the header of a LoRA says for one family: what it holds, what is left out, and why it cannot be used."""
 
     shape: LoraShape
+    left_out: str
     reason: str
 
 
@@ -110,7 +120,7 @@ def _header_once(path: Path, size: int, changed: int, class_name: str | None) ->
 
     del size, changed  # they tell one state of the file from another
     verdict = judge(read_header(path).entries, class_name)
-    return _Header(verdict.shape, verdict.reason)
+    return _Header(verdict.shape, verdict.left_out, verdict.reason)
 
 
 @lru_cache(maxsize=1024)
@@ -191,8 +201,8 @@ def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:
     files = []
     for chosen in handle.loras:
         path = _chosen(chosen.name, host, handle.family)
-        shape = _header_of(path, handle.family).shape
-        files.append(LoraFile(chosen.name, path, chosen.strength, shape, settings_of(path)))
+        header = _header_of(path, handle.family)
+        files.append(LoraFile(chosen.name, path, chosen.strength, header.shape, header.left_out, settings_of(path)))
     return tuple(files)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..atomic_write import unfinished_file
 from ..errors import PiyingError, explain_os_errors
 
+MAX_FOLDERS = 64  # within each other; to make them takes a level of Python's stack each
 _FORBIDDEN_CHARACTERS = re.compile(r'[<>:"|?*\x01-\x1f\x7f]')
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
 
@@ -76,6 +77,8 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
     problem = None
     if not parts:
         problem = "is empty"
+    elif len(parts) > MAX_FOLDERS:
+        problem = f"names {len(parts)} folders within each other"
     elif filled.startswith("/") or re.match("[A-Za-z]:", filled):
         problem = "is an absolute path"
     elif ".." in parts:

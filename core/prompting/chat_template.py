@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+TEMPLATE_CODE = "<template>"  # what Jinja calls the file of the code it makes
+MAX_SECONDS = 10.0  # of a template; published ones take milliseconds
 IMAGE_TOKEN = "<|image_pad|>"  # of Qwen2-VL, Qwen2.5-VL and Qwen3-VL; one for each merged patch
 CONTROL_MARKS = "<[◁|"  # control tokens contain one of these; words added to a vocabulary do not
 
@@ -81,8 +87,12 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, picture: bool = False
     try:
         return _apply(tokenizer, [_user_message(f"{system}\n\n{user}", picture)])
     except TemplateError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PiyingError(f"The prompt model's chat template is broken ({reason}). Fetch it again.") from error
+        raise _broken(error) from error
+
+
+def _broken(error: BaseException) -> PiyingError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return PiyingError(f"The prompt model's chat template is broken ({reason}). Fetch it again.")
 
 
 def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -95,9 +105,55 @@ def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> str:
-    # Templates ignore enable_thinking where their model has no thinking.
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    return str(text)
+    try:
+        with _time_limit(MAX_SECONDS):
+            # Templates ignore enable_thinking where their model has no thinking.
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TimeoutError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise _broken(error) from error
+    except MemoryError as error:
+        broken = _broken(error)
+    else:
+        if not str(text).strip():
+            raise _broken(ValueError("it writes nothing"))
+        return str(text)
+    # Without its cause: another plan would leave it no more memory.
+    raise broken
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Stop Python code inside the block that takes longer: a template may count to 10¹⁵.
+
+    The sandbox of transformers keeps a template from files and from other objects, and lets it loop. Signals reach
+    the main thread alone, and ComfyUI runs nodes in another one: each line is timed instead.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    end, before = time.monotonic() + seconds, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        del event, argument
+        if time.monotonic() > end:
+            raise TimeoutError(f"it takes longer than {seconds:g} seconds")
+        return trace if frame.f_code.co_filename == TEMPLATE_CODE else None
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _user_message(text: str, picture: bool) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.language_model import LANGUAGE_MODEL
-from ..errors import PiyingError
+from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
 
 if TYPE_CHECKING:
-    from ..catalog.discovery import FileCatalog, SingleFile
+    from ..catalog.discovery import FileCatalog
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..planner.machine import Machine
@@ -25,8 +24,8 @@ WRITING = {
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",
 }
+EMBEDDINGS = "model.embed_tokens.weight"
 SEEING = ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration")
-FOLDERS = ("LLM", "text_encoders", "")
 
 
 class PromptFamily(ModelFamily):
@@ -36,29 +35,15 @@ class PromptFamily(ModelFamily):
         """Return Qwen models in one file, as ComfyUI has them for text encoders."""
         from ..checkpoints.tokenizers import qwen_tokenizer
 
-        found = []
-        for one in files.in_folders(*FOLDERS):
+        found, lenders = [], [folder.path for folder in folders]
+        for one in files.all():
             if one.title != LANGUAGE_MODEL.title or not one.found.readable:
                 continue
-            try:
-                vocabulary = int(_config(one, files)["vocab_size"])
-            except (PiyingError, KeyError, IndexError, ValueError):
-                continue  # `why_unusable` says why to the one who asks for it by name
-            tokenizer = qwen_tokenizer([folder.path for folder in folders], vocabulary, files.host)
+            vocabulary = files.shapes(one, "prompt_model")[EMBEDDINGS][0]
+            tokenizer = one.path if one.has_tokenizer else qwen_tokenizer(lenders, vocabulary, files.host)
             parts = {"prompt_model": (one.path,)} | ({"tokenizer": (tokenizer,)} if tokenizer is not None else {})
             found.append(files.model(self, (one,), parts))
         return found
-
-    def why_unusable(self, file: str, files: FileCatalog) -> str | None:
-        """Return why the shapes of a language model in one file do not say which model it is."""
-        one = next((one for one in files.in_folders(*FOLDERS) if one.name == file), None)
-        if one is None or one.title != LANGUAGE_MODEL.title:
-            return None
-        try:
-            _config(one, files)
-        except PiyingError as error:
-            return str(error)
-        return None
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> PromptWork:
         """Return what writing a prompt has to do, from the inputs of Expand Prompt."""
@@ -81,10 +66,6 @@ class PromptFamily(ModelFamily):
         return "Choose a smaller model."
 
 
-def _config(one: SingleFile, files: FileCatalog) -> dict[str, Any]:
-    return LANGUAGE_MODEL.config(files.shapes(one, "prompt_model"))
-
-
 PROMPT = PromptFamily(
     key="prompt",
     title="prompt",
@@ -100,7 +81,7 @@ PROMPT = PromptFamily(
             rules=CastRules(("model.layers",)),
         ),
     ),
-    layouts=(LANGUAGE_MODEL,),
+    layouts=(LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF),
     required=("prompt_model", "tokenizer"),
     missing={"tokenizer": "the tokenizer of a Qwen model, in models/tokenizers or in a Qwen folder in models/LLM"},
     remedy="Fetch it with `python install.py --models qwen3-0.6b`, whose folder lends its tokenizer",

@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.pretrained import reading
+from ..checkpoints.pretrained import CONFIG_BYTES, class_name, load_pretrained, reading
+from ..checkpoints.tokenizers import tokenizer_of
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
+from ..files.folder import CONFIG
 from ..files.json_file import read_json, read_json_or_empty
+from ..files.scan import find_files
 from .answers import clean_answer, ends_in_loop
 from .chat_template import encode
+from .family import PROMPT, SEEING
 from .messages import Answer, Chat, Picture
 from .request import ExpandRequest
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host, Progress
@@ -31,16 +35,19 @@ log = logging.getLogger("piying")
 
 # Sampling recommended for Qwen3 and Qwen2.5 without thinking, in their model cards.
 TOP_P, TOP_K = 0.8, 20
+GENERATION_CONFIG = "generation_config.json"
+LARGEST_PENALTY = 10.0
 TOKENIZER = "tokenizer"  # the part of a single-file model that is not in the file
-FOLDER_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+FOLDER_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 # What transformers and the models raise on damaged folders, unknown tokens and failing kernels.
 MODEL_ERRORS = (
     RuntimeError,
     ValueError,
-    IndexError,
-    KeyError,
+    LookupError,
     TypeError,
     AttributeError,
+    ArithmeticError,
+    AssertionError,
     ImportError,
     OSError,
 )
@@ -62,7 +69,7 @@ class Processor:
 
 def has_vision(folder: Path) -> bool:
     """Return whether the model in a folder accepts pictures."""
-    return "vision_config" in read_json_or_empty(folder / "config.json")
+    return class_name(read_json_or_empty(folder / CONFIG, CONFIG_BYTES)) in SEEING
 
 
 def model_files(found: InstalledModel) -> list[list[Any]]:
@@ -70,7 +77,7 @@ def model_files(found: InstalledModel) -> list[list[Any]]:
     places = [place for part in found.parts.values() for place in part] or [found.path]
     files = []
     for place in places:
-        inside = sorted({path for pattern in FOLDER_FILES for path in place.glob(pattern)}) or [place]
+        inside = list(find_files(place, 0, FOLDER_FILES)) if place.is_dir() else [place]
         files += [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in inside]
     return files
 
@@ -83,26 +90,35 @@ def load_model(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrai
     """
 
     def read() -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
         log.info("Loading prompt model: %s", found.name)
-        auto: Any = AutoModelForImageTextToText if has_vision(found.path) else AutoModelForCausalLM
-        with reading(found.path, "prompt"):
-            model, info = auto.from_pretrained(
-                found.path,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-            if info["missing_keys"]:  # transformers fills them with random numbers
-                first, count = min(info["missing_keys"]), len(info["missing_keys"])
-                raise ValueError(f"{count} tensors are not in its files, {first} first")
-        return model.eval()  # type: ignore[no-any-return]
+        model = load_pretrained(found.path, "prompt", PROMPT.index_classes, dtype)
+        model.generation_config = generation_config(found.path, model)
+        return model
 
     host.check_cancelled()
     return cached_model("prompt", (found.path, dtype), read, host, size=found.size)
+
+
+def generation_config(folder: Path, model: PreTrainedModel) -> GenerationConfig:
+    """Return the settings of a folder's generation_config.json that are followed, else those of its config.json.
+
+    They are the tokens that end and pad an answer, and a penalty for repetition: how an answer is sampled is the
+    request's to say, and the rest chooses code.
+    """
+    from transformers import GenerationConfig
+
+    said = read_json_or_empty(folder / GENERATION_CONFIG, CONFIG_BYTES)
+    config = model.config.get_text_config()
+    settings: dict[str, Any] = {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = said.get(name, getattr(config, name, None))
+        tokens = value if isinstance(value, list) else [value]
+        if all(type(token) is int and 0 <= token < config.vocab_size for token in tokens):
+            settings[name] = value
+    penalty = said.get("repetition_penalty")
+    if isinstance(penalty, (int, float)) and 0 < penalty < LARGEST_PENALTY:
+        settings["repetition_penalty"] = float(penalty)
+    return GenerationConfig(**settings)
 
 
 def load_processor(found: InstalledModel) -> Processor:
@@ -114,6 +130,8 @@ def load_processor(found: InstalledModel) -> Processor:
     folder = found.place(TOKENIZER)[0] if found.parts else found.path
 
     def read() -> Processor:
+        if folder.is_file():
+            return Processor(tokenizer_of(found), None)
         from transformers import AutoImageProcessor, AutoTokenizer
 
         with reading(folder, "prompt"):
@@ -183,7 +201,7 @@ def generate(
         PiyingError: the chat is too long for the model, or the model fails.
     """
     import torch
-    from transformers import StoppingCriteriaList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     generating: Any = model
     progress, device = host.progress("Expanding prompt", request.max_new_tokens), host.device()
@@ -208,8 +226,9 @@ def generate(
             with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
                 torch.manual_seed(request.seed)
                 criteria = StoppingCriteriaList([criterion])
+                processors = LogitsProcessorList([_check_logits])
                 return generating.generate(  # type: ignore[no-any-return]
-                    **arguments, stopping_criteria=criteria, **further
+                    **arguments, stopping_criteria=criteria, logits_processor=processors, **further
                 )
 
         output = run() if step is None else step.generate(run, encoded.length, request.max_new_tokens)
@@ -224,6 +243,21 @@ def generate(
     text = decode(tokens[:-1] if finished else tokens)
     progress.text(clean_answer(text))
     return Answer(text, finished)
+
+
+def _check_logits(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Accept the scores of the next token; of NaN the most likely one would be any, to the end of the answer.
+
+    Raises:
+        PiyingError: one is NaN or infinite; -inf is that of a token that was ruled out.
+    """
+    if logits.isnan().any() or logits.isposinf().any():
+        raise PiyingError(
+            f"Expanding the prompt: the prompt model gave scores that are no numbers (NaN or infinity) after "
+            f"{tokens.shape[1]} tokens. Likely cause: its number type is too narrow for its weights, or its files are "
+            "damaged. Try precision fp32, fetch the model again, or choose another one."
+        )
+    return logits
 
 
 def progress_criterion(progress: Progress, start: int, decode: Callable[[torch.Tensor], str]) -> StoppingCriteria:

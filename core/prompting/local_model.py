@@ -21,6 +21,7 @@ from .generation import (
     Processor,
     configure_single_file,
     generate,
+    generation_config,
     has_vision,
     load_model,
     load_processor,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from ..planner.plan_types import PhasePlan, Plan
 
 PHASE = "expand"
-GENERATION_CONFIG = "generation_config.json"
 
 
 class LocalModel:
@@ -165,17 +165,13 @@ class PromptRun:
                 return self.use(_generator(model, processor, self.host, step))
 
     def _load(self, choice: PhasePlan, processor: Processor) -> Any:
-        from transformers import GenerationConfig
-
         # A language model's folder is its component; the folders of other families have one for each.
         found = self.found if self.found.parts else replace(self.found, parts={COMPONENT: (self.found.path,)})
         model = ModelParts(PROMPT, found, self.host).load(COMPONENT, choice)
-        if (self.found.path / GENERATION_CONFIG).is_file():  # has the tokens that end an answer
-            model.generation_config = GenerationConfig.from_pretrained(
-                self.found.path, local_files_only=True, trust_remote_code=False
-            )
-        elif self.found.parts:
+        if self.found.parts:
             configure_single_file(model, processor)
+        else:
+            model.generation_config = generation_config(self.found.path, model)
         return model
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ..errors import PiyingError
 from ..files.dtypes import safetensors_names, short_name
+from ..files.gguf_blocks import PLAIN, UNPACKERS
 from ..files.json_file import parse_json
 from ..files.safetensors_file import FileHeader, TensorEntry, check_types
 from ..files.stored_tensor import StoredTensor
@@ -100,6 +101,8 @@ def _foreign(header: FileHeader) -> str | None:
         if name not in declared:
             return name
     types, scales = _number_types(header), scale_names()
+    if header.format == "gguf":
+        return next((f"GGUF {dtype}" for dtype in types.values() if dtype not in (*PLAIN, *UNPACKERS)), None)
     for name, entry in header.entries.items():
         ending = name.rpartition(".")[2]
         if ending in FOREIGN_ENDINGS and ending not in scales:
@@ -117,7 +120,7 @@ def layer_formats(header: FileHeader) -> dict[str, str]:
 
     ComfyUI writes it into the header's text or into a small tensor beside each layer.
     """
-    found = _declared_in_text(header.metadata.get(QUANTIZATION_TEXT, ""))
+    found = _declared_in_text(str(header.metadata.get(QUANTIZATION_TEXT, "")))
     for name, entry in header.entries.items():
         if re.search(r"(^|\.)comfy_quant$", name) and entry.end - entry.start <= MARKER_BYTES:
             found[name.removesuffix("comfy_quant").rstrip(".")] = _format_in(_read(header, entry))

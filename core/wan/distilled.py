@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from ..catalog.selection import ModelHandle
 from ..download.manifest import listed_models
+from ..errors import PiyingError
 from ..host.base import Host
 from ..lora.catalog import in_words, lora_choices, lora_files, made_for, with_lora
 from .family import WAN_VACE
@@ -64,7 +65,11 @@ def _with_installed(handle: ModelHandle, host: Host) -> ModelHandle:
     for name, settings in found:
         if name is None:
             continue
-        changed = with_lora(handle, name, settings["strength"], host)
+        try:
+            changed = with_lora(handle, name, settings["strength"], host)
+        except PiyingError as error:  # nobody asked for it: the run goes on without it
+            log.warning("Speed: %s", error)
+            continue
         if width in lora_files(changed, host)[-1].shape.widths:
             return changed
     return handle

@@ -44,8 +44,8 @@ class WanVACEFamily(ModelFamily):
         # No single file has a noise schedule; that of all published models is the same.
         beside["scheduler"] = (BUILT_IN_ROOT / self.key / "scheduler",)
         return [
-            files.model(self, parts, {**beside, "transformer": tuple(part.path for part in parts)})
-            for parts in offered.values()
+            files.model(self, parts, {**beside, "transformer": tuple(part.path for part in parts)}, name)
+            for name, parts in offered.items()
         ]
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
@@ -74,20 +74,23 @@ class WanVACEFamily(ModelFamily):
 
 
 def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, ...]]]:
-    """Yield the transformers by the name they are offered under, with the files they are made of."""
-    found = [one for one in files.in_folders("diffusion_models", "unet", "checkpoints", "") if one.found.readable]
+    """Yield the transformers by the name they are offered under, with the files they are made of.
+
+    A VACE module goes with each text-to-video model of its width. Where there is one such model alone, the pair has
+    the module's name.
+    """
+    found = [one for one in files.all() if one.found.readable]
     yield from ((one.name, (one,)) for one in found if one.title == VACE)
-    bases = [one for one in found if one.title == TEXT_TO_VIDEO]
     for module in (one for one in found if one.title == VACE_MODULE):
-        base = next((one for one in bases if one.width == module.width), None)
-        if base is not None:
-            yield module.name, (base, module)
+        bases = [one for one in found if one.title == TEXT_TO_VIDEO and one.width == module.width]
+        for base in bases:
+            yield module.name if len(bases) == 1 else f"{module.name} + {base.name}", (base, module)
 
 
 def _companions(files: FileCatalog) -> dict[str, tuple[Any, ...]]:
     """Return the files of the text encoder, with its tokenizer inside it, and of the VAE that are here."""
     found: dict[str, tuple[Any, ...]] = {}
-    for one in files.outside_folders("diffusers", "LLM", "loras"):
+    for one in files.all():
         # One that needs a tokenizer beside it cannot do: a loose file has none.
         if one.title == UMT5 and one.found.readable and not one.found.needs:
             found.setdefault("text_encoder", (one.path,))

@@ -112,12 +112,16 @@ def _has_main_blocks(names: Names) -> bool:
     return "patch_embedding.weight" in names
 
 
+def _has_pictures(names: Names) -> bool:
+    """Return whether the blocks have keys for a picture's embedding, in the original or in diffusers' names."""
+    return any(".cross_attn.k_img." in name or ".attn2.add_k_proj." in name for name in names)
+
+
 # In the order they are tried: the first that holds gives the title.
 VARIANTS = {
     VACE: lambda names: _has_vace(names) and _has_main_blocks(names),
     VACE_MODULE: _has_vace,
-    # Its blocks have keys of their own for the picture's embedding, in the original and in diffusers' names.
-    IMAGE_TO_VIDEO: lambda names: any(".cross_attn.k_img." in name or ".attn2.add_k_proj." in name for name in names),
+    IMAGE_TO_VIDEO: _has_pictures,
     TEXT_TO_VIDEO: lambda names: True,
 }
 
@@ -131,6 +135,12 @@ def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
     return ["the UMT5-XXL text encoder", "the Wan2.1 VAE"]
 
 
+def _is_part(names: Names) -> bool:
+    """Return whether a file holds a VACE module alone, or the text-to-video model that one goes on."""
+    is_text_to_video = not _has_vace(names) and not _has_pictures(names)
+    return is_text_to_video or not _has_main_blocks(names)
+
+
 WAN_DIFFUSERS = Layout(
     kind="transformer",
     style="diffusers",
@@ -140,6 +150,7 @@ WAN_DIFFUSERS = Layout(
     config=config,
     variants=VARIANTS,
     needs=_needs,
+    is_part=_is_part,
     class_name="WanVACETransformer3DModel",
 )
 WAN_ORIGINAL = Layout(
@@ -151,6 +162,7 @@ WAN_ORIGINAL = Layout(
     config=config,
     variants=VARIANTS,
     needs=_needs,
+    is_part=_is_part,
     class_name="WanVACETransformer3DModel",
     layers=(*OUTSIDE, *(f"{blocks}.{{}}.{layer}" for blocks in ("blocks", "vace_blocks") for layer in INSIDE)),
 )

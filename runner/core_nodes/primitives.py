@@ -7,6 +7,9 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from ...core.errors import PiyingError
+
+MAX_TEXT = 2**24  # characters; nodes in a row can double a text without end
 _UNLINKED = object()  # lazy inputs that are linked and have not run are None
 
 
@@ -103,7 +106,10 @@ class StringConcatenate:
         }
 
     def execute(self, string_a: str, string_b: str, delimiter: str) -> tuple[str]:
-        """Return both texts with the delimiter between them."""
+        """Return both texts with the delimiter between them. Raises PiyingError where that would be absurdly long."""
+        length = len(string_a) + len(delimiter) + len(string_b)
+        if length > MAX_TEXT:
+            raise PiyingError(f"The text would have {length} characters; at most {MAX_TEXT} are allowed.")
         return (f"{string_a}{delimiter}{string_b}",)
 
 

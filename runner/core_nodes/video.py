@@ -21,6 +21,7 @@ log = logging.getLogger("piying")
 
 FORMATS = ["auto", "mp4"]
 CODECS = ["auto", "h264"]
+BITS = 8  # of a channel, in the videos that are read and written
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class Video:
     ) -> None:
         """Write H.264 in MP4, which is what every choice means."""
         _check_format(format, codec)
-        # Without alpha, which H.264 has no place for.
-        frames = checked_image(self.images, "images")[..., :3]
+        frames = checked_image(self.images, "images")
+        if frames.shape[3] > 3:
+            log.info("The images' alpha is left out: H.264 has no place for it.")
+        frames = frames[..., :3]
         write_mp4(Path(path), frames, self.frame_rate, metadata=_texts(metadata), audio=self.audio)
 
 
@@ -123,11 +126,17 @@ class CreateVideo:
                 "images": ("IMAGE", {"tooltip": "The images to create a video from."}),
                 "fps": ("FLOAT", {"default": 30.0, "min": 1.0, "max": 120.0, "step": 1.0}),
             },
-            "optional": {"audio": ("AUDIO", {"tooltip": "The audio to add to the video."})},
+            "optional": {
+                "audio": ("AUDIO", {"tooltip": "The audio to add to the video."}),
+                # Of newer ComfyUIs. A socket, so that files of older ones get no value that they do not have.
+                "bit_depth": ("INT", {"forceInput": True, "tooltip": "Videos are written with 8 bits."}),
+            },
         }
 
-    def create_video(self, images: Any, fps: float, audio: Any = None) -> tuple[Video]:
+    def create_video(self, images: Any, fps: float, audio: Any = None, bit_depth: int = BITS) -> tuple[Video]:
         """Return the video."""
+        if bit_depth != BITS:
+            log.info("Create Video: bit_depth %s becomes %d.", bit_depth, BITS)
         return (Video(checked_image(images, "images"), Fraction(fps), audio),)
 
 
@@ -136,8 +145,8 @@ class GetVideoComponents:
 
     CATEGORY = "image/video"
     DESCRIPTION = "Extracts all components from a video: frames, audio, and framerate."
-    RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT")
-    RETURN_NAMES = ("images", "audio", "fps")
+    RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT", "INT")
+    RETURN_NAMES = ("images", "audio", "fps", "bit_depth")  # the last one of newer ComfyUIs
     FUNCTION = "get_components"
 
     @classmethod
@@ -145,10 +154,10 @@ class GetVideoComponents:
         """Declare ComfyUI's inputs."""
         return {"required": {"video": ("VIDEO", {"tooltip": "The video to extract components from."})}}
 
-    def get_components(self, video: Any) -> tuple[Any, Any, float]:
-        """Return frames, sound (None where there is none) and frames per second."""
+    def get_components(self, video: Any) -> tuple[Any, Any, float, int]:
+        """Return frames, sound (None where there is none), frames per second, and bits of a frame's channels."""
         parts = checked_video(video).get_components()
-        return parts.images, parts.audio, float(parts.frame_rate)
+        return parts.images, parts.audio, float(parts.frame_rate), BITS
 
 
 def checked_video(video: Any) -> Any:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from piying.core.host.current import set_host
+from piying.runner.session import Session
+from piying.runner.ui_format import to_api
 from piying.tests.browser.page import opened, set_widgets
+from piying.tests.comfyui.convert import WORKFLOWS
 from piying.tests.comfyui.headless import run_headless
 
 pytestmark = pytest.mark.browser
 
+CONVERTED = sorted((WORKFLOWS.parent / "tests/runner/conversion").glob("*.json"))
 KINDS = ("mp4", "webm", "webp", "png")
 SAVERS = {"SaveWEBM": "webm", "SaveAnimatedWEBP": "webp", "SaveImage": "png"}
 PREFIX = "dropped/file"
@@ -66,3 +71,22 @@ def layout(workflow):
         node["id"]: (node["type"], node.get("title"), node["pos"], node.get("widgets_values"))
         for node in workflow["nodes"]
     }
+
+
+@pytest.mark.parametrize("case", CONVERTED, ids=lambda path: path.stem)
+def test_what_was_converted_opens_and_is_exported_as_meant(drive, case, tmp_path):
+    """The page says what the runner says of a file that --convert-to-piying has written."""
+    session = Session(input=tmp_path, device="cpu")
+    try:
+        workflow, _ = session.convert(case)
+        meant = to_api(workflow, session.definitions())
+    finally:
+        session.close()
+        set_host(None)
+    loaded, exported = drive([{"do": "load_graph", "workflow": workflow}, {"do": "graph_to_prompt"}]).results
+    assert loaded["unknown"] == []
+    assert inputs_of(exported["output"]) == inputs_of(meant)
+
+
+def inputs_of(api):
+    return {node_id: (node["class_type"], node["inputs"]) for node_id, node in api.items()}

@@ -9,7 +9,7 @@ import piying
 import pytest
 import torch
 from piying.core.catalog.selection import ChosenLora, ModelHandle
-from piying.core.checkpoints import load, load_component
+from piying.core.checkpoints import apply_lora, load, load_component
 from piying.core.download.manifest import ListedFile, ListedModel
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
@@ -243,6 +243,104 @@ def test_either_slash_and_the_folders_name_are_understood(host, layers, tmp_path
     for name in ("style\\b.safetensors", "loras/style/b.safetensors"):
         assert NODES["PiyingLoRA"].VALIDATE_INPUTS(name) is True
         assert add(HANDLE, name).loras == (ChosenLora("style/b.safetensors", 1.0),)
+
+
+# One verdict
+
+W = 96  # of the toy transformers
+
+
+def pair(layer, rank=RANK, down="lora_A.weight", up="lora_B.weight", value=0.01):
+    return {f"{layer}.{down}": torch.full((rank, W), value), f"{layer}.{up}": torch.full((W, rank), value)}
+
+
+QUERY = "diffusion_model.blocks.0.self_attn.q"
+ZOO = {
+    "plain": (pair(QUERY), ""),
+    "foreign layers besides": ({**pair(QUERY), **pair("diffusion_model.blocks.0.cross_attn.k_img")}, ""),
+    "any adapter": (pair("base_model.model.blocks.0.self_attn.q", 4, "lora_A.mine.weight", "lora_B.mine.weight"), ""),
+    "any prefix": (pair("pipe.dit.blocks.0.self_attn.q"), ""),
+    "older diffusers": (pair("transformer.blocks.0.attn1.to_q", 4, "lora.down.weight", "lora.up.weight"), ""),
+    "fp8": ({name: tensor.to(torch.float8_e4m3fn) for name, tensor in pair(QUERY).items()}, ""),
+    "DoRA": ({**pair(QUERY), f"{QUERY}.dora_scale": torch.ones(W, 1)}, ""),
+    "LoKr": ({f"{QUERY}.lokr_w1": torch.ones(8, 8), f"{QUERY}.lokr_w2": torch.full((12, 12), 0.01)}, ""),
+    "table": ({f"diffusion_model.blocks.{block}.diff_m": torch.full((1, 6, W), 0.1) for block in range(4)}, ""),
+    "OFT": ({f"{QUERY}.oft_blocks": torch.ones(4, 8, 8)}, "is of the kind OFT, which this pack cannot read"),
+    "GLoRA": (
+        {f"{QUERY}.{part}.weight": torch.ones(4, 4) for part in ("a1", "a2", "b1", "b2")},
+        "is of the kind GLoRA, which this pack cannot read",
+    ),
+    "of another model": (pair("transformer.double_blocks.0.img_attn.qkv"), "1 of its 1 layers are"),
+    "of a text encoder": (pair("lora_te1_text_model_encoder_layers_0_mlp_fc1"), "changes text encoders alone"),
+    "one factor": ({f"{QUERY}.lora_A.weight": torch.ones(4, W)}, "self_attn.q has one factor alone: up is missing"),
+    "two ranks": (
+        {f"{QUERY}.lora_A.weight": torch.ones(4, W), f"{QUERY}.lora_B.weight": torch.ones(W, 5)},
+        "has parts that do not belong together: up [96, 5] and down [4, 96]",
+    ),
+    "NaN": (pair(QUERY, value=float("nan")), "holds values that are no numbers (NaN or infinity)"),
+    "NaN alpha": (
+        {**pair(QUERY), f"{QUERY}.alpha": torch.tensor(float("nan"))},
+        "self_attn.q.alpha holds values that are no numbers (NaN or infinity)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_inspection_list_check_and_run_say_the_same(host, tmp_path, name):
+    from piying.core.checkpoints.inspect import as_text, inspect
+
+    tensors, reason = ZOO[name]
+    path = writers.save(tensors, tmp_path / "loras" / "x.safetensors")
+    found = inspect(path, numbers=True)
+    assert found.is_lora
+    accepted = NODES["PiyingLoRA"].VALIDATE_INPUTS("x.safetensors")
+    choices = NODES["PiyingLoRA"].INPUT_TYPES()["required"]["lora"][0]
+    if not reason:
+        assert found.readable, found.reason
+        assert accepted is True
+        assert choices == ["none", "x.safetensors"]
+        assert sample(add(HANDLE, "x.safetensors"), REQUEST, host)[1]["loras"][0]["name"] == "x.safetensors"
+        return
+    assert reason in found.reason
+    assert f"read     no: {found.reason}" in as_text(found)
+    # Only an open file tells of its numbers; a list looks at headers.
+    assert choices == (["none", "x.safetensors"] if "NaN" in name else ["none"])
+    assert f"lora 'x.safetensors' cannot be used: {found.reason.rstrip('.')}. Here are: none." in accepted
+    with pytest.raises(PiyingError) as caught:
+        add(HANDLE, "x.safetensors")
+    assert str(caught.value) == accepted
+    with pytest.raises(PiyingError) as caught:
+        apply_lora(toy(host), path)
+    assert reason in str(caught.value)
+
+
+def toy(host):
+    return load_component("transformer", load_model(HANDLE, host).parts.found.place("transformer"))
+
+
+def test_layers_left_out_are_in_inspection_log_and_record(host, tmp_path, caplog):
+    from piying.core.checkpoints.inspect import as_text, inspect
+
+    path = writers.save(ZOO["foreign layers besides"][0], tmp_path / "loras" / "x.safetensors")
+    words = "1 of its 2 layers: 1 in no WanVACETransformer3DModel (diffusion_model.blocks.0.cross_attn.k_img)"
+    assert f"left out {words}" in as_text(inspect(path))
+    _, record = sample(add(HANDLE, "x.safetensors"), REQUEST, host)
+    assert record["loras"] == [{"name": "x.safetensors", "strength": 1.0, "left_out": words}]
+    assert caplog.messages.count(f"LoRA x.safetensors leaves out {words}. The others are on.") == 1
+
+
+def test_a_lora_of_another_family_is_not_offered(host, tmp_path):
+    writers.save(pair("diffusion_model.layers.0.attention.to_q"), tmp_path / "loras" / "x.safetensors")
+    assert NODES["PiyingLoRA"].INPUT_TYPES()["required"]["lora"][0] == ["none"]
+    assert NODES["PiyingZImageLoRA"].INPUT_TYPES()["required"]["lora"][0] == ["none", "x.safetensors"]
+    said = NODES["PiyingLoRA"].VALIDATE_INPUTS("x.safetensors")
+    assert "1 of its 1 layers are not in a WanVACETransformer3DModel, diffusion_model.layers.0.attention.to_q" in said
+
+
+def test_a_strength_that_is_no_number_is_refused(host, layers, tmp_path):
+    write(tmp_path / "loras" / "a.safetensors", layers)
+    with pytest.raises(PiyingError, match="strength of lora 'a.safetensors' is nan. Give a number"):
+        add(HANDLE, "a.safetensors", float("nan"))
 
 
 # Settings

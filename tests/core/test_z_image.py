@@ -28,6 +28,7 @@ from piying.core.quantization.fp8_linear import Fp8Linear
 from piying.core.z_image.family import Z_IMAGE
 from piying.core.z_image.request import ZImageRequest
 from piying.core.z_image.run import TEMPLATE, sample
+from safetensors.torch import load_file
 
 from .formats import models, names, writers
 
@@ -324,6 +325,25 @@ def test_a_lora_of_joined_projections_is_told_apart(parts, folder, host, tmp_pat
 
 
 # What is missing or wrong
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
+def test_what_is_no_number_stops_in_its_phase(folder, host, part):
+    tensors = {"text_encoder": "layers.0.self_attn.v_proj.weight", "transformer": "all_final_layer.2-1.linear.weight"}
+    (path,) = (folder / part).glob("*.safetensors")
+    weights = load_file(path)
+    weights[tensors.get(part, "decoder.conv_in.weight")].fill_(3e38)
+    writers.save(weights, path, {"format": "pt"})
+    phase = {"text_encoder": "Encoding the prompt", "transformer": "Sampling", "vae": "Decoding"}[part]
+    words = rf"{phase}: the {part.replace('_', ' ')} in fp32 gave values that are no numbers \(NaN or infinity\)"
+    with pytest.raises(PiyingError, match=words):
+        sample(ModelHandle(Z_IMAGE), REQUEST, host)
+
+
+def test_a_picture_that_is_no_number_is_refused(folder, host):
+    picture = torch.full((1, 64, 80, 3), float("nan"))
+    with pytest.raises(PiyingError, match=r"image holds values that are no numbers \(NaN or infinity\). Look at"):
+        sample(ModelHandle(Z_IMAGE), REQUEST, host, picture)
 
 
 def test_without_a_model_it_says_how_to_get_one(host):

@@ -6,6 +6,7 @@ PIYING_FUZZ=100000 runs that many mutations instead of a few hundred.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import random
@@ -122,7 +123,14 @@ def get(value, path):
 
 def check(session, workflow):
     """Take a workflow as far as it goes without running it; what stops it must be one of ours."""
-    return attempted(lambda: session.check(session.prepare(workflow)))
+    info = definitions(session)
+    return attempted(lambda: session.check(session.prepare(workflow, info=info), info=info))
+
+
+@functools.cache
+def definitions(session):
+    """Asked for once: to look through the folders of models takes longer than all the rest."""
+    return session.definitions()
 
 
 def attempted(do):
@@ -145,8 +153,8 @@ def test_mutated_workflows(session, seeds):
 
 
 def test_mutated_workflows_of_other_packs(session, foreign):
-    workflows, _, definitions = foreign
-    chance, info = random.Random(17), session.definitions() | definitions
+    workflows, _, own = foreign
+    chance, info = random.Random(17), definitions(session) | own
     mutated = (mutate(copy.deepcopy(chance.choice(workflows)), chance) for _ in range(ROUNDS))
     ends = [attempted(lambda workflow=each: session.prepare(workflow, info=info)) for each in mutated]
     assert ends.count("refused") > ROUNDS // 20

@@ -45,6 +45,8 @@ def wan(layers=40, vace=8):
         "patch_embedding.weight": [WIDTH, 16, 1, 2, 2],
         "vace_patch_embedding.weight": [WIDTH, 96, 1, 2, 2],
         "time_embedding.0.weight": [WIDTH, 256],
+        "text_embedding.0.weight": [WIDTH, 4096],
+        "head.head.weight": [64, WIDTH],
     }
     for blocks, count in (("blocks", layers), ("vace_blocks", vace)):
         for index in range(count):
@@ -62,9 +64,9 @@ def test_a_file_of_60_gb_in_well_under_a_second(tmp_path):
     ran = inspect(path)
     used = sum(os.times()[2:4]) - sum(before[2:4])
     assert ran.returncode == 0, ran.stderr
-    assert "is       a Wan2.1-VACE transformer (14.35B, original names)" in ran.stdout
-    assert "safetensors, 57.39 GB, 387 tensors" in ran.stdout
-    assert "fp32 (fp32 57.39 GB)" in ran.stdout
+    assert "is       a Wan2.1-VACE transformer (14.37B, original names)" in ran.stdout
+    assert "safetensors, 57.48 GB, 389 tensors" in ran.stdout
+    assert "fp32 (fp32 57.48 GB)" in ran.stdout
     assert "read     yes" in ran.stdout
     assert "needs    the UMT5-XXL text encoder, the Wan2.1 VAE" in ran.stdout
     assert used < 0.6
@@ -87,15 +89,15 @@ def test_layers(tmp_path):
     ran = inspect(path, "--layers")
     assert ran.returncode == 0, ran.stderr
     told = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "Wan2.1-VACE transformer with weights in FP8: 14.36 GB" in told
+    assert "Wan2.1-VACE transformer with weights in FP8: 14.40 GB" in told
     assert told[-2].startswith("fp8 14.35 GB 384 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
-    assert told[-1].startswith("bf16 7 MB 3 tensors outside the blocks: patch_embedding, vace_patch_embedding, ")
+    assert told[-1].startswith("bf16 50 MB 5 tensors outside the blocks: patch_embedding, vace_patch_embedding, ")
     (found,) = json.loads(inspect(path, "--layers", "--json").stdout)["layers"]
     cast, outside = found["groups"]
     assert (found["kind"], found["storage"]) == ("transformer", "fp8")
     weights, rows = 48 * (6 * WIDTH**2 + 2 * 13824 * WIDTH), 48 * (7 * WIDTH + 13824)
     assert (cast["type"], cast["bytes"]) == ("fp8", weights + 4 * rows)
-    assert (outside["type"], outside["bytes"]) == ("bf16", 2 * (WIDTH * 16 * 4 + WIDTH * 96 * 4 + WIDTH * 256))
+    assert (outside["type"], outside["bytes"]) == ("bf16", 2 * WIDTH * (16 * 4 + 96 * 4 + 256 + 4096 + 64))
     assert len(cast["names"]) == 16
     assert "layers" not in json.loads(inspect(path, "--json").stdout)
 
@@ -145,6 +147,8 @@ OTHERS = {
     "a Wan2.1 text-to-video transformer": {n: s for n, s in wan(1, 0).items() if "vace" not in n},
     "a T5 text encoder": {
         "shared.weight": [10, 4],
+        "encoder.block.0.layer.0.SelfAttention.q.weight": [64, 4],
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": [32, 1],
         "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": [8, 4],
     },
     "a CLIP-L text encoder": {"text_model.embeddings.token_embedding.weight": [10, 768]},

@@ -129,6 +129,19 @@ def test_media_with_the_ui_form_alone(command, tmp_path):
     assert "2 nodes, nothing wrong" in ran.stderr
 
 
+def test_a_newer_comfyui_knows_how_many_bits_a_video_has(session, caplog):
+    graph = {
+        "1": {"class_type": "PiyingSampleClip", "inputs": {"sample": "moving circle"}},
+        "2": {"class_type": "CreateVideo", "inputs": {"images": ["1", 0], "fps": 16, "bit_depth": 10}},
+        "3": {"class_type": "GetVideoComponents", "inputs": {"video": ["2", 0]}},
+        "4": {"class_type": "CreateVideo", "inputs": {"images": ["3", 0], "fps": ["3", 2], "bit_depth": ["3", 3]}},
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["4", 0]}},
+    }
+    caplog.set_level("INFO")
+    session.run(graph)
+    assert [text for text in caplog.messages if "bit_depth" in text] == ["Create Video: bit_depth 10 becomes 8."]
+
+
 # Placeholders
 
 

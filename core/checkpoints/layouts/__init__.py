@@ -8,9 +8,9 @@ families share is here; what one of them has alone is in its own package.
 from __future__ import annotations
 
 from .base import Layout, Shapes
-from .t5 import T5_ORIGINAL, T5_TRANSFORMERS
+from .t5 import T5_GGUF, T5_ORIGINAL, T5_TRANSFORMERS
 
 # A T5 is a part of several families; what several share belongs to none.
-SHARED_LAYOUTS: tuple[Layout, ...] = (T5_TRANSFORMERS, T5_ORIGINAL)
+SHARED_LAYOUTS: tuple[Layout, ...] = (T5_TRANSFORMERS, T5_ORIGINAL, T5_GGUF)
 
 __all__ = ["SHARED_LAYOUTS", "Layout", "Shapes"]

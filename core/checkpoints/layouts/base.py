@@ -11,6 +11,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Config = dict[str, Any]
 TOKENIZER_TENSOR = "spiece_model"  # under which ComfyUI's files carry a SentencePiece model, as bytes
 Names = Mapping[str, object]  # the names of a component's tensors
+Metadata = Mapping[str, str | int | float | bool]  # what a file says beside its tensors
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Layout:
 
     Attributes:
         kind: "transformer", "vae", "text_encoder" or "prompt_model".
-        style: "diffusers", "transformers" or "original".
+        style: "diffusers", "transformers", "original" or "llama.cpp".
         title: for people.
         marks: names that are all in such a file, each a regular expression of a whole name.
         place: where a tensor goes; None for a name of no tensor of this layout. It sees all shapes.
@@ -62,11 +63,13 @@ class Layout:
             its names pass the test; the first one that does.
         needs: what it does not run without and its file does not bring, in a few words each, from its names and the
             number of components of each kind in the same file.
+        settings: what the metadata of a file says of the configuration, before what the shapes say.
+        is_part: whether a component with these names is whole only together with another file.
         family: the key of the family that lists it; "" where several share it. The registry fills it in.
     """
 
     kind: str
-    style: Literal["diffusers", "transformers", "original"]
+    style: Literal["diffusers", "transformers", "original", "llama.cpp"]
     title: str
     marks: tuple[str, ...]
     place: Callable[[str, Shapes], Place | None]
@@ -76,6 +79,8 @@ class Layout:
     layers: tuple[str, ...] = ()
     variants: Mapping[str, Callable[[Names], bool]] = field(default_factory=dict)
     needs: Callable[[Names, Mapping[str, int]], list[str]] = lambda names, together: []
+    settings: Callable[[Metadata], Config] = lambda metadata: {}
+    is_part: Callable[[Names], bool] = lambda names: False
     family: str = ""
 
     def title_of(self, names: Names) -> str:
@@ -90,6 +95,27 @@ class Layout:
             if not (mark in names if is_plain else any(map(re.compile(mark).fullmatch, names))):
                 return False
         return True
+
+
+# What llama.cpp calls the tokenizers that are read: SentencePiece's unigrams, and byte-level BPE.
+GGUF_TOKENIZERS = {"t5": "", "gpt2": "qwen2"}
+
+
+def holds_tokenizer(metadata: Metadata) -> bool:
+    """Return whether the metadata of a GGUF file hold a tokenizer that is read."""
+    model = metadata.get("tokenizer.ggml.model")
+    return model in GGUF_TOKENIZERS and GGUF_TOKENIZERS[str(model)] in ("", metadata.get("tokenizer.ggml.pre"))
+
+
+def gguf_settings(metadata: Metadata, known: Mapping[str, str]) -> Config:
+    """Return settings that the metadata of a GGUF file hold as numbers.
+
+    Args:
+        known: {key below that of the architecture: name in the configuration}.
+    """
+    architecture = metadata.get("general.architecture")
+    found = {name: metadata.get(f"{architecture}.{key}") for key, name in known.items()}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float)) and value > 0}
 
 
 def same(name: str, shapes: Shapes) -> Place:

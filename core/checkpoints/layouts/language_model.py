@@ -1,9 +1,29 @@
-"""Language models under transformers' names: Qwen3 and Qwen2.5 by their shapes, others by a config.json."""
+"""Language models: Qwen3 and Qwen2.5 by their shapes, others by a config.json; names of transformers or of llama.cpp.
+
+Of the models that see (Qwen2.5-VL, Qwen3-VL) the text side is read: it is a Qwen2.5 or a Qwen3. Names of llama.cpp:
+gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from functools import partial
+
 from ...errors import PiyingError
-from .base import Config, Layout, Shapes, count, same
+from .base import (
+    TOKENIZER_TENSOR,
+    Config,
+    Layout,
+    Metadata,
+    Names,
+    Place,
+    Shapes,
+    Whole,
+    by_prefix,
+    count,
+    gguf_settings,
+)
 
 ATTENTION = "model.layers.0.self_attn"
 # Values that no shape tells, from the config.json files of Qwen/Qwen3-* and Qwen/Qwen2.5-*.
@@ -14,20 +34,24 @@ UNTIED_WIDTH = 3584
 QWEN2_HEAD_DIM = {896: 64, 1536: 128, 2048: 128, 3584: 128, 5120: 128}
 
 
-def config(shapes: Shapes) -> Config:
+def config(shapes: Shapes, has_metadata: bool = False) -> Config:
     """Return the configuration of a Qwen3 or Qwen2.5 model.
+
+    Args:
+        shapes: by the names of the class.
+        has_metadata: whether the file says besides how wide the heads are; see `settings`.
 
     Raises:
         PiyingError: it is another language model.
     """
     vocabulary, width = shapes["model.embed_tokens.weight"]
     qwen3 = f"{ATTENTION}.q_norm.weight" in shapes
-    qwen2 = f"{ATTENTION}.q_proj.bias" in shapes and width in QWEN2_HEAD_DIM
+    qwen2 = f"{ATTENTION}.q_proj.bias" in shapes and (width in QWEN2_HEAD_DIM or has_metadata)
     if not (qwen3 or qwen2) or f"{ATTENTION}.o_proj.weight" not in shapes:
         raise PiyingError("this is a language model that its shapes do not name: it needs its config.json beside it.")
     if width >= UNTIED_WIDTH and "lm_head.weight" not in shapes:
         raise PiyingError("its output layer is not in it: it can encode prompts and cannot write them.")
-    head = shapes[f"{ATTENTION}.q_norm.weight"][0] if qwen3 else QWEN2_HEAD_DIM[width]
+    head = shapes[f"{ATTENTION}.q_norm.weight"][0] if qwen3 else QWEN2_HEAD_DIM.get(width, 128)
     return {
         "architectures": ["Qwen3ForCausalLM" if qwen3 else "Qwen2ForCausalLM"],
         "model_type": "qwen3" if qwen3 else "qwen2",
@@ -45,12 +69,91 @@ def config(shapes: Shapes) -> Config:
     }
 
 
+OUTSIDE_GGUF = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+INSIDE_GGUF = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+BLOCK_GGUF = re.compile(r"blk\.(\d+)\.(.+)")
+ARCHITECTURES = ("qwen2", "qwen2vl", "qwen3", "qwen3vl")
+
+
+def place(name: str, shapes: Shapes) -> Place:
+    """Place a tensor under transformers' names; those of models that see say which side it is of."""
+    del shapes
+    return Whole(name.replace("model.language_model.", "model.", 1))
+
+
+def place_gguf(name: str, shapes: Shapes) -> Place | None:
+    """Place a tensor under llama.cpp's names."""
+    del shapes
+    block = BLOCK_GGUF.fullmatch(name)
+    new = by_prefix(name, OUTSIDE_GGUF) if block is None else by_prefix(block[2], INSIDE_GGUF)
+    return None if new is None else Whole(new if block is None else f"model.layers.{block[1]}.{new}")
+
+
+def settings(metadata: Metadata) -> Config:
+    """Return what the metadata of a GGUF file say of the configuration.
+
+    Raises:
+        PiyingError: it is another language model, whose layers have the same names.
+    """
+    architecture = metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise PiyingError(
+            f"this is a language model of the architecture {str(architecture)[:40]!r}; of GGUF files Qwen3, Qwen2.5 "
+            "and the text sides of Qwen3-VL and Qwen2.5-VL are read. Choose another file, or the model's folder."
+        )
+    known = {
+        "attention.key_length": "head_dim",
+        "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": "num_key_value_heads",
+        "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+        "context_length": "max_position_embeddings",
+    }
+    theta = gguf_settings(metadata, {"rope.freq_base": "rope_theta"})
+    heads = gguf_settings(metadata, {"attention.head_count": "count", "embedding_length": "width"})
+    head = {"head_dim": heads["width"] // heads["count"]} if len(heads) == 2 else {}
+    rope = {"rope_parameters": {"rope_type": "default", **theta}} if theta else {}
+    return head | gguf_settings(metadata, known) | rope
+
+
+def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
+    del together
+    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
+
+
+TITLE = "language model"
 LANGUAGE_MODEL = Layout(
     kind="prompt_model",
     style="transformers",
-    title="language model",
-    marks=("model.embed_tokens.weight", r"model\.layers\.0\.self_attn\.q_proj\.weight"),
-    place=same,
+    title=TITLE,
+    marks=(
+        r"model\.(language_model\.)?embed_tokens\.weight",
+        r"model\.(language_model\.)?layers\.0\.self_attn\.q_proj\.weight",
+    ),
+    place=place,
     config=config,
-    needs=lambda names, together: ["its tokenizer"],
+    needs=_needs,
+    spare=(r"(model\.)?visual\..+",),
+)
+LANGUAGE_MODEL_GGUF = Layout(
+    kind="prompt_model",
+    style="llama.cpp",
+    title=TITLE,
+    marks=("token_embd.weight", "blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight"),
+    place=place_gguf,
+    config=partial(config, has_metadata=True),
+    needs=_needs,
+    spare=(r"rope_freqs\.weight",),
+    settings=settings,
 )

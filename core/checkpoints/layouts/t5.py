@@ -1,11 +1,27 @@
-"""T5, mT5 and UMT5 text encoders under transformers' names, or those of wan/modules/t5.py of Wan-Video/Wan2.1."""
+"""T5, mT5 and UMT5 text encoders: names of transformers, of wan/modules/t5.py of Wan-Video/Wan2.1, of llama.cpp.
+
+Those of llama.cpp: gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from .base import TOKENIZER_TENSOR, Config, Layout, LeftOut, Names, Place, Shapes, Whole, by_prefix, count
+from .base import (
+    TOKENIZER_TENSOR,
+    Config,
+    Layout,
+    LeftOut,
+    Metadata,
+    Names,
+    Place,
+    Shapes,
+    Whole,
+    by_prefix,
+    count,
+    gguf_settings,
+)
 
 HEAD_DIM = 64  # of every published T5
 
@@ -22,6 +38,20 @@ INSIDE = {
     "ffn.fc1": "layer.1.DenseReluDense.wi_1",
     "ffn.fc2": "layer.1.DenseReluDense.wo",
 }
+OUTSIDE_GGUF = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
+INSIDE_GGUF = {
+    "attn_norm": "layer.0.layer_norm",
+    "attn_q": "layer.0.SelfAttention.q",
+    "attn_k": "layer.0.SelfAttention.k",
+    "attn_v": "layer.0.SelfAttention.v",
+    "attn_o": "layer.0.SelfAttention.o",
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "ffn_norm": "layer.1.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+}
+BLOCK_GGUF = re.compile(r"enc\.blk\.(\d+)\.(.+)")
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 
@@ -29,13 +59,23 @@ BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 def place(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor of the original layout."""
     del shapes
-    block = BLOCK.fullmatch(name)
+    return _placed(name, BLOCK.fullmatch(name), OUTSIDE, INSIDE)
+
+
+def place_gguf(name: str, shapes: Shapes) -> Place | None:
+    """Place a tensor under llama.cpp's names."""
+    del shapes
+    return _placed(name, BLOCK_GGUF.fullmatch(name), OUTSIDE_GGUF, INSIDE_GGUF)
+
+
+def _placed(
+    name: str, block: re.Match[str] | None, outside: Mapping[str, str], inside: Mapping[str, str]
+) -> Place | None:
     if block is None:
-        new = by_prefix(name, OUTSIDE)
-    else:
-        inside = by_prefix(block[2], INSIDE)
-        new = None if inside is None else f"encoder.block.{block[1]}.{inside}"
-    return None if new is None else Whole(new)
+        new = by_prefix(name, outside)
+        return None if new is None else Whole(new)
+    new = by_prefix(block[2], inside)
+    return None if new is None else Whole(f"encoder.block.{block[1]}.{new}")
 
 
 def place_transformers(name: str, shapes: Shapes) -> Place:
@@ -74,7 +114,19 @@ UMT5 = "UMT5 text encoder"
 
 def _is_umt5(names: Names) -> bool:
     """Return whether every block has a position bias; T5 and mT5 have one in the first alone."""
-    return BIAS.format(1) in names or "blocks.1.pos_embedding.embedding.weight" in names
+    second = (BIAS.format(1), "blocks.1.pos_embedding.embedding.weight", "enc.blk.1.attn_rel_b.weight")
+    return any(name in names for name in second)
+
+
+def settings(metadata: Metadata) -> Config:
+    """Return what the metadata of a GGUF file say of the configuration."""
+    known = {
+        "attention.key_length": "d_kv",
+        "attention.head_count": "num_heads",
+        "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
+        "attention.relative_buckets_count": "relative_attention_num_buckets",
+    }
+    return gguf_settings(metadata, known)
 
 
 def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
@@ -102,4 +154,16 @@ T5_ORIGINAL = Layout(
     config=config,
     variants={UMT5: _is_umt5},
     needs=_needs,
+)
+T5_GGUF = Layout(
+    kind="text_encoder",
+    style="llama.cpp",
+    title=TITLE,
+    marks=("token_embd.weight", "enc.blk.0.attn_q.weight", "enc.blk.0.ffn_gate.weight"),
+    place=place_gguf,
+    config=config,
+    variants={UMT5: _is_umt5},
+    needs=_needs,
+    spare=(r"dec\..+", r"output\.weight"),
+    settings=settings,
 )

@@ -17,6 +17,7 @@ from piying.core.prompting.family import PROMPT
 from piying.core.prompting.generation import generate, load_model, load_processor
 from piying.core.prompting.local_model import LocalModel
 from piying.core.prompting.messages import Chat, first_picture
+from safetensors.torch import load_file, save_file
 
 from .chat_templates import ERNIE, GLM4, QWEN2, QWEN3, QWEN_VL, tokenizer_with
 
@@ -321,6 +322,18 @@ def test_going_in_circles_ends_early(tmp_path, built_in):
         model.lm_head = kept
     assert counting.steps[-1] == 32
     assert not answer.finished
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_scores_that_are_no_numbers_are_said(tmp_path, temperature):
+    host = folder_of(tmp_path, "Qwen3")
+    (path,) = (tmp_path / "LLM" / "Qwen3").glob("*.safetensors")
+    weights = load_file(path)
+    weights["model.norm.weight"].fill_(3e38)
+    save_file(weights, path, {"format": "pt"})
+    request = ExpandRequest("a red ball", max_new_tokens=8, temperature=temperature)
+    with pytest.raises(PiyingError, match=r"the prompt model gave scores that are no numbers \(NaN or infinity\)"):
+        asked(LocalModel(ModelHandle(PROMPT), host), CHAT, None, request)
 
 
 def test_too_long_a_prompt_is_said_before_it_is_run(host, built_in):

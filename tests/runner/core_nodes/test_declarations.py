@@ -25,7 +25,14 @@ def ours(host):
 
 @pytest.mark.parametrize("name", FACTS)
 def test_declarations_are_comfyuis(ours, name):
-    assert declared(ours[name]) == FACTS[name]
+    found = declared(ours[name])
+    # Newer ComfyUIs have it too, and files of theirs link it.
+    if name == "CreateVideo":
+        assert found["optional"].pop()[:2] == ["bit_depth", "INT"]
+    if name == "GetVideoComponents":
+        assert (found["output"].pop(), found["output_name"].pop()) == ("INT", "bit_depth")
+        found["output_is_list"].pop()
+    assert found == FACTS[name]
 
 
 def test_only_the_switch_is_newer_than_the_snapshot(ours):

@@ -51,7 +51,7 @@ def load(name):
 
 
 def parts(name):
-    return run("GetVideoComponents", video=load(name))
+    return run("GetVideoComponents", video=load(name))[:3]
 
 
 def saved(host, video, **inputs):
@@ -210,8 +210,8 @@ def test_made_videos_keep_their_sound(host):
     tone = torch.sin(torch.arange(22050) / 8)[None, None].repeat(1, 2, 1) / 2
     given = {"waveform": tone, "sample_rate": 22050}
     (video,) = run("CreateVideo", images=torch.rand(8, 24, 32, 3), fps=16.0, audio=given)
-    _, sound, fps = run("GetVideoComponents", video=video)
-    assert (sound, fps, video.frame_rate) == (given, 16.0, Fraction(16))
+    _, sound, fps, bits = run("GetVideoComponents", video=video)
+    assert (sound, fps, bits, video.frame_rate) == (given, 16.0, 8, Fraction(16))
     wave = audio.read_audio(saved(host, video))
     assert wave["sample_rate"] == 22050
     assert 0 <= wave["waveform"].shape[2] - 11025 < 1024, "cut where the video ends"

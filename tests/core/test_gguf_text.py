@@ -1,0 +1,174 @@
+"""GGUF files of text encoders and language models: recognised, read, with the tokenizer inside, offered and run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
+from piying.core.checkpoints import load_component
+from piying.core.checkpoints.inspect import as_text, inspect
+from piying.core.checkpoints.tokenizers import SentencePieceTokenizer, tokenizer_in
+from piying.core.errors import PiyingError
+from piying.core.executor import model_cache
+from piying.core.host.headless import HeadlessHost
+from piying.core.prompting.family import PROMPT
+from piying.core.wan.family import WAN_VACE
+from piying.core.wan.run import sample
+
+from .formats import gguf_writer, models, names, writers
+from .test_single_files import NAME, REQUEST, spiece, write_transformer
+from .test_single_models import answer
+
+TEXTS = ["the red cat sits", "A small  boat on the blue sea, 3 of them!", "", "红猫 ünïcode ﬁ Ａ"]
+TEMPLATE = (BUILT_IN_ROOT / "prompt" / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def host(tmp_path):
+    yield HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    model_cache.evict_models()
+
+
+def t5_file(path, model, kind=gguf_writer.F32, tokenizer=True):
+    metadata = {
+        "general.architecture": "t5encoder",
+        "t5encoder.attention.head_count": model.config.num_heads,
+        "t5encoder.attention.key_length": model.config.d_kv,
+        "t5encoder.attention.layer_norm_rms_epsilon": model.config.layer_norm_epsilon,
+    }
+    metadata |= gguf_writer.sentencepiece_metadata(spiece().numpy().tobytes()) if tokenizer else {}
+    tensors = gguf_writer.renamed(models.tensors(model), gguf_writer.T5_NAMES)
+    return gguf_writer.save(tensors, path, metadata, kind)
+
+
+def qwen_file(path, model, architecture="qwen3", kind=gguf_writer.F32, tokenizer=True, **changes):
+    config = model.config
+    rope = getattr(config, "rope_parameters", {})
+    metadata = {
+        "general.architecture": architecture,
+        f"{architecture}.attention.head_count": config.num_attention_heads,
+        f"{architecture}.attention.head_count_kv": config.num_key_value_heads,
+        f"{architecture}.embedding_length": config.hidden_size,
+        **({f"{architecture}.attention.key_length": config.head_dim} if architecture.startswith("qwen3") else {}),
+        f"{architecture}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        f"{architecture}.rope.freq_base": float(rope["rope_theta"]),
+        f"{architecture}.context_length": config.max_position_embeddings,
+    }
+    table = json.loads((BUILT_IN_ROOT / "prompt" / "tokenizer.json").read_text(encoding="utf-8"))
+    metadata |= gguf_writer.bpe_metadata(table, TEMPLATE, "<|im_end|>") if tokenizer else {}
+    state = {name: tensor for name, tensor in models.tensors(model).items() if name != "lm_head.weight"}
+    return gguf_writer.save(gguf_writer.renamed(state, gguf_writer.QWEN_NAMES), path, metadata | changes, kind)
+
+
+@pytest.mark.parametrize("umt5", [True, False])
+def test_a_text_encoder_is_read_as_it_is(tmp_path, umt5):
+    model = models.umt5(vocab_size=50) if umt5 else models.mt5()
+    path = t5_file(tmp_path / "x.gguf", model)
+    found = inspect(path)
+    assert found.what == ("a UMT5 text encoder" if umt5 else "a T5 text encoder")
+    assert (found.readable, found.needs, found.parts[0].has_tokenizer) == (True, (), True)
+    loaded = load_component("text_encoder", path) if umt5 else load_component("text_encoder_2", path)
+    tokens = torch.tensor([[5, 9, 30, 1]])
+    with torch.no_grad():
+        expected, given = model(tokens).last_hidden_state, loaded(tokens).last_hidden_state
+    assert torch.equal(expected, given)
+
+
+def test_its_tokenizer_gives_the_tokens_of_the_original(tmp_path):
+    inside = tokenizer_in(t5_file(tmp_path / "x.gguf", models.umt5(vocab_size=50)))
+    original = SentencePieceTokenizer(spiece().numpy().tobytes())
+    for text in TEXTS:
+        given, expected = inside(text, max_length=40), original(text, max_length=40)
+        assert torch.equal(given["input_ids"], expected["input_ids"])
+        assert torch.equal(given["attention_mask"], expected["attention_mask"])
+    ids = original(TEXTS[0], max_length=40)["input_ids"][0]
+    assert inside.decode(ids) == original.decode(ids) == TEXTS[0]
+
+
+def test_without_a_tokenizer_it_says_so(tmp_path):
+    path = t5_file(tmp_path / "x.gguf", models.umt5(), tokenizer=False)
+    assert "needs    its tokenizer" in as_text(inspect(path))
+    assert tokenizer_in(path) is None
+
+
+@pytest.mark.parametrize("kind", [gguf_writer.F32, gguf_writer.Q8_0])
+def test_a_video_is_made_with_it(tmp_path, host, kind):
+    for category in ("diffusion_models", "text_encoders", "vae"):
+        (tmp_path / category).mkdir()
+    write_transformer(tmp_path / NAME)
+    torch.save(names.wan_vae(models.tensors(models.wan_vae())), tmp_path / "vae" / "y.pth")
+    encoder = models.umt5(d_ff=96, d_model=48)
+    path = t5_file(tmp_path / "text_encoders" / "umt5-xxl.gguf", encoder, kind)
+    assert choose_model(ModelHandle(WAN_VACE), host).place("tokenizer") == (path,)
+    frames, record = sample(ModelHandle(WAN_VACE), REQUEST, host)
+    assert record["model"] == NAME
+    path.unlink()
+    plain = {n: t for n, t in models.tensors(encoder).items() if "embed_tokens" not in n}
+    writers.save(plain | {"spiece_model": spiece()}, tmp_path / "text_encoders" / "x.safetensors")
+    model_cache.evict_models()
+    expected, _ = sample(ModelHandle(WAN_VACE), REQUEST, host)
+    assert (frames - expected).abs().max() <= (1e-6 if kind == gguf_writer.F32 else 0.05)
+
+
+def qwen(architecture):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    if architecture.startswith("qwen3"):
+        return models.qwen3(vocab_size=1101, eos_token_id=2, max_position_embeddings=4096)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 4096}
+    return models.randomised(Qwen2ForCausalLM(Qwen2Config(vocab_size=1101, eos_token_id=2, **sizes)))
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3vl", "qwen2", "qwen2vl"])
+def test_a_language_model_answers_as_its_folder_does(tmp_path, host, architecture):
+    model = qwen(architecture)
+    folder = tmp_path / "LLM" / "folder"
+    model.save_pretrained(folder)
+    for file in (BUILT_IN_ROOT / "prompt").iterdir():
+        if "tokenizer" in file.name or file.suffix == ".jinja":
+            (folder / file.name).write_bytes(file.read_bytes())
+    path = qwen_file(tmp_path / "LLM" / "model-Q8.gguf", model, architecture)
+    assert inspect(path).what == "a language model"
+    assert model_choices(PROMPT, host) == ["auto", "LLM/folder", "LLM/model-Q8.gguf", "built-in"]
+    assert answer("LLM/model-Q8.gguf", host) == answer("LLM/folder", host)
+
+
+def test_its_tokenizer_is_that_of_the_folder(tmp_path):
+    from transformers import AutoTokenizer
+
+    inside = tokenizer_in(qwen_file(tmp_path / "x.gguf", qwen("qwen3")))
+    original = AutoTokenizer.from_pretrained(BUILT_IN_ROOT / "prompt")
+    for text in ["a red ball", "<|im_start|>user\na red ball<|im_end|>\n", "红色的球 rolls"]:
+        assert inside(text)["input_ids"] == original(text)["input_ids"]
+        assert inside.decode(inside(text)["input_ids"]) == text
+    assert (inside.eos_token, inside.chat_template) == ("<|im_end|>", TEMPLATE)
+
+
+def test_another_architecture_is_refused_in_the_same_words_everywhere(tmp_path, host):
+    path = qwen_file(tmp_path / "LLM" / "llama.gguf", qwen("qwen3"), "llama")
+    reason = inspect(path).reason
+    assert "a language model of the architecture 'llama'" in reason
+    assert model_choices(PROMPT, host) == ["auto", "built-in"]
+    for refused in (
+        lambda: check_model(PROMPT, "LLM/llama.gguf", host),
+        lambda: choose_model(ModelHandle(PROMPT, "LLM/llama.gguf"), host),
+        lambda: load_component("prompt_model", path),
+    ):
+        with pytest.raises(PiyingError) as caught:
+            refused()
+        assert reason in str(caught.value)
+
+
+def test_a_tokenizer_that_lies_is_one_sentence(tmp_path, host):
+    qwen_file(tmp_path / "LLM" / "x.gguf", qwen("qwen3"), **{"tokenizer.ggml.eos_token_id": 99_999})
+    with pytest.raises(PiyingError, match="cannot be read as a tokenizer model"):
+        tokenizer_in(tmp_path / "LLM" / "x.gguf")
+    t5_file(tmp_path / "y.gguf", models.umt5())
+    raw = (tmp_path / "y.gguf").read_bytes()
+    (tmp_path / "y.gguf").write_bytes(raw.replace(b"token_type", b"tokem_type"))
+    with pytest.raises(PiyingError, match="cannot be read as a tokenizer model"):
+        tokenizer_in(tmp_path / "y.gguf")
