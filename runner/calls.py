@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import CoroutineType
 from typing import Any
@@ -58,7 +59,7 @@ def arguments(lists: Lists, as_lists: bool) -> list[dict[str, Any]]:
     return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(length)]
 
 
-def check_ranges(linked: Lists, options: dict[str, dict[str, Any]]) -> None:
+def check_ranges(linked: Lists, options: Mapping[str, dict[str, Any] | None]) -> None:
     """Refuse numbers that arrive by link outside the range their input declares.
 
     The validation has seen the literals alone, and most nodes rely on what they declared.
@@ -67,7 +68,7 @@ def check_ranges(linked: Lists, options: dict[str, dict[str, Any]]) -> None:
         NodeMisused: the input, the number and the bound.
     """
     for name, values in linked.items():
-        declared = options.get(name, {})
+        declared = options.get(name) or {}
         low, high = declared.get("min"), declared.get("max")
         for value in values if low is not None or high is not None else ():
             if not isinstance(value, int | float):
@@ -84,7 +85,7 @@ async def call(
     *,
     as_lists: bool,
     on_block: Callable[[Any], Any],
-    before: Callable[[int], None] | None = None,
+    around: Callable[[int], AbstractContextManager[Any]] | None = None,
 ) -> list[Any]:
     """Return the result of every call; of an async function, the task where it has not ended at once.
 
@@ -93,7 +94,7 @@ async def call(
         lists: its inputs.
         as_lists: whether it takes whole lists in one call.
         on_block: called with a blocker found among the inputs; what it returns stands for the call's result.
-        before: called with the number of each call.
+        around: given the number of a call, the context it runs in.
     """
     results: list[Any] = []
     for index, given in enumerate(arguments(lists, as_lists)):
@@ -102,11 +103,11 @@ async def call(
         if blocker is not None:
             results.append(on_block(blocker))
             continue
-        if before is not None:
-            before(index)
-        result = function(**given)
-        if isinstance(result, CoroutineType):
-            task = asyncio.ensure_future(result)
+        with around(index) if around is not None else nullcontext():
+            result = function(**given)
+            # Inside: a task takes over the context variables of the moment it is made.
+            task = asyncio.ensure_future(result) if isinstance(result, CoroutineType) else None
+        if task is not None:
             # One turn of the loop: many async nodes end without ever waiting, and their results are there then.
             await asyncio.sleep(0)
             result = task.result() if task.done() else task
@@ -120,7 +121,7 @@ def collect(results: list[Any], node_class: Any) -> Returned:
     expands = False
     for result in results:
         parts = result if isinstance(result, dict) else {"result": result}
-        if "ui" in parts:
+        if parts.get("ui"):
             uis.append(parts["ui"])
         if "expand" in parts or "result" in parts:
             outputs = parts.get("result")
@@ -130,7 +131,8 @@ def collect(results: list[Any], node_class: Any) -> Returned:
             # Where one call expands, the others wait with it: their outputs are merged when all are known.
             expansions.append((parts.get("expand"), outputs))
             expands = expands or "expand" in parts
-    ui = {name: [item for each in uis for item in each[name]] for name in uis[0]} if uis else {}
+    names = dict.fromkeys(name for each in uis for name in each)
+    ui = {name: [item for each in uis for item in each.get(name, ())] for name in names}
     if expands:
         return Returned(ui=ui, expansions=expansions)
     return Returned(merge(rows, node_class), ui)

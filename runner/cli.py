@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,9 @@ from ..core.errors import PiyingError, escaped
 from .definitions import read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
 from .errors import NodeFailed, NodeMisused, WorkflowError
-from .process import CANCELLED, DONE, FAILED, WRONG, Interruption, standard_outputs
+from .process import CANCELLED, DONE, FAILED, WRONG, Interruption, Output, standard_outputs
 
 if TYPE_CHECKING:
-    from .graph import Graph
     from .session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     interruption.catch()
     with standard_outputs() as (out, err):
         try:
-            code = _main(arguments, interruption)
+            code = _main(arguments, interruption, out, err)
         except KeyboardInterrupt:  # before there was anything to stop
             code = interruption.exit_code or CANCELLED
         out.flush()
@@ -153,19 +153,26 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _main(arguments: list[str] | None, interruption: Interruption) -> int:
+def _main(arguments: list[str] | None, interruption: Interruption, out: Output, err: Output) -> int:
     parse = parser()
     options = parse.parse_args(arguments)
     if options.layers and options.inspect is None:
         parse.error("--layers goes with --inspect FILE")
     if options.workflow is None and options.inspect is None:
         parse.error("the following arguments are required: workflow")
+    # stdout is for programs to read, so what packs print is kept out of it.
+    with out.reserved(None if options.quiet else err):
+        return _outcome(options, interruption, out)
+
+
+def _outcome(options: argparse.Namespace, interruption: Interruption, out: Output) -> int:
+    """Do what the options say, and return the exit code."""
     # A plan is one object on stdout, so its events are errors alone.
     as_plan = options.plan and options.json
-    display = PlanDisplay(print_json) if as_plan else choose_display(options.json, options.quiet)
+    display = PlanDisplay(partial(print_json, out)) if as_plan else choose_display(out, options.json, options.quiet)
     _prepare_process(options.verbose, display)
     try:
-        code = _inspect(options) if options.inspect else _run(options, display, interruption)
+        code = _inspect(options, out) if options.inspect else _run(options, display, interruption, out)
         interruption.end()
         return code
     except (WorkflowError, PiyingError) as error:
@@ -184,6 +191,11 @@ def _prepare_process(verbose: bool, display: Display) -> None:
     logger = logging.getLogger("piying")
     logger.addHandler(LogToDisplay(display))
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # Warnings of packs and libraries go the same way, each once, whatever handlers packs set up beside ours.
+    logger.propagate = False
+    others = LogToDisplay(display)
+    others.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(others)
 
 
 def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> int:
@@ -201,7 +213,7 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
     return code
 
 
-def _inspect(options: argparse.Namespace) -> int:
+def _inspect(options: argparse.Namespace, out: Output) -> int:
     """Print what a file of weights is and, with --layers, which type each of its layers is held in, and why."""
     # Not at the top: a run reaches models through their nodes alone.
     from ..core.checkpoints import inspect, layers
@@ -215,13 +227,13 @@ def _inspect(options: argparse.Namespace) -> int:
     held = layers.layers(path) if options.layers else None
     if options.json:
         table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
-        print_json(table)
+        print_json(out, table)
     else:
-        print(escaped("\n".join([inspect.as_text(found), *([layers.as_text(held)] if held else [])])))
+        print(escaped("\n".join([inspect.as_text(found), *([layers.as_text(held)] if held else [])])), file=out)
     return DONE
 
 
-def _run(options: argparse.Namespace, display: Display, interruption: Interruption) -> int:
+def _run(options: argparse.Namespace, display: Display, interruption: Interruption, out: Output) -> int:
     # Not at the top: --help and --inspect need none of it.
     from .session import Session
 
@@ -240,7 +252,7 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
         check_cancelled=interruption.check,
     )
     try:
-        code = _run_in(session, options, display)
+        code = _run_in(session, options, display, out)
     finally:
         interruption.end()
         session.close()
@@ -249,7 +261,8 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
     return code
 
 
-def _run_in(session: Session, options: argparse.Namespace, display: Display) -> int:
+def _run_in(session: Session, options: argparse.Namespace, display: Display, out: Output) -> int:
+    from .plan import as_json, as_text
     from .workflow_file import split_set, write_workflow
 
     values = dict(map(split_set, options.set))
@@ -277,25 +290,18 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display) -> 
         display.message(f"left out: {error}", "WARNING")
     _check_installed()
     if options.plan:
-        return _show_plan(session, graph, roots, options.json)
+        plans = session.plan(graph, roots)
+        if options.json:
+            print_json(out, as_json(plans))
+        else:
+            print(escaped(as_text(plans)), file=out)
+        return DONE
     _check_writable(options.output)
     if options.vram_gb is not None and session.device() == "cpu":
         display.message("--vram-gb: there is no card here to limit; it tells --plan what to plan for.", "WARNING")
     for path in session.execute(workflow, graph, roots).files:
         display.saved(path)
     return WRONG if errors else DONE
-
-
-def _show_plan(session: Session, graph: Graph, roots: list[str], as_object: bool) -> int:
-    """Print what the samplers would need, as text or as one JSON object."""
-    from .plan import as_json, as_text
-
-    plans = session.plan(graph, roots)
-    if as_object:
-        print_json(as_json(plans))
-    else:
-        print(escaped(as_text(plans)))
-    return DONE
 
 
 def _check_installed() -> None:

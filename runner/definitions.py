@@ -18,31 +18,47 @@ log = logging.getLogger("piying")
 ObjectInfo = dict[str, dict[str, Any]]
 
 
-def object_info(classes: Mapping[str, Any], titles: Mapping[str, str]) -> ObjectInfo:
-    """Return {class name: definition} for node classes."""
+def object_info(
+    classes: Mapping[str, Any], titles: Mapping[str, str], unusable: dict[str, str] | None = None
+) -> ObjectInfo:
+    """Return {class name: definition} for node classes.
+
+    Classes that fail when they are asked what they declare are left out, and `unusable` gets
+    {class name: reason}.
+    """
     info = {}
     for name, node_class in classes.items():
-        inputs = node_class.INPUT_TYPES()
-        returned = list(node_class.RETURN_TYPES)
-        info[name] = {
-            "name": name,
-            "display_name": titles.get(name, name),
-            "input": inputs,
-            # JSON promises no order of an object's entries, and widgets are stored by position.
-            "input_order": {group: list(entries) for group, entries in inputs.items()},
-            "output": returned,
-            "output_name": list(getattr(node_class, "RETURN_NAMES", returned)),
-            "output_is_list": list(getattr(node_class, "OUTPUT_IS_LIST", [False] * len(returned))),
-            "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
-            "category": getattr(node_class, "CATEGORY", ""),
-            "description": getattr(node_class, "DESCRIPTION", ""),
-            # Beyond ComfyUI's: classes of others whose job the node does; those among them that serve models of all
-            # kinds, for the workflows of its own; and what the files of these models are called.
-            "replaces": list(getattr(node_class, "REPLACES", ())),
-            "replaces_generic": list(getattr(node_class, "REPLACES_GENERIC", ())),
-            "model_names": list(getattr(node_class, "MODEL_NAMES", ())),
-        }
+        try:
+            info[name] = _definition(name, node_class, titles)
+        except Exception as error:  # noqa: BLE001 - a pack's code is anybody's; one bad class must not cost the others
+            if unusable is not None:
+                unusable[name] = f"it cannot say what inputs it has ({type(error).__name__}: {error})"
     return info
+
+
+def _definition(name: str, node_class: Any, titles: Mapping[str, str]) -> dict[str, Any]:
+    inputs = node_class.INPUT_TYPES()
+    returned = list(node_class.RETURN_TYPES)
+    definition = {
+        "name": name,
+        "display_name": titles.get(name, name),
+        "input": inputs,
+        # JSON promises no order of an object's entries, and widgets are stored by position.
+        "input_order": {group: list(entries) for group, entries in inputs.items()},
+        "output": returned,
+        "output_name": list(getattr(node_class, "RETURN_NAMES", None) or returned),
+        "output_is_list": list(getattr(node_class, "OUTPUT_IS_LIST", None) or [False] * len(returned)),
+        "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
+        "category": getattr(node_class, "CATEGORY", ""),
+        "description": getattr(node_class, "DESCRIPTION", ""),
+        # Beyond ComfyUI's: classes of others whose job the node does; those among them that serve models of all
+        # kinds, for the workflows of its own; and what the files of these models are called.
+        "replaces": list(getattr(node_class, "REPLACES", ())),
+        "replaces_generic": list(getattr(node_class, "REPLACES_GENERIC", ())),
+        "model_names": list(getattr(node_class, "MODEL_NAMES", ())),
+    }
+    declared_inputs(definition)  # here rather than in the middle of a validation, where it is malformed
+    return definition
 
 
 def replacements(classes: Iterable[str], texts: Iterable[str], info: ObjectInfo) -> dict[str, tuple[str, ...]]:
@@ -98,6 +114,24 @@ def declared_inputs(definition: dict[str, Any]) -> dict[str, tuple[Any, dict[str
     }
 
 
+def find_input(groups: Mapping[str, Any], name: str) -> tuple[str, Any] | None:
+    """Return (group, declaration) of an input, None where the node takes none of that name.
+
+    The groups themselves are asked, as ComfyUI does: packs have dicts that answer yes to every name.
+    """
+    for group in ("required", "optional", "hidden"):
+        inputs = groups.get(group)
+        if inputs is not None and name in inputs:
+            return group, inputs[name]
+    return None
+
+
+def live_groups(node_class: Any, groups: Mapping[str, Any], node: Node) -> Mapping[str, Any]:
+    """Return the input groups of one node: of V3 classes some inputs depend on the values of others."""
+    live = getattr(node_class, "live_inputs", None)
+    return groups if live is None else live(groups, node.inputs)  # type: ignore[no-any-return]
+
+
 def input_options(declared: Any) -> dict[str, Any]:
     """Return the options of a declared input, `(type, options)` or `(type,)`."""
     return declared[1] if len(declared) > 1 and isinstance(declared[1], dict) else {}
@@ -113,27 +147,43 @@ def combo_choices(kind: Any, options: dict[str, Any]) -> list[Any] | None:
     return list(options.get("options", [])) if kind == "COMBO" else None
 
 
+def is_async(node_class: Any, *others: str) -> bool:
+    """Return whether the function of a class, or a method named, is a coroutine function."""
+    names = (getattr(node_class, "FUNCTION", None), *others)
+    return any(inspect.iscoroutinefunction(getattr(node_class, name, None)) for name in names if isinstance(name, str))
+
+
 class NodeType:
     """What one node class declares. Each is read once a run: INPUT_TYPES may list a folder of models."""
 
     def __init__(self, node_class: Any) -> None:
         self.node_class = node_class
 
+        self._options: dict[str, dict[str, Any] | None] = {}
+
     @cached_property
     def _declared(self) -> dict[str, Any]:
         declared: dict[str, Any] = self.node_class.INPUT_TYPES()
         return declared
 
-    @cached_property
-    def options(self) -> dict[str, dict[str, Any]]:
-        """Return {input: options}; hidden inputs are not among them."""
-        inputs = {**self._declared.get("optional", {}), **self._declared.get("required", {})}
-        return {name: input_options(declared) for name, declared in inputs.items()}
+    def options(self, node: Node, name: str) -> dict[str, Any] | None:
+        """Return the options of a node's input, None where the class takes none of that name."""
+        if hasattr(self.node_class, "live_inputs"):
+            return self._found(live_groups(self.node_class, self._declared, node), name)
+        if name not in self._options:
+            self._options[name] = self._found(self._declared, name)
+        return self._options[name]
+
+    def _found(self, groups: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+        found = find_input(groups, name)
+        if found is None:
+            return {} if getattr(self.node_class, "ACCEPT_ALL_INPUTS", False) else None
+        return input_options(found[1])
 
     @cached_property
     def hidden(self) -> dict[str, str]:
         """Return {input: kind} of the hidden inputs, such as PROMPT or UNIQUE_ID."""
-        declared = self._declared.get("hidden", {})
+        declared = self._declared.get("hidden") or {}
         # Some packs declare a hidden input as they declare others: (kind,).
         return {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
 
@@ -145,8 +195,7 @@ class NodeType:
     @cached_property
     def runs_first(self) -> bool:
         """Whether it runs as soon as it can: a result to show, or a wait that others can fill with work."""
-        function = getattr(self.node_class, self.node_class.FUNCTION, None)
-        return self.is_output or inspect.iscoroutinefunction(function)
+        return self.is_output or is_async(self.node_class)
 
     @cached_property
     def key_has_id(self) -> bool:
@@ -156,7 +205,7 @@ class NodeType:
     def strong_links(self, node: Node) -> Iterator[Link]:
         """Yield the links a node cannot run without: all but those of lazy inputs."""
         for name, link in node.links():
-            if not self.options.get(name, {}).get("lazy"):
+            if not (self.options(node, name) or {}).get("lazy"):
                 yield link
 
     def changed(self, node: Node, hidden: dict[str, Any]) -> Any:
@@ -166,7 +215,7 @@ class NodeType:
         given = {
             name: None if isinstance(value, Link) else value
             for name, value in node.inputs.items()
-            if name in self.options
+            if isinstance(value, Link) or self.options(node, name) is not None
         }
         try:
             # In a list, so that an answer of False differs from that of a class without IS_CHANGED.

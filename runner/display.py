@@ -7,17 +7,20 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from ..core.errors import escaped, readable, shortened
 from ..core.host.base import Preview, Progress
 from .graph import Node
-from .process import CANCELLED, HUNG_UP
+from .process import CANCELLED, HUNG_UP, Output
 
 SECONDS_BETWEEN_LINES = 5.0
 LONGEST_TITLE = 80  # characters
 TEXT_SHOWN = 40  # characters of a growing text that fit behind a bar
+
+Stream = TextIO | Output
 
 
 def shown_title(node: Node) -> str:
@@ -61,7 +64,7 @@ class Display(Protocol):
 class Quiet:
     """Shows the paths of files on stdout, and warnings and errors on stderr."""
 
-    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+    def __init__(self, out: Stream | None = None, err: Stream | None = None) -> None:
         self.out, self.err = out or sys.stdout, err or sys.stderr
 
     def node_started(self, node: Node) -> None:
@@ -263,16 +266,16 @@ class _EventProgress:
         self._display.emit("text", node=self._display.node, phase=self._phase, text=text)
 
 
-def print_json(value: Any) -> None:
-    """Write an event, or another object, as a line of JSON on stdout."""
+def print_json(out: Stream, value: Any) -> None:
+    """Write an event, or another object, as a line of JSON."""
     # Any pack may put anything into its ui; what JSON has no form for is written as text.
     line = json.dumps(value, ensure_ascii=False, default=str)
     # Control characters are escaped without loss: JSON itself spares the upper half of them, and directional marks.
-    if not line.isprintable() or (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+    if not line.isprintable() or (out.encoding or "").lower().replace("-", "") != "utf8":
         line = json.dumps(value, default=str)
-    sys.stdout.write(line + "\n")
+    out.write(line + "\n")
     # Programs read the events as they come, and a pipe is not flushed by lines.
-    sys.stdout.flush()
+    out.flush()
 
 
 class LogToDisplay(logging.Handler):
@@ -287,10 +290,10 @@ class LogToDisplay(logging.Handler):
         self._display.message(record.getMessage(), record.levelname)
 
 
-def choose_display(json_lines: bool, quiet: bool) -> Display:
+def choose_display(out: Stream, json_lines: bool, quiet: bool) -> Display:
     """Return the display that the options and the terminal call for."""
     if json_lines:
-        return EventDisplay(print_json)
+        return EventDisplay(partial(print_json, out))
     if quiet:
-        return Quiet()
-    return Terminal() if sys.stderr.isatty() else Plain()
+        return Quiet(out)
+    return Terminal(out) if sys.stderr.isatty() else Plain(out)

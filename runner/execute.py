@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from .cache import Cache, Key
 from .calls import ExecutionBlocker, Lists, Returned, call, check_ranges, collect, merge
-from .definitions import NodeTypes
+from .definitions import NodeTypes, is_async
 from .errors import NodeFailed, NodeMisused, WorkflowError
 from .graph import DynamicPrompt, Graph, Link, Node, Scope, is_link, parse_node
 from .schedule import Schedule
@@ -49,15 +48,24 @@ class Result:
 
 
 Results = dict[str, Result]
+# Given a node and the number of the call, the context in which its function runs.
+CallContext = Callable[[Node, int], AbstractContextManager[Any]]
 
 
 class Executor:
     """Runs graphs over a set of node classes, with a cache of results between runs."""
 
-    def __init__(self, classes: Mapping[str, type], events: Events, cache: Cache | None = None) -> None:
+    def __init__(
+        self,
+        classes: Mapping[str, type],
+        events: Events,
+        cache: Cache | None = None,
+        around: CallContext | None = None,
+    ) -> None:
         self._classes = classes
         self._events = events
         self._cache = cache or Cache()
+        self._around = around
 
     def run(self, graph: Graph, roots: list[str], hidden: Hidden) -> Results:
         """Run the roots and what they need; return the results of all nodes that ran or need not run again.
@@ -66,7 +74,14 @@ class Executor:
             NodeFailed: a node raised; results from before it stay in the cache.
             WorkflowError: what nodes expanded into has a cycle.
         """
-        run = Run(graph, classes=self._classes, events=self._events, cache=self._cache, hidden=hidden).all(roots)
+        run = Run(
+            graph,
+            classes=self._classes,
+            events=self._events,
+            cache=self._cache,
+            hidden=hidden,
+            around=self._around,
+        ).all(roots)
         if not self._any_async:
             # Nothing ever waits, so one step runs it all, without the cost of an event loop.
             try:
@@ -89,19 +104,23 @@ class Executor:
 
     @cached_property
     def _any_async(self) -> bool:
-        return any(
-            inspect.iscoroutinefunction(getattr(node_class, name, None))
-            for node_class in self._classes.values()
-            for name in (getattr(node_class, "FUNCTION", ""), "check_lazy_status")
-        )
+        return any(is_async(node_class, "check_lazy_status") for node_class in self._classes.values())
 
 
 class Run:
     """One run of one graph."""
 
     def __init__(
-        self, graph: Graph, *, classes: Mapping[str, Any], events: Events, cache: Cache, hidden: Hidden
+        self,
+        graph: Graph,
+        *,
+        classes: Mapping[str, Any],
+        events: Events,
+        cache: Cache,
+        hidden: Hidden,
+        around: CallContext | None = None,
     ) -> None:
+        self._around = around
         self._types, self._events, self._cache, self._hidden = NodeTypes(classes), events, cache, hidden
         self._nodes = dict(graph)
         self._scopes: dict[str, Scope] = {}  # of nodes that other nodes expanded into
@@ -238,7 +257,8 @@ class Run:
             answers = [await answer if isinstance(answer, asyncio.Future) else answer for answer in answers]
             if self._require_lazy(node, lists, missing, answers):
                 return None
-        check_ranges({name: lists[name] for name, _ in node.links()}, node_type.options)
+        linked = {name: lists[name] for name, _ in node.links()}
+        check_ranges(linked, {name: node_type.options(node, name) for name in linked})
         self._events.node_started(node)
 
         def on_block(blocker: Any) -> Any:
@@ -248,14 +268,9 @@ class Run:
             # Reported once: behind this node the blocker is silent.
             return ExecutionBlocker(None)
 
-        def before(index: int) -> None:
-            # ComfyUI's GraphBuilder, where a pack has imported it, names nodes after the node that expands.
-            builder = sys.modules.get("comfy_execution.graph_utils")
-            if builder is not None:
-                builder.GraphBuilder.set_default_prefix(node.id, index, 0)
-
+        around = None if self._around is None else partial(self._around, node)
         function = getattr(instance, node_class.FUNCTION)
-        results = await call(function, lists, as_lists=as_lists, on_block=on_block, before=before)
+        results = await call(function, lists, as_lists=as_lists, on_block=on_block, around=around)
         tasks = [result for result in results if isinstance(result, asyncio.Future)]
         if not tasks:
             return results
@@ -284,9 +299,9 @@ class Run:
         """Return the lists of values of a node's inputs, and the names of those that are not there yet."""
         lists: Lists = {}
         missing: set[str] = set()
-        declared = self._types.of(node).options
+        node_type = self._types.of(node)
         for name, value in node.inputs.items():
-            options = declared.get(name)
+            options = node_type.options(node, name)
             if isinstance(value, Link) and not (options or {}).get("rawLink"):
                 values = self._linked(value)
                 if values is None:

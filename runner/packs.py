@@ -1,44 +1,47 @@
-"""Packs of other people: V1 packs loaded by path, and what is missing where one cannot be."""
+"""Packs of other people, V1 and V3, loaded by path as ComfyUI does, and what is missing where one cannot be."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from ..core.host.comfy import settle_comfyui_device
+from ..core.host.comfy_checkout import COMFYUI_MODULES, Checkout
 from .errors import WorkflowError
 
 log = logging.getLogger("piying")
 
-# Modules of a ComfyUI checkout that packs import.
-COMFYUI_MODULES = {
-    "app", "comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras", "execution",
-    "folder_paths", "latent_preview", "node_helpers", "nodes", "server", "utils",
-}  # fmt: skip
-
 
 @dataclass
 class Packs:
-    """The node classes of packs, their titles, and why others could not be loaded (pack → sentence)."""
+    """The node classes of packs and, with a checkout, of ComfyUI's core; and what could not be loaded.
 
-    classes: dict[str, type] = field(default_factory=dict)
+    Attributes:
+        classes: V1 classes, and V3 classes as they are.
+        titles: of those classes that have one.
+        origins: for each class the pack it comes from.
+        failed: for each pack that was left out a sentence that says why.
+    """
+
+    classes: dict[str, Any] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def load_packs(folders: list[Path]) -> Packs:
-    """Load every pack of some folders, each itself a pack or a folder of packs like ComfyUI's custom_nodes.
-
-    A pack that cannot be loaded is left out, with a warning that says what is missing.
+def find_packs(folders: list[Path]) -> list[Path]:
+    """Return every pack of some folders, each itself a pack or a folder of packs like ComfyUI's custom_nodes.
 
     Raises:
         WorkflowError: a folder is not there.
     """
-    packs = Packs()
+    packs: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
             raise WorkflowError(f"--custom-nodes {folder}: there is no such folder.")
@@ -51,38 +54,63 @@ def load_packs(folders: list[Path]) -> Packs:
                 if not path.name.startswith((".", "__")) and not path.name.endswith(".disabled")
                 if path.suffix == ".py" or (path / "__init__.py").is_file()
             ]
-        for path in paths:
-            _load(path.resolve(), packs)
+        # Not resolved: a link in custom_nodes is a pack of that name, as in ComfyUI.
+        packs += [path.absolute() for path in paths]
     return packs
 
 
-def _load(path: Path, packs: Packs) -> None:
+def load_packs(paths: list[Path], checkout: Checkout | None) -> Packs:
+    """Load packs into this process.
+
+    One that cannot be loaded is left out, with a warning that says what is missing.
+    """
+    packs = Packs()
+    for path in paths:
+        try:
+            _load(path, packs, checkout)
+        # A pack is anybody's code, and some end the process where they miss something.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            sys.modules.pop(_module_name(path), None)
+            packs.failed[path.name] = f"The pack {path.name} {_reason(error, path, checkout)}"
+            log.warning("%s", packs.failed[path.name])
+    if checkout is not None and checkout.has_nodes:
+        # ComfyUI's own tables: packs may have written there themselves, and replaced each other's classes.
+        packs.classes, packs.titles = checkout.node_classes()
+    return packs
+
+
+def _module_name(path: Path) -> str:
     # The name ComfyUI gives it: its path, so that only its own imports are relative.
-    name, pack = str(path).replace(".", "_x_"), path.name
-    try:
-        module = _import(path, name)
-    except Exception as error:  # noqa: BLE001 - a pack is anybody's code; one that fails must not stop the others
-        sys.modules.pop(name, None)
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and missing.partition(".")[0] in COMFYUI_MODULES:
-            reason = f"wants ComfyUI's module {missing!r}: give a checkout with --comfyui DIR."
-        elif missing:
-            reason = f"wants the Python package {missing.partition('.')[0]!r}: install what its requirements name."
-        else:
-            reason = f"cannot be loaded ({type(error).__name__}: {error})."
-        packs.failed[pack] = f"The pack {pack} {reason}"
-        log.warning("%s", packs.failed[pack])
-        return
-    classes = getattr(module, "NODE_CLASS_MAPPINGS", None)
-    if not isinstance(classes, dict):
-        packs.failed[pack] = f"The pack {pack} has no NODE_CLASS_MAPPINGS: only V1 packs can be run."
-        log.warning("%s", packs.failed[pack])
-        return
-    # What has no INPUT_TYPES is no node of V1, and the engine knows no other.
-    packs.classes |= {str(name): node for name, node in classes.items() if hasattr(node, "INPUT_TYPES")}
-    packs.titles |= {
-        str(name): str(title) for name, title in getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", {}).items()
-    }
+    return str(path).replace(".", "_x_")
+
+
+def _load(path: Path, packs: Packs, checkout: Checkout | None) -> None:
+    module = _import(path, _module_name(path))
+    classes, titles = getattr(module, "NODE_CLASS_MAPPINGS", None), getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None)
+    if classes is None and callable(getattr(module, "comfy_entrypoint", None)) and checkout is not None:
+        nodes = checkout.run(_v3_nodes(module.comfy_entrypoint))
+        schemas = [node.GET_SCHEMA() for node in nodes]
+        classes = {schema.node_id: node for schema, node in zip(schemas, nodes, strict=True)}
+        titles = {schema.node_id: schema.display_name for schema in schemas if schema.display_name}
+    if not isinstance(classes, Mapping):
+        raise WorkflowError("has no NODE_CLASS_MAPPINGS and no comfy_entrypoint, so it has no nodes.")
+    # What has no INPUT_TYPES is no node.
+    classes = {str(name): node for name, node in classes.items() if hasattr(node, "INPUT_TYPES")}
+    titles = {str(name): str(title) for name, title in titles.items()} if isinstance(titles, Mapping) else {}
+    packs.classes |= classes
+    packs.titles |= titles
+    packs.origins |= dict.fromkeys(classes, path.name)
+    if checkout is not None:
+        checkout.add(path, module, classes, titles)
+
+
+async def _v3_nodes(entrypoint: Any) -> list[Any]:
+    extension = entrypoint()
+    if inspect.isawaitable(extension):
+        extension = await extension
+    if hasattr(extension, "on_load"):
+        await extension.on_load()
+    return list(await extension.get_node_list())
 
 
 def _import(path: Path, name: str) -> ModuleType:
@@ -99,15 +127,31 @@ def _import(path: Path, name: str) -> ModuleType:
     return module
 
 
-def reach_comfyui(folder: Path, device: str) -> None:
-    """Put the modules of a ComfyUI checkout within reach of packs, behind everything that is installed.
+def _reason(error: BaseException, path: Path, checkout: Checkout | None) -> str:
+    """Return why a pack could not be loaded; the sentence goes on from its name."""
+    of_comfyui = checkout.why_not(error) if checkout is not None else None
+    if of_comfyui is not None:
+        return f"wants {of_comfyui}"
+    if isinstance(error, WorkflowError):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return "ends the process while it is loaded."
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not name:
+        return f"cannot be loaded ({type(error).__name__}: {error})."
+    package = name.partition(".")[0]
+    if package in COMFYUI_MODULES:
+        return f"wants ComfyUI's module {name!r}: give a checkout with --comfyui DIR."
+    if name.startswith(_module_name(path)) or _is_part_of(package, path):
+        own = name.removeprefix(_module_name(path)).lstrip(".")
+        return f"lacks its own module {own!r}: the copy is not whole, or a step of its installation is missing."
+    requirements = path / "requirements.txt"
+    how = f"{sys.executable} -m pip install -r {requirements}" if requirements.is_file() else "it is not installed"
+    return f"wants the Python package {package!r}: {how}."
 
-    Raises:
-        WorkflowError: the folder is no checkout.
-    """
-    if not (folder / "comfy").is_dir() or not (folder / "folder_paths.py").is_file():
-        raise WorkflowError(f"--comfyui {folder}: this is no ComfyUI checkout (it has no comfy and folder_paths.py).")
-    # At the end: a checkout has modules with common names, such as utils, which must not hide installed ones.
-    if str(folder.resolve()) not in sys.path:
-        sys.path.append(str(folder.resolve()))
-    settle_comfyui_device(device)
+
+def _is_part_of(package: str, path: Path) -> bool:
+    """Return whether a package comes from a pack's folder, which some put on sys.path."""
+    module = sys.modules.get(package)
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(Path(place).is_relative_to(path) for place in places if place)

@@ -98,6 +98,33 @@ class Output:
         return getattr(self._stream, name)
 
     @contextlib.contextmanager
+    def reserved(self, rest: Output | None) -> Iterator[None]:
+        """Keep stdout for who holds this object; what anything else prints goes to `rest`, or nowhere.
+
+        Packs print as they like, and so do the programs that they start: it is the descriptor that is redirected.
+        """
+        shared = self._stream
+        try:
+            number, own = shared.fileno(), os.dup(shared.fileno())
+        except (OSError, ValueError):  # closed, or no file
+            yield
+            return
+        with (
+            os.fdopen(own, "w", encoding=shared.encoding, errors=shared.errors) as stream,
+            Path(os.devnull).open("wb") as nowhere,
+        ):
+            shared.flush()
+            self._stream, sys.stdout = stream, Output(shared)  # type: ignore[assignment]
+            os.dup2(nowhere.fileno() if rest is None else rest.fileno(), number)
+            try:
+                yield
+            finally:
+                sys.stdout.flush()
+                self.flush()
+                os.dup2(own, number)
+                self._stream, sys.stdout = shared, self  # type: ignore[assignment]
+
+    @contextlib.contextmanager
     def _losses(self) -> Iterator[None]:
         try:
             yield

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from ..core.errors import PiyingError
+from ..core.host.comfy_checkout import CheckoutHost, checkout_in
 from ..core.host.current import get_host, set_host
 from ..core.host.headless import HeadlessHost
+from ..core.host.model_folders import EXTRA_PATHS, ExtraFolder, extra_folders
 from .cache import Cache
 from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from .core_nodes.video import VideoFile
@@ -21,11 +24,14 @@ from .definitions import ObjectInfo, object_info
 from .display import Display, EventDisplay, Quiet
 from .errors import InvalidGraph, NodeError, UnknownClassesError, WorkflowError
 from .execute import Executor, Hidden, Result
-from .graph import Graph, find_node
-from .packs import load_packs, reach_comfyui
+from .graph import Graph, Node, find_node
+from .packs import find_packs, load_packs
 from .plan import NodePlan, plan_graph
+from .v3_nodes import as_v1
 from .validate import validate_graph
 from .workflow_file import Workflow, find_assignments, read_workflow_file, workflow_from_json
+
+log = logging.getLogger("piying")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES: dict[str, Any] = {**CORE_NODE_CLASSES, **NODE_CLASS_MAPPINGS}
@@ -93,34 +99,65 @@ class Session:
                 raise WorkflowError(f"--models {folder}: there is no such folder.")
         folders.append(ROOT / "models")
         # The pack may lie in the custom_nodes of a ComfyUI, whose models are there to use.
+        extra: list[ExtraFolder] = []
         if ROOT.parent.name == "custom_nodes":
             folders.append(ROOT.parents[1] / "models")
+            extra = extra_folders(ROOT.parents[1] / EXTRA_PATHS)
         self.display = display or Quiet()
         self.output = Path(output)
         self._temp = tempfile.TemporaryDirectory(prefix="piying-")
-        self._host = HeadlessHost(
-            input=Path(input),
-            output=self.output,
-            temp=Path(self._temp.name),
-            models=folders,
-            chosen_device=device,
+        self._checkout = None if comfyui is None else checkout_in(Path(comfyui))
+        options: dict[str, Any] = {
+            "input": Path(input),
+            "output": self.output,
+            "temp": Path(self._temp.name),
+            "models": folders,
+            "extra": extra,
+            "chosen_device": device,
             # Looked up for each phase: the display may be another one by then.
-            on_progress=lambda phase, total: self.display.progress(phase, total),
-            vram=vram,
-            ram=ram,
-            imagined=imagined,
-            on_check=check_cancelled,
-            as_video=VideoFile,
-        )
-        set_host(self._host)
-        if comfyui is not None:
-            reach_comfyui(Path(comfyui), device)
-        packs = load_packs([Path(folder) for folder in custom_nodes])
+            "on_progress": lambda phase, total: self.display.progress(phase, total),
+            "vram": vram,
+            "ram": ram,
+            "imagined": imagined,
+            "on_check": check_cancelled,
+            "as_video": VideoFile,
+        }
+        self._host = HeadlessHost(**options)
+        paths = find_packs([Path(folder) for folder in custom_nodes])
+        if self._checkout is not None:
+            self._checkout.bring_up(self._host, paths)
+            if self._checkout.has_nodes:
+                self._host = CheckoutHost(**options)
+        self._take_over()
+        packs = load_packs(paths, self._checkout)
         self._failed_packs = list(packs.failed.values())
-        # As in ComfyUI, a pack cannot take the place of a node that is there.
-        self.classes = {**packs.classes, **CLASSES}
+        self._origins = packs.origins
+        self._unusable: dict[str, str] = {}
+        self.classes = self._with_own(packs.classes)
         self.titles = {**packs.titles, **TITLES}
         self._cache = Cache()
+
+    def _with_own(self, classes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the classes of packs and of ComfyUI, as the engine runs them, with ours.
+
+        As in ComfyUI, a pack cannot take the place of a node that is there. ComfyUI's own nodes take that of their
+        stand-ins, so that what they give each other is of one kind.
+        """
+        found: dict[str, Any] = {}
+        for name, node_class in classes.items():
+            try:
+                found[name] = as_v1(node_class)
+            except Exception as error:  # noqa: BLE001 - anybody's code
+                self._unusable[name] = f"its schema is wrong ({type(error).__name__}: {error})"
+        if self._checkout is not None and self._checkout.has_nodes:
+            return {**CORE_NODE_CLASSES, **found, **NODE_CLASS_MAPPINGS}
+        return {**found, **CLASSES}
+
+    def _take_over(self) -> None:
+        """Make the process this session's: sessions share it, and nodes ask the host of the moment."""
+        set_host(self._host)
+        if self._checkout is not None:
+            self._checkout.use(self._host)
 
     def close(self) -> None:
         """Release results and temporary files."""
@@ -129,9 +166,16 @@ class Session:
 
     def definitions(self) -> ObjectInfo:
         """Return the definitions of all node classes, as they are now: lists of files change."""
-        # Again in every method: sessions share the process, and nodes ask the host of the moment.
-        set_host(self._host)
-        return object_info(self.classes, self.titles)
+        self._take_over()
+        unusable: dict[str, str] = {}
+        info = object_info(self.classes, self.titles, unusable)
+        new = sorted(
+            f"{name} ({self._origins.get(name, 'ComfyUI')})" for name in unusable.keys() - self._unusable.keys()
+        )
+        if new:
+            log.warning("Left out, since their declarations fail: %s.", ", ".join(new))
+        self._unusable |= unusable
+        return info
 
     def prepare(
         self,
@@ -163,7 +207,12 @@ class Session:
             else:
                 workflow = read_workflow_file(Path(source), info)
         graph = workflow.graph(self.titles)
-        return workflow.with_values(find_assignments(graph, info, values=set or {}, prompt=prompt, seed=seed), info)
+        workflow = workflow.with_values(
+            find_assignments(graph, info, values=set or {}, prompt=prompt, seed=seed), info
+        )
+        if self._checkout is None:
+            return workflow
+        return replace(workflow, api=self._checkout.on_prompt(workflow.api, workflow.extra_pnginfo))
 
     def convert(
         self,
@@ -222,16 +271,18 @@ class Session:
 
     @contextmanager
     def _naming_failed_packs(self) -> Iterator[None]:
-        """Add the packs that could not be loaded to an error about classes that are not known.
+        """Add the packs and classes that could not be loaded to an error about classes that are not known.
 
-        One of them may be the class's, and the warning is long past.
+        The class may be theirs, and the warning is long past.
         """
         try:
             yield
         except UnknownClassesError as error:
-            if not self._failed_packs:
+            missing = {node.class_type for node in error.nodes}
+            reasons = [f"{name}: {self._unusable[name]}." for name in sorted(missing & self._unusable.keys())]
+            if not reasons and not self._failed_packs:
                 raise
-            raise WorkflowError(" ".join([str(error), *self._failed_packs])) from error
+            raise WorkflowError(" ".join([str(error), *reasons, *self._failed_packs])) from error
 
     def plan(self, graph: Graph, roots: list[str]) -> list[NodePlan]:
         """Return what the samplers of a checked graph would need.
@@ -240,7 +291,7 @@ class Session:
             WorkflowError: no node can tell.
             PiyingError: a model or the device cannot be used.
         """
-        set_host(self._host)
+        self._take_over()
         return plan_graph(graph, roots, self.classes)
 
     def device(self) -> str:
@@ -259,16 +310,29 @@ class Session:
         # Not at the top: --check and --export-api do without it, and it takes seconds to load.
         import torch
 
-        set_host(self._host)
+        self._take_over()
         get_host().device()  # a device that cannot be used is reported before the first node runs
         hidden = Hidden(prompt=workflow.api, extra_pnginfo=workflow.extra_pnginfo)
         with torch.inference_mode():
-            results = Executor(self.classes, self.display, self._cache).run(graph, roots, hidden)
-        # Savers report their files under `images`, as ComfyUI's do, videos too.
-        shown = [entry for result in results.values() for entry in result.ui.get("images", ())]
-        saved = [entry for entry in shown if isinstance(entry, dict) and entry.get("type") == "output"]
-        files = [self.output / entry.get("subfolder", "") / entry["filename"] for entry in saved]
-        return Finished(graph, results, files, list(errors))
+            results = Executor(self.classes, self.display, self._cache, self._around).run(graph, roots, hidden)
+        return Finished(graph, results, self._saved_files(results), list(errors))
+
+    def _around(self, node: Node, index: int) -> AbstractContextManager[None]:
+        return nullcontext() if self._checkout is None else self._checkout.call_context(node.id, index)
+
+    def _saved_files(self, results: dict[str, Result]) -> list[Path]:
+        """Return the output files that nodes report, under whatever key: packs have keys of their own."""
+        entries = [entry for result in results.values() for shown in result.ui.values() for entry in shown]
+        saved = [entry for entry in entries if isinstance(entry, dict) and entry.get("type") == "output"]
+        files = dict.fromkeys(
+            self.output / str(entry.get("subfolder") or "") / str(entry["filename"])
+            for entry in saved
+            if entry.get("filename")
+        )
+        for file in files:
+            if not file.exists():
+                log.warning("%s: a node says that it saved this file, which is not there.", file)
+        return [file for file in files if file.exists()]
 
     def run(
         self,

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .definitions import ObjectInfo, combo_choices, declared_inputs, replacements
+from .definitions import (
+    NodeType,
+    ObjectInfo,
+    combo_choices,
+    declared_inputs,
+    find_input,
+    live_groups,
+    replacements,
+)
 from .errors import NodeError, UnknownClassesError, UnknownNode, WorkflowError
 from .graph import Graph, Link, Node, execution_order
 
@@ -48,11 +57,10 @@ def validate_graph(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) 
         raise WorkflowError("The workflow has no output node, such as Save Video or Save Image, so nothing would run.")
     errors: list[NodeError] = []
     for node in _dependencies(graph, outputs):
-        node_class = classes.get(node.class_type)
-        own_checks = _own_check_names(node_class)
-        found = list(_declared_errors(node, graph, info, own_checks))
+        check = _OwnCheck.of(classes.get(node.class_type))
+        found = list(_Declarations(graph, info, classes).errors(node, check))
         # The node's own check may rely on values of the right type, so it comes last and only then.
-        errors += found or _own_errors(node, node_class, own_checks)
+        errors += found or check.errors(node, graph, classes)
     wrong = {error.node_id for error in errors}
     roots = [root for root in outputs if not wrong or not wrong & {n.id for n in _dependencies(graph, [root])}]
     # The search for cycles follows every link, so links to nowhere must have been ruled out.
@@ -105,43 +113,80 @@ def _error(kind: str, node: Node, name: str | None, message: str) -> NodeError:
     return NodeError(kind, str(node), message, node.id, name)
 
 
-def _declared_errors(node: Node, graph: Graph, info: ObjectInfo, own_checks: set[str]) -> Iterator[NodeError]:
-    declared = declared_inputs(info[node.class_type])
-    for name, (kind, options, required) in declared.items():
-        if name not in node.inputs:
-            if required:
-                literal = isinstance(kind, list) or kind in NUMBERS
-                wanted = "Give it a value." if literal else f"Connect a {kind} to it."
-                yield _error("required_input_missing", node, name, f"the input {name} is missing. {wanted}")
-        elif isinstance(node.inputs[name], Link):
-            yield from _link_errors(node, name, kind, graph=graph, info=info)
-        else:
-            yield from _literal_errors(node, name, kind, options=options, own_check=name in own_checks)
-    strange = [name for name in node.inputs if name not in declared]
-    for name in strange[:MAX_STRANGE]:
-        text = f"has no input {name!r}. It has: {', '.join(declared)}."
-        if isinstance(node.inputs[name], Link):
-            yield _error("unknown_input", node, name, text)
-        # The browser saves values of its own among the inputs, such as previews: only likely typos are worth a word.
-        elif len(name) <= MAX_NAME and difflib.get_close_matches(name, list(declared), n=1, cutoff=0.75):
-            log.warning("%s: %s The value is not used.", node, text)
-    if len(strange) > MAX_STRANGE:
-        log.warning("%s: %d more inputs that it does not have are not used.", node, len(strange) - MAX_STRANGE)
+@dataclass(frozen=True)
+class _Declarations:
+    """What the classes of a graph declare, and what of its nodes does not agree with it."""
+
+    graph: Graph
+    info: ObjectInfo
+    classes: Mapping[str, type]
+
+    def errors(self, node: Node, check: _OwnCheck) -> Iterator[NodeError]:
+        """Yield what is wrong with the inputs of a node."""
+        groups = live_groups(check.node_class, self.info[node.class_type]["input"], node)
+        declared = declared_inputs({"input": groups})
+        for name, (kind, options, required) in declared.items():
+            if name not in node.inputs:
+                if required:
+                    literal = isinstance(kind, list) or kind in NUMBERS
+                    wanted = "Give it a value." if literal else f"Connect a {kind} to it."
+                    yield _error("required_input_missing", node, name, f"the input {name} is missing. {wanted}")
+            elif isinstance(node.inputs[name], Link):
+                yield from self._link_errors(node, name, None if check.takes_types else kind)
+            else:
+                yield from _literal_errors(node, name, kind, options=options, own_check=check.covers(name))
+        yield from self._undeclared_errors(node, check, groups, list(declared))
+
+    def _undeclared_errors(
+        self, node: Node, check: _OwnCheck, groups: Mapping[str, Any], declared: list[str]
+    ) -> Iterator[NodeError]:
+        """Yield what is wrong with the inputs that a node's class does not list."""
+        strange = []
+        for name in (name for name in node.inputs if name not in declared):
+            if find_input(groups, name) is not None or check.accepts_all:
+                yield from self._link_errors(node, name, None)
+            else:
+                strange.append(name)
+        for name in strange[:MAX_STRANGE]:
+            text = f"has no input {name!r}. It has: {', '.join(declared)}."
+            if isinstance(node.inputs[name], Link):
+                yield _error("unknown_input", node, name, text)
+            # The browser saves values of its own among the inputs, such as previews: only likely typos matter.
+            elif len(name) <= MAX_NAME and difflib.get_close_matches(name, declared, n=1, cutoff=0.75):
+                log.warning("%s: %s The value is not used.", node, text)
+        if len(strange) > MAX_STRANGE:
+            log.warning("%s: %d more inputs that it does not have are not used.", node, len(strange) - MAX_STRANGE)
+
+    def _link_errors(self, node: Node, name: str, kind: Any) -> Iterator[NodeError]:
+        """Yield what is wrong with a link to an input of a type, or of None where it takes any."""
+        link = node.inputs[name]
+        if not isinstance(link, Link):
+            return
+        if link.source not in self.graph:
+            yield _error(
+                "bad_linked_input", node, name, f"{name} is linked to node {link.source}, which is not there."
+            )
+            return
+        source = self.graph[link.source]
+        given = output_type(source, link.slot, self.classes)
+        if given is None:
+            count = len(self.info[source.class_type]["output"])
+            message = f"{name} is linked to output {link.slot} of {source}, which has {count}."
+            yield _error("bad_linked_input", node, name, message)
+        elif kind is not None and not types_match(given, kind):
+            given, wanted = ("a choice" if isinstance(each, list) else each for each in (given, kind))
+            yield _error("return_type_mismatch", node, name, f"{name} takes {wanted}, but {source} gives {given}.")
 
 
-def _link_errors(node: Node, name: str, kind: Any, *, graph: Graph, info: ObjectInfo) -> Iterator[NodeError]:
-    link = node.inputs[name]
-    if link.source not in graph:
-        yield _error("bad_linked_input", node, name, f"{name} is linked to node {link.source}, which is not there.")
-        return
-    source = graph[link.source]
-    outputs = info[source.class_type]["output"]
-    if not 0 <= link.slot < len(outputs):
-        message = f"{name} is linked to output {link.slot} of {source}, which has {len(outputs)}."
-        yield _error("bad_linked_input", node, name, message)
-    elif not types_match(outputs[link.slot], kind):
-        given, wanted = ("a choice" if isinstance(each, list) else each for each in (outputs[link.slot], kind))
-        yield _error("return_type_mismatch", node, name, f"{name} takes {wanted}, but {source} gives {given}.")
+def output_type(source: Node, slot: int, classes: Mapping[str, Any]) -> Any:
+    """Return the type of an output slot, None where there is no such slot.
+
+    The class's own sequence is asked, as ComfyUI does: packs have some that answer for every slot.
+    """
+    try:
+        return classes[source.class_type].RETURN_TYPES[slot] if slot >= 0 else None
+    except IndexError:
+        return None
 
 
 def types_match(given: Any, wanted: Any) -> bool:
@@ -203,25 +248,80 @@ def converted(value: Any, kind: Any) -> Any:
     return str(value) if kind == "STRING" else value
 
 
-def _own_check_names(node_class: Any) -> set[str]:
-    """Return the inputs that the class's VALIDATE_INPUTS names: the node alone checks these, as in ComfyUI."""
-    check = getattr(node_class, "VALIDATE_INPUTS", None)
-    if check is None:
-        return set()
-    code = check.__func__.__code__
-    return set(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
+@dataclass(frozen=True)
+class _OwnCheck:
+    """A class's VALIDATE_INPUTS.
 
+    Attributes:
+        names: the inputs it names: the node alone checks these, as in ComfyUI.
+        takes_all: it takes every input, and so checks them all.
+    """
 
-def _own_errors(node: Node, node_class: Any, names: set[str]) -> list[NodeError]:
-    """Run VALIDATE_INPUTS on the literal inputs; linked ones are None to it, as in ComfyUI."""
-    if not names:
-        return []
-    values = {name: None if isinstance(node.inputs.get(name), Link) else node.inputs.get(name) for name in names}
-    try:
-        result = node_class.VALIDATE_INPUTS(**values)
-    except Exception as error:  # noqa: BLE001 - node code is anybody's and may raise anything
-        return [_error("exception_during_validation", node, None, f"{type(error).__name__}: {error}")]
-    if result is True:
-        return []
-    message = result if isinstance(result, str) else "an input was refused by the node."
-    return [_error("custom_validation_failed", node, None, message)]
+    node_class: Any
+    names: frozenset[str] = frozenset()
+    takes_all: bool = False
+
+    @classmethod
+    def of(cls, node_class: Any) -> _OwnCheck:
+        """Return the check of a class, one of nothing where it has none."""
+        check = getattr(node_class, "VALIDATE_INPUTS", None)
+        if check is None:
+            return cls(node_class)
+        parameters = inspect.signature(check).parameters.values()
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return cls(
+            node_class,
+            frozenset(each.name for each in parameters if each.kind in named),
+            any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters),
+        )
+
+    @property
+    def takes_types(self) -> bool:
+        """Whether it checks the types of links itself."""
+        return "input_types" in self.names
+
+    @property
+    def accepts_all(self) -> bool:
+        """Whether the node's function takes links to inputs that nobody declared, such as the page adds to some."""
+        function = getattr(self.node_class, getattr(self.node_class, "FUNCTION", None) or "", None)
+        return bool(getattr(self.node_class, "ACCEPT_ALL_INPUTS", False)) or (
+            # V3's own functions take anything and hand it on.
+            callable(function)
+            and not hasattr(self.node_class, "live_inputs")
+            and any(
+                each.kind is inspect.Parameter.VAR_KEYWORD for each in inspect.signature(function).parameters.values()
+            )
+        )
+
+    def covers(self, name: str) -> bool:
+        """Return whether an input is for the node alone to check."""
+        return self.takes_all or name in self.names
+
+    def errors(self, node: Node, graph: Graph, classes: Mapping[str, Any]) -> list[NodeError]:
+        """Run it on the literal inputs; linked ones are None to it, as in ComfyUI."""
+        if not self.names and not self.takes_all:
+            return []
+        node_type = NodeType(self.node_class)
+        given = {
+            name: None if isinstance(value, Link) else value
+            for name, value in node.inputs.items()
+            if isinstance(value, Link) or node_type.options(node, name) is not None
+        }
+        known = {"UNIQUE_ID": node.id, "PROMPT": {}}
+        given |= {name: known.get(kind) for name, kind in node_type.hidden.items()}
+        given = {name: value for name, value in given.items() if self.covers(name)}
+        if self.takes_types:
+            links = {name: link for name, link in node.links() if link.source in graph}
+            given["input_types"] = {
+                name: output_type(graph[link.source], link.slot, classes) for name, link in links.items()
+            }
+        if getattr(self.node_class, "INPUT_IS_LIST", False):
+            given = {name: [value] for name, value in given.items()}
+        try:
+            result = self.node_class.VALIDATE_INPUTS(**given)
+        except Exception as error:  # noqa: BLE001 - node code is anybody's and may raise anything
+            return [_error("exception_during_validation", node, None, f"{type(error).__name__}: {error}")]
+        if result is True:
+            return []
+        message = result if isinstance(result, str) else "an input was refused by the node."
+        return [_error("custom_validation_failed", node, None, message)]

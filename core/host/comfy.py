@@ -114,6 +114,18 @@ class ComfyProgress:
             server.send_progress_text(text, server.last_node_id)
 
 
+def category_folders(category: str) -> tuple[Path, ...]:
+    """Return ComfyUI's folders of a category, `extra_model_paths.yaml` included, in the order of `model_folders`."""
+    import folder_paths
+
+    models, own = Path(folder_paths.models_dir), Path(folder_paths.models_dir) / category
+    known = folder_paths.get_folder_paths(category) if category in folder_paths.folder_names_and_paths else []
+    paths = [Path(path) for path in known]
+    # What stands before ComfyUI's own folders was put there by `is_default`.
+    count = next((number for number, path in enumerate(paths) if path.is_relative_to(models)), 0)
+    return tuple(dict.fromkeys([*paths[:count], own, *paths]))
+
+
 class ComfyHost:
     """ComfyUI: its folders, its device, its bar, its interrupt."""
 
@@ -130,14 +142,9 @@ class ComfyHost:
 
     def model_folders(self) -> list[tuple[str, Path]]:
         """Return ComfyUI's model folders, `extra_model_paths.yaml` included."""
-        import folder_paths
         from comfy import model_management
 
-        found = []
-        for category in MODEL_CATEGORIES:
-            known = category in folder_paths.folder_names_and_paths
-            paths = folder_paths.get_folder_paths(category) if known else [Path(folder_paths.models_dir) / category]
-            found += [(category, Path(path)) for path in paths]
+        found = [(category, path) for category in MODEL_CATEGORIES for path in category_folders(category)]
         # The tokenizers that ComfyUI comes with, for files of weights that bring none.
         return [*found, ("tokenizers", Path(model_management.__file__).parent / "text_encoders")]
 
@@ -234,13 +241,23 @@ def _loaded_model_entry(evict: Callable[[], None], size: Callable[[], int]) -> A
     return TenantEntry()
 
 
-def settle_comfyui_device(device: str) -> None:
-    """Tell ComfyUI's modules, loaded without ComfyUI, to stay off the card where we do or there is none.
+def settle_comfyui_device(device: str, vram: int | None = None) -> None:
+    """Tell ComfyUI's modules, loaded without ComfyUI, what to compute on, and how much of the card is theirs.
 
     They look for a card as soon as they are imported, and fail where there is none.
+
+    Args:
+        device: `auto`, or a torch device.
+        vram: bytes of the card to use, or None.
     """
     import torch
     from comfy.cli_args import args
 
-    if device == "cpu" or not torch.cuda.is_available():
+    if device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         args.cpu = True
+    elif torch.cuda.is_available():
+        if device.startswith("cuda:") and device[5:].isdecimal() and int(device[5:]) < torch.cuda.device_count():
+            torch.cuda.set_device(device)
+        if vram is not None:
+            total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            args.reserve_vram = max(0, total - vram) / 2**30

@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for part in ("core", "nodes", "runner") for path in (ROOT / part).rglob("*.py"))
 HEAVY = {"torch", "diffusers", "transformers", "cv2", "accelerate", "numpy", "PIL"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview", "aiohttp"}
-# Its work, and its web server; aiohttp comes with it.
-COMFY_FILES = {Path("core/host/comfy.py"), Path("core/host/comfy_server.py")}
+# Its work, its web server, and its modules without either; aiohttp comes with it.
+COMFY_FILES = {Path(f"core/host/{name}.py") for name in ("comfy", "comfy_server", "comfy_checkout")}
 FAMILIES = {"wan", "hunyuan_dit", "z_image", "prompting", "controls"}
 REGISTRY = Path("core/families/registry.py")
 STDLIB_ONLY = {
-    *("graph", "definitions", "errors", "validate", "execute", "calls", "schedule", "cache", "plan"),
+    *("graph", "definitions", "errors", "validate", "execute", "calls", "schedule", "cache", "plan", "v3_nodes"),
     *("ui_format", "ui_graph", "ui_nodes", "ui_subgraphs", "ui_widgets", "ui_edit"),
 }
 
@@ -62,7 +62,7 @@ def test_every_file_keeps_to_its_floor(path):
 
     assert not outside & {"core", "nodes", "runner", "piying"}, "imports inside the pack are relative"
     if relative not in COMFY_FILES:
-        assert not outside & COMFY, "only core/host/comfy.py and core/host/comfy_server.py know ComfyUI"
+        assert not outside & COMFY, "only core/host/comfy*.py know ComfyUI"
     allowed = {"core": {"core"}, "nodes": {"core", "nodes"}, "runner": {"runner", "core"}}[part]
     entry = {("NODE_CLASS_MAPPINGS",), ("NODE_DISPLAY_NAME_MAPPINGS",)} if part == "runner" else set()
     assert {target[0] for target in inside - entry} <= allowed

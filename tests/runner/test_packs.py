@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from piying.runner.errors import InvalidGraph, WorkflowError
+from piying.runner.session import Session
+
+ROOT = Path(__file__).resolve().parents[2]
 
 DOUBLE = """
 from .more import FACTOR
@@ -126,3 +134,233 @@ def test_a_checkout_within_reach(command, write, packs):
     ran = command(write(graph), "--custom-nodes", folder, "--comfyui", Path(checkout).resolve(), "--device", "cpu")
     assert ran.returncode == 0, ran.stderr
     assert "Preview Any: 15" in ran.stderr
+
+
+# Habits of packs that have many users.
+HABITS = """
+import os, subprocess, sys
+
+class Any(str):
+    def __ne__(self, other):
+        return False
+
+class Yes(dict):
+    def __contains__(self, name):
+        return True
+
+    def __getitem__(self, name):
+        return self.get(name, (Any("*"), {}))
+
+class Endless(tuple):
+    def __getitem__(self, slot):
+        return super().__getitem__(min(slot, len(self) - 1))
+
+class Node:
+    RETURN_TYPES, FUNCTION, CATEGORY, INPUTS = ("STRING",), "run", "test", {"required": {}}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return cls.INPUTS
+
+    def run(self, **given):
+        return ("; ".join(f"{name}={given[name]}" for name in sorted(given)),)
+
+class Switch(Node):
+    INPUTS = {"required": {}, "optional": Yes()}
+
+class Combine(Node):
+    INPUTS = {"required": {"fps": ("INT", {"default": 8})}, "hidden": Yes({"prompt": "PROMPT"})}
+
+    def run(self, fps, prompt, **given):
+        return (f"fps={fps} nodes={len(prompt)} {given}",)
+
+class Many(Node):  # the page adds the inputs image_2, image_3 and so on
+    INPUTS = {"required": {"count": ("INT", {})}, "optional": {"image_1": (Any("*"),)}}
+
+class Rows(Node):
+    RETURN_TYPES = Endless(("INT",))
+
+    def run(self):
+        return tuple(range(5))
+
+class Picky(Node):
+    INPUTS = {"required": {"value": ("INT", {"max": 3})}, "optional": {"other": ("INT", {"default": 1})}}
+
+    @staticmethod
+    def VALIDATE_INPUTS(value, other=5, **rest):
+        return True if value == 7 and other == 5 else f"value={value} other={other}"
+
+class Typed(Node):
+    INPUTS = {"required": {"value": ("INT", {})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        return True if input_types == {"value": "STRING"} else str(input_types)
+
+class Broken(Node):
+    @classmethod
+    def INPUT_TYPES(cls):
+        raise TypeError("missing 1 required positional argument: 'id'")
+
+class Malformed(Node):
+    INPUTS = {"required": {"value": ()}}
+
+class Loud(Node):
+    OUTPUT_NODE, INPUTS = True, {"required": {"folder": ("STRING", {})}}
+
+    def run(self, folder):
+        print("### from print")
+        os.write(1, b"### from the descriptor\\n")
+        subprocess.run([sys.executable, "-c", "print('### from a child')"])
+        for name in ("a.mp4", "b.gif"):
+            open(os.path.join(folder, name), "wb").close()
+        file = {"filename": "a.mp4", "subfolder": "", "type": "output"}
+        return {"ui": {"gifs": [file], "also": [file], "anims": [{**file, "filename": "b.gif"}], "tags": ["a", 1],
+                       "audio": [{**file, "type": "temp"}, {**file, "filename": "lost.wav"}]}, "result": ("x",)}
+
+import logging
+logging.basicConfig(level=logging.INFO, force=True)
+logging.warning("### a warning")
+print("### Loading: a pack that says hello")
+CLASSES = (Switch, Combine, Many, Rows, Picky, Typed, Broken, Malformed, Loud)
+NODE_CLASS_MAPPINGS = {each.__name__: each for each in CLASSES}
+NODE_DISPLAY_NAME_MAPPINGS = None
+"""
+
+
+@pytest.fixture
+def habits(packs):
+    return packs("habits", __init__=HABITS)
+
+
+def preview(source, slot=0):
+    return node("PreviewAny", source=[source, slot])
+
+
+def test_what_popular_packs_do_with_their_inputs(command, write, habits):
+    graph = {
+        "seven": node("PrimitiveInt", value=7),
+        "text": node("PrimitiveString", value="t"),
+        "rows": node("Rows"),
+        "1": node("Switch", any_01=["seven", 0], any_02=["text", 0], literal=3),
+        "2": node("Combine", fps=12, pix_fmt="yuv420p"),
+        "3": node("Many", count=2, image_1=["seven", 0], image_2=["text", 0]),
+        "4": node("Picky", value=7),
+        "5": node("Typed", value=["text", 0]),
+        **{f"show {each}": preview(each) for each in "12345"},
+        "show rows": preview("rows", 4),
+    }
+    ran = command(write(graph), "--custom-nodes", habits)
+    assert ran.returncode == 0, ran.stderr
+    shown = {line.removeprefix("Preview Any: ") for line in ran.stderr.splitlines() if line.startswith("Preview Any")}
+    assert shown == {
+        "any_01=7; any_02=t; literal=3",
+        f"fps=12 nodes={len(graph)} {{'pix_fmt': 'yuv420p'}}",
+        "count=2; image_1=7; image_2=t",
+        "value=7",
+        "value=t",
+        "4",
+    }
+    assert "Left out, since their declarations fail: Broken (habits), Malformed (habits)." in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        ({"1": node("Broken"), "2": preview("1")}, "Broken: it cannot say what inputs it has (TypeError: missing 1"),
+        ({"1": node("Malformed"), "2": preview("1")}, "Malformed: it cannot say what inputs it has (IndexError"),
+        ({"1": node("Picky", value=7, other=1), "2": preview("1")}, "Picky (node 1): value=7 other=1"),
+        ({"1": node("Switch", any_01=["gone", 0]), "2": preview("1")}, "any_01 is linked to node gone, which is not"),
+        ({"1": node("Switch"), "2": preview("1", 1)}, "source is linked to output 1 of Switch (node 1), which has 1"),
+        ({"1": node("Rows", extra=["2", 0]), "2": node("Rows"), "3": preview("1")}, "Rows (node 1): has no input"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_still_named(write, habits, graph, words):
+    with pytest.raises((InvalidGraph, WorkflowError), match=re.escape(words)):
+        Session(custom_nodes=[habits]).run(graph)
+
+
+@pytest.mark.parametrize("option", ["--json", "--quiet", "--verbose"])
+def test_what_packs_print_and_the_files_they_report(command, write, habits, tmp_path, option):
+    (tmp_path / "output").mkdir()
+    ran = command(write({"1": node("Loud", folder=str(tmp_path / "output"))}), "--custom-nodes", habits, option)
+    assert ran.returncode == 0, ran.stderr
+    files = [str(tmp_path / "output" / name) for name in ("a.mp4", "b.gif")]
+    if option == "--json":
+        events = [json.loads(line) for line in ran.stdout.splitlines()]
+        assert [event["path"] for event in events if event["event"] == "saved"] == files
+        warned = [event["text"] for event in events if event["event"] == "message" and event["level"] == "warning"]
+        assert any("lost.wav" in text and "is not there" in text for text in warned)
+    else:
+        assert ran.stdout.splitlines() == files
+    printed = ["### Loading: a pack that says hello", "### from print", "### from the descriptor", "### from a child"]
+    assert [line for line in printed if line in ran.stderr.splitlines()] == ([] if option == "--quiet" else printed)
+    assert (ran.stdout + ran.stderr).count("lost.wav: a node says") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import sys; sys.exit('install X')", "ends the process while it is loaded."),
+        ("from .part import x", "lacks its own module 'part': the copy is not whole"),
+        ("import os, sys; sys.path.append(os.path.dirname(__file__)); import modules_of_mine.part",
+         "lacks its own module 'modules_of_mine.part'"),
+        ("import surely_not_installed.part", "wants the Python package 'surely_not_installed': "),
+    ],
+)  # fmt: skip
+def test_what_a_pack_lacks(command, write, packs, tmp_path, code, words):
+    folder = packs("other", __init__=code)
+    (folder / "other" / "modules_of_mine").mkdir()
+    (folder / "other" / "modules_of_mine" / "__init__.py").touch()
+    (folder / "other" / "requirements.txt").touch()
+    session = Session(custom_nodes=[folder])
+    with pytest.raises(WorkflowError, match=re.escape(f"The pack other {words}")):
+        session.run({"1": node("OtherNode"), "2": preview("1")})
+
+
+def fake_checkout(folder):
+    """A ComfyUI whose requirements are not met: what this Python has decides nothing."""
+    for name in ("comfy/__init__", "comfy/cli_args", "utils/__init__", "utils/extra_config", "execution"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").touch()
+    (folder / "comfy/cli_args.py").write_text("class args: cpu = True")
+    (folder / "comfy/utils.py").write_text("import surely_not_installed")
+    (folder / "comfyui_version.py").write_text("__version__ = '9.8.7'")
+    (folder / "requirements.txt").write_text("comfyui-page==1\nsurely-not-installed>=2\ntorch\n")
+    (folder / "folder_paths.py").write_text(
+        "folder_names_and_paths = {'custom_nodes': ([], set()), 'vae': (['/m/vae'], set())}; models_dir = '/m'\n"
+        "def set_input_directory(path): pass\n"
+        "set_output_directory = set_temp_directory = set_user_directory = set_input_directory\n"
+    )
+    return folder
+
+
+def test_what_comfyui_lacks_is_kept_apart(command, write, packs, tmp_path):
+    """One line for the checkout; a pack is told that it is the checkout, and which modules a version has not."""
+    packs("wants", __init__="import comfy.utils")
+    packs("paths", __init__=DOUBLE.replace("from .more", "import folder_paths\nfrom .more"), more="FACTOR = 4")
+    checkout = fake_checkout(tmp_path / "ComfyUI")
+    options = ("--custom-nodes", tmp_path / "custom_nodes", "--comfyui", checkout)
+    ran = command(write(doubled(2)), *options)
+    assert ran.returncode == 0, ran.stderr
+    assert "Preview Any: 8" in ran.stderr
+    lacks = (
+        f"The checkout {checkout} (ComfyUI 9.8.7) needs 'surely_not_installed', and this Python lacks "
+        "surely-not-installed of ComfyUI's own requirements: "
+        f"{sys.executable} -m pip install -r {checkout / 'requirements.txt'}."
+    )
+    assert ran.stderr.count(lacks) == 2
+    assert f"The pack wants wants a part of ComfyUI. {lacks}" in ran.stderr
+
+
+def test_two_checkouts_in_one_process(tmp_path):
+    fake_checkout(tmp_path / "a")
+    fake_checkout(tmp_path / "b")
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import conftest\n"
+        "from piying.runner.session import Session\n"
+        f"for each in 'aab': Session(comfyui={str(tmp_path)!r} + '/' + each); print(each)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout.split() == ["a", "a"]
+    assert "is in this process already. Use a process for each." in ran.stderr
