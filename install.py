@@ -515,7 +515,11 @@ def run_models(options: argparse.Namespace, task: str) -> int:
     """Have the pack's own code do something with models; it needs the standard library alone, as this file does."""
     command = load_pack("core.download.cli")
     carried = Path(options.verify) if options.verify else None
-    request = command.Request(task, options.models, models_folder(options), options.source, carried)
+    folder = models_folder(options)
+    if not options.to and ROOT.parent.name == "custom_nodes":
+        folders = load_pack("core.host.model_folders")
+        folder = folders.model_folders(folder, folders.extra_folders(ROOT.parents[1] / folders.EXTRA_PATHS))
+    request = command.Request(task, options.models, folder, options.source, carried)
 
     def write(text: str) -> None:
         sys.stdout.write(text)

@@ -9,8 +9,6 @@ from ..core.catalog.installed_model import has_built_in
 from ..core.catalog.selection import ModelHandle, check_model, model_choices, model_details
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
-from ..core.lora.catalog import NONE, check_lora, lora_choices, lora_details, lora_files, made_for, with_lora
-from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS
 from .shared import checked
 
 if TYPE_CHECKING:
@@ -41,6 +39,8 @@ class ModelLoader:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets; the list of models is what is installed now."""
+        from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS
+
         toy = has_built_in(cls.FAMILY.key)
         model_tooltip = (
             f"auto: the largest installed model that fits this machine{', else the built-in toy model' * toy}. "
@@ -79,6 +79,8 @@ class LoRANode:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the socket and the widgets; the list of files is what is there now."""
+        from ..core.lora.catalog import NONE, lora_choices, lora_details
+
         host = get_host()
         tooltip = "A file under models/loras. none: the model as it is."
         return {
@@ -107,10 +109,14 @@ class LoRANode:
     @classmethod
     def VALIDATE_INPUTS(cls, lora: str | None) -> bool | str:
         """Say which files there are when the chosen one is not, or what it is when it is no LoRA."""
+        from ..core.lora.catalog import check_lora
+
         return lora is None or checked(check_lora, lora, get_host(), cls.FAMILY)
 
     def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[Any, ...]:
         """Return a handle, and the settings of the last LoRA on it that was made for any."""
+        from ..core.lora.catalog import lora_files, made_for, with_lora
+
         handle = with_lora(model, lora, strength, get_host())
         settings = made_for(lora_files(handle, get_host()))
         # In the type of the published value, which is that of the socket: steps stay whole numbers.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.installed_model import AUTO, BUILT_IN
 from ..core.catalog.selection import ModelHandle, check_model, model_choices
-from ..core.download.manifest import first_of, listed_models
 from ..core.errors import PiyingError
 from ..core.host import comfy_server
 from ..core.host.current import get_host
@@ -61,6 +60,8 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     Raises:
         PiyingError: the node is no sampler, or its model cannot be planned for.
     """
+    from ..core.download.manifest import first_of, listed_models
+
     asked = read(question)
     handle = asked.known.get("model")
     if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):

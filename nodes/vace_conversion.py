@@ -87,6 +87,7 @@ IMPLIED = {
     *("WanVideoBlockSwap", "WanVideoVRAMManagement", "WanVideoVACEModelSelect", "WanVideoExtraModelSelect"),
 }
 FITTED: dict[str, Any] = {"fit": "crop", "length": "continue", "fps": 16.0}
+SIZED = ("PiyingVACERepaint", "PiyingVACEInpaint", "PiyingVACEExtend")  # tasks that offer a size and a length
 CORE_SHIFT = 8.0  # ComfyUI's shift for Wan where no node sets one
 SIDE = 16
 
@@ -275,8 +276,19 @@ class _Conversion:
                 height=self._value(inputs.get("height", 0)),
                 crop="center" if crop else "disabled",
             )
-        scaled = self._done["resized", key]
-        return [scaled, 0] if slot == 0 else [self._add("GetImageSize", image=[scaled, 0]), slot - 1]
+        scaled: Link = [self._done["resized", key], 0]
+        return scaled if slot == 0 else self._measured(scaled, slot - 1)
+
+    def _measured(self, frames: Link, slot: int) -> Link:
+        """Return width, height or number of frames."""
+        wanted = ("measured", *frames)
+        if wanted not in self._done:
+            self._done[wanted] = self._add("GetImageSize", image=frames)
+        return [self._done[wanted], slot]
+
+    def _is_measured(self, value: Any) -> bool:
+        """Return whether a link of the new graph gives what frames were measured to have."""
+        return isinstance(value, list) and self._made[value[0]]["class_type"] == "GetImageSize"
 
     def _loaded_video(self, key: str, slot: int) -> Link:
         inputs = self._inputs(key)
@@ -305,7 +317,7 @@ class _Conversion:
             self._done["video", key] = frames, components
         frames, components = self._done["video", key]
         if slot == 1:
-            return [self._add("GetImageSize", image=frames), 2]
+            return self._measured(frames, 2)
         return list(frames) if slot == 0 else [components, 1]
 
     def _saved(self, key: str) -> None:
@@ -384,6 +396,13 @@ class _Conversion:
     ) -> str:
         """Add VACE Sample with the nearest settings that it takes."""
         width, height = (self._side(key, name, value) for name, value in zip(("width", "height"), size, strict=False))
+        frames = size[2]
+        if task is not None and self._made[task[0]]["class_type"] in SIZED:
+            # What was measured may be no size that can be made; the task offers the nearest one that can.
+            width, height, frames = (
+                [task[0], slot] if self._is_measured(value) else value
+                for slot, value in enumerate((width, height, frames), 1)
+            )
         settings = {name: self._value(value) for name, value in settings.items()}
         if isinstance(settings["cfg"], int | float) and settings["cfg"] < 1:
             self._note(key, f"cfg {settings['cfg']} becomes 1, the least there is.")
@@ -396,7 +415,7 @@ class _Conversion:
             negative_prompt=negative_prompt,
             width=width,
             height=height,
-            num_frames=size[2],
+            num_frames=frames,
             task=task,
             **settings,
         )
@@ -511,6 +530,7 @@ class _Conversion:
     ) -> Link:
         """Return the task of a control video and its mask: followed where that is white, kept where it is black."""
         video, mask = source
+        fitted = FITTED | ({"length": "trim"} if self._is_measured(count) else {})
         frames = self._first(self._value(video), count)
         chosen = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0} | strength
         if isinstance(chosen["strength"], int | float) and chosen["strength"] > 2:
@@ -520,13 +540,15 @@ class _Conversion:
         area = None if mask is None else self._mask(mask, count)
         if area is not None:
             inside: dict[str, Any] = {"invert": False, "shape": "as drawn", "grow": 0, "keep": False, "feather": 8}
-            task = [self._add("PiyingVACEInpaint", video=frames, mask=area, task=task, **inside, **FITTED), 0]
+            task = [self._add("PiyingVACEInpaint", video=frames, mask=area, task=task, **inside, **fitted), 0]
             self._note(key, "what the mask leaves is kept as the VAE decodes it; `keep` of VACE: Inpaint restores it.")
-        made = self._add("PiyingVACERepaint", key, control=frames, mask=area, task=task, **chosen, **FITTED)
+        made = self._add("PiyingVACERepaint", key, control=frames, mask=area, task=task, **chosen, **fitted)
         return [made, 0]
 
     def _first(self, frames: Link, count: Any) -> Link:
         """Return the first frames, as many as the video gets: what is longer is cut there too."""
+        if self._is_measured(count):
+            return frames  # all of them
         return [self._add("ImageFromBatch", image=frames, batch_index=0, length=count), 0]
 
     def _mask(self, mask: Any, count: Any) -> Link:

@@ -16,6 +16,7 @@ from ..core.errors import PiyingError
 from ..core.host.comfy_checkout import CheckoutHost, checkout_in
 from ..core.host.current import get_host, set_host
 from ..core.host.headless import HeadlessHost
+from ..core.host.model_folders import EXTRA_PATHS, ExtraFolder, extra_folders
 from .cache import Cache
 from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from .core_nodes.video import VideoFile
@@ -98,8 +99,10 @@ class Session:
                 raise WorkflowError(f"--models {folder}: there is no such folder.")
         folders.append(ROOT / "models")
         # The pack may lie in the custom_nodes of a ComfyUI, whose models are there to use.
+        extra: list[ExtraFolder] = []
         if ROOT.parent.name == "custom_nodes":
             folders.append(ROOT.parents[1] / "models")
+            extra = extra_folders(ROOT.parents[1] / EXTRA_PATHS)
         self.display = display or Quiet()
         self.output = Path(output)
         self._temp = tempfile.TemporaryDirectory(prefix="piying-")
@@ -109,6 +112,7 @@ class Session:
             "output": self.output,
             "temp": Path(self._temp.name),
             "models": folders,
+            "extra": extra,
             "chosen_device": device,
             # Looked up for each phase: the display may be another one by then.
             "on_progress": lambda phase, total: self.display.progress(phase, total),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import PiyingError
 from ..families.base import ModelFamily
@@ -136,7 +136,7 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
         if found in family.index_classes:
             return _folder_problem(folder, family) or None
         return f"{folder} is a {found}, not a {' or '.join(family.index_classes)}"
-    return family.why_unusable(name, FileCatalog(host)) or what_is(name, host)
+    return family.why_unusable(name, FileCatalog(host)) or what_is(name, host, "model")
 
 
 def _places(name: str, host: Host) -> Iterator[Path]:
@@ -330,7 +330,7 @@ def _inspected_once(path: Path, size: int, changed: int) -> FileInfo | None:
         return None
 
 
-def what_is(name: str, host: Host) -> str | None:
+def what_is(name: str, host: Host, wanted: Literal["model", "lora"] = "lora") -> str | None:
     """Return what the single file of that name is, or None where there is no such file."""
     from ..checkpoints.inspect import inspect
 
@@ -340,6 +340,9 @@ def what_is(name: str, host: Host) -> str | None:
         try:
             found = inspect(path)
         except PiyingError as error:
-            return str(error)
-        return found.reason or f"this is {found.what}"
+            return str(error).removesuffix(".")
+        # Whether a LoRA could be read does not matter where a model is wanted.
+        if (found.is_lora and wanted == "model") or not found.reason:
+            return f"this is {found.what}"
+        return found.reason.removesuffix(".")
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from ..download.manifest import first_of, listed_models
 from ..errors import PiyingError
 from ..families.base import ModelFamily
 from ..files.scan import name_left_out
@@ -75,6 +74,8 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
     Raises:
         PiyingError: no such model is installed, or it cannot run.
     """
+    from ..download.manifest import listed_models
+
     installed = installed_models(family, host)
     choices = _choices(family, installed)
     name = model.replace("\\", "/")
@@ -131,6 +132,8 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     if damaged:
         # A toy in the place of the model that its owner expects would not say what is wrong; reading this one does.
         return max(damaged, key=_size)
+    from ..download.manifest import first_of
+
     advised = first_of(family.key)
     fetching = f"`python install.py --models {advised.id}`; it fetches {advised.files[0].sources['huggingface'].repo}."
     if not has_built_in(family.key):

@@ -84,6 +84,9 @@ FOREIGN = (
 )
 
 
+LONGEST_MARK = 200  # characters of a name that FOREIGN looks at
+
+
 def describe(entries: Mapping[str, TensorEntry]) -> str:
     """Return what a file is: "a Wan2.1 VAE", "a CLIP-L text encoder", "no model known here"."""
     if lora_names(entries.keys()):
@@ -94,8 +97,9 @@ def describe(entries: Mapping[str, TensorEntry]) -> str:
     for name, entry in entries.items():
         if CLIP.fullmatch(name) and len(entry.shape) == 2:
             return WIDTHS_OF_CLIP.get(entry.shape[1], "a CLIP text encoder")
+    lines = "\n".join(name[:LONGEST_MARK] for name in entries)
     for pattern, title in FOREIGN:
-        if any(re.match(pattern, name) for name in entries):
+        if re.search(f"^(?:{pattern})", lines, re.MULTILINE):
             return title
     return "no model known here"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +205,7 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
                 settings = {key: value for key, value in config.items() if key not in ("quantization_config", POOLING)}
                 arguments = {POOLING: config[POOLING]} if POOLING in config else {}
                 module = cls(cls.config_class.from_dict(settings), **arguments)
+        _check_latents(module.config)
         built: torch.nn.Module = module.eval().requires_grad_(False)
         return built
     except BAD_VALUES as error:
@@ -212,3 +214,20 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
         reason = " ".join(str(error).split())[:200]
     # Outside the handler: memory that ran out for absurd sizes is no reason to try another plan.
     raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.")
+
+
+def _check_latents(config: Any) -> None:
+    """Accept the numbers with which a VAE's latents are normalised: nothing looks at them before sampling is done.
+
+    Raises:
+        ValueError: they are not one finite number for each channel, or a divisor is 0.
+    """
+    for name in ("latents_mean", "latents_std"):
+        values = getattr(config, name, None)
+        if values is None:
+            continue
+        numbers = values if isinstance(values, (list, tuple)) else ()
+        wrong = [one for one in numbers if not isinstance(one, (int, float)) or not math.isfinite(one)]
+        channels = getattr(config, "z_dim", None) or getattr(config, "latent_channels", len(numbers))
+        if len(numbers) != channels or wrong or (name == "latents_std" and not all(numbers)):
+            raise ValueError(f"{name} are not the numbers of {channels} channels")

@@ -17,6 +17,7 @@ from typing import IO, Any
 from ..atomic_write import write_text
 from ..errors import PiyingError
 from ..files.json_file import load_json
+from ..host.model_folders import ModelsRoot
 
 log = logging.getLogger("piying")
 
@@ -79,7 +80,7 @@ class Ledger:
     repositories: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, root: Path) -> Ledger:
+    def read(cls, root: ModelsRoot) -> Ledger:
         """Read a models folder's ledger, an empty one where there is none.
 
         A damaged entry is left out, and said: the file counts as one whose checksum nobody knows.
@@ -107,7 +108,7 @@ class Ledger:
                 log.warning("%s: the entry of %s is left out (%s).", path, name, error)
         return cls(files, repositories)
 
-    def write(self, root: Path) -> None:
+    def write(self, root: ModelsRoot) -> None:
         """Write the ledger, whole or not at all."""
         files = {name: entry.to_json(name) for name, entry in self.files.items()}
         content = {"schema": 1, "files": files, "repositories": self.repositories}
@@ -115,9 +116,9 @@ class Ledger:
 
 
 @contextlib.contextmanager
-def edit_ledger(root: Path) -> Iterator[Ledger]:
+def edit_ledger(root: ModelsRoot) -> Iterator[Ledger]:
     """Yield a models folder's ledger to be changed, to one process at a time, and write it."""
-    root.mkdir(parents=True, exist_ok=True)
+    (root / LEDGER).parent.mkdir(parents=True, exist_ok=True)
     with file_lock(root / (LEDGER + ".lock")):
         ledger = Ledger.read(root)
         yield ledger

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PiyingError
+from ..host.model_folders import ModelsRoot
 from .checksums import Ledger
 from .hub_session import AUTO, HubSession
 from .jobs import check_disk_space, downloads_of, fetch, is_present
@@ -33,7 +34,7 @@ class Request:
 
     task: str
     ids: Sequence[str]
-    root: Path
+    root: ModelsRoot
     source: str = AUTO
     carried: Path | None = None
 
@@ -144,7 +145,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line.rstrip() for line in padded]
 
 
-def model_table(models: Iterable[ListedModel], root: Path) -> list[str]:
+def model_table(models: Iterable[ListedModel], root: ModelsRoot) -> list[str]:
     """Return the models as a table; sizes include the parts a model needs."""
     ledger = Ledger.read(root)
     rows = [HEADINGS]

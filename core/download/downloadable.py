@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from ..catalog.component_sizes import listed_components
+from ..host.model_folders import ModelsRoot
 from .checksums import Ledger
 from .hubs import HuggingFace, ModelScope
 from .manifest import files_of, listed_models
@@ -41,7 +41,7 @@ class Downloadable:
         return asdict(self)
 
 
-def downloadable_models(family: str, root: Path) -> list[Downloadable]:
+def downloadable_models(family: str, root: ModelsRoot) -> list[Downloadable]:
     """Return the models of a family, the one to begin with first.
 
     Args:

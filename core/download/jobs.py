@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import PiyingError
+from ..host.model_folders import ModelsRoot
 from ..http import RetryPolicy
 from .checksums import LEDGER, Ledger, LedgerEntry, edit_ledger
 from .hub_session import AUTO, HubSession
@@ -69,7 +70,7 @@ class FileDownload:
 
 def fetch(
     models: Sequence[ListedModel],
-    root: Path,
+    root: ModelsRoot,
     *,
     source: str = AUTO,
     listener: DownloadListener | None = None,
@@ -107,7 +108,7 @@ def fetch(
     return [root / download.path for download in downloads]
 
 
-def is_present(download: FileDownload, root: Path, ledger: Ledger) -> bool:
+def is_present(download: FileDownload, root: ModelsRoot, ledger: Ledger) -> bool:
     """Return whether a file is here, as far as its size tells; `verify` reads it."""
     path = root / download.path
     entry = ledger.files.get(download.path)
@@ -118,26 +119,33 @@ def is_present(download: FileDownload, root: Path, ledger: Ledger) -> bool:
         return False
 
 
-def check_disk_space(downloads: Iterable[FileDownload], root: Path) -> None:
+def check_disk_space(downloads: Iterable[FileDownload], root: ModelsRoot) -> None:
     """Accept what is still to come where the disk has room for it.
 
     Raises:
         PiyingError: it has not.
     """
-    needed = sum(max(0, (download.bytes or 0) - partial_bytes(root / download.path)) for download in downloads)
-    folder = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(folder).free
-    if needed and needed + SPARE_BYTES > free:
-        raise PiyingError(
-            f"{needed / 1e9:.1f} GB are to come and the disk of {folder} has {free / 1e9:.1f} GB free. Make room, or "
-            "name a folder on another disk with --to."
-        )
+    needed: dict[int, int] = defaultdict(int)
+    folders: dict[int, Path] = {}
+    for download in downloads:
+        target = (root / download.path).absolute()
+        folder = next(folder for folder in target.parents if folder.exists())
+        disk = folder.stat().st_dev
+        folders.setdefault(disk, folder)
+        needed[disk] += max(0, (download.bytes or 0) - partial_bytes(target))
+    for disk, size in needed.items():
+        free = shutil.disk_usage(folders[disk]).free
+        if size and size + SPARE_BYTES > free:
+            raise PiyingError(
+                f"{size / 1e9:.1f} GB are to come and the disk of {folders[disk]} has {free / 1e9:.1f} GB free. "
+                "Make room, or name a folder on another disk with --to."
+            )
 
 
 # Manifest entry → files to download
 
 
-def downloads_of(file: ListedFile, session: HubSession, root: Path, ledger: Ledger) -> list[FileDownload]:
+def downloads_of(file: ListedFile, session: HubSession, root: ModelsRoot, ledger: Ledger) -> list[FileDownload]:
     """Return the files of a line of the manifest, without asking a hub where all is here and known."""
     if file.is_repository:
         names = ledger.repositories.get(file.path)
@@ -220,7 +228,12 @@ def _repository_downloads(file: ListedFile, session: HubSession) -> list[FileDow
 
 
 def _fetch_file(
-    download: FileDownload, root: Path, *, ledger: Ledger, policy: RetryPolicy, listener: DownloadListener
+    download: FileDownload,
+    root: ModelsRoot,
+    *,
+    ledger: Ledger,
+    policy: RetryPolicy,
+    listener: DownloadListener,
 ) -> None:
     """Fetch a file from the first hub that gives it, and write what it was into the ledger."""
     refusals = []
@@ -278,7 +291,7 @@ class JobCancelled(PiyingError):
 class DownloadJob:
     """A download of one model: a listener that records the progress of its files."""
 
-    def __init__(self, model: ListedModel, root: Path, policy: RetryPolicy | None = None) -> None:
+    def __init__(self, model: ListedModel, root: ModelsRoot, policy: RetryPolicy | None = None) -> None:
         self.model, self.root, self.policy = model, root, policy
         self.state = JobState.FETCHING
         self._cancelled = threading.Event()
@@ -352,7 +365,7 @@ class Downloader:
         self.job: DownloadJob | None = None
         self._lock = threading.Lock()
 
-    def start(self, model: str, root: Path) -> DownloadJob:
+    def start(self, model: str, root: ModelsRoot) -> DownloadJob:
         """Begin to fetch a model of the manifest, or return the job that does.
 
         Raises:

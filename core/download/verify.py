@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import PiyingError
 from ..files.json_file import parse_json
 from ..files.scan import find_files
+from ..host.model_folders import ModelsRoot
 from .checksums import Ledger, sha256_of
 from .hub_session import HubSession
 from .jobs import DownloadListener, FileDownload, downloads_of
@@ -33,7 +34,7 @@ class Verdict:
         return self.text.startswith(("right", "whole"))
 
 
-def presence(model: ListedModel, root: Path, ledger: Ledger) -> str:
+def presence(model: ListedModel, root: ModelsRoot, ledger: Ledger) -> str:
     """Return `yes`, `part` or `no`: whether a model's own files are here, as far as their sizes tell."""
     found = [_is_present(file, root, ledger) for file in model.files]
     if all(found):
@@ -44,7 +45,7 @@ def presence(model: ListedModel, root: Path, ledger: Ledger) -> str:
     return "part" if any(found) or begun else "no"
 
 
-def _is_present(file: ListedFile, root: Path, ledger: Ledger) -> bool:
+def _is_present(file: ListedFile, root: ModelsRoot, ledger: Ledger) -> bool:
     if not file.is_repository:
         return _has_size(root / file.path, file.bytes)
     names = ledger.repositories.get(file.path)
@@ -63,7 +64,10 @@ def _has_size(path: Path, size: int | None) -> bool:
 
 
 def verify(
-    models: Sequence[ListedModel], root: Path, listener: DownloadListener, carried: Iterable[FileDownload] = ()
+    models: Sequence[ListedModel],
+    root: ModelsRoot,
+    listener: DownloadListener,
+    carried: Iterable[FileDownload] = (),
 ) -> list[Verdict]:
     """Read the files of models and compare them with what they have to be; asks no hub.
 
@@ -82,7 +86,7 @@ def verify(
     ]
 
 
-def _files(line: ListedFile, root: Path, ledger: Ledger, carried: dict[str, FileDownload]) -> list[FileDownload]:
+def _files(line: ListedFile, root: ModelsRoot, ledger: Ledger, carried: dict[str, FileDownload]) -> list[FileDownload]:
     """Return the files of a manifest entry: as listed, as in the ledger, or as it lies there."""
     if not line.is_repository:
         return [FileDownload(line.path, line.bytes, line.sha256)]
@@ -94,7 +98,7 @@ def _files(line: ListedFile, root: Path, ledger: Ledger, carried: dict[str, File
     return [FileDownload(line.path + name, None, None) for name in names] or [FileDownload(line.path, None, None)]
 
 
-def _verdict(file: FileDownload, root: Path, ledger: Ledger, listener: DownloadListener) -> Verdict:
+def _verdict(file: FileDownload, root: ModelsRoot, ledger: Ledger, listener: DownloadListener) -> Verdict:
     path, entry = root / file.path, ledger.files.get(file.path)
     size = file.bytes if file.bytes is not None else entry.bytes if entry else None
     sha256 = file.sha256 or (entry.sha256 if entry else None)

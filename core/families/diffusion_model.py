@@ -9,8 +9,10 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..catalog.component_sizes import found_components, wanted_components, with_loras
+from ..catalog.installed_model import FOLDER_DEPTH
 from ..catalog.selection import ModelHandle, choose_model
 from ..executor.model_cache import cached_model
+from ..files.scan import find_files
 from ..lora.catalog import LoraFile, lora_files
 from ..planner.machine import read_machine
 from ..planner.plan import plan
@@ -98,7 +100,7 @@ class ModelParts:
 
     def _files(self, part: str) -> str:
         places = self.found.place(part)
-        inside = [path for place in places for path in place.rglob("*") if path.suffix in READ]
+        inside = [path for place in places if place.is_dir() for path in find_files(place, FOLDER_DEPTH, READ)]
         files = sorted([*inside, *(place for place in places if place.is_file())])
         return f"{places} {[(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]}"
 

@@ -32,7 +32,10 @@ def component_files(folder: Path) -> list[Path]:
             return _shards(folder, index)
         if (folder / f"{stem}.safetensors").is_file():
             return [folder / f"{stem}.safetensors"]
-    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))
+    found = [
+        path for ending in ("safetensors", "gguf") for path in sorted(folder.glob(f"*.{ending}")) if path.is_file()
+    ]
+    found = [path for path in found if path.suffix == found[0].suffix]
     if len(found) == 1:
         return found
     raise PiyingError(

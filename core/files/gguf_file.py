@@ -69,6 +69,8 @@ class _Cursor:
     def skip_texts(self, count: int) -> None:
         """Read past texts: a vocabulary has hundreds of thousands, and most readers need none of them."""
         raw, at, lengths = self.raw, self.at, struct.Struct("<Q")
+        if count * lengths.size > len(raw) - at:
+            raise damaged(self.path, "the header goes on past its end")
         try:
             for _ in range(count):
                 at += 8 + lengths.unpack_from(raw, at)[0]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 16 << 20  # the largest known, of models with thousands of tensors, are under 1 MB
 MAX_DIMENSIONS = 8
+MAX_TENSORS = 1 << 15  # of one file; a mixture of 128 experts in one file has 19,000
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def read_safetensors_header(path: Path) -> FileHeader:
             raise damaged(path, f"the header claims {length} bytes; no model needs more than {MAX_HEADER_BYTES}")
         raw = file.read(length)
     table = _parse(path, raw)
+    if len(table) > MAX_TENSORS:
+        raise damaged(path, f"the header lists more than the {MAX_TENSORS} tensors that a file may have")
     metadata = table.pop("__metadata__", None)
     entries = {name: _entry(path, name, value, 8 + length) for name, value in table.items()}
     _check_places(path, entries.values(), 8 + length, size)
@@ -104,6 +107,9 @@ def read_safetensors_header(path: Path) -> FileHeader:
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+    # Two lists and a table are written for a tensor. To count them takes milliseconds, to build them seconds.
+    if max(raw.count(b"["), raw.count(b"{")) > 4 * MAX_TENSORS:
+        raise damaged(path, f"the header lists more than the {MAX_TENSORS} tensors that a file may have")
     try:
         table = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

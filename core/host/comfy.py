@@ -114,6 +114,18 @@ class ComfyProgress:
             server.send_progress_text(text, server.last_node_id)
 
 
+def category_folders(category: str) -> tuple[Path, ...]:
+    """Return ComfyUI's folders of a category, `extra_model_paths.yaml` included, in the order of `model_folders`."""
+    import folder_paths
+
+    models, own = Path(folder_paths.models_dir), Path(folder_paths.models_dir) / category
+    known = folder_paths.get_folder_paths(category) if category in folder_paths.folder_names_and_paths else []
+    paths = [Path(path) for path in known]
+    # What stands before ComfyUI's own folders was put there by `is_default`.
+    count = next((number for number, path in enumerate(paths) if path.is_relative_to(models)), 0)
+    return tuple(dict.fromkeys([*paths[:count], own, *paths]))
+
+
 class ComfyHost:
     """ComfyUI: its folders, its device, its bar, its interrupt."""
 
@@ -130,14 +142,9 @@ class ComfyHost:
 
     def model_folders(self) -> list[tuple[str, Path]]:
         """Return ComfyUI's model folders, `extra_model_paths.yaml` included."""
-        import folder_paths
         from comfy import model_management
 
-        found = []
-        for category in MODEL_CATEGORIES:
-            known = category in folder_paths.folder_names_and_paths
-            paths = folder_paths.get_folder_paths(category) if known else [Path(folder_paths.models_dir) / category]
-            found += [(category, Path(path)) for path in paths]
+        found = [(category, path) for category in MODEL_CATEGORIES for path in category_folders(category)]
         # The tokenizers that ComfyUI comes with, for files of weights that bring none.
         return [*found, ("tokenizers", Path(model_management.__file__).parent / "text_encoders")]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from ..files.json_file import parse_json
+from .base import MODEL_CATEGORIES
+from .model_folders import ModelFolders
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -32,11 +34,15 @@ def comfy_server() -> Any | None:
     return getattr(server, "instance", None)
 
 
-def models_root() -> Path:
-    """Return ComfyUI's models folder."""
+def models_root() -> ModelFolders:
+    """Return ComfyUI's models folder, with the folders that models of each category are looked for in and go to."""
     import folder_paths
 
-    return Path(folder_paths.models_dir)
+    from .comfy import category_folders
+
+    return ModelFolders(
+        Path(folder_paths.models_dir), {category: category_folders(category) for category in MODEL_CATEGORIES}
+    )
 
 
 def add_routes(handlers: Mapping[str, Handler]) -> None:

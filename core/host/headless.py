@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentProgress
+from .model_folders import ExtraFolder, ordered
 
 log = logging.getLogger("piying")
 
@@ -21,6 +22,7 @@ class HeadlessHost:
     Attributes:
         models: ComfyUI-like model roots (holding `diffusers`, `LLM`, …) or folders that hold model
             folders directly; both are looked through.
+        extra: further folders for some categories, as extra_model_paths.yaml has them; they go with the last root.
         vram, ram: bytes to plan with in place of what the machine has.
         imagined: see `MemoryRules`.
         on_progress: gives the display of a phase, from its name and number of steps.
@@ -32,6 +34,7 @@ class HeadlessHost:
     output: Path = Path("output")
     temp: Path = Path("temp")
     models: Iterable[Path] = field(default_factory=tuple)
+    extra: Iterable[ExtraFolder] = field(default_factory=tuple)
     chosen_device: str = "auto"
     on_progress: Callable[[str, int], Progress] = lambda phase, total: SilentProgress()
     on_check: Callable[[], None] = lambda: None
@@ -47,9 +50,13 @@ class HeadlessHost:
 
     def model_folders(self) -> list[tuple[str, Path]]:
         """Return each root's categories, then the root itself."""
-        found = []
-        for root in self.models:
-            found += [(category, root / category) for category in MODEL_CATEGORIES]
+        found: list[tuple[str, Path]] = []
+        roots, extra = list(self.models), list(self.extra)
+        for root in roots:
+            added = extra if root == roots[-1] else []
+            for category in MODEL_CATEGORIES:
+                of_category = [folder for folder in added if folder.category == category]
+                found += [(category, folder) for folder in ordered(root / category, of_category)]
             found.append(("", root))
         return found
 

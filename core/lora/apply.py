@@ -18,7 +18,7 @@ from ..files.stored_tensor import StoredTensor
 from ..quantization.casting import dense_weight, is_linear
 from .additions import Addition, Axis, Kronecker, LowRank, add, take_off
 from .catalog import LoraFile
-from .file import Change, block_of, finite, hadamard_rank, read_lora, stated_alpha
+from .file import Change, block_of, finite, hadamard_rank, read_lora, stated_scale
 from .names import Target
 
 log = logging.getLogger("piying")
@@ -76,7 +76,7 @@ def apply_lora(
     parameters = frozenset(name for name, _ in model.named_parameters())
     verdict = read_lora(path, class_name, parameters | {name for name, _ in model.named_modules()})
     applied = AppliedLora(path, scale, dtype)
-    lora = _OneLora(model, parameters, path, applied, stated_alpha(path))
+    lora = _OneLora(model, parameters, path, applied, stated_scale(path))
     unfitting: dict[str, str] = {}
     try:
         for change in verdict.changes:
@@ -105,7 +105,7 @@ class _OneLora:
     parameters: frozenset[str]
     path: Path
     applied: AppliedLora
-    stated_alpha: Callable[[Change[StoredTensor]], float | None]
+    stated_scale: Callable[[Change[StoredTensor]], float | None]
 
     def put_on(self, change: Change[StoredTensor], target: Target) -> str:
         """Apply a change to one of the layers it goes to; return why it is left out, "" where it is on.
@@ -190,13 +190,10 @@ class _OneLora:
 
     def _scale(self, change: Change[StoredTensor]) -> float:
         """Return alpha / rank."""
-        rank = change.rank
-        if rank is None:
-            return 1.0
-        alpha = float(self._read(change, "alpha").reshape(-1)[0]) if "alpha" in change.parts else None
-        if alpha is None and change.kind == "lora":
-            alpha = self.stated_alpha(change)
-        return 1.0 if alpha is None else alpha / rank
+        if "alpha" in change.parts:
+            return float(self._read(change, "alpha").reshape(-1)[0]) / change.rank if change.rank else 1.0
+        stated = self.stated_scale(change) if change.kind != "whole" else None
+        return 1.0 if stated is None else stated
 
     def _kept(self, tensor: torch.Tensor, stored: torch.dtype | None = None) -> torch.Tensor:
         """Return a factor in the type in which it is kept, that of the file where no other is wanted."""

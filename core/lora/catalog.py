@@ -48,8 +48,11 @@ class LoraFile:
     @property
     def identity(self) -> str:
         """Return a text that changes when the file or the strength does."""
-        status = self.path.stat()
-        return f"{self.path} {status.st_size} {status.st_mtime_ns} {self.strength}"
+        from .file import PEFT_CONFIG
+
+        beside = self.path.with_name(PEFT_CONFIG)  # where peft has alpha
+        states = [path.stat() for path in (self.path, beside) if path.is_file()]
+        return f"{self.path} {[(one.st_size, one.st_mtime_ns) for one in states]} {self.strength}"
 
 
 def _found(host: Host) -> list[SingleFile]:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT
 from ..families.registry import component_specs, lora_model
 from ..files.dtypes import all_finite
-from ..files.json_file import parse_json
+from ..files.json_file import parse_json, read_json_or_empty
 from ..files.open import open_tensors, read_header
 from ..files.stored_tensor import StoredTensor
 from ..quantization.stored_formats import describes, join_scales
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 READABLE = "LoRA, DoRA, LoHa, LoKr, and whole differences (diff, diff_b)"
 PEFT_METADATA = "lora_adapter_metadata"  # under which diffusers writes peft's configuration, as JSON
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as peft's save_pretrained names them
 SHOWN = 3  # names in a sentence
 
 
@@ -392,26 +393,33 @@ def finite(stored: StoredTensor, name: str, path: Path) -> torch.Tensor:
     return tensor if plain else tensor.float()
 
 
-def stated_alpha(path: Path) -> Callable[[Change[StoredTensor]], float | None]:
-    """Return what a file's metadata says alpha is of a layer that has none of its own: diffusers keeps peft's there.
+def stated_scale(path: Path) -> Callable[[Change[StoredTensor]], float | None]:
+    """Return what is said beside a file's tensors of the scale of a layer that has no alpha of its own.
 
-    peft multiplies by alpha / rank, or by alpha / √rank where `use_rslora` is set; None where nothing is said.
+    diffusers keeps peft's configuration in the file's metadata, peft in a file of its own. peft multiplies by
+    alpha / rank, or by alpha / √rank where `use_rslora` is set; None where nothing is said.
     """
     try:
         table = parse_json(str(read_header(path).metadata.get(PEFT_METADATA, "")))
     except ValueError:
-        table = None
-    table = table if isinstance(table, dict) else {}
-    said = {name.removeprefix(f"{LORA_COMPONENT}."): value for name, value in table.items()}
+        table = read_json_or_empty(path.with_name(PEFT_CONFIG)) if path.name == PEFT_FILE else None
+    said = table if isinstance(table, dict) else {}
+    said = {name.removeprefix(f"{LORA_COMPONENT}."): value for name, value in said.items()}
     patterns = said.get("alpha_pattern")
     by_layer = patterns if isinstance(patterns, dict) else {}
 
-    def alpha(change: Change[StoredTensor]) -> float | None:
+    def scale(change: Change[StoredTensor]) -> float | None:
         # Names, and no regular expressions, which a file from strangers could make endless.
         own = next((value for name, value in by_layer.items() if f".{change.layer}".endswith(f".{name}")), None)
-        value = said.get("lora_alpha") if own is None else own
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        stated: Any = said.get("lora_alpha", said.get("alpha")) if own is None else own
+        # A LoKr of whole matrices has a rank in the configuration alone.
+        rank: Any = said.get("r") if change.rank is None else change.rank
+        if not _is_number(stated) or not _is_number(rank) or rank <= 0:
             return None
-        return value * math.sqrt(change.rank or 1) if said.get("use_rslora") is True else float(value)
+        return float(stated) / (math.sqrt(rank) if said.get("use_rslora") is True else rank)
 
-    return alpha
+    return scale
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

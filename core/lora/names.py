@@ -186,6 +186,8 @@ class LayerNames:
                 self._original.setdefault(layer, tuple(placed))
         own = {one.name for targets in self._original.values() for one in targets}
         self._own = {name: (Target(name, _as_it_is),) for name in sorted(own)}
+        # A name from a stranger may be megabytes; nothing longer than this is tried on it.
+        self._longest = max(map(len, (*self._own, *self._original)), default=0) + 1
         self._with_underscores: dict[str, str] = {}
         for pattern in (*self._own, *self._original):
             self._with_underscores.setdefault(pattern.replace(".", "_"), pattern)
@@ -239,7 +241,9 @@ class LayerNames:
             pattern = self._with_underscores.get(f"{block[1]}_{{}}_{name[block.end() :]}", "")
             return Located(name[: block.start()], pattern, int(block[2])) if pattern else None
         # Outside of blocks: the longest end of the name that is one of a layer.
-        for start in (0, *(match.end() for match in re.finditer(r"[._]", name))):
+        cut = max(0, len(name) - self._longest)
+        ends = [match.end() for match in re.compile(r"[._]").finditer(name, cut)]
+        for start in (*([0] if cut == 0 else []), *ends):
             rest = name[start:]
             if (rest in self._own or rest in self._original) and not name[:start].endswith("_"):
                 return Located(name[:start], rest, None)

@@ -76,6 +76,9 @@ def write_mp4(
         count = encode(silent, frames, rate, texts=texts, arguments=video, doing=doing, even=True)
         if audio and samples is not None:
             sample_rate = int(audio["sample_rate"])
+            beyond = len(samples) / sample_rate - float(count / rate)
+            if beyond > 1 / rate:
+                log.info("The sound is %.2f s longer than the picture: it is cut where the picture ends.", beyond)
             with explain_os_errors(doing):
                 (scratch / "sound").write_bytes(samples[: math.ceil(sample_rate * count / rate)].tobytes())
             raw = split(f"-f f32le -ar {sample_rate} -ac {samples.shape[1]} -i")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from shlex import split
@@ -64,11 +64,12 @@ class VideoInfo:
     duration: float
     has_audio: bool
     start: float = 0.0
-    decoder: tuple[str, ...] = ()
-    filters: tuple[str, ...] = ()
+    # How it is read does not tell two files apart.
+    decoder: tuple[str, ...] = field(default=(), compare=False)
+    filters: tuple[str, ...] = field(default=(), compare=False)
     has_alpha: bool = False
     has_subtitles: bool = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def probe(path: Path) -> VideoInfo:
@@ -92,6 +93,8 @@ def probe(path: Path) -> VideoInfo:
     if base is not None and times[0][0] != _NO_TIME:
         start = times[0][0] * Fraction(base[1])
         length = max(map(sum, times)) * Fraction(base[1]) - start
+        # Less is the delay of a sound encoder, by which some versions shift the picture.
+        start = start if start >= Fraction(1, 50) else Fraction(0)
     fps = first.rate or (count / length if length else Fraction(1))
     # Timestamps in milliseconds make the mean rate inexact: the declared rate is taken where the two agree.
     if length and abs(count / length / fps - 1) >= Fraction(1, 50):

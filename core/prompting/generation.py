@@ -15,6 +15,7 @@ from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..files.folder import CONFIG
 from ..files.json_file import read_json, read_json_or_empty
+from ..files.scan import find_files
 from .answers import clean_answer, ends_in_loop
 from .chat_template import encode
 from .family import PROMPT, SEEING
@@ -37,7 +38,7 @@ TOP_P, TOP_K = 0.8, 20
 GENERATION_CONFIG = "generation_config.json"
 LARGEST_PENALTY = 10.0
 TOKENIZER = "tokenizer"  # the part of a single-file model that is not in the file
-FOLDER_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+FOLDER_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 # What transformers and the models raise on damaged folders, unknown tokens and failing kernels.
 MODEL_ERRORS = (
     RuntimeError,
@@ -76,7 +77,7 @@ def model_files(found: InstalledModel) -> list[list[Any]]:
     places = [place for part in found.parts.values() for place in part] or [found.path]
     files = []
     for place in places:
-        inside = sorted({path for pattern in FOLDER_FILES for path in place.glob(pattern)}) or [place]
+        inside = list(find_files(place, 0, FOLDER_FILES)) if place.is_dir() else [place]
         files += [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in inside]
     return files
 

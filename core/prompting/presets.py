@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
+from ..files.scan import find_files
 
 if TYPE_CHECKING:
     from ..host.base import Host
@@ -49,11 +50,13 @@ def preset_text(name: str, host: Host | None = None) -> str:
     path = _user_files(host).get(name, FOLDER / f"{name}.txt")
     try:
         # Windows editors put a byte order mark in front, which utf-8-sig skips.
-        text = path.read_text(encoding="utf-8-sig").strip()
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(MAX_CHARACTERS + 1).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise PiyingError(f"preset {name}: {path} cannot be read ({error}). Save it as UTF-8 text.") from error
     if not 0 < len(text) <= MAX_CHARACTERS:
-        raise PiyingError(f"preset {name}: {path} has {len(text)} characters. Write 1 to {MAX_CHARACTERS}.")
+        amount = f"more than {MAX_CHARACTERS}" if text else "no"
+        raise PiyingError(f"preset {name}: {path} has {amount} characters. Write 1 to {MAX_CHARACTERS}.")
     return text
 
 
@@ -72,6 +75,6 @@ def _user_files(host: Host | None) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for category, root in host.model_folders() if host is not None else ():
         if category == USER_CATEGORY:
-            for path in sorted((root / USER_FOLDER).glob("*.txt")):
+            for path in find_files(root / USER_FOLDER, 0, (".txt",)):
                 files.setdefault(path.stem, path)
     return files

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # CUDA's compute capability of the first cards that multiply in a number type: Ada. Older ones only store it.
 FP8_TENSOR_CORES = (8, 9)
+IDENTITY_ROWS = 1024  # of an identity matrix at a time: a whole one of a wide layer is most of a gigabyte
 
 
 class WeightFormat(ABC):
@@ -121,10 +122,13 @@ class WeightFormat(ABC):
         import torch
 
         made: Any = layer
-        bias = 0.0 if made.bias is None else made.bias.float()
-        # Not through the call, which adds what a LoRA has beside the weight.
-        product: torch.Tensor = made.forward(torch.eye(made.in_features)) - bias
-        return product.t()
+        columns = []
+        for start in range(0, made.in_features, IDENTITY_ROWS):
+            rows = torch.zeros(min(IDENTITY_ROWS, made.in_features - start), made.in_features)
+            rows[:, start:].fill_diagonal_(1.0)
+            # Not through the call, which adds what a LoRA has beside the weight.
+            columns.append(made.forward(rows).float() - (0.0 if made.bias is None else made.bias.float()))
+        return torch.cat(columns).t()
 
     @abstractmethod
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:

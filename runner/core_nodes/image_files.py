@@ -36,7 +36,8 @@ def input_file(name: str, what: str = "image") -> Path:
     try:
         root = folder.resolve()
         path = (root / bare).resolve()
-        found = path.is_relative_to(root) and path.is_file()
+        # A Path drops the slash of "a.png/", which is no file's name.
+        found = path.is_relative_to(root) and path.is_file() and not bare.endswith(("/", "/."))
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or a circle of links
         found = False
     if not found:

@@ -50,8 +50,10 @@ class Video:
     ) -> None:
         """Write H.264 in MP4, which is what every choice means."""
         _check_format(format, codec)
-        # Without alpha, which H.264 has no place for.
-        frames = checked_image(self.images, "images")[..., :3]
+        frames = checked_image(self.images, "images")
+        if frames.shape[3] > 3:
+            log.info("The images' alpha is left out: H.264 has no place for it.")
+        frames = frames[..., :3]
         write_mp4(Path(path), frames, self.frame_rate, metadata=_texts(metadata), audio=self.audio)
 
 

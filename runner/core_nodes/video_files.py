@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from .image_files import (
 )
 from .images import checked_choice, checked_image
 from .video import CODECS, FORMATS, Video, VideoFile, checked_video
+
+log = logging.getLogger("piying")
 
 
 class LoadVideo:
@@ -154,7 +157,9 @@ class SaveWEBM:
         height, width = checked_image(images, "images").shape[1:3]
         texts = embedded_texts(prompt, extra_pnginfo)
         with writing(folder, filename_prefix, ".webm", width=width, height=height) as output:
-            # Without alpha, as in ComfyUI: the codecs are given pixel formats that have none.
+            # As in ComfyUI: the codecs are given pixel formats that have none.
+            if images.shape[3] > 3:
+                log.info("The images' alpha is left out: Save WEBM writes none.")
             write_webm(output.path, images[..., :3], Fraction(fps), codec=codec, crf=crf, metadata=texts)
         return shown_video(output.path, folder)
 

@@ -18,10 +18,10 @@ OUTPUTS = {
 
 
 def test_imports_without_errors(comfyui):
-    log = comfyui.log
-    assert "IMPORT FAILED" not in log
-    assert "Cannot import" not in log
-    assert "ComfyUI-Piying.test" in log, "ComfyUI lists the import time of each pack"
+    lines = [line for line in comfyui.log.splitlines() if "ComfyUI-Piying.test" in line]
+    assert any("seconds" in line for line in lines), "ComfyUI lists the import time of each pack"
+    # Its own optional nodes, of sound for instance, fail where their packages are missing: that is not ours.
+    assert not [line for line in lines if "IMPORT FAILED" in line or "Cannot import" in line]
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

@@ -15,7 +15,9 @@ import torch
 from piying.core.checkpoints import apply_lora, load_component
 from piying.core.errors import PiyingError
 from piying.core.lora.file import judge
+from piying.core.quantization.base import WeightFormat
 from piying.core.quantization.casting import cast_module, dense_weight
+from piying.core.quantization.registry import FORMATS
 
 from .formats import models, writers
 
@@ -119,17 +121,19 @@ def decomposed(weight, change, magnitude, strength):
     return weight + strength * (magnitude * merged / norm - weight)
 
 
-@pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
 @pytest.mark.parametrize("axis", ["rows", "columns"])
-@pytest.mark.parametrize("storage", ["plain", "fp8 before", "fp8 after"])
+@pytest.mark.parametrize(
+    ("kind", "storage"),
+    [("lora", "plain"), ("loha", "plain"), ("lokr", "plain"), ("lora", "fp8 before"), ("lora", "fp8 after")],
+)
 def test_dora_scales_the_changed_weight(model, tmp_path, kind, axis, storage):
     parts = parts_of(kind)
     magnitude = numbers(160, 1).abs() + 0.5 if axis == "rows" else numbers(1, 128).abs() + 0.5
     path = write(tmp_path / "lora.safetensors", {**parts, "dora_scale": magnitude})
-    loaded = dense_weight(model.get_submodule(LAYER))
+    loaded, inputs = dense_weight(model.get_submodule(LAYER)), numbers(5, 128)
     if storage == "fp8 before":
         cast_module(model, "fp8")
-    before = models.run_wan(model)
+    before = model.get_submodule(LAYER)(inputs)
     applied = apply_lora(model, path, 0.6)
     if storage == "fp8 after":
         cast_module(model, "fp8")
@@ -139,7 +143,7 @@ def test_dora_scales_the_changed_weight(model, tmp_path, kind, axis, storage):
     assert_close(added(model), wanted, 2e-2 if storage == "fp8 after" else 3e-5)
     applied.remove()
     if storage != "fp8 after":
-        assert torch.equal(models.run_wan(model), before)
+        assert torch.equal(model.get_submodule(LAYER)(inputs), before)
 
 
 def test_dora_beside_other_loras_is_the_sum_of_what_each_adds(model, tmp_path):
@@ -255,6 +259,33 @@ def test_what_diffusers_says_of_alpha(model, tmp_path):
         applied.remove()
     for text in ("[", "[1]", '{"transformer.alpha_pattern": 3}'):
         apply_lora(model, writers.save(parts, tmp_path / "l.safetensors", {"lora_adapter_metadata": text})).remove()
+
+
+def test_what_peft_says_of_alpha_beside_its_file(model, tmp_path):
+    config = {"peft_type": "LOKR", "r": 4, "alpha": 6}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    parts = {f"base_model.model.{LAYER}.{name}": one for name, one in parts_of("lokr of whole matrices").items()}
+    applied = apply_lora(model, writers.save(parts, tmp_path / "adapter_model.safetensors"))
+    assert_close(added(model), 1.5 * product(parts_of("lokr of whole matrices")))
+    applied.remove()
+    apply_lora(model, writers.save(parts, tmp_path / "another.safetensors"))
+    assert_close(added(model), product(parts_of("lokr of whole matrices")))
+
+
+def test_a_bias_of_the_second_factor_is_scaled_with_it(model, tmp_path):
+    bias = numbers(160)
+    before = model.get_parameter(f"{LAYER}.bias").clone()
+    apply_lora(model, write(tmp_path / "lora.safetensors", {**parts_of("lora"), "lora_B.bias": bias}), 0.5)
+    assert_close(model.get_parameter(f"{LAYER}.bias") - before, 0.5 * ALPHA / RANK * bias)
+
+
+def test_any_weight_format_tells_its_dense_weight(model):
+    """As one that has no way of its own: by what it makes of an identity matrix."""
+    layer = model.get_submodule(LAYER)
+    cast_module(model, "fp8")
+    cast = model.get_submodule(LAYER)
+    assert_close(WeightFormat.dense(FORMATS["fp8"], cast), dense_weight(cast), 1e-6)
+    assert dense_weight(layer).data_ptr() == layer.weight.data_ptr()
 
 
 # What is left out

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import string
+import time
 
 import pytest
 from piying.core.files.safetensors_file import TensorEntry
@@ -236,3 +237,12 @@ def test_of_two_sets_of_the_same_layers_one_is_taken():
 )
 def test_layers_of_models_are_no_lora(name):
     assert not lora_names([name])
+
+
+def test_names_of_megabytes_take_no_time():
+    """A name is a stranger's: what is tried on it does not grow with its square."""
+    for part in ("a.", "lora_a.", "blocks.0.", "_lora_", "diff."):
+        name = part * (1_000_000 // len(part))
+        begun = time.process_time()
+        judge({f"{name}lora_A.weight": entry(4, 8), f"{name}lora_B.weight": entry(8, 4), name: entry(1)})
+        assert time.process_time() - begun < 4.0

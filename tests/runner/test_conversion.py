@@ -172,6 +172,34 @@ def test_first_and_last_frame_of_the_wrapper(convert):
         assert words in said
 
 
+def test_widgets_of_the_wrapper_and_sizes_that_were_measured(convert):
+    api, notes = convert(case("wrapper_depth_ui"))
+    found = by_class(api)
+    [(_, sampler)] = found["PiyingVACESample"]
+    chosen = [sampler[name] for name in ("prompt", "negative_prompt", "steps", "cfg", "shift", "seed")]
+    assert chosen == ["a cat // walks", "bad", 6, 1.0, 8.0, 42]
+    [(repaint, control)] = found["PiyingVACERepaint"]
+    assert [sampler[name] for name in ("task", "width", "height", "num_frames")] == [[repaint, n] for n in range(4)]
+    assert (control["strength"], control["start_percent"], control["end_percent"]) == (0.7, 0.1, 0.9)
+    assert control["length"] == "trim"
+    [(depth, _)] = found["PiyingControlDepth"]
+    assert control["control"] == [depth, 0]
+    [(_, cut)] = found["ImageFromBatch"]
+    assert (cut["batch_index"], cut["length"]) == (3, 81)
+    [(_, scaled)] = found["ImageScale"]
+    assert (scaled["width"], scaled["height"], scaled["crop"]) == (96, 64, "center")
+    [(components, loaded)] = found["GetVideoComponents"]
+    assert found["LoadVideo"] == [(loaded["video"][0], {"file": "clip.mp4"})]
+    assert found["CreateVideo"][0][1]["audio"] == [components, 1]
+    said = "\n".join(notes)
+    for words in (
+        "force_rate is not carried over",
+        "Control: Depth takes its place",
+        "'lightx2v.safetensors' is not in",
+    ):
+        assert words in said
+
+
 def without(workflow, node_id, *names):
     return {**workflow, node_id: {**workflow[node_id], "inputs": {
         key: value for key, value in workflow[node_id]["inputs"].items() if key not in names

@@ -70,6 +70,8 @@ def test_names_that_are_found(host, tmp_path, file, name):
         "",
         ".",
         " [input]",
+        "a.png/",
+        "a.png/.",
         "a\0b.png",
         "a" * 5000,
         "\ud800.png",
@@ -81,6 +83,7 @@ def test_names_that_are_found(host, tmp_path, file, name):
 @pytest.mark.parametrize(("node", "field"), [("LoadImage", "image"), ("LoadVideo", "file")])
 def test_names_that_are_refused(host, tmp_path, node, field, name):
     save(tmp_path / "secret.png")
+    save(host.input / "a.png")
     (host.input / "folder").mkdir()
     if os.name != "nt":
         (host.input / "link.png").symlink_to(tmp_path / "secret.png")

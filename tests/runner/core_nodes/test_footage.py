@@ -78,7 +78,7 @@ COLOURS = {
     "jpeg.mkv": f"{stored('bt601', 'yuvj420p', 'pc')} -c:v mjpeg -q:v 1",
     "untagged.mp4": f"{stored('bt601')} -c:v libx264 -crf 1",
     "ten.mp4": f"{stored('bt709', 'yuv420p10le')} -colorspace bt709 -c:v libx264 -crf 1",
-    "twelve.mov": f"{stored('bt709', 'yuv444p12le')} -colorspace bt709 -c:v prores_ks -profile:v 4444",
+    "twelve.mov": f"{stored('bt601', 'yuv444p12le')} -c:v prores_ks -profile:v 4444",
     "rgb.mp4": "-c:v libx264rgb -crf 0",
     "ycgco.mkv": f"{zscaled('yuv444p', 'm=ycgco:p=709:t=709')} -colorspace ycgco -c:v ffv1",
     "bt2020.mp4": f"{zscaled('yuv420p10le', 'm=2020_ncl:p=2020:t=2020_10')} {X265}colorprim=bt2020:"
@@ -123,9 +123,8 @@ def hdr(path: Path, code: int, transfer: str = "smpte2084", size: str = "96x64",
     opacity = ":a='if(lt(X,48),1023,512)'" if alpha else ""
     picture = f"nullsrc=s={size}:r=10:d=0.2,format={'yuva444p10le' if alpha else 'yuv420p10le'}"
     tags = f"setparams=range=tv:color_primaries=bt2020:color_trc={transfer}:colorspace=bt2020nc"
-    encoder = "-c:v prores_ks -profile:v 4444" if alpha else "-c:v ffv1"
     options = f"-color_primaries bt2020 -color_trc {transfer} -colorspace bt2020nc -color_range tv"
-    make(path, f"-f lavfi -i {picture},geq=lum={code}:cb=512:cr=512{opacity},{tags} {options} {encoder}")
+    make(path, f"-f lavfi -i {picture},geq=lum={code}:cb=512:cr=512{opacity},{tags} {options} -c:v ffv1")
 
 
 @pytest.mark.parametrize("nits", [1, 10, 100, 203, 1000, 4000])
@@ -148,8 +147,8 @@ def test_hlg_is_tone_mapped_in_odd_sizes_too(host, caplog):
 
 
 def test_hdr_with_transparency(host):
-    hdr(host.input / "a.mov", perceptual_quantizer(203), alpha=True)
-    frames, _, _ = read(host.input / "a.mov")
+    hdr(host.input / "a.mkv", perceptual_quantizer(203), alpha=True)
+    frames, _, _ = read(host.input / "a.mkv")
     assert frames[:, :, 8:40].mean() == pytest.approx(242, abs=3)
     assert frames[:, :, 56:88].mean() == pytest.approx(121, abs=3)
 
@@ -307,6 +306,27 @@ def test_the_first_sound_track_is_named(host, caplog):
     make(host.input / "two.mp4", tracks, "-map 0 -map 1 -map 2 -c copy")
     read(host.input / "two.mp4")
     assert lines(caplog) == ["INFO two.mp4: the first of its 2 sound tracks is taken."]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(3, True), (2.05, False), (1, False)])
+def test_sound_longer_than_the_picture_is_cut_in_one_line(host, caplog, seconds, told):
+    sound = {"waveform": torch.rand(1, 1, int(8000 * seconds)) - 0.5, "sample_rate": 8000}
+    (made,) = run("CreateVideo", images=torch.rand(20, 24, 32, 3), fps=10.0, audio=sound)
+    result = run("SaveVideo", video=made, filename_prefix="v", format="auto", codec="auto")
+    path = host.output / result["ui"]["images"][0]["filename"]
+    assert read_audio(path)["waveform"].shape[2] / 8000 == pytest.approx(min(seconds, 2), abs=0.2)
+    line = "INFO The sound is 1.00 s longer than the picture: it is cut where the picture ends."
+    assert lines(caplog) == ([line] if told else [])
+
+
+def test_alpha_that_no_saver_keeps_is_named(host, caplog):
+    (made,) = run("CreateVideo", images=torch.rand(2, 24, 32, 4), fps=10.0)
+    run("SaveVideo", video=made, filename_prefix="v", format="auto", codec="auto")
+    run("SaveWEBM", images=torch.rand(2, 24, 32, 4), filename_prefix="w", codec="vp9", fps=10.0, crf=30.0)
+    assert lines(caplog) == [
+        "INFO The images' alpha is left out: H.264 has no place for it.",
+        "INFO The images' alpha is left out: Save WEBM writes none.",
+    ]
 
 
 def test_edit_lists(host, caplog):
