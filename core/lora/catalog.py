@@ -20,7 +20,7 @@ from ..host.base import Host
 
 if TYPE_CHECKING:
     from ..catalog.discovery import SingleFile
-    from .file import LoraShape
+    from .file import LoraShape, Summary
 
 
 NONE = "none"
@@ -94,16 +94,7 @@ def lora_details(host: Host, family: ModelFamily | None = None) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What the header of a LoRA says for one family: what it holds, what is left out, and why it cannot be used."""
-
-    shape: LoraShape
-    left_out: str
-    reason: str
-
-
-def _header_of(path: Path, family: ModelFamily | None) -> _Header:
+def _header_of(path: Path, family: ModelFamily | None) -> Summary:
     status = path.stat()
     return _header_once(path, status.st_size, status.st_mtime_ns, _class_of(family))
 
@@ -114,13 +105,12 @@ def _class_of(family: ModelFamily | None) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _header_once(path: Path, size: int, changed: int, class_name: str | None) -> _Header:
+def _header_once(path: Path, size: int, changed: int, class_name: str | None) -> Summary:
     from ..files.open import read_header
     from .file import judge
 
     del size, changed  # they tell one state of the file from another
-    verdict = judge(read_header(path).entries, class_name)
-    return _Header(verdict.shape, verdict.left_out, verdict.reason)
+    return judge(read_header(path).entries, class_name).summary
 
 
 @lru_cache(maxsize=1024)

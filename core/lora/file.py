@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT
@@ -225,6 +225,14 @@ class LoraShape:
         return "a LoRA" + (f" for {model}, rank {self.rank}" if model and self.rank else "")
 
 
+class Summary(NamedTuple):
+    """What a verdict says of a file, without its tensors; see `Verdict`."""
+
+    shape: LoraShape
+    left_out: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Verdict(Generic[Tensor]):
     """What is to be done with a file, for a class of transformers.
@@ -242,6 +250,11 @@ class Verdict(Generic[Tensor]):
     placement: Placement
     count: int
     reason: str
+
+    @property
+    def summary(self) -> Summary:
+        """What it says, without the tensors."""
+        return Summary(self.shape, self.left_out, self.reason)
 
     @property
     def left_out(self) -> str:
