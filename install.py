@@ -525,8 +525,12 @@ def run_models(options: argparse.Namespace, task: str) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    code: int = command.run(request, write, sys.stdout.isatty())
-    return code
+    # Behind `| head`, a download goes on; SIGTERM stops it as Ctrl-C does.
+    process = load_pack("core.process")
+    with process.Interruption().caught(), process.standard_outputs() as (out, _):
+        code: int = command.run(request, write, sys.stdout.isatty())
+        out.flush()
+        return process.FAILED if code == process.DONE and out.failure else code
 
 
 def models_folder(options: argparse.Namespace) -> Path:

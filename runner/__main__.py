@@ -17,7 +17,7 @@ if __name__ == "__main__":
             os.open(os.devnull, os.O_RDWR)
 
     def end(number: int, frame: FrameType | None) -> None:
-        """End the process, which has done nothing yet; the codes are those of `runner.process`."""
+        """End the process, which has done nothing yet; the codes are those of `core.process`."""
         del frame
         os._exit(129 if number == getattr(signal, "SIGHUP", 0) else 130)
 

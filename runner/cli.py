@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError, escaped
+from ..core.process import CANCELLED, DONE, FAILED, WRONG, Interruption, Output, standard_outputs
 from .definitions import read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
 from .errors import NodeFailed, NodeMisused, WorkflowError
-from .process import CANCELLED, DONE, FAILED, WRONG, Interruption, Output, standard_outputs
 
 if TYPE_CHECKING:
     from .session import Session
@@ -140,8 +140,7 @@ def _gigabytes(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     interruption = Interruption()
-    interruption.catch()
-    with standard_outputs() as (out, err):
+    with interruption.caught(), standard_outputs() as (out, err):
         try:
             code = _main(arguments, interruption, out, err)
         except KeyboardInterrupt:  # before there was anything to stop

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TextIO
 
 from ..core.errors import escaped, readable, shortened
 from ..core.host.base import Preview, Progress
+from ..core.process import CANCELLED, HUNG_UP, Output
 from .graph import Node
-from .process import CANCELLED, HUNG_UP, Output
 
 SECONDS_BETWEEN_LINES = 5.0
 LONGEST_TITLE = 80  # characters

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from piying.core import process
 from piying.core.host import headless
 from piying.core.host.headless import HeadlessHost
-from piying.runner import process
-from piying.runner.process import Interruption, Output, standard_outputs
+from piying.core.process import Interruption, Output, standard_outputs
 from piying.tests.runner.conftest import ROOT
 
 unix = pytest.mark.skipif(os.name == "nt", reason="descriptors and signals are Unix's")
@@ -87,16 +87,16 @@ def test_outputs_that_are_none_take_what_is_printed(monkeypatch):
 
 @pytest.fixture
 def interruption():
-    before = {name: signal.getsignal(getattr(signal, name)) for name in process.EXIT_CODES if hasattr(signal, name)}
-    yield Interruption()
-    for name, handler in before.items():
-        signal.signal(getattr(signal, name), handler)
+    interruption = Interruption()
+    before = signal.getsignal(signal.SIGINT)
+    with interruption.caught():
+        yield interruption
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @unix
 @pytest.mark.parametrize(("first", "code"), [("SIGINT", 130), ("SIGTERM", 130), ("SIGHUP", 129)])
 def test_the_first_signal_stops_the_run_and_later_ones_do_not_disturb_the_clean_up(interruption, first, code):
-    interruption.catch()
     interruption.check()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(getattr(signal, first))
@@ -111,10 +111,12 @@ def test_the_first_signal_stops_the_run_and_later_ones_do_not_disturb_the_clean_
 
 
 @unix
-def test_a_signal_that_is_ignored_stays_so(interruption):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    interruption.catch()
-    signal.raise_signal(signal.SIGHUP)
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interruption = Interruption()
+    with interruption.caught():
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
     assert interruption.exit_code is None
 
 
@@ -123,7 +125,6 @@ def test_a_clean_up_that_does_not_end_is_ended_by_one_more_signal(interruption, 
     codes = []
     monkeypatch.setattr(process.os, "_exit", codes.append)
     monkeypatch.setattr(process, "PATIENCE", -1.0)
-    interruption.catch()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGINT)

@@ -41,12 +41,19 @@ class Interruption:
         self._since = 0.0
         self._is_over = False
 
-    def catch(self) -> None:
-        """Take the signals from now on, but those that the process was started to ignore, as by `nohup`."""
-        for name in EXIT_CODES:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Take the signals in the block, but those that the process was started to ignore, as by `nohup`."""
+        numbers = [getattr(signal, name) for name in EXIT_CODES if hasattr(signal, name)]
+        before = {number: signal.getsignal(number) for number in numbers}
+        taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        for number in taken:
+            signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number in taken:
+                signal.signal(number, before[number])
 
     def check(self) -> None:
         """Stop here where a signal has come."""
