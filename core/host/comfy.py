@@ -1,4 +1,4 @@
-"""ComfyUI host: the pack inside ComfyUI. Only this file and comfy_server.py import ComfyUI's modules."""
+"""ComfyUI host: the pack inside ComfyUI. Of the pack only core/host/comfy*.py import ComfyUI's modules."""
 
 from __future__ import annotations
 
