@@ -23,6 +23,7 @@ RESTRICTIONS = ("title", "input", "group")
 MAX_PATTERN, MAX_REPEATS, MAX_SUBJECT = 200, 3, 100
 MAX_BROADCASTERS = 1000
 _Members = list[tuple[str, set[str]]]  # title of a group on the canvas, ids of the nodes in it
+MAX_PLACE = 1e9  # on the canvas
 TITLE_HEIGHT = 30  # of a node on the canvas, above its position
 
 
@@ -290,4 +291,4 @@ def _inside(graph: LoadedGraph, box: dict[str, Any]) -> set[str]:
 def _numbers(value: Any) -> list[float]:
     """Return the numbers of a list, or of an object with the positions as keys, as old files have it."""
     entries = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [each for each in entries if isinstance(each, int | float)]
+    return [float(each) for each in entries if isinstance(each, int | float) and abs(each) < MAX_PLACE]

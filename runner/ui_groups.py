@@ -23,6 +23,7 @@ from .ui_graph import (
     UIGraph,
     UILink,
     UINode,
+    as_list,
     as_object,
     as_objects,
     as_slot,
@@ -119,7 +120,7 @@ class _Group:
         return self._finished()
 
     def _read_links(self) -> None:
-        for link in self._data.get("links") or ():
+        for link in as_list(self._data.get("links"), f"links of the {self._what}"):
             if not isinstance(link, list) or len(link) < 4:
                 raise WorkflowError(f"The {self._what} has a link that is none: {str(link)[:80]}.")
             if link[0] is None:
@@ -129,7 +130,7 @@ class _Group:
                 raise WorkflowError(f"The {self._what} has a link to or from a node that it does not have.")
             self._inner[source].targets.setdefault(slot, []).append((target, target_slot))
             self._inner[target].origins[target_slot] = source, slot
-        for entry in self._data.get("external") or ():
+        for entry in as_list(self._data.get("external"), f"external links of the {self._what}"):
             if isinstance(entry, list) and len(entry) >= 2 and as_slot(entry[0]) < len(self._inner):
                 self._inner[as_slot(entry[0])].external.add(as_slot(entry[1]))
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EMPHASIS = 1.1  # of a pair of brackets without a number
 MOST_WEIGHT = 10.0
+MAX_PROMPT = 100_000  # characters; encoders read some 2,000, and megabytes would be split into tokens for minutes
 SHOWN = 60  # characters of a prompt in a message
 _WEIGHTED = re.compile(r"\([^()]+:\s*[\d.]+\s*\)")
 # Of other programs: no encoder here knows them.
@@ -71,6 +72,12 @@ def weighted_segments(prompt: str) -> list[Segment]:
     ]
 
 
+def require_length(prompt: str) -> None:
+    """Accept a prompt of a length that people write. Raises PiyingError for another."""
+    if len(prompt) > MAX_PROMPT:
+        raise PiyingError(f"The prompt has {len(prompt)} characters; at most {MAX_PROMPT} are read. Shorten it.")
+
+
 @dataclass(frozen=True)
 class Reading:
     """The tokens of a prompt, cut to the encoder's room, with the weight of each, and what to say of them.
@@ -111,11 +118,16 @@ class PromptTokenizer:
         return getattr(self._tokenizer, name)
 
     def __call__(self, text: str | list[str], padding: str | bool = False, **options: Any) -> Any:
-        """Return input_ids and attention_mask of one prompt, and keep how it was read as `reading`."""
+        """Return input_ids and attention_mask of one prompt, and keep how it was read as `reading`.
+
+        Raises:
+            PiyingError: the prompt is absurdly long, or a weight in it is out of range.
+        """
         import torch
         from transformers import BatchEncoding
 
         prompt = text if isinstance(text, str) else text[0]
+        require_length(prompt)
         segments = weighted_segments(prompt) if self._weighted else [Segment(prompt, 1.0)]
         self.reading = self._read(prompt, segments)
         if all(weight == 1 for _, weight in segments):

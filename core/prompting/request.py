@@ -19,6 +19,7 @@ LENGTHS: dict[AnswerLength, tuple[int, int] | None] = {
     "medium": (50, 80),
     "long": (100, 140),
 }
+MAX_CHARACTERS = 100_000  # of a prompt; megabytes would be searched for facts, and split into tokens, for minutes
 DEFAULT_PRESET = BUILT_IN_PRESETS[0]
 DEFAULT_MAX_NEW_TOKENS = 256
 DEFAULT_TEMPERATURE = 0.7
@@ -56,15 +57,20 @@ class ExpandRequest:
     frozen_prompt: str = ""
 
     def validate(self) -> None:
-        """Accept a request whose closed settings have values that exist.
+        """Accept a request with a prompt that people write, and closed settings with values that exist.
 
         Raises:
-            PiyingError: one has not; the message lists the values it may have.
+            PiyingError: the prompt is absurdly long, or a setting has another value; the message lists those it may
+                have.
         """
         settings: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             ("language", self.language, LANGUAGES),
             ("length", self.length, tuple(LENGTHS)),
         )
+        if len(self.prompt) > MAX_CHARACTERS:
+            raise PiyingError(
+                f"The prompt has {len(self.prompt)} characters; at most {MAX_CHARACTERS} are read. Shorten it."
+            )
         for name, value, allowed in settings:
             if value not in allowed:
                 raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(allowed)}.")

@@ -15,6 +15,7 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.run import sample as draw
+from piying.core.prompting.request import ExpandRequest
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
 from piying.core.wan.run import sample
@@ -71,6 +72,13 @@ def test_weights_are_read_as_comfyui_reads_them(prompt):
 def test_weights_out_of_range_are_refused(prompt):
     with pytest.raises(PiyingError, match=r"The prompt's weight .* is out of range: -10 to 10"):
         weighted_segments(prompt)
+
+
+def test_a_prompt_of_megabytes_is_refused_before_it_is_split():
+    with pytest.raises(PiyingError, match="has 1000000 characters; at most 100000 are read"):
+        PromptTokenizer(None, 77, "BERT")("x" * 1_000_000)
+    with pytest.raises(PiyingError, match="has 1000000 characters; at most 100000 are read"):
+        ExpandRequest("x" * 1_000_000).validate()
 
 
 @pytest.mark.parametrize("prompt", ["(" * 100_000, ")" * 100_000, "(:" * 50_000, "(a:1)" * 20_000, "\\(" * 50_000])

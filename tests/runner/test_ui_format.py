@@ -108,6 +108,8 @@ def test_a_widget_in_a_group_node_can_be_set():
         ({"nodes": [{"id": 1}]}, "has no type"),
         ({"nodes": [{"type": "A"}], "links": [[0, 0, 9, 0]]}, "a node that it does not have"),
         ({"nodes": [{"type": "A"}], "links": [[0, 0]]}, "has a link that is none"),
+        ({"nodes": [{"type": "A"}], "links": 1.5}, "should be a list"),
+        ({"nodes": [{"type": "A"}], "external": 1.5}, "should be a list"),
         ({"nodes": [{"type": "A"}], "links": [[0, "x", 0, 0]]}, "the slot x"),
         (7, "should be an object"),
     ],
