@@ -198,15 +198,20 @@ class Checkout:
         if not isinstance(error, ImportError):
             return None
         name = error.name or ""
-        if name.partition(".")[0] in COMFYUI_MODULES:
-            if self.lacks is not None:
-                return f"ComfyUI's module {name!r}. {self.lacks}"
+        package = name.partition(".")[0]
+        if package in COMFYUI_MODULES:
             what = f"ComfyUI's module {name!r}"
             if not isinstance(error, ModuleNotFoundError):
                 what = f"something of {what} ({error})"
+            if self.lacks is not None:
+                return f"{what}, which could not be loaded here."
             return f"{what}, which {self} does not have: it is made for another version of ComfyUI."
+        if not isinstance(error, ModuleNotFoundError):
+            return None
+        if _normal(package) in map(_normal, self._missing_requirements()):
+            return f"the Python package {package!r}, one of ComfyUI's own requirements: {self._install()}."
         if _is_inside(_raised_in(error), self.folder):
-            return f"a part of ComfyUI. {self._why_not(error)}"
+            return f"a part of ComfyUI that needs {name!r}, which this Python lacks."
         return None
 
     def _why_not(self, error: Exception) -> str:
@@ -214,25 +219,21 @@ class Checkout:
         missing = self._missing_requirements()
         if isinstance(error, ModuleNotFoundError) and missing:
             return (
-                f"{str(self)[:1].upper()}{str(self)[1:]} needs {error.name!r}, and this Python lacks "
-                f"{', '.join(missing)} of ComfyUI's own requirements: "
-                f"{sys.executable} -m pip install -r {self.folder / 'requirements.txt'}."
+                f"ComfyUI: {self} needs {error.name!r}, and this Python lacks {', '.join(missing)} "
+                f"of its requirements: {self._install()}."
             )
-        return f"{str(self)[:1].upper()}{str(self)[1:]} cannot be loaded ({type(error).__name__}: {error})."
+        return f"ComfyUI: {self} cannot be loaded ({type(error).__name__}: {error})."
+
+    def _install(self) -> str:
+        return f"{sys.executable} -m pip install -r {self.folder / 'requirements.txt'}"
 
     def _missing_requirements(self) -> list[str]:
         """Return the packages of ComfyUI's requirements that are not installed, but for those of its page."""
         path = self.folder / "requirements.txt"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         names = [match[1] for match in map(REQUIREMENT.match, lines) if match]
-        installed = {
-            (found.metadata["Name"] or "").lower().replace("_", "-") for found in importlib.metadata.distributions()
-        }
-        return [
-            name
-            for name in names
-            if not name.startswith(PAGE_PACKAGES) and name.lower().replace("_", "-") not in installed
-        ]
+        installed = {_normal(found.metadata["Name"] or "") for found in importlib.metadata.distributions()}
+        return [name for name in names if not name.startswith(PAGE_PACKAGES) and _normal(name) not in installed]
 
     # Nodes
 
@@ -260,9 +261,10 @@ class Checkout:
 
     def use(self, host: HeadlessHost) -> None:
         """Give ComfyUI's modules the folders and the display of a host."""
-        import folder_paths
-
         self._begin, self._bar = host.progress, None
+        folder_paths = sys.modules.get("folder_paths")
+        if folder_paths is None:  # it could not be loaded
+            return
         # A folder that is not there is an empty one here, as the input folder is that ComfyUI makes at its start.
         inputs = host.input if host.input.is_dir() else host.temp / "input"
         inputs.mkdir(parents=True, exist_ok=True)
@@ -363,6 +365,10 @@ def _muted() -> Iterator[None]:
     finally:
         root.setLevel(level)
         root.removeHandler(silent)
+
+
+def _normal(package: str) -> str:
+    return package.lower().replace("_", "-")
 
 
 def _raised_in(error: BaseException) -> str:

@@ -338,19 +338,25 @@ def fake_checkout(folder):
 def test_what_comfyui_lacks_is_kept_apart(command, write, packs, tmp_path):
     """One line for the checkout; a pack is told that it is the checkout, and which modules a version has not."""
     packs("wants", __init__="import comfy.utils")
+    packs("also", __init__="import surely_not_installed")
+    packs("server", __init__="from server import PromptServer")
+    packs("own", __init__="import not_installed_either")
     packs("paths", __init__=DOUBLE.replace("from .more", "import folder_paths\nfrom .more"), more="FACTOR = 4")
     checkout = fake_checkout(tmp_path / "ComfyUI")
     options = ("--custom-nodes", tmp_path / "custom_nodes", "--comfyui", checkout)
     ran = command(write(doubled(2)), *options)
     assert ran.returncode == 0, ran.stderr
     assert "Preview Any: 8" in ran.stderr
-    lacks = (
-        f"The checkout {checkout} (ComfyUI 9.8.7) needs 'surely_not_installed', and this Python lacks "
-        "surely-not-installed of ComfyUI's own requirements: "
-        f"{sys.executable} -m pip install -r {checkout / 'requirements.txt'}."
-    )
-    assert ran.stderr.count(lacks) == 2
-    assert f"The pack wants wants a part of ComfyUI. {lacks}" in ran.stderr
+    install = f"{sys.executable} -m pip install -r {checkout / 'requirements.txt'}."
+    assert (
+        f"ComfyUI: the checkout {checkout} (ComfyUI 9.8.7) needs 'surely_not_installed', and this Python lacks "
+        f"surely-not-installed of its requirements: {install} Its nodes are left out"
+    ) in ran.stderr
+    required = f"wants the Python package 'surely_not_installed', one of ComfyUI's own requirements: {install}"
+    assert f"The pack wants {required}" in ran.stderr
+    assert f"The pack also {required}" in ran.stderr
+    assert "The pack server wants ComfyUI's module 'server', which could not be loaded here." in ran.stderr
+    assert "The pack own wants the Python package 'not_installed_either': it is not installed." in ran.stderr
 
 
 def test_two_checkouts_in_one_process(tmp_path):
