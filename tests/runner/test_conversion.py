@@ -235,6 +235,12 @@ def test_what_is_not_clear_is_refused(convert, workflow, words):
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize("slot", [7, -1, 10**30])
+def test_a_link_to_an_output_that_is_not_there_is_refused(convert, slot):
+    with pytest.raises(WorkflowError, match="is linked to an output that GetVideoComponents does not have"):
+        convert(changed(case("core_inpaint_api"), "18", audio=["9", slot]))
+
+
 def test_one_output_may_be_left_out(convert):
     workflow = case("core_t2v_api") | {
         "20": {"class_type": "FancyUpscale", "inputs": {"images": ["9", 0]}},
