@@ -116,7 +116,7 @@ def models(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     Args:
         question: `class_type`, a loader.
     """
-    from ..core.download.downloadable import downloadable_models
+    from ..core.download.downloadable import download_folder, downloadable_models
 
     family = getattr(class_of(question.get("class_type")), "FAMILY", None)
     if family is None:
@@ -126,7 +126,7 @@ def models(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     return {
         "installed": installed,
         "offers": [offer.to_json() for offer in downloadable_models(family.key, root)],
-        "folder": str(root),
+        "folder": str(download_folder(family.key, root)),
         **_job(downloader),
     }
 

@@ -145,6 +145,11 @@ def main(arguments: list[str] | None = None) -> int:
             code = _main(arguments, interruption, out, err)
         except KeyboardInterrupt:  # before there was anything to stop
             code = interruption.exit_code or CANCELLED
+        except (ImportError, AttributeError, RuntimeError):
+            # A library that swallowed the interrupt while it was imported is half there, and fails a moment later.
+            if interruption.exit_code is None:
+                raise
+            code = interruption.exit_code
         out.flush()
         if code == DONE and out.failure is not None:
             code = FAILED
@@ -177,6 +182,8 @@ def _outcome(options: argparse.Namespace, interruption: Interruption, out: Outpu
     except (WorkflowError, PiyingError) as error:
         return _fail(error, WRONG, display, options.verbose)
     except NodeFailed as error:
+        if interruption.exit_code is not None:
+            return _fail(KeyboardInterrupt(), interruption.exit_code, display, options.verbose)
         return _fail(error, FAILED, display, options.verbose)
     except KeyboardInterrupt as error:
         interruption.end()

@@ -25,6 +25,8 @@ from .graph import Graph, Link, Node, execution_order
 log = logging.getLogger("piying")
 
 NUMBERS = {"INT": int, "FLOAT": float}
+# V3's second one is of the type of another input, which only the page keeps track of.
+ANY_TYPE = ("*", "COMFY_MATCHTYPE_V3")
 MAX_INT = 2**64 - 1  # ComfyUI's largest seed
 MAX_CHOICES_LISTED = 20
 MAX_NAME = 200
@@ -123,12 +125,16 @@ class _Declarations:
 
     def errors(self, node: Node, check: _OwnCheck) -> Iterator[NodeError]:
         """Yield what is wrong with the inputs of a node."""
-        groups = live_groups(check.node_class, self.info[node.class_type]["input"], node)
+        try:
+            groups = live_groups(check.node_class, self.info[node.class_type]["input"], node)
+        except Exception as error:  # noqa: BLE001 - node code is anybody's and may raise anything
+            yield _error("invalid_dynamic_input", node, None, f"{type(error).__name__}: {error}")
+            return
         declared = declared_inputs({"input": groups})
         for name, (kind, options, required) in declared.items():
             if name not in node.inputs:
                 if required:
-                    literal = isinstance(kind, list) or kind in NUMBERS
+                    literal = isinstance(kind, list) or kind in NUMBERS or kind == "COMBO"
                     wanted = "Give it a value." if literal else f"Connect a {kind} to it."
                     yield _error("required_input_missing", node, name, f"the input {name} is missing. {wanted}")
             elif isinstance(node.inputs[name], Link):
@@ -192,7 +198,9 @@ def output_type(source: Node, slot: int, classes: Mapping[str, Any]) -> Any:
 def types_match(given: Any, wanted: Any) -> bool:
     """Return whether an output of type `given` may feed an input of type `wanted`, as ComfyUI decides."""
     # Packs make types that fit all by a str whose `!=` is always false.
-    if not given != wanted or "*" in (given, wanted):  # noqa: SIM202
+    if not given != wanted or given in ANY_TYPE or wanted in ANY_TYPE:  # noqa: SIM202
+        return True
+    if isinstance(given, list) and wanted == "COMBO":  # V1's choices and V3's
         return True
     if not isinstance(given, str) or not isinstance(wanted, str):
         return False

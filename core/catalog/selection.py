@@ -87,6 +87,8 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
             f"model {model!r} is not installed. Fetch it with `python install.py --models {name}`, "
             f"or choose one of these: {', '.join(choices)}."
         )
+    if name not in choices and _first_pair(installed, name):
+        return
     lacking = next((found for found in installed if found.name == name and found.lacking), None)
     if lacking is not None:
         raise PiyingError(
@@ -100,6 +102,14 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
             f"Here are: {', '.join(choices)}. "
             f"Choose one of them, or put the model's folder under models/{family.folder}."
         )
+
+
+def _first_pair(installed: list[InstalledModel], name: str) -> InstalledModel | None:
+    """Return the first of several models that share the file of that name: workflows were saved when it was one."""
+    pairs = [found for found in installed if found.can_run and found.name.startswith(f"{name} + ")]
+    if len(pairs) > 1:
+        log.info("model %s goes with %d others here: using %s.", name, len(pairs), pairs[0].name)
+    return pairs[0] if pairs else None
 
 
 def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
@@ -118,7 +128,9 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     if name == BUILT_IN:
         return built_in(family.key)
     if name != AUTO:
-        return next(found for found in installed if found.name == name)
+        chosen = next((found for found in installed if found.name == name), None) or _first_pair(installed, name)
+        assert chosen is not None  # `check_model` has found it
+        return chosen
     damaged = [found for found in installed if found.problem]
     complete = [found for found in installed if found.can_run]
     if complete:

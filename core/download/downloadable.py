@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ..catalog.component_sizes import listed_components
@@ -24,6 +26,7 @@ class Downloadable:
         sources: addresses of the repositories that keep it, for a person to look at.
         folder: where it goes, below the models folder.
         here: `yes`, `part` or `no`.
+        place: the folder that its first file is in, or goes to.
     """
 
     id: str
@@ -35,6 +38,7 @@ class Downloadable:
     sources: tuple[str, ...]
     folder: str
     here: str
+    place: str
 
     def to_json(self) -> dict[str, Any]:
         """Return it fit for JSON."""
@@ -70,6 +74,15 @@ def downloadable_models(family: str, root: ModelsRoot) -> list[Downloadable]:
                 sources=tuple(dict.fromkeys(sources)),
                 folder=model.folder,
                 here=presence(model, root, ledger),
+                place=str((root / model.files[0].path).parent),
             )
         )
     return found
+
+
+def download_folder(family: str, root: ModelsRoot) -> Path:
+    """Return the models folder that most of a family's files go to; each category may have one of its own."""
+    files = [file for model in listed_models() if model.family == family for file in files_of([model])]
+    places = [root / f"{category}/new" for category in {file.path.partition("/")[0]: None for file in files}]
+    found = Counter(place.parent.parent for place in places).most_common(1)
+    return found[0][0] if found else Path(str(root))

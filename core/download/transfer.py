@@ -279,6 +279,10 @@ def _open(remote: RemoteFile, headers: dict[str, str], timeout: float) -> Iterat
     with CLIENT.open(Request(remote.url, headers, token=remote.token), timeout) as response:
         if response.status not in (200, 206):
             raise status_error(response.status, response.headers, remote)
+        # Asked for plain bytes, so that sizes and checksums are those of the file.
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding.lower() != "identity":
+            raise DownloadRefused(f"{remote.hub} sends {remote.place} compressed as {encoding}. Choose the other hub.")
         yield response
 
 

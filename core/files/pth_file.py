@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 WRAPPERS = ("ema", "module", "state_dict", "model")  # under which training scripts put the weights
-MAX_OPERATIONS = 1 << 20  # of the pickle; a tensor takes about 30 of them
+MAX_OPERATIONS = 1 << 18  # of the pickle; a tensor takes about 30 of them
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra field
 
 STORAGES = {

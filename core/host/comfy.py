@@ -1,4 +1,4 @@
-"""ComfyUI host: the pack inside ComfyUI. Only this file and comfy_server.py import ComfyUI's modules."""
+"""ComfyUI host: the pack inside ComfyUI. Of the pack only core/host/comfy*.py import ComfyUI's modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import MODEL_CATEGORIES, PREVIEW_PIXELS, FolderKind, MemoryRules, Preview, Progress
-from .comfy_server import Tabs, tabs
+from .comfy_server import Tabs, category_folders, tabs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,18 +112,6 @@ class ComfyProgress:
         server = getattr(PromptServer, "instance", None)
         if server is not None and hasattr(server, "send_progress_text") and server.last_node_id is not None:
             server.send_progress_text(text, server.last_node_id)
-
-
-def category_folders(category: str) -> tuple[Path, ...]:
-    """Return ComfyUI's folders of a category, `extra_model_paths.yaml` included, in the order of `model_folders`."""
-    import folder_paths
-
-    models, own = Path(folder_paths.models_dir), Path(folder_paths.models_dir) / category
-    known = folder_paths.get_folder_paths(category) if category in folder_paths.folder_names_and_paths else []
-    paths = [Path(path) for path in known]
-    # What stands before ComfyUI's own folders was put there by `is_default`.
-    count = next((number for number, path in enumerate(paths) if path.is_relative_to(models)), 0)
-    return tuple(dict.fromkeys([*paths[:count], own, *paths]))
 
 
 class ComfyHost:

@@ -167,6 +167,8 @@ class Checkout:
         with self.unhooked():
             failed: list[str] = self.run(_load_core_nodes(nodes))
         comfy.utils.set_progress_bar_global_hook(self._show_progress)
+        # Its samplers draw bars of their own beside that.
+        comfy.utils.set_progress_bar_enabled(log.isEnabledFor(logging.DEBUG))
         self._core = set(nodes.NODE_CLASS_MAPPINGS)
         self._nodes = nodes
         return failed

@@ -1,4 +1,4 @@
-"""ComfyUI's web server: the pack's routes on it, and events of a run sent to the browser tabs that asked for them.
+"""ComfyUI's web server and model folders: the pack's routes, and events of a run sent to the tabs that asked for them.
 
 Nothing listens here: ComfyUI's own server does, and its settings say for whom.
 """
@@ -34,11 +34,21 @@ def comfy_server() -> Any | None:
     return getattr(server, "instance", None)
 
 
+def category_folders(category: str) -> tuple[Path, ...]:
+    """Return ComfyUI's folders of a category, `extra_model_paths.yaml` included, in the order of `model_folders`."""
+    import folder_paths
+
+    models, own = Path(folder_paths.models_dir), Path(folder_paths.models_dir) / category
+    known = folder_paths.get_folder_paths(category) if category in folder_paths.folder_names_and_paths else []
+    paths = [Path(path) for path in known]
+    # What stands before ComfyUI's own folders was put there by `is_default`.
+    count = next((number for number, path in enumerate(paths) if path.is_relative_to(models)), 0)
+    return tuple(dict.fromkeys([*paths[:count], own, *paths]))
+
+
 def models_root() -> ModelFolders:
     """Return ComfyUI's models folder, with the folders that models of each category are looked for in and go to."""
     import folder_paths
-
-    from .comfy import category_folders
 
     return ModelFolders(
         Path(folder_paths.models_dir), {category: category_folders(category) for category in MODEL_CATEGORIES}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -148,17 +149,18 @@ def read_frames(path: Path, info: VideoInfo | None = None) -> Generator[npt.NDAr
     import numpy as np
 
     info = info or probe(path)
-    transparent, count = False, 0
-    frames = webp_frames(path) if not info.filters else _stored_frames(path, info)
-    for count, frame in enumerate(frames, 1):  # noqa: B007
-        if frame.shape[2] == 4:
-            opacity = frame[..., 3:]
-            if opacity.min() < 255:
-                transparent = True
-                # Rounded, in 16 bits: 255 · 255 is the largest product.
-                frame = ((frame[..., :3].astype(np.uint16) * opacity + 127) // 255).astype(np.uint8)
-            frame = np.ascontiguousarray(frame[..., :3])
-        yield frame
+    transparent = False
+    # Closed at once, and with it the ffmpeg that reads.
+    with closing(webp_frames(path) if not info.filters else _stored_frames(path, info)) as frames:
+        for frame in frames:
+            if frame.shape[2] == 4:
+                opacity = frame[..., 3:]
+                if opacity.min() < 255:
+                    transparent = True
+                    # Rounded, in 16 bits: 255 · 255 is the largest product.
+                    frame = ((frame[..., :3].astype(np.uint16) * opacity + 127) // 255).astype(np.uint8)
+                frame = np.ascontiguousarray(frame[..., :3])
+            yield frame
     if transparent:
         log.warning("%s: its transparency is left out: frames are over black.", path.name)
 
@@ -272,7 +274,7 @@ def _filters(first: _FirstFrame, width: int, height: int) -> tuple[list[str], li
     return [*filters, f"scale={width}:{height}:{PRECISE}", f"format={pixels}"], notes
 
 
-def _stored_frames(path: Path, info: VideoInfo) -> Iterator[npt.NDArray[np.uint8]]:
+def _stored_frames(path: Path, info: VideoInfo) -> Generator[npt.NDArray[np.uint8], None, None]:
     """Yield the frames that ffmpeg reads, [H,W,3] or [H,W,4] with alpha; log what it complained of."""
     import numpy as np
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +100,7 @@ def webp_size(path: Path) -> tuple[int, int, list[int]]:
     return width, height, (spans + [0] * count)[:count]
 
 
-def webp_frames(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+def webp_frames(path: Path) -> Generator[npt.NDArray[np.uint8], None, None]:
     """Yield the frames, [H,W,3], or [H,W,4] with alpha. Raises PiyingError when the file is damaged."""
     import numpy as np
     from PIL import ImageSequence

@@ -132,7 +132,7 @@ class Server:
 
 
 @contextmanager
-def running_server(base: Path) -> Iterator[Server]:
+def running_server(base: Path, *more: str) -> Iterator[Server]:
     """The ComfyUI that COMFYUI_PATH names; without one the test is skipped.
 
     COMFYUI_ARGS holds further options for it, such as `--front-end-root` of another frontend.
@@ -141,7 +141,8 @@ def running_server(base: Path) -> Iterator[Server]:
     if not checkout:
         pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout")
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    server = Server(Path(checkout).resolve(), python, base, *shlex.split(os.environ.get("COMFYUI_ARGS", "")))
+    options = shlex.split(os.environ.get("COMFYUI_ARGS", ""))
+    server = Server(Path(checkout).resolve(), python, base, *options, *more)
     try:
         yield server.start()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import random
@@ -483,6 +484,13 @@ def test_a_file_of_unknown_length_stops_at_the_size_it_has_to_have(hub, target):
         transfer(remote(hub), target, progress=seen.append, policy=QUICK)
     assert max(seen) == len(DATA) and names(target) == []
     assert len(hub.asked) == 4, "what is wrong is not fetched again"
+
+
+def test_a_file_that_comes_compressed_is_refused(hub, target):
+    hub.put(PATH, gzip.compress(DATA), encoding="gzip")
+    with pytest.raises(DownloadRefused, match="sends .* compressed as gzip"):
+        fetch(hub, target, bytes=None, sha256=None)
+    assert names(target) == []
 
 
 def test_a_hub_that_sends_next_to_nothing_is_given_up(target, monkeypatch):

@@ -29,6 +29,7 @@ class Served:
         claimed: a Content-Length that is not true; -1 sends none.
         token: what a client has to show.
         sha256: what listings say; None where they do not know it.
+        encoding: a Content-Encoding.
         xet: the hash of the same bytes in Xet storage, which HEAD tells.
     """
 
@@ -46,6 +47,7 @@ class Served:
     token: str = ""
     sha256: str | None = ""
     xet: str = ""
+    encoding: str = ""
 
     def listed_hash(self) -> str | None:
         return hashlib.sha256(self.data).hexdigest() if self.sha256 == "" else self.sha256
@@ -176,6 +178,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body) if served.claimed is None else served.claimed))
         if served.etag:
             self.send_header("ETag", served.etag)
+        if served.encoding:
+            self.send_header("Content-Encoding", served.encoding)
         self.end_headers()
         cut = served.cuts.pop(0) if served.cuts else len(body)
         stall = served.stalls.pop(0) if served.stalls else None

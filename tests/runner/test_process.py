@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ from piying.core import process
 from piying.core.host import headless
 from piying.core.host.headless import HeadlessHost
 from piying.core.process import Interruption, Output, standard_outputs
+from piying.runner import cli
 from piying.tests.runner.conftest import ROOT
 
 unix = pytest.mark.skipif(os.name == "nt", reason="descriptors and signals are Unix's")
@@ -129,6 +131,20 @@ def test_a_clean_up_that_does_not_end_is_ended_by_one_more_signal(interruption, 
         signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGINT)
     assert codes == [130]
+
+
+@unix
+def test_what_fails_after_a_swallowed_signal_is_cancelled(monkeypatch):
+    """As numpy does where its import was interrupted."""
+
+    def fail(*_):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise ImportError("cannot load module more than once per process")
+
+    monkeypatch.setattr(cli, "_prepare_process", lambda *_: None)  # it adds to the loggers of this process
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["workflow.json"]) == 130
 
 
 def nobody():

@@ -36,7 +36,7 @@ def make(path: Path, *parts: str, stdin: bytes = b"") -> None:
 
 def read(path: Path) -> tuple[np.ndarray, dict | None, float]:
     """Return frames in 0..255, sound and rate as Get Video Components gives them."""
-    images, sound, fps = run("GetVideoComponents", video=run("LoadVideo", file=path.name)[0])
+    images, sound, fps, *_ = run("GetVideoComponents", video=run("LoadVideo", file=path.name)[0])
     return (images.numpy() * 255).round().astype(int), sound, fps
 
 
@@ -274,7 +274,7 @@ def test_late_sound_stays_late(host, container):
 
 def test_made_videos_keep_late_sound(host):
     make(host.input / "late.mp4", sources(host))
-    images, sound, fps = run("GetVideoComponents", video=run("LoadVideo", file="late.mp4")[0])
+    images, sound, fps, *_ = run("GetVideoComponents", video=run("LoadVideo", file="late.mp4")[0])
     (made,) = run("CreateVideo", images=images, fps=fps, audio=sound)
     result = run("SaveVideo", video=made, filename_prefix="v", format="auto", codec="auto")
     path = host.output / result["ui"]["images"][0]["filename"]
