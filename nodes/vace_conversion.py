@@ -360,12 +360,14 @@ class _Conversion:
             raise _NotConvertedError(f"{self._name(key)} begins with a latent that VACE Sample cannot begin with.")
         size = self._inputs(latent[0])
         frames = self._frame_count(latent[0], "length", size.get("control_video") is not None)
+        masked = size.get("control_video") is not None and size.get("control_masks") is not None
+        sides = self._side(latent[0], "width", masked), self._side(latent[0], "height", masked)
         task = None
         if self._class(latent[0]) == "WanVaceToVideo":
             if (positive, negative) != ((latent[0], 0), (latent[0], 1)):
                 raise _NotConvertedError(f"{self._name(key)} takes its prompts past {self._name(latent[0])}.")
             positive, negative = (self._linked(size.get(name)) for name in ("positive", "negative"))
-            task = self._core_task(latent[0], frames)
+            task = self._core_task(latent[0], (*sides, frames))
         if size.get("batch_size", 1) != 1:
             self._note(latent[0], "batch_size is not carried over: one video is made.")
         if inputs.get("denoise", 1) != 1:
@@ -378,7 +380,7 @@ class _Conversion:
             model=[model, 0],
             prompt=self._prompt(positive),
             negative_prompt=self._prompt(negative),
-            size=(size.get("width"), size.get("height"), frames),
+            size=(*sides, frames),
             settings={name: inputs.get(name) for name in ("steps", "cfg", "seed")} | {"shift": shift},
             task=task,
         )
@@ -395,8 +397,7 @@ class _Conversion:
         task: Link | None,
     ) -> str:
         """Add VACE Sample with the nearest settings that it takes."""
-        width, height = (self._side(key, name, value) for name, value in zip(("width", "height"), size, strict=False))
-        frames = size[2]
+        width, height, frames = size
         if task is not None and self._made[task[0]]["class_type"] in SIZED:
             # What was measured may be no size that can be made; the task offers the nearest one that can.
             width, height, frames = (
@@ -437,19 +438,28 @@ class _Conversion:
             if frames % 4 != 1:
                 self._note(key, f"{frames} frames become {frames // 4 * 4 + 1}: their number is 4n+1.")
                 frames = frames // 4 * 4 + 1
-            if shared:
-                frames = [self._add("PrimitiveInt", value=frames), 0]
-                self._made[frames[0]]["_meta"] = {"title": name}
+            frames = self._number(name, frames) if shared else frames
         self._done["frames", key] = frames
         return frames
 
-    def _side(self, key: str, name: str, value: Any) -> Any:
-        value = self._value(value)
-        if isinstance(value, int) and value % SIDE:
-            rounded = max(SIDE, round(value / SIDE) * SIDE)
-            self._note(key, f"{name} {value} becomes {rounded}, a multiple of {SIDE}.")
-            return rounded
-        return value
+    def _side(self, key: str, name: str, shared: bool) -> Any:
+        """Return the width or height that a node declares, or the link that gives it; `shared` as for the frames."""
+        if ("side", key, name) not in self._done:
+            value = self._value(self._inputs(key).get(name))
+            if isinstance(value, int) and value % SIDE:
+                rounded = max(SIDE, round(value / SIDE) * SIDE)
+                self._note(key, f"{name} {value} becomes {rounded}, a multiple of {SIDE}.")
+                value = rounded
+            self._done["side", key, name] = self._number(name, value) if shared else value
+        return self._done["side", key, name]
+
+    def _number(self, name: str, value: Any) -> Any:
+        """Return the link of a node that holds a number, called so; what is no number stays."""
+        if not isinstance(value, int):
+            return value
+        key = self._add("PrimitiveInt", value=value)
+        self._made[key]["_meta"] = {"title": name}
+        return [key, 0]
 
     def _prompt(self, found: tuple[str, int] | None) -> Any:
         """Return the text of a conditioning, or the link that gives it."""
@@ -505,7 +515,7 @@ class _Conversion:
 
     # Tasks
 
-    def _core_task(self, key: str, frames: Any) -> Link | None:
+    def _core_task(self, key: str, size: tuple[Any, Any, Any]) -> Link | None:
         inputs = self._inputs(key)
         strength = inputs.get("strength", 1.0)
         task = self._reference(inputs.get("reference_image"), None)
@@ -516,7 +526,7 @@ class _Conversion:
                 self._note(key, f"strength {strength} is not carried over: a reference alone has none.")
             return task
         source = inputs["control_video"], inputs.get("control_masks")
-        return self._edited(key, source, count=frames, task=task, strength={"strength": strength})
+        return self._edited(key, source, size=size, task=task, strength={"strength": strength})
 
     def _reference(self, image: Any, task: Link | None) -> Link | None:
         if image is None:
@@ -526,18 +536,26 @@ class _Conversion:
         return [self._add("PiyingVACEReference", image=picture, task=task, invert_mask=False, crop=False), 0]
 
     def _edited(
-        self, key: str, source: tuple[Any, Any], *, count: Any, task: Link | None, strength: dict[str, Any]
+        self,
+        key: str,
+        source: tuple[Any, Any],
+        *,
+        size: tuple[Any, Any, Any],
+        task: Link | None,
+        strength: dict[str, Any],
     ) -> Link:
         """Return the task of a control video and its mask: followed where that is white, kept where it is black."""
         video, mask = source
-        fitted = FITTED | ({"length": "trim"} if self._is_measured(count) else {})
-        frames = self._first(self._value(video), count)
+        fitted = FITTED | ({"length": "trim"} if self._is_measured(size[2]) else {})
+        frames = self._value(video)
+        # Frames and mask may be of two sizes, and each of more frames than the video.
+        frames = self._first(frames if mask is None else self._scaled(frames, size), size[2])
         chosen = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0} | strength
         if isinstance(chosen["strength"], int | float) and chosen["strength"] > 2:
             self._note(key, f"strength {chosen['strength']} becomes 2, the most there is.")
             chosen["strength"] = 2.0
         chosen = {name: self._value(value) for name, value in chosen.items()}
-        area = None if mask is None else self._mask(mask, count)
+        area = None if mask is None else self._mask(mask, size)
         if area is not None:
             inside: dict[str, Any] = {"invert": False, "shape": "as drawn", "grow": 0, "keep": False, "feather": 8}
             task = [self._add("PiyingVACEInpaint", video=frames, mask=area, task=task, **inside, **fitted), 0]
@@ -545,13 +563,19 @@ class _Conversion:
         made = self._add("PiyingVACERepaint", key, control=frames, mask=area, task=task, **chosen, **fitted)
         return [made, 0]
 
+    def _scaled(self, frames: Link, size: tuple[Any, Any, Any]) -> Link:
+        """Return frames at the size of the video, scaled as the nodes of others do it."""
+        width, height, _ = size
+        how = {"upscale_method": "bilinear", "crop": "center"}
+        return [self._add("ImageScale", "", image=frames, width=width, height=height, **how), 0]
+
     def _first(self, frames: Link, count: Any) -> Link:
         """Return the first frames, as many as the video gets: what is longer is cut there too."""
         if self._is_measured(count):
             return frames  # all of them
         return [self._add("ImageFromBatch", image=frames, batch_index=0, length=count), 0]
 
-    def _mask(self, mask: Any, count: Any) -> Link:
+    def _mask(self, mask: Any, size: tuple[Any, Any, Any]) -> Link:
         """Return a mask of as many frames as the control video has, or of one for all of them."""
         found = self._linked(mask)
         image = self._linked(self._graph[found[0]].get("inputs", {}).get("image")) if found is not None else None
@@ -559,9 +583,10 @@ class _Conversion:
         classes = [self._class(each[0]) for each in (found, image) if each is not None]
         if found is not None and image is not None and classes == ["ImageToMask", "RepeatImageBatch"]:
             channel = self._inputs(found[0]).get("channel", "red")
-            picture = self._value(self._inputs(image[0]).get("image"))
+            picture = self._scaled(self._value(self._inputs(image[0]).get("image")), size)
             return [self._add("ImageToMask", image=picture, channel=channel), 0]
-        frames = self._first([self._add("MaskToImage", mask=self._value(mask)), 0], count)
+        frames = self._scaled([self._add("MaskToImage", mask=self._value(mask)), 0], size)
+        frames = self._first(frames, size[2])
         return [self._add("ImageToMask", image=frames, channel="red"), 0]
 
     # WanVideoWrapper
@@ -575,6 +600,10 @@ class _Conversion:
             raise _NotConvertedError(f"{self._name(key)} is not given what WanVideo VACE Encode makes.")
         size = self._inputs(embeds[0])
         frames = self._frame_count(embeds[0], "num_frames", size.get("input_frames") is not None)
+        source = self._linked(size.get("input_frames"))
+        ends = source is not None and self._class(source[0]) == "WanVideoVACEStartToEndFrame"
+        masked = source is not None and size.get("input_masks") is not None and not ends
+        sides = self._side(embeds[0], "width", masked), self._side(embeds[0], "height", masked)
         if str(inputs.get("scheduler", "unipc")) != "unipc":
             self._note(key, f"the scheduler {inputs['scheduler']} is not carried over: VACE Sample has UniPC.")
         taken = {"model", "image_embeds", "text_embeds", "steps", "cfg", "shift", "seed", "samples"}
@@ -587,9 +616,11 @@ class _Conversion:
             model=[self._wrapper_model(inputs.get("model")), 0],
             prompt=prompts[0],
             negative_prompt=prompts[1],
-            size=(size.get("width"), size.get("height"), frames),
+            size=(*sides, frames),
             settings={name: inputs.get(name) for name in ("steps", "cfg", "shift", "seed")},
-            task=self._wrapper_task(embeds[0], frames) if self._class(embeds[0]) == "WanVideoVACEEncode" else None,
+            task=self._wrapper_task(embeds[0], (*sides, frames))
+            if self._class(embeds[0]) == "WanVideoVACEEncode"
+            else None,
         )
 
     def _wrapper_prompts(self, key: str, text: tuple[str, int] | None) -> tuple[Any, Any]:
@@ -638,7 +669,7 @@ class _Conversion:
             found = self._linked(inputs.get("prev_lora"))
         return loras
 
-    def _wrapper_task(self, key: str, count: Any) -> Link | None:
+    def _wrapper_task(self, key: str, size: tuple[Any, Any, Any]) -> Link | None:
         inputs = self._inputs(key)
         earlier = self._linked(inputs.get("prev_vace_embeds"))
         task = None
@@ -648,7 +679,7 @@ class _Conversion:
                     f"{self._name(key)} and {self._name(earlier[0])} both have frames; their strengths are added up, "
                     "which has no counterpart here."
                 )
-            task = self._wrapper_task(earlier[0], count)
+            task = self._wrapper_task(earlier[0], size)
         task = self._reference(inputs.get("ref_images"), task)
         if inputs.get("input_frames") is None:
             return task
@@ -659,11 +690,13 @@ class _Conversion:
         }
         frames = self._linked(inputs["input_frames"])
         if frames is not None and self._class(frames[0]) == "WanVideoVACEStartToEndFrame":
-            return self._extended(key, frames[0], count=count, task=task, strength=strength)
+            return self._extended(key, frames[0], size=size, task=task, strength=strength)
         source = inputs["input_frames"], inputs.get("input_masks")
-        return self._edited(key, source, count=count, task=task, strength=strength)
+        return self._edited(key, source, size=size, task=task, strength=strength)
 
-    def _extended(self, key: str, helper: str, *, count: Any, task: Link | None, strength: dict[str, Any]) -> Link:
+    def _extended(
+        self, key: str, helper: str, *, size: tuple[Any, Any, Any], task: Link | None, strength: dict[str, Any]
+    ) -> Link:
         """Return the task of a first and a last frame, and of control frames between them."""
         inputs = self._inputs(helper)
         if inputs.get("start_index", 0) != 0 or inputs.get("end_index", -1) != -1:
@@ -673,7 +706,7 @@ class _Conversion:
         first, last = inputs.get("start_image"), inputs.get("end_image")
         if inputs.get("control_images") is not None:
             source = inputs["control_images"], inputs.get("inpaint_mask")
-            task = self._edited(key, source, count=count, task=task, strength=strength)
+            task = self._edited(key, source, size=size, task=task, strength=strength)
         elif strength != {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}:
             self._note(key, "strength and its steps are not carried over: given frames have none.")
         if first is None and last is None:
@@ -686,7 +719,7 @@ class _Conversion:
             task=task,
             first=None if first is None else self._value(first),
             last=None if last is None else self._value(last),
-            num_frames=count,
+            num_frames=size[2],
             count="in all",
             times="",
             clip_frames=0,

@@ -275,7 +275,9 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
     own = session.definitions()
     # Definitions from a server are for the export: only the session's own nodes can run.
     given = read_object_info(options.object_info) if options.object_info else {}
-    info, settings = own | given, {"set": values, "prompt": options.prompt, "seed": options.seed}
+    # What a server leaves out, such as a title, is as it is here.
+    info = own | {name: {"display_name": own.get(name, {}).get("display_name")} | each for name, each in given.items()}
+    settings = {"set": values, "prompt": options.prompt, "seed": options.seed}
     if options.convert_to_piying:
         converted, notes = session.convert(options.workflow, info=given, **settings)
         write_workflow(options.convert_to_piying, converted, "--convert-to-piying")

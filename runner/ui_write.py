@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from .definitions import ObjectInfo
+from .errors import WorkflowError
 from .graph import Link, Node, execution_order, parse_graph
 from .ui_widgets import MISSING, declared_specs, lay_out
 from .validate import check_known
@@ -34,6 +35,10 @@ def to_ui(api: dict[str, Any], info: ObjectInfo) -> dict[str, Any]:
             if isinstance(link, Link):
                 slot["link"] = len(links) + 1
                 source = nodes[link.source]
+                if not 0 <= link.slot < len(source["outputs"]):
+                    raise WorkflowError(
+                        f"{node}: {slot['name']} is linked to an output that {source['type']} does not have."
+                    )
                 links.append([slot["link"], source["id"], link.slot, number, index, slot["type"]])
                 source["outputs"][link.slot]["links"].append(slot["link"])
         # Each node stands right of all that it is made from.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -239,8 +239,9 @@ class FileCatalog:
 
     host: Host
 
+    @cached_property
     def all(self) -> list[SingleFile]:
-        """Return the files in all folders but those of LoRAs: their contents tell what they are, not their place."""
+        """The files in all folders but those of LoRAs: their contents tell what they are, not their place."""
         return single_files(self.host, lambda category: category not in NO_MODELS)
 
     def folders_of(self, *classes: str) -> list[Path]:

@@ -172,6 +172,8 @@ def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
     if dimensions > MAX_DIMENSIONS:
         raise damaged(cursor.path, f"tensor {name[:80]!r} has {dimensions} dimensions")
     shape = tuple(cursor.size() for _ in range(dimensions))[::-1]
+    if any(side >= 1 << 62 for side in shape):
+        raise damaged(cursor.path, f"tensor {name[:80]!r} has a side of {max(shape)}")
     number, offset = cursor.size("I"), cursor.size()
     kind = TYPES.get(number)
     if kind is None:

@@ -263,6 +263,8 @@ class _Archive:
         member = self._members.get(self._folder + name)
         if member is None:
             raise damaged(self._path, f"it has no member {name[:60]!r}")
+        if not 0 <= member.header_offset < self.size:
+            raise damaged(self._path, f"its member {name[:60]!r} lies outside of it")
         with open_regular(self._path) as file:
             file.seek(member.header_offset)
             head = file.read(LOCAL_HEADER.size)

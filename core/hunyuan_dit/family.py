@@ -38,7 +38,7 @@ class HunyuanDiTFamily(ModelFamily):
         """Return all-in-one checkpoints of ComfyUI's, Tencent's own files, and transformers alone."""
         from ..checkpoints.tokenizers import bert_tokenizer
 
-        found = [one for one in files.all() if one.found.readable and one.holds("transformer", self.key)]
+        found = [one for one in files.all if one.found.readable and one.holds("transformer", self.key)]
         if not found:
             return []
         tokenizer = bert_tokenizer(files.host)

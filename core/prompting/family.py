@@ -36,7 +36,7 @@ class PromptFamily(ModelFamily):
         from ..checkpoints.tokenizers import qwen_tokenizer
 
         found, lenders = [], [folder.path for folder in folders]
-        for one in files.all():
+        for one in files.all:
             if one.title != LANGUAGE_MODEL.title or not one.found.readable:
                 continue
             vocabulary = files.shapes(one, "prompt_model")[EMBEDDINGS][0]

@@ -79,7 +79,7 @@ def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, .
     A VACE module goes with each text-to-video model of its width. Where there is one such model alone, the pair has
     the module's name.
     """
-    found = [one for one in files.all() if one.found.readable]
+    found = [one for one in files.all if one.found.readable]
     yield from ((one.name, (one,)) for one in found if one.title == VACE)
     for module in (one for one in found if one.title == VACE_MODULE):
         bases = [one for one in found if one.title == TEXT_TO_VIDEO and one.width == module.width]
@@ -90,7 +90,7 @@ def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, .
 def _companions(files: FileCatalog) -> dict[str, tuple[Any, ...]]:
     """Return the files of the text encoder, with its tokenizer inside it, and of the VAE that are here."""
     found: dict[str, tuple[Any, ...]] = {}
-    for one in files.all():
+    for one in files.all:
         # One that needs a tokenizer beside it cannot do: a loose file has none.
         if one.title == UMT5 and one.found.readable and not one.found.needs:
             found.setdefault("text_encoder", (one.path,))

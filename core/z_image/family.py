@@ -30,7 +30,7 @@ class ZImageFamily(ModelFamily):
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return transformers in one file, with the text encoder and the VAE beside them."""
-        transformers = [one for one in files.all() if one.found.readable and one.holds("transformer", self.key)]
+        transformers = [one for one in files.all if one.found.readable and one.holds("transformer", self.key)]
         if not transformers:
             return []
         lent = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
@@ -79,7 +79,7 @@ def _vae(files: FileCatalog) -> Path | None:
     That of Stable Diffusion 3 has the same shapes, and makes other colours: one that has the published name comes
     first.
     """
-    found = [one for one in files.all() if one.title == FLUX_TITLE and one.found.readable]
+    found = [one for one in files.all if one.title == FLUX_TITLE and one.found.readable]
     named = [one for one in found if one.path.stem.lower() in ("ae", "flux_ae", "z_image_ae")]
     return next((one.path for one in [*named, *found]), None)
 
@@ -91,7 +91,7 @@ def _encoder(
     from ..checkpoints.tokenizers import qwen_tokenizer
 
     wanted = files.shapes(transformer, "transformer")["cap_embedder.1.weight"][1]
-    for one in files.all():
+    for one in files.all:
         if one.title != LANGUAGE_MODEL.title or not one.found.readable:
             continue
         vocabulary, width = files.shapes(one, "text_encoder")[EMBEDDINGS]

@@ -94,14 +94,13 @@ def test_without_a_tokenizer_it_says_so(tmp_path):
     assert tokenizer_in(path) is None
 
 
-@pytest.mark.parametrize("kind", [gguf_writer.F32, gguf_writer.Q8_0])
-def test_a_video_is_made_with_it(tmp_path, host, kind):
+def test_a_video_is_made_with_it(tmp_path, host):
     for category in ("diffusion_models", "text_encoders", "vae"):
         (tmp_path / category).mkdir()
     write_transformer(tmp_path / NAME)
     torch.save(names.wan_vae(models.tensors(models.wan_vae())), tmp_path / "vae" / "y.pth")
     encoder = models.umt5(d_ff=96, d_model=48)
-    path = t5_file(tmp_path / "text_encoders" / "umt5-xxl.gguf", encoder, kind)
+    path = t5_file(tmp_path / "text_encoders" / "umt5-xxl.gguf", encoder, gguf_writer.Q8_0)
     assert choose_model(ModelHandle(WAN_VACE), host).place("tokenizer") == (path,)
     frames, record = sample(ModelHandle(WAN_VACE), REQUEST, host)
     assert record["model"] == NAME
@@ -110,7 +109,7 @@ def test_a_video_is_made_with_it(tmp_path, host, kind):
     writers.save(plain | {"spiece_model": spiece()}, tmp_path / "text_encoders" / "x.safetensors")
     model_cache.evict_models()
     expected, _ = sample(ModelHandle(WAN_VACE), REQUEST, host)
-    assert (frames - expected).abs().max() <= (1e-6 if kind == gguf_writer.F32 else 0.05)
+    assert 0 < (frames - expected).abs().max() <= 0.05  # 8 bits in place of 32
 
 
 def qwen(architecture):

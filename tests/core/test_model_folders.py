@@ -318,6 +318,26 @@ def test_damaged_pickles_are_refused_in_one_sentence(tmp_path, seed):
         assert str(tmp_path / "bad.pth") in str(error)
 
 
+@FUZZ
+@given(st.integers(0, 2**32))
+def test_damaged_archives_are_refused_in_one_sentence(tmp_path, seed):
+    """Bytes anywhere in a good file changed, cut out or put in; 64-bit places and sizes among them."""
+    path = tmp_path / "good.pth"
+    if not path.exists():
+        torch.save(TABLE, path)
+    chance, raw = random.Random(seed), bytearray(path.read_bytes())
+    directory = raw.index(b"PK\x01\x02")
+    for _ in range(chance.choice((1, 2, 4))):
+        at = chance.randrange(directory, len(raw)) if chance.random() < 0.8 else chance.randrange(len(raw))
+        wild = [bytes([chance.randrange(256)]), b"\xff" * 8, (1 << 62).to_bytes(8, "little"), b"\0" * 4]
+        raw[at : at + chance.randrange(9)] = chance.choice(wild)
+    (tmp_path / "bad.pth").write_bytes(raw)
+    try:
+        open_tensors(tmp_path / "bad.pth")
+    except PiyingError as error:
+        assert str(tmp_path / "bad.pth") in str(error)
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_what_a_pickle_calls_is_not_called(tmp_path, monkeypatch, protocol):
     monkeypatch.chdir(tmp_path)

@@ -115,7 +115,7 @@ def test_importing_the_pack_takes_under_30_ms():
         "for name in [name for name in sys.modules if name.startswith('piying')]: del sys.modules[name]\n"
         "begun = time.process_time(); conftest.load_pack(); print(time.process_time() - begun)"
     )
-    assert min(float(run_python(code)) for _ in range(3)) < 0.030 * slowness()
+    assert min(float(run_python(code)) for _ in range(10)) < 0.030 * slowness()
 
 
 def test_the_command_line_answers_within_150_ms():

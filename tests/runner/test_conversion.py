@@ -133,7 +133,7 @@ def test_control_mask_and_reference(convert, name):
     [(_, sampler)] = found["PiyingVACESample"]
     assert sampler["prompt"] == ("a red circle on a {blue|blue} background" if name.endswith("api") else
                                  "a red circle on a blue background")  # fmt: skip
-    assert (sampler["shift"], sampler["width"], sampler["seed"]) == (5.0, 96, 7)
+    assert (sampler["shift"], sampler["seed"], api[sampler["width"][0]]["inputs"]["value"]) == (5.0, 7, 96)
     [(repaint, control)] = found["PiyingVACERepaint"]
     [(inpaint, kept)] = found["PiyingVACEInpaint"]
     [(reference, _)] = found["PiyingVACEReference"]
@@ -141,10 +141,14 @@ def test_control_mask_and_reference(convert, name):
     assert (control["strength"], control["fit"], control["length"], kept["keep"]) == (0.8, "crop", "continue", False)
     assert control["mask"] == kept["mask"] and control["control"] == kept["video"]
     [(cut, first)] = found["ImageFromBatch"]
-    [(number, length)] = found["PrimitiveInt"]
+    numbers = {node_id: inputs["value"] for node_id, inputs in found["PrimitiveInt"]}
     assert control["control"] == [cut, 0]
-    assert first["length"] == sampler["num_frames"] == [number, 0], "the number of frames is in one place"
-    assert length["value"] == 17
+    assert first["length"] == sampler["num_frames"], "the number of frames is in one place"
+    assert numbers[first["length"][0]] == 17
+    for scaled in (inputs for _, inputs in found["ImageScale"]):
+        assert (scaled["width"], scaled["height"]) == (sampler["width"], sampler["height"])
+        assert (scaled["upscale_method"], scaled["crop"]) == ("bilinear", "center")
+    assert len(found["ImageScale"]) == 2, "frames and mask may be of two sizes"
     assert "RepeatImageBatch" not in found, "one mask is enough for all frames"
     [(_, lora)] = found["PiyingLoRA"]
     assert (lora["lora"], lora["strength"]) == ("none", 0.3)
@@ -233,6 +237,12 @@ def test_what_is_not_clear_is_refused(convert, workflow, words):
     with pytest.raises(WorkflowError, match="cannot be converted") as refused:
         convert(workflow)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("slot", [7, -1, 10**30])
+def test_a_link_to_an_output_that_is_not_there_is_refused(convert, slot):
+    with pytest.raises(WorkflowError, match="is linked to an output that GetVideoComponents does not have"):
+        convert(changed(case("core_inpaint_api"), "18", audio=["9", slot]))
 
 
 def test_one_output_may_be_left_out(convert):
