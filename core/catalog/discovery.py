@@ -159,10 +159,10 @@ def _places(name: str, host: Host) -> Iterator[Path]:
 
 def _class_name(folder: Path) -> str | None:
     """Return the class a folder says it is, or None where its index cannot be read or names none."""
-    index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
-    if index is None:
-        return None
     try:
+        index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
+        if index is None:
+            return None
         status = index.stat()
         return _class_in(index, status.st_size, status.st_mtime_ns)
     except OSError:
@@ -315,7 +315,8 @@ def _inspected(path: Path) -> FileInfo | None:
     try:
         status = path.stat()
         return _inspected_once(path, status.st_size, status.st_mtime_ns)
-    except OSError:
+    except OSError as error:
+        name_left_out(path, f"it cannot be read ({error.strerror})")
         return None
 
 

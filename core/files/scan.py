@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ log = logging.getLogger("piying")
 
 MAX_ENTRIES = 100_000  # looked at in one scan: a link may lead to a whole disk
 
-Kind = Literal["file", "model", "odd"]
+Kind = Literal["file", "folder", "model", "odd"]
 # Given a folder that holds a marker: the names in it that belong to the model it is, or None where it is no model.
 OwnedNames = Callable[[Path], Collection[str] | None]
 
@@ -73,7 +74,7 @@ def find_files(
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file, a folder that is a model, or something that cannot be used, with the reason."""
+    """A file, a folder, a folder that is a model, or something that cannot be used, with the reason."""
 
     path: str
     kind: Kind
@@ -81,56 +82,96 @@ class _Entry:
     is_file_like: bool = True
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """A folder that is still to be listed.
+
+    Attributes:
+        real: its path without links.
+        depth: levels of subfolders to enter.
+        above: the real paths of the folders it was reached through.
+        top: the subfolder of the scan's root that it lies in; "" for the root itself.
+    """
+
+    path: str
+    real: str
+    depth: int
+    above: frozenset[str]
+    top: str
+
+
 class _Scan:
-    """One walk below a folder, sorted by name, a subfolder's entries in its place."""
+    """One walk below a folder, sorted by name, a subfolder's entries in its place.
+
+    Folders are listed breadth-first, each once however many links lead to it: what is beside a link to a whole disk,
+    or beside links to each other, is found before the limit is reached.
+    """
 
     def __init__(self, markers: frozenset[str], owned: OwnedNames | None) -> None:
         self._markers, self._owned, self._left = markers, owned, MAX_ENTRIES
+        self._waiting: deque[_Folder] = deque()
+        self._seen: set[str] = set()
 
     def entries(self, root: Path, depth: int) -> Iterator[_Entry]:
         """Yield what lies below a folder."""
         real = os.path.realpath(root)
         # A link to a folder that holds this one leads round in a circle too.
-        above = {str(parent) for parent in Path(real).parents}
-        yield from self._below(str(root), real, depth, frozenset(above))
+        above = frozenset(str(parent) for parent in Path(real).parents)
+        self._waiting.append(_Folder(str(root), real, depth, above, ""))
+        self._seen.add(real)
+        listed: dict[str, list[_Entry]] = {}
+        while self._waiting:
+            folder = self._waiting.popleft()
+            listed[folder.path] = list(self._inside(folder))
+        pending = [iter(listed[str(root)])]
+        while pending:
+            entry = next(pending[-1], None)
+            if entry is None:
+                pending.pop()
+            elif entry.kind == "folder":
+                pending.append(iter(listed[entry.path]))
+            else:
+                yield entry
 
-    def _below(self, folder: str, real: str, depth: int, above: frozenset[str]) -> Iterator[_Entry]:
+    def _inside(self, folder: _Folder) -> Iterator[_Entry]:
         try:
-            with os.scandir(folder) as entries:
+            with os.scandir(folder.path) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            if os.path.lexists(folder):  # a folder of a category need not be there
-                yield _Entry(folder, "odd", f"it cannot be read ({error.strerror})", is_file_like=False)
+            if len(found) > self._left:
+                reason = f"there are more than {MAX_ENTRIES} files and folders around it"
+                yield _Entry(folder.top or folder.path, "odd", reason, is_file_like=False)
+                return
+            self._left -= len(found)
+            owned = self._owned_names(folder.path, found)
+        except OSError as error:  # names may be listed in a folder whose files are not ours to read
+            if os.path.lexists(folder.path):  # a folder of a category need not be there
+                yield _Entry(folder.path, "odd", f"it cannot be read ({error.strerror})", is_file_like=False)
             return
-        self._left -= len(found)
-        if self._left < 0:
-            reason = f"there are more than {MAX_ENTRIES} files and folders around it"
-            yield _Entry(folder, "odd", reason, is_file_like=False)
-            return
-        owned = self._owned_names(folder, found)
         if owned is not None:
-            yield _Entry(folder, "model")
+            yield _Entry(folder.path, "model")
         for entry in found:
             if owned is None or entry.name not in owned:
-                yield from self._entry(entry, real, depth, above)
+                yield from self._entry(entry, folder)
 
     def _owned_names(self, folder: str, found: list[os.DirEntry[str]]) -> Collection[str] | None:
         if not any(entry.name in self._markers and _kind(entry) == "file" for entry in found):
             return None
         return {entry.name for entry in found} if self._owned is None else self._owned(Path(folder))
 
-    def _entry(self, entry: os.DirEntry[str], real: str, depth: int, above: frozenset[str]) -> Iterator[_Entry]:
+    def _entry(self, entry: os.DirEntry[str], folder: _Folder) -> Iterator[_Entry]:
         kind = _kind(entry)
         if kind == "file":
             yield _Entry(entry.path, "file")
         elif kind != "folder":
             yield _Entry(entry.path, "odd", kind)
-        elif depth and not entry.name.startswith("."):
-            own = os.path.realpath(entry.path)
-            if own in above or own == real:
+        elif folder.depth and not entry.name.startswith("."):
+            own, above = os.path.realpath(entry.path), folder.above | {folder.real}
+            if own in above:
                 yield _Entry(entry.path, "odd", "it is a link to a folder that holds it", is_file_like=False)
-            else:
-                yield from self._below(entry.path, own, depth - 1, above | {real})
+            elif own not in self._seen:
+                self._seen.add(own)
+                self._waiting.append(_Folder(entry.path, own, folder.depth - 1, above, folder.top or entry.path))
+                yield _Entry(entry.path, "folder")
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

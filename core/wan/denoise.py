@@ -55,6 +55,8 @@ def denoise(
         batched: predict for both prompts in one batch.
     """
     scheduler.set_timesteps(steps, device=noise.device)
+    # Many steps at a high shift round to equal timesteps at the start, by which diffusers would begin at the second.
+    scheduler.set_begin_index(0)
     latents = noise
     for index, timestep in enumerate(scheduler.timesteps):
         state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)

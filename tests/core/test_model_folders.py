@@ -109,6 +109,11 @@ ODD = {
     "a pickle past all numbers": lambda root: zipped(root / "vae" / "x.pth", bytearray_of((1 << 63) - 1)),
     "a sparse tensor": lambda root: torch.save({"a": torch.eye(4).to_sparse()}, root / "vae" / "x.pth"),
     "a tensor on no device": lambda root: torch.save({"a": torch.empty(9, device="meta")}, root / "vae" / "x.pth"),
+    "shards of long names": lambda root: index(
+        index(root / "LLM" / "a", "config.json", '{"architectures": ["Qwen3ForCausalLM"]}'),
+        "model.safetensors.index.json",
+        '{"weight_map": {"a": "' + "x" * 5000 + '"}}',
+    ),
     "cut weights": lambda root: (root / "vae" / "x.safetensors").write_bytes(b"\x99" * 20),
 }
 

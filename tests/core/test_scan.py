@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from piying.core.files import scan
 from piying.core.files.scan import find_files, find_folders
 
 ENDINGS = (".bin", ".pt")
@@ -80,3 +81,31 @@ def test_pipes_and_folders_of_others_are_left_out(tmp_path):
     finally:
         (tmp_path / "closed").chmod(0o700)
     assert seen == (["a.bin", "closed/x.bin"] if os.geteuid() == 0 else ["a.bin"])
+
+
+@links
+def test_links_to_each_other_or_to_a_whole_disk_hide_nothing_beside_them(tmp_path, monkeypatch, caplog):
+    for one in range(9):
+        touch(tmp_path, f"models/a{one}/x{one}.bin")
+        for other in range(9):
+            (tmp_path / f"models/a{one}/l{other}").symlink_to(tmp_path / f"models/a{other}")
+    touch(tmp_path, "models/z/good.bin", *(f"disk/{one}/{other}.bin" for one in range(20) for other in range(20)))
+    (tmp_path / "models" / "disk").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(scan, "MAX_ENTRIES", 400)
+    seen = found(tmp_path / "models", 8)
+    assert [name for name in seen if name.startswith("a")] == [f"a{one}/x{one}.bin" for one in range(9)]
+    assert seen[-1] == "z/good.bin"
+    assert list(find_folders(tmp_path / "models", 8, ["config.json"])) == []
+    said = [line for line in caplog.messages if "more than 400" in line]
+    assert len(said) == 1 and said[0].startswith(f"{tmp_path / 'models' / 'disk'} is left out")
+
+
+def test_a_folder_that_is_listed_but_not_read_stops_nothing(tmp_path, caplog):
+    touch(tmp_path, "a/config.json", "a/x.bin", "b/y.bin")
+
+    def owned(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    assert [path.name for path in find_files(tmp_path, 3, ENDINGS, ["config.json"], owned=owned)] == ["y.bin"]
+    assert list(find_folders(tmp_path, 3, ["config.json"], owned)) == []
+    assert caplog.messages == [f"{tmp_path / 'a'} is left out: it cannot be read (Permission denied)."]

@@ -87,6 +87,17 @@ def test_a_task_sampled_equals_the_plain_pipeline(host, pipeline, task, scale):
     assert record["task"] == task.describe()
 
 
+def test_steps_whose_timesteps_round_to_one_are_all_taken(host, pipeline, monkeypatch):
+    from diffusers import UniPCMultistepScheduler
+
+    shifted = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=100.0)
+    monkeypatch.setattr(shifted, "index_for_timestep", lambda *_: 0)  # where diffusers begins at the second
+    monkeypatch.setattr(pipeline, "scheduler", shifted)
+    monkeypatch.setattr(f"{__name__}.REQUEST", replace(REQUEST, steps=11, shift=100.0))
+    assert torch.equal(sample(ModelHandle(WAN_VACE, "built-in"), REQUEST, host)[0], plain(pipeline, None))
+    assert shifted.timesteps[0] == shifted.timesteps[1]
+
+
 def test_kept_pixels_come_out_of_the_sampler_untouched(host):
     video = clip()
     frames, _ = sample(ModelHandle(WAN_VACE), REQUEST, host, inpaint(video, box(), feather=0))
