@@ -188,6 +188,13 @@ class _Conversion:
             return str(value[0]), value[1]
         return None
 
+    def _before(self, key: str, name: str, passed: set[str]) -> tuple[str, int] | None:
+        """Return what an input of a node in a chain is linked to; `passed` gets the nodes of the chain."""
+        if key in passed:
+            raise _NotConvertedError(f"{self._name(key)} depends on itself. Remove one link.")
+        passed.add(key)
+        return self._linked(self._inputs(key).get(name))
+
     def _note(self, key: str, text: str) -> None:
         self._notes.append(f"{self._name(key)}: {text}")
 
@@ -340,8 +347,9 @@ class _Conversion:
         """Return the frames that a decoder gives: those of our sampler."""
         del slot
         found = self._linked(self._inputs(key).get("samples"))
+        passed: set[str] = set()
         while found is not None and self._class(found[0]) == "TrimVideoLatent":
-            found = self._linked(self._inputs(found[0]).get("samples"))
+            found = self._before(found[0], "samples", passed)
         makers = {"KSampler": self._core_sampler, "WanVideoSampler": self._wrapper_sampler}
         if found is None or self._class(found[0]) not in makers:
             what = "nothing" if found is None else f"{self._name(found[0])}, {self._class(found[0])}"
@@ -476,6 +484,7 @@ class _Conversion:
         """Return our loader, with the LoRAs behind it, for what a sampler takes as its model, and the shift."""
         loras: list[tuple[str, Any, Any]] = []
         shift: Any = None
+        passed: set[str] = set()
         found = self._linked(value)
         while found is not None and self._class(found[0]) not in ("UNETLoader", "UnetLoaderGGUF"):
             key = found[0]
@@ -488,7 +497,7 @@ class _Conversion:
                     self._note(key, "strength_clip is not carried over: the text encoder takes no LoRA.")
             else:
                 self._note(key, f"{kind} is not carried over.")
-            found = self._linked(inputs.get("model"))
+            found = self._before(key, "model", passed)
         if found is None:
             raise _NotConvertedError("the sampler's model comes from no loader that is known.")
         inputs = self._inputs(found[0])
@@ -639,12 +648,13 @@ class _Conversion:
     def _wrapper_model(self, value: Any) -> str:
         found = self._linked(value)
         loras: list[tuple[str, Any, Any]] = []
+        passed: set[str] = set()
         while found is not None and self._class(found[0]) != "WanVideoModelLoader":
             inputs = self._inputs(found[0])
             loras += self._wrapper_loras(inputs.get("lora"))
             if self._class(found[0]) not in ("WanVideoSetLoRAs", "WanVideoSetBlockSwap"):
                 self._note(found[0], f"{self._class(found[0])} is not carried over.")
-            found = self._linked(inputs.get("model"))
+            found = self._before(found[0], "model", passed)
         if found is None:
             raise _NotConvertedError("the sampler's model comes from no loader that is known.")
         inputs = self._inputs(found[0])
@@ -656,6 +666,7 @@ class _Conversion:
     def _wrapper_loras(self, value: Any) -> list[tuple[str, Any, Any]]:
         """Return (node, file, strength) of the LoRAs of a chain of selectors, the last one first."""
         loras: list[tuple[str, Any, Any]] = []
+        passed: set[str] = set()
         found = self._linked(value)
         while found is not None:
             key, inputs = found[0], self._inputs(found[0])
@@ -666,7 +677,7 @@ class _Conversion:
                 loras += [each for each in reversed(several) if each[1] not in (None, "", "none") and each[2] != 0]
             else:
                 self._note(key, f"{self._class(key)} is not carried over.")
-            found = self._linked(inputs.get("prev_lora"))
+            found = self._before(key, "prev_lora", passed)
         return loras
 
     def _wrapper_task(self, key: str, size: tuple[Any, Any, Any]) -> Link | None:

@@ -30,7 +30,8 @@ def object_info(
     for name, node_class in classes.items():
         try:
             info[name] = _definition(name, node_class, titles)
-        except Exception as error:  # noqa: BLE001 - a pack's code is anybody's; one bad class must not cost the others
+        # A pack's code is anybody's; one bad class must not cost the others, nor the process where it ends that.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             if unusable is not None:
                 unusable[name] = f"it cannot say what inputs it has ({type(error).__name__}: {error})"
     return info
@@ -93,7 +94,8 @@ def read_object_info(path: Path) -> ObjectInfo:
         WorkflowError: the file cannot be read, or holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        # Bytes, so that their encoding is found: PowerShell saves UTF-16.
+        found = json.loads(path.read_bytes())
     except OSError as error:
         raise WorkflowError(f"--object-info {path}: cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:

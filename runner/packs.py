@@ -89,14 +89,22 @@ def _load(path: Path, packs: Packs, checkout: Checkout | None) -> None:
     classes, titles = getattr(module, "NODE_CLASS_MAPPINGS", None), getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None)
     if classes is None and callable(getattr(module, "comfy_entrypoint", None)) and checkout is not None:
         nodes = checkout.run(_v3_nodes(module.comfy_entrypoint))
-        schemas = [node.GET_SCHEMA() for node in nodes]
-        classes = {schema.node_id: node for schema, node in zip(schemas, nodes, strict=True)}
-        titles = {schema.node_id: schema.display_name for schema in schemas if schema.display_name}
+        classes, titles = {}, {}
+        for node in nodes:
+            try:
+                schema = node.GET_SCHEMA()
+            # A pack's code is anybody's; one bad class must not cost the others, nor the process where it ends that.
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                why = f"its schema is wrong ({type(error).__name__}: {error})"
+                log.warning("The pack %s: %s is left out: %s.", path.name, getattr(node, "__name__", node), why)
+                continue
+            classes[schema.node_id], titles[schema.node_id] = node, schema.display_name
     if not isinstance(classes, Mapping):
         raise WorkflowError("has no NODE_CLASS_MAPPINGS and no comfy_entrypoint, so it has no nodes.")
     # What has no INPUT_TYPES is no node.
     classes = {str(name): node for name, node in classes.items() if hasattr(node, "INPUT_TYPES")}
-    titles = {str(name): str(title) for name, title in titles.items()} if isinstance(titles, Mapping) else {}
+    titles = titles if isinstance(titles, Mapping) else {}
+    titles = {str(name): str(title) for name, title in titles.items() if title}
     packs.classes |= classes
     packs.titles |= titles
     packs.origins |= dict.fromkeys(classes, path.name)

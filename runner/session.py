@@ -147,7 +147,7 @@ class Session:
         for name, node_class in classes.items():
             try:
                 found[name] = as_v1(node_class)
-            except Exception as error:  # noqa: BLE001 - anybody's code
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - anybody's code
                 self._unusable[name] = f"its schema is wrong ({type(error).__name__}: {error})"
         if self._checkout is not None and self._checkout.has_nodes:
             return {**CORE_NODE_CLASSES, **found, **NODE_CLASS_MAPPINGS}

@@ -76,7 +76,8 @@ def unfilled(
     named = [
         NamedNode(
             instance.prefix + node.id,
-            str(node.stored.properties.get("Node name for S&R") or ""),
+            # Where a file has no such name, the browser gives a node that of its class.
+            str(node.stored.properties.get("Node name for S&R", node.stored.type) or ""),
             _title(node.stored, info),
             {name: widget.value for name, widget in node.widgets.items() if widget.value is not MISSING},
         )

@@ -144,8 +144,10 @@ class Checkout:
             if script.is_file():
                 try:
                     runpy.run_path(str(script), run_name=str(script.with_suffix("")))
-                except Exception as error:  # noqa: BLE001 - a pack is anybody's code; ComfyUI goes on too
-                    log.warning("The pack %s: its prestartup script failed (%s).", script.parent.name, error)
+                # A pack is anybody's code, and some end the process where they miss something.
+                except (Exception, SystemExit) as error:  # noqa: BLE001
+                    what = f"{type(error).__name__}: {error}"
+                    log.warning("The pack %s: its prestartup script failed (%s).", script.parent.name, what)
 
     def _bring_up_nodes(self, host: HeadlessHost) -> list[str]:
         """Import the rest; return the files of core nodes that cannot be loaded."""

@@ -119,6 +119,9 @@ def test_v3_packs_and_packs_that_need_the_server(checkout, tmp_path):
     (packs / "served" / "prestartup_script.py").write_text(
         "import builtins, folder_paths; builtins.STARTED = folder_paths.get_output_directory()"
     )
+    (packs / "quits").mkdir()
+    (packs / "quits" / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
+    (packs / "quits" / "prestartup_script.py").write_text("raise SystemExit('a library is missing')")
     (packs / "newer.py").write_text("import comfy.surely_not_there")
     (tmp_path / "models" / "vae").mkdir(parents=True)
     (tmp_path / "models" / "vae" / "a.safetensors").touch()

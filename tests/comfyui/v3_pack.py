@@ -150,12 +150,22 @@ class Show(io.ComfyNode):
         return io.NodeOutput(ui={"notes": [saved], "text": [str(source)]})
 
 
+class Malformed(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        raise ValueError("no schema")
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput()
+
+
 class Extension(ComfyExtension):
     async def on_load(self):
         LOADED.append(self)
 
     async def get_node_list(self):
-        return [Double, Slow, Hidden, Expand, Lazy, Block, Lists, Show]
+        return [Double, Slow, Hidden, Expand, Lazy, Block, Malformed, Lists, Show]
 
 
 async def comfy_entrypoint():

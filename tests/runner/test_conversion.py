@@ -231,6 +231,9 @@ def changed(workflow, node_id, **inputs):
           "2": {"class_type": "FancyUpscale", "inputs": {}}}, "FancyUpscale, has no counterpart here"),
         ({"1": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
           "2": {"class_type": "RebatchImages", "inputs": {"images": ["2", 0]}}}, "in a circle"),
+        (changed(case("core_t2v_api"), "8", samples=["8", 0]), "(node 8) depends on itself"),
+        ({**changed(case("core_t2v_api"), "7", model=["20", 0]),
+          "20": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["20", 0]}}}, "(node 20) depends on itself"),
     ],
 )  # fmt: skip
 def test_what_is_not_clear_is_refused(convert, workflow, words):

@@ -46,6 +46,13 @@ def test_values_are_written_into_what_is_exported(command, made, tmp_path):
     assert json.loads(target.read_text(encoding="utf-8"))[node_id]["inputs"]["seed"] == 77
 
 
+def test_definitions_as_powershell_saves_them(command, made, tmp_path):
+    workflow, info, _ = made
+    info.write_text(info.read_text(encoding="utf-8"), encoding="utf-16")
+    ran = command(workflow, "--object-info", info, "--export-api", tmp_path / "api.json")
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_without_the_definitions_the_node_is_named(command, made, tmp_path):
     workflow, _, _ = made
     ran = command(workflow, "--export-api", tmp_path / "api.json")

@@ -202,6 +202,11 @@ class Broken(Node):
     def INPUT_TYPES(cls):
         raise TypeError("missing 1 required positional argument: 'id'")
 
+class Exits(Node):
+    @classmethod
+    def INPUT_TYPES(cls):
+        raise SystemExit("a library is missing")
+
 class Malformed(Node):
     INPUTS = {"required": {"value": ()}}
 
@@ -222,7 +227,7 @@ import logging
 logging.basicConfig(level=logging.INFO, force=True)
 logging.warning("### a warning")
 print("### Loading: a pack that says hello")
-CLASSES = (Switch, Combine, Many, Rows, Picky, Typed, Broken, Malformed, Loud)
+CLASSES = (Switch, Combine, Many, Rows, Picky, Typed, Broken, Exits, Malformed, Loud)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in CLASSES}
 NODE_DISPLAY_NAME_MAPPINGS = None
 """
@@ -261,7 +266,9 @@ def test_what_popular_packs_do_with_their_inputs(command, write, habits):
         "value=t",
         "4",
     }
-    assert "Left out, since their declarations fail: Broken (habits), Malformed (habits)." in ran.stderr
+    assert (
+        "Left out, since their declarations fail: Broken (habits), Exits (habits), Malformed (habits)." in ran.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,12 @@ def test_placeholders_in_what_was_set(session, t2v):
         assert prefix == f"{TODAY}/2025_7_%width%"
 
 
+def test_a_node_without_a_name_is_called_by_its_class(session):
+    saver = {**UI["nodes"][1], "type": "SaveImage", "widgets_values": ["%PiyingSampleImage.sample%"]}
+    workflow = session.prepare({**UI, "nodes": [UI["nodes"][0], saver]})
+    assert workflow.api["2"]["inputs"]["filename_prefix"] == "first frame"
+
+
 def test_the_ui_form_in_the_file_keeps_its_placeholders(session, t2v):
     workflow = session.prepare(t2v, set={"SaveVideo.filename_prefix": "%date:yyyy%/x"})
     saver = next(node for node in workflow.extra_pnginfo["workflow"]["nodes"] if node["type"] == "SaveVideo")
