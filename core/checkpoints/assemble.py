@@ -174,7 +174,7 @@ def _put_packed(
         packed = packed_as.to_stored(stored.read())
         stored.release()
     for tensor in packed.values():
-        _check_finite(tensor, source, name)
+        require_finite(tensor, source, name)
     owner = name.rpartition(".")[0]
     linear: Any = module.get_submodule(owner)
     replace_layer(module, owner, packed_as.layer(packed, linear.bias, compute))
@@ -188,7 +188,7 @@ def _put(module: nn.Module, name: str, stored: StoredTensor, *, dtype: torch.dty
     if wanted != tensor.dtype:
         tensor = tensor.to(wanted)
         stored.release()
-    _check_finite(tensor, source, name)
+    require_finite(tensor, source, name)
     owner, _, own = name.rpartition(".")
     layer = module.get_submodule(owner)
     if own in layer._buffers:
@@ -197,6 +197,7 @@ def _put(module: nn.Module, name: str, stored: StoredTensor, *, dtype: torch.dty
         layer._parameters[own] = nn.Parameter(tensor, requires_grad=False)
 
 
-def _check_finite(tensor: torch.Tensor, source: str, name: str) -> None:
+def require_finite(tensor: torch.Tensor, source: str, name: str) -> None:
+    """Accept weights without NaN and infinity. Raises PiyingError for others."""
     if not all_finite(tensor):
         raise PiyingError(f"{source}: {name} holds values that are no numbers. The file is damaged; fetch it again.")

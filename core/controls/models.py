@@ -89,17 +89,21 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
     They are small: 16-bit types would save little, and change the results.
 
     Raises:
-        PiyingError: the folder is incomplete or damaged.
+        PiyingError: the folder is incomplete or damaged, or weights are not finite.
     """
     host.check_cancelled()
 
     def read() -> PreTrainedModel:
         import torch
 
+        from ..checkpoints.assemble import require_finite
         from ..checkpoints.pretrained import load_pretrained
 
         log.info("Loading %s model: %s", family.title, found.name)
-        return load_pretrained(found.path, family.title, family.index_classes, torch.float32)
+        model = load_pretrained(found.path, family.title, family.index_classes, torch.float32)
+        for name, weight in model.named_parameters():
+            require_finite(weight.detach(), found.path.as_posix(), name)
+        return model
 
     return cached_model(f"controls/{family.key}", found.path, read, host, size=found.size)
 

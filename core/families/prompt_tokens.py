@@ -58,7 +58,8 @@ def weighted_segments(prompt: str) -> list[Segment]:
             if not abs(weight) <= MOST_WEIGHT:
                 inside = shortened(prompt[place + 1 : end])
                 raise PiyingError(
-                    f"The prompt's weight {weight:g} of {inside!r} is out of range: -10 to 10. Most are 0.5 to 1.5."
+                    f"The prompt's weight {weight:g} of {inside!r} is out of range: -10 to 10. Most are 0.5 to 1.5. "
+                    "For brackets that are text write \\( and \\)."
                 )
             weights.append(weight)
             ends.append((end if value is None else end - len(number) - 1, end + 1))

@@ -168,6 +168,14 @@ def test_a_damaged_model_is_refused(tmp_path, circle):
         depth(circle[0][:1], "auto", "per frame", host)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path, circle):
+    model = transformers.AutoModelForDepthEstimation.from_pretrained(BUILT_IN_ROOT / "depth")
+    torch.nn.init.constant_(model.head.conv2.bias, float("nan"))
+    host = installed(tmp_path, model, transformers.AutoImageProcessor.from_pretrained(BUILT_IN_ROOT / "depth"))
+    with pytest.raises(PiyingError, match=r"annotators/mine: head\.conv2\.bias holds values that are no numbers"):
+        depth(circle[0], "auto", "per frame", host)
+
+
 def test_cancelling_stops_between_frames(circle):
     class Stopped(Exception):
         pass

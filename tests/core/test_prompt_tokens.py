@@ -70,7 +70,7 @@ def test_weights_are_read_as_comfyui_reads_them(prompt):
 
 @pytest.mark.parametrize("prompt", ["at (12:30)", "(red:-11)", "(" * 30 + "red" + ")" * 30])
 def test_weights_out_of_range_are_refused(prompt):
-    with pytest.raises(PiyingError, match=r"The prompt's weight .* is out of range: -10 to 10"):
+    with pytest.raises(PiyingError, match=r"The prompt's weight .* is out of range: -10 to 10.* write \\\( and"):
         weighted_segments(prompt)
 
 
