@@ -222,7 +222,8 @@ class NodeType:
         try:
             # In a list, so that an answer of False differs from that of a class without IS_CHANGED.
             return [self.node_class.IS_CHANGED(**given, **hidden)]
-        except Exception as error:  # noqa: BLE001 - anybody's code; ComfyUI then runs the node, and so do we
+        # Anybody's code; ComfyUI then runs the node, and so do we.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             log.warning("%s: IS_CHANGED failed (%s: %s); the node runs again.", node, type(error).__name__, error)
             return float("nan")
 

@@ -231,7 +231,7 @@ class Run:
             self._finished[node.id] = result
             self._events.node_finished(node, result.ui, False)
             return True
-        except Exception as error:  # a node's code is anybody's and may raise anything
+        except (Exception, SystemExit) as error:  # a node's code is anybody's and may raise anything
             wanted = re.search(
                 "tried to allocate ([0-9]+) bytes", str(error)[:2000]
             )  # torch's words, of a RuntimeError

@@ -271,6 +271,13 @@ def test_what_popular_packs_do_with_their_inputs(command, write, habits):
     )
 
 
+def test_a_node_that_ends_the_process_is_named(command, write, packs):
+    quits = DOUBLE.replace("return (value * FACTOR,)", "raise SystemExit(5)")
+    ran = command(write(doubled(7)), "--custom-nodes", packs("quits", __init__=quits, more="FACTOR = 1") / "quits")
+    assert ran.returncode == 1
+    assert "error: Twice as much (node 2): SystemExit: 5." in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("graph", "words"),
     [
