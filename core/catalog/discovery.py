@@ -29,6 +29,7 @@ ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 LONGEST_NAME = 1024
 NO_MODELS = ("loras", "annotators", "tokenizers")  # categories without models in single files
 SEARCH_DEPTH = 8  # of subfolders, as deep as anyone sorts models
+CACHED = 1 << 15  # files: with more than the cache holds, each list would open all of them again
 
 
 def installed_models(family: ModelFamily, host: Host) -> list[InstalledModel]:
@@ -105,7 +106,7 @@ def _check_component(place: Path, files: tuple[Path, ...]) -> None:
         check_counts(read_config(place), tensors, str(place))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED)
 def _tensors_in(file: Path, size: int, changed: int) -> int | str:
     """Return how many tensors are in a file, or why it cannot be read."""
     from ..files.open import read_header
@@ -169,7 +170,7 @@ def _class_name(folder: Path) -> str | None:
         return None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED)
 def _class_in(index: Path, size: int, changed: int) -> str | None:
     del size, changed  # they tell one state of the file from another
     try:
@@ -305,9 +306,10 @@ def single_files(host: Host, wanted: Callable[[str], bool]) -> list[SingleFile]:
             if not category and relative.parts[0] in MODEL_CATEGORIES:
                 continue  # in a folder of its category, which is looked through for itself
             inspected = _inspected(path)
-            if inspected is not None and path.resolve() not in found:
+            real = path.resolve()
+            if inspected is not None and real not in found:
                 name = _shown_name(category, relative.as_posix())
-                found[path.resolve()] = SingleFile(name, path, inspected)
+                found[real] = SingleFile(name, path, inspected)
     return list(found.values())
 
 
@@ -320,7 +322,7 @@ def _inspected(path: Path) -> FileInfo | None:
         return None
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=CACHED)
 def _inspected_once(path: Path, size: int, changed: int) -> FileInfo | None:
     from ..checkpoints.inspect import inspect
 

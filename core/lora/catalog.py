@@ -104,7 +104,8 @@ def _class_of(family: ModelFamily | None) -> str | None:
     return next((names[0] for names in classes), None)
 
 
-@lru_cache(maxsize=1024)
+# Once for each file and family: with more than the cache holds, each list would open all of them again.
+@lru_cache(maxsize=1 << 15)
 def _header_once(path: Path, size: int, changed: int, class_name: str | None) -> Summary:
     from ..files.open import read_header
     from .file import judge
