@@ -208,11 +208,13 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
         _check_latents(module.config)
         built: torch.nn.Module = module.eval().requires_grad_(False)
         return built
+    except torch.OutOfMemoryError:
+        raise  # of a card, which holds more than this module: a cheaper plan may do
     except BAD_VALUES as error:
         reason = " ".join(str(error).split())[:200]
     except StrictDataclassError as error:
         reason = " ".join(str(error).split())[:200]
-    # Outside the handler: memory that ran out for absurd sizes is no reason to try another plan.
+    # Outside the handler: main memory that ran out for absurd sizes is no reason to try another plan.
     raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.")
 
 

@@ -261,4 +261,4 @@ def test_an_answer_has_words_of_its_prompt(prompt, answer, expected):
     ],
 )
 def test_what_is_to_go_is_not_named(prompt, answer, expected):
-    assert (find_edit_problem(answer, prompt) == "It named what is to go.") == expected
+    assert (find_edit_problem(answer, prompt) == "It named what the edit removes.") == expected
