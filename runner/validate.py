@@ -127,7 +127,7 @@ class _Declarations:
         """Yield what is wrong with the inputs of a node."""
         try:
             groups = live_groups(check.node_class, self.info[node.class_type]["input"], node)
-        except Exception as error:  # noqa: BLE001 - node code is anybody's and may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - node code is anybody's and may raise anything
             yield _error("invalid_dynamic_input", node, None, f"{type(error).__name__}: {error}")
             return
         declared = declared_inputs({"input": groups})
@@ -327,7 +327,7 @@ class _OwnCheck:
             given = {name: [value] for name, value in given.items()}
         try:
             result = self.node_class.VALIDATE_INPUTS(**given)
-        except Exception as error:  # noqa: BLE001 - node code is anybody's and may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - node code is anybody's and may raise anything
             return [_error("exception_during_validation", node, None, f"{type(error).__name__}: {error}")]
         if result is True:
             return []

@@ -278,6 +278,14 @@ def test_a_node_that_ends_the_process_is_named(command, write, packs):
     assert "error: Twice as much (node 2): SystemExit: 5." in ran.stderr
 
 
+def test_a_check_that_ends_the_process_is_named(command, write, packs):
+    check = "    @classmethod\n    def VALIDATE_INPUTS(cls, value):\n        raise SystemExit(0)\n\n    def run"
+    quits = DOUBLE.replace("    def run", check)
+    ran = command(write(doubled(7)), "--custom-nodes", packs("quits", __init__=quits, more="FACTOR = 1") / "quits")
+    assert ran.returncode == 2
+    assert "Twice as much (node 2)" in ran.stderr and "SystemExit: 0" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("graph", "words"),
     [
