@@ -16,6 +16,7 @@ pytestmark = pytest.mark.browser
 PLAN = f"{PANELS}.find((text) => /main memory/.test(text))"
 TEXT = "document.querySelector('.piying-dialog pre')?.innerText"
 REPO = "/Qwen/Qwen3-0.6B/resolve"
+TOY = WORKFLOWS.parent / "builtin_models/prompt"
 CARD = "[data-model='qwen3-0.6b']"
 BAR = f"""(() => {{
   const bar = document.querySelector("{CARD} .piying-bar");
@@ -98,7 +99,8 @@ def test_samplers_and_loaders_of_every_family_have_a_panel(drive):
 def fetched(drive, hub, comfyui, screenshots):
     """A model fetched by its button; the hub stalls once, so that the bar can be seen."""
     for revision in ("main", "c0ffee"):
-        hub.put(f"{REPO}/{revision}/config.json", b'{"architectures": ["Qwen3ForCausalLM"]}')
+        for file in TOY.iterdir():  # a model without weights would not be offered
+            hub.put(f"{REPO}/{revision}/{file.name}", file.read_bytes())
         hub.put(f"{REPO}/{revision}/vocab.txt", b"x" * 4_000_000, stalls=[2_000_000])
     actions = {
         "graph": opened("t2v"),
@@ -113,7 +115,7 @@ def fetched(drive, hub, comfyui, screenshots):
     }
     before = len(hub.asked)
     yield {"asked before": before, **dict(zip(actions, drive(list(actions.values())).results, strict=True))}
-    # It has no weights: other tests must not find it installed.
+    # It is a toy: other tests must not find it installed.
     shutil.rmtree(comfyui.base / "models/LLM")
 
 

@@ -157,7 +157,7 @@ def test_rates_of_videos(compared, name):
 def test_rates_are_means_where_comfyui_takes_what_the_file_says(compared):
     """A GIF counts in hundredths, and a file of uneven frames declares the rate of the closest two."""
     assert compared.taken_apart("still.gif")[1][2] == pytest.approx(8, abs=0.01)
-    frames, _, fps = compared.taken_apart("uneven.mkv")[1]
+    frames, _, fps, _ = compared.taken_apart("uneven.mkv")[1]
     assert len(frames) / fps == pytest.approx(1.9, abs=0.15)
 
 
