@@ -24,21 +24,9 @@ from .fitness import class_config
 from .inspect import FileComponent, describe, file_components
 from .key_mapping import translated
 from .layouts.base import Metadata
-from .pretrained import check_counts, class_name, read_config, without_code
+from .pretrained import BAD_VALUES, check_counts, class_name, read_config, without_code
 
 DIFFUSERS = ("transformer", "vae")  # kinds whose classes are diffusers', all others are transformers'
-# What diffusers and transformers raise where the values of a configuration make no model.
-BAD_VALUES = (
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    RuntimeError,
-    MemoryError,
-)
 POOLING = "add_pooling_layer"  # an argument of BertModel, beside its configuration
 
 
@@ -210,9 +198,7 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
         return built
     except torch.OutOfMemoryError:
         raise  # of a card, which holds more than this module: a cheaper plan may do
-    except BAD_VALUES as error:
-        reason = " ".join(str(error).split())[:200]
-    except StrictDataclassError as error:
+    except (*BAD_VALUES, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
     # Outside the handler: main memory that ran out for absurd sizes is no reason to try another plan.
     raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.")
