@@ -15,7 +15,7 @@ from ..families.registry import component_names, component_specs, layout_kinds
 from ..files.dtypes import torch_dtype
 from ..files.folder import CONFIG, component_files, component_folder
 from ..files.json_file import read_json
-from ..files.open import open_tensors, read_header
+from ..files.open import header_tensors, read_header
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor
 from ..quantization.policy import CastRules
@@ -116,8 +116,10 @@ def _read(place: Path, kind: str) -> _Source:
         raise PiyingError(f"{place}: there is no such file or folder.")
     files = [place] if folder is None else component_files(folder)
     tensors: dict[str, StoredTensor] = {}
+    headers = []
     for file in files:
-        tensors |= open_tensors(file)
+        headers.append(read_header(file))
+        tensors |= header_tensors(headers[-1])
     config = read_config(folder) if folder and (folder / CONFIG).is_file() else None
     if config is not None:
         check_counts(config, len(tensors), str(folder))
@@ -135,7 +137,7 @@ def _read(place: Path, kind: str) -> _Source:
     original = part.layout is not None and part.layout.style == "original"
     if config is not None and original and class_name(config) not in known(kind.removesuffix("_2")):
         config = None  # what its authors put beside it is none of diffusers
-    return _Source(part, translated(part, tensors, str(place)), config, read_header(files[0]).metadata)
+    return _Source(part, translated(part, tensors, str(place)), config, headers[0].metadata)
 
 
 def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], source: str) -> dict[str, Any]:
