@@ -124,14 +124,18 @@ def same(name: str, shapes: Shapes) -> Place:
     return Whole(name)
 
 
-def by_prefix(name: str, table: Mapping[str, str]) -> str | None:
-    """Return `name` with the one prefix that the table has replaced, or None.
+def by_prefix(name: str, table: Mapping[str, str], inside: str = "", squeeze: bool = False) -> Whole | None:
+    """Place a tensor under its name with the one prefix that the table has replaced; None where it has none.
 
     A prefix ends where a part of the name ends: "ffn.0" is none of "ffn.01".
+
+    Args:
+        inside: goes before the new name, as a block's name with its dot.
+        squeeze: see `Whole`.
     """
     for old, new in table.items():
         if name == old or name.startswith(f"{old}."):
-            return new + name[len(old) :]
+            return Whole(inside + new + name[len(old) :], squeeze)
     return None
 
 

@@ -97,8 +97,9 @@ def place_gguf(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor under llama.cpp's names."""
     del shapes
     block = BLOCK_GGUF.fullmatch(name)
-    new = by_prefix(name, OUTSIDE_GGUF) if block is None else by_prefix(block[2], INSIDE_GGUF)
-    return None if new is None else Whole(new if block is None else f"model.layers.{block[1]}.{new}")
+    if block is None:
+        return by_prefix(name, OUTSIDE_GGUF)
+    return by_prefix(block[2], INSIDE_GGUF, f"model.layers.{block[1]}.")
 
 
 def settings(metadata: Metadata) -> Config:
