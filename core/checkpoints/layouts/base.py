@@ -107,6 +107,12 @@ def holds_tokenizer(metadata: Metadata) -> bool:
     return model in GGUF_TOKENIZERS and GGUF_TOKENIZERS[str(model)] in ("", metadata.get("tokenizer.ggml.pre"))
 
 
+def needs_tokenizer(names: Names, together: Mapping[str, int]) -> list[str]:
+    """Return what a text encoder or language model needs beside its file: its tokenizer, where that is not inside."""
+    del together
+    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
+
+
 def gguf_settings(metadata: Metadata, known: Mapping[str, str]) -> Config:
     """Return settings that the metadata of a GGUF file hold as numbers.
 

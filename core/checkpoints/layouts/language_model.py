@@ -7,22 +7,20 @@ gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import partial
 
 from ...errors import PiyingError
 from .base import (
-    TOKENIZER_TENSOR,
     Config,
     Layout,
     Metadata,
-    Names,
     Place,
     Shapes,
     Whole,
     by_prefix,
     count,
     gguf_settings,
+    needs_tokenizer,
 )
 
 ATTENTION = "model.layers.0.self_attn"
@@ -128,11 +126,6 @@ def settings(metadata: Metadata) -> Config:
     return head | gguf_settings(metadata, known) | rope
 
 
-def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
-    del together
-    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
-
-
 TITLE = "language model"
 LANGUAGE_MODEL = Layout(
     kind="prompt_model",
@@ -144,7 +137,7 @@ LANGUAGE_MODEL = Layout(
     ),
     place=place,
     config=config,
-    needs=_needs,
+    needs=needs_tokenizer,
     spare=(r"(model\.)?visual\..+",),
 )
 LANGUAGE_MODEL_GGUF = Layout(
@@ -154,7 +147,7 @@ LANGUAGE_MODEL_GGUF = Layout(
     marks=("token_embd.weight", "blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight"),
     place=place_gguf,
     config=partial(config, has_metadata=True),
-    needs=_needs,
+    needs=needs_tokenizer,
     spare=(r"rope_freqs\.weight",),
     settings=settings,
 )

@@ -6,11 +6,9 @@ Those of llama.cpp: gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 from .base import (
-    TOKENIZER_TENSOR,
     Config,
     Layout,
     LeftOut,
@@ -22,6 +20,7 @@ from .base import (
     by_prefix,
     count,
     gguf_settings,
+    needs_tokenizer,
 )
 
 HEAD_DIM = 64  # of every published T5
@@ -126,11 +125,6 @@ def settings(metadata: Metadata) -> Config:
     return gguf_settings(metadata, known)
 
 
-def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
-    del together
-    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
-
-
 T5_TRANSFORMERS = Layout(
     kind="text_encoder",
     style="transformers",
@@ -139,7 +133,7 @@ T5_TRANSFORMERS = Layout(
     place=place_transformers,
     config=config,
     variants={UMT5: _is_umt5},
-    needs=_needs,
+    needs=needs_tokenizer,
     spare=(r"spiece_model", r"logit_scale", r"decoder\..+", r"lm_head\.weight"),
 )
 T5_ORIGINAL = replace(
