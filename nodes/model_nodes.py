@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.installed_model import has_built_in
-from ..core.catalog.selection import ModelHandle, check_model, model_choices, model_details
+from ..core.catalog.selection import ModelHandle, check_model, choices_and_details
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
 from .shared import checked
@@ -46,8 +46,8 @@ class ModelLoader:
             f"auto: the largest installed model that fits this machine{', else the built-in toy model' * toy}. "
             f"Models are folders under models/{cls.FAMILY.folder}{cls.ALSO}."
         )
-        models = model_choices(cls.FAMILY, get_host())
-        model_tooltip = "\n".join([model_tooltip, *model_details(cls.FAMILY, get_host())])
+        models, details = choices_and_details(cls.FAMILY, get_host())
+        model_tooltip = "\n".join([model_tooltip, *details])
         return {
             "required": {
                 "model": (models, {"default": "auto", "tooltip": model_tooltip}),
