@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ..catalog.selection import ChosenLora, ModelHandle
 from ..download.manifest import ListedModel, listed_models
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT, ModelFamily
+from ..files.file_state import cached_by_state
 from ..host.base import Host
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def lora_details(host: Host, family: ModelFamily | None = None) -> list[str]:
 
 
 def _header_of(path: Path, family: ModelFamily | None) -> Summary:
-    status = path.stat()
-    return _header_once(path, status.st_size, status.st_mtime_ns, _class_of(family))
+    return _header_once(path, _class_of(family))
 
 
 def _class_of(family: ModelFamily | None) -> str | None:
@@ -104,22 +103,19 @@ def _class_of(family: ModelFamily | None) -> str | None:
     return next((names[0] for names in classes), None)
 
 
-# Once for each file and family: with more than the cache holds, each list would open all of them again.
-@lru_cache(maxsize=1 << 15)
-def _header_once(path: Path, size: int, changed: int, class_name: str | None) -> Summary:
+@cached_by_state
+def _header_once(path: Path, class_name: str | None) -> Summary:
     from ..files.open import read_header
     from .file import judge
 
-    del size, changed  # they tell one state of the file from another
     return judge(read_header(path).entries, class_name).summary
 
 
-@lru_cache(maxsize=1024)
-def _numbers_once(path: Path, size: int, changed: int, class_name: str | None) -> str:
+@cached_by_state
+def _numbers_once(path: Path, class_name: str | None) -> str:
     """Return why the numbers of a LoRA cannot be used, "" where they can."""
     from .file import check_numbers
 
-    del size, changed
     try:
         check_numbers(path, class_name)
     except PiyingError as error:
@@ -151,9 +147,7 @@ def _chosen(name: str, host: Host, family: ModelFamily | None) -> Path:
     if path is None:
         what = what_is(f"{FOLDER}/{name}", host) or what_is(name, host)
     else:
-        status = path.stat()
-        state = (path, status.st_size, status.st_mtime_ns, _class_of(family))
-        what = _header_once(*state).reason or _numbers_once(*state)
+        what = _header_of(path, family).reason or _numbers_once(path, _class_of(family))
         if not what:
             return path
     others = ", ".join(one for one in lora_choices(host, family) if one != name)
@@ -204,10 +198,7 @@ def made_for(files: tuple[LoraFile, ...]) -> Mapping[str, float]:
 
 def settings_of(path: Path) -> Mapping[str, float]:
     """Return what the manifest says a LoRA was made for; it is known by its name, or by its size and sha256."""
-    listed = _listed_by_name(path.name)
-    if listed is None:
-        status = path.stat()
-        listed = _listed_by_content(path, status.st_size, status.st_mtime_ns)
+    listed = _listed_by_name(path.name) or _listed_by_content(path)
     return {} if listed is None else listed.settings
 
 
@@ -219,9 +210,9 @@ def _listed_by_name(name: str) -> ListedModel | None:
     return next((model for model in _distilled() if PurePosixPath(model.files[0].path).name == name), None)
 
 
-@lru_cache(maxsize=256)
-def _listed_by_content(path: Path, size: int, changed: int) -> ListedModel | None:
-    del changed  # tells one state of the file from another
+@cached_by_state
+def _listed_by_content(path: Path) -> ListedModel | None:
+    size = path.stat().st_size
     same = [model for model in _distilled() if model.files[0].bytes == size]
     if not same:
         return None
