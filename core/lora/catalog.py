@@ -136,14 +136,14 @@ def check_lora(name: str, host: Host, family: ModelFamily | None = None) -> None
         PiyingError: there is no such LoRA; a file of another kind says what it is.
     """
     if _plain(name) != NONE:
-        _chosen(_plain(name), host, family)
+        _chosen(_plain(name), _found(host), host, family)
 
 
-def _chosen(name: str, host: Host, family: ModelFamily | None) -> Path:
+def _chosen(name: str, installed: list[SingleFile], host: Host, family: ModelFamily | None) -> Path:
     """Return the file of a LoRA; see `check_lora`."""
     from ..catalog.discovery import what_is
 
-    path = next((one.path for one in _found(host) if one.name == name and one.found.readable), None)
+    path = next((one.path for one in installed if one.name == name and one.found.readable), None)
     if path is None:
         what = what_is(f"{FOLDER}/{name}", host) or what_is(name, host)
     else:
@@ -183,9 +183,10 @@ def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:
     """
     if not handle.loras:
         return ()
+    installed = _found(host)
     files = []
     for chosen in handle.loras:
-        path = _chosen(chosen.name, host, handle.family)
+        path = _chosen(chosen.name, installed, host, handle.family)
         header = _header_of(path, handle.family)
         files.append(LoraFile(chosen.name, path, chosen.strength, header.shape, header.left_out, settings_of(path)))
     return tuple(files)
