@@ -18,7 +18,7 @@ from ..files.json_file import parse_json, read_json_or_empty
 from ..files.open import open_tensors, read_header
 from ..files.stored_tensor import StoredTensor
 from ..quantization.stored_formats import describes, join_scales
-from .names import FOREIGN_ROLE, Placement, Target, layer_names, lora_names, transformer_classes
+from .names import FOREIGN_ROLE, MAGNITUDES, Placement, Target, layer_names, lora_names, transformer_classes
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class Change(Generic[Tensor]):
     @property
     def magnitude(self) -> str:
         """The role of a DoRA's magnitudes; "" where it is none."""
-        return next((role for role in ("dora_scale", "lora_magnitude_vector") if role in self.parts), "")
+        return next((role for role in MAGNITUDES if role in self.parts), "")
 
     @property
     def why_left_out(self) -> str:
