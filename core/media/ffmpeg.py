@@ -131,9 +131,12 @@ def feed(process: subprocess.Popen[bytes], chunks: Iterable[memoryview]) -> int:
     return count
 
 
-def output(arguments: Sequence[str], doing: str, limit: int = 1 << 28) -> bytes:
-    """Return ffmpeg's stdout. Raises PiyingError when it fails, or writes more than `limit` bytes."""
-    with running(arguments, doing) as process:
+def output(arguments: Sequence[str], doing: str, limit: int = 1 << 28, heard: list[str] | None = None) -> bytes:
+    """Return ffmpeg's stdout; for `heard` see `running`.
+
+    Raises PiyingError when it fails, or writes more than `limit` bytes.
+    """
+    with running(arguments, doing, heard) as process:
         data = _pipe(process.stdout).read(limit + 1)
         if len(data) > limit:
             raise PiyingError(f"{doing}: it holds more than {limit >> 20} MiB of text. Use another file.")

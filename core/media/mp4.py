@@ -113,8 +113,7 @@ def copy_to_mp4(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
         texts = [*texts_input(scratch, metadata, doing), *split("-map_metadata 1 -map_metadata 0")]
         copied = [*_STREAMS, *split("-c copy -map_chapters -1"), *_MP4, ffmpeg.url(scratch / RESULT)]
         heard: list[str] = []
-        with ffmpeg.running(["-y", *ffmpeg.source(source), *texts, *copied], doing, heard):
-            pass
+        ffmpeg.output(["-y", *ffmpeg.source(source), *texts, *copied], doing, heard=heard)
     if (said := ffmpeg.complaint(heard)) is not None:
         log.warning("%s is damaged: it was copied as it is. %s.", source, said)
 

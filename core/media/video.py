@@ -215,17 +215,18 @@ class _FirstFrame(NamedTuple):
 
 def _first_frame(path: Path, doing: str) -> tuple[_FirstFrame | None, tuple[str, ...]]:
     """Return the first frame, or None where there is none, and the arguments for a decoder that reads it whole."""
+
+    def shown(decoder: tuple[str, ...]) -> str:
+        heard: list[str] = []
+        ffmpeg.output([*decoder, *ffmpeg.source(path), *_FIRST_FRAME], doing, heard=heard)
+        return "\n".join(heard)
+
     decoder: tuple[str, ...] = ()
-    heard: list[str] = []
-    with ffmpeg.running([*ffmpeg.source(path), *_FIRST_FRAME], doing, heard):
-        pass
-    text = "\n".join(heard)
+    text = shown(decoder)
     codec = re.search(r"Stream #0:\d+\S*: Video: (vp[89])\b(?:(?!Stream #).)*alpha_mode +: 1", text, re.DOTALL)
     if codec is not None and _ALPHA_DECODERS[codec[1]] in ffmpeg.names("decoders"):
-        decoder, heard = ("-c:v", _ALPHA_DECODERS[codec[1]]), []
-        with ffmpeg.running([*decoder, *ffmpeg.source(path), *_FIRST_FRAME], doing, heard):
-            pass
-        text = "\n".join(heard)
+        decoder = ("-c:v", _ALPHA_DECODERS[codec[1]])
+        text = shown(decoder)
     # From the beginning of a line: the summary quotes titles and comments, which can hold anything.
     said = r"^\[Parsed_showinfo_0 @ \w+\] \[info\] "
     sizes = r"fmt:(\w+) .*?sar:(\d+)/(\d+) s:(\d+)x(\d+) i:(\w)"
