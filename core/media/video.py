@@ -207,9 +207,14 @@ class _FirstFrame(NamedTuple):
     colour: Colour
     rate: Fraction
 
+    @property
+    def has_known_aspect(self) -> bool:
+        """Whether some lens or format has pixels of that aspect."""
+        return Fraction(1, MOST_ASPECT) <= self.aspect <= MOST_ASPECT
+
     def shown_size(self) -> tuple[int, int]:
         """Return width and height in square pixels: one of them grows, so that nothing is lost."""
-        aspect = self.aspect if 1 <= MOST_ASPECT * self.aspect <= MOST_ASPECT**2 else Fraction(1)
+        aspect = self.aspect if self.has_known_aspect else Fraction(1)
         return round(self.width * max(aspect, Fraction(1))), round(self.height / min(aspect, Fraction(1)))
 
 
@@ -263,7 +268,7 @@ def _filters(first: _FirstFrame, width: int, height: int) -> tuple[list[str], li
     filters += convert
     notes += said
     ratio = f"{first.aspect.numerator}:{first.aspect.denominator}"
-    if not 1 <= MOST_ASPECT * first.aspect <= MOST_ASPECT**2:
+    if not first.has_known_aspect:
         notes.append(f"it says that its pixels are {ratio}, which is ignored: up to {MOST_ASPECT}:1 is known")
     elif (width, height) != (first.width, first.height):
         notes.append(
