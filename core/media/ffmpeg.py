@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 # Without pictures that are attached to sound, such as the cover of an album.
 PICTURE = "0:V:0"
-# What decides from which time on a file's times count, in containers such as MPEG-TS. Two runs agree if both map it.
-ALL_STREAMS = f"-map {PICTURE} -map 0:a? -map 0:s?"
+# With the picture, what decides from which time on a file's times count, in containers such as MPEG-TS. Two runs agree
+# if both map it.
+SOUNDS_AND_TEXTS = "-map 0:a? -map 0:s?"
 
 # Containers that hold their own data. Playlists (HLS, concat) would let one file read others.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,gif,apng,flv,mpeg,mpegts,mpegvideo,ogg,asf,mxf,nut,h264,hevc,ivf"

@@ -37,7 +37,7 @@ _AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
 _MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
 # Codecs that browsers and players support in MP4; ffmpeg also accepts rarer ones.
 _FITS = {"h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "ac3", "eac3", "flac", "alac"}
-_STREAMS = split("-map 0:V:0 -map 0:a?")
+_STREAMS = split(f"-map {ffmpeg.PICTURE} -map 0:a?")
 
 
 def write_mp4(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("piying")
 
-_PACKETS = split(f"{ffmpeg.ALL_STREAMS} -c copy -f framecrc pipe:1")
+_PACKETS = split(f"-map {ffmpeg.PICTURE} {ffmpeg.SOUNDS_AND_TEXTS} -c copy -f framecrc pipe:1")
 # At the level at which `showinfo` and the summary of the file speak.
 _FIRST_FRAME = split(f"-map {ffmpeg.PICTURE} -vf showinfo -frames:v 1 -f null -v level+info pipe:1")
 _NO_TIME = -(1 << 63)  # What ffmpeg prints for a packet without a time, in AVI for one.
