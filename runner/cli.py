@@ -235,7 +235,8 @@ def _inspect(options: argparse.Namespace, out: Output) -> int:
         table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
         print_json(out, table)
     else:
-        print(escaped("\n".join([inspect.as_text(found), *([layers.as_text(held)] if held else [])])), file=out)
+        text = inspect.as_text(found) + (f"\n{layers.as_text(held)}" if held else "")
+        print(escaped(text), file=out)
     return DONE
 
 

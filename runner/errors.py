@@ -43,8 +43,8 @@ class UnknownClassesError(WorkflowError):
             more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
             named = ", ".join(node.node for node in found[:MAX_NAMED]) + more
             first = found[0]
-            names = [node.pack for node in found if node.pack]
-            pack = f" It belongs to {PACKS.get(names[0], f'the pack {names[0]!r}')}." if names else ""
+            name = next((node.pack for node in found if node.pack), "")
+            pack = f" It belongs to {PACKS.get(name, f'the pack {name!r}')}." if name else ""
             near = f" Did you mean {first.near}?" if first.near else ""
             instead = f" Here that is done by {' or '.join(first.instead)}." if first.instead else ""
             lines.append(f"{named}: the node class {class_type!r} is not known here.{pack}{near}{instead}")
@@ -52,8 +52,8 @@ class UnknownClassesError(WorkflowError):
             lines.append(f"and {len(by_class) - MAX_LISTED} more classes")
         text = (
             "The runner knows Piying's nodes and the ComfyUI core nodes that its workflows use. Packs are loaded with "
+            "--custom-nodes DIR, and --comfyui DIR is the ComfyUI checkout that they may need."
         )
-        text += "--custom-nodes DIR, and --comfyui DIR is the ComfyUI checkout that they may need."
         if any(node.instead for node in nodes):
             text += " --convert-to-piying FILE writes a workflow of the nodes named above, where it can."
         if len(by_class) > 1:

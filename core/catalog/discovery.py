@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import PiyingError
 from ..families.base import ModelFamily
-from ..files.folder import CONFIG, STEMS, component_files, component_folder
+from ..files.file_state import cached_by_state
+from ..files.folder import CONFIG, CONFIG_BYTES, STEMS, component_files, component_folder
 from ..files.json_file import read_json, read_json_or_empty
 from ..files.scan import find_files, find_folders, name_left_out
 from ..host.base import MODEL_CATEGORIES, Host
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
     from ..checkpoints.inspect import FileInfo
 
 INDEXES = ("model_index.json", "config.json")
-INDEX_BYTES = 4 << 20  # the longest known, with the names of 21,000 classes, are under 2 MB
 ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 LONGEST_NAME = 1024
 NO_MODELS = ("loras", "annotators", "tokenizers")  # categories without models in single files
 SEARCH_DEPTH = 8  # of subfolders, as deep as anyone sorts models
-CACHED = 1 << 15  # files: with more than the cache holds, each list would open all of them again
 
 
 def installed_models(family: ModelFamily, host: Host) -> list[InstalledModel]:
@@ -61,7 +60,7 @@ def _owned_names(folder: Path, is_root: bool) -> frozenset[str] | None:
     named = _class_name(folder)
     if (folder / INDEXES[0]).is_file():
         inside = {path.name for path in folder.iterdir() if path.is_dir()}
-        parts = inside & read_json_or_empty(folder / INDEXES[0], INDEX_BYTES).keys() if is_root else inside
+        parts = inside & read_json_or_empty(folder / INDEXES[0], CONFIG_BYTES).keys() if is_root else inside
         return frozenset({*INDEXES, *parts}) if parts else None
     from ..families.registry import FAMILIES
 
@@ -97,8 +96,7 @@ def _check_component(place: Path, files: tuple[Path, ...]) -> None:
 
     tensors = 0
     for file in files:
-        status = file.stat()
-        counted = _tensors_in(file, status.st_size, status.st_mtime_ns)
+        counted = _tensors_in(file)
         if isinstance(counted, str):
             raise PiyingError(counted)
         tensors += counted
@@ -106,13 +104,12 @@ def _check_component(place: Path, files: tuple[Path, ...]) -> None:
         check_counts(read_config(place), tensors, str(place))
 
 
-@lru_cache(maxsize=CACHED)
-def _tensors_in(file: Path, size: int, changed: int) -> int | str:
+@cached_by_state
+def _tensors_in(file: Path) -> int | str:
     """Return how many tensors are in a file, or why it cannot be read."""
     from ..files.open import read_header
     from ..quantization.stored_formats import check_readable
 
-    del size, changed  # they tell one state of the file from another
     try:
         header = read_header(file)
         check_readable(header)
@@ -162,19 +159,15 @@ def _class_name(folder: Path) -> str | None:
     """Return the class a folder says it is, or None where its index cannot be read or names none."""
     try:
         index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
-        if index is None:
-            return None
-        status = index.stat()
-        return _class_in(index, status.st_size, status.st_mtime_ns)
+        return None if index is None else _class_in(index)
     except OSError:
         return None
 
 
-@lru_cache(maxsize=CACHED)
-def _class_in(index: Path, size: int, changed: int) -> str | None:
-    del size, changed  # they tell one state of the file from another
+@cached_by_state
+def _class_in(index: Path) -> str | None:
     try:
-        table = read_json(index, limit=INDEX_BYTES)
+        table = read_json(index, limit=CONFIG_BYTES)
     except PiyingError as error:
         name_left_out(index, str(error).removeprefix(f"{index}: "))
         return None
@@ -315,18 +308,16 @@ def single_files(host: Host, wanted: Callable[[str], bool]) -> list[SingleFile]:
 
 def _inspected(path: Path) -> FileInfo | None:
     try:
-        status = path.stat()
-        return _inspected_once(path, status.st_size, status.st_mtime_ns)
+        return _inspected_once(path)
     except OSError as error:
         name_left_out(path, f"it cannot be read ({error.strerror})")
         return None
 
 
-@lru_cache(maxsize=CACHED)
-def _inspected_once(path: Path, size: int, changed: int) -> FileInfo | None:
+@cached_by_state
+def _inspected_once(path: Path) -> FileInfo | None:
     from ..checkpoints.inspect import inspect
 
-    del size, changed  # they tell one state of the file from another
     try:
         return inspect(path)
     except PiyingError as error:

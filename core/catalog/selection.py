@@ -74,9 +74,12 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
     Raises:
         PiyingError: no such model is installed, or it cannot run.
     """
+    _check(family, model, host, installed_models(family, host))
+
+
+def _check(family: ModelFamily, model: str, host: Host, installed: list[InstalledModel]) -> None:
     from ..download.manifest import listed_models
 
-    installed = installed_models(family, host)
     choices = _choices(family, installed)
     name = model.replace("\\", "/")
     listed = any((entry.id, entry.family, entry.kind) == (name, family.key, "model") for entry in listed_models())
@@ -122,14 +125,14 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
         PiyingError: the handle names a model that is not installed, or none is and the family has no built-in one.
     """
     family = handle.family
-    check_model(family, handle.model, host)
-    name = handle.model.replace("\\", "/")
     installed = installed_models(family, host)
+    _check(family, handle.model, host, installed)
+    name = handle.model.replace("\\", "/")
     if name == BUILT_IN:
         return built_in(family.key)
     if name != AUTO:
         chosen = next((found for found in installed if found.name == name), None) or _first_pair(installed, name)
-        assert chosen is not None  # `check_model` has found it
+        assert chosen is not None  # `_check` has found it
         return chosen
     damaged = [found for found in installed if found.problem]
     complete = [found for found in installed if found.can_run]

@@ -15,7 +15,7 @@ from ..families.registry import component_names, component_specs, layout_kinds
 from ..files.dtypes import torch_dtype
 from ..files.folder import CONFIG, component_files, component_folder
 from ..files.json_file import read_json
-from ..files.open import open_tensors, read_header
+from ..files.open import header_tensors, read_header
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor
 from ..quantization.policy import CastRules
@@ -24,21 +24,9 @@ from .fitness import class_config
 from .inspect import FileComponent, describe, file_components
 from .key_mapping import translated
 from .layouts.base import Metadata
-from .pretrained import check_counts, class_name, read_config, without_code
+from .pretrained import BAD_VALUES, check_counts, class_name, read_config, without_code
 
 DIFFUSERS = ("transformer", "vae")  # kinds whose classes are diffusers', all others are transformers'
-# What diffusers and transformers raise where the values of a configuration make no model.
-BAD_VALUES = (
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    RuntimeError,
-    MemoryError,
-)
 POOLING = "add_pooling_layer"  # an argument of BertModel, beside its configuration
 
 
@@ -128,8 +116,10 @@ def _read(place: Path, kind: str) -> _Source:
         raise PiyingError(f"{place}: there is no such file or folder.")
     files = [place] if folder is None else component_files(folder)
     tensors: dict[str, StoredTensor] = {}
+    headers = []
     for file in files:
-        tensors |= open_tensors(file)
+        headers.append(read_header(file))
+        tensors |= header_tensors(headers[-1])
     config = read_config(folder) if folder and (folder / CONFIG).is_file() else None
     if config is not None:
         check_counts(config, len(tensors), str(folder))
@@ -147,7 +137,7 @@ def _read(place: Path, kind: str) -> _Source:
     original = part.layout is not None and part.layout.style == "original"
     if config is not None and original and class_name(config) not in known(kind.removesuffix("_2")):
         config = None  # what its authors put beside it is none of diffusers
-    return _Source(part, translated(part, tensors, str(place)), config, read_header(files[0]).metadata)
+    return _Source(part, translated(part, tensors, str(place)), config, headers[0].metadata)
 
 
 def _found_config(sources: list[_Source], tensors: dict[str, StoredTensor], source: str) -> dict[str, Any]:
@@ -210,9 +200,7 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
         return built
     except torch.OutOfMemoryError:
         raise  # of a card, which holds more than this module: a cheaper plan may do
-    except BAD_VALUES as error:
-        reason = " ".join(str(error).split())[:200]
-    except StrictDataclassError as error:
+    except (*BAD_VALUES, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
     # Outside the handler: main memory that ran out for absurd sizes is no reason to try another plan.
     raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from ..files.folder import CONFIG, component_files
+from ..files.folder import CONFIG, CONFIG_BYTES, component_files
 from ..files.json_file import read_json
 from ..files.open import read_header
 
@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-CONFIG_BYTES = 4 << 20  # the longest known, with the names of 21,000 classes, are under 2 MB
+# What diffusers and transformers raise where the values of a configuration make no model.
+BAD_VALUES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
+    MemoryError,
+)
 # Settings with which a folder would choose code: Python files in it, kernels of a hub, weights of another repository.
 CODE = re.compile(
     r"auto_map|trust_remote_code|custom_\w+|.*(attn|experts)_implementation\w*|use_kernels|kernel_config"
@@ -131,20 +142,7 @@ def reading(folder: Path | str, title: str) -> Iterator[None]:
 
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ArithmeticError,
-        AssertionError,
-        ImportError,
-        MemoryError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:
+    except (*BAD_VALUES, OSError, SafetensorError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:300]
         raise PiyingError(
             f"{folder}: cannot be read as a {title} model ({type(error).__name__}: {reason}). "

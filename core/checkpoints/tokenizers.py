@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PiyingError
 from ..files.gguf_file import gguf_values
 from ..files.json_file import read_json_or_empty
-from ..files.open import open_tensors, read_header
+from ..files.open import header_tensors, read_header
 from ..files.scan import find_folders
 from ..host.base import Host
 from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
@@ -148,7 +148,7 @@ def tokenizer_in(path: str | Path) -> Any | None:
         with reading(path, "tokenizer"):
             is_unigram = values["tokenizer.ggml.model"] == "t5"
             return SentencePieceTokenizer(_sentencepiece_model(values)) if is_unigram else _byte_level_bpe(values)
-    tensors = open_tensors(path)
+    tensors = header_tensors(header)
     found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
         return None

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from ..errors import PiyingError
 from ..host.model_folders import ModelsRoot
+from ..process import DONE, FAILED, WRONG
 from .checksums import Ledger
 from .hub_session import AUTO, HubSession
 from .jobs import check_disk_space, downloads_of, fetch, is_present
 from .manifest import ListedModel, files_of, find_listed, listed_models
 from .verify import file_list, presence, read_file_list, verify
-
-DONE, FAILED, WRONG_OPTIONS = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def run(request: Request, write: Callable[[str], None], is_terminal: bool) -> in
         models = find_listed(request.ids)
     except PiyingError as error:
         console.message(str(error))
-        return WRONG_OPTIONS
+        return WRONG
     try:
         return TASKS[request.task](request, models, console)
     except PiyingError as error:

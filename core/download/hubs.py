@@ -58,9 +58,9 @@ class HuggingFace:
         try:
             found = [(entry, entry.get("lfs") or {}) for entry in content["siblings"]]
             # Outside LFS a hub names a git hash, which is no sha256 of the file.
-            return [hub_file(e["rfilename"], lfs.get("size", e.get("size")), lfs.get("sha256")) for e, lfs in found]
+            return [_hub_file(e["rfilename"], lfs.get("size", e.get("size")), lfs.get("sha256")) for e, lfs in found]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise unknown_listing(self.title, source) from error
+            raise _unknown_listing(self.title, source) from error
 
     def _remote(self, path: str, source: Source, file: HubFile | None = None) -> RemoteFile:
         login = (
@@ -90,9 +90,9 @@ class ModelScope:
         content = fetch_json(self._remote(path, source), policy)
         try:
             files = [entry for entry in content["Data"]["Files"] if entry["Type"] == "blob"]
-            return [hub_file(entry["Path"], entry["Size"], entry.get("Sha256")) for entry in files]
+            return [_hub_file(entry["Path"], entry["Size"], entry.get("Sha256")) for entry in files]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise unknown_listing(self.title, source) from error
+            raise _unknown_listing(self.title, source) from error
 
     def _remote(self, path: str, source: Source, file: HubFile | None = None) -> RemoteFile:
         login = f"Look at {self.endpoint}/models/{source.repo}, or choose --source huggingface."
@@ -100,7 +100,7 @@ class ModelScope:
         return RemoteFile(f"{self.endpoint}/{path}", size, sha256, self.title, login=login)
 
 
-def hub_file(name: object, size: object, sha256: object) -> HubFile:
+def _hub_file(name: object, size: object, sha256: object) -> HubFile:
     """Return a listed file.
 
     Raises:
@@ -113,7 +113,7 @@ def hub_file(name: object, size: object, sha256: object) -> HubFile:
     return HubFile(name, None if size is None else int(str(size)), sha256.lower() if sha256 else None)
 
 
-def unknown_listing(title: str, source: Source) -> DownloadRefused:
+def _unknown_listing(title: str, source: Source) -> DownloadRefused:
     """Return the error for a listing of another form."""
     return DownloadRefused(
         f"{title} does not list the files of {source.repo} in a way that Piying knows. Update Piying."

@@ -47,11 +47,12 @@ class PartialFile:
     def __enter__(self) -> PartialFile:
         state = read_json_or_empty(self._state_path)
         self._etag = _usable(state.get("etag"))
-        while chunk := self._file.read(CHUNK):
+        is_known = self._sha256 is not None or self._etag is not None
+        is_ours = is_known and state.get("sha256") == self._sha256
+        while is_ours and (chunk := self._file.read(CHUNK)):
             self._hash.update(chunk)
         # Without a checksum of the whole nothing would ever tell of damage to this part.
-        is_intact = self._sha256 is not None or (self._etag is not None and state.get("part") == self.digest())
-        if state.get("sha256") == self._sha256 and is_intact:
+        if is_ours and (self._sha256 is not None or state.get("part") == self.digest()):
             self.size = self.most = self._file.tell()
             self.was_resumed = self.size > 0
         else:

@@ -148,12 +148,12 @@ def fetch_json(remote: RemoteFile, policy: RetryPolicy) -> Any:
             return parse_json(b"".join(read_limited(response, LARGEST_LISTING, LONGEST_LISTING)))
 
     try:
-        return with_retries(attempt, remote, policy)
+        return _with_retries(attempt, remote, policy)
     except ValueError as error:
         raise DownloadRefused(f"{remote.hub} answered {remote.place} with something else than a listing.") from error
 
 
-def with_retries(
+def _with_retries(
     attempt: Callable[[], Result], remote: RemoteFile, policy: RetryPolicy, progress: Callable[[], int] = lambda: 0
 ) -> Result:
     """Return what `attempt` gives; see `retry`. Raises DownloadRefused in the end."""
@@ -191,7 +191,7 @@ def _complete(part: PartialFile, remote: RemoteFile, progress: Progress, policy:
     """Fill a partial file until its checksum is right, and return it."""
     for _ in range(RESUMED_TRIES):
         progress(part.size)
-        with_retries(lambda: _receive(part, remote, progress, policy.timeout), remote, policy, lambda: part.most)
+        _with_retries(lambda: _receive(part, remote, progress, policy.timeout), remote, policy, lambda: part.most)
         digest, was_resumed = part.digest(), part.was_resumed
         if remote.sha256 in (None, digest):
             return digest

@@ -8,6 +8,7 @@ from ..errors import PiyingError
 from .json_file import read_json
 
 CONFIG = "config.json"
+CONFIG_BYTES = 4 << 20  # the longest known, with the names of 21,000 classes, are under 2 MB
 STEMS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers call their files
 
 

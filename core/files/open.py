@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import PiyingError
 from ..quantization.stored_formats import check_readable
 from .gguf_file import MAGIC, gguf_tensors, read_gguf_header
-from .pth_file import pth_tensors, read_pth_header
+from .pth_file import PthHeader, pth_tensors, read_pth_header
 from .safetensors_file import FileHeader, damaged, mapped, open_regular, read_safetensors_header
 from .stored_tensor import StoredTensor
 
@@ -58,8 +58,12 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         PiyingError: it is damaged, or holds weights in a format that is not read here.
     """
-    header = read_header(path)
+    return header_tensors(read_header(path))
+
+
+def header_tensors(header: FileHeader) -> dict[str, StoredTensor]:
+    """Return the tensors of a file whose header is known, see `open_tensors`."""
     check_readable(header)
-    if header.format == "gguf":
-        return gguf_tensors(header)
-    return pth_tensors(path) if header.format == "pth" else mapped(header)
+    if isinstance(header, PthHeader):
+        return pth_tensors(header)
+    return gguf_tensors(header) if header.format == "gguf" else mapped(header)

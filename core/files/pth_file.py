@@ -13,6 +13,7 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -303,7 +304,19 @@ class _Place(NamedTuple):
     tensor: _Tensor
 
 
-def _read(path: Path) -> tuple[FileHeader, dict[str, _Place]]:
+@dataclass(frozen=True)
+class PthHeader(FileHeader):
+    """The header of a PyTorch file, with the place of each tensor in it: `entries` cannot say where strides lead."""
+
+    places: Mapping[str, _Place] = field(default_factory=dict)
+
+
+def read_pth_header(path: Path) -> PthHeader:
+    """Return the header of a PyTorch file; neither torch nor anything the file names is imported.
+
+    Raises:
+        PiyingError: it is damaged, of the format before PyTorch 1.6, or holds anything but tensors.
+    """
     archive = _Archive(path)
     if archive.read("byteorder", b"little") != b"little":
         raise PiyingError(f"{path}: was written on a machine of another byte order. Choose a safetensors file.")
@@ -329,7 +342,7 @@ def _read(path: Path) -> tuple[FileHeader, dict[str, _Place]]:
         size = NUMBER_TYPES[tensor.dtype].bytes
         whole = TensorEntry(tensor.dtype, ((end - start) // size,), start, start + (end - start) // size * size)
         places[name] = _Place(whole, tensor)
-    return FileHeader(path, "pth", entries), places
+    return PthHeader(path, "pth", entries, places=places)
 
 
 def _entry(path: Path, name: str, tensor: _Tensor, place: tuple[int, int]) -> TensorEntry:
@@ -346,15 +359,6 @@ def _entry(path: Path, name: str, tensor: _Tensor, place: tuple[int, int]) -> Te
         raise damaged(path, f"tensor {name[:80]!r} is larger than its bytes")
     first = start + tensor.offset * size
     return TensorEntry(tensor.dtype, tensor.shape, first, first + count * size)
-
-
-def read_pth_header(path: Path) -> FileHeader:
-    """Return the header of a PyTorch file; neither torch nor anything the file names is imported.
-
-    Raises:
-        PiyingError: it is damaged, of the format before PyTorch 1.6, or holds anything but tensors.
-    """
-    return _read(path)[0]
 
 
 class PthTensor(StoredTensor):
@@ -377,12 +381,7 @@ class PthTensor(StoredTensor):
         self._file.release(self._place.storage)
 
 
-def pth_tensors(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a PyTorch file by name; they are mapped, not read.
-
-    Raises:
-        PiyingError: see `read_pth_header`.
-    """
-    places = _read(path)[1]
-    file = MappedFile(path)
-    return {name: PthTensor(file, place) for name, place in places.items()}
+def pth_tensors(header: PthHeader) -> dict[str, StoredTensor]:
+    """Return the tensors of a PyTorch file by name; they are mapped, not read."""
+    file = MappedFile(header.path)
+    return {name: PthTensor(file, place) for name, place in header.places.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..checkpoints.layouts.base import (
     Config,
@@ -66,8 +67,7 @@ def place(name: str, shapes: Shapes) -> Place | None:
         return _inside(block[1], block[2])
     if name.startswith("final_layer.adaLN_modulation.1."):
         return SwapHalves(f"norm_out.linear.{name.rpartition('.')[2]}")
-    new = by_prefix(name, OUTSIDE)
-    return None if new is None else Whole(new)
+    return by_prefix(name, OUTSIDE)
 
 
 def _inside(block: str, name: str) -> Place | None:
@@ -75,8 +75,7 @@ def _inside(block: str, name: str) -> Place | None:
     if layer in JOINED:
         attention, *parts = JOINED[layer]
         return Split(tuple(f"{block}{attention}.{part}.{own}" for part in parts))
-    new = by_prefix(name, INSIDE)
-    return None if new is None else Whole(block + new)
+    return by_prefix(name, INSIDE, block)
 
 
 def config(shapes: Shapes) -> Config:
@@ -126,15 +125,11 @@ HUNYUAN_DIFFUSERS = Layout(
     needs=_needs,
     class_name="HunyuanDiT2DModel",
 )
-HUNYUAN_ORIGINAL = Layout(
-    kind="transformer",
+HUNYUAN_ORIGINAL = replace(
+    HUNYUAN_DIFFUSERS,
     style="original",
-    title=TITLE,
     marks=("text_embedding_padding", "mlp_t5.0.weight", "blocks.0.attn1.Wqkv.weight"),
     place=place,
-    config=config,
-    needs=_needs,
-    class_name="HunyuanDiT2DModel",
     layers=(
         *OUTSIDE,
         *(f"pooler.{layer}" for layer in POOLER),

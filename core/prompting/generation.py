@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.pretrained import CONFIG_BYTES, class_name, load_pretrained, reading
+from ..checkpoints.pretrained import class_name, load_pretrained, reading
 from ..checkpoints.tokenizers import tokenizer_of
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
-from ..files.folder import CONFIG
+from ..files.folder import CONFIG, CONFIG_BYTES
 from ..files.json_file import read_json, read_json_or_empty
 from ..files.scan import find_files
 from .answers import clean_answer, ends_in_loop

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
-from ..checkpoints.layouts.base import Config, Layout, Names, Place, Shapes, Whole, by_prefix, count, same
+from ..checkpoints.layouts.base import Config, Layout, Names, Place, Shapes, by_prefix, count, same
 from ..errors import PiyingError
 
 HEAD_DIM = 128  # of every Wan2.1 model
@@ -52,12 +53,7 @@ def place(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor of the original layout."""
     del shapes
     block = BLOCK.fullmatch(name)
-    if block is None:
-        new = by_prefix(name, OUTSIDE)
-    else:
-        inside = by_prefix(block[2], INSIDE)
-        new = None if inside is None else block[1] + inside
-    return None if new is None else Whole(new)
+    return by_prefix(name, OUTSIDE) if block is None else by_prefix(block[2], INSIDE, block[1])
 
 
 def config(shapes: Shapes) -> Config:
@@ -153,17 +149,11 @@ WAN_DIFFUSERS = Layout(
     is_part=_is_part,
     class_name="WanVACETransformer3DModel",
 )
-WAN_ORIGINAL = Layout(
-    kind="transformer",
+WAN_ORIGINAL = replace(
+    WAN_DIFFUSERS,
     style="original",
-    title=TITLE,
     marks=(r"(vace_)?blocks\.0\.self_attn\.q\.weight", r"(vace_)?blocks\.0\.ffn\.0\.weight"),
     place=place,
-    config=config,
-    variants=VARIANTS,
-    needs=_needs,
-    is_part=_is_part,
-    class_name="WanVACETransformer3DModel",
     layers=(*OUTSIDE, *(f"{blocks}.{{}}.{layer}" for blocks in ("blocks", "vace_blocks") for layer in INSIDE)),
 )
 
@@ -201,12 +191,9 @@ def vae_place(name: str, shapes: Shapes) -> Place | None:
     # Between the two residual blocks in the middle lies the attention, which has names of its own.
     attention = block is not None and (block[2], block[3]) == ("middle", "1")
     if block is None or attention:
-        new = by_prefix(name, VAE_OUTSIDE)
-        return None if new is None else Whole(new)
-    inside = by_prefix(block[4], VAE_RESIDUAL)
-    if inside is None:
-        return None
-    return Whole(f"{block[1]}.{_vae_block(block[2], int(block[3]), shapes)}.{inside}")
+        return by_prefix(name, VAE_OUTSIDE)
+    half, group, index, own = block.groups()
+    return by_prefix(own, VAE_RESIDUAL, f"{half}.{_vae_block(group, int(index), shapes)}.")
 
 
 def _vae_block(group: str, index: int, shapes: Shapes) -> str:
@@ -261,12 +248,9 @@ WAN_VAE_DIFFUSERS = Layout(
     config=vae_config,
     class_name="AutoencoderKLWan",
 )
-WAN_VAE_ORIGINAL = Layout(
-    kind="vae",
+WAN_VAE_ORIGINAL = replace(
+    WAN_VAE_DIFFUSERS,
     style="original",
-    title=VAE_TITLE,
     marks=("encoder.conv1.weight", "encoder.middle.1.to_qkv.weight", "conv1.weight"),
     place=vae_place,
-    config=vae_config,
-    class_name="AutoencoderKLWan",
 )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
-from ..checkpoints.layouts.base import Config, Layout, Names, Place, Shapes, Split, Whole, by_prefix, count, same
+from ..checkpoints.layouts.base import Config, Layout, Names, Place, Shapes, Split, by_prefix, count, same
 
 # diffusers names the layers of a patch size after it: 2 × 2 latent pixels of 1 frame.
 PATCH = "2-1"
@@ -51,13 +52,11 @@ def place(name: str, shapes: Shapes) -> Place | None:
     del shapes
     block = BLOCK.fullmatch(name)
     if block is None:
-        new = by_prefix(name, OUTSIDE)
-        return None if new is None else Whole(new)
+        return by_prefix(name, OUTSIDE)
     layer, _, own = block[2].rpartition(".")
     if layer == JOINED:
         return Split(tuple(f"{block[1]}attention.to_{part}.{own}" for part in "qkv"))
-    inside = by_prefix(block[2], INSIDE)
-    return None if inside is None else Whole(block[1] + inside)
+    return by_prefix(block[2], INSIDE, block[1])
 
 
 def config(shapes: Shapes) -> Config:
@@ -99,15 +98,11 @@ Z_IMAGE_DIFFUSERS = Layout(
     needs=_needs,
     class_name="ZImageTransformer2DModel",
 )
-Z_IMAGE_ORIGINAL = Layout(
-    kind="transformer",
+Z_IMAGE_ORIGINAL = replace(
+    Z_IMAGE_DIFFUSERS,
     style="original",
-    title=TITLE,
     marks=("cap_embedder.1.weight", "x_embedder.weight", r"layers\.0\.attention\.(qkv|to_q)\.weight"),
     place=place,
-    config=config,
-    needs=_needs,
-    class_name="ZImageTransformer2DModel",
     spare=(r"norm_final\.weight",),
     layers=(
         *OUTSIDE,

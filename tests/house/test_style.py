@@ -120,7 +120,7 @@ def test_from_the_fifth_on_arguments_have_names():
     for path in (path for part in ("core", "nodes", "runner") for path in (ROOT / part).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         allowed = POSITIONAL | node_methods(tree)
-        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
+        for function in (n for n in ast.walk(tree) if isinstance(n, Function)):
             arguments = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
             by_position = len(arguments) - (arguments[:1] in (["self"], ["cls"]))
             if by_position > 4 and function.name not in allowed:

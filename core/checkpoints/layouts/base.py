@@ -107,6 +107,12 @@ def holds_tokenizer(metadata: Metadata) -> bool:
     return model in GGUF_TOKENIZERS and GGUF_TOKENIZERS[str(model)] in ("", metadata.get("tokenizer.ggml.pre"))
 
 
+def needs_tokenizer(names: Names, together: Mapping[str, int]) -> list[str]:
+    """Return what a text encoder or language model needs beside its file: its tokenizer, where that is not inside."""
+    del together
+    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
+
+
 def gguf_settings(metadata: Metadata, known: Mapping[str, str]) -> Config:
     """Return settings that the metadata of a GGUF file hold as numbers.
 
@@ -124,14 +130,18 @@ def same(name: str, shapes: Shapes) -> Place:
     return Whole(name)
 
 
-def by_prefix(name: str, table: Mapping[str, str]) -> str | None:
-    """Return `name` with the one prefix that the table has replaced, or None.
+def by_prefix(name: str, table: Mapping[str, str], inside: str = "", squeeze: bool = False) -> Whole | None:
+    """Place a tensor under its name with the one prefix that the table has replaced; None where it has none.
 
     A prefix ends where a part of the name ends: "ffn.0" is none of "ffn.01".
+
+    Args:
+        inside: goes before the new name, as a block's name with its dot.
+        squeeze: see `Whole`.
     """
     for old, new in table.items():
         if name == old or name.startswith(f"{old}."):
-            return new + name[len(old) :]
+            return Whole(inside + new + name[len(old) :], squeeze)
     return None
 
 

@@ -39,9 +39,8 @@ def place(name: str, shapes: Shapes) -> Place | None:
     if middle := MIDDLE.fullmatch(name):
         half, part, own = middle.groups()
         is_attention = part == "attn_1"
-        new = by_prefix(own, ATTENTION if is_attention else RESNET)
-        module = "attentions.0" if is_attention else f"resnets.{int(part[-1]) - 1}"
-        return None if new is None else Whole(f"{half}.mid_block.{module}.{new}", squeeze=is_attention)
+        table, module = (ATTENTION, "attentions.0") if is_attention else (RESNET, f"resnets.{int(part[-1]) - 1}")
+        return by_prefix(own, table, f"{half}.mid_block.{module}.", squeeze=is_attention)
     if level := LEVEL.fullmatch(name):
         half, direction, number, resnet, own = level.groups()
         # The original counts the decoder's resolutions from the finest, diffusers in the order they are run.
@@ -49,10 +48,8 @@ def place(name: str, shapes: Shapes) -> Place | None:
         block = f"{half}.{direction}_blocks.{int(number) if direction == 'down' else levels - 1 - int(number)}"
         if resnet is None:
             return Whole(f"{block}.{direction}samplers.0.{own}")
-        new = by_prefix(own, RESNET)
-        return None if new is None else Whole(f"{block}.resnets.{resnet}.{new}")
-    new = by_prefix(name, OUTSIDE)
-    return None if new is None else Whole(new)
+        return by_prefix(own, RESNET, f"{block}.resnets.{resnet}.")
+    return by_prefix(name, OUTSIDE)
 
 
 def config(shapes: Shapes) -> Config:
@@ -90,14 +87,11 @@ KL_DIFFUSERS = Layout(
     config=config,
     class_name="AutoencoderKL",
 )
-KL_ORIGINAL = Layout(
-    kind="vae",
+KL_ORIGINAL = replace(
+    KL_DIFFUSERS,
     style="original",
-    title=TITLE,
     marks=("encoder.down.0.block.0.conv1.weight", "decoder.norm_out.weight", "quant_conv.weight"),
     place=place,
-    config=config,
-    class_name="AutoencoderKL",
 )
 
 # The VAE of Flux, which other families use too: sixteen latent channels, and no convolutions between encoder and

@@ -7,22 +7,20 @@ gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import partial
 
 from ...errors import PiyingError
 from .base import (
-    TOKENIZER_TENSOR,
     Config,
     Layout,
     Metadata,
-    Names,
     Place,
     Shapes,
     Whole,
     by_prefix,
     count,
     gguf_settings,
+    needs_tokenizer,
 )
 
 ATTENTION = "model.layers.0.self_attn"
@@ -97,8 +95,9 @@ def place_gguf(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor under llama.cpp's names."""
     del shapes
     block = BLOCK_GGUF.fullmatch(name)
-    new = by_prefix(name, OUTSIDE_GGUF) if block is None else by_prefix(block[2], INSIDE_GGUF)
-    return None if new is None else Whole(new if block is None else f"model.layers.{block[1]}.{new}")
+    if block is None:
+        return by_prefix(name, OUTSIDE_GGUF)
+    return by_prefix(block[2], INSIDE_GGUF, f"model.layers.{block[1]}.")
 
 
 def settings(metadata: Metadata) -> Config:
@@ -127,11 +126,6 @@ def settings(metadata: Metadata) -> Config:
     return head | gguf_settings(metadata, known) | rope
 
 
-def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
-    del together
-    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
-
-
 TITLE = "language model"
 LANGUAGE_MODEL = Layout(
     kind="prompt_model",
@@ -143,7 +137,7 @@ LANGUAGE_MODEL = Layout(
     ),
     place=place,
     config=config,
-    needs=_needs,
+    needs=needs_tokenizer,
     spare=(r"(model\.)?visual\..+",),
 )
 LANGUAGE_MODEL_GGUF = Layout(
@@ -153,7 +147,7 @@ LANGUAGE_MODEL_GGUF = Layout(
     marks=("token_embd.weight", "blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight"),
     place=place_gguf,
     config=partial(config, has_metadata=True),
-    needs=_needs,
+    needs=needs_tokenizer,
     spare=(r"rope_freqs\.weight",),
     settings=settings,
 )

@@ -6,10 +6,9 @@ Those of llama.cpp: gguf-py/gguf/tensor_mapping.py of ggml-org/llama.cpp.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from dataclasses import replace
 
 from .base import (
-    TOKENIZER_TENSOR,
     Config,
     Layout,
     LeftOut,
@@ -21,6 +20,7 @@ from .base import (
     by_prefix,
     count,
     gguf_settings,
+    needs_tokenizer,
 )
 
 HEAD_DIM = 64  # of every published T5
@@ -59,23 +59,19 @@ BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 def place(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor of the original layout."""
     del shapes
-    return _placed(name, BLOCK.fullmatch(name), OUTSIDE, INSIDE)
+    block = BLOCK.fullmatch(name)
+    if block is None:
+        return by_prefix(name, OUTSIDE)
+    return by_prefix(block[2], INSIDE, f"encoder.block.{block[1]}.")
 
 
 def place_gguf(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor under llama.cpp's names."""
     del shapes
-    return _placed(name, BLOCK_GGUF.fullmatch(name), OUTSIDE_GGUF, INSIDE_GGUF)
-
-
-def _placed(
-    name: str, block: re.Match[str] | None, outside: Mapping[str, str], inside: Mapping[str, str]
-) -> Place | None:
+    block = BLOCK_GGUF.fullmatch(name)
     if block is None:
-        new = by_prefix(name, outside)
-        return None if new is None else Whole(new)
-    new = by_prefix(block[2], inside)
-    return None if new is None else Whole(f"encoder.block.{block[1]}.{new}")
+        return by_prefix(name, OUTSIDE_GGUF)
+    return by_prefix(block[2], INSIDE_GGUF, f"encoder.block.{block[1]}.")
 
 
 def place_transformers(name: str, shapes: Shapes) -> Place:
@@ -129,11 +125,6 @@ def settings(metadata: Metadata) -> Config:
     return gguf_settings(metadata, known)
 
 
-def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
-    del together
-    return [] if TOKENIZER_TENSOR in names else ["its tokenizer"]
-
-
 T5_TRANSFORMERS = Layout(
     kind="text_encoder",
     style="transformers",
@@ -142,28 +133,21 @@ T5_TRANSFORMERS = Layout(
     place=place_transformers,
     config=config,
     variants={UMT5: _is_umt5},
-    needs=_needs,
+    needs=needs_tokenizer,
     spare=(r"spiece_model", r"logit_scale", r"decoder\..+", r"lm_head\.weight"),
 )
-T5_ORIGINAL = Layout(
-    kind="text_encoder",
+T5_ORIGINAL = replace(
+    T5_TRANSFORMERS,
     style="original",
-    title=TITLE,
     marks=("token_embedding.weight", "blocks.0.ffn.gate.0.weight", "norm.weight"),
     place=place,
-    config=config,
-    variants={UMT5: _is_umt5},
-    needs=_needs,
+    spare=(),
 )
-T5_GGUF = Layout(
-    kind="text_encoder",
+T5_GGUF = replace(
+    T5_TRANSFORMERS,
     style="llama.cpp",
-    title=TITLE,
     marks=("token_embd.weight", "enc.blk.0.attn_q.weight", "enc.blk.0.ffn_gate.weight"),
     place=place_gguf,
-    config=config,
-    variants={UMT5: _is_umt5},
-    needs=_needs,
     spare=(r"dec\..+", r"output\.weight"),
     settings=settings,
 )
