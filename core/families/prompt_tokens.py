@@ -10,10 +10,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import PiyingError
-from ..executor.tensor_cache import Encoded
 
 if TYPE_CHECKING:
     import torch
+
+    from ..executor.tensor_cache import Encoded
 
 EMPHASIS = 1.1  # of a pair of brackets without a number
 MOST_WEIGHT = 10.0

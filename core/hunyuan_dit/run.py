@@ -41,6 +41,11 @@ class Encoder(NamedTuple):
     suffix: str  # of the pipeline's arguments
     title: str
 
+    @property
+    def tokenizer(self) -> str:
+        """The part that is its tokenizer."""
+        return f"tokenizer{self.suffix}"
+
 
 ENCODERS = (
     Encoder(0, "text_encoder", "encode", BERT_TOKENS, "", "The first text encoder (BERT)"),
@@ -129,11 +134,8 @@ class ImageRun:
             return {"states": states.cpu(), "mask": mask.cpu()}
 
         def encode(new: list[str]) -> list[Encoded]:
-            pipeline = self.model.encoder_pipeline(encoder.part, choice)
-            model = getattr(pipeline, encoder.part)
-            name = encoder.part.replace("text_encoder", "tokenizer")
-            tokenizer = PromptTokenizer(getattr(pipeline, name), encoder.tokens, encoder.title)
-            setattr(pipeline, name, tokenizer)
+            pipeline = self.model.encoder_pipeline(encoder, choice)
+            model, tokenizer = getattr(pipeline, encoder.part), getattr(pipeline, encoder.tokenizer)
             # BERT's blocks, or T5's.
             blocks = model.encoder.block if hasattr(model.encoder, "block") else model.encoder.layer
             with placed(model, choice, device, self.host, blocks=list(blocks)):
@@ -196,18 +198,12 @@ class HunyuanDiTModel:
         """Return the sizes of its parts, read from the headers of its files."""
         return self.parts.components()
 
-    def encoder_pipeline(self, encoder: str, choice: PhasePlan) -> HunyuanDiTPipeline:
-        """Return a pipeline of one text encoder and its tokenizer.
-
-        Args:
-            encoder: `text_encoder` or `text_encoder_2`.
-            choice: the plan of its phase.
-        """
+    def encoder_pipeline(self, encoder: Encoder, choice: PhasePlan) -> HunyuanDiTPipeline:
+        """Return a pipeline of one text encoder and its tokenizer, which reads weights; `choice` is of its phase."""
         from ..checkpoints.tokenizers import tokenizer_of
 
-        tokenizer = encoder.replace("text_encoder", "tokenizer")
-        loaded = tokenizer_of(self.found, tokenizer)
-        return self._pipeline(**{encoder: self.parts.load(encoder, choice), tokenizer: loaded})
+        tokenizer = PromptTokenizer(tokenizer_of(self.found, encoder.tokenizer), encoder.tokens, encoder.title)
+        return self._pipeline(**{encoder.part: self.parts.load(encoder.part, choice), encoder.tokenizer: tokenizer})
 
     def sampler(self, choice: PhasePlan) -> HunyuanDiTPipeline:
         """Return a pipeline of the transformer and a fresh scheduler alone."""

@@ -19,7 +19,7 @@ from ..quantization.casting import dense_weight, is_linear
 from .additions import Addition, Axis, Kronecker, LowRank, add, take_off
 from .catalog import LoraFile
 from .file import Change, block_of, finite, hadamard_rank, read_lora, stated_scale
-from .names import Target
+from .names import MAGNITUDES, Target
 
 log = logging.getLogger("piying")
 
@@ -255,7 +255,7 @@ def _factors(parts: dict[str, torch.Tensor], kind: str, name: str, core: str) ->
     return left.t(), torch.einsum("mn...,ni->mi...", parts[f"{kind}_{core}"].float(), right).flatten(1)
 
 
-NO_MATRIX = frozenset({"alpha", "bias", "up_bias", "dora_scale", "lora_magnitude_vector"})
+NO_MATRIX = frozenset({"alpha", "bias", "up_bias", *MAGNITUDES})
 
 
 @dataclass

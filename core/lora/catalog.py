@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ..catalog.selection import ChosenLora, ModelHandle
 from ..download.manifest import ListedModel, listed_models
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT, ModelFamily
+from ..files.file_state import cached_by_state
 from ..host.base import Host
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def lora_details(host: Host, family: ModelFamily | None = None) -> list[str]:
 
 
 def _header_of(path: Path, family: ModelFamily | None) -> Summary:
-    status = path.stat()
-    return _header_once(path, status.st_size, status.st_mtime_ns, _class_of(family))
+    return _header_once(path, _class_of(family))
 
 
 def _class_of(family: ModelFamily | None) -> str | None:
@@ -104,22 +103,19 @@ def _class_of(family: ModelFamily | None) -> str | None:
     return next((names[0] for names in classes), None)
 
 
-# Once for each file and family: with more than the cache holds, each list would open all of them again.
-@lru_cache(maxsize=1 << 15)
-def _header_once(path: Path, size: int, changed: int, class_name: str | None) -> Summary:
+@cached_by_state
+def _header_once(path: Path, class_name: str | None) -> Summary:
     from ..files.open import read_header
     from .file import judge
 
-    del size, changed  # they tell one state of the file from another
     return judge(read_header(path).entries, class_name).summary
 
 
-@lru_cache(maxsize=1024)
-def _numbers_once(path: Path, size: int, changed: int, class_name: str | None) -> str:
+@cached_by_state
+def _numbers_once(path: Path, class_name: str | None) -> str:
     """Return why the numbers of a LoRA cannot be used, "" where they can."""
     from .file import check_numbers
 
-    del size, changed
     try:
         check_numbers(path, class_name)
     except PiyingError as error:
@@ -140,20 +136,18 @@ def check_lora(name: str, host: Host, family: ModelFamily | None = None) -> None
         PiyingError: there is no such LoRA; a file of another kind says what it is.
     """
     if _plain(name) != NONE:
-        _chosen(_plain(name), host, family)
+        _chosen(_plain(name), _found(host), host, family)
 
 
-def _chosen(name: str, host: Host, family: ModelFamily | None) -> Path:
+def _chosen(name: str, installed: list[SingleFile], host: Host, family: ModelFamily | None) -> Path:
     """Return the file of a LoRA; see `check_lora`."""
     from ..catalog.discovery import what_is
 
-    path = next((one.path for one in _found(host) if one.name == name and one.found.readable), None)
+    path = next((one.path for one in installed if one.name == name and one.found.readable), None)
     if path is None:
         what = what_is(f"{FOLDER}/{name}", host) or what_is(name, host)
     else:
-        status = path.stat()
-        state = (path, status.st_size, status.st_mtime_ns, _class_of(family))
-        what = _header_once(*state).reason or _numbers_once(*state)
+        what = _header_of(path, family).reason or _numbers_once(path, _class_of(family))
         if not what:
             return path
     others = ", ".join(one for one in lora_choices(host, family) if one != name)
@@ -189,9 +183,10 @@ def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:
     """
     if not handle.loras:
         return ()
+    installed = _found(host)
     files = []
     for chosen in handle.loras:
-        path = _chosen(chosen.name, host, handle.family)
+        path = _chosen(chosen.name, installed, host, handle.family)
         header = _header_of(path, handle.family)
         files.append(LoraFile(chosen.name, path, chosen.strength, header.shape, header.left_out, settings_of(path)))
     return tuple(files)
@@ -204,10 +199,7 @@ def made_for(files: tuple[LoraFile, ...]) -> Mapping[str, float]:
 
 def settings_of(path: Path) -> Mapping[str, float]:
     """Return what the manifest says a LoRA was made for; it is known by its name, or by its size and sha256."""
-    listed = _listed_by_name(path.name)
-    if listed is None:
-        status = path.stat()
-        listed = _listed_by_content(path, status.st_size, status.st_mtime_ns)
+    listed = _listed_by_name(path.name) or _listed_by_content(path)
     return {} if listed is None else listed.settings
 
 
@@ -219,9 +211,9 @@ def _listed_by_name(name: str) -> ListedModel | None:
     return next((model for model in _distilled() if PurePosixPath(model.files[0].path).name == name), None)
 
 
-@lru_cache(maxsize=256)
-def _listed_by_content(path: Path, size: int, changed: int) -> ListedModel | None:
-    del changed  # tells one state of the file from another
+@cached_by_state
+def _listed_by_content(path: Path) -> ListedModel | None:
+    size = path.stat().st_size
     same = [model for model in _distilled() if model.files[0].bytes == size]
     if not same:
         return None

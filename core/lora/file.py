@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..files.json_file import parse_json, read_json_or_empty
 from ..files.open import open_tensors, read_header
 from ..files.stored_tensor import StoredTensor
 from ..quantization.stored_formats import describes, join_scales
-from .names import FOREIGN_ROLE, Placement, Target, layer_names, lora_names, transformer_classes
+from .names import FOREIGN_ROLE, MAGNITUDES, Placement, Target, layer_names, lora_names, transformer_classes
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class Change(Generic[Tensor]):
     @property
     def magnitude(self) -> str:
         """The role of a DoRA's magnitudes; "" where it is none."""
-        return next((role for role in ("dora_scale", "lora_magnitude_vector") if role in self.parts), "")
+        return next((role for role in MAGNITUDES if role in self.parts), "")
 
     @property
     def why_left_out(self) -> str:
@@ -261,12 +261,12 @@ class Verdict(Generic[Tensor]):
         """What is left out and why, as a part of a sentence; "" where nothing is."""
         if not self.placement.left_out:
             return ""
-        whys = Counter(self.placement.left_out.values())
-        groups = [
-            f"{number} {why} ({_first(name for name, one in self.placement.left_out.items() if one == why)})"
-            for why, number in whys.most_common()
-        ]
-        return f"{len(self.placement.left_out)} of its {self.count} layers: {', '.join(groups)}"
+        groups: dict[str, list[str]] = {}
+        for name, why in self.placement.left_out.items():
+            groups.setdefault(why, []).append(name)
+        largest_first = sorted(groups.items(), key=lambda group: -len(group[1]))
+        said = ", ".join(f"{len(names)} {why} ({_first(names)})" for why, names in largest_first)
+        return f"{len(self.placement.left_out)} of its {self.count} layers: {said}"
 
     @property
     def shape(self) -> LoraShape:
@@ -287,9 +287,8 @@ class Verdict(Generic[Tensor]):
         return LoraShape(rank, tuple(width for width, _ in widths.most_common()), dict(numbers), outside)
 
 
-def _first(names: Iterable[str]) -> str:
-    shown = [name[:80] for name in names]
-    return ", ".join(shown[:SHOWN]) + (", …" if len(shown) > SHOWN else "")
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(name[:80] for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 @cache

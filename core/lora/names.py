@@ -39,7 +39,7 @@ FACTOR = re.compile(
     re.IGNORECASE,
 )
 SIDES = {"a": "down", "b": "up"}
-MAGNITUDES = frozenset({"dora_scale", "lora_magnitude_vector"})
+MAGNITUDES = ("dora_scale", "lora_magnitude_vector")
 PRODUCTS = frozenset(
     {
         *(f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),

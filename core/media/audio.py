@@ -26,6 +26,8 @@ _SAMPLES = split("-map 0:a:0 -vn -c:a pcm_f32be -f au pipe:1")
 # Times begin at the first frame. Sound that begins later gets silence before it, what is earlier is left out, and gaps
 # of 0.1 s and more are filled with silence.
 _ALIGNED = "asetpts=PTS-({start:.6f})/TB,aresample=async=1:first_pts=0"
+# A second output, of nothing: times are those that `video.probe` sees. Sound need not have a picture.
+_SAME_TIMES = split(f"-map {ffmpeg.PICTURE}? {ffmpeg.SOUNDS_AND_TEXTS} -c copy -t 0 -f null -")
 _HEADER = ">4sIIIII"
 
 
@@ -46,8 +48,7 @@ def read_audio(path: Path, start: float = 0.0) -> dict[str, Any]:
 
     doing, rate, channels = f"Cannot read the sound of {path}", 1, 1
     heard: list[str] = []
-    aligned = [*ffmpeg.source(path), "-af", _ALIGNED.format(start=float(start)), *_SAMPLES]
-    arguments = [*aligned, *split(f"{ffmpeg.ALL_STREAMS.replace('V:0', 'V:0?')} -c copy -t 0 -f null -")]
+    arguments = [*ffmpeg.source(path), "-af", _ALIGNED.format(start=float(start)), *_SAMPLES, *_SAME_TIMES]
     with ffmpeg.running(arguments, doing, heard) as process:
         assert process.stdout is not None
         head = process.stdout.read(struct.calcsize(_HEADER))

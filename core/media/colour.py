@@ -87,9 +87,9 @@ def to_rgb(colour: Colour, width: int, height: int) -> tuple[list[str], list[str
         )
         return filters, notes
     # zscale guesses nothing: every property has to be known.
-    primaries = (colour.primaries, "bt2020" if hdr else "bt709")[colour.primaries == UNKNOWN]
-    transfer = (colour.transfer, "bt709")[colour.transfer == UNKNOWN]
-    levels = (colour.levels, "tv" if is_yuv else "pc")[colour.levels == UNKNOWN]
+    primaries = _known(colour.primaries, "bt2020" if hdr else "bt709")
+    transfer = _known(colour.transfer, "bt709")
+    levels = _known(colour.levels, "tv" if is_yuv else "pc")
     tags = f"setparams=range={levels}:color_primaries={primaries}:color_trc={transfer}:colorspace"
     if is_yuv:
         # Without subsampling, for which zscale wants even sizes. Where nothing but that changes the scale filter is
@@ -111,3 +111,7 @@ def to_rgb(colour: Colour, width: int, height: int) -> tuple[list[str], list[str
         alpha = "split[colours][opacity];[opacity]alphaextract,format=gray16le[opacity]"
         filters = [f"{alpha};[colours]{','.join(filters)}[colours];[colours][opacity]alphamerge"]
     return filters, notes
+
+
+def _known(value: str, otherwise: str) -> str:
+    return otherwise if value == UNKNOWN else value

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 # Without pictures that are attached to sound, such as the cover of an album.
 PICTURE = "0:V:0"
-# What decides from which time on a file's times count, in containers such as MPEG-TS. Two runs agree if both map it.
-ALL_STREAMS = f"-map {PICTURE} -map 0:a? -map 0:s?"
+# With the picture, what decides from which time on a file's times count, in containers such as MPEG-TS. Two runs agree
+# if both map it.
+SOUNDS_AND_TEXTS = "-map 0:a? -map 0:s?"
 
 # Containers that hold their own data. Playlists (HLS, concat) would let one file read others.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,gif,apng,flv,mpeg,mpegts,mpegvideo,ogg,asf,mxf,nut,h264,hevc,ivf"
@@ -131,9 +132,12 @@ def feed(process: subprocess.Popen[bytes], chunks: Iterable[memoryview]) -> int:
     return count
 
 
-def output(arguments: Sequence[str], doing: str, limit: int = 1 << 28) -> bytes:
-    """Return ffmpeg's stdout. Raises PiyingError when it fails, or writes more than `limit` bytes."""
-    with running(arguments, doing) as process:
+def output(arguments: Sequence[str], doing: str, limit: int = 1 << 28, heard: list[str] | None = None) -> bytes:
+    """Return ffmpeg's stdout; for `heard` see `running`.
+
+    Raises PiyingError when it fails, or writes more than `limit` bytes.
+    """
+    with running(arguments, doing, heard) as process:
         data = _pipe(process.stdout).read(limit + 1)
         if len(data) > limit:
             raise PiyingError(f"{doing}: it holds more than {limit >> 20} MiB of text. Use another file.")

@@ -37,7 +37,7 @@ _AAC = split(f"-c:a aac -b:a {AUDIO_BIT_RATE} -flags:a +bitexact")
 _MP4 = split("-fflags +bitexact -movflags +faststart+use_metadata_tags -f mp4")
 # Codecs that browsers and players support in MP4; ffmpeg also accepts rarer ones.
 _FITS = {"h264", "hevc", "av1", "vp9", "mpeg4", "aac", "mp3", "opus", "ac3", "eac3", "flac", "alac"}
-_STREAMS = split("-map 0:V:0 -map 0:a?")
+_STREAMS = split(f"-map {ffmpeg.PICTURE} -map 0:a?")
 
 
 def write_mp4(
@@ -113,8 +113,7 @@ def copy_to_mp4(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
         texts = [*texts_input(scratch, metadata, doing), *split("-map_metadata 1 -map_metadata 0")]
         copied = [*_STREAMS, *split("-c copy -map_chapters -1"), *_MP4, ffmpeg.url(scratch / RESULT)]
         heard: list[str] = []
-        with ffmpeg.running(["-y", *ffmpeg.source(source), *texts, *copied], doing, heard):
-            pass
+        ffmpeg.output(["-y", *ffmpeg.source(source), *texts, *copied], doing, heard=heard)
     if (said := ffmpeg.complaint(heard)) is not None:
         log.warning("%s is damaged: it was copied as it is. %s.", source, said)
 

@@ -136,7 +136,7 @@ def _claim_without_links(unfinished: Path, target: Path) -> bool:
         return False
     try:
         unfinished.replace(target)
-    except BaseException:
+    except BaseException:  # Ctrl-C too would leave an empty file with a number
         target.unlink(missing_ok=True)
         raise
     return True

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("piying")
 
-_PACKETS = split(f"{ffmpeg.ALL_STREAMS} -c copy -f framecrc pipe:1")
+_PACKETS = split(f"-map {ffmpeg.PICTURE} {ffmpeg.SOUNDS_AND_TEXTS} -c copy -f framecrc pipe:1")
 # At the level at which `showinfo` and the summary of the file speak.
 _FIRST_FRAME = split(f"-map {ffmpeg.PICTURE} -vf showinfo -frames:v 1 -f null -v level+info pipe:1")
 _NO_TIME = -(1 << 63)  # What ffmpeg prints for a packet without a time, in AVI for one.
@@ -207,25 +207,31 @@ class _FirstFrame(NamedTuple):
     colour: Colour
     rate: Fraction
 
+    @property
+    def has_known_aspect(self) -> bool:
+        """Whether some lens or format has pixels of that aspect."""
+        return Fraction(1, MOST_ASPECT) <= self.aspect <= MOST_ASPECT
+
     def shown_size(self) -> tuple[int, int]:
         """Return width and height in square pixels: one of them grows, so that nothing is lost."""
-        aspect = self.aspect if 1 <= MOST_ASPECT * self.aspect <= MOST_ASPECT**2 else Fraction(1)
+        aspect = self.aspect if self.has_known_aspect else Fraction(1)
         return round(self.width * max(aspect, Fraction(1))), round(self.height / min(aspect, Fraction(1)))
 
 
 def _first_frame(path: Path, doing: str) -> tuple[_FirstFrame | None, tuple[str, ...]]:
     """Return the first frame, or None where there is none, and the arguments for a decoder that reads it whole."""
+
+    def shown(decoder: tuple[str, ...]) -> str:
+        heard: list[str] = []
+        ffmpeg.output([*decoder, *ffmpeg.source(path), *_FIRST_FRAME], doing, heard=heard)
+        return "\n".join(heard)
+
     decoder: tuple[str, ...] = ()
-    heard: list[str] = []
-    with ffmpeg.running([*ffmpeg.source(path), *_FIRST_FRAME], doing, heard):
-        pass
-    text = "\n".join(heard)
+    text = shown(decoder)
     codec = re.search(r"Stream #0:\d+\S*: Video: (vp[89])\b(?:(?!Stream #).)*alpha_mode +: 1", text, re.DOTALL)
     if codec is not None and _ALPHA_DECODERS[codec[1]] in ffmpeg.names("decoders"):
-        decoder, heard = ("-c:v", _ALPHA_DECODERS[codec[1]]), []
-        with ffmpeg.running([*decoder, *ffmpeg.source(path), *_FIRST_FRAME], doing, heard):
-            pass
-        text = "\n".join(heard)
+        decoder = ("-c:v", _ALPHA_DECODERS[codec[1]])
+        text = shown(decoder)
     # From the beginning of a line: the summary quotes titles and comments, which can hold anything.
     said = r"^\[Parsed_showinfo_0 @ \w+\] \[info\] "
     sizes = r"fmt:(\w+) .*?sar:(\d+)/(\d+) s:(\d+)x(\d+) i:(\w)"
@@ -262,7 +268,7 @@ def _filters(first: _FirstFrame, width: int, height: int) -> tuple[list[str], li
     filters += convert
     notes += said
     ratio = f"{first.aspect.numerator}:{first.aspect.denominator}"
-    if not 1 <= MOST_ASPECT * first.aspect <= MOST_ASPECT**2:
+    if not first.has_known_aspect:
         notes.append(f"it says that its pixels are {ratio}, which is ignored: up to {MOST_ASPECT}:1 is known")
     elif (width, height) != (first.width, first.height):
         notes.append(

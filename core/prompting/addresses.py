@@ -37,6 +37,11 @@ class Address:
     path: str
     is_loopback: bool
 
+    @property
+    def place(self) -> str:
+        """Host and port, as servers are allowed and keys are set for."""
+        return f"{self.host}:{self.port}"
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path}"
@@ -54,7 +59,7 @@ def read_address(url: str, environment: Mapping[str, str] | None = None) -> Addr
     """
     address = _parse(url.strip())
     allowed = _allowed(os.environ if environment is None else environment)
-    if address.is_loopback or {address.host, f"{address.host}:{address.port}"} & allowed:
+    if address.is_loopback or {address.host, address.place} & allowed:
         return address
     raise PiyingError(
         f"url is {url!r}, a server that is not on this machine. Prompts are private: to send them there, start "
@@ -72,7 +77,7 @@ def api_key(address: Address, environment: Mapping[str, str] | None = None) -> s
         PiyingError: the key would go unencrypted over a network, or is none.
     """
     keys = _keys(os.environ if environment is None else environment)
-    key = keys.get(f"{address.host}:{address.port}") or (None if address.is_loopback else keys.get(address.host))
+    key = keys.get(address.place) or (None if address.is_loopback else keys.get(address.host))
     if key is None:
         return None
     if not address.secure and not address.is_loopback:
@@ -84,7 +89,7 @@ def api_key(address: Address, environment: Mapping[str, str] | None = None) -> s
 
 def key_hint(address: Address) -> str:
     """Return what to do where a server wants a key and `api_key` has none for it."""
-    place = f"{address.host}:{address.port}"
+    place = address.place
     if os.environ.get(API_KEY, "").strip():
         return f"The key in {API_KEY} is not set for {place}: add {place}=KEY there, after a comma."
     return f"Set the environment variable {API_KEY}={place}=KEY."

@@ -122,13 +122,11 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -
     ) as error:
         raise _broken(error) from error
     except MemoryError as error:
-        broken = _broken(error)
-    else:
-        if not str(text).strip():
-            raise _broken(ValueError("it writes nothing"))
-        return str(text)
-    # Without its cause: another plan would leave it no more memory.
-    raise broken
+        # Without its cause: another plan would leave it no more memory.
+        raise _broken(error) from None
+    if not str(text).strip():
+        raise _broken(ValueError("it writes nothing"))
+    return str(text)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import PiyingError
+from ..families.prompt_tokens import require_length
 from .presets import BUILT_IN_PRESETS
 
 AnswerLanguage = Literal["auto", "zh", "en"]
@@ -19,7 +20,6 @@ LENGTHS: dict[AnswerLength, tuple[int, int] | None] = {
     "medium": (50, 80),
     "long": (100, 140),
 }
-MAX_CHARACTERS = 100_000  # of a prompt; megabytes would be searched for facts, and split into tokens, for minutes
 DEFAULT_PRESET = BUILT_IN_PRESETS[0]
 DEFAULT_MAX_NEW_TOKENS = 256
 DEFAULT_TEMPERATURE = 0.7
@@ -67,10 +67,8 @@ class ExpandRequest:
             ("language", self.language, LANGUAGES),
             ("length", self.length, tuple(LENGTHS)),
         )
-        if len(self.prompt) > MAX_CHARACTERS:
-            raise PiyingError(
-                f"The prompt has {len(self.prompt)} characters; at most {MAX_CHARACTERS} are read. Shorten it."
-            )
+        # Megabytes would be searched for facts for minutes.
+        require_length(self.prompt)
         for name, value, allowed in settings:
             if value not in allowed:
                 raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(allowed)}.")

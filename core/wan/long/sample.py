@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -193,7 +192,7 @@ class _LongVideo:
             references = references_on_white(pictures, video.width, video.height)
             strength = self.task.strength or Strength()
             inputs = VACEInputs(seen, references, strength, self._before(window, earlier))
-            progress = WindowProgress(self.host, bar, window.index, SHARES)
+            progress = WindowProgress(self.host, bar, window.index)
             frames, ran = sample_inputs(
                 self.handle,
                 window_request(self.request, window),
@@ -253,18 +252,16 @@ class WindowProgress:
         parent: asked whether the user has cancelled.
         bar: of the whole video, `STEPS_PER_WINDOW` steps for each window.
         index: of the window, from 0.
-        shares: for each phase where it begins and ends within the window, 0..1; others do not move the bar.
     """
 
     parent: Reporter
     bar: Progress
     index: int
-    shares: Mapping[str, tuple[float, float]]
     _done: int = field(default=0, init=False)
 
     def progress(self, phase: str, total: int) -> Progress:
-        """Return a phase that moves its share of the bar."""
-        return _PhaseProgress(self, *self.shares.get(phase, (0.0, 0.0)), total)
+        """Return a phase that moves its share of the bar; one that is not in `SHARES` does not move it."""
+        return _PhaseProgress(self, *SHARES.get(phase, (0.0, 0.0)), total)
 
     def check_cancelled(self) -> None:
         """Stop the run here where the user has cancelled it."""

@@ -40,10 +40,13 @@ def read(path: Path) -> tuple[np.ndarray, dict | None, float]:
     return (images.numpy() * 255).round().astype(int), sound, fps
 
 
-def saved(host, path: Path) -> Path:
-    (loaded,) = run("LoadVideo", file=path.name)
-    result = run("SaveVideo", video=loaded, filename_prefix="v", format="auto", codec="auto")
+def written(host, video) -> Path:
+    result = run("SaveVideo", video=video, filename_prefix="v", format="auto", codec="auto")
     return host.output / result["ui"]["images"][0]["filename"]
+
+
+def saved(host, path: Path) -> Path:
+    return written(host, run("LoadVideo", file=path.name)[0])
 
 
 def loud_at(sound: dict) -> float:
@@ -276,9 +279,7 @@ def test_made_videos_keep_late_sound(host):
     make(host.input / "late.mp4", sources(host))
     images, sound, fps, *_ = run("GetVideoComponents", video=run("LoadVideo", file="late.mp4")[0])
     (made,) = run("CreateVideo", images=images, fps=fps, audio=sound)
-    result = run("SaveVideo", video=made, filename_prefix="v", format="auto", codec="auto")
-    path = host.output / result["ui"]["images"][0]["filename"]
-    assert loud_at(read_audio(path)) == pytest.approx(0.5, abs=0.02)
+    assert loud_at(read_audio(written(host, made))) == pytest.approx(0.5, abs=0.02)
 
 
 def test_sound_before_the_picture_is_left_out(host, caplog):
@@ -312,16 +313,14 @@ def test_the_first_sound_track_is_named(host, caplog):
 def test_sound_longer_than_the_picture_is_cut_in_one_line(host, caplog, seconds, told):
     sound = {"waveform": torch.rand(1, 1, int(8000 * seconds)) - 0.5, "sample_rate": 8000}
     (made,) = run("CreateVideo", images=torch.rand(20, 24, 32, 3), fps=10.0, audio=sound)
-    result = run("SaveVideo", video=made, filename_prefix="v", format="auto", codec="auto")
-    path = host.output / result["ui"]["images"][0]["filename"]
-    assert read_audio(path)["waveform"].shape[2] / 8000 == pytest.approx(min(seconds, 2), abs=0.2)
+    assert read_audio(written(host, made))["waveform"].shape[2] / 8000 == pytest.approx(min(seconds, 2), abs=0.2)
     line = "INFO The sound is 1.00 s longer than the picture: it is cut where the picture ends."
     assert lines(caplog) == ([line] if told else [])
 
 
 def test_alpha_that_no_saver_keeps_is_named(host, caplog):
     (made,) = run("CreateVideo", images=torch.rand(2, 24, 32, 4), fps=10.0)
-    run("SaveVideo", video=made, filename_prefix="v", format="auto", codec="auto")
+    written(host, made)
     run("SaveWEBM", images=torch.rand(2, 24, 32, 4), filename_prefix="w", codec="vp9", fps=10.0, crf=30.0)
     assert lines(caplog) == [
         "INFO The images' alpha is left out: H.264 has no place for it.",
