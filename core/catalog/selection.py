@@ -54,7 +54,7 @@ def _choices(family: ModelFamily, installed: list[InstalledModel]) -> list[str]:
     return [AUTO, *(found.name for found in installed if found.can_run), *toy]
 
 
-def choices_and_details(family: ModelFamily, host: Host) -> tuple[list[str], list[str]]:
+def model_choices_and_details(family: ModelFamily, host: Host) -> tuple[list[str], list[str]]:
     """Return what `model_choices` does, and lines on models, from one look at the models folders.
 
     The lines say what each single file is and what it lacks, and why a folder cannot be used.
