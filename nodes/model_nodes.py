@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.installed_model import has_built_in
-from ..core.catalog.selection import ModelHandle, check_model, model_choices, model_details
+from ..core.catalog.selection import ModelHandle, check_model, model_choices_and_details
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
 from .shared import checked
@@ -46,8 +46,8 @@ class ModelLoader:
             f"auto: the largest installed model that fits this machine{', else the built-in toy model' * toy}. "
             f"Models are folders under models/{cls.FAMILY.folder}{cls.ALSO}."
         )
-        models = model_choices(cls.FAMILY, get_host())
-        model_tooltip = "\n".join([model_tooltip, *model_details(cls.FAMILY, get_host())])
+        models, details = model_choices_and_details(cls.FAMILY, get_host())
+        model_tooltip = "\n".join([model_tooltip, *details])
         return {
             "required": {
                 "model": (models, {"default": "auto", "tooltip": model_tooltip}),
@@ -79,9 +79,9 @@ class LoRANode:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the socket and the widgets; the list of files is what is there now."""
-        from ..core.lora.catalog import NONE, lora_choices, lora_details
+        from ..core.lora.catalog import NONE, lora_choices_and_details
 
-        host = get_host()
+        choices, details = lora_choices_and_details(get_host(), cls.FAMILY)
         tooltip = "A file under models/loras. none: the model as it is."
         return {
             "required": {
@@ -90,8 +90,8 @@ class LoRANode:
                     {"tooltip": f"From {cls.FAMILY.loader}, or from another of these nodes."},
                 ),
                 "lora": (
-                    lora_choices(host, cls.FAMILY),
-                    {"default": NONE, "tooltip": "\n".join([tooltip, *lora_details(host, cls.FAMILY)])},
+                    choices,
+                    {"default": NONE, "tooltip": "\n".join([tooltip, *details])},
                 ),
                 "strength": (
                     "FLOAT",

@@ -54,14 +54,18 @@ def _choices(family: ModelFamily, installed: list[InstalledModel]) -> list[str]:
     return [AUTO, *(found.name for found in installed if found.can_run), *toy]
 
 
-def model_details(family: ModelFamily, host: Host) -> list[str]:
-    """Return lines on models: what each single file is and what it lacks, and why a folder cannot be used."""
+def model_choices_and_details(family: ModelFamily, host: Host) -> tuple[list[str], list[str]]:
+    """Return what `model_choices` does, and lines on models, from one look at the models folders.
+
+    The lines say what each single file is and what it lacks, and why a folder cannot be used.
+    """
+    installed = installed_models(family, host)
     lines = []
-    for found in installed_models(family, host):
+    for found in installed:
         lacks = f"; not here: {_missing(family, found)}" if found.lacking else ""
         lines += [f"{found.name}: {found.details}{lacks}"] if found.details else []
         lines += [f"{found.name} cannot be used: {found.problem}"] if found.problem else []
-    return lines
+    return _choices(family, installed), lines
 
 
 def _missing(family: ModelFamily, found: InstalledModel) -> str:

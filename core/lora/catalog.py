@@ -77,21 +77,28 @@ def lora_choices(host: Host, family: ModelFamily | None = None) -> list[str]:
     Args:
         family: of the model they are put on; None for files of all families.
     """
-    return [NONE, *dict.fromkeys(one.name for one in _usable(host, family))]
+    return _choices(_usable(host, family))
+
+
+def _choices(usable: list[SingleFile]) -> list[str]:
+    return [NONE, *dict.fromkeys(one.name for one in usable)]
 
 
 def _usable(host: Host, family: ModelFamily | None) -> list[SingleFile]:
     return [one for one in _found(host) if one.found.readable and not _header_of(one.path, family).reason]
 
 
-def lora_details(host: Host, family: ModelFamily | None = None) -> list[str]:
-    """Return a line for each LoRA: its name, what it is for, and the settings it was made for."""
-    lines = []
-    for one in _usable(host, family):
+def lora_choices_and_details(host: Host, family: ModelFamily) -> tuple[list[str], list[str]]:
+    """Return what `lora_choices` does, and a line for each LoRA, from one look at the models folders.
+
+    The lines say its name, what it is for, and the settings it was made for.
+    """
+    usable, lines = _usable(host, family), []
+    for one in usable:
         listed = _listed_by_name(one.path.name)
         advice = "" if listed is None else f"; made for {in_words(listed.settings)}"
         lines.append(f"{one.name}: {one.found.what.removeprefix('a ')}{advice}")
-    return lines
+    return _choices(usable), lines
 
 
 def _header_of(path: Path, family: ModelFamily | None) -> Summary:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from piying.core.checkpoints.inspect import as_json, as_text, describe, inspect
+from piying.core.disk_cache import MARK, TRAILER_BYTES
 from piying.core.errors import PiyingError
 from piying.core.files.open import read_header
 from piying.core.files.safetensors_file import MAX_HEADER_BYTES
@@ -175,3 +176,14 @@ def test_a_view_that_repeats_its_bytes_is_refused(tmp_path):
 
 def test_describing_never_fails():
     assert describe({}) == "no model known here"
+
+
+def test_weights_that_look_like_a_checksum_are_weights(tmp_path):
+    """A file of cast weights ends in a checksum; any other file may have the bytes of its mark in that place."""
+    data = b"\0" * 30 + (MARK + b"\0" * TRAILER_BYTES)[:TRAILER_BYTES]
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    assert read_header(path).entries["w"].shape == (len(data),)
+    path.write_bytes(path.read_bytes() + data[30:])  # as a cache writes it
+    assert read_header(path).entries["w"].shape == (len(data),)
