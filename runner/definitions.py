@@ -128,6 +128,13 @@ def find_input(groups: Mapping[str, Any], name: str) -> tuple[str, Any] | None:
     return None
 
 
+def hidden_kinds(groups: Mapping[str, Any]) -> dict[str, str]:
+    """Return {input: kind} of the hidden inputs, such as PROMPT or UNIQUE_ID."""
+    declared = groups.get("hidden") or {}
+    # Some packs declare a hidden input as they declare others: (kind,).
+    return {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
+
+
 def live_groups(node_class: Any, groups: Mapping[str, Any], node: Node) -> Mapping[str, Any]:
     """Return the input groups of one node: of V3 classes some inputs depend on the values of others."""
     live = getattr(node_class, "live_inputs", None)
@@ -184,10 +191,8 @@ class NodeType:
 
     @cached_property
     def hidden(self) -> dict[str, str]:
-        """Return {input: kind} of the hidden inputs, such as PROMPT or UNIQUE_ID."""
-        declared = self._declared.get("hidden") or {}
-        # Some packs declare a hidden input as they declare others: (kind,).
-        return {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
+        """Return {input: kind} of the hidden inputs."""
+        return hidden_kinds(self._declared)
 
     @cached_property
     def is_output(self) -> bool:

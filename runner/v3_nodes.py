@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from .calls import ExecutionBlocker
+from .definitions import hidden_kinds
 
 # Hidden values go into the class that V3 functions are called on, not among the arguments, whose names they may bear.
 HIDDEN = "hidden."
@@ -75,8 +76,7 @@ class V3Node:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Return the declared inputs; hidden ones under names of their own."""
         groups = cls.node.INPUT_TYPES()
-        kinds = [kind if isinstance(kind, str) else kind[0] for kind in (groups.get("hidden") or {}).values()]
-        return {**groups, "hidden": {HIDDEN + kind: kind for kind in kinds}}
+        return {**groups, "hidden": {HIDDEN + kind: kind for kind in hidden_kinds(groups).values()}}
 
     @classmethod
     def live_inputs(cls, groups: Mapping[str, Any], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
