@@ -215,15 +215,19 @@ class NodeType:
             if not (self.options(node, name) or {}).get("lazy"):
                 yield link
 
-    def changed(self, node: Node, hidden: dict[str, Any]) -> Any:
-        """Return what IS_CHANGED answers for a node; linked inputs are None to it, as in ComfyUI."""
-        if not hasattr(self.node_class, "IS_CHANGED"):
-            return False
-        given = {
+    def literals(self, node: Node) -> dict[str, Any]:
+        """Return the inputs that a class's own checks are given; linked ones are None to them, as in ComfyUI."""
+        return {
             name: None if isinstance(value, Link) else value
             for name, value in node.inputs.items()
             if isinstance(value, Link) or self.options(node, name) is not None
         }
+
+    def changed(self, node: Node, hidden: dict[str, Any]) -> Any:
+        """Return what IS_CHANGED answers for a node."""
+        if not hasattr(self.node_class, "IS_CHANGED"):
+            return False
+        given = self.literals(node)
         try:
             # In a list, so that an answer of False differs from that of a class without IS_CHANGED.
             return [self.node_class.IS_CHANGED(**given, **hidden)]

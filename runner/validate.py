@@ -306,17 +306,12 @@ class _OwnCheck:
         return self.takes_all or name in self.names
 
     def errors(self, node: Node, graph: Graph, classes: Mapping[str, Any]) -> list[NodeError]:
-        """Run it on the literal inputs; linked ones are None to it, as in ComfyUI."""
+        """Run it on the literal inputs."""
         if not self.names and not self.takes_all:
             return []
         node_type = NodeType(self.node_class)
-        given = {
-            name: None if isinstance(value, Link) else value
-            for name, value in node.inputs.items()
-            if isinstance(value, Link) or node_type.options(node, name) is not None
-        }
         known = {"UNIQUE_ID": node.id, "PROMPT": {}}
-        given |= {name: known.get(kind) for name, kind in node_type.hidden.items()}
+        given = node_type.literals(node) | {name: known.get(kind) for name, kind in node_type.hidden.items()}
         given = {name: value for name, value in given.items() if self.covers(name)}
         if self.takes_types:
             links = {name: link for name, link in node.links() if link.source in graph}
