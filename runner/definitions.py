@@ -163,16 +163,21 @@ def is_async(node_class: Any, *others: str) -> bool:
 
 
 class NodeType:
-    """What one node class declares. Each is read once a run: INPUT_TYPES may list a folder of models."""
+    """What one node class declares. Each is read once a run: INPUT_TYPES may list a folder of models.
 
-    def __init__(self, node_class: Any) -> None:
+    Args:
+        node_class: the class.
+        known: its input groups, where it has been asked for them already.
+    """
+
+    def __init__(self, node_class: Any, known: dict[str, Any] | None = None) -> None:
         self.node_class = node_class
-
+        self._known = known
         self._options: dict[str, dict[str, Any] | None] = {}
 
     @cached_property
     def _declared(self) -> dict[str, Any]:
-        declared: dict[str, Any] = self.node_class.INPUT_TYPES()
+        declared: dict[str, Any] = self.node_class.INPUT_TYPES() if self._known is None else self._known
         return declared
 
     def options(self, node: Node, name: str) -> dict[str, Any] | None:
