@@ -30,7 +30,7 @@ def as_v1(node: Any) -> type:
     """
     if not is_v3(node):
         return node  # type: ignore[no-any-return]
-    schema = node.GET_SCHEMA()
+    node.GET_SCHEMA()  # it fills in the class's V1 attributes
     members: dict[str, Any] = {
         name: getattr(node, name)
         for name in ("RETURN_TYPES", "RETURN_NAMES", "OUTPUT_IS_LIST", "INPUT_IS_LIST", "OUTPUT_NODE", "CATEGORY")
@@ -41,7 +41,6 @@ def as_v1(node: Any) -> type:
         "NOT_IDEMPOTENT": getattr(node, "NOT_IDEMPOTENT", False),
         "ACCEPT_ALL_INPUTS": getattr(node, "ACCEPT_ALL_INPUTS", False),
         "FUNCTION": "execute_async" if inspect.iscoroutinefunction(node.execute) else "execute",
-        "DISPLAY_NAME": schema.display_name,
     }
     # What the class does not override stands for nothing: the base class has all three.
     for own, name in (("VALIDATE_INPUTS", "validate_inputs"), ("IS_CHANGED", "fingerprint_inputs")):
