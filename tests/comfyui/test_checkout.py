@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from piying.tests.comfyui.headless import ROOT, assert_same_frames, read_frames
-from piying.tests.comfyui.server import running_server
+from piying.tests.comfyui.server import named_checkout, running_server
 
 pytestmark = pytest.mark.comfyui
 PYTHON = os.environ.get("COMFYUI_PYTHON", sys.executable)
@@ -72,10 +72,7 @@ NODE_CLASS_MAPPINGS = {"ToyText": ToyText}
 
 @pytest.fixture(scope="module")
 def checkout():
-    path = os.environ.get("COMFYUI_PATH")
-    if not path:
-        pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout")
-    return Path(path).resolve()
+    return named_checkout()
 
 
 def node(class_type, **inputs):
