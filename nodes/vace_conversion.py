@@ -146,26 +146,29 @@ class _Conversion:
 
     def run(self) -> tuple[dict[str, Any], list[str]]:
         """Return the new graph and the notes."""
-        failed = []
-        for key, node in self._graph.items():
-            definition, before = self._info.get(self._class(key)), (dict(self._made), dict(self._done))
+        failed: dict[str, str] = {}
+        for key in self._graph:
+            definition = self._info.get(self._class(key))
+            if definition is not None and definition.get("output_node"):
+                take_over = self._copy
+            elif self._class(key) == "VHS_VideoCombine":
+                take_over = self._saved
+            else:
+                continue
+            before = dict(self._made), dict(self._done)
             try:
-                if definition is not None and definition.get("output_node"):
-                    self._copy(key)
-                elif node.get("class_type") == "VHS_VideoCombine":
-                    self._saved(key)
+                take_over(key)
             except _NotConvertedError as error:
                 # Without what was begun for it: half a chain would be refused.
                 self._made, self._done = before
-                failed.append(f"{self._name(key)} is left out: {error}")
+                failed[key] = f"{self._name(key)} is left out: {error}"
         if not any(node["class_type"] == "PiyingVACESample" for node in self._made.values()):
-            reasons = failed or ["No node of it shows or saves what a VACE sampler makes."]
+            reasons = failed.values() or ["No node of it shows or saves what a VACE sampler makes."]
             raise PiyingError(" ".join(["The workflow cannot be converted.", *reasons]))
         left = [key for key in self._graph if key not in self._used and self._class(key) not in IMPLIED]
-        reported = {key for key in left for text in failed if text.startswith(self._name(key))}
-        notes = [f"{self._name(key)}, {self._class(key)}, is not carried over." for key in left if key not in reported]
+        notes = [f"{self._name(key)}, {self._class(key)}, is not carried over." for key in left if key not in failed]
         drawn = "The same seed draws other noise here, so the video will be another one of its kind."
-        return self._made, [*dict.fromkeys([*failed, *self._notes, *notes]), drawn]
+        return self._made, [*dict.fromkeys([*failed.values(), *self._notes, *notes]), drawn]
 
     # Reading
 

@@ -128,6 +128,13 @@ def find_input(groups: Mapping[str, Any], name: str) -> tuple[str, Any] | None:
     return None
 
 
+def hidden_kinds(groups: Mapping[str, Any]) -> dict[str, str]:
+    """Return {input: kind} of the hidden inputs, such as PROMPT or UNIQUE_ID."""
+    declared = groups.get("hidden") or {}
+    # Some packs declare a hidden input as they declare others: (kind,).
+    return {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
+
+
 def live_groups(node_class: Any, groups: Mapping[str, Any], node: Node) -> Mapping[str, Any]:
     """Return the input groups of one node: of V3 classes some inputs depend on the values of others."""
     live = getattr(node_class, "live_inputs", None)
@@ -156,16 +163,21 @@ def is_async(node_class: Any, *others: str) -> bool:
 
 
 class NodeType:
-    """What one node class declares. Each is read once a run: INPUT_TYPES may list a folder of models."""
+    """What one node class declares. Each is read once a run: INPUT_TYPES may list a folder of models.
 
-    def __init__(self, node_class: Any) -> None:
+    Args:
+        node_class: the class.
+        known: its input groups, where it has been asked for them already.
+    """
+
+    def __init__(self, node_class: Any, known: dict[str, Any] | None = None) -> None:
         self.node_class = node_class
-
+        self._known = known
         self._options: dict[str, dict[str, Any] | None] = {}
 
     @cached_property
     def _declared(self) -> dict[str, Any]:
-        declared: dict[str, Any] = self.node_class.INPUT_TYPES()
+        declared: dict[str, Any] = self.node_class.INPUT_TYPES() if self._known is None else self._known
         return declared
 
     def options(self, node: Node, name: str) -> dict[str, Any] | None:
@@ -184,10 +196,8 @@ class NodeType:
 
     @cached_property
     def hidden(self) -> dict[str, str]:
-        """Return {input: kind} of the hidden inputs, such as PROMPT or UNIQUE_ID."""
-        declared = self._declared.get("hidden") or {}
-        # Some packs declare a hidden input as they declare others: (kind,).
-        return {name: kind if isinstance(kind, str) else kind[0] for name, kind in declared.items()}
+        """Return {input: kind} of the hidden inputs."""
+        return hidden_kinds(self._declared)
 
     @cached_property
     def is_output(self) -> bool:
@@ -210,15 +220,19 @@ class NodeType:
             if not (self.options(node, name) or {}).get("lazy"):
                 yield link
 
-    def changed(self, node: Node, hidden: dict[str, Any]) -> Any:
-        """Return what IS_CHANGED answers for a node; linked inputs are None to it, as in ComfyUI."""
-        if not hasattr(self.node_class, "IS_CHANGED"):
-            return False
-        given = {
+    def literals(self, node: Node) -> dict[str, Any]:
+        """Return the inputs that a class's own checks are given; linked ones are None to them, as in ComfyUI."""
+        return {
             name: None if isinstance(value, Link) else value
             for name, value in node.inputs.items()
             if isinstance(value, Link) or self.options(node, name) is not None
         }
+
+    def changed(self, node: Node, hidden: dict[str, Any]) -> Any:
+        """Return what IS_CHANGED answers for a node."""
+        if not hasattr(self.node_class, "IS_CHANGED"):
+            return False
+        given = self.literals(node)
         try:
             # In a list, so that an answer of False differs from that of a class without IS_CHANGED.
             return [self.node_class.IS_CHANGED(**given, **hidden)]

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from .calls import ExecutionBlocker
+from .definitions import hidden_kinds
 
 # Hidden values go into the class that V3 functions are called on, not among the arguments, whose names they may bear.
 HIDDEN = "hidden."
@@ -29,7 +30,7 @@ def as_v1(node: Any) -> type:
     """
     if not is_v3(node):
         return node  # type: ignore[no-any-return]
-    schema = node.GET_SCHEMA()
+    node.GET_SCHEMA()  # it fills in the class's V1 attributes
     members: dict[str, Any] = {
         name: getattr(node, name)
         for name in ("RETURN_TYPES", "RETURN_NAMES", "OUTPUT_IS_LIST", "INPUT_IS_LIST", "OUTPUT_NODE", "CATEGORY")
@@ -40,7 +41,6 @@ def as_v1(node: Any) -> type:
         "NOT_IDEMPOTENT": getattr(node, "NOT_IDEMPOTENT", False),
         "ACCEPT_ALL_INPUTS": getattr(node, "ACCEPT_ALL_INPUTS", False),
         "FUNCTION": "execute_async" if inspect.iscoroutinefunction(node.execute) else "execute",
-        "DISPLAY_NAME": schema.display_name,
     }
     # What the class does not override stands for nothing: the base class has all three.
     for own, name in (("VALIDATE_INPUTS", "validate_inputs"), ("IS_CHANGED", "fingerprint_inputs")):
@@ -75,8 +75,7 @@ class V3Node:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Return the declared inputs; hidden ones under names of their own."""
         groups = cls.node.INPUT_TYPES()
-        kinds = [kind if isinstance(kind, str) else kind[0] for kind in (groups.get("hidden") or {}).values()]
-        return {**groups, "hidden": {HIDDEN + kind: kind for kind in kinds}}
+        return {**groups, "hidden": {HIDDEN + kind: kind for kind in hidden_kinds(groups).values()}}
 
     @classmethod
     def live_inputs(cls, groups: Mapping[str, Any], inputs: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ def validate_graph(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) 
         raise WorkflowError("The workflow has no output node, such as Save Video or Save Image, so nothing would run.")
     errors: list[NodeError] = []
     for node in _dependencies(graph, outputs):
-        check = _OwnCheck.of(classes.get(node.class_type))
+        check = _OwnCheck.of(classes.get(node.class_type), info[node.class_type]["input"])
         found = list(_Declarations(graph, info, classes).errors(node, check))
         # The node's own check may rely on values of the right type, so it comes last and only then.
         errors += found or check.errors(node, graph, classes)
@@ -126,7 +126,7 @@ class _Declarations:
     def errors(self, node: Node, check: _OwnCheck) -> Iterator[NodeError]:
         """Yield what is wrong with the inputs of a node."""
         try:
-            groups = live_groups(check.node_class, self.info[node.class_type]["input"], node)
+            groups = live_groups(check.node_class, check.groups, node)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - node code is anybody's and may raise anything
             yield _error("invalid_dynamic_input", node, None, f"{type(error).__name__}: {error}")
             return
@@ -261,24 +261,27 @@ class _OwnCheck:
     """A class's VALIDATE_INPUTS.
 
     Attributes:
+        node_class, groups: the class and its input groups.
         names: the inputs it names: the node alone checks these, as in ComfyUI.
         takes_all: it takes every input, and so checks them all.
     """
 
     node_class: Any
+    groups: dict[str, Any]
     names: frozenset[str] = frozenset()
     takes_all: bool = False
 
     @classmethod
-    def of(cls, node_class: Any) -> _OwnCheck:
+    def of(cls, node_class: Any, groups: dict[str, Any]) -> _OwnCheck:
         """Return the check of a class, one of nothing where it has none."""
         check = getattr(node_class, "VALIDATE_INPUTS", None)
         if check is None:
-            return cls(node_class)
+            return cls(node_class, groups)
         parameters = inspect.signature(check).parameters.values()
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         return cls(
             node_class,
+            groups,
             frozenset(each.name for each in parameters if each.kind in named),
             any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters),
         )
@@ -306,17 +309,12 @@ class _OwnCheck:
         return self.takes_all or name in self.names
 
     def errors(self, node: Node, graph: Graph, classes: Mapping[str, Any]) -> list[NodeError]:
-        """Run it on the literal inputs; linked ones are None to it, as in ComfyUI."""
+        """Run it on the literal inputs."""
         if not self.names and not self.takes_all:
             return []
-        node_type = NodeType(self.node_class)
-        given = {
-            name: None if isinstance(value, Link) else value
-            for name, value in node.inputs.items()
-            if isinstance(value, Link) or node_type.options(node, name) is not None
-        }
+        node_type = NodeType(self.node_class, self.groups)
         known = {"UNIQUE_ID": node.id, "PROMPT": {}}
-        given |= {name: known.get(kind) for name, kind in node_type.hidden.items()}
+        given = node_type.literals(node) | {name: known.get(kind) for name, kind in node_type.hidden.items()}
         given = {name: value for name, value in given.items() if self.covers(name)}
         if self.takes_types:
             links = {name: link for name, link in node.links() if link.source in graph}

@@ -131,18 +131,24 @@ class Server:
         request_json(f"{self.url}/interrupt", {})
 
 
+def named_checkout() -> Path:
+    """The ComfyUI that COMFYUI_PATH names; without one the test is skipped."""
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
+        pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout")
+    return Path(path).resolve()
+
+
 @contextmanager
 def running_server(base: Path, *more: str) -> Iterator[Server]:
     """The ComfyUI that COMFYUI_PATH names; without one the test is skipped.
 
     COMFYUI_ARGS holds further options for it, such as `--front-end-root` of another frontend.
     """
-    checkout = os.environ.get("COMFYUI_PATH")
-    if not checkout:
-        pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout")
+    checkout = named_checkout()
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
     options = shlex.split(os.environ.get("COMFYUI_ARGS", ""))
-    server = Server(Path(checkout).resolve(), python, base, *options, *more)
+    server = Server(checkout, python, base, *options, *more)
     try:
         yield server.start()
     finally:

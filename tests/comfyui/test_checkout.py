@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from piying.tests.comfyui.headless import ROOT, assert_same_frames, read_frames
-from piying.tests.comfyui.server import running_server
+from piying.tests.comfyui.server import named_checkout, running_server
 
 pytestmark = pytest.mark.comfyui
 PYTHON = os.environ.get("COMFYUI_PYTHON", sys.executable)
@@ -72,10 +72,7 @@ NODE_CLASS_MAPPINGS = {"ToyText": ToyText}
 
 @pytest.fixture(scope="module")
 def checkout():
-    path = os.environ.get("COMFYUI_PATH")
-    if not path:
-        pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout")
-    return Path(path).resolve()
+    return named_checkout()
 
 
 def node(class_type, **inputs):
@@ -218,8 +215,7 @@ def test_a_shared_vace_workflow_of_core_nodes(checkout, tmp_path):
         "video": node("CreateVideo", images=["decode", 0], fps=16.0),
         "save": node("SaveVideo", video=["video", 0], filename_prefix="video/core", format="auto", codec="auto"),
     }
-    options = ("--custom-nodes", packs / "toy_text.py", "--models", base / "models")
-    events = run(checkout, tmp_path, graph, "--custom-nodes", packs, *options[2:])
+    events = run(checkout, tmp_path, graph, "--custom-nodes", packs, "--models", base / "models")
     assert [path.name for path in saved(events)] == [f"frame_0000{i}_.png" for i in range(1, 6)] + ["core_00001_.mp4"]
     assert all(path.stat().st_size > 0 for path in saved(events))
     steps = [each["value"] for each in events if each["event"] == "progress" and each["node"] == "sample"]

@@ -18,6 +18,7 @@ from piying.runner.graph import parse_graph
 from piying.runner.validate import validate_graph
 from piying.tests.comfyui import testing_nodes
 from piying.tests.comfyui.scenarios import SCENARIOS, VALIDATION
+from piying.tests.comfyui.server import named_checkout
 
 pytestmark = pytest.mark.comfyui
 CLASSES = testing_nodes.NODE_CLASS_MAPPINGS
@@ -26,11 +27,9 @@ INFO = object_info(CLASSES, {})
 
 @pytest.fixture(scope="module")
 def theirs():
-    checkout = os.environ.get("COMFYUI_PATH")
-    if not checkout:
-        pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout")
+    checkout = named_checkout()
     probe = Path(__file__).with_name("execution_probe.py")
-    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(probe), str(Path(checkout).resolve())]
+    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(probe), str(checkout)]
     work = json.dumps({"scenarios": SCENARIOS, "validation": VALIDATION})
     ran = subprocess.run(command, input=work, capture_output=True, text=True, cwd=checkout, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from piying.tests.comfyui.server import named_checkout
 
 pytestmark = pytest.mark.comfyui
 PROBE = Path(__file__).parent / "memory_probe.py"
 
 
 def probe(*flags):
-    checkout = os.environ.get("COMFYUI_PATH")
-    if not checkout:
-        pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout")
+    checkout = named_checkout()
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
     ran = subprocess.run([python, PROBE, checkout, *flags], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from piying.core.families.prompt_tokens import weighted_segments
+from piying.tests.comfyui.server import named_checkout
 
 pytestmark = pytest.mark.comfyui
 
@@ -42,9 +43,7 @@ def by_character(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def test_weights_are_comfyui_s():
-    checkout = os.environ.get("COMFYUI_PATH")
-    if not checkout:
-        pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout")
+    checkout = named_checkout()
     chance = random.Random(5)
     prompts = [prompt(chance) for _ in range(300)]
     command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "-c", THEIRS, checkout, "--cpu"]
