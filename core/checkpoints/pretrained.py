@@ -35,7 +35,7 @@ CODE = re.compile(
     r"|use_pretrained_backbone"
 )
 # Settings that count modules, and how many there may be without as many tensors: defaults are written down too.
-COUNT = re.compile(r".*(layers|blocks|depths?)")
+COUNT = re.compile(r".*(layers|blocks|depths?|per_block)")
 MANY = 1024
 
 

@@ -16,6 +16,7 @@ from ..checkpoints.layouts.base import (
     Names,
     Place,
     Shapes,
+    ShapeTable,
     Split,
     SwapHalves,
     Tensors,
@@ -140,7 +141,7 @@ def tensors(config: Config) -> Tensors | None:
     width, hidden = known["num_attention_heads"] * known["attention_head_dim"], known["hidden_size"]
     text, t5, pooled = known["cross_attention_dim"], known["cross_attention_dim_t5"], known["pooled_projection_dim"]
     channels, patch, layers = known["in_channels"], known["patch_size"], known["num_layers"]
-    found = {"text_embedding_padding": (known["text_len"] + known["text_len_t5"], text)}
+    found: ShapeTable = {"text_embedding_padding": (known["text_len"] + known["text_len_t5"], text)}
     found |= linear("text_embedder.linear_1", 4 * t5, t5) | linear("text_embedder.linear_2", text, 4 * t5)
     found |= conv("pos_embed.proj", hidden, channels, patch, patch)
     found |= linear("time_extra_emb.timestep_embedder.linear_1", hidden, TIME_DIM)
@@ -164,7 +165,7 @@ def tensors(config: Config) -> Tensors | None:
     return Tensors(found | linear("proj_out", patch * patch * channels * (2 if known["learn_sigma"] else 1), width))
 
 
-def _block(width: int, head: int, text: int, inner: int) -> Shapes:
+def _block(width: int, head: int, text: int, inner: int) -> ShapeTable:
     """Return the tensors of a block, without those of its skip connection."""
     found = linear("norm1.linear", width, width) | norm("norm1.norm", width) | norm("norm2", width)
     for attention, inputs in (("attn1", width), ("attn2", text)):

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 from ..checkpoints.layouts.base import (
     Config,
@@ -17,9 +18,11 @@ from ..checkpoints.layouts.base import (
     Names,
     Place,
     Shapes,
+    ShapeTable,
     Tensors,
     below,
     by_prefix,
+    check_latents,
     conv,
     count,
     linear,
@@ -166,9 +169,9 @@ def tensors(config: Config) -> Tensors | None:
     return Tensors({**found, "scale_shift_table": (1, 2, width)}, ignored=("norm_added_q",))
 
 
-def _block(width: int, inner: int, has_norm: bool) -> Shapes:
+def _block(width: int, inner: int, has_norm: bool) -> ShapeTable:
     """Return the tensors of a block."""
-    found = {"scale_shift_table": (1, 6, width), **(norm("norm2", width) if has_norm else {})}
+    found: ShapeTable = {"scale_shift_table": (1, 6, width), **(norm("norm2", width) if has_norm else {})}
     for attention in ("attn1", "attn2"):
         for layer in ("to_q", "to_k", "to_v", "to_out.0"):
             found |= linear(f"{attention}.{layer}", width, width)
@@ -343,6 +346,8 @@ VAE_OPTIONS: Config = {
     "temperal_downsample": [False, True, True],
     "in_channels": 3,
     "out_channels": 3,
+    "latents_mean": (0.0,) * 16,  # others by default, as many of them
+    "latents_std": (1.0,) * 16,
 }
 
 
@@ -353,25 +358,28 @@ def vae_tensors(config: Config) -> Tensors | None:
     known = VAE_OPTIONS | config
     latent, multiples, resnets = known["z_dim"], list(known["dim_mult"]), known["num_res_blocks"]
     in_time = list(known["temperal_downsample"])
+    check_latents(latent, known["latents_mean"], known["latents_std"])
     found = conv("quant_conv", 2 * latent, 2 * latent, 1, 1, 1) | conv("post_quant_conv", latent, latent, 1, 1, 1)
 
     widths = [known["base_dim"] * multiple for multiple in (1, *multiples)]
     found |= conv("encoder.conv_in", widths[0], known["in_channels"], 3, 3, 3)
     place = 0
-    for level, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for level, (inputs, outputs) in enumerate(pairwise(widths)):
         for number in range(resnets):
             found |= below(f"encoder.down_blocks.{place}", _resnet(outputs if number else inputs, outputs))
             place += 1
         if level < len(multiples) - 1:
             found |= conv(f"encoder.down_blocks.{place}.resample.1", outputs, outputs, 3, 3)
-            found |= conv(f"encoder.down_blocks.{place}.time_conv", outputs, outputs, 3, 1, 1) if in_time[level] else {}
+            found |= (
+                conv(f"encoder.down_blocks.{place}.time_conv", outputs, outputs, 3, 1, 1) if in_time[level] else {}
+            )
             place += 1
     found |= below("encoder", _middle_and_end(widths[-1], widths[-1], 2 * latent))
 
     base = known["base_dim"] if known["decoder_base_dim"] is None else known["decoder_base_dim"]
     widths = [base * multiple for multiple in (multiples[-1], *multiples[::-1])]
     found |= conv("decoder.conv_in", widths[0], latent, 3, 3, 3)
-    for level, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for level, (inputs, outputs) in enumerate(pairwise(widths)):
         block, inputs = f"decoder.up_blocks.{level}", inputs // 2 if level else inputs
         for number in range(resnets + 1):
             found |= below(f"{block}.resnets.{number}", _resnet(outputs if number else inputs, outputs))
@@ -382,13 +390,13 @@ def vae_tensors(config: Config) -> Tensors | None:
     return Tensors(found | below("decoder", _middle_and_end(widths[0], widths[-1], known["out_channels"])))
 
 
-def _resnet(inputs: int, outputs: int) -> Shapes:
-    found: dict[str, tuple[int, ...]] = {"norm1.gamma": (inputs, 1, 1, 1), "norm2.gamma": (outputs, 1, 1, 1)}
+def _resnet(inputs: int, outputs: int) -> ShapeTable:
+    found: ShapeTable = {"norm1.gamma": (inputs, 1, 1, 1), "norm2.gamma": (outputs, 1, 1, 1)}
     found |= conv("conv1", outputs, inputs, 3, 3, 3) | conv("conv2", outputs, outputs, 3, 3, 3)
     return found | (conv("conv_shortcut", outputs, inputs, 1, 1, 1) if inputs != outputs else {})
 
 
-def _middle_and_end(middle: int, width: int, outputs: int) -> Shapes:
+def _middle_and_end(middle: int, width: int, outputs: int) -> ShapeTable:
     """Return the tensors of a half's middle block and of its last layers."""
     found = below("mid_block.resnets.0", _resnet(middle, middle)) | below(
         "mid_block.resnets.1", _resnet(middle, middle)

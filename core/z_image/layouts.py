@@ -16,6 +16,7 @@ from ..checkpoints.layouts.base import (
     Names,
     Place,
     Shapes,
+    ShapeTable,
     Split,
     Tensors,
     below,
@@ -119,7 +120,7 @@ def tensors(config: Config) -> Tensors | None:
     width, head = known["dim"], known["dim"] // known["n_heads"]
     if head != sum(known["axes_dims"]):
         raise ValueError(f"axes_dims {known['axes_dims']} do not add up to a head's width of {head}")
-    found = {"x_pad_token": (1, width), "cap_pad_token": (1, width)}
+    found: ShapeTable = {"x_pad_token": (1, width), "cap_pad_token": (1, width)}
     time = min(width, MODULATION_DIM)
     for side, frames in zip(known["all_patch_size"], known["all_f_patch_size"], strict=True):
         numbers, patch = frames * side * side * known["in_channels"], f"{side}-{frames}"
@@ -141,7 +142,7 @@ def tensors(config: Config) -> Tensors | None:
     return Tensors(found)
 
 
-def _block(width: int, inside: int, normed: int) -> Shapes:
+def _block(width: int, inside: int, normed: int) -> ShapeTable:
     """Return the tensors of a block without modulation; `normed` is the width of norms of a head, 0 for none."""
     inner = int(width / 3 * 8)
     found = linear("attention.to_out.0", width, inside, bias=False)

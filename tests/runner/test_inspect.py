@@ -40,21 +40,41 @@ def write(path, shapes, dtype="BF16", size=2, length=None, metadata=None):
     return path
 
 
+def linear(name, outputs, inputs):
+    return {f"{name}.weight": [outputs, inputs], f"{name}.bias": [outputs]}
+
+
 def wan(layers=40, vace=8):
-    shapes = {
-        "patch_embedding.weight": [WIDTH, 16, 1, 2, 2],
-        "vace_patch_embedding.weight": [WIDTH, 96, 1, 2, 2],
-        "time_embedding.0.weight": [WIDTH, 256],
-        "text_embedding.0.weight": [WIDTH, 4096],
-        "head.head.weight": [64, WIDTH],
-    }
+    shapes = {"head.modulation": [1, 2, WIDTH], **linear("head.head", 64, WIDTH)}
+    for name, channels in (("patch_embedding", 16), ("vace_patch_embedding", 96)):
+        shapes |= {f"{name}.weight": [WIDTH, channels, 1, 2, 2], f"{name}.bias": [WIDTH]}
+    for name, inputs in (("time_embedding", 256), ("text_embedding", 4096)):
+        shapes |= linear(f"{name}.0", WIDTH, inputs) | linear(f"{name}.2", WIDTH, WIDTH)
+    shapes |= linear("time_projection.1", 6 * WIDTH, WIDTH)
     for blocks, count in (("blocks", layers), ("vace_blocks", vace)):
         for index in range(count):
-            for name in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o"):
-                shapes[f"model.diffusion_model.{blocks}.{index}.{name}.weight"] = [WIDTH, WIDTH]
-            shapes[f"model.diffusion_model.{blocks}.{index}.ffn.0.weight"] = [13824, WIDTH]
-            shapes[f"model.diffusion_model.{blocks}.{index}.ffn.2.weight"] = [WIDTH, 13824]
-    return {n if n.startswith("model.") else f"model.diffusion_model.{n}": s for n, s in shapes.items()}
+            block = f"{blocks}.{index}"
+            for attention in ("self_attn", "cross_attn"):
+                for name in ("q", "k", "v", "o"):
+                    shapes |= linear(f"{block}.{attention}.{name}", WIDTH, WIDTH)
+                shapes |= {f"{block}.{attention}.norm_{name}.weight": [WIDTH] for name in "qk"}
+            shapes |= linear(f"{block}.ffn.0", 13824, WIDTH) | linear(f"{block}.ffn.2", WIDTH, 13824)
+            shapes |= {f"{block}.norm3.{name}": [WIDTH] for name in ("weight", "bias")}
+            shapes[f"{block}.modulation"] = [1, 6, WIDTH]
+            if blocks == "vace_blocks":
+                shapes |= linear(f"{block}.after_proj", WIDTH, WIDTH)
+                shapes |= {} if index else linear(f"{block}.before_proj", WIDTH, WIDTH)
+    return {f"model.diffusion_model.{name}": shape for name, shape in shapes.items()}
+
+
+def t5():
+    block = "encoder.block.0.layer"
+    shapes = {"shared.weight": [10, 4], "encoder.final_layer_norm.weight": [4]}
+    shapes |= {f"{block}.0.SelfAttention.{name}.weight": [64, 4] for name in "qkv"}
+    shapes |= {f"{block}.0.SelfAttention.o.weight": [4, 64], f"{block}.0.layer_norm.weight": [4]}
+    shapes |= {f"{block}.0.SelfAttention.relative_attention_bias.weight": [32, 1], f"{block}.1.layer_norm.weight": [4]}
+    shapes |= {f"{block}.1.DenseReluDense.{name}.weight": [8, 4] for name in ("wi_0", "wi_1")}
+    return shapes | {f"{block}.1.DenseReluDense.wo.weight": [4, 8]}
 
 
 def test_a_file_of_60_gb_in_well_under_a_second(tmp_path):
@@ -145,12 +165,7 @@ def test_it_needs_no_torch(tmp_path, option):
 OTHERS = {
     "a Wan2.1 VACE module": {n: s for n, s in wan(0, 1).items() if "vace" in n},
     "a Wan2.1 text-to-video transformer": {n: s for n, s in wan(1, 0).items() if "vace" not in n},
-    "a T5 text encoder": {
-        "shared.weight": [10, 4],
-        "encoder.block.0.layer.0.SelfAttention.q.weight": [64, 4],
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": [32, 1],
-        "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": [8, 4],
-    },
+    "a T5 text encoder": t5(),
     "a CLIP-L text encoder": {"text_model.embeddings.token_embedding.weight": [10, 768]},
     "a Stable Diffusion checkpoint": {"model.diffusion_model.input_blocks.0.0.weight": [4, 4]},
     "a LoRA": {

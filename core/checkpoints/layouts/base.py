@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Shapes = Mapping[str, tuple[int, ...]]
+ShapeTable = dict[str, tuple[int, ...]]  # one that is being made
 Config = dict[str, Any]
 TOKENIZER_TENSOR = "spiece_model"  # under which ComfyUI's files carry a SentencePiece model, as bytes
 Names = Mapping[str, object]  # the names of a component's tensors
@@ -172,24 +174,39 @@ def count(shapes: Shapes, prefix: str) -> int:
     return len({number for number in numbers if number.isdigit()})
 
 
+def check_latents(channels: int, mean: Any, deviation: Any) -> None:
+    """Accept the numbers with which a VAE's latents are normalised, None for none: nothing else looks at them early.
+
+    Raises:
+        ValueError: they are not one finite number for each channel, or a divisor is 0.
+    """
+    for name, values in (("latents_mean", mean), ("latents_std", deviation)):
+        if values is None:
+            continue
+        numbers = values if isinstance(values, (list, tuple)) else ()
+        wrong = [one for one in numbers if not isinstance(one, (int, float)) or not math.isfinite(one)]
+        if len(numbers) != channels or wrong or (name == "latents_std" and not all(numbers)):
+            raise ValueError(f"{name} are not the numbers of {channels} channels")
+
+
 # Descriptions of classes are made of these.
 
 
-def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
+def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> ShapeTable:
     """Return the tensors of a Linear layer."""
     return {f"{name}.weight": (outputs, inputs), **({f"{name}.bias": (outputs,)} if bias else {})}
 
 
-def conv(name: str, outputs: int, inputs: int, *kernel: int) -> dict[str, tuple[int, ...]]:
+def conv(name: str, outputs: int, inputs: int, *kernel: int) -> ShapeTable:
     """Return the tensors of a convolution with a bias."""
     return {f"{name}.weight": (outputs, inputs, *kernel), f"{name}.bias": (outputs,)}
 
 
-def norm(name: str, width: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
+def norm(name: str, width: int, bias: bool = True) -> ShapeTable:
     """Return the tensors of a norm."""
     return {f"{name}.weight": (width,), **({f"{name}.bias": (width,)} if bias else {})}
 
 
-def below(prefix: str, tensors: Shapes) -> dict[str, tuple[int, ...]]:
+def below(prefix: str, tensors: Shapes) -> ShapeTable:
     """Return tensors with a prefix before their names."""
     return {f"{prefix}.{name}": shape for name, shape in tensors.items()}

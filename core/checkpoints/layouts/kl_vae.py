@@ -9,7 +9,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from .base import Config, Layout, Place, Shapes, Tensors, Whole, below, by_prefix, conv, count, linear, norm, same
+from .base import (
+    Config,
+    Layout,
+    Place,
+    Shapes,
+    ShapeTable,
+    Tensors,
+    Whole,
+    below,
+    by_prefix,
+    check_latents,
+    conv,
+    count,
+    linear,
+    norm,
+    same,
+)
 
 RESNET = {
     "norm1": "norm1",
@@ -102,21 +118,25 @@ def tensors(config: Config) -> Tensors | None:
     latent, widths, resnets = known["latent_channels"], list(known["block_out_channels"]), known["layers_per_block"]
     odd = next((width for width in widths if width % known["norm_num_groups"]), None)
     if odd is not None or not len(widths) == len(known["down_block_types"]) == len(known["up_block_types"]):
-        raise ValueError(f"widths {widths} go neither with its blocks nor with norms of {known['norm_num_groups']} groups")
+        raise ValueError(
+            f"widths {widths} go neither with its blocks nor with norms of {known['norm_num_groups']} groups"
+        )
+    check_latents(latent, config.get("latents_mean"), config.get("latents_std"))
     has_attention = known["mid_block_add_attention"]
     found = conv("encoder.conv_in", widths[0], known["in_channels"], 3, 3)
-    found |= _half("encoder", "down", widths, resnets, 2 * latent, has_attention)
+    found |= _half("encoder", "down", widths, resnets, outputs=2 * latent, has_attention=has_attention)
     found |= conv("decoder.conv_in", widths[-1], latent, 3, 3)
-    found |= _half("decoder", "up", widths[::-1], resnets + 1, known["out_channels"], has_attention)
+    backwards, outputs = widths[::-1], known["out_channels"]
+    found |= _half("decoder", "up", backwards, resnets + 1, outputs=outputs, has_attention=has_attention)
     found |= conv("quant_conv", 2 * latent, 2 * latent, 1, 1) if known["use_quant_conv"] else {}
     return Tensors(found | (conv("post_quant_conv", latent, latent, 1, 1) if known["use_post_quant_conv"] else {}))
 
 
 def _half(
-    half: str, direction: str, widths: list[int], resnets: int, outputs: int, has_attention: bool
-) -> dict[str, tuple[int, ...]]:
+    half: str, direction: str, widths: list[int], resnets: int, *, outputs: int, has_attention: bool
+) -> ShapeTable:
     """Return the tensors of encoder or decoder behind its first layer; widths are in the order they are run."""
-    found: dict[str, tuple[int, ...]] = {}
+    found: ShapeTable = {}
     for level, (inputs, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
         block = f"{half}.{direction}_blocks.{level}"
         for number in range(resnets):
@@ -133,7 +153,7 @@ def _half(
     return found | norm(f"{half}.conv_norm_out", widths[-1]) | conv(f"{half}.conv_out", outputs, widths[-1], 3, 3)
 
 
-def _resnet(inputs: int, outputs: int) -> Shapes:
+def _resnet(inputs: int, outputs: int) -> ShapeTable:
     found = norm("norm1", inputs) | conv("conv1", outputs, inputs, 3, 3)
     found |= norm("norm2", outputs) | conv("conv2", outputs, outputs, 3, 3)
     return found | (conv("conv_shortcut", outputs, inputs, 1, 1) if inputs != outputs else {})

@@ -16,6 +16,7 @@ from .base import (
     Metadata,
     Place,
     Shapes,
+    ShapeTable,
     Tensors,
     Whole,
     below,
@@ -129,7 +130,7 @@ def settings(metadata: Metadata) -> Config:
     return head | gguf_settings(metadata, known) | rope
 
 
-# The options of Qwen2ForCausalLM and Qwen3ForCausalLM that shapes depend on, as transformers' configurations have them.
+# The options of Qwen2ForCausalLM and Qwen3ForCausalLM that shapes depend on, by transformers' configurations.
 QWEN2_OPTIONS: Config = {
     "vocab_size": 151936,
     "hidden_size": 4096,
@@ -168,14 +169,19 @@ def qwen3_encoder_tensors(config: Config) -> Tensors | None:
 def _tensors(known: Config, biased: tuple[str, ...], has_norms: bool) -> Tensors | None:
     width, inner, head = known["hidden_size"], known["intermediate_size"], known["head_dim"]
     queries, keys = head * known["num_attention_heads"], head * (known["num_key_value_heads"] or 0)
-    layer = {"input_layernorm.weight": (width,), "post_attention_layernorm.weight": (width,)}
-    for part, outputs, inputs in (("q", queries, width), ("k", keys, width), ("v", keys, width), ("o", width, queries)):
+    layer: ShapeTable = {"input_layernorm.weight": (width,), "post_attention_layernorm.weight": (width,)}
+    for part, outputs, inputs in (
+        ("q", queries, width),
+        ("k", keys, width),
+        ("v", keys, width),
+        ("o", width, queries),
+    ):
         layer |= linear(f"self_attn.{part}_proj", outputs, inputs, bias=part in biased)
     layer |= {f"self_attn.{part}_norm.weight": (head,) for part in "qk" if has_norms}
     layer |= linear("mlp.gate_proj", inner, width, bias=False) | linear("mlp.up_proj", inner, width, bias=False)
     layer |= linear("mlp.down_proj", width, inner, bias=False)
     embeddings = (known["vocab_size"], width)
-    found = {"model.embed_tokens.weight": embeddings, "model.norm.weight": (width,)}
+    found: ShapeTable = {"model.embed_tokens.weight": embeddings, "model.norm.weight": (width,)}
     for number in range(known["num_hidden_layers"]):
         found |= below(f"model.layers.{number}", layer)
     if known["tie_word_embeddings"]:

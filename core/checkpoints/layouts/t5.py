@@ -16,6 +16,7 @@ from .base import (
     Names,
     Place,
     Shapes,
+    ShapeTable,
     Tensors,
     Whole,
     below,
@@ -144,14 +145,14 @@ def _encoder(known: Config, biases: int, ignored: tuple[str, ...] = ()) -> Tenso
     if ALIASES & known.keys():
         return None
     width, inner, heads = known["d_model"], known["d_ff"], known["num_heads"]
-    block: dict[str, tuple[int, ...]] = {f"layer.{number}.layer_norm.weight": (width,) for number in (0, 1)}
+    block: ShapeTable = {f"layer.{number}.layer_norm.weight": (width,) for number in (0, 1)}
     for layer in "qkv":
         block |= linear(f"layer.0.SelfAttention.{layer}", heads * known["d_kv"], width, bias=False)
     block |= linear("layer.0.SelfAttention.o", width, heads * known["d_kv"], bias=False)
     for layer in ("wi_0", "wi_1") if known["feed_forward_proj"].startswith("gated-") else ("wi",):
         block |= linear(f"layer.1.DenseReluDense.{layer}", inner, width, bias=False)
     block |= linear("layer.1.DenseReluDense.wo", width, inner, bias=False)
-    found = {"shared.weight": (known["vocab_size"], width), "encoder.final_layer_norm.weight": (width,)}
+    found: ShapeTable = {"shared.weight": (known["vocab_size"], width), "encoder.final_layer_norm.weight": (width,)}
     for number in range(known["num_layers"]):
         found |= below(f"encoder.block.{number}", block)
         if number < biases:
