@@ -18,8 +18,8 @@ from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import judge
 from ..lora.names import lora_names
 from ..quantization.stored_formats import check_readable
-from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors
-from .layouts.base import Config, Layout
+from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors, part_tensors
+from .layouts.base import Config, Layout, Shapes
 from .pretrained import check_counts, class_name, read_config
 
 PREFIX = re.compile(
@@ -236,6 +236,7 @@ def _whole(
     shapes = {name: entry.shape for name, entry in entries.items()}
     if config is None:
         assert layout is not None  # `find_source` lets the unknown pass only with a configuration
+        _check_part(layout, shapes, entries)
         config = class_config(layout, shapes, sources[0].headers[0].metadata)
     name = class_of(kind, config, layout.class_name if layout and is_given else "")
     described = described_tensors(name, config)
@@ -244,6 +245,14 @@ def _whole(
     else:
         check_tensors(name, described, entries)
     return name, config
+
+
+def _check_part(layout: Layout, shapes: Shapes, entries: Mapping[str, TensorEntry]) -> bool:
+    """Return whether tensors are whole only together with another file, and accept them if so."""
+    needed = part_tensors(layout, shapes)
+    if needed is not None:
+        check_tensors(layout.class_name, needed, entries)
+    return needed is not None
 
 
 def check_file(header: FileHeader, parts: Sequence[FileComponent]) -> None:
@@ -260,13 +269,10 @@ def check_file(header: FileHeader, parts: Sequence[FileComponent]) -> None:
         if layout is None:
             continue
         entries = _entries_of(part, header.entries, header.path)
-        needed = layout.part({name: entry.shape for name, entry in entries.items()})
         is_own = header.path.name.startswith(STEMS)  # a model folder's configuration is for the files named so
-        if needed is not None:
-            check_tensors(layout.class_name, needed, entries)
-        elif is_own and _is_followed(folder, part.kind):
+        if is_own and _is_followed(folder, part.kind):
             find_component(part.kind, [folder])
-        else:
+        elif not _check_part(layout, {name: entry.shape for name, entry in entries.items()}, entries):
             _whole(part.kind, [Source(header.path, (header,), part, entries)], entries)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from ..errors import PiyingError
 from ..families.registry import component_specs, description
@@ -30,16 +31,21 @@ def places(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, Place]]:
         shapes: of its weights, by their names within the component.
 
     Raises:
-        PiyingError: a name is none of the layout's, or two tensors go to one place.
+        PiyingError: a name is none of the layout's, two tensors go to one place, or one does not part into several.
     """
     taken = set()
-    for name in shapes:
+    for name, shape in shapes.items():
         if any(re.fullmatch(pattern, name) for pattern in layout.spare):
             continue
         place = layout.place(name, shapes)
         if place is None:
             # Another layer of the same family: an image-to-video model's, a motion encoder's.
             raise PiyingError(f"{repr(name[:80])[1:-1]} is no tensor of a {layout.title}. Choose another file.")
+        if isinstance(place, Split) and (not shape or shape[0] % len(place.names)):
+            raise PiyingError(
+                f"{name[:80]} of shape {list(shape)} does not part into {len(place.names)}. "
+                "The file is damaged; fetch it again."
+            )
         for new in place.names if isinstance(place, Split) else () if isinstance(place, LeftOut) else (place.name,):
             if new in taken:
                 raise PiyingError(f"two of its tensors are {new}. The file is damaged; fetch it again.")
@@ -73,6 +79,16 @@ def class_entries(layout: Layout, entries: Mapping[str, TensorEntry]) -> dict[st
     return found
 
 
+def part_tensors(layout: Layout, shapes: Shapes) -> Tensors | None:
+    """Return the tensors of a file that is whole only together with another one; None for others.
+
+    Raises:
+        PiyingError: it is incomplete, or its shapes do not tell.
+    """
+    with _telling(layout):
+        return layout.part(shapes)
+
+
 def class_config(layout: Layout, shapes: Shapes, metadata: Metadata) -> Config:
     """Return the configuration of a component's class.
 
@@ -84,8 +100,14 @@ def class_config(layout: Layout, shapes: Shapes, metadata: Metadata) -> Config:
     Raises:
         PiyingError: it is incomplete, or its shapes do not tell.
     """
-    try:
+    with _telling(layout):
         return {**layout.config(shapes), **layout.settings(metadata)}
+
+
+@contextmanager
+def _telling(layout: Layout) -> Iterator[None]:
+    try:
+        yield
     except (LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise PiyingError(f"tensors of a {layout.title} are missing ({error}). Fetch it again.") from error
 

@@ -141,7 +141,7 @@ def _why_unreadable(
             raise PiyingError(f"it is {what}" + (f" ({architecture})" if architecture else ""))
         check_file(header, parts)
     except PiyingError as error:
-        return str(error).removeprefix(f"{header.path}: ")
+        return str(error).removeprefix(f"{header.path}: ").removeprefix(f"{header.path.parent}: ")
     return ""
 
 

@@ -1,10 +1,10 @@
-"""One component, from whatever files hold it, to a module that is ready to call."""
+"""Loading: a component from whatever files hold it, or a folder that transformers reads, to a module ready to call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,11 +17,14 @@ from ..files.open import header_tensors
 from ..files.stored_tensor import StoredTensor
 from ..quantization.policy import CastRules
 from .assemble import assemble
-from .components import find_component
+from .components import check_pretrained, find_component
 from .fitness import no_class
 from .key_mapping import translated
 from .layouts.base import check_latents
-from .pretrained import BAD_VALUES, without_code
+from .pretrained import BAD_VALUES, class_name, read_config, reading, without_code
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 POOLING = "add_pooling_layer"  # an argument of BertModel, beside its configuration
 
@@ -118,3 +121,45 @@ def empty_module(name: str, config: dict[str, Any], source: str) -> torch.nn.Mod
         reason = no_class(name, error)
     # Outside the handler: main memory that ran out for absurd sizes is no reason to try another plan.
     raise PiyingError(f"{source}: {reason}")
+
+
+def load_pretrained(folder: Path, title: str, classes: Collection[str], dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model that transformers reads from a folder, in host memory and in evaluation mode.
+
+    Args:
+        folder: holds config.json and safetensors files.
+        title: of the family, for messages.
+        classes: the classes of transformers that it may be.
+        dtype: of its weights.
+
+    Raises:
+        PiyingError: the folder is incomplete, damaged, or another model's.
+    """
+    import transformers
+
+    settings = read_config(folder)
+    named = class_name(settings)
+    if named not in classes:
+        raise PiyingError(f"{folder}: is a {named or 'model without a name'}, not a {' or '.join(classes)}.")
+    check_pretrained(folder, settings, named)
+    with reading(folder, title):
+        kind = getattr(transformers, named)
+        if settings.get("model_type", kind.config_class.model_type) != kind.config_class.model_type:
+            raise ValueError(f"model_type is {settings['model_type']!r}, not {kind.config_class.model_type!r}")
+        model, info = kind.from_pretrained(
+            folder,
+            config=kind.config_class.from_dict(settings),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    missing = info["missing_keys"]
+    if missing:  # transformers fills them with random numbers, and only warns
+        raise PiyingError(
+            f"{folder}: cannot be read as a {title} model ({len(missing)} tensors are not in its files, "
+            f"{min(missing)} first). Fetch the folder again, or choose another model."
+        )
+    whole: PreTrainedModel = model.eval()
+    return whole

@@ -150,7 +150,9 @@ def tensors(config: Config) -> Tensors | None:
     vace_layers, layers = known["vace_layers"], known["num_layers"]
     if 0 not in vace_layers or max(vace_layers) >= layers:
         raise ValueError(f"vace_layers {vace_layers} do not begin with 0 or exceed its {layers} layers")
-    width, patch = known["num_attention_heads"] * known["attention_head_dim"], known["patch_size"]
+    width, patch = known["num_attention_heads"] * known["attention_head_dim"], tuple(known["patch_size"])
+    if len(patch) != 3:
+        raise ValueError(f"patch_size {list(patch)} has not three sides")
     block = _block(width, known["ffn_dim"], known["cross_attn_norm"])
     vace_block = block | linear("proj_out", width, width)
     channels = known["in_channels"]

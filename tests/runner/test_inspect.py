@@ -77,16 +77,16 @@ def t5():
     return shapes | {f"{block}.1.DenseReluDense.wo.weight": [4, 8]}
 
 
-def test_a_file_of_60_gb_in_well_under_a_second(tmp_path):
+def test_a_file_of_69_gb_in_well_under_a_second(tmp_path):
     path = write(tmp_path / "no name at all", wan(), "F32", 4)
-    assert path.stat().st_size > 56e9
+    assert path.stat().st_size > 69e9
     before = os.times()
     ran = inspect(path)
     used = sum(os.times()[2:4]) - sum(before[2:4])
     assert ran.returncode == 0, ran.stderr
-    assert "is       a Wan2.1-VACE transformer (14.37B, original names)" in ran.stdout
-    assert "safetensors, 57.48 GB, 389 tensors" in ran.stdout
-    assert "fp32 (fp32 57.48 GB)" in ran.stdout
+    assert "is       a Wan2.1-VACE transformer (17.34B, original names)" in ran.stdout
+    assert "safetensors, 69.35 GB, 1331 tensors" in ran.stdout
+    assert "fp32 (fp32 69.35 GB)" in ran.stdout
     assert "read     yes" in ran.stdout
     assert "needs    the UMT5-XXL text encoder, the Wan2.1 VAE" in ran.stdout
     assert used < 0.6
@@ -104,29 +104,36 @@ def test_json(tmp_path):
 
 
 def test_layers(tmp_path):
-    """Of 40 blocks, each with 6 square layers and two of 13824 × 5120; a scale of four bytes a row."""
+    """Of 48 blocks, each with 8 square layers and two of 13824 × 5120; a scale of four bytes a row."""
     path = write(tmp_path / "model.safetensors", wan())
     ran = inspect(path, "--layers")
     assert ran.returncode == 0, ran.stderr
     told = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "Wan2.1-VACE transformer with weights in FP8: 14.40 GB" in told
-    assert told[-2].startswith("fp8 14.35 GB 384 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
-    assert told[-1].startswith("bf16 50 MB 5 tensors outside the blocks: patch_embedding, vace_patch_embedding, ")
+    assert "Wan2.1-VACE transformer with weights in FP8: 17.83 GB" in told
+    assert told[-5].startswith("fp8 16.87 GB 480 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
+    assert told[-4].startswith("bf16 0.47 GB 17 tensors outside the blocks: scale_shift_table, proj_out, ")
     (found,) = json.loads(inspect(path, "--layers", "--json").stdout)["layers"]
-    cast, outside = found["groups"]
+    cast, outside, *kept, tables = found["groups"]
     assert (found["kind"], found["storage"]) == ("transformer", "fp8")
-    weights, rows = 48 * (6 * WIDTH**2 + 2 * 13824 * WIDTH), 48 * (7 * WIDTH + 13824)
+    weights, rows = 48 * (8 * WIDTH**2 + 2 * 13824 * WIDTH), 48 * (9 * WIDTH + 13824)
     assert (cast["type"], cast["bytes"]) == ("fp8", weights + 4 * rows)
-    assert (outside["type"], outside["bytes"]) == ("bf16", 2 * WIDTH * (16 * 4 + 96 * 4 + 256 + 4096 + 64))
-    assert len(cast["names"]) == 16
+    biases = 2 + 1 + 1 + 2 + 2 + 6  # in widths; the table at the end has two rows
+    inputs = 16 * 4 + 96 * 4 + 256 + 4096 + 64 + 2 * WIDTH + 6 * WIDTH
+    assert (outside["type"], outside["bytes"]) == ("bf16", 2 * (WIDTH * (inputs + biases) + 64))
+    assert [group["tensors"] for group in kept] == [8, 1]
+    assert tables["why"] == "norms, biases and tables"
+    assert len(cast["names"]) == 20
     assert "layers" not in json.loads(inspect(path, "--json").stdout)
 
 
 def test_layers_of_what_is_kept_and_stored(tmp_path):
-    shapes = wan(2, 1) | {"model.diffusion_model.vace_blocks.0.before_proj.weight": [WIDTH, WIDTH]}
+    shapes = wan(2, 1)
     (found,) = json.loads(inspect(write(tmp_path / "a", shapes), "--layers", "--json").stdout)["layers"]
-    (kept,) = [group for group in found["groups"] if group["why"].startswith("kept: ")]
-    assert (kept["type"], kept["names"]) == ("bf16", ["vace_blocks.*.proj_in"])
+    kept = [group for group in found["groups"] if group["why"].startswith("kept: ")]
+    assert [(one["type"], one["names"]) for one in kept] == [
+        ("bf16", ["vace_blocks.*.proj_out"]),
+        ("bf16", ["vace_blocks.*.proj_in"]),
+    ]
     ran = inspect(write(tmp_path / "b", shapes, "F8_E4M3", 1), "--layers", "--json")
     (found,) = json.loads(ran.stdout)["layers"]
     assert {group["why"] for group in found["groups"]} == {"stored so in the file", "outside the blocks"}
