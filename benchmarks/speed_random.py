@@ -6,7 +6,7 @@ Without a card, peaks are counted as operations are called, and compiled blocks 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,8 @@ def measure(
     steps: int,
     ways: list[str],
     comfyui: Callable[[Case], Row] | None = None,
-) -> tuple[list[Row], dict[str, str]]:
-    """Return a row for each contender, all rounds together, and why contenders are left out.
+) -> Iterator[tuple[list[Row], dict[str, str]]]:
+    """Yield, after each measurement, a row for each contender so far, and why contenders are left out.
 
     Args:
         steps: timed steps of a contender in a round.
@@ -99,16 +99,18 @@ def measure(
     case = Case(shape, device, dtype, weights(shape.model, dtype, device))
     usable, left_out = contenders(device)
     usable = [each for each in usable if any(text in each.name for text in ways)]
-    found: dict[str, list[Row]] = {each.name: [] for each in usable}
+    turns = {each.name: lambda each=each: case.measure(each, steps) for each in usable}
+    if comfyui is not None:
+        turns["ComfyUI"] = lambda: comfyui(case)
+    found: dict[str, list[Row]] = {}
     for _ in range(rounds):
-        for each in usable:
-            if not any("error" in row for row in found[each.name]):
-                found[each.name].append(case.measure(each, steps))
-        if comfyui is not None:
-            found.setdefault("ComfyUI", []).append(comfyui(case))
-    rows = [{"name": name, **merged(several)} for name, several in found.items()]
-    failed = {row["name"]: row["error"] for row in rows if "error" in row}
-    return [row for row in rows if "error" not in row], left_out | failed
+        for name, turn in turns.items():
+            if any("error" in row for row in found.get(name, [])):
+                continue
+            found.setdefault(name, []).append(turn())
+            rows = [{"name": name, **merged(several)} for name, several in found.items()]
+            failed = {row["name"]: row["error"] for row in rows if "error" in row}
+            yield [row for row in rows if "error" not in row], left_out | failed
 
 
 def rows_of_table(rows: list[Row]) -> list[list[str]]:
