@@ -63,31 +63,65 @@ class Part:
     beside_comfyui: bool = False
 
 
-STEPS = "--only step --rounds 1 --steps 1"
-# The most telling first. B1 to B7 are the benchmarks that need a card: step, step under a cap, FP8, loading, VAE,
-# prompts, images.
+STEPS = "memory.py --only step --rounds 1 --steps 1"
+WHOLE = "memory.py --only phases --rounds 1 --steps 1"
+TOY_STEPS = f"{STEPS} --models toy --sizes {{q}}toy run{{q}}"
+TOY_WHOLE = f"{WHOLE} --models toy --sizes toy"
+GROUP_OFFLOAD = "{q}diffusers, group offload{q}"
+# The most telling first: the first call ends behind the step of 1.3B, the second before the last three. B1 to B7 are
+# the benchmarks that need a card: a step, a step under a cap, FP8, loading, the VAE, prompts, images.
 PARTS = (
     Part(
         "kernels",
         "Attention backends, FP8 and INT8 products, copies",
-        25,
+        20,
         "kernels.py --model 1.3B --size 480p",
         "kernels.py --model toy --size {q}toy run{q} --rounds 1",
     ),
-    Part("tests", "The tests that need a card", 90, "pytest -m gpu -v tests/gpu", "pytest -m gpu -v tests/gpu"),
+    Part(
+        "tests",
+        "The tests that need a card",
+        80,
+        "pytest -m gpu -v tests/gpu",
+        "pytest -m gpu -v tests/gpu -k {q}wan_vace or every_time{q}",
+    ),
     Part(
         "whole-14b-720p-16gb",
         "VACE 14B at 1280 × 720, 81 frames, in 16 GB: prompt to frames",
-        170,
-        "memory.py --only phases --models 14B --sizes 720p --caps 16 --capped --rounds 1 --ways Piying --runs 1",
-        "memory.py --only phases --models toy --sizes toy --caps 16 --capped --rounds 1 --ways Piying --runs 1",
+        165,
+        f"{WHOLE} --models 14B --sizes 720p --caps 16 --capped --ways Piying --runs 1",
+        f"{TOY_WHOLE} --caps 16 --capped --ways Piying --runs 1",
+    ),
+    Part(
+        # Behind the one that writes the model.
+        "whole-14b-480p-24gb-8gb",
+        "VACE 14B at 832 × 480, 81 frames, in 24 and 8 GB: prompt to frames",
+        100,
+        f"{WHOLE} --models 14B --sizes 480p --caps 24 8 --capped --ways Piying --runs 1",
+        f"{TOY_WHOLE} --caps 24 8 --capped --ways Piying --runs 1",
     ),
     Part(
         "step-1.3b-480p",
         "B1, B3: a step of VACE 1.3B, resident; attention kernels, compiled blocks, FP8",
-        190,
-        "speed.py --random 1.3B --size 480p --rounds 1 --timed 2",
+        170,
+        "speed.py --random 1.3B --size 480p --rounds 1 --timed 1",
         "speed.py --random toy --size {q}toy run{q} --rounds 1 --timed 1",
+        beside_comfyui=True,
+    ),
+    Part(
+        "step-14b-480p",
+        "B1, B3: a step of VACE 14B, resident",
+        140,
+        f"{STEPS} --models 14B --sizes 480p --caps --ways resident {{q}}fp8 matmul{{q}}",
+        f"{TOY_STEPS} --caps --ways resident {{q}}fp8 matmul{{q}}",
+        beside_comfyui=True,
+    ),
+    Part(
+        "step-14b-480p-16gb",
+        "B2, B3: a step of VACE 14B in 16 GB, streamed",
+        140,
+        f"{STEPS} --models 14B --sizes 480p --caps 16 --capped --ways streamed {GROUP_OFFLOAD}",
+        f"{TOY_STEPS} --caps 16 --capped --ways streamed {GROUP_OFFLOAD}",
         beside_comfyui=True,
     ),
     Part(
@@ -98,75 +132,48 @@ PARTS = (
         "memory.py --only load --models toy --rounds 1",
     ),
     Part(
-        "step-14b-480p",
-        "B1, B3: a step of VACE 14B, resident",
-        150,
-        f"memory.py {STEPS} --models 14B --sizes 480p --caps --ways resident {{q}}fp8 matmul{{q}}",
-        f"memory.py {STEPS} --models toy --sizes {{q}}toy run{{q}} --caps --ways resident {{q}}fp8 matmul{{q}}",
-        beside_comfyui=True,
-    ),
-    Part(
-        "step-14b-480p-16gb",
-        "B2: a step of VACE 14B in 16 GB",
-        130,
-        f"memory.py {STEPS} --models 14B --sizes 480p --caps 16 --capped --ways streamed {{q}}d, group{{q}}",
-        f"memory.py {STEPS} --models toy --sizes {{q}}toy run{{q}} --caps 16 --capped --ways streamed group",
-        beside_comfyui=True,
+        "vae-480p",
+        "B5: the VAE at 832 × 480, 81 frames: number types, tiles",
+        60,
+        "memory.py --only vae --models 1.3B --sizes 480p --rounds 1 --types fp32 fp16",
+        "memory.py --only vae --models toy --sizes toy --rounds 1 --types fp32 fp16",
     ),
     Part(
         "prompts",
         "B6: prompt expansion with a model of Qwen3-0.6B's size",
-        70,
+        60,
         "prompting.py --random --static --compile --rounds 2 --lines 2",
         "prompting.py --tokens 8 --static --rounds 1 --lines 1",
     ),
     Part(
-        "vae-480p",
-        "B5: the VAE at 832 × 480, 81 frames: number types, tiles",
-        80,
-        "memory.py --only vae --models 1.3B --sizes 480p --rounds 1 --types fp32 fp16",
-        "memory.py --only vae --models toy --sizes toy --rounds 1 --types fp32",
+        "images", "B7: a step of Hunyuan-DiT at 1024 × 1024", 30, "images.py --size 1024", "images.py --toy --rounds 1"
     ),
     Part(
         "whole-1.3b-480p-6gb",
         "VACE 1.3B at 832 × 480, 81 frames, in 6 GB: prompt to frames, beside diffusers",
-        110,
-        "memory.py --only phases --models 1.3B --sizes 480p --caps 6 --capped --rounds 1",
-        "memory.py --only phases --models toy --sizes toy --caps 6 --capped --rounds 1",
-    ),
-    Part(
-        "images",
-        "B7: a step of Hunyuan-DiT at 1024 × 1024",
-        40,
-        "images.py --size 1024",
-        "images.py --toy",
+        80,
+        f"{WHOLE} --models 1.3B --sizes 480p --caps 6 --capped --runs 2",
+        f"{TOY_WHOLE} --caps 6 --capped --runs 2",
     ),
     Part(
         "step-1.3b-480p-49",
-        "The same step in windows of 49 frames, beside 81",
-        25,
+        "A step of VACE 1.3B in a window of 49 frames, beside those of 81",
+        20,
         "speed.py --random 1.3B --size {q}480p, 49 frames{q} --rounds 1 --ways {q}Piying, resident{q} {q}matmul{q}",
         "speed.py --random toy --size {q}toy run{q} --rounds 1 --timed 1 --ways {q}Piying, resident{q}",
     ),
     Part(
-        "step-1.3b-caps",
+        "step-1.3b-8gb-6gb",
         "B2: a step of VACE 1.3B in 8 and 6 GB",
-        110,
-        f"memory.py {STEPS} --models 1.3B --sizes 480p --caps 8 6 --capped --ways Piying {{q}}d, group{{q}}",
-        f"memory.py {STEPS} --models toy --sizes {{q}}toy run{{q}} --caps 8 6 --capped --ways Piying group",
+        100,
+        f"{STEPS} --models 1.3B --sizes 480p --caps 8 6 --capped --ways Piying {GROUP_OFFLOAD}",
+        f"{TOY_STEPS} --caps 8 6 --capped --ways Piying {GROUP_OFFLOAD}",
         beside_comfyui=True,
-    ),
-    Part(
-        "whole-14b-480p-24gb-8gb",
-        "VACE 14B at 832 × 480, 81 frames, in 24 and 8 GB: prompt to frames",
-        260,
-        "memory.py --only phases --models 14B --sizes 480p --caps 24 8 --capped --rounds 1 --ways Piying --runs 1",
-        "memory.py --only phases --models toy --sizes toy --caps 24 8 --capped --rounds 1 --ways Piying --runs 1",
     ),
     Part(
         "vae-720p",
         "B5: the VAE at 1280 × 720, 81 frames",
-        150,
+        130,
         "memory.py --only vae --models 1.3B --sizes 720p --rounds 1 --types fp32 fp16",
         "memory.py --only vae --models toy --sizes toy --rounds 1 --types fp32",
     ),
@@ -175,7 +182,7 @@ PARTS = (
         "Quality and predictions of each `speed`, built-in model, beside diffusers and ComfyUI",
         60,
         "speed.py --captions 2",
-        "speed.py --captions 1 --steps 4 --ways {q}speed fast{q}",
+        "speed.py --captions 1 --steps 4 --ways {q}speed fast{q} ComfyUI",
         beside_comfyui=True,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import importlib
 import importlib.metadata
 import re
 import subprocess
@@ -95,8 +96,12 @@ def install(folder: Path, target: Path) -> list[str]:
     Raises:
         SystemExit: pip refuses; the text is pip's.
     """
-    # A wheel of Python alone can be imported as it is: packaging, where this Python has none.
-    sys.path += map(str, folder.glob("packaging-*.whl"))
+    # A wheel of Python alone can be imported as it is: packaging, where this Python has none. What is on the path counts
+    # as installed, so it is there no longer than that.
+    carried = list(map(str, folder.glob("packaging-*.whl")))
+    sys.path += carried
+    importlib.import_module("packaging.requirements")
+    sys.path = [each for each in sys.path if each not in carried]
     wheels = {_normal(path.name.partition("-")[0]): path for path in sorted(folder.glob("*.whl"))}
     wanted: dict[str, Path] = {}
     waiting = [f"{name}>={path.name.split('-')[1]}" if name in NEWEST else name for name, path in wheels.items()]

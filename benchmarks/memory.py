@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--types", nargs="+", choices=TYPES, default=["fp32"], help="the VAE's, on a card")
     parser.add_argument("--ways", nargs="+", default=[""], metavar="TEXT", help="only ways with such names")
     parser.add_argument("--rounds", type=int, default=1 if card else 3, help="rounds of all contenders")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of a contender in a round")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of a contender in a round; of a whole run")
     parser.add_argument("--threads", type=int, help="threads torch may use on the CPU")
     parser.add_argument("--comfyui", type=Path, metavar="DIR", help="a ComfyUI checkout to measure beside ours")
     parser.add_argument(
@@ -122,13 +122,13 @@ def part_step(options: argparse.Namespace, scratch: Path) -> Iterator[list[Row]]
             expected = None
             for cap in _caps(options):
                 case = Case(Shape(model, size), options.device, dtype, state, cap, expected)
-                yield _steps(case, options, scratch)
+                yield from _steps(case, options, scratch)
                 expected = case.expected
         del state
         gc.collect()
 
 
-def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> list[Row]:
+def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> Iterator[list[Row]]:
     from apart import comfyui_steps
     from wan_steps import CONTENDERS, merged
 
@@ -136,10 +136,17 @@ def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> list[Row]:
     usable = [contender for contender in usable if any(text in contender.name for text in options.ways)]
     found: dict[str, list[Row]] = {contender.name: [] for contender in usable}
     storages = {"ComfyUI": None, "ComfyUI, fp8": "float8_e4m3fn"} if options.comfyui else {}
+    errors: list[Exception] = []
     for _ in range(options.rounds):
         for contender in usable:
-            if not any("error" in row for row in found[contender.name]):
+            if any("error" in row for row in found[contender.name]):
+                continue
+            try:
                 found[contender.name].append(case.measure(contender, options.steps))
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                # Ours, which is not to be taken for what a device cannot do; the others are measured first.
+                found[contender.name] = [{"error": f"{type(error).__name__}: {error}"}]
+                errors.append(error)
         for name, storage in storages.items():
             found.setdefault(name, []).append(
                 comfyui_steps(case, storage, options.steps, options.comfyui, options.comfyui_python, scratch)
@@ -160,7 +167,9 @@ def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> list[Row]:
     print(f"-- {label}")
     for row in rows:
         _line(row)
-    return rows
+    yield rows
+    if errors:
+        raise errors[0]
 
 
 def part_vae(options: argparse.Namespace, scratch: Path) -> Iterator[list[Row]]:
@@ -197,17 +206,17 @@ def part_load(options: argparse.Namespace, scratch: Path) -> Iterator[list[Row]]
 
 
 def part_phases(options: argparse.Namespace, scratch: Path) -> Iterator[list[Row]]:
-    """Measure whole runs of two steps, from the prompt to the frames."""
+    """Measure whole runs of a few steps, from the prompt to the frames."""
     from wan_phases import RUNS, WholeRun, measure_phases
 
-    print("\nWhole runs of two steps, seconds")
+    print(f"\nWhole runs of {options.steps} steps, seconds")
     runs = [name for name, _, _ in RUNS[: options.runs]]
     print(f"{'':38}" + "".join(f"{name:>14}" for name in runs) + f"{'peak GB':>10}")
     for model in options.models[:1]:
         for size in options.sizes[:1]:
             for cap in _caps(options):
                 print(f"-- {model} {size}" + (f", {cap:g} GB" if cap else ""))
-                case = WholeRun(model, _own(size, "run"), options.device, scratch, cap, options.runs)
+                case = WholeRun(model, _own(size, "run"), options.device, scratch, cap, options.runs, options.steps)
                 found = measure_phases(case, options.rounds, options.ways)
                 for row in found:
                     cells = "".join(f"{row[name]:14.2f}" for name in runs) if "error" not in row else row["error"]

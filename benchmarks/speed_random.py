@@ -94,6 +94,9 @@ def measure(
         steps: timed steps of a contender in a round.
         ways: texts, one of which is in a contender's name.
         comfyui: measures ComfyUI's steps.
+
+    Raises:
+        RuntimeError, ValueError, NotImplementedError: a contender of ours has failed; after the last measurement.
     """
     dtype = torch.bfloat16 if is_card(device) else torch.float32
     case = Case(shape, device, dtype, weights(shape.model, dtype, device))
@@ -103,14 +106,22 @@ def measure(
     if comfyui is not None:
         turns["ComfyUI"] = lambda: comfyui(case)
     found: dict[str, list[Row]] = {}
+    errors: list[Exception] = []
     for _ in range(rounds):
         for name, turn in turns.items():
             if any("error" in row for row in found.get(name, [])):
                 continue
-            found.setdefault(name, []).append(turn())
+            try:
+                found.setdefault(name, []).append(turn())
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                # Ours, which is not to be taken for what a device cannot do; the others are measured first.
+                found[name] = [{"error": f"{type(error).__name__}: {error}"}]
+                errors.append(error)
             rows = [{"name": name, **merged(several)} for name, several in found.items()]
             failed = {row["name"]: row["error"] for row in rows if "error" in row}
             yield [row for row in rows if "error" not in row], left_out | failed
+    if errors:
+        raise errors[0]
 
 
 def rows_of_table(rows: list[Row]) -> list[list[str]]:

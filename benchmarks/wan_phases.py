@@ -191,6 +191,7 @@ class WholeRun:
         folder: for the model and for what runs cache.
         cap: the smaller card's memory in GB of 2**30 bytes.
         runs: how many of `RUNS`.
+        steps: of a run.
     """
 
     model: str
@@ -199,6 +200,7 @@ class WholeRun:
     folder: Path
     cap: float | None
     runs: int
+    steps: int
 
     @property
     def video(self) -> dict[str, int]:
@@ -208,7 +210,7 @@ class WholeRun:
 
 
 def measure_phases(case: WholeRun, rounds: int, ways: Sequence[str]) -> list[Row]:
-    """Return rows of whole runs of two steps: the first, one with another prompt, one with the same prompt."""
+    """Return rows of whole runs: the first, one with another prompt, one with the same prompt."""
     path = write_pipeline(case.model, case.folder, case.device)
     rows: list[Row] = []
     for turn in range(rounds):
@@ -246,7 +248,7 @@ def _our_runs(path: Path, case: WholeRun, cache: Path) -> Row:
     found: Row = {}
     peaks = []
     for run, prompt, seed in RUNS[: case.runs]:
-        wanted = request.VACERequest(prompt, steps=2, seed=seed, **case.video)
+        wanted = request.VACERequest(prompt, steps=case.steps, seed=seed, **case.video)
         begun = clock(case.device)
         _, record = core("wan.run").sample(handle, wanted, program)
         found[run] = clock(case.device) - begun
@@ -272,7 +274,7 @@ def _their_runs(path: Path, case: WholeRun, cache: Path) -> Row:
         pipeline(
             prompt=prompt,
             negative_prompt=core("wan.request").NEGATIVE_PROMPT,
-            num_inference_steps=2,
+            num_inference_steps=case.steps,
             generator=torch.Generator().manual_seed(seed),
             output_type="pt",
             **case.video,

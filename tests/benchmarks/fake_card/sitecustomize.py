@@ -88,6 +88,12 @@ def pretend(torch):  # noqa: C901 - a table of what torch.cuda answers
         def __new__(cls, device="cpu"):
             return super().__new__(cls, here(device))
 
+    def scaled_mm(one, other, scale_a, scale_b, bias=None, out_dtype=None, use_fast_accum=False):
+        # On the processor torch 2.11 has one scale for a whole matrix.
+        assert scale_a.shape == (one.shape[0], 1) and scale_b.shape == (1, other.shape[1]) and scale_b.is_contiguous()
+        product = (one.float() * scale_a) @ (other.float() * scale_b)
+        return (product if bias is None else product + bias.float()).to(out_dtype)
+
     @contextmanager
     def stream(which):
         assert isinstance(which, Stream)
@@ -145,6 +151,7 @@ def pretend(torch):  # noqa: C901 - a table of what torch.cuda answers
     torch.accelerator.is_available = lambda: True
     torch.accelerator.current_accelerator = lambda *_, **__: torch.device("cuda")
     torch.Generator = Generator
+    torch._scaled_mm = scaled_mm
     Here().__enter__()
 
 
