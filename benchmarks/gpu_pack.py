@@ -96,8 +96,8 @@ def install(folder: Path, target: Path) -> list[str]:
     Raises:
         SystemExit: pip refuses; the text is pip's.
     """
-    # A wheel of Python alone can be imported as it is: packaging, where this Python has none. What is on the path counts
-    # as installed, so it is there no longer than that.
+    # A wheel of Python alone can be imported as it is: packaging, where this Python has none. What is on the path
+    # counts as installed, so it is there no longer than that.
     carried = list(map(str, folder.glob("packaging-*.whl")))
     sys.path += carried
     importlib.import_module("packaging.requirements")
