@@ -15,6 +15,7 @@ from ..files.folder import CONFIG
 from ..files.json_file import read_json
 from ..files.open import header_tensors
 from ..files.stored_tensor import StoredTensor
+from ..main_memory import is_memory_short
 from ..quantization.policy import CastRules
 from .assemble import assemble
 from .components import check_pretrained, find_component
@@ -117,7 +118,9 @@ def empty_module(name: str, config: dict[str, Any], source: str) -> torch.nn.Mod
         return built
     except torch.OutOfMemoryError:
         raise  # of a card, which holds more than this module: a cheaper plan may do
-    except (*BAD_VALUES, StrictDataclassError) as error:
+    except (*BAD_VALUES, OSError, StrictDataclassError) as error:
+        if is_memory_short(error):
+            raise
         reason = no_class(name, error)
     # Outside the handler: main memory that ran out for absurd sizes is no reason to try another plan.
     raise PiyingError(f"{source}: {reason}")

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import PiyingError
 from ..files.folder import CONFIG, CONFIG_BYTES
 from ..files.json_file import read_json
+from ..main_memory import is_memory_short
 
 # What diffusers and transformers raise where the values of a configuration make no model.
 BAD_VALUES = (
@@ -92,6 +93,8 @@ def reading(folder: Path | str, title: str) -> Iterator[None]:
     try:
         yield
     except (*BAD_VALUES, OSError, SafetensorError, StrictDataclassError) as error:
+        if is_memory_short(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise PiyingError(
             f"{folder}: cannot be read as a {title} model ({type(error).__name__}: {reason}). "
