@@ -19,6 +19,7 @@ BAD_VALUES = (
     ValueError,
     LookupError,
     AttributeError,
+    NameError,
     ArithmeticError,
     AssertionError,
     ImportError,

@@ -57,6 +57,7 @@ CONFIGURATIONS = {
         {},
         {"vocab_size": 256384, "d_model": 4096, "num_heads": 64, "d_ff": 10240, "num_layers": 24},
         {"feed_forward_proj": "relu", "relative_attention_num_buckets": 8, "d_kv": 16},
+        {"is_gated_act": False},
     ],
     "T5EncoderModel": [
         {},
@@ -332,3 +333,10 @@ def test_weights_that_are_whole_numbers_are_refused(tmp_path):
     path = write(tmp_path / "x.safetensors", shapes, "I64", 8)
     assert "holds whole numbers, I64" in inspect(path).reason
     assert refusal(partial(load_component, kind, path), path) == inspect(path).reason
+
+
+def test_an_activation_that_the_class_does_not_know_gives_one_sentence(tmp_path):
+    root = shutil.copytree(BUILT_IN_ROOT / "hunyuan_dit", tmp_path / "x")
+    file = root / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"activation_fn": "swoosh"}))
+    assert "makes no HunyuanDiT2DModel" in refusal(partial(load_component, "transformer", root), root)

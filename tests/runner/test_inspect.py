@@ -136,7 +136,8 @@ def test_layers_of_what_is_kept_and_stored(tmp_path):
     ]
     ran = inspect(write(tmp_path / "b", shapes, "F8_E4M3", 1), "--layers", "--json")
     (found,) = json.loads(ran.stdout)["layers"]
-    assert {group["why"] for group in found["groups"]} == {"stored so in the file", "outside the blocks"}
+    whys = {"stored so in the file", "outside the blocks", "norms, biases and tables"}
+    assert {group["why"] for group in found["groups"]} == whys
     assert "vace_blocks.*.proj_in" in found["groups"][0]["names"]
 
 

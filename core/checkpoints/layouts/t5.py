@@ -149,7 +149,8 @@ def _encoder(known: Config, biases: int, ignored: tuple[str, ...] = ()) -> Tenso
     for layer in "qkv":
         block |= linear(f"layer.0.SelfAttention.{layer}", heads * known["d_kv"], width, bias=False)
     block |= linear("layer.0.SelfAttention.o", width, heads * known["d_kv"], bias=False)
-    for layer in ("wi_0", "wi_1") if known["feed_forward_proj"].startswith("gated-") else ("wi",):
+    is_gated = known.get("is_gated_act", known["feed_forward_proj"].startswith("gated-"))
+    for layer in ("wi_0", "wi_1") if is_gated else ("wi",):
         block |= linear(f"layer.1.DenseReluDense.{layer}", inner, width, bias=False)
     block |= linear("layer.1.DenseReluDense.wo", width, inner, bias=False)
     found: ShapeTable = {"shared.weight": (known["vocab_size"], width), "encoder.final_layer_norm.weight": (width,)}
