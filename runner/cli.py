@@ -272,39 +272,41 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
     from .plan import as_json, as_text
     from .workflow_file import split_set, write_workflow
 
-    values = dict(map(split_set, options.set))
-    own = session.definitions()
-    # Definitions from a server are for the export: only the session's own nodes can run.
-    given = read_object_info(options.object_info) if options.object_info else {}
-    # What a server leaves out, such as a title, is as it is here.
-    info = own | {name: {"display_name": own.get(name, {}).get("display_name")} | each for name, each in given.items()}
-    settings = {"set": values, "prompt": options.prompt, "seed": options.seed}
-    if options.convert_to_piying:
-        converted, notes = session.convert(options.workflow, info=given, **settings)
-        write_workflow(options.convert_to_piying, converted, "--convert-to-piying")
-        for note in notes:
-            display.message(note, "WARNING")
-        display.saved(options.convert_to_piying)
-        return DONE
-    workflow = session.prepare(options.workflow, info=info, **settings)
-    if options.export_api:
-        write_workflow(options.export_api, workflow.api, "--export-api")
-        display.saved(options.export_api)
-        return DONE
-    graph, roots, errors = session.check(workflow, options.partial, own)
-    if options.check:
-        display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
-        return DONE
-    for error in errors:
-        display.message(f"left out: {error}", "WARNING")
-    _check_installed()
-    if options.plan:
-        plans = session.plan(graph, roots)
-        if options.json:
-            print_json(out, as_json(plans))
-        else:
-            print(escaped(as_text(plans)), file=out)
-        return DONE
+    with session.one_pass():
+        values = dict(map(split_set, options.set))
+        own = session.definitions()
+        # Definitions from a server are for the export: only the session's own nodes can run.
+        given = read_object_info(options.object_info) if options.object_info else {}
+        # What a server leaves out, such as a title, is as it is here.
+        titles = {name: {"display_name": own.get(name, {}).get("display_name")} for name in given}
+        info = own | {name: titles[name] | each for name, each in given.items()}
+        settings = {"set": values, "prompt": options.prompt, "seed": options.seed}
+        if options.convert_to_piying:
+            converted, notes = session.convert(options.workflow, info=given, **settings)
+            write_workflow(options.convert_to_piying, converted, "--convert-to-piying")
+            for note in notes:
+                display.message(note, "WARNING")
+            display.saved(options.convert_to_piying)
+            return DONE
+        workflow = session.prepare(options.workflow, info=info, **settings)
+        if options.export_api:
+            write_workflow(options.export_api, workflow.api, "--export-api")
+            display.saved(options.export_api)
+            return DONE
+        graph, roots, errors = session.check(workflow, options.partial, own)
+        if options.check:
+            display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
+            return DONE
+        for error in errors:
+            display.message(f"left out: {error}", "WARNING")
+        _check_installed()
+        if options.plan:
+            plans = session.plan(graph, roots)
+            if options.json:
+                print_json(out, as_json(plans))
+            else:
+                print(escaped(as_text(plans)), file=out)
+            return DONE
     _check_writable(options.output)
     if options.vram_gb is not None and session.device() == "cpu":
         display.message("--vram-gb: there is no card here to limit; it tells --plan what to plan for.", "WARNING")
