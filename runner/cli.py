@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError, escaped
-from ..core.process import CANCELLED, DONE, FAILED, WRONG, Interruption, Output, standard_outputs
+from ..core.process import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    WRONG,
+    Interruption,
+    Output,
+    checked_output,
+    exit_code,
+    standard_outputs,
+)
 from .definitions import read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
 from .errors import NodeFailed, NodeMisused, WorkflowError
@@ -143,6 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
     with interruption.caught(), standard_outputs() as (out, err):
         try:
             code = _main(arguments, interruption, out, err)
+        except SystemExit as end:  # from argparse, which has printed its help, or what is wrong
+            code = exit_code(end)
         except KeyboardInterrupt:  # before there was anything to stop
             code = interruption.exit_code or CANCELLED
         except (ImportError, AttributeError, RuntimeError):
@@ -150,11 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
             if interruption.exit_code is None:
                 raise
             code = interruption.exit_code
-        out.flush()
-        if code == DONE and out.failure is not None:
-            code = FAILED
-            err.write(f"error: stdout cannot be written ({out.failure.strerror}). Files that were saved are whole.\n")
-    return code
+        return checked_output(code, out, err)
 
 
 def _main(arguments: list[str] | None, interruption: Interruption, out: Output, err: Output) -> int:
