@@ -27,12 +27,13 @@ from ..core.process import (
     exit_code,
     standard_outputs,
 )
-from .definitions import read_object_info
+from .definitions import ObjectInfo, read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
-from .errors import NodeFailed, NodeMisused, WorkflowError
+from .errors import InvalidGraph, NodeFailed, NodeMisused, WorkflowError
 
 if TYPE_CHECKING:
     from .session import Session
+    from .workflow_file import Workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = (
@@ -300,6 +301,7 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
         if options.export_api:
             write_workflow(options.export_api, workflow.api, "--export-api")
             display.saved(options.export_api)
+            _name_refused(session, workflow, info, display)
             return DONE
         graph, roots, errors = session.check(workflow, options.partial, own)
         if options.check:
@@ -321,6 +323,17 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
     for path in session.execute(workflow, graph, roots).files:
         display.saved(path)
     return WRONG if errors else DONE
+
+
+def _name_refused(session: Session, workflow: Workflow, info: ObjectInfo, display: Display) -> None:
+    """Warn of what is wrong with a workflow that is written for others to run: as from the page, it has all values."""
+    try:
+        session.check(workflow, info=info)
+    except InvalidGraph as refused:
+        for error in refused.errors:
+            display.message(f"would be refused: {error}", "WARNING")
+    except WorkflowError as refused:
+        display.message(f"would be refused: {refused}", "WARNING")
 
 
 def _check_installed() -> None:

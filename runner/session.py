@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
@@ -269,7 +270,12 @@ class Session:
         """
         graph = workflow.graph(self.titles)
         with self._naming_failed_packs(), self.one_pass():
-            validation = validate_graph(graph, info or self.definitions(), self.classes)
+            info = info or self.definitions()
+            # Of a node that is not here, a server's definition says what it gives.
+            absent: dict[str, Any] = {
+                name: SimpleNamespace(RETURN_TYPES=each["output"]) for name, each in info.items() if "output" in each
+            }
+            validation = validate_graph(graph, info, {**absent, **self.classes})
         if validation.errors and not (partial and validation.roots):
             raise InvalidGraph(validation.errors)
         return graph, validation.roots, validation.errors
