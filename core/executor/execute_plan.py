@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from ..planner.cost import offered_computes
-from ..planner.machine import read_machine
+from ..planner.machine import ALLOCATOR_SETTINGS, allocator_of, allocator_settings, read_machine
 from ..planner.plan import plan
 from ..planner.plan_types import PhaseMeasurement, gigabytes
 from ..planner.report import after, table
@@ -121,7 +121,7 @@ def execute_plan(
         return any(name != overflow[1] for name in offered_computes(phase, machine, handle.precision))
 
     loras = [f"LoRA {one.name!r} at strength {one.strength:g}: lower it, or leave it out." for one in handle.loras]
-    with memory_limit(device, host.memory_rules().vram):
+    with memory_limit(device, host.memory_rules().vram), compact_allocation(device):
         result, done = retry_after_overflow(attempt, wider, [*loras, *causes])
     if done.key not in logged:
         log.info("%s", after(done, run.meter.phases, machine))
@@ -165,6 +165,29 @@ def memory_limit(device: str, allowed: int | None) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(before, device)
+
+
+@contextmanager
+def compact_allocation(device: str) -> Iterator[None]:
+    """Have torch's allocator leave fewer gaps on the card inside the block, where nobody else has set it up.
+
+    Its settings are those of the process, so they are undone, as the limit is. What was allocated under other ones
+    stays good.
+    """
+    import torch
+
+    if not device.startswith("cuda") or allocator_settings():
+        yield
+        return
+    # The name since torch 2.10, and the one before.
+    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None) or torch.cuda.memory._set_allocator_settings
+    torch.cuda.empty_cache()  # blocks of the old kind would be of no use, and stay
+    change(ALLOCATOR_SETTINGS[allocator_of("")])
+    try:
+        yield
+    finally:
+        # Each change begins with the defaults of all settings but this one.
+        change("expandable_segments:False")
 
 
 class Meter:

@@ -12,11 +12,7 @@ from .phases import Phase
 from .plan_types import PhasePlan, Plan, Rejected
 from .report import explain, out_of_ways, too_large, why_rejected
 
-__all__ = ["MARGIN", "PhasePlan", "Plan", "Rejected", "plan"]
-
-# Bytes of the card's free memory that no plan counts on: workspaces of cuDNN and cuBLAS, and gaps between
-# blocks of memory. An allowance; with CUDA's own context the 0.8 GiB that practice in this field leaves free.
-MARGIN = 520 * 2**20
+__all__ = ["PhasePlan", "Plan", "Rejected", "plan"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ def plan(
     *,
     precision: str = "auto",
     memory: str = "auto",
-    margin: int = MARGIN,
+    margin: int | None = None,
     advise: Callable[[], str] | None = None,
 ) -> Plan:
     """Return the fastest plan that fits; of equally fast ones the best quality, then the least copying.
@@ -54,10 +50,11 @@ def plan(
         refused: keys of `PhasePlan`s that ran out of memory before; none of them is chosen.
         precision: one of `machine.PRECISIONS`: `auto`, or the number type to compute in.
         memory: one of `machine.MEMORY_CHOICES`: `auto`, or the placement or format to hold the plan to.
-        margin: bytes of the card to leave alone.
+        margin: bytes of the card to leave alone, in place of what libraries and the allocator take of it.
         advise: called where nothing fits; returns a sentence on what would.
     """
-    limits = Limits(machine, max(0, machine.vram_free - margin), refused)
+    budget = machine.vram_budget if margin is None else max(0, machine.vram_free - margin)
+    limits = Limits(machine, budget, refused)
     phases: list[PhasePlan] = []
     reasons: list[str] = []
     problems: list[str] = []
