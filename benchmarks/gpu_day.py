@@ -113,7 +113,7 @@ PARTS = (
         "B5: the VAE at 832 × 480, 81 frames: number types, tiles",
         60,
         "memory.py --only vae --models 1.3B --sizes 480p --rounds 1 --types fp32 fp16",
-        "memory.py --only vae --models toy --sizes toy --rounds 1 --types fp32 fp16",
+        "memory.py --only vae --models toy --sizes toy --rounds 1 --types fp32",
     ),
     Part(
         "prompts",

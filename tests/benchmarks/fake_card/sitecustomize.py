@@ -142,6 +142,8 @@ def pretend(torch):  # noqa: C901 - a table of what torch.cuda answers
         "current_stream": lambda device=None: current,
         "default_stream": lambda device=None: current,
         "stream": stream,
+        "get_rng_state": lambda device="cuda": torch.get_rng_state() if index(device) == 0 else None,
+        "set_rng_state": lambda state, device="cuda": index(device),
         "is_bf16_supported": lambda *_, **__: True,
         "_sleep": lambda cycles: None,
         "Event": Event,
