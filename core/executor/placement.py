@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..accelerator import empty_cache
+from ..planner.plan_types import MARGIN
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +37,11 @@ def placed(
     if choice.placement == "streamed":
         from .streaming import streamed
 
-        policy.make_room(choice.vram)
+        policy.make_room(choice.vram + MARGIN)
         with streamed(module, blocks, device):
             yield
     elif choice.placement == "resident":
-        with resident([module], device, policy, room=choice.vram):
+        with resident([module], device, policy, room=choice.vram + MARGIN):
             yield
     else:
         yield

@@ -90,7 +90,7 @@ class StreamCopier(HostToDeviceCopier):
     def __init__(self, device: torch.device, size: int, slots: int, traffic: Traffic) -> None:
         """Allocate the slots and the pinned ring."""
         super().__init__(device, size, slots, traffic)
-        self._card: Any = card_module(device)
+        self._card = torch.get_device_module(device)
         self._side = self._card.Stream(device)
         # The allocator hands out memory in the order of the compute stream: kernels queued there may
         # still use what are slots now.

@@ -10,6 +10,10 @@ from ..quantization.registry import weight_format
 
 GB = 2**30  # as makers of cards and memory count
 
+# Bytes of the card's free memory that no plan counts on: workspaces of cuDNN and cuBLAS, and gaps between
+# blocks of memory. An allowance; with CUDA's own context the 0.8 GiB that practice in this field leaves free.
+MARGIN = 520 * 2**20
+
 Compute = Literal["bf16", "fp16", "fp32"]
 Storage = str  # a `Compute`, or the name of a weight format
 Placement = Literal["resident", "streamed", "cpu"]
@@ -32,6 +36,7 @@ class PhasePlan:
         moved: bytes from main memory to the device.
         seconds: estimate.
         weights: bytes of all weights as stored.
+        address_space: bytes of the process's address space that it adds, its mapped files included.
     """
 
     phase: PhaseName
@@ -46,6 +51,7 @@ class PhasePlan:
     moved: int
     seconds: float
     weights: int = 0
+    address_space: int = 0
 
     @property
     def choice(self) -> str:

@@ -261,10 +261,7 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
     assert block is not None and block.buffer is not None, "a tensor of a machine that is gone"
     with torch._C._DisableTorchDispatch():
         storage = block.buffer.untyped_storage()
-        found = torch.empty(0, dtype=tensor.dtype).set_(
-            storage, tensor.storage_offset(), tensor.shape, tensor.stride()
-        )
-    return found
+        return torch.empty(0, dtype=tensor.dtype).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 @contextmanager

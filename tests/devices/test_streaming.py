@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import gc
 import random
 import sys
@@ -167,7 +166,7 @@ def check_time(module):
 
 def check_overlap(module):
     """Where the work is slow nothing waits for a block but the first."""
-    traffic, timeline = run(module, passes=2, rates=(1e6, 2e6, 0.1))
+    _, timeline = run(module, passes=2, rates=(1e6, 2e6, 0.1))
     compute = timeline.queues[0]
     assert compute.seconds <= compute.busy + 0.1, "copies hide behind the work"
 
@@ -192,3 +191,165 @@ def test_each_order_is_needed(monkeypatch, order):
             break
     assert failed
     print(order, "->", failed[0])
+
+
+class Float8Linear(torch.nn.Module):
+    """A layer with a float8 weight, a float32 scale in a buffer, and a bias in bf16: three types in one block."""
+
+    def __init__(self, linear):
+        super().__init__()
+        scale = linear.weight.abs().amax(dim=1, keepdim=True) / 448
+        self.weight = torch.nn.Parameter((linear.weight / scale).to(torch.float8_e4m3fn), requires_grad=False)
+        self.register_buffer("scale", scale)
+        self.bias = torch.nn.Parameter(linear.bias.to(torch.bfloat16), requires_grad=False)
+
+    def forward(self, given):
+        return torch.nn.functional.linear(given, self.weight.float() * self.scale, self.bias.float())
+
+
+class LoRALinear(torch.nn.Module):
+    """A layer with an adapter beside it."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.base_layer = linear
+        self.down = torch.nn.Linear(linear.in_features, 2, bias=False)
+        self.up = torch.nn.Linear(2, linear.out_features, bias=False)
+
+    def forward(self, given):
+        return self.base_layer(given) + 0.5 * self.up(self.down(given))
+
+
+def stored(kind, folder):
+    """Return a stack whose weights are kept in one of the ways there are."""
+    from safetensors.torch import load_file, save_file
+
+    model = Stack()
+    if kind == "mapped":
+        save_file(model.state_dict(), folder / "model.safetensors")
+        model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    for block in model.blocks if kind in ("float8", "lora") else []:
+        block[0] = Float8Linear(block[0]) if kind == "float8" else LoRALinear(block[0])
+    if kind == "tied":
+        model.blocks[2][0].weight = model.blocks[0][0].weight
+        model.blocks[3][1].bias = model.first.bias
+    if kind == "transposed":
+        for block in model.blocks:
+            block[0].weight = torch.nn.Parameter(block[0].weight.t().contiguous().t(), requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["float8", "lora", "mapped", "tied", "transposed"])
+def test_weights_kept_in_any_way(tmp_path, kind):
+    model = stored(kind, tmp_path)
+    expected = model(GIVEN)
+    with attached(MIB, chance=random.Random(1)) as here:
+        given = GIVEN.to(DEVICE)
+        with streaming.streamed(model, list(model.blocks), DEVICE):
+            found = [model(given).cpu() for _ in range(2)]
+        assert all(torch.equal(each, expected) for each in found)
+        del given
+        assert (here.devices[0].allocated, here.pinned) == (0, 0)
+
+
+def vace(kind):
+    from diffusers import WanVACETransformer3DModel
+    from piying.core.quantization.casting import cast_module
+    from piying.core.quantization.policy import CastRules
+
+    path = built_in("wan_vace").path / "transformer"
+    model = WanVACETransformer3DModel.from_pretrained(path, dtype=torch.float32).eval()
+    if kind == "fp8":
+        rules = CastRules(("blocks", "vace_blocks"), {"*.proj_in": "sensitive", "*.proj_out": "sensitive"})
+        assert cast_module(model, "fp8", rules)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp8"])
+def test_wan_vace(monkeypatch, kind):
+    """Two prompts a block, two kinds of blocks, and weights in our own format."""
+    monkeypatch.setattr(streaming, "CHUNK", 2**16)
+    model, generator = vace(kind), torch.Generator().manual_seed(1)
+
+    def noise(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    latents, control = noise(1, 9, 2, 4, 4), noise(1, 82, 2, 4, 4)
+    embeds, timestep = [noise(1, 20, 64), noise(1, 20, 64)], torch.tensor([400.0])
+    expected = predict(model, latents, timestep, embeds=embeds, control=control)
+    with attached(8 * MIB) as here:
+        given, moved = [latents.to(DEVICE), timestep.to(DEVICE)], [each.to(DEVICE) for each in embeds]
+        with streaming.streamed(model, block_order(model), DEVICE) as traffic:
+            found = predict(model, *given, embeds=moved, control=control.to(DEVICE))
+        assert all(torch.equal(each.cpu(), right) for each, right in zip(found, expected, strict=True))
+        assert traffic.late == 0
+        del given, moved, found
+        assert (here.devices[0].allocated, here.pinned) == (0, 0)
+
+
+def test_blocks_out_of_turn():
+    model = Stack()
+
+    def backwards(given):
+        hidden = model.first(given)
+        for index in (0, 4, 2, 2, 3, 1):
+            hidden = model.blocks[index](hidden)
+        return model.last(hidden)
+
+    expected = backwards(GIVEN)
+    with attached(MIB):
+        given = GIVEN.to(DEVICE)
+        with streaming.streamed(model, list(model.blocks), DEVICE) as traffic:
+            found = [backwards(given) for _ in range(2)]
+        assert all(torch.equal(each.cpu(), expected) for each in found)
+        assert traffic.late > 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("when", ["forward", "pre-hook", "hook"])
+def test_after_a_run_that_was_stopped_nothing_is_on_the_device(when, error):
+    """Copies were on their way into the slots: they have ended before the memory is anybody else's."""
+    model = Stack()
+
+    def stop(*_):
+        raise error("stop")
+
+    target = model.blocks[2]
+    if when == "forward":
+        target.forward = stop
+    else:
+        (target.register_forward_pre_hook if when == "pre-hook" else target.register_forward_hook)(stop)
+    with attached(MIB) as here:
+        given = GIVEN.to(DEVICE)
+        with pytest.raises(error, match="stop") as raised, streaming.streamed(model, list(model.blocks), DEVICE):
+            model(given)
+        side = here.timeline.queues[1]
+        assert side.done == len(side.tasks)
+        del raised, given
+        gc.collect()
+        assert (here.devices[0].allocated, here.pinned) == (0, 0)
+    assert all(tensor.device.type == "cpu" for tensor in model.parameters())
+
+
+def test_memory_is_that_of_the_slots():
+    model = Stack()
+    slots = 3 * largest(model)
+    with attached(MIB) as here:
+        given, device = GIVEN.to(DEVICE), here.devices[0]
+        with streaming.streamed(model, list(model.blocks), DEVICE, slots=3) as traffic:
+            model(given)
+        # Beside the slots: two layers outside the blocks, what is given, and results of a few layers.
+        assert slots <= traffic.device_bytes <= slots + 4 * 1024
+        assert slots <= device.peak <= slots + 8 * 1024
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_out_of_memory_while_it_is_set_up_leaves_nothing(missing):
+    """There is room for what is outside the blocks, and not for all slots."""
+    model = Stack()
+    with attached(4 * 512 + 2 * largest(model) - missing * 512) as here:
+        with pytest.raises(torch.OutOfMemoryError), streaming.streamed(model, list(model.blocks), DEVICE):
+            pass
+        gc.collect()
+        assert (here.devices[0].allocated, here.pinned) == (0, 0)
+    assert all(tensor.device.type == "cpu" for tensor in model.parameters())

@@ -1,8 +1,8 @@
 """Timeline of a pretend machine: queues of work, what is ordered before what, and the races between accesses.
 
 Work is put into queues (streams) by the host and done later, in any order that the queues, their events and the
-host's waits allow. Every access to memory is compared with the earlier ones: two of which one writes, and which nothing
-orders, are a race, whatever order they happened to be done in (vector clocks, as in Lamport 1978 and Fidge 1988).
+host's waits allow. Every access to memory is compared with the earlier ones: two of which one writes, and which
+nothing orders, are a race, whatever order they happened to be done in (vector clocks, as in Fidge 1988).
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Timeline:
         return self._count
 
     def access(self, memory: Memory, part: tuple[int, int], *, queue: Queue | None, writes: bool, what: str) -> None:
-        """Note an access by the work that was begun last in a queue, or by the host, and compare it with earlier ones."""
+        """Note an access by the work begun last in a queue, or by the host, and compare it with earlier ones."""
         low, high = part
         if low >= high:
             return
