@@ -125,43 +125,45 @@ def _parts(family: ModelFamily) -> tuple[str, ...]:
 def _folder_problem(folder: Path, parts: tuple[str, ...], contents: tuple[tuple[str, FileState], ...]) -> str:
     """Return why a model's folder cannot be used, as far as file names, headers and configurations tell; else ""."""
     del contents  # they tell one state of the folder from another
-    return next(filter(None, (_part_problem(folder, part) for part in parts)), "")
+    if not (folder / INDEXES[0]).is_file():
+        return _problem("", (folder,))
+    return next(filter(None, (_problem(part, (folder,)) for part in parts)), "")
 
 
-def _part_problem(folder: Path, part: str) -> str:
+def _problem(part: str, places: tuple[Path, ...]) -> str:
+    """Return why files or folders make up no such part of a model; "" where they do.
+
+    Args:
+        part: the name of a component; "" for a folder that transformers reads as a whole.
+        places: see `checkpoints.components.find_component`.
+    """
+    files: list[Path] = []
     try:
-        place = component_folder(folder, part)
-        _check_component(place, tuple(component_files(place)))
+        for place in places:
+            folder = component_folder(place, part) if place.is_dir() else None
+            files += [place] if folder is None else component_files(folder)
+            files += [] if folder is None or not (folder / CONFIG).is_file() else [folder / CONFIG]
+        states = tuple((file, file_state(file)) for file in files)
+        return _problem_once(files[0], part, places, states)
     except (PiyingError, OSError) as error:
         return str(error)
-    return ""
-
-
-def _check_component(place: Path, files: tuple[Path, ...]) -> None:
-    from ..checkpoints.pretrained import check_counts, read_config
-
-    tensors = 0
-    for file in files:
-        counted = _tensors_in(file)
-        if isinstance(counted, str):
-            raise PiyingError(counted)
-        tensors += counted
-    if (place / CONFIG).is_file():
-        check_counts(read_config(place), tensors, str(place))
 
 
 @cached_by_state
-def _tensors_in(file: Path) -> int | str:
-    """Return how many tensors are in a file, or why it cannot be read."""
-    from ..files.open import read_header
-    from ..quantization.stored_formats import check_readable
+def _problem_once(file: Path, part: str, places: tuple[Path, ...], states: tuple[tuple[Path, FileState], ...]) -> str:
+    from ..checkpoints.components import check_pretrained, find_component
+    from ..checkpoints.pretrained import class_name, read_config
 
+    del file, states  # the answer is cached until one of them changes
     try:
-        header = read_header(file)
-        check_readable(header)
+        if part:
+            find_component(part, places)
+        else:
+            config = read_config(places[0])
+            check_pretrained(places[0], config, class_name(config))
     except PiyingError as error:
         return str(error)
-    return len(header.entries)
+    return ""
 
 
 def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
@@ -297,9 +299,9 @@ class FileCatalog:
         Raises:
             PiyingError: the file has changed since, and holds no such component.
         """
-        from ..checkpoints.key_mapping import class_shapes
+        from ..checkpoints.components import find_source
 
-        return {name: entry.shape for name, entry in class_shapes([file.path], kind).items()}
+        return {name: entry.shape for name, entry in find_source(file.path, kind).entries.items()}
 
     def lent_by(self, folders: Sequence[InstalledModel], parts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
         """Return for each part the folder of the first model that has it, undamaged."""
@@ -308,7 +310,7 @@ class FileCatalog:
             for folder in folders:
                 has_weights = not part.startswith("tokenizer")
                 is_here = part not in found and (folder.path / part).is_dir()
-                if is_here and not (has_weights and _part_problem(folder.path, part)):
+                if is_here and not (has_weights and _problem(part, (folder.path,))):
                     found[part] = (folder.path / part,)
         return found
 
@@ -329,7 +331,10 @@ class FileCatalog:
         known = files[-1]
         size = sum(file.found.bytes for file in files)
         beside = "".join(f", on {file.name}" for file in files[:-1])
-        return InstalledModel(name or known.name, known.path, size, parts, known.details + beside, family.required)
+        problem = next(filter(None, (_problem(part, parts[part]) for part in family.rules if part in parts)), "")
+        return InstalledModel(
+            name or known.name, known.path, size, parts, known.details + beside, family.required, problem
+        )
 
 
 def single_files(host: Host, categories: Collection[str]) -> list[SingleFile]:

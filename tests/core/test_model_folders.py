@@ -527,9 +527,9 @@ def test_absurd_values_are_one_sentence_and_no_reason_to_stop(host, prompt_folde
 
 def test_a_count_of_layers_is_seen_before_any_is_made():
     config = {"_class_name": "WanVACETransformer3DModel", **models.WAN, "patch_size": [1, 2, 2]}
-    assert empty_module("transformer", config, "x") is not None
+    assert empty_module("WanVACETransformer3DModel", config, "x") is not None
     with pytest.raises(PiyingError, match="latents_mean are not the numbers of 16 channels"):
-        empty_module("vae", {"_class_name": "AutoencoderKLWan", "z_dim": 16, "latents_mean": "x"}, "x")
+        empty_module("AutoencoderKLWan", {"z_dim": 16, "latents_mean": "x"}, "x")
 
 
 class Words:
