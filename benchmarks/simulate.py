@@ -219,7 +219,10 @@ class SimulatedParts(ModelParts):
         assert self.card is not None
         rules, dtype = self.family.rules[part], torch_dtype(choice.compute)
         config = CONFIGURATIONS[self.named[part]]
-        module = empty_module(part.removesuffix("_2"), config, part, config.get("architectures", [""])[0])
+        spec = next(one for one in self.family.components if one.name == part)
+        # Of a text encoder's file, which may be a larger model's, the family names the class.
+        named = spec.model_types.get(config.get("model_type", ""), config.get("_class_name"))
+        module = empty_module(named or config["architectures"][0], config, part)
         tensors: dict[str, StoredTensor] = {}
         for name, tensor in module.named_parameters():
             shape = tuple(tensor.shape)

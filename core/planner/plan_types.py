@@ -10,6 +10,10 @@ from ..quantization.registry import weight_format
 
 GB = 2**30  # as makers of cards and memory count
 
+# Bytes of the card that other tenants are asked to leave free beside a phase's peak, for workspaces and gaps; what a
+# plan itself sets aside is `Machine.vram_budget`'s to say.
+MARGIN = 520 * 2**20
+
 Compute = Literal["bf16", "fp16", "fp32"]
 Storage = str  # a `Compute`, or the name of a weight format
 Placement = Literal["resident", "streamed", "cpu"]
