@@ -243,8 +243,8 @@ class _Bar:
 
     def _show_time_left(self) -> None:
         left = self._time_left.seconds()
-        shown = "" if left is None else f", {left:.0f} s left"
-        self._tqdm.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}" + shown + "{postfix}]"
+        shown = "?" if left is None else self._tqdm.format_interval(left)
+        self._tqdm.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<" + shown + "{postfix}]"
 
 
 class EventDisplay(Quiet):
