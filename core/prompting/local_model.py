@@ -163,7 +163,7 @@ class PromptRun:
                 compiling as step,
             ):
                 seconds = choice.seconds - choice.loading
-                return self.use(_generator(model, processor, self.host, step, seconds))
+                return self.use(_generator(model, processor, self.host, step=step, seconds=seconds))
 
     def _load(self, choice: PhasePlan, processor: Processor) -> Any:
         # A language model's folder is its component; the folders of other families have one for each.
@@ -180,6 +180,7 @@ def _generator(
     model: PreTrainedModel,
     processor: Processor,
     host: Host,
+    *,
     step: CompiledStep | None = None,
     seconds: float = 0.0,
 ) -> Generate:
