@@ -51,9 +51,7 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
     """
     family = handle.family
     name, components = wanted_components(handle, host)
-    machine = read_machine(host)
-    if not host.memory_rules().imagined:
-        machine = with_rates(machine, host.cache_folder(), measure=False)
+    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
     made = plan(
         family.phases(components, work),
         machine,

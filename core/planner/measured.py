@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from ..disk_cache import DiskCache, entry_name
 from ..main_memory import is_out_of_memory, usable_cores
 from ..quantization.registry import FORMATS
+from .machine import TYPICAL_NAME, Machine
 from .plan_types import Rates
 
 if TYPE_CHECKING:
     import torch
 
-    from .machine import Machine
     from .phases import Phase
     from .plan_types import PhaseMeasurement, PhasePlan, Plan
 
@@ -46,10 +46,12 @@ def with_rates(machine: Machine, folder: Path, *, measure: bool) -> Machine:
     """Return a machine with the rates that were measured on it, or as it is where none were.
 
     Args:
-        machine: one that is there.
+        machine: one that is imagined has none.
         folder: of the disk cache.
         measure: whether to measure them now where that was not done before.
     """
+    if machine.name == TYPICAL_NAME:
+        return machine
     cache = DiskCache(folder / "rates", ".json", max_entries=MAX_MACHINES)
     name = entry_name(_identity(machine))
     rates = _measured.get(name) or _parsed(cache.get(name))
@@ -85,13 +87,12 @@ def _identity(machine: Machine) -> dict[str, Any]:
         processor = next((line for line in lines if line.startswith("model name")), processor)
     except OSError:
         pass  # not on Linux
-    on_card = machine.device.startswith("cuda")
     return {
         "device": machine.name,
         "processor": processor,
         "threads": min(torch.get_num_threads(), usable_cores()),
         "torch": torch.__version__,
-        "cuda": [torch.version.cuda, *torch.cuda.get_device_capability(machine.device)] if on_card else None,
+        "cuda": [torch.version.cuda, machine.capability],
         "formats": sorted(FORMATS),
     }
 
