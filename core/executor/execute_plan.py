@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
+from ..accelerator import card_module
 from ..main_memory import usable_cores
 from ..planner.cost import offered_computes
 from ..planner.machine import read_machine
@@ -167,20 +168,19 @@ def memory_limit(device: str, allowed: int | None) -> Iterator[None]:
 
     The limit is one of the process, so it is undone: what runs next in the process may be another pack's.
     """
-    import torch
-
-    if allowed is None or not device.startswith("cuda"):
+    module = card_module(device)
+    if allowed is None or module is None:
         yield
         return
-    total = torch.cuda.get_device_properties(device).total_memory
+    total = module.get_device_properties(device).total_memory
     # torch tells its limit since 2.7; before that it is taken for the default, all of the card.
-    get_limit = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    get_limit = getattr(module, "get_per_process_memory_fraction", lambda device: 1.0)
     before = get_limit(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    module.set_per_process_memory_fraction(min(1.0, allowed / total), device)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(before, device)
+        module.set_per_process_memory_fraction(before, device)
 
 
 @contextmanager
@@ -222,16 +222,15 @@ class Meter:
             PhaseOutOfMemoryError: memory ran out inside the block; its key is that of `choice`.
         """
         import psutil
-        import torch
 
-        on_card = self.device.startswith("cuda")
+        card = card_module(self.device)
         start, before = time.perf_counter(), replace(uses)
-        if on_card:
-            torch.cuda.reset_peak_memory_stats(self.device)
+        if card is not None:
+            card.reset_peak_memory_stats(self.device)
         with catch_out_of_memory(choice.key):
             yield
         seconds = time.perf_counter() - start
-        peak = torch.cuda.max_memory_allocated(self.device) if on_card else 0
+        peak = 0 if card is None else card.max_memory_allocated(self.device)
         ram = int(psutil.Process().memory_info().rss)
         loads = uses.loads - before.loads if uses.requests > before.requests else None
         self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram, loads))

@@ -85,7 +85,7 @@ class HeadlessHost:
         Raises:
             PiyingError: the chosen device is not one torch can use here.
         """
-        from ..planner.machine import best_device, checked_device
+        from ..accelerator import best_device, checked_device
 
         return best_device() if self.chosen_device == "auto" else checked_device(self.chosen_device)
 

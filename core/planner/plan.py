@@ -9,14 +9,10 @@ from ..quantization.registry import weight_format
 from .cost import choices, cost, is_last_resort
 from .machine import Limits, Machine
 from .phases import Phase
-from .plan_types import PhasePlan, Plan, Rejected
+from .plan_types import MARGIN, PhasePlan, Plan, Rejected
 from .report import explain, memory_limits_in_words, out_of_ways, too_large, why_rejected
 
 __all__ = ["MARGIN", "PhasePlan", "Plan", "Rejected", "plan"]
-
-# Bytes of the card's free memory that no plan counts on: workspaces of cuDNN and cuBLAS, and gaps between
-# blocks of memory. An allowance; with CUDA's own context the 0.8 GiB that practice in this field leaves free.
-MARGIN = 520 * 2**20
 
 
 @dataclass(frozen=True)
