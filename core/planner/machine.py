@@ -11,7 +11,7 @@ from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..main_memory import MemoryLimit, memory_limits
 from ..quantization.registry import FORMATS
-from .plan_types import GB, Compute, PhasePlan
+from .plan_types import GB, Compute, PhasePlan, Rates
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +72,7 @@ class Machine:
         low_vram: the user asked to spare the card (ComfyUI's `--lowvram`).
         ram_limit: what holds main memory below what the machine has; `ram_total` and `ram_free` are within it.
         map_limit: a limit for which mapped files count, and are not evicted.
+        rates: what was measured here; the other rates are then measured ones too. None before.
     """
 
     device: str
@@ -89,6 +90,7 @@ class Machine:
     low_vram: bool = False
     ram_limit: MemoryLimit | None = None
     map_limit: MemoryLimit | None = None
+    rates: Rates | None = None
 
     @property
     def is_cpu(self) -> bool:
