@@ -6,15 +6,19 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from ..accelerator import card_module
 from ..main_memory import usable_cores
 from ..planner.cost import offered_computes
 from ..planner.machine import ALLOCATOR_SETTINGS, allocator_of, allocator_settings, read_machine
+from ..planner.measured import WORTH_MEASURING, PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.plan_types import PhaseMeasurement, gigabytes
 from ..planner.report import after, table
+from .model_cache import is_cached, uses
 from .retry import (
     FailedPlans,
     Overflow,
@@ -96,9 +100,14 @@ def execute_plan(
         PiyingError: nothing fits; the text has the numbers, and the largest size or length that would. Or a result
             is not finite; the text has the phase, the likely cause and what to try.
     """
-    machine = read_machine(host)
+    device, cache = run.meter.device, host.cache_folder()
+    machine = with_rates(read_machine(host), cache, measure=False)
+    if machine.rates is None:
+        rough = plan(phases, machine, precision=handle.precision, memory=handle.memory)
+        with thread_limit(device):
+            machine = with_rates(machine, cache, measure=rough.fits and rough.seconds > WORTH_MEASURING)
+    times = PhaseTimes(cache, machine, partial(_is_cached, handle.family.key))
     logged = set() if logged_plans is None else logged_plans
-    device = run.meter.device
 
     def next_plan(refused: frozenset[str], overflows: Collection[Overflow]) -> Plan:
         best = plan(
@@ -108,12 +117,13 @@ def execute_plan(
             precision=handle.precision,
             memory=handle.memory,
             advise=None if what_fits is None else lambda: what_fits(machine),
+            expected=times.expected,
         )
         if best.fits and best.key not in logged:
             log.info("%s", table(best, machine))
         return best
 
-    failures = FailedPlans(host.cache_folder() / "failed_plans", machine, phases)
+    failures = FailedPlans(cache / "failed_plans", machine, phases)
 
     def attempt(overflows: Collection[Overflow]) -> tuple[Result, Plan]:
         return retry_with_next_plan(lambda refused: next_plan(refused, overflows), run.attempt, failures)
@@ -128,7 +138,12 @@ def execute_plan(
     if done.key not in logged:
         log.info("%s", after(done, run.meter.phases, machine))
     logged.add(done.key)
+    times.add(done, phases, run.meter.phases)
     return result, _record(device, done, run.meter.phases)
+
+
+def _is_cached(family: str, planned: PhasePlan) -> bool:
+    return is_cached(f"{family}/{planned.component}", (planned.compute, planned.storage))
 
 
 def _record(device: str, plan: Plan, measured: list[PhaseMeasurement]) -> RunRecord:
@@ -232,7 +247,7 @@ class Meter:
         import psutil
 
         card = card_module(self.device)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), replace(uses)
         if card is not None:
             card.reset_peak_memory_stats(self.device)
         with catch_out_of_memory(choice.key):
@@ -240,4 +255,5 @@ class Meter:
         seconds = time.perf_counter() - start
         peak = 0 if card is None else card.max_memory_allocated(self.device)
         ram = int(psutil.Process().memory_info().rss)
-        self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram))
+        loads = uses.loads - before.loads if uses.requests > before.requests else None
+        self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram, loads))

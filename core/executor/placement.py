@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..accelerator import empty_cache
+from ..host.progress import LongProgress
 from ..planner.plan_types import MARGIN
 
 if TYPE_CHECKING:
     import torch
 
-    from ..host.base import DevicePolicy
+    from ..host.base import DevicePolicy, Reporter
     from ..planner.plan_types import PhasePlan
 
 
@@ -45,6 +47,30 @@ def placed(
             yield
     else:
         yield
+
+
+@contextmanager
+def shown_blocks(blocks: Sequence[torch.nn.Module], reporter: Reporter, name: str, passes: int) -> Iterator[None]:
+    """Show inside the block how many blocks of a text encoder have run, where that takes longer than a moment.
+
+    Args:
+        blocks: of the encoder.
+        reporter: shows it.
+        name: of the encoder, for people.
+        passes: texts that go through them; one with weights goes through twice, and is counted once.
+    """
+    show, total = LongProgress(reporter, f"{name} (blocks)"), passes * len(blocks)
+    done = itertools.count(1)
+
+    def report(_block: torch.nn.Module, _args: object, _result: object) -> None:
+        show(next(done), total)
+
+    handles = [block.register_forward_hook(report) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def module_bytes(module: torch.nn.Module) -> int:

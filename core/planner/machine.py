@@ -13,7 +13,7 @@ from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..main_memory import MemoryLimit, memory_limits
 from ..quantization.registry import FORMATS
-from .plan_types import GB, Compute, PhasePlan
+from .plan_types import GB, Compute, PhasePlan, Rates
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +94,7 @@ class Machine:
         allocator: how torch places tensors on the card.
         ram_limit: what holds main memory below what the machine has; `ram_total` and `ram_free` are within it.
         map_limit: a limit for which mapped files count, and are not evicted.
+        rates: what was measured here; the other rates are then measured ones too. None before.
     """
 
     device: str
@@ -112,6 +113,7 @@ class Machine:
     allocator: Allocator = "expandable"
     ram_limit: MemoryLimit | None = None
     map_limit: MemoryLimit | None = None
+    rates: Rates | None = None
 
     @property
     def is_cpu(self) -> bool:

@@ -140,6 +140,7 @@ class Phase:
             short phases.
         on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
             user's `precision`; empty where that decides.
+        convolutional: whether its arithmetic is in convolutions, as a VAE's is.
         why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
     """
@@ -158,6 +159,7 @@ class Phase:
     cast_last_resort: bool = False
     on_cpu: tuple[Compute, ...] = ()
     # Not a part of what tells one work from another.
+    convolutional: bool = field(default=False, repr=False, compare=False)
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
