@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 from ..accelerator import card_module
 from ..main_memory import usable_cores
 from ..planner.cost import offered_computes
-from ..planner.machine import read_machine
+from ..planner.machine import ALLOCATOR_SETTINGS, allocator_of, allocator_settings, read_machine
 from ..planner.measured import WORTH_MEASURING, PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.plan_types import PhaseMeasurement, gigabytes
@@ -133,7 +133,7 @@ def execute_plan(
         return any(name != overflow[1] for name in offered_computes(phase, machine, handle.precision))
 
     loras = [f"LoRA {one.name!r} at strength {one.strength:g}: lower it, or leave it out." for one in handle.loras]
-    with memory_limit(device, host.memory_rules().vram), thread_limit(device):
+    with memory_limit(device, host.memory_rules().vram), compact_allocation(device), thread_limit(device):
         result, done = retry_after_overflow(attempt, wider, [*loras, *causes])
     if done.key not in logged:
         log.info("%s", after(done, run.meter.phases, machine))
@@ -181,6 +181,29 @@ def memory_limit(device: str, allowed: int | None) -> Iterator[None]:
         yield
     finally:
         module.set_per_process_memory_fraction(before, device)
+
+
+@contextmanager
+def compact_allocation(device: str) -> Iterator[None]:
+    """Have torch's allocator leave fewer gaps on the card inside the block, where nobody else has set it up.
+
+    Its settings are those of the process, so they are undone, as the limit is. What was allocated under other ones
+    stays good.
+    """
+    import torch
+
+    if not device.startswith("cuda") or allocator_settings():
+        yield
+        return
+    # The name since torch 2.10, and the one before.
+    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None) or torch.cuda.memory._set_allocator_settings
+    torch.cuda.empty_cache()  # blocks of the old kind would be of no use, and stay
+    change(ALLOCATOR_SETTINGS[allocator_of("")])
+    try:
+        yield
+    finally:
+        # Each change begins with the defaults of all settings but this one.
+        change("expandable_segments:False")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import cast
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..quantization.registry import storable_on, weight_format
-from .machine import CPU_BANDWIDTH, CPU_FLOPS, Machine
+from .machine import CPU_BANDWIDTH, CPU_FLOPS, RESIDENT_SHARE, Machine
 from .phases import Phase, Variant
 from .plan_types import Compute, PhasePlan, Placement, Storage
 
@@ -110,7 +110,7 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
     working += phase.rounded_inputs if choice.native_matmul else component.unpacked(*types)
     ram = PROCESS_RAM + phase.host + (0 if _is_mapped(phase, choice.storage) else weights)
     if choice.placement == "resident":
-        vram, moved = weights + working, weights
+        vram, moved = weights + int(weights * RESIDENT_SHARE[machine.allocator]) + working, weights
     elif choice.placement == "streamed":
         slots = min(SLOTS, len(component.blocks))
         vram = weights - streamed + slots * component.largest_block(*types) + working

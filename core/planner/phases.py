@@ -171,10 +171,10 @@ def every_storage(plain: Compute = "bf16") -> tuple[Storage, ...]:
 
 HEAD = 64  # width of an attention head in T5 and BERT
 
-# Peaks of one forward pass in a 16-bit type, by the width between blocks and the tokens, from live tensors
-# of small T5, UMT5 and BERT models: activations, and T5's attention scores (scores, bias, softmax in fp32).
+# Peaks of one forward pass in a 16-bit type, by the width between blocks and the tokens, from live tensors of
+# UMT5-XXL, mT5-XL and BERT (benchmarks/simulate.py): activations, and the bias that T5 adds to attention, twice.
 ACTIVATION_BYTES = 28
-SCORE_BYTES = 12
+SCORE_BYTES = 4
 
 
 def encoding(component: Component, tokens: int) -> tuple[float, Variant]:

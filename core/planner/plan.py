@@ -9,10 +9,10 @@ from ..quantization.registry import weight_format
 from .cost import choices, cost, is_last_resort
 from .machine import Limits, Machine
 from .phases import Phase
-from .plan_types import MARGIN, PhasePlan, Plan, Rejected
+from .plan_types import PhasePlan, Plan, Rejected
 from .report import explain, memory_limits_in_words, out_of_ways, too_large, why_rejected
 
-__all__ = ["MARGIN", "PhasePlan", "Plan", "Rejected", "plan"]
+__all__ = ["PhasePlan", "Plan", "Rejected", "plan"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def plan(
     *,
     precision: str = "auto",
     memory: str = "auto",
-    margin: int = MARGIN,
+    margin: int | None = None,
     advise: Callable[[], str] | None = None,
     expected: Callable[[Phase, PhasePlan], float] | None = None,
 ) -> Plan:
@@ -51,11 +51,12 @@ def plan(
         refused: keys of `PhasePlan`s that ran out of memory before; none of them is chosen.
         precision: one of `machine.PRECISIONS`: `auto`, or the number type to compute in.
         memory: one of `machine.MEMORY_CHOICES`: `auto`, or the placement or format to hold the plan to.
-        margin: bytes of the card to leave alone.
+        margin: bytes of the card to leave alone, in place of what libraries and the allocator take of it.
         advise: called where nothing fits; returns a sentence on what would.
         expected: returns the seconds of a phase's chosen way by what was measured; the choice does not go by it.
     """
-    limits = Limits(machine, max(0, machine.vram_free - margin), refused)
+    budget = machine.vram_budget if margin is None else max(0, machine.vram_free - margin)
+    limits = Limits(machine, budget, refused)
     phases: list[PhasePlan] = []
     reasons: list[str] = []
     problems: list[str] = []

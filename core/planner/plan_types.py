@@ -11,8 +11,8 @@ from ..quantization.registry import weight_format
 
 GB = 2**30  # as makers of cards and memory count
 
-# Bytes of the card's free memory that no plan counts on: workspaces of cuDNN and cuBLAS, and gaps between
-# blocks of memory. An allowance; with CUDA's own context the 0.8 GiB that practice in this field leaves free.
+# Bytes of the card that other tenants are asked to leave free beside a phase's peak, for workspaces and gaps; what a
+# plan itself sets aside is `Machine.vram_budget`'s to say.
 MARGIN = 520 * 2**20
 
 Compute = Literal["bf16", "fp16", "fp32"]
