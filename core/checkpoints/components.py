@@ -65,9 +65,9 @@ def file_components(names: Iterable[str]) -> list[FileComponent]:
         prefix = "" if found is None else found[1]
         group = groups.setdefault(prefix.removesuffix("transformer.") or prefix, {})
         group[name.removeprefix(prefix)] = name
-    found = [FileComponent(prefix, _layout_of(group), group) for prefix, group in sorted(groups.items())]
-    wrapped = None if any(part.layout for part in found) else _wrapped(names)
-    return found if wrapped is None else [wrapped]
+    parts = [FileComponent(prefix, _layout_of(group), group) for prefix, group in sorted(groups.items())]
+    wrapped = None if any(part.layout for part in parts) else _wrapped(names)
+    return parts if wrapped is None else [wrapped]
 
 
 def _layout_of(names: Mapping[str, str]) -> Layout | None:
