@@ -274,6 +274,20 @@ class SingleFile:
         """Return whether one of its components is of that kind and family."""
         return any((part.kind, part.family) == (kind, family) for part in self.found.parts)
 
+    def inside(self, titles: Mapping[str, str]) -> dict[str, tuple[Path, ...]]:
+        """Return the components that it holds, and their tokenizers: {component or tokenizer: the file}.
+
+        Args:
+            titles: {component: its title}.
+        """
+        found: dict[str, tuple[Path, ...]] = {}
+        for part in self.found.parts:
+            for name in (name for name, title in titles.items() if title == part.title):
+                found[name] = (self.path,)
+                if part.has_tokenizer:
+                    found[name.replace("text_encoder", "tokenizer")] = (self.path,)
+        return found
+
 
 @dataclass(frozen=True)
 class FileCatalog:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +12,12 @@ from torch import nn
 
 from ..errors import PiyingError
 from ..files.dtypes import all_finite, safetensors_names
-from ..files.stored_tensor import StoredTensor
+from ..files.stored_tensor import StoredTensor, TransformedTensor
 from ..quantization.base import WeightFormat
 from ..quantization.casting import complete_rules, replace_layer
 from ..quantization.policy import CastRules, held_types
 from ..quantization.registry import FORMATS, weight_format
-from .fitness import fitting, misfit
+from .fitness import fitting, is_same_shape, misfit
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -57,9 +58,11 @@ def assemble(
         raise _misfit(module, source, f"{len(unexpected)} tensors have no place in it, {unexpected[0][:80]} first")
     described = {}
     for name, stored in tensors.items():
-        if tuple(stored.shape) != tuple(places[name].shape):
-            shapes = f"{list(stored.shape)}, not {list(places[name].shape)}"
-            raise _misfit(module, source, f"{name} is of shape {shapes}")
+        shape = tuple(places[name].shape)
+        if not is_same_shape(stored.shape, shape):
+            raise _misfit(module, source, f"{name} is of shape {list(stored.shape)}, not {list(shape)}")
+        if tuple(stored.shape) != shape:
+            tensors[name] = stored = TransformedTensor(stored, shape, partial(torch.reshape, shape=shape))
         # What a format of ours holds counts as its stored type; anything else as what it is unpacked to.
         packed = any(one.holds(stored) for one in FORMATS.values())
         type_name = safetensors_names()[stored.dtype if packed else stored.read_dtype]
