@@ -176,6 +176,12 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
             return f"the folder {folder} has neither {' nor '.join(INDEXES)}"
         found = _class_name(folder)
         if found is None:
+            named = read_json_or_empty(folder / index, CONFIG_BYTES).get("_class_name")
+            if isinstance(named, str):
+                return (
+                    f"{folder} holds one component alone, a {named[:80]}; models are read from folders with a "
+                    f"{INDEXES[0]}, or from single files"
+                )
             return f"{folder / index} cannot be read"
         if _is_downloading(_contents(folder)):
             return f"{folder} is not all here yet: fetch it again, it goes on where it stopped"

@@ -91,6 +91,14 @@ def test_a_checkpoint_of_all_components_runs_alone(folders, host):
     assert torch.equal(frames, expected)
 
 
+def test_a_folder_of_one_component_is_named_as_such(folders, host):
+    """As Wan-AI publishes its 14B model: shards beside the configuration of a class of its own."""
+    (folders / "diffusers" / "x").mkdir(parents=True)
+    (folders / "diffusers" / "x" / "config.json").write_text('{"_class_name": "VaceWanModel"}')
+    with pytest.raises(PiyingError, match="holds one component alone, a VaceWanModel; models are read from"):
+        check_model(WAN_VACE, "diffusers/x", host)
+
+
 def test_its_sizes_are_those_of_the_same_model_in_a_folder(folders, host):
     (found,) = installed_models(family_named("wan_vace"), host)
     folder = folders / "as a folder"
