@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from piying.core.catalog.selection import ModelHandle, choose_model
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
@@ -49,11 +48,11 @@ def test_contenders_agree(modules, case):
 
 
 def test_a_written_model_is_found_by_the_name_that_whole_runs_ask_for(modules, tmp_path, monkeypatch):
-    phases, whole = modules["wan_phases"], transformers.UMT5Config
+    phases = modules["wan_phases"]
     monkeypatch.setitem(modules["wan_models"].CONFIGS, "mini", modules["wan_models"].CONFIGS["toy"])
     monkeypatch.setattr(phases, "vae_of", lambda _, toy=phases.vae_of: toy("toy"))
-    small = {"num_layers": 1, "num_heads": 1, "d_ff": 64, "vocab_size": 512}
-    monkeypatch.setattr(transformers, "UMT5Config", lambda **sizes: whole(**{**sizes, **small}))
+    for name, size in {"num_layers": 1, "num_heads": 1, "d_ff": 64, "vocab_size": 512}.items():
+        monkeypatch.setitem(phases.UMT5_XXL, name, size)
     path = phases.write_pipeline("mini", tmp_path, "cpu")
     host = HeadlessHost(models=[tmp_path], chosen_device="cpu", cache=tmp_path / "cache")
     found = choose_model(ModelHandle(WAN_VACE, phases.model_name("mini")), host)
