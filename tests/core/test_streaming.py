@@ -12,6 +12,8 @@ from piying.core.executor.packed_tensors import ALIGNMENT, PackedTensors
 from piying.core.executor.streaming import HostToDeviceCopier, Traffic, streamed
 from piying.core.wan.transformer import block_order, predict
 
+from .linear_layers import Float8Linear, LoRALinear
+
 
 @pytest.fixture(scope="module")
 def transformer():
@@ -176,19 +178,6 @@ def test_hunyuan_dit_with_skips_and_a_pooler_that_reads_weights(hunyuan):
     assert traffic.late == 0
 
 
-class LoRALinear(torch.nn.Module):
-    """A layer with an adapter beside it, in the form peft gives it."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.base_layer = linear
-        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(linear.in_features, 2, bias=False)})
-        self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(2, linear.out_features, bias=False)})
-
-    def forward(self, given):
-        return self.base_layer(given) + 0.5 * self.lora_B["default"](self.lora_A["default"](given))
-
-
 def test_lora_layers(transformer):
     """Adapters are streamed with the block they were added to."""
     model = copy.deepcopy(transformer)
@@ -212,20 +201,6 @@ def test_peft_layers(transformer):
     expected = predict(model, **given)
     with streamed(model, block_order(model), "cpu"):
         assert all(map(torch.equal, predict(model, **given), expected))
-
-
-class Float8Linear(torch.nn.Module):
-    """A layer with a float8 weight, a float32 scale in a buffer, and a bias in bf16: three types in one block."""
-
-    def __init__(self, linear):
-        super().__init__()
-        scale = linear.weight.abs().amax(dim=1, keepdim=True) / 448
-        self.weight = torch.nn.Parameter((linear.weight / scale).to(torch.float8_e4m3fn), requires_grad=False)
-        self.register_buffer("scale", scale)
-        self.bias = torch.nn.Parameter(linear.bias.to(torch.bfloat16), requires_grad=False)
-
-    def forward(self, given):
-        return torch.nn.functional.linear(given, self.weight.float() * self.scale, self.bias.float())
 
 
 def test_float8_layers():

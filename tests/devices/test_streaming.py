@@ -16,6 +16,7 @@ from piying.core.executor import streaming
 from piying.core.executor.packed_tensors import PackedTensors
 from piying.core.wan.transformer import block_order, predict
 
+from ..core.linear_layers import Float8Linear, LoRALinear
 from .pretend import attached
 
 DEVICE = "pretend:0"
@@ -191,33 +192,6 @@ def test_each_order_is_needed(monkeypatch, order):
             break
     assert failed
     print(order, "->", failed[0])
-
-
-class Float8Linear(torch.nn.Module):
-    """A layer with a float8 weight, a float32 scale in a buffer, and a bias in bf16: three types in one block."""
-
-    def __init__(self, linear):
-        super().__init__()
-        scale = linear.weight.abs().amax(dim=1, keepdim=True) / 448
-        self.weight = torch.nn.Parameter((linear.weight / scale).to(torch.float8_e4m3fn), requires_grad=False)
-        self.register_buffer("scale", scale)
-        self.bias = torch.nn.Parameter(linear.bias.to(torch.bfloat16), requires_grad=False)
-
-    def forward(self, given):
-        return torch.nn.functional.linear(given, self.weight.float() * self.scale, self.bias.float())
-
-
-class LoRALinear(torch.nn.Module):
-    """A layer with an adapter beside it."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.base_layer = linear
-        self.down = torch.nn.Linear(linear.in_features, 2, bias=False)
-        self.up = torch.nn.Linear(2, linear.out_features, bias=False)
-
-    def forward(self, given):
-        return self.base_layer(given) + 0.5 * self.up(self.down(given))
 
 
 def stored(kind, folder):
