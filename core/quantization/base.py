@@ -8,7 +8,8 @@ line in the registry.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # CUDA's compute capability of the first cards that multiply in a number type: Ada. Older ones only store it.
 FP8_TENSOR_CORES = (8, 9)
+SQUARE = 128  # side of the squares that share a scale in DeepSeek's layout (weight_block_size)
 IDENTITY_ROWS = 1024  # of an identity matrix at a time: a whole one of a wide layer is most of a gigabyte
 
 
@@ -97,6 +99,20 @@ class WeightFormat(ABC):
 
         scale = next((beside[name] for name in self.scales if name in beside), None)
         return weight if scale is None else ScaledTensor(weight, scale)
+
+    def takes_scale(self, weight: Sequence[int], scale: Sequence[int]) -> bool:
+        """Return whether a weight of one shape can have a scale of another; see `ScaledTensor` for those there are."""
+        numbers = prod(scale)
+        if len(weight) != 2 or not numbers:
+            return False
+        rows, columns = weight
+        if numbers == 1:
+            return True
+        blocks = numbers // scale[0]
+        if scale[0] in (1, rows) and columns % blocks == 0:
+            return True
+        # The width is in whole squares, or in one that is cut.
+        return scale[0] == -(-rows // SQUARE) and blocks == -(-columns // SQUARE) and columns % blocks == 0
 
     @abstractmethod
     def holds(self, stored: StoredTensor) -> bool:

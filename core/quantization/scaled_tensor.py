@@ -8,8 +8,7 @@ import torch
 
 from ..errors import PiyingError
 from ..files.stored_tensor import StoredTensor
-
-SQUARE = 128  # side of the squares that share a scale in DeepSeek's layout (weight_block_size)
+from .base import SQUARE
 
 
 def dequantize(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -47,18 +46,18 @@ class ScaledTensor(StoredTensor):
 
     def scale_blocks(self) -> torch.Tensor:
         """Return the scale as float32 [out, blocks]."""
-        rows, columns = self.shape
+        rows = self.shape[0]
         scale = self.scale.read().float()
         scale = scale.reshape(1, 1) if scale.numel() == 1 else scale.reshape(scale.shape[0], -1)
         repeat = 1 if scale.shape[0] == rows else rows if scale.shape[0] == 1 else SQUARE
-        scale = scale.repeat_interleave(repeat, dim=0)[:rows].contiguous()
-        if scale.shape[0] != rows or columns % scale.shape[1]:
-            raise PiyingError(f"a scale of shape {list(self.scale.shape)} fits no weight of {list(self.shape)}.")
-        return scale
+        return scale.repeat_interleave(repeat, dim=0)[:rows].contiguous()
 
     def split(self, parts: int) -> list[StoredTensor]:
         """Return the rows in equal parts, each with its rows of the scale."""
-        shared = prod(self.scale.shape) == 1
+        shape = self.scale.shape
+        shared = prod(shape) == 1 or shape[0] == 1
+        if not shared and shape[0] != self.shape[0] and self.shape[0] % (SQUARE * parts):
+            raise PiyingError(f"its {self.shape[0]} rows have scales by {SQUARE}, which do not part into {parts}.")
         scales = [self.scale] * parts if shared else self.scale.split(parts)
         return [ScaledTensor(values, scale) for values, scale in zip(self.values.split(parts), scales, strict=True)]
 
