@@ -149,6 +149,18 @@ def measure_vae(model: str, size: str, device: str, rounds: int, types: Sequence
     return list(found.values())
 
 
+# Of google/umt5-xxl.
+UMT5_XXL: dict[str, Any] = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+
+
 def write_pipeline(model: str, folder: Path, device: str) -> Path:
     """Return a whole model's folder: the built-in one for the toy, else one of published shapes, random weights."""
     built_in = core("catalog.installed_model").built_in("wan_vace").path
@@ -166,21 +178,16 @@ def write_pipeline(model: str, folder: Path, device: str) -> Path:
     shutil.copy(built_in / "model_index.json", unfinished)
     write_transformer(model, unfinished / "transformer", torch.bfloat16, device)
     vae_of(model).save_pretrained(unfinished / "vae")
-    # google/umt5-xxl
-    config = UMT5Config(
-        vocab_size=256384,
-        d_model=4096,
-        d_kv=64,
-        d_ff=10240,
-        num_layers=24,
-        num_heads=64,
-        feed_forward_proj="gated-gelu",
-    )
     with torch.device(device):
-        encoder = UMT5EncoderModel(config).to(torch.bfloat16)
+        encoder = UMT5EncoderModel(UMT5Config(**UMT5_XXL)).to(torch.bfloat16)
     encoder.cpu().save_pretrained(unfinished / "text_encoder")
     target.parent.mkdir(parents=True, exist_ok=True)
     return unfinished.rename(target)
+
+
+def model_name(model: str) -> str:
+    """Return the name on the loader of what `write_pipeline` writes."""
+    return "built-in" if model == "toy" else f"diffusers/random-{model}"
 
 
 @dataclass(frozen=True)
@@ -242,8 +249,7 @@ def _our_runs(path: Path, case: WholeRun, cache: Path) -> Row:
         # As a run on the whole of such a card finds it: what CUDA itself takes is neither planned with nor used.
         vram=None if case.cap is None else int(case.cap * GB) - CONTEXT,
     )
-    name = "built-in" if case.model == "toy" else f"random-{case.model}"
-    handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=name)
+    handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=model_name(case.model))
     core("executor.model_cache").evict_models()
     found: Row = {}
     peaks = []

@@ -176,6 +176,12 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
             return f"the folder {folder} has neither {' nor '.join(INDEXES)}"
         found = _class_name(folder)
         if found is None:
+            named = read_json_or_empty(folder / index, CONFIG_BYTES).get("_class_name")
+            if isinstance(named, str):
+                return (
+                    f"{folder} holds one component alone, a {named[:80]}; models are read from folders with a "
+                    f"{INDEXES[0]}, or from single files"
+                )
             return f"{folder / index} cannot be read"
         if _is_downloading(_contents(folder)):
             return f"{folder} is not all here yet: fetch it again, it goes on where it stopped"
@@ -273,6 +279,20 @@ class SingleFile:
     def holds(self, kind: str, family: str) -> bool:
         """Return whether one of its components is of that kind and family."""
         return any((part.kind, part.family) == (kind, family) for part in self.found.parts)
+
+    def inside(self, titles: Mapping[str, str]) -> dict[str, tuple[Path, ...]]:
+        """Return the components that it holds, and their tokenizers: {component or tokenizer: the file}.
+
+        Args:
+            titles: {component: its title}.
+        """
+        found: dict[str, tuple[Path, ...]] = {}
+        for part in self.found.parts:
+            for name in (name for name, title in titles.items() if title == part.title):
+                found[name] = (self.path,)
+                if part.has_tokenizer:
+                    found[name.replace("text_encoder", "tokenizer")] = (self.path,)
+        return found
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,12 +12,12 @@ from torch import nn
 
 from ..errors import PiyingError
 from ..files.dtypes import all_finite, safetensors_names
-from ..files.stored_tensor import StoredTensor
+from ..files.stored_tensor import StoredTensor, TransformedTensor
 from ..quantization.base import WeightFormat
 from ..quantization.casting import complete_rules, replace_layer
 from ..quantization.policy import CastRules, held_types
 from ..quantization.registry import FORMATS, weight_format
-from .fitness import fitting, misfit
+from .fitness import fitting, is_same_shape, misfit
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -29,6 +31,7 @@ def assemble(
     storage: str | None = None,
     rules: CastRules | None = None,
     check: Callable[[], None] = lambda: None,
+    on_read: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Fill a module that is on the meta device.
 
@@ -43,6 +46,7 @@ def assemble(
         storage: the name of a format to cast layers to; see `quantization.policy.held_types`.
         rules: which layers; None for all Linear layers inside lists of modules.
         check: called between tensors, to stop where the user has cancelled.
+        on_read: called after each tensor with the bytes that are read, and all of them.
 
     Raises:
         PiyingError: a tensor is missing, too many, of another shape or not finite. The module is then
@@ -54,9 +58,11 @@ def assemble(
         raise _misfit(module, source, f"{len(unexpected)} tensors have no place in it, {unexpected[0][:80]} first")
     described = {}
     for name, stored in tensors.items():
-        if tuple(stored.shape) != tuple(places[name].shape):
-            shapes = f"{list(stored.shape)}, not {list(places[name].shape)}"
-            raise _misfit(module, source, f"{name} is of shape {shapes}")
+        shape = tuple(places[name].shape)
+        if not is_same_shape(stored.shape, shape):
+            raise _misfit(module, source, f"{name} is of shape {list(stored.shape)}, not {list(shape)}")
+        if tuple(stored.shape) != shape:
+            tensors[name] = stored = TransformedTensor(stored, shape, partial(torch.reshape, shape=shape))
         # What a format of ours holds counts as its stored type; anything else as what it is unpacked to.
         packed = any(one.holds(stored) for one in FORMATS.values())
         type_name = safetensors_names()[stored.dtype if packed else stored.read_dtype]
@@ -68,6 +74,8 @@ def assemble(
         storage=storage,
         linear=_linear_weights(module),
     )
+    sizes = {name: math.prod(stored.shape) * stored.dtype.itemsize for name, stored in tensors.items()}
+    read = 0
     for name, stored in tensors.items():
         check()
         island, packed_as = _island(module, name, dtype), weight_format(held[name].type)
@@ -75,6 +83,8 @@ def assemble(
             _put(module, name, stored, dtype=island or dtype, source=source)
         else:
             _put_packed(module, name, stored, packed_as=packed_as, compute=island, source=source)
+        read += sizes[name]
+        on_read(read, sum(sizes.values()))
     if hasattr(module, "tie_weights"):
         # A file holds embeddings once that a model uses twice; transformers ties them.
         absent = {name for name in _places(module) if name not in tensors}

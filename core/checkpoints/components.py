@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from os.path import commonprefix
 from pathlib import Path
 
 from ..errors import PiyingError
@@ -17,7 +19,11 @@ from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import judge
 from ..lora.names import lora_names
+<<<<<<< HEAD
 from ..quantization.stored_formats import check_readable, check_scales
+=======
+from ..quantization.stored_formats import check_readable, describes
+>>>>>>> main
 from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors, part_tensors
 from .layouts.base import Config, Layout, Metadata, Shapes
 from .pretrained import check_counts, class_name, read_config
@@ -25,6 +31,7 @@ from .pretrained import check_counts, class_name, read_config
 PREFIX = re.compile(
     r"(model\.diffusion_model\.|diffusion_model\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.(?:transformer\.)?)"
 )
+MAX_WRAPPERS = 3  # modules around a component whose names are tried
 DECIDING = ("model.diffusion_model.", "diffusion_model.", "first_stage_model.", "text_encoders.")
 
 
@@ -62,10 +69,26 @@ def file_components(names: Iterable[str]) -> list[FileComponent]:
         prefix = "" if found is None else found[1]
         group = groups.setdefault(prefix.removesuffix("transformer.") or prefix, {})
         group[name.removeprefix(prefix)] = name
-    return [
-        FileComponent(prefix, next((layout for layout in layouts() if layout.matches(group)), None), group)
-        for prefix, group in sorted(groups.items())
-    ]
+    parts = [FileComponent(prefix, _layout_of(group), group) for prefix, group in sorted(groups.items())]
+    wrapped = None if any(part.layout for part in parts) else _wrapped(names)
+    return parts if wrapped is None else [wrapped]
+
+
+def _layout_of(names: Mapping[str, str]) -> Layout | None:
+    return next((layout for layout in layouts() if layout.matches(names)), None)
+
+
+def _wrapped(names: Sequence[str]) -> FileComponent | None:
+    """Return the component whose names all begin with that of a module around it: "model.", "module.", "pipe.dit."."""
+    own = [name for name in names if "." in name or not describes(name)]
+    shared = commonprefix(own)  # noqa: RUF071 - of characters, in names that are no paths
+    for dot in islice(re.finditer(r"\.", shared), MAX_WRAPPERS):
+        prefix = shared[: dot.end()]
+        inside = {name.removeprefix(prefix): name for name in names}
+        layout = _layout_of(inside)
+        if layout is not None:
+            return FileComponent(prefix, layout, inside)
+    return None
 
 
 WIDTHS_OF_CLIP = {768: "a CLIP-L text encoder", 1280: "a CLIP-G text encoder", 1024: "a CLIP-H text encoder"}
@@ -172,6 +195,7 @@ def find_source(place: Path, kind: str, config: Config | None = None) -> Source:
     files = [place] if folder is None else component_files(folder)
     headers = tuple(map(readable_header, files))
     entries = {name: entry for header in headers for name, entry in header.entries.items()}
+    is_given = config is not None
     if config is None and folder and (folder / CONFIG).is_file():
         config = read_config(folder)
     if config is not None:
@@ -185,7 +209,7 @@ def find_source(place: Path, kind: str, config: Config | None = None) -> Source:
     else:
         raise PiyingError(f"{place}: {other_model(entries, headers[0].metadata, kind)}")
     original = part.layout is not None and part.layout.style == "original"
-    if config is not None and original and class_name(config) not in classes_of(kind):
+    if config is not None and not is_given and original and class_name(config) not in classes_of(kind):
         config = None  # what its authors put beside it is none of diffusers
     return Source(place, headers, part, _entries_of(part, entries, place), config)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ..errors import PiyingError
@@ -197,10 +197,17 @@ def check_tensors(
         entry = entries[full]
         if name not in shapes:
             continue
-        if tuple(entry.shape) != shapes[name]:
+        if not is_same_shape(entry.shape, shapes[name]):
             raise misfit(class_name, f"{name} is of shape {list(entry.shape)}, not {list(shapes[name])}")
         if entry.dtype in WHOLE_NUMBERS and not any(entry.dtype in one.number_types for one in FORMATS.values()):
             raise misfit(class_name, f"{name} holds whole numbers, {entry.dtype}")
+
+
+def is_same_shape(stored: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Return whether two shapes differ by leading sides of 1 at most: llama.cpp's tools write none."""
+    long, short = sorted((tuple(stored), tuple(wanted)), key=len, reverse=True)
+    extra = len(long) - len(short)
+    return long[extra:] == short and set(long[:extra]) <= {1}
 
 
 def check_blocks(kind: str, shapes: Shapes) -> None:

@@ -45,10 +45,14 @@ class WanVACEFamily(ModelFamily):
             beside = _companions(files) | beside
         # No single file has a noise schedule; that of all published models is the same.
         beside["scheduler"] = (BUILT_IN_ROOT / self.key / "scheduler",)
-        return [
-            files.model(self, parts, {**beside, "transformer": tuple(part.path for part in parts)}, name)
-            for name, parts in offered.items()
-        ]
+        found = []
+        for name, ones in offered.items():
+            own = {part: place for one in ones for part, place in one.inside(BESIDE).items()}
+            if "tokenizer" not in own:
+                own.pop("text_encoder", None)
+            parts = {**beside, **own, "transformer": tuple(one.path for one in ones)}
+            found.append(files.model(self, ones, parts, name))
+        return found
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
@@ -75,16 +79,22 @@ class WanVACEFamily(ModelFamily):
         return what_fits(components, machine, handle, work)
 
 
+BESIDE = {"text_encoder": UMT5, "vae": VAE_TITLE}  # what checkpoints hold besides transformers
+
+
 def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, ...]]]:
     """Yield the transformers by the name they are offered under, with the files they are made of.
 
     A VACE module goes with each text-to-video model of its width. Where there is one such model alone, the pair has
     the module's name.
     """
-    found = [one for one in files.all if one.found.readable]
-    yield from ((one.name, (one,)) for one in found if one.title == VACE)
-    for module in (one for one in found if one.title == VACE_MODULE):
-        bases = [one for one in found if one.title == TEXT_TO_VIDEO and one.width == module.width]
+    found: dict[str, list[SingleFile]] = {}
+    for one in files.all:
+        for part in one.found.parts if one.found.readable else ():
+            found.setdefault(part.title, []).append(one)
+    yield from ((one.name, (one,)) for one in found.get(VACE, ()))
+    for module in found.get(VACE_MODULE, ()):
+        bases = [one for one in found.get(TEXT_TO_VIDEO, ()) if one.width == module.width]
         for base in bases:
             yield module.name if len(bases) == 1 else f"{module.name} + {base.name}", (base, module)
 

@@ -211,12 +211,12 @@ VARIANTS = {
 
 
 def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
-    del together
     if not _has_vace(names):
         return ["a VACE module of the same size"]
     if not _has_main_blocks(names):
         return ["the Wan2.1 text-to-video model of the same size"]
-    return ["the UMT5-XXL text encoder", "the Wan2.1 VAE"]
+    encoder = [] if together.get("text_encoder") else ["the UMT5-XXL text encoder"]
+    return [*encoder, *([] if together.get("vae") else ["the Wan2.1 VAE"])]
 
 
 def part(shapes: Shapes) -> Tensors | None:

@@ -37,19 +37,13 @@ class ZImageFamily(ModelFamily):
         lent = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
         vae = None if "vae" in lent else _vae(files)
         texts_lent = lent.keys() >= {"text_encoder", "tokenizer"}
-        return [
-            files.model(
-                self,
-                (one,),
-                {
-                    **({"vae": (vae,)} if vae else {}),
-                    **({} if texts_lent else _encoder(one, files, folders)),
-                    **lent,
-                    "transformer": (one.path,),
-                },
-            )
-            for one in transformers
-        ]
+        found = []
+        for one in transformers:
+            own = one.inside({"text_encoder": LANGUAGE_MODEL.title, "vae": FLUX_TITLE})
+            encoder = {} if texts_lent and "text_encoder" not in own else _encoder(one, files, folders)
+            parts = {**({"vae": (vae,)} if vae else {}), **encoder, **lent, **own, "transformer": (one.path,)}
+            found.append(files.model(self, (one,), parts))
+        return found
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> ZImageWork:
         """Return what an image has to do, from the inputs of the Z-Image node or Memory Plan."""
@@ -92,9 +86,9 @@ def _encoder(
     from ..checkpoints.tokenizers import qwen_tokenizer
 
     wanted = files.shapes(transformer, "transformer")["cap_embedder.1.weight"][1]
-    for one in files.all:
-        if one.title != LANGUAGE_MODEL.title or not one.found.readable:
-            continue
+    inside = transformer.inside({"text_encoder": LANGUAGE_MODEL.title})
+    beside = [one for one in files.all if one.title == LANGUAGE_MODEL.title and one.found.readable]
+    for one in [transformer] if inside else beside:
         vocabulary, width = files.shapes(one, "text_encoder")[EMBEDDINGS]
         if width == wanted:
             lenders = [folder.path for folder in folders] + files.folders_of(*QWEN3)

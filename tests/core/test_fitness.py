@@ -9,6 +9,7 @@ import struct
 from functools import partial
 
 import pytest
+import torch
 from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
@@ -304,6 +305,45 @@ def test_a_gguf_file_is_judged_tensor_by_tensor(kind, tmp_path):
         found, said = inspect(path), refusal(partial(load_component, kind, path), path)
         assert said, name
         assert not found.parts or found.reason == said, name
+
+
+@pytest.mark.parametrize("title", ["VaceWanModel", "Z-Image"])
+def test_leading_sides_of_1_may_be_missing(title, tmp_path):
+    """ggml keeps none: what its tools write of a table [1, 6, width] is [6, width]."""
+    kind, make, rename = ZOO[title]
+    expected = make().state_dict()
+    state = {name: tensor[0] if tensor.shape[0] == 1 else tensor for name, tensor in rename(expected).items()}
+    assert any(tensor.shape != rename(expected)[name].shape for name, tensor in state.items())
+    path = gguf_writer.save(state, tmp_path / "x.gguf", {"general.architecture": "x"})
+    assert inspect(path).reason == ""
+    loaded = load_component(kind, path, dtype=torch.float32).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("title", "spare"),
+    [
+        ("AutoencoderKL of ldm", "model_ema.num_updates"),
+        ("AutoencoderKL of ldm", "loss.discriminator.main.0.weight"),
+        ("AutoencoderKL of Flux", "loss.logvar"),
+        ("UMT5EncoderModel", "logit_scale"),
+        ("Qwen3ForCausalLM", "logit_scale"),
+        ("Qwen3ForCausalLM", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+    ],
+)
+def test_what_training_and_saving_leave_behind_is_passed_over(title, spare, tmp_path):
+    kind, shapes = whole(title)
+    path = write(tmp_path / "x.safetensors", {**shapes, spare: (1,)})
+    assert inspect(path).reason == ""
+    load_component(kind, path)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "vae."])
+def test_names_of_a_module_around_a_component_are_dropped(prefix, tmp_path):
+    kind, shapes = whole("WanVAE_")
+    path = write(tmp_path / "x.safetensors", {f"{prefix}{name}": shape for name, shape in shapes.items()})
+    assert (inspect(path).what, inspect(path).reason) == ("a Wan2.1 VAE", "")
+    load_component(kind, path)
 
 
 def test_a_module_and_its_base_are_judged_alone_and_together(tmp_path):

@@ -48,9 +48,9 @@ def test_names_of_the_original_code(original):
     assert not any(part in name for name in shapes for part in ("attn1", "to_q", "norm2", "proj_in", "condition"))
 
 
-@pytest.mark.parametrize("prefix", ["", writers.PREFIX])
+@pytest.mark.parametrize("prefix", ["", writers.PREFIX, "model.", "module.", "pipe.dit."])
 def test_the_original_layout(model, original, tmp_path, prefix):
-    """Also ComfyUI's, under its prefix; the file's name says nothing."""
+    """Also ComfyUI's, under its prefix, and under those of modules around it; the file's name says nothing."""
     path = writers.save({prefix + name: tensor for name, tensor in original.items()}, tmp_path / "renamed.bin")
     loaded = load_component("transformer", path, dtype=torch.float32)
     assert_same(loaded, model)

@@ -11,12 +11,14 @@ from piying.core.catalog.component_sizes import folder_components, found_compone
 from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
+from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
 from piying.core.wan.run import sample
+from safetensors.torch import load_file
 
 from .formats import models, names, writers
 
@@ -68,6 +70,33 @@ def test_it_runs(folders, host):
     frames, record = sample(ModelHandle(WAN_VACE, NAME), REQUEST, host)
     assert frames.shape == (5, 32, 32, 3)
     assert record["model"] == NAME
+
+
+def test_a_checkpoint_of_all_components_runs_alone(folders, host):
+    """ComfyUI's "Save Checkpoint" writes one: the same frames as from the files that it is made of."""
+    expected, _ = sample(ModelHandle(WAN_VACE, NAME), REQUEST, host)
+    tensors = load_file(folders / NAME)
+    encoder = load_file(folders / "text_encoders" / "x.safetensors")
+    tensors["text_encoders.umt5xxl.spiece_model"] = encoder.pop("spiece_model")
+    tensors["text_encoders.umt5xxl.logit_scale"] = torch.tensor(4.6055)
+    tensors |= {f"text_encoders.umt5xxl.transformer.{name}": tensor for name, tensor in encoder.items()}
+    tensors |= {f"vae.{name}": tensor for name, tensor in torch.load(folders / "vae" / "y.pth").items()}
+    for file in (NAME, "text_encoders/x.safetensors", "vae/y.pth"):
+        (folders / file).unlink()
+    path = writers.save(tensors, folders / "diffusion_models" / "all.safetensors")
+    found = inspect(path)
+    assert (found.readable, found.needs) == (True, ())
+    assert model_choices(WAN_VACE, host) == ["auto", "diffusion_models/all.safetensors", "built-in"]
+    frames, _ = sample(ModelHandle(WAN_VACE, "diffusion_models/all.safetensors"), REQUEST, host)
+    assert torch.equal(frames, expected)
+
+
+def test_a_folder_of_one_component_is_named_as_such(folders, host):
+    """As Wan-AI publishes its 14B model: shards beside the configuration of a class of its own."""
+    (folders / "diffusers" / "x").mkdir(parents=True)
+    (folders / "diffusers" / "x" / "config.json").write_text('{"_class_name": "VaceWanModel"}')
+    with pytest.raises(PiyingError, match="holds one component alone, a VaceWanModel; models are read from"):
+        check_model(WAN_VACE, "diffusers/x", host)
 
 
 def test_its_sizes_are_those_of_the_same_model_in_a_folder(folders, host):

@@ -369,6 +369,22 @@ def test_what_a_file_lacks_is_named(files, host, lost, told, model):
         choose_model(ModelHandle(Z_IMAGE, model), host)
 
 
+def test_a_checkpoint_of_all_components_needs_a_tokenizer_alone(files, host):
+    expected, _ = sample(ModelHandle(Z_IMAGE, FILE), REQUEST, host)
+    places = {
+        "model.diffusion_model.": FILE,
+        "text_encoders.qwen3_4b.transformer.": "text_encoders/qwen_3_4b.safetensors",
+        "vae.": "vae/ae.safetensors",
+    }
+    tensors = {prefix + name: t for prefix, file in places.items() for name, t in load_file(files / file).items()}
+    for file in places.values():
+        (files / file).unlink()
+    path = files / "diffusion_models" / "all.safetensors"
+    writers.save(tensors | {"text_encoders.qwen3_4b.logit_scale": torch.tensor(4.6055)}, path)
+    image, _ = sample(ModelHandle(Z_IMAGE, "diffusion_models/all.safetensors"), REQUEST, host)
+    assert torch.equal(image, expected)
+
+
 @pytest.mark.parametrize("file", ["vocab.json", "tokenizer.json"])
 def test_a_tokenizer_without_a_model_lends_itself(files, host, file):
     """Hubs have vocab.json and merges.txt; transformers 5 saves one tokenizer.json in their place."""

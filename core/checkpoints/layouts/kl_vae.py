@@ -168,6 +168,7 @@ KL_DIFFUSERS = Layout(
     place=same,
     config=config,
     class_name="AutoencoderKL",
+    spare=(r"model_ema\..+", r"loss\..+"),  # of training
 )
 KL_ORIGINAL = replace(
     KL_DIFFUSERS,

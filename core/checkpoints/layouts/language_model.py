@@ -201,7 +201,7 @@ LANGUAGE_MODEL = Layout(
     place=place,
     config=config,
     needs=needs_tokenizer,
-    spare=(r"(model\.)?visual\..+",),
+    spare=(r"(model\.)?visual\..+", r"logit_scale", r".+\.rotary_emb\.inv_freq"),
 )
 LANGUAGE_MODEL_GGUF = Layout(
     kind="prompt_model",
@@ -211,6 +211,6 @@ LANGUAGE_MODEL_GGUF = Layout(
     place=place_gguf,
     config=partial(config, has_metadata=True),
     needs=needs_tokenizer,
-    spare=(r"rope_freqs\.weight",),
+    spare=(r"(blk\.\d+\.)?(rope_freqs|attn_rot_embd)\.weight",),
     settings=settings,
 )
