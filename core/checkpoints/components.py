@@ -19,11 +19,7 @@ from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import judge
 from ..lora.names import lora_names
-<<<<<<< HEAD
-from ..quantization.stored_formats import check_readable, check_scales
-=======
-from ..quantization.stored_formats import check_readable, describes
->>>>>>> main
+from ..quantization.stored_formats import check_readable, check_scales, describes
 from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors, part_tensors
 from .layouts.base import Config, Layout, Metadata, Shapes
 from .pretrained import check_counts, class_name, read_config

@@ -164,11 +164,7 @@ def test_a_damaged_model_is_refused(tmp_path, circle):
     with pytest.raises(PiyingError, match=r"broken: cannot be read as a depth model \(1 tensors .* head.conv3.weight"):
         depth(circle[0][:1], "auto", "per frame", host)
     (folder / "model.safetensors").write_bytes(b"cut short")
-<<<<<<< HEAD
-    with pytest.raises(PiyingError, match=r"broken.model\.safetensors: it is neither a safetensors"):
-=======
     with pytest.raises(PiyingError, match=r"broken.model.safetensors: it is neither a safetensors, a GGUF"):
->>>>>>> main
         depth(circle[0][:1], "auto", "per frame", host)
 
 
