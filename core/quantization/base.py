@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 # CUDA's compute capability of the first cards that multiply in a number type: Ada. Older ones only store it.
 FP8_TENSOR_CORES = (8, 9)
-SQUARE = 128  # side of the squares that share a scale in DeepSeek's layout (weight_block_size)
 IDENTITY_ROWS = 1024  # of an identity matrix at a time: a whole one of a wide layer is most of a gigabyte
 
 
@@ -102,17 +100,9 @@ class WeightFormat(ABC):
 
     def takes_scale(self, weight: Sequence[int], scale: Sequence[int]) -> bool:
         """Return whether a weight of one shape can have a scale of another; see `ScaledTensor` for those there are."""
-        numbers = prod(scale)
-        if len(weight) != 2 or not numbers:
-            return False
-        rows, columns = weight
-        if numbers == 1:
-            return True
-        blocks = numbers // scale[0]
-        if scale[0] in (1, rows) and columns % blocks == 0:
-            return True
-        # The width is in whole squares, or in one that is cut.
-        return scale[0] == -(-rows // SQUARE) and blocks == -(-columns // SQUARE) and columns % blocks == 0
+        from .scaled_tensor import takes_scale
+
+        return takes_scale(weight, scale)
 
     @abstractmethod
     def holds(self, stored: StoredTensor) -> bool:

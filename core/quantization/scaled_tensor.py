@@ -1,14 +1,36 @@
-"""Scaled tensors of files: values in few bits whose true numbers are a scale times them."""
+"""Scaled tensors of files: values in few bits whose true numbers are a scale times them.
+
+Headers are judged here too, so that torch is imported where it is needed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
 from ..files.stored_tensor import StoredTensor
-from .base import SQUARE
+
+if TYPE_CHECKING:
+    import torch
+
+SQUARE = 128  # side of the squares that share a scale in DeepSeek's layout (weight_block_size)
+
+
+def takes_scale(weight: Sequence[int], scale: Sequence[int]) -> bool:
+    """Return whether a weight of one shape can have a scale of another; see `ScaledTensor`."""
+    numbers = prod(scale)
+    if len(weight) != 2 or not numbers:
+        return False
+    rows, columns = weight
+    if numbers == 1:
+        return True
+    blocks = numbers // scale[0]
+    if scale[0] in (1, rows) and columns % blocks == 0:
+        return True
+    # The width is in whole squares, or in one that is cut.
+    return scale[0] == -(-rows // SQUARE) and blocks == -(-columns // SQUARE) and columns % blocks == 0
 
 
 def dequantize(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -42,6 +64,8 @@ class ScaledTensor(StoredTensor):
     @property
     def read_dtype(self) -> torch.dtype:
         """The type of the true values."""
+        import torch
+
         return torch.float32
 
     def scale_blocks(self) -> torch.Tensor:
@@ -63,7 +87,7 @@ class ScaledTensor(StoredTensor):
 
     def read(self) -> torch.Tensor:
         """Return the true values as float32."""
-        return dequantize(self.values.read(), self.scale_blocks(), torch.float32)
+        return dequantize(self.values.read(), self.scale_blocks(), self.read_dtype)
 
     def release(self) -> None:
         """Give the pages of the values back."""
