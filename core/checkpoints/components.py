@@ -19,9 +19,9 @@ from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import judge
 from ..lora.names import lora_names
-from ..quantization.stored_formats import check_readable, describes
+from ..quantization.stored_formats import check_readable, check_scales, describes
 from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors, part_tensors
-from .layouts.base import Config, Layout, Shapes
+from .layouts.base import Config, Layout, Metadata, Shapes
 from .pretrained import check_counts, class_name, read_config
 
 PREFIX = re.compile(
@@ -105,6 +105,7 @@ FOREIGN = (
 )
 
 
+UNKNOWN = "no model known here"
 LONGEST_MARK = 200  # characters of a name that FOREIGN looks at
 
 
@@ -122,7 +123,21 @@ def describe(entries: Mapping[str, TensorEntry]) -> str:
     for pattern, title in FOREIGN:
         if re.search(f"^(?:{pattern})", lines, re.MULTILINE):
             return title
-    return "no model known here"
+    return UNKNOWN
+
+
+def other_model(entries: Mapping[str, TensorEntry], metadata: Metadata, wanted: str = "") -> PiyingError:
+    """Return what to raise where a file holds no component that is read, or not the wanted one.
+
+    Args:
+        entries, metadata: of the file.
+        wanted: the kind of component; "" for any.
+    """
+    what, architecture = describe(entries), metadata.get("general.architecture")
+    said = f"{what} ({str(architecture)[:40]})" if architecture else what
+    # Of what is not known every door says the same.
+    also = f", not a {wanted.replace('_', ' ')}" if wanted and what != UNKNOWN else ""
+    return PiyingError(f"this is {said}{also}. Choose another file.")
 
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")  # in the names of files that hold one model together
@@ -188,9 +203,7 @@ def find_source(place: Path, kind: str, config: Config | None = None) -> Source:
     elif config is not None and len(parts) == 1 and parts[0].layout is None:
         part = parts[0]  # names that no layout knows: the configuration beside them says what they are
     else:
-        raise PiyingError(
-            f"{place}: this is {describe(entries)}, not a {kind.replace('_', ' ')}. Choose another file."
-        )
+        raise PiyingError(f"{place}: {other_model(entries, headers[0].metadata, kind)}")
     original = part.layout is not None and part.layout.style == "original"
     if config is not None and not is_given and original and class_name(config) not in classes_of(kind):
         config = None  # what its authors put beside it is none of diffusers
@@ -199,10 +212,9 @@ def find_source(place: Path, kind: str, config: Config | None = None) -> Source:
 
 def _entries_of(part: FileComponent, entries: Mapping[str, TensorEntry], place: Path) -> dict[str, TensorEntry]:
     own = {name: entries[full] for name, full in part.names.items()}
-    if part.layout is None:
-        return own
     try:
-        return class_entries(part.layout, own)
+        check_scales(own)  # of a folder's files one may hold the weights, another their scales
+        return own if part.layout is None else class_entries(part.layout, own)
     except PiyingError as error:
         raise PiyingError(f"{place}: {error}") from error
 

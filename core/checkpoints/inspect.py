@@ -14,7 +14,7 @@ from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import Verdict, check_numbers, judge
 from ..lora.names import lora_names
 from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
-from .components import FileComponent, check_file, describe, file_components
+from .components import FileComponent, check_file, describe, file_components, other_model
 from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
 
 GB = 1e9  # as makers of disks and hubs count
@@ -136,9 +136,7 @@ def _why_unreadable(
                 check_numbers(header.path)
             return lora.reason
         if not parts:
-            what = describe(header.entries)
-            architecture = header.metadata.get("general.architecture")
-            raise PiyingError(f"it is {what}" + (f" ({architecture})" if architecture else ""))
+            raise other_model(header.entries, header.metadata)
         check_file(header, parts)
     except PiyingError as error:
         return str(error).removeprefix(f"{header.path}: ").removeprefix(f"{header.path.parent}: ")

@@ -94,3 +94,14 @@ def all_finite(tensor: torch.Tensor) -> bool:
     # torch finds no extremes of float8; e5m2 is fp16 with fewer bits.
     least, most = torch.aminmax(tensor.to(torch.float16) if tensor.dtype == torch.float8_e5m2 else tensor)
     return bool(torch.isfinite(least) and torch.isfinite(most))
+
+
+def largest_number(tensor: torch.Tensor) -> float:
+    """Return the largest magnitude in a tensor of any number type; 0 for an empty one."""
+    import torch
+
+    if not tensor.numel():
+        return 0.0
+    # torch finds no extremes of float8, which fp16 holds exactly, but for e4m3's.
+    least, most = torch.aminmax(tensor.to(torch.float16) if tensor.dtype.itemsize == 1 else tensor)
+    return max(-float(least), float(most))

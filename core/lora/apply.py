@@ -19,8 +19,8 @@ from ..main_memory import is_out_of_memory
 from ..quantization.casting import dense_weight, is_linear
 from .additions import Addition, Axis, Kronecker, LowRank, add, take_off
 from .catalog import LoraFile
-from .file import Change, block_of, finite, hadamard_rank, read_lora, stated_scale
-from .names import MAGNITUDES, Target
+from .file import NO_MATRIX, Change, block_of, check_change, hadamard_rank, read_lora, scale_of, stated_scale
+from .names import Target
 
 log = logging.getLogger("piying")
 
@@ -77,7 +77,9 @@ def apply_lora(
     parameters = frozenset(name for name, _ in model.named_parameters())
     verdict = read_lora(path, class_name, parameters | {name for name, _ in model.named_modules()})
     applied = AppliedLora(path, scale, dtype)
-    lora = _OneLora(model, parameters, path, applied, stated_scale(path))
+    lora = _OneLora(model, parameters, applied, stated_scale(path))
+    for change in verdict.changes:
+        check_change(change, path, lora.stated_scale)
     unfitting: dict[str, str] = {}
     try:
         for change in verdict.changes:
@@ -104,7 +106,6 @@ class _OneLora:
 
     model: nn.Module
     parameters: frozenset[str]
-    path: Path
     applied: AppliedLora
     stated_scale: Callable[[Change[StoredTensor]], float | None]
 
@@ -113,7 +114,6 @@ class _OneLora:
 
         Raises:
             ValueError: a layer of a block is of another size.
-            PiyingError: some of its numbers are not finite.
         """
         name = target.name
         if name in self.parameters:  # of no layer, such as a modulation table
@@ -187,14 +187,12 @@ class _OneLora:
         return f"of another size: {words}"
 
     def _read(self, change: Change[StoredTensor], role: str) -> torch.Tensor:
-        return finite(change.parts[role], f"{change.layer}.{role}", self.path)
+        tensor = change.parts[role].read()
+        return tensor if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) else tensor.float()
 
     def _scale(self, change: Change[StoredTensor]) -> float:
-        """Return alpha / rank."""
-        if "alpha" in change.parts:
-            return float(self._read(change, "alpha").reshape(-1)[0]) / change.rank if change.rank else 1.0
-        stated = self.stated_scale(change) if change.kind != "whole" else None
-        return 1.0 if stated is None else stated
+        alpha = float(self._read(change, "alpha").reshape(-1)[0]) if "alpha" in change.parts else None
+        return scale_of(change, alpha, self.stated_scale)
 
     def _kept(self, tensor: torch.Tensor, stored: torch.dtype | None = None) -> torch.Tensor:
         """Return a factor in the type in which it is kept, that of the file where no other is wanted."""
@@ -238,7 +236,7 @@ class _OneLora:
         https://arxiv.org/abs/2402.09353; peft's magnitudes are of rows, LyCORIS and OneTrainer have both.
         """
         magnitude = torch.atleast_1d(self._read(change, change.magnitude).float())
-        axis: Axis = "out" if change.magnitude == "lora_magnitude_vector" or magnitude.shape[0] != 1 else "in"
+        axis: Axis = "out" if change.is_by_rows else "in"
         if axis == "in" and not target.is_whole:
             return "a DoRA over the inputs of a joined layer"
         changed = weight + addition.weight()
@@ -254,9 +252,6 @@ def _factors(parts: dict[str, torch.Tensor], kind: str, name: str, core: str) ->
     if f"{kind}_{core}" not in parts:
         return left, right
     return left.t(), torch.einsum("mn...,ni->mi...", parts[f"{kind}_{core}"].float(), right).flatten(1)
-
-
-NO_MATRIX = frozenset({"alpha", "bias", "up_bias", *MAGNITUDES})
 
 
 @dataclass

@@ -8,25 +8,36 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT
 from ..families.registry import component_specs, lora_model
-from ..files.dtypes import all_finite
+from ..files.dtypes import all_finite, largest_number
 from ..files.json_file import parse_json, read_json_or_empty
 from ..files.open import open_tensors, read_header
 from ..files.stored_tensor import StoredTensor
 from ..quantization.stored_formats import describes, join_scales
-from .names import FOREIGN_ROLE, MAGNITUDES, Placement, Target, layer_names, lora_names, transformer_classes
-
-if TYPE_CHECKING:
-    import torch
+from .names import (
+    FOREIGN_ROLE,
+    MAGNITUDES,
+    OF_TEXT_ENCODER,
+    PEFT_MAGNITUDE,
+    Placement,
+    Target,
+    layer_names,
+    lora_names,
+    transformer_classes,
+)
 
 READABLE = "LoRA, DoRA, LoHa, LoKr, and whole differences (diff, diff_b)"
 PEFT_METADATA = "lora_adapter_metadata"  # under which diffusers writes peft's configuration, as JSON
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as peft's save_pretrained names them
-SHOWN = 3  # names in a sentence
+SHOWN, SHOWN_REASONS = 3, 6  # names and reasons in a sentence
+OF_KIND, NOT_READ, ALPHA_ALONE = "of the kind ", ", which is not read", "an alpha alone"
+# Attention multiplies the outputs of two layers with each other: beyond this, the root of float32's largest number,
+# no type holds the result.
+LARGEST_CHANGE = 2.0**64
 
 
 class Shaped(Protocol):
@@ -63,12 +74,18 @@ class Change(Generic[Tensor]):
         return next((role for role in MAGNITUDES if role in self.parts), "")
 
     @property
+    def is_by_rows(self) -> bool:
+        """Whether a DoRA's magnitudes are those of the weight's rows, as peft's are, and not of its columns."""
+        shape, (out, _) = self._shape(self.magnitude), self.size
+        return self.magnitude == PEFT_MAGNITUDE or (math.prod(shape) == out and shape[:1] == (out,))
+
+    @property
     def why_left_out(self) -> str:
         """Why nothing of it can be applied though its layer is there, in a few words; "" where something can."""
         foreign = next((role for role in self.parts if role.startswith(FOREIGN_ROLE)), None)
         if foreign is not None:
-            return f"of the kind {foreign.removeprefix(FOREIGN_ROLE)}, which is not read"
-        return "" if self.kind or self.parts.keys() & {"bias", "up_bias"} else "an alpha alone"
+            return f"{OF_KIND}{foreign.removeprefix(FOREIGN_ROLE)}{NOT_READ}"
+        return "" if self.kind or self.parts.keys() & {"bias", "up_bias"} else ALPHA_ALONE
 
     def _shape(self, role: str) -> tuple[int, ...]:
         return tuple(self.parts[role].shape)
@@ -141,7 +158,7 @@ class Change(Generic[Tensor]):
         try:
             if self.kind:
                 out, _ = self.size
-                if self.magnitude and self._length(self.magnitude) not in self.size:
+                if self.magnitude and self._length(self.magnitude) != self.size[0 if self.is_by_rows else 1]:
                     self._check(False, self.magnitude, "up" if "up" in self.parts else next(iter(self.parts)))
                 if "up_bias" in self.parts and self._length("up_bias") != out:
                     self._check(False, "up_bias", "up")
@@ -265,7 +282,9 @@ class Verdict(Generic[Tensor]):
         for name, why in self.placement.left_out.items():
             groups.setdefault(why, []).append(name)
         largest_first = sorted(groups.items(), key=lambda group: -len(group[1]))
-        said = ", ".join(f"{len(names)} {why} ({_first(names)})" for why, names in largest_first)
+        said = ", ".join(f"{len(names)} {why} ({_first(names)})" for why, names in largest_first[:SHOWN_REASONS])
+        if rest := largest_first[SHOWN_REASONS:]:  # it is saved with every picture
+            said += f", {sum(len(names) for _, names in rest)} for {len(rest)} other reasons"
         return f"{len(self.placement.left_out)} of its {self.count} layers: {said}"
 
     @property
@@ -309,25 +328,18 @@ def judge(
         present: the names of the layers and parameters a module has; None where there is none yet.
     """
     changes, others = grouped({name: tensor for name, tensor in tensors.items() if not describes(name)})
-    classes = transformer_classes() if class_name is None else (class_name,)
-    verdicts = [_judged(one, changes, others, present) for one in classes]
-    best = max(verdicts, key=lambda verdict: (len(verdict.changes), not verdict.reason))
-    if class_name is None and not best.changes and changes:
-        first = next(iter(best.placement.left_out))
-        why = best.placement.left_out[first]
-        unread = (
-            f"{len(changes)} of its {len(changes)} layers are in no transformer that this pack reads, {first[:80]} "
-        )
-        reason = best.reason if why.startswith("of ") else f"{unread}first. It was made for another model; {CHOOSE}"
-        return Verdict(best.class_name, [], best.placement, best.count, reason)
-    return best
+    if class_name is not None:
+        return _judged(class_name, changes, others, present, nowhere=f"not in a {class_name}")
+    nowhere = "in no transformer that this pack reads"
+    verdicts = [_judged(one, changes, others, present, nowhere=nowhere) for one in transformer_classes()]
+    return max(verdicts, key=lambda verdict: (len(verdict.changes), not verdict.reason))
 
 
 CHOOSE = "choose another LoRA."
 
 
 def _judged(
-    class_name: str, changes: list[Change[Tensor]], others: list[str], present: Collection[str] | None
+    class_name: str, changes: list[Change[Tensor]], others: list[str], present: Collection[str] | None, *, nowhere: str
 ) -> Verdict[Tensor]:
     names = list(dict.fromkeys(change.layer for change in changes))
     placement = layer_names(class_name).place(names, present)
@@ -340,7 +352,7 @@ def _judged(
     if not changes:
         reason = f"has no layer of a LoRA{f' ({others[0][:80]} first)' if others else ''}. Choose a LoRA file."
     elif not placed:
-        reason = _nothing_placed(class_name, placement.left_out)
+        reason = _nothing_placed(placement.left_out, nowhere)
     placement.left_out.update(dict.fromkeys(others, "no part of a LoRA"))
     return Verdict(class_name, placed, placement, len(names) + len(others), reason)
 
@@ -348,18 +360,24 @@ def _judged(
 DAMAGED = "The file is damaged; fetch it again."
 
 
-def _nothing_placed(class_name: str, left_out: Mapping[str, str]) -> str:
-    whys = Counter(left_out.values())
-    why, first = whys.most_common(1)[0][0], next(iter(left_out))
-    foreign = next((one for one in whys if one.startswith("of the kind ")), None)
-    if foreign is not None:
-        return f"is {foreign.removesuffix(', which is not read')}, which this pack cannot read. Readable: {READABLE}."
-    if why == "of a text encoder" and len(whys) == 1:
-        return f"changes text encoders alone ({first[:80]} first), which take no LoRA here; {CHOOSE}"
-    return (
-        f"{len(left_out)} of its {len(left_out)} layers are not in a {class_name}, {first[:80]} first. "
-        f"It was made for another model; {CHOOSE}"
-    )
+def _nothing_placed(left_out: Mapping[str, str], nowhere: str) -> str:
+    """Return why a file none of whose layers is applied cannot be used, going by most of them.
+
+    Args:
+        left_out: the reasons by layer.
+        nowhere: what layers are that no class has: "not in a Transformer".
+    """
+    whys = Counter(why for why in left_out.values() if why != OF_TEXT_ENCODER)
+    why = whys.most_common(1)[0][0] if whys else OF_TEXT_ENCODER
+    first = next(name for name, one in left_out.items() if one == why)[:80]
+    if why.startswith(OF_KIND):
+        return f"is {why.removesuffix(NOT_READ)}, which this pack cannot read. Readable: {READABLE}."
+    if why == OF_TEXT_ENCODER:
+        return f"changes text encoders alone ({first} first), which take no LoRA here; {CHOOSE}"
+    if why == ALPHA_ALONE:
+        return f"has layers with {ALPHA_ALONE}, {first} first. {DAMAGED}"
+    count = len(left_out)
+    return f"{count} of its {count} layers are {nowhere}, {first} first. It was made for another model; {CHOOSE}"
 
 
 # Read
@@ -379,30 +397,64 @@ def read_lora(path: Path, class_name: str, present: Collection[str]) -> Verdict[
 
 
 def check_numbers(path: Path, class_name: str | None = None) -> None:
-    """Accept a file all of whose numbers that a run would use are finite; it is read once.
+    """Accept a file all of whose numbers that a run would use are finite, and stay so; it is read once.
 
     Raises:
         PiyingError: some are not, or it is damaged.
     """
+    stated = stated_scale(path)
     for change in judge(join_scales(open_tensors(path)), class_name).changes:
-        for role, stored in change.parts.items():
-            finite(stored, f"{change.layer}.{role}", path)
-            stored.release()
+        check_change(change, path, stated)
 
 
-def finite(stored: StoredTensor, name: str, path: Path) -> torch.Tensor:
-    """Return the numbers of a tensor in a type that can be computed with.
+def check_change(
+    change: Change[StoredTensor], path: Path, stated: Callable[[Change[StoredTensor]], float | None]
+) -> None:
+    """Accept a change whose numbers are finite, and so are those that they make.
+
+    Args:
+        path: of the file, for messages.
+        stated: see `stated_scale`.
 
     Raises:
-        PiyingError: some are not finite.
+        PiyingError: they are not.
     """
-    import torch
+    largest = {}
+    for role, stored in change.parts.items():
+        tensor = stored.read()
+        if not all_finite(tensor):
+            raise PiyingError(
+                f"{path}: {change.layer[:80]}.{role} holds values that are no numbers (NaN or infinity). {DAMAGED}"
+            )
+        largest[role] = largest_number(tensor)
+        stored.release()
+    # Each number of the change is a sum of products of the factors' numbers, one of each.
+    product = math.prod(number for role, number in largest.items() if role not in NO_MATRIX)
+    alone = [number for role, number in largest.items() if role in ("bias", *MAGNITUDES)]
+    factor = scale_of(change, largest.get("alpha"), stated)
+    size = max(abs(factor) * max(product, largest.get("up_bias", 0.0)), *alone, 0.0)
+    if size > LARGEST_CHANGE:
+        raise PiyingError(
+            f"{path}: {change.layer[:80]} is changed by about {size:.0e}, with which no model computes. {DAMAGED}"
+        )
 
-    tensor = stored.read()
-    if not all_finite(tensor):
-        raise PiyingError(f"{path}: {name[:80]} holds values that are no numbers (NaN or infinity). {DAMAGED}")
-    plain = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return tensor if plain else tensor.float()
+
+NO_MATRIX = frozenset({"alpha", "bias", "up_bias", *MAGNITUDES})
+
+
+def scale_of(
+    change: Change[StoredTensor], alpha: float | None, stated: Callable[[Change[StoredTensor]], float | None]
+) -> float:
+    """Return alpha / rank, with which the product of a layer's factors is multiplied.
+
+    Args:
+        alpha: of the layer; None where it has none.
+        stated: see `stated_scale`.
+    """
+    if alpha is not None:
+        return alpha / change.rank if change.rank else 1.0
+    said = stated(change) if change.kind != "whole" else None
+    return 1.0 if said is None else said
 
 
 def stated_scale(path: Path) -> Callable[[Change[StoredTensor]], float | None]:

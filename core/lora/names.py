@@ -39,7 +39,8 @@ FACTOR = re.compile(
     re.IGNORECASE,
 )
 SIDES = {"a": "down", "b": "up"}
-MAGNITUDES = ("dora_scale", "lora_magnitude_vector")
+PEFT_MAGNITUDE = "lora_magnitude_vector"
+MAGNITUDES = ("dora_scale", PEFT_MAGNITUDE)
 PRODUCTS = frozenset(
     {
         *(f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
@@ -120,6 +121,7 @@ TEXT_ENCODER = re.compile(
     r"^lora_te\d?_|^te\d?(?=\.)|(?:^|[._])(?:text_?encoders?(?:_\d)?|text_model|cond_stage_model|conditioner|t5xxl"
     r"|clip_[lgh])(?=[._])"
 )
+OF_TEXT_ENCODER = "of a text encoder"
 # Parts of names that come from wrappers around a layer: torch.compile, FSDP, peft, attention processors.
 WRAPPERS = frozenset(
     {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer", "orig_module", "processor"}
@@ -173,8 +175,9 @@ class LayerNames:
         rules = [spec.rules for spec in component_specs(LORA_COMPONENT) if class_name in spec.classes]
         lists = sorted({name for one in rules for name in one.block_lists}, key=len, reverse=True)
         either = "|".join(map(re.escape, lists)) or r"(?!)"
-        self._dotted = re.compile(rf"(?:^|(?<=\.))({either})\.(\d+)\.")
-        self._flat = re.compile(rf"(?:^|(?<=[._]))({either})_(\d+)_")
+        # Of blocks right within blocks, as some wrappers number what they hold, the innermost.
+        self._dotted = re.compile(rf"(?:^|(?<=\.))(?:(?:{either})\.\d+\.)*({either})\.(\d{{1,9}})\.")
+        self._flat = re.compile(rf"(?:^|(?<=[._]))(?:(?:{either})_\d+_)*({either})_(\d{{1,9}})_")
         first = re.compile(rf"({either})\.0\.")
         # Patterns have "{}" for the number of a block.
         self._original: dict[str, tuple[Target, ...]] = {}
@@ -216,7 +219,7 @@ class LayerNames:
         for name in spelled:
             one = located.get(name)
             if TEXT_ENCODER.search(name if one is None else one.prefix):
-                placement.left_out[name] = "of a text encoder"
+                placement.left_out[name] = OF_TEXT_ENCODER
                 continue
             targets = [] if one is None else self._targets(one, is_original)
             if not targets or (present is not None and any(target.name not in present for target in targets)):
@@ -228,18 +231,18 @@ class LayerNames:
 
     def _locate(self, spelled: str) -> Located | None:
         """Return a layer's name in its parts; None where no layer of the class ends it."""
-        name = ".".join(part for part in spelled.split(".") if part not in WRAPPERS)
+        name = ".".join(part for part in spelled.replace("/", ".").split(".") if part not in WRAPPERS)
         block = self._dotted.search(name)
         if block is not None:
             rest = name[block.end() :]
             for pattern in (f"{block[1]}.{{}}.{rest}", f"{block[1]}.{{}}.{rest}.0"):
                 if pattern in self._own or pattern in self._original:
-                    return Located(name[: block.start()], pattern, int(block[2]))
+                    return Located(name[: block.start(1)], pattern, int(block[2]))
             return None
         block = self._flat.search(name)
         if block is not None:
             pattern = self._with_underscores.get(f"{block[1]}_{{}}_{name[block.end() :]}", "")
-            return Located(name[: block.start()], pattern, int(block[2])) if pattern else None
+            return Located(name[: block.start(1)], pattern, int(block[2])) if pattern else None
         # Outside of blocks: the longest end of the name that is one of a layer.
         cut = max(0, len(name) - self._longest)
         ends = [match.end() for match in re.compile(r"[._]").finditer(name, cut)]
@@ -270,7 +273,7 @@ class LayerNames:
             if taken:
                 for name in sets[prefix]:
                     del placement.targets[name]
-                    placement.left_out[name] = f"also there as {taken.most_common(1)[0][0] or 'plain names'}*"
+                    placement.left_out[name] = f"also there as {taken.most_common(1)[0][0][:80] or 'plain names'}*"
             else:
                 claimed |= dict.fromkeys(layers, prefix)
 

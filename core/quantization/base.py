@@ -8,7 +8,7 @@ line in the registry.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
@@ -97,6 +97,12 @@ class WeightFormat(ABC):
 
         scale = next((beside[name] for name in self.scales if name in beside), None)
         return weight if scale is None else ScaledTensor(weight, scale)
+
+    def takes_scale(self, weight: Sequence[int], scale: Sequence[int]) -> bool:
+        """Return whether a weight of one shape can have a scale of another; see `ScaledTensor` for those there are."""
+        from .scaled_tensor import takes_scale
+
+        return takes_scale(weight, scale)
 
     @abstractmethod
     def holds(self, stored: StoredTensor) -> bool:

@@ -1,15 +1,36 @@
-"""Scaled tensors of files: values in few bits whose true numbers are a scale times them."""
+"""Scaled tensors of files: values in few bits whose true numbers are a scale times them.
+
+Headers are judged here too, so that torch is imported where it is needed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
 from ..files.stored_tensor import StoredTensor
 
+if TYPE_CHECKING:
+    import torch
+
 SQUARE = 128  # side of the squares that share a scale in DeepSeek's layout (weight_block_size)
+
+
+def takes_scale(weight: Sequence[int], scale: Sequence[int]) -> bool:
+    """Return whether a weight of one shape can have a scale of another; see `ScaledTensor`."""
+    numbers = prod(scale)
+    if len(weight) != 2 or not numbers:
+        return False
+    rows, columns = weight
+    if numbers == 1:
+        return True
+    blocks = numbers // scale[0]
+    if scale[0] in (1, rows) and columns % blocks == 0:
+        return True
+    # The width is in whole squares, or in one that is cut.
+    return scale[0] == -(-rows // SQUARE) and blocks == -(-columns // SQUARE) and columns % blocks == 0
 
 
 def dequantize(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -43,28 +64,30 @@ class ScaledTensor(StoredTensor):
     @property
     def read_dtype(self) -> torch.dtype:
         """The type of the true values."""
+        import torch
+
         return torch.float32
 
     def scale_blocks(self) -> torch.Tensor:
         """Return the scale as float32 [out, blocks]."""
-        rows, columns = self.shape
+        rows = self.shape[0]
         scale = self.scale.read().float()
         scale = scale.reshape(1, 1) if scale.numel() == 1 else scale.reshape(scale.shape[0], -1)
         repeat = 1 if scale.shape[0] == rows else rows if scale.shape[0] == 1 else SQUARE
-        scale = scale.repeat_interleave(repeat, dim=0)[:rows].contiguous()
-        if scale.shape[0] != rows or columns % scale.shape[1]:
-            raise PiyingError(f"a scale of shape {list(self.scale.shape)} fits no weight of {list(self.shape)}.")
-        return scale
+        return scale.repeat_interleave(repeat, dim=0)[:rows].contiguous()
 
     def split(self, parts: int) -> list[StoredTensor]:
         """Return the rows in equal parts, each with its rows of the scale."""
-        shared = prod(self.scale.shape) == 1
+        shape = self.scale.shape
+        shared = prod(shape) == 1 or shape[0] == 1
+        if not shared and shape[0] != self.shape[0] and self.shape[0] % (SQUARE * parts):
+            raise PiyingError(f"its {self.shape[0]} rows have scales by {SQUARE}, which do not part into {parts}.")
         scales = [self.scale] * parts if shared else self.scale.split(parts)
         return [ScaledTensor(values, scale) for values, scale in zip(self.values.split(parts), scales, strict=True)]
 
     def read(self) -> torch.Tensor:
         """Return the true values as float32."""
-        return dequantize(self.values.read(), self.scale_blocks(), torch.float32)
+        return dequantize(self.values.read(), self.scale_blocks(), self.read_dtype)
 
     def release(self) -> None:
         """Give the pages of the values back."""

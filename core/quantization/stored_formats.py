@@ -93,6 +93,31 @@ def check_readable(header: FileHeader) -> None:
         )
     if header.format == "safetensors":
         check_types(header)
+    try:
+        check_scales(header.entries)
+    except PiyingError as error:
+        raise PiyingError(f"{header.path}: {error}") from error
+
+
+def check_scales(entries: Mapping[str, TensorEntry]) -> None:
+    """Accept tensors that are scaled by ones of a shape that goes with theirs.
+
+    Raises:
+        PiyingError: one is not.
+    """
+    scales, types = scale_names(), {name: entry.dtype for name, entry in entries.items()}
+    for name, entry in entries.items():
+        layer, _, own = name.rpartition(".")
+        weight = entries.get(f"{layer}.weight") if own in scales else None
+        if weight is None:
+            continue
+        chosen = recognised_format(f"{layer}.weight", types)
+        chosen = chosen or next(one for one in FORMATS.values() if own in one.scales)
+        if own in chosen.scales and not chosen.takes_scale(weight.shape, entry.shape):
+            raise PiyingError(
+                f"{name[:80]}: a scale of shape {list(entry.shape)} fits no weight of {list(weight.shape)}. "
+                "The file is damaged; fetch it again."
+            )
 
 
 def _foreign(header: FileHeader) -> str | None:

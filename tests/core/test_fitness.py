@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from functools import partial
@@ -161,8 +162,16 @@ ZOO = {
 
 
 def mutated(shapes):
-    """Yield for each tensor a table of shapes in which it is missing, longer by 1, or has a side more, in turn."""
-    for number, (name, shape) in enumerate(shapes.items()):
+    """Yield tables of shapes in which one tensor is missing, longer by 1, or has a side more, in turn.
+
+    Of tensors whose names differ in numbers alone, such as those of all blocks, the first and the last.
+    """
+    kinds = {}
+    for name in shapes:
+        kinds.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+    chosen = dict.fromkeys(name for names in kinds.values() for name in (names[0], names[-1]))
+    for number, name in enumerate(chosen):
+        shape = shapes[name]
         wrong = ({}, {name: (shape[0] + 1, *shape[1:])}, {name: (*shape, 2)})[number % 3]
         yield name, {other: one for other, one in shapes.items() if other != name} | wrong
 
@@ -208,13 +217,15 @@ def test_inspection_and_loading_agree_on_every_tensor(title, tmp_path):
     assert found.reason == ""
     load_component(kind, path)
     accepted = set()
-    for name, changed in mutated(shapes):
+    for number, (name, changed) in enumerate(mutated(shapes)):
         write(path, changed)
-        found, said = inspect(path), refusal(partial(load_component, kind, path), path)
-        if not found.readable and not found.parts:  # a layout is known by some of its tensors
-            assert said.startswith("this is "), (name, said)
-        else:
+        found, said = inspect(path), refusal(partial(find_component, kind, [path]), path)
+        if not said or number % 8 == 0:  # loading asks `find_component` first
+            assert refusal(partial(load_component, kind, path), path) == said
+        if found.what == "no model known here" or found.readable or found.parts:
             assert found.reason == said, name
+        else:  # a layout is known by some of its tensors
+            assert said.startswith(found.reason.removesuffix(" Choose another file.").removesuffix(".")), name
         accepted |= set() if said else {name}
     assert accepted <= OTHER_MODELS
 

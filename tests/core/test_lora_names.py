@@ -224,6 +224,18 @@ def test_of_two_sets_of_the_same_layers_one_is_taken():
     assert verdict.left_out == ("1 of its 2 layers: 1 also there as transformer.* (transformer_2.blocks.0.attn1.to_q)")
 
 
+def test_what_is_left_out_for_many_reasons_is_summed_up():
+    """It is written into every picture's metadata."""
+    entries = {
+        f"{'x' * number}{prefix}.blocks.0.attn1.to_q.lora_{side}.weight": entry(*shape)
+        for number in range(30)
+        for prefix in ("transformer", "y" * 4000)
+        for side, shape in (("A", (4, 8)), ("B", (8, 4)))
+    }
+    entries |= {f"blocks.0.attn1.{'z' * number}.alpha": entry(1) for number in range(3000)}
+    assert len(judge(entries).left_out) < 2000
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -260,6 +260,9 @@ ZOO = {
     "foreign layers besides": ({**pair(QUERY), **pair("diffusion_model.blocks.0.cross_attn.k_img")}, ""),
     "any adapter": (pair("base_model.model.blocks.0.self_attn.q", 4, "lora_A.mine.weight", "lora_B.mine.weight"), ""),
     "any prefix": (pair("pipe.dit.blocks.0.self_attn.q"), ""),
+    "a path as prefix": (pair("checkpoints/wan/blocks.0.self_attn.q"), ""),
+    "blocks within blocks": (pair("blocks.3.blocks.0.self_attn.q"), ""),
+    "DoRA of columns": ({**pair(QUERY), f"{QUERY}.dora_scale": torch.ones(1, W)}, ""),
     "older diffusers": (pair("transformer.blocks.0.attn1.to_q", 4, "lora.down.weight", "lora.up.weight"), ""),
     "fp8": ({name: tensor.to(torch.float8_e4m3fn) for name, tensor in pair(QUERY).items()}, ""),
     "DoRA": ({**pair(QUERY), f"{QUERY}.dora_scale": torch.ones(W, 1)}, ""),
@@ -272,12 +275,38 @@ ZOO = {
     ),
     "of another model": (pair("transformer.double_blocks.0.img_attn.qkv"), "1 of its 1 layers are"),
     "of a text encoder": (pair("lora_te1_text_model_encoder_layers_0_mlp_fc1"), "changes text encoders alone"),
+    "of a text encoder and another model": (
+        {
+            **pair("lora_te1_text_model_encoder_layers_0_mlp_fc1"),
+            **pair("lora_te1_text_model_encoder_layers_1_mlp_fc1"),
+            **pair("lora_unet_down_blocks_1_attentions_0_proj_in"),
+        },
+        "3 of its 3 layers are",
+    ),
+    "of another kind and another model": (
+        {f"{QUERY}.oft_blocks": torch.ones(4, 8, 8), **pair("double_blocks.0.img_attn.qkv"), **pair("txt_in")},
+        "3 of its 3 layers are",
+    ),
+    "alphas alone": (
+        {f"{QUERY}.alpha": torch.tensor(1.0), f"{QUERY}.dora_scale": torch.ones(W, 1)},
+        "has layers with an alpha alone",
+    ),
+    "DoRA of another width": (
+        {**pair(QUERY), f"{QUERY}.dora_scale": torch.ones(W + 1, 1)},
+        "has parts that do not belong together: dora_scale [97, 1]",
+    ),
     "one factor": ({f"{QUERY}.lora_A.weight": torch.ones(4, W)}, "self_attn.q has one factor alone: up is missing"),
     "two ranks": (
         {f"{QUERY}.lora_A.weight": torch.ones(4, W), f"{QUERY}.lora_B.weight": torch.ones(W, 5)},
         "has parts that do not belong together: up [96, 5] and down [4, 96]",
     ),
     "NaN": (pair(QUERY, value=float("nan")), "holds values that are no numbers (NaN or infinity)"),
+    "finite, and its product is not": (pair(QUERY, value=1e38), "self_attn.q is changed by about 1e+76"),
+    "too large for attention": (
+        {**pair(QUERY), f"{QUERY}.alpha": torch.tensor(1e30)},
+        "self_attn.q is changed by about",
+    ),
+    "a difference too large": ({f"{QUERY}.diff_b": torch.full((W,), 1e38)}, "self_attn.q is changed by about 1e+38"),
     "NaN alpha": (
         {**pair(QUERY), f"{QUERY}.alpha": torch.tensor(float("nan"))},
         "self_attn.q.alpha holds values that are no numbers (NaN or infinity)",
@@ -315,7 +344,9 @@ def test_inspection_list_check_and_run_refuse_in_the_same_words(host, tmp_path, 
     assert reason in found.reason
     assert f"read     no: {found.reason}" in as_text(found)
     # Only an open file tells of its numbers; a list looks at headers.
-    assert choices == (["none", "x.safetensors"] if "NaN" in name else ["none"])
+    assert choices == (
+        ["none", "x.safetensors"] if "holds values" in reason or "is changed by" in reason else ["none"]
+    )
     assert f"lora 'x.safetensors' cannot be used: {found.reason.rstrip('.')}. Here are: none." in accepted
     with pytest.raises(PiyingError) as caught:
         add(HANDLE, "x.safetensors")

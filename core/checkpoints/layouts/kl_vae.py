@@ -60,8 +60,8 @@ def place(name: str, shapes: Shapes) -> Place | None:
     if level := LEVEL.fullmatch(name):
         half, direction, number, resnet, own = level.groups()
         # The original counts the decoder's resolutions from the finest, diffusers in the order they are run.
-        levels = count(shapes, f"{half}.{direction}.")
-        block = f"{half}.{direction}_blocks.{int(number) if direction == 'down' else levels - 1 - int(number)}"
+        place = int(number) if direction == "down" else count(shapes, f"{half}.up.") - 1 - int(number)
+        block = f"{half}.{direction}_blocks.{place}"
         if resnet is None:
             return Whole(f"{block}.{direction}samplers.0.{own}")
         return by_prefix(own, RESNET, f"{block}.resnets.{resnet}.")

@@ -89,18 +89,20 @@ def config(shapes: Shapes) -> Config:
     """Return the configuration: UMT5 has a position bias in every block, T5 and mT5 in the first alone."""
     vocabulary, width = shapes["shared.weight"]
     umt5 = BIAS.format(1) in shapes
+    inner = shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0]
+    buckets, heads = shapes[BIAS.format(0)]
     layers = count(shapes, "encoder.block.")
     return {
         "architectures": ["UMT5EncoderModel" if umt5 else "T5EncoderModel"],
         "model_type": "umt5" if umt5 else "t5",
         "vocab_size": vocabulary,
         "d_model": width,
-        "d_kv": HEAD_DIM,
-        "num_heads": shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // HEAD_DIM,
+        "d_kv": inner // heads,
+        "num_heads": heads,
         "d_ff": shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
         "num_layers": layers,
         "num_decoder_layers": layers,
-        "relative_attention_num_buckets": shapes[BIAS.format(0)][0],
+        "relative_attention_num_buckets": buckets,
         "relative_attention_max_distance": 128,
         "feed_forward_proj": "gated-gelu",
         "is_encoder_decoder": umt5,
