@@ -18,6 +18,7 @@ from ..files.json_file import read_json
 from ..files.open import header_tensors, read_header
 from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor
+from ..main_memory import is_memory_short
 from ..quantization.policy import CastRules
 from .assemble import assemble
 from .fitness import class_config
@@ -200,7 +201,9 @@ def empty_module(kind: str, config: dict[str, Any], source: str, assumed: str = 
         return built
     except torch.OutOfMemoryError:
         raise  # of a card, which holds more than this module: a cheaper plan may do
-    except (*BAD_VALUES, StrictDataclassError) as error:
+    except (*BAD_VALUES, OSError, StrictDataclassError) as error:
+        if is_memory_short(error):
+            raise
         reason = " ".join(str(error).split())[:200]
     # Outside the handler: main memory that ran out for absurd sizes is no reason to try another plan.
     raise PiyingError(f"{source}: its configuration makes no {name} ({reason}). Fetch it again.")

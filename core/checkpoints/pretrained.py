@@ -12,6 +12,7 @@ from ..errors import PiyingError
 from ..files.folder import CONFIG, CONFIG_BYTES, component_files
 from ..files.json_file import read_json
 from ..files.open import read_header
+from ..main_memory import is_memory_short
 
 if TYPE_CHECKING:
     import torch
@@ -143,6 +144,8 @@ def reading(folder: Path | str, title: str) -> Iterator[None]:
     try:
         yield
     except (*BAD_VALUES, OSError, SafetensorError, StrictDataclassError) as error:
+        if is_memory_short(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise PiyingError(
             f"{folder}: cannot be read as a {title} model ({type(error).__name__}: {reason}). "

@@ -118,7 +118,12 @@ class ModelParts:
         self.host.check_cancelled()
         key = (self._files(part), choice.compute, choice.storage)
         model = cached_model(
-            f"{self.family.key}/{part}", key, lambda: self._read(part, choice), self.host, size=choice.weights
+            f"{self.family.key}/{part}",
+            key,
+            lambda: self._read(part, choice),
+            self.host,
+            size=choice.weights,
+            mapped=choice.address_space,
         )
         set_loras(model, self._loras(part), choice.compute)
         use_native_matmul(model, choice.native_matmul)

@@ -17,6 +17,7 @@ from shlex import split
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import PiyingError, explain_os_errors
+from ..main_memory import available_bytes
 from . import ffmpeg
 from .colour import PRECISE, UNKNOWN, Colour, to_rgb
 from .metadata import is_webp
@@ -170,12 +171,11 @@ def load_frames(path: Path, info: VideoInfo) -> torch.Tensor:
 
     Raises PiyingError when the file is damaged, or holds more than the free memory.
     """
-    import psutil
     import torch
 
     # Both at once: uint8 while decoding, since the frame count in a header may be wrong, then float32.
     each = info.width * info.height * 3 * (1 + 4)
-    free = psutil.virtual_memory().available
+    free = available_bytes()
 
     def check(count: int) -> None:
         if count * each > free:

@@ -16,6 +16,7 @@ from ..executor.model_cache import cached_model
 from ..files.folder import CONFIG, CONFIG_BYTES
 from ..files.json_file import read_json, read_json_or_empty
 from ..files.scan import find_files
+from ..main_memory import is_out_of_memory
 from .answers import clean_answer, ends_in_loop
 from .chat_template import encode
 from .family import PROMPT, SEEING
@@ -234,6 +235,8 @@ def generate(
         output = run() if step is None else step.generate(run, encoded.length, request.max_new_tokens)
         tokens = output[0, encoded.length :].cpu()
     except MODEL_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise PiyingError(
             f"The prompt model failed ({type(error).__name__}: {reason}). Choose another one."
