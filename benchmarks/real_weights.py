@@ -162,8 +162,9 @@ def _stored(file: RealFile, module: torch.nn.Module) -> Tensors:
     if file.type in TYPES and file.type != "fp8":
         return {name: tensor.to(TYPES[file.type]) for name, tensor in state.items()}
     if file.type in ("fp8", "fp8 scaled"):
-        half = {name: tensor.half() for name, tensor in state.items()}
-        state = writers.plain_fp8(half) if file.type == "fp8" else writers.comfy_old(half)
+        state = writers.plain_fp8(state) if file.type == "fp8" else writers.comfy_old(state)
+        plain = {name for name, tensor in state.items() if tensor.dtype == torch.float32 and not name.endswith(SCALE)}
+        state = {name: tensor.half() if name in plain else tensor for name, tensor in state.items()}
         return state | ({"spiece_model": _pieces()} if file.model == "umt5-xxl" else {})
     return state
 

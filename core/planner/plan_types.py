@@ -32,6 +32,9 @@ class PhasePlan:
         moved: bytes from main memory to the device.
         seconds: estimate.
         weights: bytes of all weights as stored.
+        copied: bytes of `ram` that are weights: those that do not stay in mapped files. They stay in memory after the
+            phase, as long as nothing needs the room.
+        cached: bytes beside `ram` that models of earlier phases still hold then, see `copied`.
         address_space: bytes of the process's address space that it adds, its mapped files included.
     """
 
@@ -47,6 +50,8 @@ class PhasePlan:
     moved: int
     seconds: float
     weights: int = 0
+    copied: int = 0
+    cached: int = 0
     address_space: int = 0
 
     @property
