@@ -1,6 +1,6 @@
 """Benchmark of whole runs at the published sizes, random weights: time and peak of each phase beside its plan.
 
-    python benchmarks/real_sizes.py --runs vace-1.3b hunyuan-dit qwen3-0.6b --scratch /disk --json benchmarks/results/real.json
+    python benchmarks/real_sizes.py --runs vace-1.3b qwen3-0.6b --scratch /disk --json benchmarks/results/real_sizes.json
 
 Each run writes the files it needs (see real_weights.py), starts the runner in a process of its own on a shipped
 workflow with a small size and few steps, and deletes the files. Memory is the process's own, without mapped files, as
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +27,6 @@ from real_weights import FILES, ROOT, load_pack, write
 
 POLL = 0.05  # seconds between two looks at the memory
 GIB = 2**30
-ENDS = 256 << 20  # spare disk that a run leaves
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,26 @@ class RealRun:
 
     files: tuple[str, ...]
     workflow: str
-    inputs: tuple[str, ...]
+    inputs: dict[str, Any]
 
 
-VIDEO = ("5.width=64", "5.height=64", "5.num_frames=5", "5.steps=2", "5.cfg=5", "5.prompt=a red circle moves right")
-IMAGE = ("5.width=256", "5.height=256", "5.steps=2", "5.prompt=a red circle")
-EXPAND = ("3.max_new_tokens=8",)
+VIDEO = {
+    "5.width": 64,
+    "5.height": 64,
+    "5.num_frames": 5,
+    "5.steps": 2,
+    "5.cfg": 1.0,
+    "5.prompt": "a red circle moves right",
+}
+IMAGE = {"5.width": 256, "5.height": 256, "5.steps": 2, "5.prompt": "a red circle"}
+EXPAND = {"3.max_new_tokens": 8}
 WAN = ("umt5-xxl-fp8-scaled", "wan-vae")
 RUNS = {
     "vace-1.3b": RealRun(("vace-1.3b-fp16", *WAN), "t2v", VIDEO),
     "vace-1.3b-folder": RealRun(("vace-1.3b-bf16", *WAN), "t2v", VIDEO),
     "vace-1.3b-fp8": RealRun(("vace-1.3b-fp8", *WAN), "t2v", VIDEO),
     "vace-1.3b-gguf": RealRun(("vace-1.3b-q4", *WAN), "t2v", VIDEO),
-    "vace-14b": RealRun(("vace-14b-fp8-scaled", *WAN), "t2v", (*VIDEO, "5.steps=1", "5.cfg=1")),
+    "vace-14b": RealRun(("vace-14b-fp8-scaled", *WAN), "t2v", VIDEO | {"5.steps": 1}),
     "hunyuan-dit": RealRun(("hunyuan-dit", "hunyuan-bert", "hunyuan-t5", "hunyuan-vae"), "t2i", IMAGE),
     "qwen3-0.6b": RealRun(("qwen3-0.6b",), "t2v", EXPAND),
     "qwen3-4b": RealRun(("qwen3-4b",), "t2v", EXPAND),
@@ -59,7 +65,7 @@ def main() -> None:
     """Write, run and delete; print a table for each run."""
     options = _options()
     if options.child:
-        print(json.dumps(measured(RUNS[options.child], options.child, Path(options.models))))
+        print(json.dumps(measured(RUNS[options.child], options.models)))
         return
     from machine import be_quiet, command, describe
 
@@ -72,7 +78,8 @@ def main() -> None:
             models = options.models or Path(scratch) / "models"
             size = 0 if options.models else sum(write(FILES[file], models) for file in RUNS[name].files)
             child = [sys.executable, __file__, "--child", name, "--models", str(models)]
-            ran = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
+            environment = {**os.environ, "XDG_CACHE_HOME": scratch}  # nothing is there from a run before
+            ran = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             found[name] = {"bytes": size, **json.loads(ran.stdout.splitlines()[-1])}
         show(name, found[name])
     if options.json:
@@ -83,7 +90,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="RUN", help=", ".join(RUNS))
+    parser.add_argument(
+        "--runs", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="RUN", help=", ".join(RUNS)
+    )
     parser.add_argument("--scratch", type=Path, help="a folder on a disk with room for the largest model's files")
     parser.add_argument("--models", type=Path, help="a folder where the files are already; they are not deleted")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -113,7 +122,7 @@ class Memory(threading.Thread):
         self.own = self.files = 0
 
 
-def measured(run: RealRun, name: str, models: Path) -> dict[str, Any]:
+def measured(run: RealRun, models: Path) -> dict[str, Any]:
     """Run a workflow in this process; return time and peaks of each phase and of loading, beside the plan."""
     load_pack()
     from piying.core.executor import execute_plan, model_cache
@@ -131,6 +140,7 @@ def measured(run: RealRun, name: str, models: Path) -> dict[str, Any]:
             yield
         taken = {"seconds": time.perf_counter() - begun, "processor": time.process_time() - busy}
         phases.append({"phase": choice.phase, **taken, "own": memory.own, "mapped": memory.files})
+        print(phases[-1], file=sys.stderr, flush=True)
 
     def cached(slot: str, key: Any, load: Any, *rest: Any, **options: Any) -> Any:
         begun = time.perf_counter()
@@ -148,9 +158,9 @@ def measured(run: RealRun, name: str, models: Path) -> dict[str, Any]:
         if getattr(module, "cached_model", None) is read:
             module.cached_model = cached
     with tempfile.TemporaryDirectory() as output:
-        session = Session(models=models, output=Path(output), device="cpu")
+        session = Session(models=[models], output=Path(output), device="cpu")
         begun = time.perf_counter()
-        finished = session.run(ROOT / "workflows" / f"{run.workflow}.json", sets=list(run.inputs))
+        finished = session.run(ROOT / "workflows" / f"{run.workflow}.json", set=run.inputs)
         seconds = time.perf_counter() - begun
     told = {
         one.phase: {"plan_seconds": one.seconds, "plan_own": one.ram + one.cached, "how": one.choice}
@@ -166,8 +176,9 @@ def show(name: str, found: dict[str, Any]) -> None:
     print(f"\n{name}: {found['bytes'] / 1e9:.1f} GB of files, {found['seconds']:.0f} s in all")
     print(f"{'phase':10}{'how':34}{'s':>8}{'plan s':>8}{'GiB':>7}{'plan':>7}{'mapped':>8}")
     for row in found["phases"]:
-        numbers = (row["seconds"], row["plan_seconds"], row["own"] / GIB, row["plan_own"] / GIB, row["mapped"] / GIB)
-        print(f"{row['phase']:10}{row['how']:34}{numbers[0]:8.1f}{numbers[1]:8.1f}{numbers[2]:7.2f}{numbers[3]:7.2f}{numbers[4]:8.2f}")
+        times = f"{row['seconds']:8.1f}{row['plan_seconds']:8.1f}"
+        memory = f"{row['own'] / GIB:7.2f}{row['plan_own'] / GIB:7.2f}{row['mapped'] / GIB:8.2f}"
+        print(f"{row['phase']:10}{row['how']:34}{times}{memory}")
     for load in found["loads"]:
         if load["seconds"] > 0.1:
             print(f"loading {load['slot']}: {load['seconds']:.1f} s")
