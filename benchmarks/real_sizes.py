@@ -1,6 +1,6 @@
 """Benchmark of whole runs at the published sizes, random weights: time and peak of each phase beside its plan.
 
-    python benchmarks/real_sizes.py --runs vace-1.3b qwen3-0.6b --scratch /disk --json benchmarks/results/real_sizes.json
+    python benchmarks/real_sizes.py --runs vace-1.3b --scratch /disk --json benchmarks/results/real_sizes.json
 
 Each run writes the files it needs (see real_weights.py), starts the runner in a process of its own on a shipped
 workflow with a small size and few steps, and deletes the files. Memory is the process's own, without mapped files, as

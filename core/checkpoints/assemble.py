@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -84,9 +85,13 @@ def assemble(
             return reader.packed(packed_as[name])
         return reader.converted(_island(module, name, dtype) or dtype)
 
-    with _threads(min(torch.get_num_threads(), len(tensors)), stopped) as pool:
-        for name, future in [(name, pool.submit(read, name)) for name in tensors]:
-            made = _result(future, check)
+    # Handing a small one to another thread takes longer than reading it.
+    large = [name for name, stored in tensors.items() if math.prod(stored.shape) >= PIECE]
+    with _threads(min(torch.get_num_threads(), len(large)), stopped) as pool:
+        futures = {name: pool.submit(read, name) for name in large}
+        for name in tensors:
+            check()
+            made = _result(futures[name], check) if name in futures else read(name)
             if isinstance(made, torch.Tensor):
                 _put(module, name, made)
             else:
@@ -187,7 +192,7 @@ def _threads(count: int, stopped: threading.Event) -> Iterator[ThreadPoolExecuto
         torch.set_num_threads(1)
         started.wait()
 
-    pool = ThreadPoolExecutor(count, "reading", begin)
+    pool = ThreadPoolExecutor(max(1, count), "reading", begin)
     try:
         for _ in range(count):
             pool.submit(int)  # each starts a thread, as none is idle
@@ -202,7 +207,6 @@ def _threads(count: int, stopped: threading.Event) -> Iterator[ThreadPoolExecuto
 
 
 def _result(future: Future[Any], check: Callable[[], None]) -> Any:
-    check()
     while not future.done():
         wait([future], POLL)
         check()

@@ -163,19 +163,23 @@ def test_loading_can_be_cancelled(wan):
 class SlowTensor(StoredTensor):
     """A weight on a disk that takes seconds for it."""
 
-    def __init__(self, shape):
-        self.shape, self.dtype = shape, torch.float16
+    def __init__(self, shape, pause=0.05):
+        self.shape, self.dtype, self.pause = shape, torch.float16, pause
 
     def pieces(self):
         for row in torch.ones(self.shape, dtype=self.dtype):
-            time.sleep(0.05)
+            time.sleep(self.pause)
             yield row
 
 
-def test_an_interrupt_ends_loading_within_a_second():
+def slow_model(pause):
     with torch.device("meta"):
-        module = torch.nn.Sequential(*(torch.nn.Linear(64, 200, bias=False) for _ in range(4)))
-    tensors = {name: SlowTensor(tuple(weight.shape)) for name, weight in module.named_parameters()}
+        module = torch.nn.Sequential(*(torch.nn.Linear(1024, 300, bias=False) for _ in range(4)))
+    return module, {name: SlowTensor(tuple(one.shape), pause) for name, one in module.named_parameters()}
+
+
+def test_an_interrupt_ends_loading_within_a_second():
+    module, tensors = slow_model(0.05)
     threads = torch.get_num_threads()
     sent = []
 
@@ -192,11 +196,13 @@ def test_an_interrupt_ends_loading_within_a_second():
     assert torch.get_num_threads() == threads
 
 
-def test_threads_that_begin_after_loading_have_all_cores_for_torch(wan):
+def test_threads_that_begin_after_loading_have_all_cores_for_torch():
+    module, tensors = slow_model(0)
     threads, found = torch.get_num_threads(), []
     torch.set_num_threads(3)
     try:
-        load_component("transformer", wan, dtype="fp16")
+        assemble(module, tensors, "file", dtype=torch.float32)
+        assert all(torch.equal(weight, torch.ones(300, 1024)) for weight in module.parameters())
         later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
         later.start()
         later.join()
