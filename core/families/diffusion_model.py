@@ -148,13 +148,14 @@ class ModelParts:
 
     def _load(self, part: str, choice: PhasePlan, cast: Path | None = None) -> Any:
         """Return a part from its own files, or from what was cast of them."""
-        from ..checkpoints.load import config_beside, load_component
+        from ..checkpoints.components import find_component
+        from ..checkpoints.load import load_component
 
         places = self.found.place(part)
         return load_component(
             part,
             places if cast is None else cast,
-            config=None if cast is None else config_beside(part, places),
+            config=None if cast is None else find_component(part, places).config,
             dtype=choice.compute,
             storage=choice.storage if weight_format(choice.storage) else None,
             rules=self.family.rules[part],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.pretrained import class_name, load_pretrained, reading
+from ..checkpoints.pretrained import class_name, reading
 from ..checkpoints.tokenizers import tokenizer_of
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
@@ -91,6 +91,8 @@ def load_model(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrai
     """
 
     def read() -> PreTrainedModel:
+        from ..checkpoints.load import load_pretrained
+
         log.info("Loading prompt model: %s", found.name)
         model = load_pretrained(found.path, "prompt", PROMPT.index_classes, dtype)
         model.generation_config = generation_config(found.path, model)
