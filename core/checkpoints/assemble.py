@@ -37,6 +37,7 @@ def assemble(
     storage: str | None = None,
     rules: CastRules | None = None,
     check: Callable[[], None] = lambda: None,
+    on_read: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Fill a module that is on the meta device.
 
@@ -51,6 +52,7 @@ def assemble(
         storage: the name of a format to cast layers to; see `quantization.policy.held_types`.
         rules: which layers; None for all Linear layers inside lists of modules.
         check: called often, in this thread, to stop where the user has cancelled.
+        on_read: called after each tensor with the bytes that are read, and all of them.
 
     Raises:
         PiyingError: a tensor is missing, too many, of another shape or not finite. The module is then
@@ -87,6 +89,8 @@ def assemble(
 
     # Handing a small one to another thread takes longer than reading it.
     large = [name for name, stored in tensors.items() if math.prod(stored.shape) >= PIECE]
+    sizes = {name: math.prod(stored.shape) * stored.dtype.itemsize for name, stored in tensors.items()}
+    done, total = 0, sum(sizes.values())
     with _threads(min(torch.get_num_threads(), len(large)), stopped) as pool:
         futures = {name: pool.submit(read, name) for name in large}
         for name in tensors:
@@ -96,6 +100,8 @@ def assemble(
                 _put(module, name, made)
             else:
                 _put_packed(module, name, made, packed_as=packed_as[name], compute=_island(module, name, dtype))
+            done += sizes[name]
+            on_read(done, total)
     if hasattr(module, "tie_weights"):
         # A file holds embeddings once that a model uses twice; transformers ties them.
         absent = {name for name in _places(module) if name not in tensors}

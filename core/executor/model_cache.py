@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ..main_memory import has_room
@@ -20,6 +21,16 @@ log = logging.getLogger("piying")
 
 Model = TypeVar("Model")
 
+
+@dataclass
+class Uses:
+    """How often models were asked for in this process, and how often one had to be read for it."""
+
+    requests: int = 0
+    loads: int = 0
+
+
+uses = Uses()
 # From the least to the most recently used.
 _models: dict[str, tuple[Hashable, object]] = {}
 
@@ -47,6 +58,7 @@ def cached_model(
         beside: bytes that the work with it takes.
         mapped: bytes that it adds to the address space, its files included.
     """
+    uses.requests += 1
     # The old model goes before the new one is read, so that the two are never in memory together.
     held = _models.pop(slot, None)
     if held is not None and held[0] == key:
@@ -61,11 +73,18 @@ def cached_model(
     if held is not None:
         _models[slot] = held
         return held[1]  # type: ignore[return-value]
+    uses.loads += 1
     model = load()
     _models[slot] = (key, model)
     if policy is not None:
         policy.on_eviction(evict_models, cached_bytes)
     return model
+
+
+def is_cached(slot: str, how: tuple[str, str]) -> bool:
+    """Return whether a slot holds a model in that number type and storage."""
+    key = _models[slot][0] if slot in _models else ()
+    return isinstance(key, tuple) and key[1:] == how
 
 
 def evict_models(slot: str | None = None) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
+from ..accelerator import card_module
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..main_memory import MemoryLimit, memory_limits
 from ..quantization.registry import FORMATS
-from .plan_types import GB, Compute, PhasePlan
+from .plan_types import GB, Compute, PhasePlan, Rates
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,7 @@ class Machine:
         low_vram: the user asked to spare the card (ComfyUI's `--lowvram`).
         ram_limit: what holds main memory below what the machine has; `ram_total` and `ram_free` are within it.
         map_limit: a limit for which mapped files count, and are not evicted.
+        rates: what was measured here; the other rates are then measured ones too. None before.
     """
 
     device: str
@@ -88,6 +90,7 @@ class Machine:
     low_vram: bool = False
     ram_limit: MemoryLimit | None = None
     map_limit: MemoryLimit | None = None
+    rates: Rates | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -155,7 +158,7 @@ def read_machine(policy: DevicePolicy) -> Machine:
     """
     rules, device = policy.memory_rules(), policy.device()
     memory = _main_memory(rules)
-    if device.startswith("cuda"):
+    if card_module(device) is not None:
         machine = _limited(_read_card(device, memory.total, memory.free), rules)
     elif rules.imagined and rules.vram is not None:
         card = synthetic(rules.vram / GB, memory.total / GB)
@@ -212,18 +215,22 @@ def _main_memory(rules: MemoryRules) -> _MainMemory:
 
 
 def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
-    import torch
-
-    card = torch.cuda.get_device_properties(device)
-    free, total = torch.cuda.mem_get_info(device)
+    module = card_module(device)
+    assert module is not None
+    card = module.get_device_properties(device)
+    free, total = module.mem_get_info(device)
     # What this process holds without using it is free for a plan too.
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    capability = (card.major, card.minor)
+    unused = module.memory_reserved(device) - module.memory_allocated(device)
+    # Of cards that are no NVIDIA's torch tells neither this nor the number of multiprocessors.
+    capability = (card.major, card.minor) if hasattr(card, "major") else None
     # Older versions of torch do not tell clocks (in kHz) and the width of the memory (in bits).
     clock = float(getattr(card, "clock_rate", 0) or TYPICAL_CLOCK / 1000) * 1000
     memory_clock, width = getattr(card, "memory_clock_rate", 0), getattr(card, "memory_bus_width", 0)
     bandwidth = float(2 * memory_clock * 1000 * width / 8) or TYPICAL_BANDWIDTH  # two transfers a clock
-    flops = peak_operations(capability, card.multi_processor_count, clock, card.name) * REACHED
+    peak = TYPICAL_PEAK
+    if capability is not None:
+        peak = peak_operations(capability, card.multi_processor_count, clock, card.name)
+    flops = peak * REACHED
     return Machine(
         device=device,
         name=card.name,
@@ -231,10 +238,10 @@ def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
         vram_free=free + unused,
         ram_total=ram_total,
         ram_free=ram_free,
-        pcie=pcie_rate(capability),
+        pcie=pcie_rate(capability or TYPICAL_CAPABILITY),
         disk=DISK,
         bf16_flops=flops,
-        native_flops=_native_flops(flops, capability),
+        native_flops={} if capability is None else _native_flops(flops, capability),
         bandwidth=bandwidth * MEMORY_REACHED,
         capability=capability,
     )
@@ -288,33 +295,6 @@ PRECISIONS = ("auto", *get_args(Compute))
 MEMORY_CHOICES = ("auto", "resident", "streamed", *FORMATS)
 
 
-def available_devices() -> list[str]:
-    """Return the devices torch can use here, best first."""
-    import torch
-
-    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return [*cuda, *mps, "cpu"]
-
-
-def best_device() -> str:
-    """Return the device to use when the user did not choose."""
-    return available_devices()[0]
-
-
-def checked_device(name: str) -> str:
-    """Return `name` as torch spells it.
-
-    Raises:
-        PiyingError: torch cannot use that device here.
-    """
-    usable = available_devices()
-    full = "cuda:0" if name == "cuda" else name
-    if full not in usable:
-        raise PiyingError(f"Device {name!r} cannot be used here. Choose one of: auto, {', '.join(usable)}.")
-    return full
-
-
 def resolve_dtype(precision: str, device: str, preferred: str = "bf16") -> torch.dtype:
     """Return the number type to compute in.
 
@@ -336,10 +316,9 @@ def resolve_dtype(precision: str, device: str, preferred: str = "bf16") -> torch
 
 def memory_bytes(device: str) -> int:
     """Return the whole memory of a device; of the machine for the CPU and for shared memory."""
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.get_device_properties(device).total_memory)
+    module = card_module(device)
+    if module is not None:
+        return int(module.get_device_properties(device).total_memory)
     import psutil
 
     return min([int(psutil.virtual_memory().total), *(limit.total for limit in memory_limits())])

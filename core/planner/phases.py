@@ -145,6 +145,10 @@ class Component:
         copies = sum(one.copied(compute, storage) or 0 for one in self.contents())
         return copies + max(0, added) * BYTES_BY_SHORT_NAME[compute]
 
+    def converted(self, compute: Compute, storage: Storage) -> int:
+        """Return how many weights are converted to another type as they are read."""
+        return sum(one.weights for one in self.contents() if one.copied(compute, storage) is not None)
+
     def mapped(self, compute: Compute, storage: Storage) -> int:
         """Return the bytes of the files whose weights stay in them, mapped."""
         return sum(one.file_bytes for one in self.contents() if one.copied(compute, storage) is None)
@@ -198,6 +202,7 @@ class Phase:
             short phases.
         on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
             user's `precision`; empty where that decides.
+        convolutional: whether its arithmetic is in convolutions, as a VAE's is.
         why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
     """
@@ -216,6 +221,7 @@ class Phase:
     cast_last_resort: bool = False
     on_cpu: tuple[Compute, ...] = ()
     # Not a part of what tells one work from another.
+    convolutional: bool = field(default=False, repr=False, compare=False)
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 

@@ -162,7 +162,8 @@ class PromptRun:
                 torch.no_grad(),
                 compiling as step,
             ):
-                return self.use(_generator(model, processor, self.host, step))
+                seconds = choice.seconds - choice.loading
+                return self.use(_generator(model, processor, self.host, step=step, seconds=seconds))
 
     def _load(self, choice: PhasePlan, processor: Processor) -> Any:
         # A language model's folder is its component; the folders of other families have one for each.
@@ -175,10 +176,19 @@ class PromptRun:
         return model
 
 
-def _generator(model: PreTrainedModel, processor: Processor, host: Host, step: CompiledStep | None = None) -> Generate:
+def _generator(
+    model: PreTrainedModel,
+    processor: Processor,
+    host: Host,
+    *,
+    step: CompiledStep | None = None,
+    seconds: float = 0.0,
+) -> Generate:
     """Return the function that generates a loaded model's answers."""
 
     def generate_answer(chat: Chat, picture: Picture | None, request: ExpandRequest) -> Answer:
-        return generate(model, processor, chat, picture=picture, request=request, host=host, step=step)
+        return generate(
+            model, processor, chat, picture=picture, request=request, host=host, step=step, seconds=seconds
+        )
 
     return generate_answer

@@ -220,6 +220,7 @@ def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) ->
         passes=passes,
         variants=vae_memory(name, vae, width=work.width, height=work.height, num_frames=work.num_frames),
         streamable=False,
+        convolutional=True,
         host=_frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
     )
 
