@@ -1,11 +1,11 @@
-"""Benchmark of model loading: time and peak memory, beside other loaders of the same file.
+"""Benchmark of model loading: time and peak memory, beside other loaders of the same weights.
 
-    python benchmarks/load.py --gb 4 --json benchmarks/results/load.json
+    python benchmarks/load.py --stored fp16 --dtype fp32 --json benchmarks/results/load.json
 
-Every figure is of a process of its own, from the first call to the last tensor read: files are mapped,
-so a loader that has read nothing yet is made to. Peaks are the kernel's (VmHWM), less what the process
-held before. "cold" has the file's pages dropped first. ComfyUI takes part where COMFYUI_PATH names a checkout
-and this is the Python that runs it.
+Every figure is of a process of its own, from the first call to the last tensor read: files are mapped, so a loader
+that has read nothing yet is made to. Peaks are the kernel's (VmHWM), less what the process held before. "cold" has the
+file's pages dropped first. Cases take turns, `--rounds` times; the table has the median of each. ComfyUI takes part
+where COMFYUI_PATH names a checkout and COMFYUI_PYTHON, or this Python, runs it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,45 +23,56 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from real_weights import RealFile, load_pack, write
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-WIDTH, FFN = 2048, 8192
-BLOCK_BYTES = 2 * (8 * WIDTH * WIDTH + 2 * WIDTH * FFN)
+TYPES = ("bf16", "fp16", "fp32")
+Row = dict[str, Any]
 
 
 def main() -> None:
-    """Write the file, run every case cold and warm, print a table."""
-    arguments = _arguments()
-    if arguments.case:
-        print(json.dumps(measure(arguments.case, Path(arguments.folder))))
+    """Write the files, run every case in turn, print a table."""
+    options = _options()
+    if options.case:
+        print(json.dumps(measure(options.case, Path(options.folder), options.dtype)))
         return
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "transformer"
-        size = write(folder, arguments.gb)
-        cases = arguments.only or [case for case in CASES if case != COMFYUI or os.environ.get("COMFYUI_PATH")]
-        if KEPT in cases:
-            keep_cast(folder / WEIGHTS)
+    from machine import describe
+
+    machine = describe("cpu")
+    load_pack()
+    with tempfile.TemporaryDirectory(dir=options.scratch) as temporary:
+        folder = Path(temporary)
+        cases = options.only or [case for case in CASES if case != COMFYUI or os.environ.get("COMFYUI_PATH")]
+        cases = [case for case in cases if options.dtype == "bf16" or case not in (KEPT, FP8_DIFFUSERS)]
+        size = write(RealFile("transformer", options.model, "diffusers", options.stored), folder)
         if COMFYUI in cases:
-            write_original(folder / WEIGHTS)
-        print(f"{size / 1e9:.2f} GB in bf16; {machine}, load {os.getloadavg()[1]:.0f}; torch {_version('torch')}")
+            write(RealFile(f"{ORIGINAL}/{WEIGHTS}", options.model, "original", options.stored), folder)
+        if KEPT in cases:
+            keep_cast(folder / "transformer" / WEIGHTS)
+        print(", ".join(f"{key} {value}" for key, value in machine.items()))
+        print(f"{options.model}, {size / 1e9:.2f} GB in {options.stored}, to {options.dtype}")
         print(f"{'':38}{'cache':>6}{'s':>8}{'CPU s':>8}{'peak GB':>9}{'held GB':>9}", flush=True)
-        rows = [row for case in cases for row in _both(case, folder)]
-    if arguments.json:
-        report = {
-            "machine": machine,
-            "load": os.getloadavg()[1],
-            "torch": _version("torch"),
-            "diffusers": _version("diffusers"),
-            "bytes": size,
-            "rows": rows,
-        }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        turns = [(case, cache) for cache in options.caches for case in cases]
+        runs: dict[tuple[str, str], list[Row]] = {turn: [] for turn in turns}
+        for _ in range(options.rounds):
+            for case, cache in turns:
+                runs[case, cache].append(_run(case, folder, cache == "cold", options.dtype))
+        rows = [{"case": case, "cache": cache, **_median(several)} for (case, cache), several in runs.items()]
+    for row in rows:
+        _show(row)
+    if options.json:
+        given = {"model": options.model, "stored": options.stored, "dtype": options.dtype, "rounds": options.rounds}
+        options.json.write_text(json.dumps({**machine, **given, "bytes": size, "rows": rows}, indent=1) + "\n")
 
 
-def _arguments() -> argparse.Namespace:
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gb", type=float, default=4.0, help="size of the bf16 file")
+    parser.add_argument("--model", default="vace-1.3b", choices=("vace-1.3b", "vace-14b"))
+    parser.add_argument("--stored", default="bf16", choices=TYPES, help="number type of the files")
+    parser.add_argument("--dtype", default="bf16", choices=TYPES, help="number type to load into")
+    parser.add_argument("--caches", nargs="+", default=["cold", "warm"], choices=("cold", "warm"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="folder for the files, twice their size")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--only", nargs="+", choices=list(CASES), help="these cases alone")
     parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
@@ -69,102 +80,72 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write(folder: Path, gigabytes: float) -> int:
-    """Write a diffusers folder of a Wan VACE transformer in bf16; return the bytes of its one file."""
-    import torch
-    from accelerate import init_empty_weights
-    from diffusers import WanVACETransformer3DModel
-    from safetensors.torch import save_file
-
-    layers = max(2, round(gigabytes * 1e9 / BLOCK_BYTES) - 1)
-    sizes = {"num_attention_heads": WIDTH // 128, "ffn_dim": FFN, "num_layers": layers, "vace_layers": [0]}
-    with init_empty_weights():
-        model = WanVACETransformer3DModel(**sizes)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2 * WIDTH * FFN, generator=generator).mul_(0.02).bfloat16()
-    tensors = {name: noise[: p.numel()].clone().view(p.shape) for name, p in model.named_parameters()}
-    folder.mkdir()
-    path = folder / WEIGHTS
-    save_file(tensors, path)
-    model.save_config(folder)
-    return path.stat().st_size
-
-
-def load_plain(path: Path) -> Any:
+def load_plain(path: Path, dtype: str) -> Any:
     """Read all tensors with safetensors alone: no module, no check."""
     from safetensors.torch import load_file
 
-    return load_file(path)
+    return {name: tensor.to(_torch(dtype)) for name, tensor in load_file(path).items()}
 
 
-def load_diffusers(path: Path) -> Any:
+def load_diffusers(path: Path, dtype: str) -> Any:
     """Load with diffusers, from the folder."""
-    import torch
     from diffusers import WanVACETransformer3DModel
 
-    return WanVACETransformer3DModel.from_pretrained(path.parent, dtype=torch.bfloat16)
+    return WanVACETransformer3DModel.from_pretrained(path.parent, dtype=_torch(dtype))
 
 
-def load_diffusers_fp8(path: Path) -> Any:
+def load_diffusers_fp8(path: Path, dtype: str) -> Any:
     """Load with diffusers and cast with its layerwise casting."""
-    import torch
-
-    model = load_diffusers(path)
-    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    model = load_diffusers(path, dtype)
+    model.enable_layerwise_casting(storage_dtype=_torch("float8_e4m3fn"), compute_dtype=_torch(dtype))
     return model
 
 
-def load_ours(path: Path, storage: str | None = None) -> Any:
+def load_ours(path: Path, dtype: str, storage: str | None = None) -> Any:
     """Load with Piying."""
     from piying.core.checkpoints import load_component
 
-    return load_component("transformer", path.parent, dtype="bf16", storage=storage)
+    return load_component("transformer", path.parent, dtype=dtype, storage=storage)
 
 
-def load_single_file(path: Path) -> Any:
+def load_single_file(path: Path, dtype: str) -> Any:
     """Load with diffusers, from the file, with the folder's configuration."""
-    import torch
     from diffusers import WanVACETransformer3DModel
 
-    return WanVACETransformer3DModel.from_single_file(path, config=str(path.parent), torch_dtype=torch.bfloat16)
+    return WanVACETransformer3DModel.from_single_file(path, config=str(path.parent), torch_dtype=_torch(dtype))
 
 
-def load_bytes(path: Path) -> Any:
+def load_bytes(path: Path, dtype: str) -> Any:
     """Copy the file into memory and do nothing else: what the machine can do."""
     import torch
 
+    del dtype
     held = torch.empty(path.stat().st_size, dtype=torch.uint8)
     with path.open("rb") as file:
         file.readinto(memoryview(held.numpy()))
     return {"bytes": held}
 
 
+def _torch(dtype: str) -> Any:
+    import torch
+
+    return getattr(torch, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(dtype, dtype))
+
+
 def keep_cast(path: Path) -> None:
     """Write the file that PIYING_KEEP_FP8 keeps."""
-    import_pack()
     from piying.core.quantization.file_cache import CastFile
 
     CastFile("transformer", [path.parent], storage="fp8", identity="benchmark", compute="bf16").load(
-        lambda _: load_ours(path, "fp8")
+        lambda _: load_ours(path, "bf16", "fp8")
     )
 
 
-def load_cast(path: Path) -> Any:
+def load_cast(path: Path, dtype: str) -> Any:
     """Load what PIYING_KEEP_FP8 keeps."""
     from piying.core.checkpoints import load_component
 
-    return load_component("transformer", path, config=path.parent, dtype="bf16", storage="fp8")
-
-
-def write_original(path: Path) -> None:
-    """Write the same weights under the names of the authors' code, which are those ComfyUI reads."""
-    import_pack()
-    from piying.tests.core.formats.names import wan_transformer
-    from safetensors.torch import load_file, save_file
-
-    original = path.parent.with_name(ORIGINAL)
-    original.mkdir()
-    save_file(wan_transformer(load_file(path)), original / path.name)
+    return load_component("transformer", path, config=path.parent, dtype=dtype, storage="fp8")
 
 
 def start_comfyui() -> None:
@@ -176,25 +157,24 @@ def start_comfyui() -> None:
     import comfy.sd  # noqa: F401
 
 
-def load_comfyui(path: Path) -> Any:
-    """Load as ComfyUI's node for diffusion models does, in the file's type: on a CPU it would take fp32."""
+def load_comfyui(path: Path, dtype: str) -> Any:
+    """Load as ComfyUI's node for diffusion models does, in the type that is asked for."""
     import comfy.sd
-    import torch
 
-    options = {"dtype": torch.bfloat16}
+    options = {"dtype": _torch(dtype)}
     return comfy.sd.load_diffusion_model(str(path), model_options=options).model.diffusion_model
 
 
 ORIGINAL, COMFYUI = "original", "ComfyUI"
-KEPT = "Piying, fp8 kept from before"
-CASES: dict[str, Callable[[Path], Any]] = {
+KEPT, FP8_DIFFUSERS = "Piying, fp8 kept from before", "diffusers, layerwise casting to fp8"
+CASES: dict[str, Callable[[Path, str], Any]] = {
     "the bytes alone": load_bytes,
     "safetensors load_file": load_plain,
     "diffusers from_pretrained": load_diffusers,
     "diffusers from_single_file": load_single_file,
     "Piying": load_ours,
-    "diffusers, layerwise casting to fp8": load_diffusers_fp8,
-    "Piying, fp8 per channel": lambda path: load_ours(path, "fp8"),
+    FP8_DIFFUSERS: load_diffusers_fp8,
+    "Piying, fp8 per channel": lambda path, dtype: load_ours(path, dtype, "fp8"),
     KEPT: load_cast,
     COMFYUI: load_comfyui,
 }
@@ -203,29 +183,29 @@ CASES: dict[str, Callable[[Path], Any]] = {
 def _file(folder: Path, case: str) -> Path:
     """Return the file that a case reads."""
     if case == KEPT:
-        return next(folder.glob("*.fp8cast"))
-    return (folder.with_name(ORIGINAL) if case == COMFYUI else folder) / WEIGHTS
+        return next((folder / "transformer").glob("*.fp8cast"))
+    return folder / (ORIGINAL if case == COMFYUI else "transformer") / WEIGHTS
 
 
-def import_pack() -> None:
-    """Load the pack under its name."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import conftest  # noqa: F401
-
-
-def measure(case: str, folder: Path) -> dict[str, float]:
+def measure(case: str, folder: Path, dtype: str) -> dict[str, float]:
     """Load once in this process; return seconds, processor seconds, peak bytes and bytes held."""
-    import_pack()
     import torch
-    from diffusers import WanVACETransformer3DModel  # noqa: F401 - importing is not loading
-    from piying.core.checkpoints import load_component  # noqa: F401
 
+    # Importing is not loading.
     if case == COMFYUI:
         start_comfyui()
+    else:
+        load_pack()
+        import accelerate  # noqa: F401
+        import transformers  # noqa: F401
+        from diffusers import WanVACETransformer3DModel  # noqa: F401
+        from piying.core.checkpoints import load_component  # noqa: F401
+
     path = _file(folder, case)
     before, begun, busy = peak(), time.perf_counter(), time.process_time()
-    loaded = CASES[case](path)
+    loaded = CASES[case](path, dtype)
     held = list(loaded.values()) if isinstance(loaded, dict) else [*loaded.parameters(), *loaded.buffers()]
+    torch.set_num_threads(1)  # for less than a millisecond's work each
     for tensor in held:
         tensor.detach().reshape(-1).view(torch.uint8)[:: os.sysconf("SC_PAGESIZE")].sum()
     return {
@@ -243,15 +223,7 @@ def peak() -> int:
     return int(found[1]) * 1024
 
 
-def _both(case: str, folder: Path) -> list[dict[str, Any]]:
-    rows = []
-    for cache in ("cold", "warm"):
-        rows.append({"case": case, "cache": cache, **_run(case, folder, cache == "cold")})
-        _show(rows[-1])
-    return rows
-
-
-def _run(case: str, folder: Path, cold: bool) -> dict[str, float]:
+def _run(case: str, folder: Path, cold: bool, dtype: str) -> Row:
     with _file(folder, case).open("rb") as file:
         if cold:
             os.fsync(file.fileno())
@@ -259,19 +231,18 @@ def _run(case: str, folder: Path, cold: bool) -> dict[str, float]:
         else:
             while file.read(1 << 24):
                 pass
-    command = [sys.executable, __file__, "--case", case, "--folder", str(folder)]
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable) if case == COMFYUI else sys.executable
+    command = [python, __file__, "--case", case, "--folder", str(folder), "--dtype", dtype]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    found: Row = json.loads(ran.stdout.splitlines()[-1])
     return found
 
 
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)
+def _median(several: list[Row]) -> Row:
+    return {name: statistics.median(row[name] for row in several) for name in several[0]}
 
 
-def _show(row: dict[str, Any]) -> None:
+def _show(row: Row) -> None:
     numbers = f"{row['seconds']:8.2f}{row['processor_seconds']:8.2f}{row['peak'] / 1e9:9.2f}{row['held'] / 1e9:9.2f}"
     print(f"{row['case']:38}{row['cache']:>6}{numbers}", flush=True)
 

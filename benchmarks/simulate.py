@@ -230,7 +230,9 @@ class SimulatedParts(ModelParts):
             if choice.storage == "fp8" and not rules.why_dense(name, shape):
                 values = Weight(self.card, shape, torch.float8_e4m3fn)
                 tensors[name] = ScaledTensor(values, Weight(self.card, (shape[0], 1), torch.float32))
-        with mock.patch("piying.core.checkpoints.assemble.require_finite", lambda *_: None):
+        assembly = "piying.core.checkpoints.assemble"
+        # A fake mode is of one thread: no tensor is large enough for another.
+        with mock.patch(f"{assembly}.require_finite", lambda *_: None), mock.patch(f"{assembly}.PIECE", sys.maxsize):
             assemble(module, tensors, part, dtype=dtype, rules=rules, storage=None)
         for name, layer in module.named_modules():
             if self.lora_rank and part == "transformer" and rules.block_of(f"{name}.") and is_linear(layer):

@@ -28,6 +28,16 @@ if "piying" not in sys.modules:
     load_pack()
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes tens of GB of disk and many minutes, unless it is asked for by its name."""
+    if "realsize" in (config.getoption("-m") or ""):
+        return
+    reason = "models of the published sizes take tens of GB and many minutes: python -m pytest -m realsize"
+    for item in items:
+        if item.get_closest_marker("realsize"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     """A result kept by one test must not stand in for the work of another."""

@@ -14,12 +14,13 @@ from ..download.manifest import MANIFEST
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT
 from ..files.folder import component_files, component_folder
+from ..files.gguf_blocks import is_packed, stored_bytes
 from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
-from ..planner.phases import Block, Component
-from ..quantization.policy import NOTHING_CAST, CastRules
+from ..planner.phases import Block, Component, StoredWeights
+from ..quantization.policy import NOTHING_CAST, CastRules, is_matrix
 from ..quantization.registry import stored_type
 from .installed_model import InstalledModel
 from .selection import ModelHandle, choose_model, model_choices
@@ -102,6 +103,29 @@ def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = N
         stored=_main_type(tensors),
         hidden=hidden,
         inner=inner,
+        files=_stored_weights(tensors, rules),
+    )
+
+
+def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tuple[StoredWeights, ...]:
+    """Return the weights by what they are stored in and what may be done with them."""
+    groups: dict[tuple[str, bool, bool, bool], list[TensorInfo]] = {}
+    for name, tensor in tensors.items():
+        linear = is_matrix(name, tensor.shape)
+        castable = linear and not rules.why_dense(name, tensor.shape)
+        key = (stored_type(tensor.dtype), linear, castable, is_packed(tensor.dtype))
+        groups.setdefault(key, []).append(tensor)
+    return tuple(
+        StoredWeights(
+            type=kind,
+            weights=sum(map(_count, group)),
+            file_bytes=sum(stored_bytes(tensor.dtype, _count(tensor)) for tensor in group),
+            rows=sum(tensor.shape[0] for tensor in group) if linear else 0,
+            linear=linear,
+            castable=castable,
+            packed=packed,
+        )
+        for (kind, linear, castable, packed), group in sorted(groups.items())
     )
 
 

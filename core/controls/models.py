@@ -102,7 +102,7 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
         log.info("Loading %s model: %s", family.title, found.name)
         model = load_pretrained(found.path, family.title, family.index_classes, torch.float32)
         for name, weight in model.named_parameters():
-            require_finite(weight.detach(), found.path.as_posix(), name)
+            require_finite(weight.detach(), f"{found.path.as_posix()}: {name}")
         return model
 
     return cached_model(f"controls/{family.key}", found.path, read, host, size=found.size)

@@ -42,28 +42,37 @@ def cached_model(
     policy: DevicePolicy | None = None,
     *,
     size: int = 0,
+    beside: int = 0,
     mapped: int = 0,
 ) -> Model:
     """Return the model in `slot` when its key is `key`; else replace it by what `load` returns.
+
+    Where there is no room for it and for the work with it, other slots are evicted, least recently used first.
 
     Args:
         slot: what the model is used for; one model per slot.
         key: what the model was read from, and how.
         load: reads it.
         policy: gets a callback, so that its user can have the models leave memory.
-        size: bytes that `load` takes; other slots, least recently used first, are evicted where they do not fit.
+        size: bytes that `load` takes, without what stays in mapped files.
+        beside: bytes that the work with it takes.
         mapped: bytes that it adds to the address space, its files included.
     """
     uses.requests += 1
-    if slot in _models and _models[slot][0] == key:
-        _models[slot] = _models.pop(slot)
-        return _models[slot][1]  # type: ignore[return-value]
     # The old model goes before the new one is read, so that the two are never in memory together.
-    _models.pop(slot, None)
-    while _models and not has_room(size, max(size, mapped)):
+    held = _models.pop(slot, None)
+    if held is not None and held[0] == key:
+        size = mapped = 0
+    else:
+        held = None
+    needed = size + beside
+    while _models and needed and not has_room(needed, max(needed, mapped)):
         oldest = next(iter(_models))
-        log.info("Letting %s go from memory: %.1f GB are needed.", oldest, size / 1e9)
+        log.info("Letting %s go from memory: %.1f GB are needed.", oldest, needed / 1e9)
         evict_models(oldest)
+    if held is not None:
+        _models[slot] = held
+        return held[1]  # type: ignore[return-value]
     uses.loads += 1
     model = load()
     _models[slot] = (key, model)

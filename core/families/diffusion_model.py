@@ -15,6 +15,7 @@ from ..executor.model_cache import cached_model
 from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files
+from ..planner.cost import PROCESS_RAM
 from ..planner.machine import read_machine
 from ..planner.measured import PhaseTimes, with_rates
 from ..planner.plan import plan
@@ -125,7 +126,8 @@ class ModelParts:
             key,
             lambda: self._read(part, choice),
             self.host,
-            size=choice.weights,
+            size=choice.copied,
+            beside=max(0, choice.ram - choice.copied - PROCESS_RAM),
             mapped=choice.address_space,
         )
         set_loras(model, self._loras(part), choice.compute)

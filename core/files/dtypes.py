@@ -83,6 +83,22 @@ def safetensors_names() -> dict[torch.dtype, str]:
     return {torch_dtype(name): name for name in NUMBER_TYPES if is_readable(name)}
 
 
+def convert_into(target: torch.Tensor, numbers: torch.Tensor) -> None:
+    """Copy finite numbers into a tensor of the same shape and any floating type, as `target.copy_(numbers)` does.
+
+    On a processor torch converts e4m3 one number at a time. Its bits, moved one place past the sign, are those of an
+    fp16 number that is 256 times smaller, subnormal ones included: that is several times as fast. The two patterns
+    that are no numbers come out as 480 and -480.
+    """
+    import torch
+
+    if numbers.dtype != torch.float8_e4m3fn or numbers.device.type != "cpu":
+        target.copy_(numbers)
+        return
+    bits = numbers.view(torch.int8).to(torch.int16).bitwise_left_shift_(7)  # the sign is in bits 14 and 15 now
+    target.copy_(bits.bitwise_and_(~(1 << 14)).view(torch.float16)).mul_(256)
+
+
 def all_finite(tensor: torch.Tensor) -> bool:
     """Return whether a tensor of any number type is without infinities and NaN; no copy of it is made."""
     import torch

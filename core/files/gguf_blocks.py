@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from .dtypes import NUMBER_TYPES
+
 if TYPE_CHECKING:
     import torch
 
@@ -62,6 +64,21 @@ TYPES = {
 }
 BY_NAME = {one.name: one for one in TYPES.values()}
 PLAIN = ("F32", "F16", "BF16")  # of weights that are not packed
+
+
+def is_packed(type_name: str) -> bool:
+    """Return whether weights of a type, by its safetensors or GGUF name, are unpacked as they are read."""
+    return type_name in BY_NAME and type_name not in (*PLAIN, *NUMBER_TYPES)
+
+
+def stored_bytes(type_name: str, count: int) -> int:
+    """Return the bytes of so many weights of a type, by its safetensors or GGUF name."""
+    if type_name in NUMBER_TYPES:
+        return count * NUMBER_TYPES[type_name].bytes
+    kind = BY_NAME[type_name]
+    return count // kind.weights * kind.bytes
+
+
 # The sixteen values of IQ4, denser around zero.
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 

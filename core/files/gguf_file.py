@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from .safetensors_file import (
     damaged,
     open_regular,
 )
-from .stored_tensor import StoredTensor
+from .stored_tensor import PIECE, StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -184,9 +185,6 @@ def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
     return name, kind.name, shape, offset, count // kind.weights * kind.bytes
 
 
-CHUNK = 1 << 18  # weights unpacked at a time: what that takes beside them stays in the processor's cache
-
-
 class GgufTensor(StoredTensor):
     """One tensor of a GGUF file; packed ones come out as float32."""
 
@@ -197,23 +195,41 @@ class GgufTensor(StoredTensor):
         self.shape = entry.shape
         self.dtype = torch_dtype(entry.dtype) if entry.dtype in PLAIN else torch.float32
 
+    @property
+    def is_view(self) -> bool:
+        """Whether it is not packed, and its place in the file allows that."""
+        return self._entry.dtype in PLAIN and self._entry.start % self.dtype.itemsize == 0
+
+    def split(self, parts: int) -> list[StoredTensor]:
+        """Return the rows in equal parts, each a tensor of the file; no block is in two of them."""
+        return [GgufTensor(self._file, entry) for entry in self._entry.rows(parts)]
+
     def read(self) -> torch.Tensor:
         """Return the tensor."""
         import torch
 
         if self._entry.dtype in PLAIN:
             return self._file.tensor(self._entry)
+        weights = torch.empty(math.prod(self.shape))
+        start = 0
+        for piece in self.pieces():
+            weights[start : start + len(piece)] = piece
+            start += len(piece)
+        return weights.view(self.shape)
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Yield the weights, unpacked block by block."""
+        if self._entry.dtype in PLAIN:
+            yield from super().pieces()
+            return
         unpack, kind = UNPACKERS[self._entry.dtype], BY_NAME[self._entry.dtype]
+        self._file.prefetch(self._entry)
         packed = self._file.raw(self._entry)
         if self._entry.start % 2:  # the scales inside are 16-bit numbers
             packed = packed.clone()
-        packed = packed.view(-1, kind.bytes)
-        weights = torch.empty(len(packed), kind.weights)
-        step = CHUNK // kind.weights
-        for start in range(0, len(packed), step):
-            part = slice(start, start + step)
-            weights[part] = unpack(packed[part])
-        return weights.view(self.shape)
+        for blocks in packed.view(-1, kind.bytes).split(PIECE // kind.weights):
+            yield unpack(blocks).reshape(-1)
+        self.release()
 
     def release(self) -> None:
         """Give its pages back to the system."""

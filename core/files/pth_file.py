@@ -371,6 +371,11 @@ class PthTensor(StoredTensor):
         self._file, self._place = file, place
         self.shape, self.dtype = place.tensor.shape, torch_dtype(place.tensor.dtype)
 
+    @property
+    def is_view(self) -> bool:
+        """Whether its storage's place in the file allows that."""
+        return self._place.storage.start % self.dtype.itemsize == 0
+
     def read(self) -> torch.Tensor:
         """Return a view of the file."""
         _, _, offset, shape, strides = self._place.tensor

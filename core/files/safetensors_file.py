@@ -14,15 +14,15 @@ import mmap
 import os
 import stat
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..disk_cache import payload_bytes
 from ..errors import PiyingError, file_error
 from .dtypes import NUMBER_TYPES, is_readable, torch_dtype
-from .stored_tensor import StoredTensor
+from .stored_tensor import PIECE, StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,13 @@ class TensorEntry:
     def count(self) -> int:
         """Return the number of elements."""
         return math.prod(self.shape)
+
+    def rows(self, parts: int) -> list[TensorEntry]:
+        """Return the entries of its rows in equal parts."""
+        size = (self.end - self.start) // parts
+        starts = [self.start + index * size for index in range(parts)]
+        shape = (self.shape[0] // parts, *self.shape[1:])
+        return [TensorEntry(self.dtype, shape, start, start + size) for start in starts]
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,12 @@ class MappedFile:
         if end > start:
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 
+    def prefetch(self, entry: TensorEntry) -> None:
+        """Have the system read a tensor's pages ahead, where it can."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            start = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, entry.end - start)
+
 
 def _private() -> dict[str, Any]:
     """Return the arguments of a private mapping that does not count against the machine's memory.
@@ -217,9 +230,29 @@ class MappedTensor(StoredTensor):
         self._file, self._entry = file, entry
         self.shape, self.dtype = entry.shape, torch_dtype(entry.dtype)
 
+    @property
+    def is_view(self) -> bool:
+        """Whether its place in the file allows that."""
+        return self._entry.start % self.dtype.itemsize == 0
+
+    def split(self, parts: int) -> list[StoredTensor]:
+        """Return the rows in equal parts, each a tensor of the file."""
+        return [MappedTensor(self._file, entry) for entry in self._entry.rows(parts)]
+
     def read(self) -> torch.Tensor:
         """Return a view of the file."""
         return self._file.tensor(self._entry)
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Yield views of the file, whose pages go back to the system."""
+        self._file.prefetch(self._entry)
+        size = self.dtype.itemsize
+        start = self._entry.start
+        for piece in self.read().reshape(-1).split(PIECE):
+            yield piece
+            end = start + piece.numel() * size
+            self._file.release(replace(self._entry, start=start, end=end))
+            start = end // mmap.PAGESIZE * mmap.PAGESIZE  # of a page on the border the second piece lets go
 
     def release(self) -> None:
         """Give its pages back to the system."""

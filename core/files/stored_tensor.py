@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+PIECE = 1 << 18  # numbers worked on at a time: with what is made of them they stay in the processor's cache
 
 
 class StoredTensor:
@@ -20,9 +22,22 @@ class StoredTensor:
         """The type of what `read` returns: another one than `dtype` where stored values are scaled or unpacked."""
         return self.dtype
 
+    @property
+    def is_view(self) -> bool:
+        """Whether `read` gives a view of the mapped file, which takes no memory of its own."""
+        return False
+
     def read(self) -> torch.Tensor:
         """Return the tensor, on the CPU."""
         raise NotImplementedError
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Yield the numbers in the order in which they lie in a contiguous tensor, each piece [n] in `read_dtype`.
+
+        A piece is to be used up before the next is asked for: its memory may be the next one's, or be given back.
+        """
+        yield from self.read().reshape(-1).split(PIECE)
+        self.release()
 
     def release(self) -> None:
         """Say that what `read` gave is no longer needed."""
@@ -38,6 +53,11 @@ class RowsOf(StoredTensor):
     def __init__(self, whole: StoredTensor, index: int, parts: int) -> None:
         self._whole, self._index = whole, index
         self.shape, self.dtype = (whole.shape[0] // parts, *whole.shape[1:]), whole.dtype
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the whole is one."""
+        return self._whole.is_view
 
     def read(self) -> torch.Tensor:
         """Return a view of the whole."""
@@ -57,3 +77,7 @@ class TransformedTensor(StoredTensor):
     def read(self) -> torch.Tensor:
         """Return what the change makes of the tensor."""
         return self._change(self._stored.read())
+
+    def release(self) -> None:
+        """Give the pages of the tensor back."""
+        self._stored.release()

@@ -108,7 +108,8 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
     # Where layers multiply in the stored format their inputs are rounded, else their weights unpacked.
     working = choice.variant.peak(choice.compute)
     working += phase.rounded_inputs if choice.native_matmul else component.unpacked(*types)
-    ram = PROCESS_RAM + phase.host + (0 if _is_mapped(phase, choice.storage) else weights)
+    copied = component.copied(*types)
+    ram = PROCESS_RAM + phase.host + copied
     if choice.placement == "resident":
         vram, moved = weights + int(weights * RESIDENT_SHARE[machine.allocator]) + working, weights
     elif choice.placement == "streamed":
@@ -139,6 +140,7 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
         moved=moved,
         seconds=seconds,
         weights=weights,
+        copied=copied,
         loading=times["disk"] + times["casting"],
         # A file is mapped while it is read, whatever its weights are cast to.
         address_space=ram - PROCESS_RAM + LIBRARIES + component.file_bytes(),
@@ -153,7 +155,7 @@ def bottleneck(phase: Phase, plan: PhasePlan, machine: Machine) -> str:
     return max(times, key=lambda name: times[name])
 
 
-def reread_every_pass(phase: Phase, storage: Storage, placement: Placement, cache: int) -> bool:
+def reread_every_pass(phase: Phase, compute: Compute, storage: Storage, *, placement: Placement, cache: int) -> bool:
     """Return whether every pass reads the weights from disk again.
 
     The system keeps what it read last. Of a file that is run through in a circle and is larger than
@@ -161,16 +163,11 @@ def reread_every_pass(phase: Phase, storage: Storage, placement: Placement, cach
 
     Args:
         phase: what runs through the weights.
-        storage: what they are stored in.
+        compute, storage: what is computed in, and what they are stored in.
         placement: where they are.
         cache: bytes of main memory left for the contents of files.
     """
-    return placement != "resident" and _is_mapped(phase, storage) and phase.component.file_bytes() > cache
-
-
-def _is_mapped(phase: Phase, storage: Storage) -> bool:
-    """Return whether weights stay in their file, mapped, since the type on disk is the one needed."""
-    return phase.component.stored == storage
+    return placement != "resident" and phase.component.mapped(compute, storage) > cache
 
 
 def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache: int) -> dict[str, float]:
@@ -180,8 +177,8 @@ def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache:
     """
     passes, component = phase.passes, phase.component
     read = component.file_bytes()
-    if reread_every_pass(phase, choice.storage, choice.placement, cache):
-        read *= passes
+    if reread_every_pass(phase, choice.compute, choice.storage, placement=choice.placement, cache=cache):
+        read += (passes - 1) * component.mapped(choice.compute, choice.storage)
     touched, stored = component.bytes(choice.compute, choice.storage), weight_format(choice.storage)
     linear = sum(block.linear for block in component.blocks)
     unpacking_rate = None if machine.rates is None else machine.rates.unpacking.get(choice.storage)
@@ -189,7 +186,7 @@ def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache:
         touched += stored.unpacking_traffic(linear, choice.compute)
     bandwidth = CPU_BANDWIDTH if is_last_resort(choice, machine) else machine.bandwidth
     # Of casting on the CPU only the memory's traffic is known; on the way to a card it is hidden behind the copies.
-    cast = 0 if choice.placement != "cpu" or _is_mapped(phase, choice.storage) else component.parameters
+    cast = component.converted(choice.compute, choice.storage) if choice.placement == "cpu" else 0
     return {
         "arithmetic": passes * phase.flops * choice.variant.time_factor / _flops(phase, choice, machine),
         "copying": moved / machine.pcie,

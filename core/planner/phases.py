@@ -44,6 +44,40 @@ class Block:
 
 
 @dataclass(frozen=True)
+class StoredWeights:
+    """Weights that the files of a component hold in one type, and that are held in one type once they are read.
+
+    Attributes:
+        type: what they count as: a `Compute`, or the name of a format.
+        weights: their number.
+        file_bytes: what they take in the files.
+        rows: output channels of Linear layers.
+        linear: whether they are of Linear layers, which stay in a format that the file has them in.
+        castable: whether they are of Linear layers that may be cast to a format.
+        packed: whether they are unpacked as they are read, as GGUF's blocks are.
+    """
+
+    type: Storage
+    weights: int
+    file_bytes: int
+    rows: int = 0
+    linear: bool = False
+    castable: bool = False
+    packed: bool = False
+
+    def copied(self, compute: Compute, storage: Storage) -> int | None:
+        """Return the bytes of main memory that they take beside their file; None where they stay in it, mapped."""
+        in_file, wanted = weight_format(self.type), weight_format(storage)
+        if in_file is not None and self.linear and wanted in (None, in_file):
+            return None
+        if in_file is None and self.castable and wanted is not None:
+            return wanted.bytes(self.weights, self.rows)
+        if self.type == compute and not self.packed:
+            return None
+        return self.weights * BYTES_BY_SHORT_NAME[compute]
+
+
+@dataclass(frozen=True)
 class Component:
     """One part of a model, such as its transformer.
 
@@ -54,6 +88,8 @@ class Component:
         stored: what the weights on disk are: a `Compute`, or the name of a format.
         hidden: width of the activations that go from block to block; channels at full size in a VAE.
         inner: width of the widest layer inside a block.
+        files: all its weights as its files hold them. Without files they are what `stored` says, and in bf16 what a
+            format does not store.
     """
 
     name: str
@@ -62,6 +98,7 @@ class Component:
     stored: Storage
     hidden: int = 0
     inner: int = 0
+    files: tuple[StoredWeights, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -85,11 +122,36 @@ class Component:
         stored, largest = weight_format(storage), max((block.largest for block in self.blocks), default=0)
         return 0 if stored is None else stored.unpacked_bytes(largest, compute)
 
+    def contents(self) -> tuple[StoredWeights, ...]:
+        """Return `files`, or what stands in for them."""
+        if self.files:
+            return self.files
+        linear, rows = sum(block.linear for block in self.blocks), sum(block.rows for block in self.blocks)
+        stored, rest = weight_format(self.stored), self.parameters - linear
+        if stored is None:
+            each = BYTES_BY_SHORT_NAME[self.stored]
+            castable = StoredWeights(self.stored, linear, linear * each, rows, linear=True, castable=True)
+            return castable, StoredWeights(self.stored, rest, rest * each)
+        castable = StoredWeights(self.stored, linear, stored.bytes(linear, rows), rows, linear=True, castable=True)
+        return castable, StoredWeights("bf16", rest, rest * BYTES_BY_SHORT_NAME["bf16"])
+
     def file_bytes(self) -> int:
         """Return the bytes of the weights on disk."""
-        if weight_format(self.stored) is not None:
-            return self.bytes("bf16", self.stored)
-        return self.parameters * BYTES_BY_SHORT_NAME[self.stored]
+        return sum(one.file_bytes for one in self.contents())
+
+    def copied(self, compute: Compute, storage: Storage) -> int:
+        """Return the bytes of main memory that the weights take beside what stays in mapped files."""
+        added = self.parameters - sum(one.weights for one in self.contents())  # by LoRAs
+        copies = sum(one.copied(compute, storage) or 0 for one in self.contents())
+        return copies + max(0, added) * BYTES_BY_SHORT_NAME[compute]
+
+    def converted(self, compute: Compute, storage: Storage) -> int:
+        """Return how many weights are converted to another type as they are read."""
+        return sum(one.weights for one in self.contents() if one.copied(compute, storage) is not None)
+
+    def mapped(self, compute: Compute, storage: Storage) -> int:
+        """Return the bytes of the files whose weights stay in them, mapped."""
+        return sum(one.file_bytes for one in self.contents() if one.copied(compute, storage) is None)
 
 
 @dataclass(frozen=True)

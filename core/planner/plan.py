@@ -9,7 +9,7 @@ from ..quantization.registry import weight_format
 from .cost import choices, cost, is_last_resort
 from .machine import Limits, Machine
 from .phases import Phase
-from .plan_types import PhasePlan, Plan, Rejected
+from .plan_types import PhasePlan, Plan, Rejected, amount
 from .report import explain, memory_limits_in_words, out_of_ways, too_large, why_rejected
 
 __all__ = ["PhasePlan", "Plan", "Rejected", "plan"]
@@ -88,16 +88,36 @@ def plan(
         problems += memory_limits_in_words(machine)
     if too_small and advise is not None:
         problems.append(advise())
+    phases = _with_cached(phases, machine)
+    reasons += [
+        f"{phase.phase}: {amount(phase.cached)} of models of the phases before stay in memory; they leave where room "
+        "is needed."
+        for phase in phases
+        if phase.cached
+    ]
     return Plan(
         phases=tuple(phases),
         fits=not problems,
         peak_vram=max((phase.vram for phase in phases), default=0),
-        peak_ram=max((phase.ram for phase in phases), default=0),
+        peak_ram=max((phase.ram + phase.cached for phase in phases), default=0),
         seconds=sum(phase.seconds for phase in phases),
         moved=sum(phase.moved for phase in phases),
         reasons=tuple(problems or reasons),
         rejected=tuple(rejected),
     )
+
+
+def _with_cached(phases: list[PhasePlan], machine: Machine) -> list[PhasePlan]:
+    """Return phases with what models of those before them hold, as the model cache keeps and evicts them."""
+    found: list[PhasePlan] = []
+    cached: dict[str, PhasePlan] = {}  # by component, from the least to the most recently used
+    for phase in phases:
+        cached.pop(phase.component, None)
+        while cached and phase.ram + sum(one.copied for one in cached.values()) > machine.ram_free:
+            cached.pop(next(iter(cached)))
+        found.append(replace(phase, cached=sum(one.copied for one in cached.values())))
+        cached[phase.component] = phase
+    return found
 
 
 def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> list[Candidate]:

@@ -37,6 +37,9 @@ class PhasePlan:
         moved: bytes from main memory to the device.
         seconds: estimate.
         weights: bytes of all weights as stored.
+        copied: bytes of `ram` that are weights: those that do not stay in mapped files. They stay in memory after the
+            phase, as long as nothing needs the room.
+        cached: bytes beside `ram` that models of earlier phases still hold then, see `copied`.
         address_space: bytes of the process's address space that it adds, its mapped files included.
         loading: the seconds of them that reading and casting the weights take, which no second run needs.
     """
@@ -53,6 +56,8 @@ class PhasePlan:
     moved: int
     seconds: float
     weights: int = 0
+    copied: int = 0
+    cached: int = 0
     address_space: int = 0
     loading: float = 0.0
 

@@ -77,8 +77,9 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
     if phase.why and chosen.compute == phase.computes[0]:
         yield f"{name}: {phase.why}"
     yield from (f"{name}: {note}" for note in phase.notes)
-    if reread_every_pass(phase, chosen.storage, chosen.placement, machine.ram_free - chosen.ram):
-        size = amount(phase.component.file_bytes())
+    free = machine.ram_free - chosen.ram
+    if reread_every_pass(phase, chosen.compute, chosen.storage, placement=chosen.placement, cache=free):
+        size = amount(phase.component.mapped(chosen.compute, chosen.storage))
         yield (
             f"{name}: main memory cannot hold the file of {size}, so each of the {phase.passes} passes "
             "reads it from disk."
@@ -181,7 +182,7 @@ def table(plan: Plan, machine: Machine) -> str:
             phase.placement,
             phase.variant,
             amount(phase.vram),
-            amount(phase.ram),
+            amount(phase.ram + phase.cached),
             amount(phase.moved),
             duration(phase.seconds),
         )

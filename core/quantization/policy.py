@@ -63,6 +63,14 @@ class CastRules:
 
 
 NOTHING_CAST = CastRules()
+# The last part of the name of a table that is looked up: a matrix that no Linear layer multiplies with.
+EMBEDDINGS = ("shared", "embed_tokens", "word_embeddings", "token_embedding", "token_embd")
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor looks like the weight of a Linear layer, where no module can be asked."""
+    layer = name.removesuffix(WEIGHT)
+    return len(shape) == 2 and layer != name and not layer.endswith(EMBEDDINGS)
 
 
 class Tensor(Protocol):
@@ -105,15 +113,14 @@ def held_types(
         storage: the name of a format: Linear layers inside the blocks are cast to it, and those outside stay in it
             where the file has them so. None: every layer stays in the format that the file has it in. Any other
             name: all formats are unpacked.
-        linear: the names of the weights of Linear layers, where the module is known; else every weight of two
-            dimensions inside the blocks counts as one.
+        linear: the names of the weights of Linear layers, where the module is known; else see `is_matrix`.
     """
     wanted = weight_format(storage)
     found = {}
     for name, tensor in tensors.items():
         # What a file has in the format already is not rounded again, wherever it lies.
         in_file = weight_format(stored_type(tensor.dtype))
-        is_linear = name in linear if linear is not None else len(tensor.shape) == 2 and name.endswith(WEIGHT)
+        is_linear = name in linear if linear is not None else is_matrix(name, tensor.shape)
         why_dense = rules.why_dense(name, tensor.shape if is_linear else ())
         if in_file is not None and is_linear and (storage is None or in_file is wanted):
             found[name] = Held(in_file.name, STORED)

@@ -5,12 +5,13 @@ Headers are judged here too, so that torch is imported where it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
-from ..files.stored_tensor import StoredTensor
+from ..files.dtypes import all_finite, convert_into
+from ..files.stored_tensor import PIECE, StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +38,24 @@ def dequantize(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) ->
     """Return the weight [out, in] in `dtype`; the products are rounded to it once.
 
     Args:
-        values: [out, in], any float8 or integer type.
+        values: [out, in], any float8 or integer type, finite.
         scale: float32 [out, blocks]; each covers in / blocks neighbouring weights of its row.
     """
+    import torch
+
+    if values.device.type != "cpu":
+        return _scaled(values, scale, values.to(dtype))
+    weight = torch.empty(values.shape, dtype=dtype)
+    rows = max(1, PIECE // max(1, values.shape[1]))
+    for part in zip(values.split(rows), scale.split(rows), weight.split(rows), strict=True):
+        convert_into(part[2], part[0])
+        _scaled(*part)
+    return weight
+
+
+def _scaled(values: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     rows, columns = values.shape
     blocks = scale.shape[1]
-    weight = values.to(dtype)
     # In place into a 16-bit weight, torch still multiplies by the scale in float32: in fp16 many
     # scales lie among the subnormals.
     weight.view(rows, blocks, columns // blocks).mul_(scale.unsqueeze(-1))
@@ -87,7 +100,22 @@ class ScaledTensor(StoredTensor):
 
     def read(self) -> torch.Tensor:
         """Return the true values as float32."""
-        return dequantize(self.values.read(), self.scale_blocks(), self.read_dtype)
+        return self._true(self.values.read(), self.scale_blocks())
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Yield the true values of some rows at a time."""
+        rows = max(1, PIECE // max(1, self.shape[1]))
+        for values, scale in zip(self.values.read().split(rows), self.scale_blocks().split(rows), strict=True):
+            yield self._true(values, scale).reshape(-1)
+        self.release()
+
+    @staticmethod
+    def _true(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        # What is no number has to come out as none, for those who look at the result.
+        plain = values.is_floating_point() and not all_finite(values)
+        return _scaled(values, scale, values.float()) if plain else dequantize(values, scale, torch.float32)
 
     def release(self) -> None:
         """Give the pages of the values back."""

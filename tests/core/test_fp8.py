@@ -6,6 +6,7 @@ import pytest
 import torch
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.checkpoints import load_component
+from piying.core.files.dtypes import convert_into
 from piying.core.quantization.casting import cast_module, castable_layers, use_native_matmul
 from piying.core.quantization.fp8_linear import Fp8Linear, can_multiply, multiply, quantize
 from piying.core.quantization.policy import CastRules
@@ -52,6 +53,17 @@ def test_a_scale_may_cover_a_block_of_inputs():
     values = torch.ones(2, 6).to(torch.float8_e4m3fn)
     scale = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     assert dequantize(values, scale, torch.float32).tolist() == [[1, 1, 2, 2, 3, 3], [4, 4, 5, 5, 6, 6]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_number_of_float8_is_converted_as_torch_does(dtype):
+    for kind in (torch.float8_e4m3fn, torch.float8_e5m2):
+        numbers = torch.arange(256, dtype=torch.uint8).view(kind)
+        numbers = numbers[numbers.float().isfinite()]
+        found = torch.empty(numbers.shape, dtype=dtype)
+        convert_into(found, numbers)
+        assert torch.equal(found, numbers.to(dtype))
+        assert torch.equal(found.signbit(), numbers.float().signbit())
 
 
 def test_small_scales_survive_half_precision():

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import struct
+import threading
+import time
 
 import pytest
 import torch
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.checkpoints import load_component
+from piying.core.checkpoints.assemble import assemble
 from piying.core.errors import PiyingError
+from piying.core.files.stored_tensor import StoredTensor
 from piying.core.quantization.fp8_linear import Fp8Linear
 from safetensors.torch import load_file, save_file
 
@@ -153,6 +158,68 @@ def test_loading_can_be_cancelled(wan):
 
     with pytest.raises(Cancelled):
         load_component("transformer", wan, cancelled=cancelled)
+
+
+class SlowTensor(StoredTensor):
+    """A weight on a disk that takes seconds for it."""
+
+    def __init__(self, shape, pause=0.05):
+        self.shape, self.dtype, self.pause = shape, torch.float16, pause
+
+    def pieces(self):
+        for row in torch.ones(self.shape, dtype=self.dtype):
+            time.sleep(self.pause)
+            yield row
+
+
+def slow_model(pause):
+    with torch.device("meta"):
+        module = torch.nn.Sequential(*(torch.nn.Linear(1024, 300, bias=False) for _ in range(4)))
+    return module, {name: SlowTensor(tuple(one.shape), pause) for name, one in module.named_parameters()}
+
+
+def test_an_interrupt_ends_loading_within_a_second():
+    module, tensors = slow_model(0.05)
+    threads = torch.get_num_threads()
+    sent = []
+
+    def interrupt():
+        sent.append(time.perf_counter())
+        signal.raise_signal(signal.SIGINT)
+
+    timer = threading.Timer(0.3, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        assemble(module, tensors, "file", dtype=torch.float32)
+    assert time.perf_counter() - sent[0] < 1
+    assert not any(thread.name.startswith("reading") for thread in threading.enumerate())
+    assert torch.get_num_threads() == threads
+
+
+def test_threads_that_begin_after_loading_have_all_cores_for_torch():
+    module, tensors = slow_model(0)
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        assemble(module, tensors, "file", dtype=torch.float32)
+        assert all(torch.equal(weight, torch.ones(300, 1024)) for weight in module.parameters())
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert (torch.get_num_threads(), found) == (3, [3])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_weights_too_large_for_the_type_are_found(wan, file):
+    rewrite(file, lambda every: every.update(patch_embedding_bias(every)))
+    with pytest.raises(PiyingError, match=r"patch_embedding.bias holds values that are no numbers"):
+        load_component("transformer", wan, dtype="fp16")
+    load_component("transformer", wan, dtype="bf16")
+
+
+def patch_embedding_bias(every):
+    return {"patch_embedding.bias": torch.full_like(every["patch_embedding.bias"].float(), 1e5)}
 
 
 def rewrite(file, change):

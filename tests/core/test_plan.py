@@ -11,7 +11,7 @@ from piying.core.executor.retry import exclude_overflows
 from piying.core.hunyuan_dit import phases as hunyuan
 from piying.core.planner.cost import PROCESS_RAM, STAGED
 from piying.core.planner.machine import Machine, synthetic
-from piying.core.planner.phases import Block, Component, Phase, Variant
+from piying.core.planner.phases import Block, Component, Phase, StoredWeights, Variant
 from piying.core.planner.plan import largest, plan
 from piying.core.planner.plan_types import amount
 from piying.core.planner.report import after, table
@@ -95,7 +95,7 @@ def test_fp8_by_hand():
     block = 40 * MB + 4 * 1000 + 20 * MB
     assert (chosen.storage, chosen.placement) == ("fp8", "streamed")
     assert chosen.vram == 50 * MB + 2 * block + 40 * MB + 500 * MB
-    assert chosen.ram == PROCESS_RAM + STAGED + 50 * MB + 10 * block  # cast weights are a copy of their own
+    assert chosen.ram == PROCESS_RAM + STAGED + 10 * (block - 20 * MB)  # what is cast is a copy, the rest stays mapped
 
 
 def test_nothing_fits():
@@ -216,7 +216,7 @@ def test_a_file_larger_than_memory_is_read_in_every_pass():
 
 
 def test_cast_weights_must_fit_main_memory():
-    room = PROCESS_RAM + STAGED + 50 * MB + 10 * (60 * MB + 4000)
+    room = PROCESS_RAM + STAGED + 10 * (40 * MB + 4000)
     assert one(replace(MACHINE, ram_free=room, vram_free=749 * MB)).fits
     made = one(replace(MACHINE, ram_free=room - 1, vram_free=749 * MB))
     assert not made.fits
@@ -227,6 +227,48 @@ def test_types_on_disk_decide_what_is_copied():
     assert one(component=stored).phases[0].ram == PROCESS_RAM + 1050 * MB
     fp8 = replace(MODEL, stored="fp8")
     assert one(component=fp8, memory="fp8").phases[0].ram == PROCESS_RAM
+
+
+def test_what_each_type_of_a_mixed_file_takes_of_main_memory_is_counted():
+    """On a CPU, in fp32: FP8 stays mapped, the tables in fp16 and what is packed become copies, fp32 stays mapped."""
+    files = (
+        StoredWeights("fp8", 400 * MB, 400 * MB, 10_000, linear=True, castable=True),
+        StoredWeights("fp16", 100 * MB, 200 * MB),
+        StoredWeights("fp32", 5 * MB, 20 * MB),
+        StoredWeights("fp32", 20 * MB, 11 * MB, packed=True),
+    )
+    mixed = replace(MODEL, stored="fp8", files=files)
+    (chosen,) = one(CPU, component=mixed, memory="fp8").phases
+    assert (chosen.compute, chosen.storage) == ("fp32", "fp8")
+    # The parameters that no file has are LoRAs'.
+    loras = 4 * (mixed.parameters - 525 * MB)
+    assert chosen.copied == 4 * 100 * MB + 4 * 20 * MB + loras
+    unpacked = 4 * 20 * MB  # the largest layer
+    assert chosen.ram == PROCESS_RAM + chosen.copied + 2 * 500 * MB + unpacked
+    assert mixed.file_bytes() == 631 * MB
+    assert mixed.mapped("fp32", "fp8") == 420 * MB
+
+
+def two_phases(machine):
+    """An encoder whose copy takes 400 MB, and the model, which takes 2.1 GB, both in fp32."""
+    encoder = Component("text_encoder", Block(0, 100 * MB), (), "bf16")
+    work = phase(name="encode", component=encoder, storages=("bf16",)), phase(storages=("bf16",))
+    return plan(work, machine, margin=0)
+
+
+def test_models_that_stay_in_memory_count_for_later_phases():
+    made = two_phases(CPU)
+    encode, sample = made.phases
+    assert (encode.copied, encode.cached, sample.cached) == (400 * MB, 0, 400 * MB)
+    assert made.peak_ram == sample.ram + 400 * MB
+    assert "sample: 0.4 GB of models of the phases before stay in memory" in " ".join(made.reasons)
+
+
+def test_models_of_earlier_phases_leave_where_room_is_needed():
+    enough = two_phases(CPU).phases[1].ram
+    made = two_phases(replace(CPU, ram_free=enough))
+    assert made.fits
+    assert (made.phases[1].cached, made.peak_ram) == (0, enough)
 
 
 def test_the_cpu_computes_in_fp32_from_main_memory():

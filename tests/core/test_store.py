@@ -89,9 +89,9 @@ class Shelf:
     def __init__(self):
         self.read = []
 
-    def get(self, slot, key, size=0):
+    def get(self, slot, key, size=0, beside=0):
         return model_cache.cached_model(
-            slot, key, lambda: self.read.append((slot, key)) or torch.nn.Linear(2, 2), size=size
+            slot, key, lambda: self.read.append((slot, key)) or torch.nn.Linear(2, 2), size=size, beside=beside
         )
 
 
@@ -109,6 +109,21 @@ def test_one_model_a_slot(shelf):
     assert shelf.get("a", 1) is not first
     assert shelf.read == [("a", 1), ("a", 2), ("a", 1)]
     assert model_cache.cached_bytes() == 6 * 4
+
+
+def test_others_make_room_for_the_work_with_a_model_that_is_there(shelf, monkeypatch):
+    import psutil
+
+    free = iter([100, 100, 10, 100])
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": next(free)}))
+    shelf.get("a", 1, 50)
+    shelf.get("b", 1, 50)
+    shelf.get("c", 1, 50)
+    shelf.get("b", 1, 50, beside=30)
+    assert shelf.read == [("a", 1), ("b", 1), ("c", 1)]
+    free = iter([100])
+    shelf.get("a", 1, 50)
+    assert shelf.read[-1] == ("a", 1)
 
 
 def test_the_least_recently_used_slot_makes_room(shelf, monkeypatch):
