@@ -298,15 +298,16 @@ def single_files(host: Host, wanted: Callable[[str], bool]) -> list[SingleFile]:
             relative = path.relative_to(root)
             if not category and relative.parts[0] in MODEL_CATEGORIES:
                 continue  # in a folder of its category, which is looked through for itself
-            inspected = _inspected(path)
+            info = inspected(path)
             real = path.resolve()
-            if inspected is not None and real not in found:
+            if info is not None and real not in found:
                 name = _shown_name(category, relative.as_posix())
-                found[real] = SingleFile(name, path, inspected)
+                found[real] = SingleFile(name, path, info)
     return list(found.values())
 
 
-def _inspected(path: Path) -> FileInfo | None:
+def inspected(path: Path) -> FileInfo | None:
+    """Return what a file is, read once until it changes; None for a damaged one, which is named once."""
     try:
         return _inspected_once(path)
     except OSError as error:
