@@ -20,7 +20,6 @@ if sys.version_info < MINIMUM_PYTHON:
 import argparse
 import importlib
 import importlib.util
-import io
 import os
 import re
 import shlex
@@ -111,19 +110,20 @@ class Plan:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = parse_options(argv)
-    # A path may hold characters that a Windows code page lacks, and a pipe must not fail for that.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        return carry_out_options(options)
-    except InstallError as error:
-        say(str(error))
-        return 1
-    except KeyboardInterrupt:
-        say("Stopped. Run the same command again to go on.")
-        return 130
+    process = load_pack("core.process")
+    # Behind `| head`, what was begun goes on; an output that is full is an error at the end.
+    with process.standard_outputs() as (out, err):
+        try:
+            code = carry_out_options(parse_options(argv))
+        except SystemExit as end:  # from argparse, which has printed its help, or what is wrong
+            code = process.exit_code(end)
+        except InstallError as error:
+            say(str(error))
+            code = 1
+        except KeyboardInterrupt:
+            say("Stopped. Run the same command again to go on.")
+            code = 130
+        return int(process.checked_output(code, out, err))
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -525,12 +525,10 @@ def run_models(options: argparse.Namespace, task: str) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    # Behind `| head`, a download goes on; SIGTERM stops it as Ctrl-C does.
-    process = load_pack("core.process")
-    with process.Interruption().caught(), process.standard_outputs() as (out, _):
+    # SIGTERM stops a download as Ctrl-C does.
+    with load_pack("core.process").Interruption().caught():
         code: int = command.run(request, write, sys.stdout.isatty())
-        out.flush()
-        return process.FAILED if code == process.DONE and out.failure else code
+        return code
 
 
 def models_folder(options: argparse.Namespace) -> Path:

@@ -12,9 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-GB = 10**9
-# What CUDA's context takes of a card beside torch's allocator, which alone can be held to a limit.
-CONTEXT = 0.5 * GB
+GB = 2**30  # a card's, as the planner and --vram-gb count
+# What CUDA's context takes of a card beside torch's allocator, which alone can be held to a limit: the planner's.
+CONTEXT = 300 * 2**20
 
 
 def is_card(device: str) -> bool:
@@ -36,7 +36,7 @@ def hold_to(gigabytes: float | None, device: str) -> None:
     if is_card(device):
         total = torch.cuda.get_device_properties(device).total_memory
         share = 1.0 if gigabytes is None else (gigabytes * GB - CONTEXT) / total
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
 
 
 def host_bytes() -> int:

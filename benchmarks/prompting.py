@@ -6,7 +6,7 @@
                                    [--threads N] [--lines N] [--json FILE]
 
 The same chats with the same seeds go through the pack and through transformers' `generate` alone, in turn;
-both must give the same tokens. Each figure is the best of several rounds; on a CPU seconds are those of the
+on a CPU both must give the same tokens. Each figure is the best of several rounds; on a CPU seconds are those of the
 processor, so that other programs on a busy machine do not count. `--static` adds `generate` with a static cache, not
 compiled; `--compile` adds the pack with `compile_step`, whose first answer is timed by the clock on the wall, for
 compilers run as programs of their own. `--random` measures a model of the size of Qwen3-0.6B whose weights are random
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import platform
 import shutil
 import statistics
@@ -33,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import prompt_score
+from machine import ROOT, write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 LINES = (
     "a red ball",
     "一只红色的球",
@@ -142,10 +141,12 @@ def compare(
         for name in bare:
             counts[name], seconds = plain(pack, model, host, chats, name == "static", timed.clock)
             rates[name].append(counts[name] / seconds)
-        if len(set(counts.values())) > 1:
+        # On a card products round by their shape, and what is drawn from nearly equal chances may differ.
+        if len(set(counts.values())) > 1 and timed.clock is time.process_time:
             raise RuntimeError(f"not all wrote as many tokens: {counts}")
     return {
         "tokens": counts["ours"],
+        "tokens_of_each": counts,
         "tokens_per_second": {name: max(found) for name, found in rates.items()},
         "median_tokens_per_second": {name: statistics.median(found) for name, found in rates.items()},
         "first_token_seconds": min(firsts),
@@ -252,9 +253,7 @@ def score_real(options: argparse.Namespace) -> None:
     print(f"{model}, preset {options.preset}, {options.lines} lines of each language")
     print(prompt_score.table(found))
     if options.json:
-        machine = {"machine": platform.platform(), "command": " ".join(sys.argv)}
-        text = json.dumps({**machine, **found}, indent=1, ensure_ascii=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_json(options.json, {"machine": platform.platform(), "command": " ".join(sys.argv), **found})
 
 
 def main() -> None:
@@ -275,8 +274,7 @@ def main() -> None:
     print(f"first token after {found['first_token_seconds'] * 1e3:.1f} ms; load {found['load_seconds']:.2f} s")
     print(", ".join(f"{name} {size / MEGABYTE:.0f} MB" for name, size in found["memory"].items()))
     if options.json:
-        machine = {"machine": platform.platform(), "command": " ".join(sys.argv)}
-        options.json.write_text(json.dumps({**machine, **found}, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, {"machine": platform.platform(), "command": " ".join(sys.argv), **found})
 
 
 if __name__ == "__main__":

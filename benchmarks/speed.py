@@ -19,19 +19,16 @@ blocks, FP8, one batch of both prompts. The toy of both kinds runs on any machin
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from floors import rates
-from machine import be_quiet, command, describe
+from machine import be_quiet, command, describe, load_pack, write_json
 from speed_judge import ATTRIBUTES
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def table(cells: list[list[str]]) -> str:
@@ -61,17 +58,17 @@ def videos(found: dict[str, Any]) -> list[list[str]]:
     return cells
 
 
-def measure_videos(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+def measure_videos(options: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
     """Make videos; print."""
     from speed_contest import Contest
 
     found = Contest(options, scratch).run()
     print(table(videos(found)))
-    return found
+    yield found
 
 
-def measure_steps(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Time single steps of random weights; print."""
+def measure_steps(options: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
+    """Time single steps of random weights; yield the figures so far after each contender; print all."""
     from speed_random import comfyui_way, measure, rows_of_table, with_floor
     from wan_models import Shape
 
@@ -79,18 +76,19 @@ def measure_steps(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     if options.comfyui:
         comfyui = comfyui_way(options.comfyui, options.comfyui_python, options.timed, scratch)
     shape = Shape(options.random, options.size)
-    rows, notes = measure(shape, options.device, options.rounds, options.timed, options.ways, comfyui)
-    best = best.or_better(rates(options.device))
-    rows = with_floor(rows, shape, options.device, best)
+    rows: list[dict[str, Any]] = []
+    for measured, notes in measure(shape, options.device, options.rounds, options.timed, options.ways, comfyui):
+        best = best.or_better(rates(options.device))
+        rows = with_floor(measured, shape, options.device, best)
+        yield {
+            "flops_per_second": best.flops,
+            "bytes_per_second": best.bandwidth,
+            "model": options.random,
+            "size": options.size,
+            "steps": rows,
+            "notes": notes,
+        }
     print(table(rows_of_table(rows)))
-    return {
-        "flops_per_second": best.flops,
-        "bytes_per_second": best.bandwidth,
-        "model": options.random,
-        "size": options.size,
-        "steps": rows,
-        "notes": notes,
-    }
 
 
 def read_options(given: list[str] | None = None) -> argparse.Namespace:
@@ -117,20 +115,19 @@ def read_options(given: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Read the options; measure; print; write."""
     options = read_options()
-    sys.path.insert(0, str(ROOT / "tests"))
-    importlib.import_module("conftest")  # the pack, under the name piying
-    sys.path.pop(0)
+    load_pack()
     be_quiet()
     machine = describe(options.device)
     print(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
+    names = {str(options.comfyui): "COMFYUI", options.comfyui_python: "PYTHON", str(options.json): "FILE"}
+    about = {**machine, "command": command("speed.py", sys.argv[1:], names)}
+    found: dict[str, Any] = {"notes": {}}
     with tempfile.TemporaryDirectory() as scratch:
-        found = (measure_steps if options.random else measure_videos)(options, Path(scratch))
+        for found in (measure_steps if options.random else measure_videos)(options, Path(scratch)):
+            if options.json:
+                write_json(options.json, {**about, **found})
     for name, note in found["notes"].items():
         print(f"\n{name}: {note}." if not note.endswith(".") else f"\n{name}: {note}")
-    if options.json:
-        names = {str(options.comfyui): "COMFYUI", options.comfyui_python: "PYTHON", str(options.json): "FILE"}
-        about = {**machine, "command": command("speed.py", sys.argv[1:], names)}
-        options.json.write_text(json.dumps({**about, **found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

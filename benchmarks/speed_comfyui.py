@@ -47,11 +47,11 @@ def load(specification: dict[str, Any], dtype: torch.dtype) -> Any:
     model = chosen.get_model({}, "", device=management.unet_offload_device())
     model.diffusion_model.load_state_dict(_weights(folder))
     model.diffusion_model.eval()
-    patcher = importlib.import_module("comfy.model_patcher").ModelPatcher(
+    # What ModelSamplingSD3 does, whose module needs all of ComfyUI and PyAV.
+    model.model_sampling.set_parameters(shift=specification["shift"], multiplier=1000)
+    return importlib.import_module("comfy.model_patcher").ModelPatcher(
         model, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
     )
-    shifting = importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingSD3()
-    return shifting.patch(patcher, specification["shift"])[0]
 
 
 def _shape(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Without a card, peaks are counted as operations are called, and compiled blocks 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -87,28 +87,41 @@ def measure(
     steps: int,
     ways: list[str],
     comfyui: Callable[[Case], Row] | None = None,
-) -> tuple[list[Row], dict[str, str]]:
-    """Return a row for each contender, all rounds together, and why contenders are left out.
+) -> Iterator[tuple[list[Row], dict[str, str]]]:
+    """Yield, after each measurement, a row for each contender so far, and why contenders are left out.
 
     Args:
         steps: timed steps of a contender in a round.
         ways: texts, one of which is in a contender's name.
         comfyui: measures ComfyUI's steps.
+
+    Raises:
+        RuntimeError, ValueError, NotImplementedError: a contender of ours has failed; after the last measurement.
     """
     dtype = torch.bfloat16 if is_card(device) else torch.float32
     case = Case(shape, device, dtype, weights(shape.model, dtype, device))
     usable, left_out = contenders(device)
     usable = [each for each in usable if any(text in each.name for text in ways)]
-    found: dict[str, list[Row]] = {each.name: [] for each in usable}
+    turns = {each.name: lambda each=each: case.measure(each, steps) for each in usable}
+    if comfyui is not None:
+        turns["ComfyUI"] = lambda: comfyui(case)
+    found: dict[str, list[Row]] = {}
+    errors: list[Exception] = []
     for _ in range(rounds):
-        for each in usable:
-            if not any("error" in row for row in found[each.name]):
-                found[each.name].append(case.measure(each, steps))
-        if comfyui is not None:
-            found.setdefault("ComfyUI", []).append(comfyui(case))
-    rows = [{"name": name, **merged(several)} for name, several in found.items()]
-    failed = {row["name"]: row["error"] for row in rows if "error" in row}
-    return [row for row in rows if "error" not in row], left_out | failed
+        for name, turn in turns.items():
+            if any("error" in row for row in found.get(name, [])):
+                continue
+            try:
+                found.setdefault(name, []).append(turn())
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                # Ours, which is not to be taken for what a device cannot do; the others are measured first.
+                found[name] = [{"error": f"{type(error).__name__}: {error}"}]
+                errors.append(error)
+            rows = [{"name": name, **merged(several)} for name, several in found.items()]
+            failed = {row["name"]: row["error"] for row in rows if "error" in row}
+            yield [row for row in rows if "error" not in row], left_out | failed
+    if errors:
+        raise errors[0]
 
 
 def rows_of_table(rows: list[Row]) -> list[list[str]]:

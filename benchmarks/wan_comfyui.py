@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import GB, hold_to, is_card, peak, seconds, settle
+from measuring import CONTEXT, GB, hold_to, is_card, peak, seconds, settle
 from wan_models import Shape, inputs, weights
 
 # diffusers' names → the original ones, which ComfyUI reads
@@ -56,7 +56,7 @@ def load(specification: dict[str, Any], dtype: torch.dtype, device: str) -> Any:
     """Return ComfyUI's model on the same random weights, placed as ComfyUI places it."""
     management = importlib.import_module("comfy.model_management")
     if specification["cap"] is not None:
-        _stand_in(management, specification["cap"] * GB, device)
+        _stand_in(management, specification["cap"] * GB - CONTEXT, device)
     state = weights(specification["model"], dtype, device)
     state = {original_name(name): tensor for name, tensor in state.items()}
     options = {"dtype": getattr(torch, specification["storage"])} if specification["storage"] else {"dtype": dtype}

@@ -21,6 +21,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 # Width, height, frames. The toy's: for steps, for the VAE (wider than one of its tiles), for whole runs.
 SIZES = {
     "480p": (832, 480, 81),
+    "480p, 49 frames": (832, 480, 49),
     "720p": (1280, 720, 81),
     "toy": (128, 128, 33),
     "toy vae": (272, 64, 5),

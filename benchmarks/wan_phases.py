@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import clock, hold_to, is_card, peak, seconds, settle
+from measuring import CONTEXT, GB, clock, hold_to, is_card, peak, seconds, settle
 from wan_models import CONFIGS, SIZES, Shape, empty, inputs, weights
 from wan_steps import core
 
@@ -111,7 +112,8 @@ def vae_ways(vae: Any, size: str, device: str) -> list[tuple[str, bool, Callable
     decode, condition = core("wan.decode"), core("wan.conditioning")
 
     def all_at_once() -> torch.Tensor:
-        return vae.decode(decode.denormalised(vae, latents), return_dict=False)[0]
+        # In host memory, where ours come out.
+        return vae.decode(decode.denormalised(vae, latents), return_dict=False)[0].float().cpu()
 
     return [
         ("decode: diffusers", False, all_at_once),
@@ -123,23 +125,27 @@ def vae_ways(vae: Any, size: str, device: str) -> list[tuple[str, bool, Callable
     ]
 
 
-def measure_vae(model: str, size: str, device: str, rounds: int) -> list[Row]:
-    """Return rows of seconds and peaks."""
-    vae = vae_of(model).to(device)
+def measure_vae(model: str, size: str, device: str, rounds: int, types: Sequence[str] = ("fp32",)) -> list[Row]:
+    """Return rows of seconds and peaks, for each number type."""
     found: dict[str, Row] = {}
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     with torch.no_grad():
-        for turn in range(rounds + 1):
-            for name, tiled, call in vae_ways(vae, size, device):
-                row = found.setdefault(name, {"name": name, "seconds": []})
-                (vae.enable_tiling if tiled else vae.disable_tiling)()
-                settle(device)
-                try:
-                    took = seconds(call, device)
-                    row["peak"] = row["peak"] if "peak" in row else peak(call, device)
-                except torch.OutOfMemoryError:
-                    row["error"] = "out of memory"
-                    continue
-                row["seconds"] += [took] if turn else []
+        for kind in types:
+            vae = vae_of(model).to(device, dtypes[kind])
+            for turn in range(rounds + 1):
+                for name, tiled, call in vae_ways(vae, size, device):
+                    row = found.setdefault(f"{name}, {kind}", {"name": f"{name}, {kind}", "seconds": []})
+                    if "error" in row:
+                        continue
+                    (vae.enable_tiling if tiled else vae.disable_tiling)()
+                    settle(device)
+                    try:
+                        took = seconds(call, device)
+                        row["peak"] = row["peak"] if "peak" in row else peak(call, device)
+                    except torch.OutOfMemoryError:
+                        row["error"] = "out of memory"
+                        continue
+                    row["seconds"] += [took] if turn else []
     return list(found.values())
 
 
@@ -151,11 +157,15 @@ def write_pipeline(model: str, folder: Path, device: str) -> Path:
     from transformers import UMT5Config, UMT5EncoderModel
 
     target = folder / "diffusers" / f"random-{model}"
+    if target.is_dir():
+        return target  # of the run before, under another cap
+    # Under another name until it is whole: a run may be stopped while it writes.
+    unfinished = folder / "unfinished" / f"random-{model}"
     for part in ("tokenizer", "scheduler"):
-        shutil.copytree(built_in / part, target / part, dirs_exist_ok=True)
-    shutil.copy(built_in / "model_index.json", target)
-    write_transformer(model, target / "transformer", torch.bfloat16, device)
-    vae_of(model).save_pretrained(target / "vae")
+        shutil.copytree(built_in / part, unfinished / part, dirs_exist_ok=True)
+    shutil.copy(built_in / "model_index.json", unfinished)
+    write_transformer(model, unfinished / "transformer", torch.bfloat16, device)
+    vae_of(model).save_pretrained(unfinished / "vae")
     # google/umt5-xxl
     config = UMT5Config(
         vocab_size=256384,
@@ -168,25 +178,54 @@ def write_pipeline(model: str, folder: Path, device: str) -> Path:
     )
     with torch.device(device):
         encoder = UMT5EncoderModel(config).to(torch.bfloat16)
-    encoder.cpu().save_pretrained(target / "text_encoder")
-    return target
+    encoder.cpu().save_pretrained(unfinished / "text_encoder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return unfinished.rename(target)
 
 
-def measure_phases(model: str, size: str, device: str, folder: Path, cap: float | None, rounds: int) -> list[Row]:
-    """Return rows of whole runs of two steps: the first, one with another prompt, one with the same prompt."""
-    path = write_pipeline(model, folder, device)
-    ways = {"Piying": _our_runs, "diffusers": _their_runs}
+@dataclass(frozen=True)
+class WholeRun:
+    """A model and a video, on a device that may stand in for a smaller one.
+
+    Attributes:
+        folder: for the model and for what runs cache.
+        cap: the smaller card's memory in GB of 2**30 bytes.
+        runs: how many of `RUNS`.
+        steps: of a run.
+    """
+
+    model: str
+    size: str
+    device: str
+    folder: Path
+    cap: float | None
+    runs: int
+    steps: int
+
+    @property
+    def video(self) -> dict[str, int]:
+        """Return the arguments of a request and of diffusers' pipeline."""
+        width, height, frames = SIZES[self.size]
+        return {"width": width, "height": height, "num_frames": frames}
+
+
+def measure_phases(case: WholeRun, rounds: int, ways: Sequence[str]) -> list[Row]:
+    """Return rows of whole runs: the first, one with another prompt, one with the same prompt."""
+    path = write_pipeline(case.model, case.folder, case.device)
     rows: list[Row] = []
     for turn in range(rounds):
-        for name, way in ways.items():
-            settle(device)
-            hold_to(cap, device)
+        for name, way in {"Piying": _our_runs, "diffusers": _their_runs}.items():
+            if not any(text in name for text in ways):
+                continue
+            settle(case.device)
+            hold_to(case.cap, case.device)
             row: Row = {"name": name, "round": turn}
             try:
-                row |= way(path, model, size, device, folder / f"cache-{turn}", cap)
+                row |= way(path, case, case.folder / f"cache-{case.model}-{case.size}-{case.cap}-{turn}")
             except torch.OutOfMemoryError:
                 row["error"] = "out of memory"
-            hold_to(None, device)
+            finally:
+                hold_to(None, case.device)
             rows.append(row)
     return rows
 
@@ -194,56 +233,52 @@ def measure_phases(model: str, size: str, device: str, folder: Path, cap: float 
 RUNS = (("first", "a red circle", 1), ("other prompt", "a blue square", 2), ("same prompt", "a blue square", 3))
 
 
-def _our_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: float | None) -> Row:
+def _our_runs(path: Path, case: WholeRun, cache: Path) -> Row:
     choose, request, host = core("catalog.selection"), core("wan.request"), core("host.headless")
-    width, height, frames = SIZES[size]
     program = host.HeadlessHost(
         models=[path.parents[1]],
-        chosen_device=device,
+        chosen_device=case.device,
         cache=cache,
-        vram=None if cap is None else int(cap * 10**9),
+        # As a run on the whole of such a card finds it: what CUDA itself takes is neither planned with nor used.
+        vram=None if case.cap is None else int(case.cap * GB) - CONTEXT,
     )
-    name = "built-in" if model == "toy" else f"random-{model}"
+    name = "built-in" if case.model == "toy" else f"random-{case.model}"
     handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=name)
     core("executor.model_cache").evict_models()
     found: Row = {}
-    for run, prompt, seed in RUNS:
-        wanted = request.VACERequest(prompt, width=width, height=height, num_frames=frames, steps=2, seed=seed)
-        begun = clock(device)
+    peaks = []
+    for run, prompt, seed in RUNS[: case.runs]:
+        wanted = request.VACERequest(prompt, steps=case.steps, seed=seed, **case.video)
+        begun = clock(case.device)
         _, record = core("wan.run").sample(handle, wanted, program)
-        found[run] = clock(device) - begun
-        found["phases"] = record.get("seconds")
-        found["plan"] = record.get("plan")
-    return found | _card_peak(device)
+        found[run] = clock(case.device) - begun
+        found |= {"phases": record["seconds"], "plan": record["plan"], "estimated": record["predicted_seconds"]}
+        # From the record: a run counts its peak anew in each phase, so torch's own is the last one's.
+        peaks.append(record["peak_vram_gb"])
+        found["planned"] = int(record["predicted_vram_gb"] * GB)
+    return found | ({"peak": int(max(peaks) * GB)} if is_card(case.device) else {})
 
 
-def _their_runs(path: Path, model: str, size: str, device: str, cache: Path, cap: float | None) -> Row:
+def _their_runs(path: Path, case: WholeRun, cache: Path) -> Row:
     from diffusers import UniPCMultistepScheduler, WanVACEPipeline
 
-    width, height, frames = SIZES[size]
     found: Row = {}
-    begun = clock(device)
-    dtype = torch.bfloat16 if is_card(device) else torch.float32
+    begun = clock(case.device)
+    dtype = torch.bfloat16 if is_card(case.device) else torch.float32
     pipeline = WanVACEPipeline.from_pretrained(path, dtype={"default": dtype, "vae": torch.float32})
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=16.0)
     pipeline.set_progress_bar_config(disable=True)
-    if is_card(device):
-        pipeline.enable_model_cpu_offload(device=device)
-    for run, prompt, seed in RUNS:
+    if is_card(case.device):
+        pipeline.enable_model_cpu_offload(device=case.device)
+    for run, prompt, seed in RUNS[: case.runs]:
         pipeline(
             prompt=prompt,
             negative_prompt=core("wan.request").NEGATIVE_PROMPT,
-            width=width,
-            height=height,
-            num_frames=frames,
-            num_inference_steps=2,
+            num_inference_steps=case.steps,
             generator=torch.Generator().manual_seed(seed),
             output_type="pt",
+            **case.video,
         )
-        now = clock(device)
+        now = clock(case.device)
         found[run], begun = now - begun, now
-    return found | _card_peak(device)
-
-
-def _card_peak(device: str) -> Row:
-    return {"peak": torch.cuda.max_memory_allocated(device)} if is_card(device) else {}
+    return found | ({"peak": torch.cuda.max_memory_allocated(case.device)} if is_card(case.device) else {})

@@ -216,6 +216,8 @@ class Case:
                 found["pinned"] = opened.traffic.pinned_bytes
                 found["stall_per_step"] = (opened.traffic.stall_seconds - before.stall_seconds) / steps
             found["peak"] = peak(opened.step, self.device)
+            if is_card(self.device):
+                found["reserved"] = torch.cuda.max_memory_reserved(self.device)  # what the cap holds
         return found
 
     def compare(self, results: list[torch.Tensor]) -> float:

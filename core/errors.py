@@ -90,6 +90,8 @@ _REASONS = {
     errno.ENOTDIR: "a file stands where a folder is needed. Move the file away, or choose another folder.",
     errno.EEXIST: "a file stands where a folder is needed. Move the file away, or choose another folder.",
     errno.EISDIR: "it is a folder. Give the name of a file.",
+    errno.ENOMEM: "main memory is used up, or what this process may use of it. Close other programs, or raise the "
+    "limit of this process or its container.",
     errno.ENOENT: "there is no such file or folder. Check the name.",
 }
 

@@ -18,20 +18,34 @@ STRIDE = 8  # pixels per latent pixel, of both VAEs
 CARD = 16  # the colour card is CARD × CARD patches: 256 equations for at most 17 unknowns a channel
 
 
-def step_callback(
+def step_report(
     progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int
-) -> Callable[..., dict[str, Any]]:
-    """Return a diffusers step callback that reports; the host stops the run by raising from it.
+) -> Callable[[int, torch.Tensor], None]:
+    """Return a function that reports a step, given how many are done and the latents.
+
+    The host stops the run by raising from it.
 
     Args:
-        check: called with the latents of each step.
+        check: called with the latents of each step: what has gone wrong costs one step and not all of them.
         steps: how many there are.
     """
 
+    def report(done: int, latents: torch.Tensor) -> None:
+        check(latents, f"at step {done} of {steps}")
+        progress.step(done, preview.of(latents))
+
+    return report
+
+
+def step_callback(
+    progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int
+) -> Callable[..., dict[str, Any]]:
+    """Return `step_report` as a step callback of diffusers."""
+    report = step_report(progress, preview, check, steps)
+
     def on_step_end(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         del pipeline, timestep
-        check(tensors["latents"], f"at step {step + 1} of {steps}")
-        progress.step(step + 1, preview.of(tensors["latents"]))
+        report(step + 1, tensors["latents"])
         return tensors
 
     return on_step_end

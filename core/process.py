@@ -157,3 +157,17 @@ def standard_outputs() -> Iterator[tuple[Output, Output]]:
             for output in outputs:
                 output.flush()
             sys.stdout, sys.stderr = before
+
+
+def checked_output(code: int, out: Output, err: Output) -> int:
+    """Return the exit code of a command: one that is done has failed where its stdout is incomplete."""
+    out.flush()
+    if code != DONE or out.failure is None:
+        return code
+    err.write(f"error: stdout cannot be written ({out.failure.strerror}). Files that were saved are whole.\n")
+    return FAILED
+
+
+def exit_code(end: SystemExit) -> int:
+    """Return the exit code that Python would end with."""
+    return end.code if isinstance(end.code, int) else int(end.code is not None)

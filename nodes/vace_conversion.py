@@ -165,10 +165,43 @@ class _Conversion:
         if not any(node["class_type"] == "PiyingVACESample" for node in self._made.values()):
             reasons = failed.values() or ["No node of it shows or saves what a VACE sampler makes."]
             raise PiyingError(" ".join(["The workflow cannot be converted.", *reasons]))
+        for key, node in self._made.items():
+            self._fit_values(key, node)
         left = [key for key in self._graph if key not in self._used and self._class(key) not in IMPLIED]
         notes = [f"{self._name(key)}, {self._class(key)}, is not carried over." for key in left if key not in failed]
         drawn = "The same seed draws other noise here, so the video will be another one of its kind."
         return self._made, [*dict.fromkeys([*failed.values(), *self._notes, *notes]), drawn]
+
+    def _fit_values(self, key: str, node: dict[str, Any]) -> None:
+        """Replace what an input here does not take, such as a codec of ComfyUI's, and note it.
+
+        Files are left as they are: they may be put where they are looked for.
+        """
+        definition = self._info[node["class_type"]]
+        specs = {
+            name: spec
+            for group in ("required", "optional")
+            for name, spec in definition["input"].get(group, {}).items()
+        }
+        for name, value in node["inputs"].items():
+            kind, options = (*specs.get(name, ("*",)), {})[:2]
+            choices = kind if isinstance(kind, list) else options.get("options") if kind == "COMBO" else None
+            taken = value
+            if (
+                choices
+                and not isinstance(value, list)
+                and value not in choices
+                and not any("upload" in each for each in options)
+            ):
+                taken = options.get("default", choices[0])
+            elif kind in ("INT", "FLOAT") and isinstance(value, int | float) and not isinstance(value, bool):
+                taken = min(max(value, options.get("min", value)), options.get("max", value))
+            if taken != value:
+                node["inputs"][name] = taken
+                title = node.get("_meta", {}).get("title") or definition.get("display_name") or node["class_type"]
+                self._notes.append(
+                    f"{title} (node {key}): {name} is {value!r}, which is not taken here; it becomes {taken!r}."
+                )
 
     # Reading
 

@@ -16,13 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError, escaped
-from ..core.process import CANCELLED, DONE, FAILED, WRONG, Interruption, Output, standard_outputs
-from .definitions import read_object_info
+from ..core.process import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    WRONG,
+    Interruption,
+    Output,
+    checked_output,
+    exit_code,
+    standard_outputs,
+)
+from .definitions import ObjectInfo, read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
-from .errors import NodeFailed, NodeMisused, WorkflowError
+from .errors import InvalidGraph, NodeFailed, NodeMisused, WorkflowError
 
 if TYPE_CHECKING:
     from .session import Session
+    from .workflow_file import Workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = (
@@ -143,6 +154,8 @@ def main(arguments: list[str] | None = None) -> int:
     with interruption.caught(), standard_outputs() as (out, err):
         try:
             code = _main(arguments, interruption, out, err)
+        except SystemExit as end:  # from argparse, which has printed its help, or what is wrong
+            code = exit_code(end)
         except KeyboardInterrupt:  # before there was anything to stop
             code = interruption.exit_code or CANCELLED
         except (ImportError, AttributeError, RuntimeError):
@@ -150,11 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
             if interruption.exit_code is None:
                 raise
             code = interruption.exit_code
-        out.flush()
-        if code == DONE and out.failure is not None:
-            code = FAILED
-            err.write(f"error: stdout cannot be written ({out.failure.strerror}). Files that were saved are whole.\n")
-    return code
+        return checked_output(code, out, err)
 
 
 def _main(arguments: list[str] | None, interruption: Interruption, out: Output, err: Output) -> int:
@@ -272,45 +281,59 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
     from .plan import as_json, as_text
     from .workflow_file import split_set, write_workflow
 
-    values = dict(map(split_set, options.set))
-    own = session.definitions()
-    # Definitions from a server are for the export: only the session's own nodes can run.
-    given = read_object_info(options.object_info) if options.object_info else {}
-    # What a server leaves out, such as a title, is as it is here.
-    info = own | {name: {"display_name": own.get(name, {}).get("display_name")} | each for name, each in given.items()}
-    settings = {"set": values, "prompt": options.prompt, "seed": options.seed}
-    if options.convert_to_piying:
-        converted, notes = session.convert(options.workflow, info=given, **settings)
-        write_workflow(options.convert_to_piying, converted, "--convert-to-piying")
-        for note in notes:
-            display.message(note, "WARNING")
-        display.saved(options.convert_to_piying)
-        return DONE
-    workflow = session.prepare(options.workflow, info=info, **settings)
-    if options.export_api:
-        write_workflow(options.export_api, workflow.api, "--export-api")
-        display.saved(options.export_api)
-        return DONE
-    graph, roots, errors = session.check(workflow, options.partial, own)
-    if options.check:
-        display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
-        return DONE
-    for error in errors:
-        display.message(f"left out: {error}", "WARNING")
-    _check_installed()
-    if options.plan:
-        plans = session.plan(graph, roots)
-        if options.json:
-            print_json(out, as_json(plans))
-        else:
-            print(escaped(as_text(plans)), file=out)
-        return DONE
+    with session.one_pass():
+        values = dict(map(split_set, options.set))
+        own = session.definitions()
+        # Definitions from a server are for the export: only the session's own nodes can run.
+        given = read_object_info(options.object_info) if options.object_info else {}
+        # What a server leaves out, such as a title, is as it is here.
+        titles = {name: {"display_name": own.get(name, {}).get("display_name")} for name in given}
+        info = own | {name: titles[name] | each for name, each in given.items()}
+        settings = {"set": values, "prompt": options.prompt, "seed": options.seed}
+        if options.convert_to_piying:
+            converted, notes = session.convert(options.workflow, info=given, **settings)
+            write_workflow(options.convert_to_piying, converted, "--convert-to-piying")
+            for note in notes:
+                display.message(note, "WARNING")
+            display.saved(options.convert_to_piying)
+            return DONE
+        workflow = session.prepare(options.workflow, info=info, **settings)
+        if options.export_api:
+            write_workflow(options.export_api, workflow.api, "--export-api")
+            display.saved(options.export_api)
+            _name_refused(session, workflow, info, display)
+            return DONE
+        graph, roots, errors = session.check(workflow, options.partial, own)
+        if options.check:
+            display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
+            return DONE
+        for error in errors:
+            display.message(f"left out: {error}", "WARNING")
+        _check_installed()
+        if options.plan:
+            plans = session.plan(graph, roots)
+            if options.json:
+                print_json(out, as_json(plans))
+            else:
+                print(escaped(as_text(plans)), file=out)
+            return DONE
     _check_writable(options.output)
     if options.vram_gb is not None and session.device() == "cpu":
         display.message("--vram-gb: there is no card here to limit; it tells --plan what to plan for.", "WARNING")
     for path in session.execute(workflow, graph, roots).files:
         display.saved(path)
     return WRONG if errors else DONE
+
+
+def _name_refused(session: Session, workflow: Workflow, info: ObjectInfo, display: Display) -> None:
+    """Warn of what is wrong with a workflow that is written for others to run: as from the page, it has all values."""
+    try:
+        session.check(workflow, info=info)
+    except InvalidGraph as refused:
+        for error in refused.errors:
+            display.message(f"would be refused: {error}", "WARNING")
+    except WorkflowError as refused:
+        display.message(f"would be refused: {refused}", "WARNING")
 
 
 def _check_installed() -> None:

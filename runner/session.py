@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
@@ -164,11 +165,16 @@ class Session:
         self._cache = Cache()
         self._temp.cleanup()
 
+    def one_pass(self) -> AbstractContextManager[None]:
+        """Within it, each models folder is listed once."""
+        return self._host.one_pass()
+
     def definitions(self) -> ObjectInfo:
         """Return the definitions of all node classes, as they are now: lists of files change."""
         self._take_over()
         unusable: dict[str, str] = {}
-        info = object_info(self.classes, self.titles, unusable)
+        with self.one_pass():
+            info = object_info(self.classes, self.titles, unusable)
         new = sorted(
             f"{name} ({self._origins.get(name, 'ComfyUI')})" for name in unusable.keys() - self._unusable.keys()
         )
@@ -263,8 +269,13 @@ class Session:
             InvalidGraph: something is wrong, and `partial` is not given or no output is left.
         """
         graph = workflow.graph(self.titles)
-        with self._naming_failed_packs():
-            validation = validate_graph(graph, info or self.definitions(), self.classes)
+        with self._naming_failed_packs(), self.one_pass():
+            info = info or self.definitions()
+            # Of a node that is not here, a server's definition says what it gives.
+            absent: dict[str, Any] = {
+                name: SimpleNamespace(RETURN_TYPES=each["output"]) for name, each in info.items() if "output" in each
+            }
+            validation = validate_graph(graph, info, {**absent, **self.classes})
         if validation.errors and not (partial and validation.roots):
             raise InvalidGraph(validation.errors)
         return graph, validation.roots, validation.errors
@@ -292,7 +303,8 @@ class Session:
             PiyingError: a model or the device cannot be used.
         """
         self._take_over()
-        return plan_graph(graph, roots, self.classes)
+        with self.one_pass():
+            return plan_graph(graph, roots, self.classes)
 
     def device(self) -> str:
         """Return the torch device that runs compute on."""
@@ -344,9 +356,10 @@ class Session:
         partial: bool = False,
     ) -> Finished:
         """Prepare, check and execute; see these for arguments and errors."""
-        info = self.definitions()
-        workflow = self.prepare(source, set=set, prompt=prompt, seed=seed, info=info)
-        graph, roots, errors = self.check(workflow, partial, info)
+        with self.one_pass():
+            info = self.definitions()
+            workflow = self.prepare(source, set=set, prompt=prompt, seed=seed, info=info)
+            graph, roots, errors = self.check(workflow, partial, info)
         return self.execute(workflow, graph, roots, errors)
 
 

@@ -14,6 +14,7 @@ NEVER, BYPASS = 2, 4  # node modes of LiteGraph, the canvas library
 PRIMITIVE, REROUTE = "PrimitiveNode", "Reroute"  # of the browser alone, which no server knows
 GROUP_PREFIX = "workflow>"  # of the classes of group nodes; once it was "workflow/"
 INPUT_SIDE, OUTPUT_SIDE = "-10", "-20"  # the ids that stand for a subgraph's own inputs and outputs in its links
+MAX_DEPTH = 100  # of subgraphs and group nodes inside each other
 # The browser replaces these on loading, so files with the old names still open.
 RENAMED = {
     "T2IAdapterLoader": "ControlNetLoader",

@@ -15,6 +15,7 @@ from .graph import MAX_NODES
 from .ui_graph import (
     GROUP_PREFIX,
     INPUT_SIDE,
+    MAX_DEPTH,
     OUTPUT_SIDE,
     PRIMITIVE,
     REROUTE,
@@ -34,10 +35,17 @@ from .ui_widgets import Spec, declared_specs
 
 @dataclass(frozen=True)
 class GroupNode:
-    """What the group nodes of one name are: the graph inside, and the inputs outside, those of `graph.inputs`."""
+    """What the group nodes of one name are.
+
+    Attributes:
+        graph: the nodes inside.
+        specs: the inputs outside, those of `graph.inputs`.
+        output_types: of the outputs outside.
+    """
 
     graph: UIGraph
     specs: list[Spec]
+    output_types: list[str]
 
 
 def read_groups(workflow: dict[str, Any], info: ObjectInfo) -> dict[str, GroupNode]:
@@ -48,8 +56,46 @@ def read_groups(workflow: dict[str, Any], info: ObjectInfo) -> dict[str, GroupNo
     """
     extra = workflow.get("extra")
     stored = extra.get("groupNodes") if isinstance(extra, dict) else None
-    groups = as_object(stored or {}, "extra.groupNodes")
-    return {GROUP_PREFIX + name: _Group(name, data, info).build() for name, data in groups.items()}
+    return _Groups(as_object(stored or {}, "extra.groupNodes"), info).all()
+
+
+class _Groups:
+    """The group nodes of a file, of which some may be inside others."""
+
+    def __init__(self, stored: dict[str, Any], info: ObjectInfo) -> None:
+        self._stored = {GROUP_PREFIX + name: data for name, data in stored.items()}
+        self._info = info
+        self._built: dict[str, GroupNode] = {}
+        self._being_built: list[str] = []
+
+    def all(self) -> dict[str, GroupNode]:
+        """Return them all, by class."""
+        for kind in self._stored:
+            self.declared(kind)
+        return self._built
+
+    def declared(self, kind: str) -> tuple[list[Spec], list[str]]:
+        """Return inputs and types of outputs of a class, of a group or of another node; none where it is not known.
+
+        Raises:
+            WorkflowError: a group node is inside itself, or they are nested absurdly deep.
+        """
+        if kind in self._being_built or len(self._being_built) > MAX_DEPTH:
+            name = kind.removeprefix(GROUP_PREFIX)
+            raise WorkflowError(f"The group node {name!r} is inside itself, or nested more than {MAX_DEPTH} deep.")
+        if kind in self._stored:
+            if kind not in self._built:
+                self._being_built.append(kind)
+                self._built[kind] = _Group(kind.removeprefix(GROUP_PREFIX), self._stored[kind], self).build()
+                self._being_built.pop()
+            return self._built[kind].specs, self._built[kind].output_types
+        definition = self._info.get(kind)
+        if not isinstance(definition, dict):
+            return [], []
+        outputs = definition.get("output")
+        returned = outputs if isinstance(outputs, list) else []
+        types = ["COMBO" if isinstance(each, list) else str(each) for each in returned]
+        return declared_specs(kind, definition), types
 
 
 @dataclass
@@ -71,33 +117,28 @@ class _Inner:
 
 
 class _Group:
-    def __init__(self, name: str, data: Any, info: ObjectInfo) -> None:
+    def __init__(self, name: str, data: Any, groups: _Groups) -> None:
         self._what = f"group node {name!r}"
-        self._data, self._info = as_object(data, self._what), info
+        self._data, self._groups = as_object(data, self._what), groups
         self._config = self._data.get("config") if isinstance(self._data.get("config"), dict) else {}
         stored = as_objects(self._data.get("nodes"), f"nodes of the {self._what}")
         if len(stored) > MAX_NODES:
             raise WorkflowError(f"The {self._what} has {len(stored)} nodes; at most {MAX_NODES} are allowed.")
         self._inner = [self._read_inner(index, each) for index, each in enumerate(stored)]
         self._links: list[UILink] = []
+        self._output_types: list[str] = []
         self._ports: dict[str, tuple[Spec, list[tuple[int, str]]]] = {}
         self._seen: dict[str, int] = {}
 
     def _read_inner(self, index: int, data: dict[str, Any]) -> _Inner:
         node = read_node({**data, "id": index})
-        definition = self._info.get(node.type)
-        if not isinstance(definition, dict):
-            return _Inner(node, [], [])
-        outputs = definition.get("output")
-        returned = outputs if isinstance(outputs, list) else []
-        types = ["COMBO" if isinstance(each, list) else str(each) for each in returned]
-        return _Inner(node, declared_specs(node.type, definition), types)
+        specs, output_types = self._groups.declared(node.type)
+        return _Inner(node, specs, list(output_types))
 
     def build(self) -> GroupNode:
         """Return what the group is."""
         self._read_links()
         later: list[tuple[int, _Inner, dict[int, Spec]]] = []
-        outputs = 0
         for index, inner in enumerate(self._inner):
             if inner.node.type == PRIMITIVE:
                 self._add_primitive(index, inner)
@@ -109,8 +150,9 @@ class _Group:
             for slot in range(len(inner.output_types)):
                 hidden = slot in inner.targets and slot not in inner.external
                 if self._custom(index, "output", str(slot)).get("visible", not hidden):
-                    self._links.append(UILink(str(index), slot, OUTPUT_SIDE, outputs, inner.output_types[slot]))
-                    outputs += 1
+                    end = OUTPUT_SIDE, len(self._output_types)
+                    self._links.append(UILink(str(index), slot, *end, inner.output_types[slot]))
+                    self._output_types.append(inner.output_types[slot])
         # Inputs that were made of widgets follow those of all nodes.
         for index, inner, converted in later:
             # The frontends that saved group nodes sort slots as texts: 10 comes before 2.
@@ -232,4 +274,4 @@ class _Group:
             slots += [Slot(name, "*", key) for name, key in waiting.items()]
             nodes[str(index)] = replace(inner.node, inputs=slots)
         graph = UIGraph(nodes, {str(key): link for key, link in enumerate(links)}, ports)
-        return GroupNode(graph, [spec for spec, _ in self._ports.values()])
+        return GroupNode(graph, [spec for spec, _ in self._ports.values()], self._output_types)

@@ -10,13 +10,11 @@ from typing import Any
 
 from .errors import WorkflowError
 from .graph import MAX_NODES
-from .ui_graph import BYPASS, INPUT_SIDE, MAX_SLOTS, NEVER, PRIMITIVE, Slot, SubgraphInput, UILink
+from .ui_graph import BYPASS, INPUT_SIDE, MAX_DEPTH, MAX_SLOTS, NEVER, PRIMITIVE, Slot, SubgraphInput, UILink
 from .ui_nodes import GETTERS, SEED_BROADCASTER, VIRTUAL, LoadedFile, LoadedGraph, LoadedNode
 from .ui_widgets import MISSING
 
 log = logging.getLogger("piying")
-
-MAX_DEPTH = 100
 
 
 @dataclass

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checkpoints.key_mapping import class_shapes
+from ..checkpoints.components import find_source
 from ..download.manifest import MANIFEST
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT
@@ -65,8 +65,8 @@ def found_components(found: InstalledModel, rules: Mapping[str, CastRules]) -> d
 
 
 def _in_class(places: Iterable[Path], part: str) -> dict[str, TensorInfo]:
-    entries = class_shapes(places, part)
-    return {name: TensorInfo(entry.shape, entry.dtype) for name, entry in entries.items()}
+    sources = [find_source(place, part) for place in places]
+    return {name: TensorInfo(entry.shape, entry.dtype) for one in sources for name, entry in one.entries.items()}
 
 
 def file_tensors(files: Iterable[Path]) -> dict[str, TensorInfo]:

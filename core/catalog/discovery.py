@@ -5,21 +5,23 @@ What reads headers is imported where it is used: nodes are declared at ComfyUI's
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..errors import PiyingError
 from ..families.base import ModelFamily
-from ..files.file_state import cached_by_state
+from ..files.file_state import CACHED, FileState, cached_by_state, file_state
 from ..files.folder import CONFIG, CONFIG_BYTES, STEMS, component_files, component_folder
 from ..files.json_file import read_json, read_json_or_empty
-from ..files.scan import find_files, find_folders, name_left_out
+from ..files.scan import Entry, files_among, models_among, name_in_part, name_left_out, scan
 from ..host.base import MODEL_CATEGORIES, Host
-from .installed_model import FOLDER_DEPTH, InstalledModel, weight_bytes
+from .installed_model import FOLDER_DEPTH, InstalledModel
 
 if TYPE_CHECKING:
     from ..checkpoints.inspect import FileInfo
@@ -29,6 +31,18 @@ ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 LONGEST_NAME = 1024
 NO_MODELS = ("loras", "annotators", "tokenizers")  # categories without models in single files
 SEARCH_DEPTH = 8  # of subfolders, as deep as anyone sorts models
+MAX_FILES = 20_000  # of weights in one folder of models: the header of each is read
+
+T = TypeVar("T")
+
+
+def once_in_pass(host: Host, key: Hashable, find: Callable[[], T]) -> T:
+    """Return what a function finds in the models folders, from the host's table where this pass has asked already."""
+    table = host.pass_cache()
+    if key not in table:
+        table[key] = find()
+    found: T = table[key]
+    return found
 
 
 def installed_models(family: ModelFamily, host: Host) -> list[InstalledModel]:
@@ -36,16 +50,34 @@ def installed_models(family: ModelFamily, host: Host) -> list[InstalledModel]:
 
     Those that cannot run are among them, and say why: `lacking`, `problem`.
     """
-    found: dict[Path, InstalledModel] = {}
+    return list(once_in_pass(host, ("models", family.key, family.index_classes), lambda: _installed(family, host)))
+
+
+def _installed(family: ModelFamily, host: Host) -> list[InstalledModel]:
+    found: dict[str, InstalledModel] = {}
     for category, root in host.model_folders():
-        for folder in find_folders(root, SEARCH_DEPTH, INDEXES, _owner(root)):
-            path = folder.resolve()
-            ours = path not in found and _class_name(folder) in family.index_classes
-            if ours and not _is_downloading(folder):
+        for entry in models_among(_entries(category, root, host), INDEXES):
+            folder = Path(entry.path)
+            if entry.real in found or _class_name(folder) not in family.index_classes:
+                continue
+            contents = _contents(folder)
+            if not _is_downloading(contents):
                 name = _shown_name(category, folder.relative_to(root).as_posix())
-                found[path] = InstalledModel(name, path, weight_bytes(path), problem=_folder_problem(folder, family))
+                size = sum(state.size for file, state in contents if file.lower().endswith(".safetensors"))
+                problem = _folder_problem(folder, _parts(family), contents)
+                found[entry.real] = InstalledModel(name, Path(entry.real), size, problem=problem)
     folders = list(found.values())
     return folders + family.single_file_models(FileCatalog(host), folders)
+
+
+def _entries(category: str, root: Path, host: Host) -> list[Entry]:
+    """Return what lies in one of the host's folders of models, but in the folders that it has for categories."""
+    without = () if category else MODEL_CATEGORIES
+    return once_in_pass(
+        host,
+        ("entries", root, without),
+        lambda: scan(root, SEARCH_DEPTH, INDEXES, owned=_owner(root), without=without),
+    )
 
 
 def _owner(root: Path) -> Callable[[Path], frozenset[str] | None]:
@@ -76,46 +108,62 @@ def _owned_names(folder: Path, is_root: bool) -> frozenset[str] | None:
     return frozenset({*INDEXES, *own})
 
 
-def _folder_problem(folder: Path, family: ModelFamily) -> str:
+def _contents(folder: Path) -> tuple[tuple[str, FileState], ...]:
+    """Return the files of a model's folder, and their states."""
+    states = []
+    for entry in scan(folder, FOLDER_DEPTH):
+        with contextlib.suppress(OSError):  # removed since
+            states += [(entry.path, file_state(entry.path))] if entry.kind == "file" else []
+    return tuple(states)
+
+
+def _parts(family: ModelFamily) -> tuple[str, ...]:
+    return tuple(spec.name for spec in family.components) or ("",)
+
+
+@lru_cache(maxsize=CACHED)
+def _folder_problem(folder: Path, parts: tuple[str, ...], contents: tuple[tuple[str, FileState], ...]) -> str:
     """Return why a model's folder cannot be used, as far as file names, headers and configurations tell; else ""."""
-    parts = [spec.name for spec in family.components] or [""]
-    return next(filter(None, (_part_problem(folder, part) for part in parts)), "")
+    del contents  # they tell one state of the folder from another
+    if not (folder / INDEXES[0]).is_file():
+        return _problem("", (folder,))
+    return next(filter(None, (_problem(part, (folder,)) for part in parts)), "")
 
 
-def _part_problem(folder: Path, part: str) -> str:
+def _problem(part: str, places: tuple[Path, ...]) -> str:
+    """Return why files or folders make up no such part of a model; "" where they do.
+
+    Args:
+        part: the name of a component; "" for a folder that transformers reads as a whole.
+        places: see `checkpoints.components.find_component`.
+    """
+    files: list[Path] = []
     try:
-        place = component_folder(folder, part)
-        _check_component(place, tuple(component_files(place)))
+        for place in places:
+            folder = component_folder(place, part) if place.is_dir() else None
+            files += [place] if folder is None else component_files(folder)
+            files += [] if folder is None or not (folder / CONFIG).is_file() else [folder / CONFIG]
+        states = tuple((file, file_state(file)) for file in files)
+        return _problem_once(files[0], part, places, states)
     except (PiyingError, OSError) as error:
         return str(error)
-    return ""
-
-
-def _check_component(place: Path, files: tuple[Path, ...]) -> None:
-    from ..checkpoints.pretrained import check_counts, read_config
-
-    tensors = 0
-    for file in files:
-        counted = _tensors_in(file)
-        if isinstance(counted, str):
-            raise PiyingError(counted)
-        tensors += counted
-    if (place / CONFIG).is_file():
-        check_counts(read_config(place), tensors, str(place))
 
 
 @cached_by_state
-def _tensors_in(file: Path) -> int | str:
-    """Return how many tensors are in a file, or why it cannot be read."""
-    from ..files.open import read_header
-    from ..quantization.stored_formats import check_readable
+def _problem_once(file: Path, part: str, places: tuple[Path, ...], states: tuple[tuple[Path, FileState], ...]) -> str:
+    from ..checkpoints.components import check_pretrained, find_component
+    from ..checkpoints.pretrained import class_name, read_config
 
+    del file, states  # the answer is cached until one of them changes
     try:
-        header = read_header(file)
-        check_readable(header)
+        if part:
+            find_component(part, places)
+        else:
+            config = read_config(places[0])
+            check_pretrained(places[0], config, class_name(config))
     except PiyingError as error:
         return str(error)
-    return len(header.entries)
+    return ""
 
 
 def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
@@ -129,10 +177,10 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
         found = _class_name(folder)
         if found is None:
             return f"{folder / index} cannot be read"
-        if _is_downloading(folder):
+        if _is_downloading(_contents(folder)):
             return f"{folder} is not all here yet: fetch it again, it goes on where it stopped"
         if found in family.index_classes:
-            return _folder_problem(folder, family) or None
+            return _folder_problem(folder, _parts(family), _contents(folder)) or None
         return f"{folder} is a {found}, not a {' or '.join(family.index_classes)}"
     return family.why_unusable(name, FileCatalog(host)) or what_is(name, host, "model")
 
@@ -178,9 +226,9 @@ def _class_in(index: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _is_downloading(folder: Path) -> bool:
+def _is_downloading(contents: tuple[tuple[str, FileState], ...]) -> bool:
     """Return whether a download of this model goes on or was stopped: it leaves NAME.part files."""
-    return next(find_files(folder, FOLDER_DEPTH, (".part",)), None) is not None
+    return any(file.lower().endswith(".part") for file, _ in contents)
 
 
 def _shown_name(category: str, relative: str) -> str:
@@ -236,13 +284,14 @@ class FileCatalog:
     @cached_property
     def all(self) -> list[SingleFile]:
         """The files in all folders but those of LoRAs: their contents tell what they are, not their place."""
-        return single_files(self.host, lambda category: category not in NO_MODELS)
+        return single_files(self.host, {"", *MODEL_CATEGORIES} - {*NO_MODELS})
 
     def folders_of(self, *classes: str) -> list[Path]:
         """Return the folders whose index names one of these classes, in the host's order of preference."""
-        roots = [root for _, root in self.host.model_folders()]
-        found = (folder for root in roots for folder in find_folders(root, SEARCH_DEPTH, INDEXES, _owner(root)))
-        return [folder for folder in dict.fromkeys(found) if _class_name(folder) in classes]
+        places = self.host.model_folders()
+        entries = (entry for place in places for entry in models_among(_entries(*place, self.host), INDEXES))
+        found = dict.fromkeys(Path(entry.path) for entry in entries)
+        return [folder for folder in found if _class_name(folder) in classes]
 
     def shapes(self, file: SingleFile, kind: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of one component of a file under the names of its class.
@@ -250,9 +299,9 @@ class FileCatalog:
         Raises:
             PiyingError: the file has changed since, and holds no such component.
         """
-        from ..checkpoints.key_mapping import class_shapes
+        from ..checkpoints.components import find_source
 
-        return {name: entry.shape for name, entry in class_shapes([file.path], kind).items()}
+        return {name: entry.shape for name, entry in find_source(file.path, kind).entries.items()}
 
     def lent_by(self, folders: Sequence[InstalledModel], parts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
         """Return for each part the folder of the first model that has it, undamaged."""
@@ -261,7 +310,7 @@ class FileCatalog:
             for folder in folders:
                 has_weights = not part.startswith("tokenizer")
                 is_here = part not in found and (folder.path / part).is_dir()
-                if is_here and not (has_weights and _part_problem(folder.path, part)):
+                if is_here and not (has_weights and _problem(part, (folder.path,))):
                     found[part] = (folder.path / part,)
         return found
 
@@ -282,28 +331,39 @@ class FileCatalog:
         known = files[-1]
         size = sum(file.found.bytes for file in files)
         beside = "".join(f", on {file.name}" for file in files[:-1])
-        return InstalledModel(name or known.name, known.path, size, parts, known.details + beside, family.required)
+        problem = next(filter(None, (_problem(part, parts[part]) for part in family.rules if part in parts)), "")
+        return InstalledModel(
+            name or known.name, known.path, size, parts, known.details + beside, family.required, problem
+        )
 
 
-def single_files(host: Host, wanted: Callable[[str], bool]) -> list[SingleFile]:
-    """Return the files of weights in the folders whose category is wanted; damaged ones are left out, and named once.
+def single_files(host: Host, categories: Collection[str]) -> list[SingleFile]:
+    """Return the files of weights in the folders of these categories; damaged ones are left out, and named once.
 
-    Headers are read once and kept until a file changes.
+    Headers are read once and cached until a file changes.
     """
-    found: dict[Path, SingleFile] = {}
+    found: dict[str, SingleFile] = {}
     for category, root in host.model_folders():
-        if not wanted(category):
-            continue
-        for path in find_files(root, SEARCH_DEPTH, ENDINGS, INDEXES, owned=_owner(root)):
-            relative = path.relative_to(root)
-            if not category and relative.parts[0] in MODEL_CATEGORIES:
-                continue  # in a folder of its category, which is looked through for itself
-            info = inspected(path)
-            real = path.resolve()
-            if info is not None and real not in found:
-                name = _shown_name(category, relative.as_posix())
-                found[real] = SingleFile(name, path, info)
+        if category in categories:
+            key = ("files", category, root)
+            for real, file in once_in_pass(host, key, lambda: _inspected_files(category, root, host)):  # noqa: B023
+                found.setdefault(real, file)
     return list(found.values())
+
+
+def _inspected_files(category: str, root: Path, host: Host) -> list[tuple[str, SingleFile]]:
+    """Return the files of weights in one folder of models, each with its path without links."""
+    files = files_among(_entries(category, root, host), ENDINGS)
+    found = []
+    for entry in islice(files, MAX_FILES):
+        path = Path(entry.path)
+        info = inspected(path)
+        if info is not None:
+            name = _shown_name(category, path.relative_to(root).as_posix())
+            found.append((entry.real, SingleFile(name, path, info)))
+    if next(files, None) is not None:
+        name_in_part(root, f"there are more than {MAX_FILES} files of weights in it")
+    return found
 
 
 def inspected(path: Path) -> FileInfo | None:

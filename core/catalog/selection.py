@@ -103,7 +103,8 @@ def _check(family: ModelFamily, model: str, host: Host, installed: list[Installe
             f"{family.remedy}, or choose another model."
         )
     if name not in choices:
-        reason = why_not(name, family, host)
+        known = next((found.problem for found in installed if found.name == name and found.problem), None)
+        reason = known or why_not(name, family, host)
         raise PiyingError(
             f"model {model!r} {f'cannot be used: {reason}' if reason else 'is not installed'}. "
             f"Here are: {', '.join(choices)}. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from ..quantization.base import WeightFormat
 from ..quantization.casting import complete_rules, replace_layer
 from ..quantization.policy import CastRules, held_types
 from ..quantization.registry import FORMATS, weight_format
+from .fitness import fitting, misfit
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -107,23 +107,11 @@ def _linear_weights(module: nn.Module) -> set[str]:
 
 
 def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the tensors under the module's names, without those that its class says to ignore.
-
-    Larger models add their name for this part to all its tensors ("bert.", "model."), and have a head beside it.
-    """
-    wanted = set(_places(module))
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    """Return the tensors under the module's names, without those that its class says to ignore."""
+    prefix = getattr(module, "base_model_prefix", "")
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
-    is_larger = any(name.startswith(prefix) and name not in wanted for name in tensors)
-    found = {}
-    for name, stored in tensors.items():
-        if is_larger and not name.startswith(prefix) and name not in wanted:
-            continue
-        short = name.removeprefix(prefix)
-        place = short if name not in wanted and short in wanted else name
-        if place in wanted or not any(re.search(pattern, name) for pattern in ignored):
-            found[place] = stored
-    return found
+    places = fitting(tensors.keys(), _places(module).keys(), prefix, ignored)
+    return {place: tensors[name] for place, name in places.items()}
 
 
 def _places(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -137,9 +125,7 @@ def _places(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _misfit(module: nn.Module, source: str, reason: str) -> PiyingError:
-    return PiyingError(
-        f"{source}: cannot be read as a {type(module).__name__} ({reason}). Fetch it again, or choose another model."
-    )
+    return PiyingError(f"{source}: {misfit(type(module).__name__, reason)}")
 
 
 def _island(module: nn.Module, name: str, dtype: torch.dtype | None) -> torch.dtype | None:

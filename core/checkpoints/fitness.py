@@ -1,22 +1,25 @@
-"""Fitness of components: where a file's tensors go in the component's class, and whether they make a whole one.
+"""Fitness of tensors: where those of a file go in a component's class, and whether they are those that it has.
 
-From headers alone. Inspection, lists, checks and loading ask here, so that they agree.
+From headers alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from ..errors import PiyingError
-from ..families.registry import component_specs
+from ..families.registry import component_specs, description
 from ..files.gguf_blocks import UNPACKERS
 from ..files.safetensors_file import TensorEntry
+from ..quantization.registry import FORMATS
 from ..quantization.stored_formats import describes
 from .layouts import Layout
-from .layouts.base import Config, LeftOut, Metadata, Place, Shapes, Split, Whole
+from .layouts.base import Config, LeftOut, Metadata, Place, Shapes, Split, Tensors, Whole
 
+WHOLE_NUMBERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")
 UNPACKED = "BF16"  # what a packed GGUF tensor counts as: it is unpacked as it is read
 
 
@@ -28,16 +31,21 @@ def places(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, Place]]:
         shapes: of its weights, by their names within the component.
 
     Raises:
-        PiyingError: a name is none of the layout's, or two tensors go to one place.
+        PiyingError: a name is none of the layout's, two tensors go to one place, or one does not part into several.
     """
     taken = set()
-    for name in shapes:
+    for name, shape in shapes.items():
         if any(re.fullmatch(pattern, name) for pattern in layout.spare):
             continue
         place = layout.place(name, shapes)
         if place is None:
             # Another layer of the same family: an image-to-video model's, a motion encoder's.
             raise PiyingError(f"{repr(name[:80])[1:-1]} is no tensor of a {layout.title}. Choose another file.")
+        if isinstance(place, Split) and (not shape or shape[0] % len(place.names)):
+            raise PiyingError(
+                f"{name[:80]} of shape {list(shape)} does not part into {len(place.names)}. "
+                "The file is damaged; fetch it again."
+            )
         for new in place.names if isinstance(place, Split) else () if isinstance(place, LeftOut) else (place.name,):
             if new in taken:
                 raise PiyingError(f"two of its tensors are {new}. The file is damaged; fetch it again.")
@@ -71,6 +79,16 @@ def class_entries(layout: Layout, entries: Mapping[str, TensorEntry]) -> dict[st
     return found
 
 
+def part_tensors(layout: Layout, shapes: Shapes) -> Tensors | None:
+    """Return the tensors of a file that is whole only together with another one; None for others.
+
+    Raises:
+        PiyingError: it is incomplete, or its shapes do not tell.
+    """
+    with _telling(layout):
+        return layout.part(shapes)
+
+
 def class_config(layout: Layout, shapes: Shapes, metadata: Metadata) -> Config:
     """Return the configuration of a component's class.
 
@@ -82,30 +100,120 @@ def class_config(layout: Layout, shapes: Shapes, metadata: Metadata) -> Config:
     Raises:
         PiyingError: it is incomplete, or its shapes do not tell.
     """
-    try:
+    with _telling(layout):
         return {**layout.config(shapes), **layout.settings(metadata)}
+
+
+@contextmanager
+def _telling(layout: Layout) -> Iterator[None]:
+    try:
+        yield
     except (LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise PiyingError(f"tensors of a {layout.title} are missing ({error}). Fetch it again.") from error
 
 
-def check_fit(layout: Layout, entries: Mapping[str, TensorEntry], metadata: Metadata, has_config: bool) -> None:
-    """Accept a component that can be made of a file.
-
-    Args:
-        layout: how it lies in the file.
-        entries: its tensors by their names within the component.
-        metadata: of the file.
-        has_config: whether a config.json says what the shapes do not.
+def described_tensors(class_name: str, config: Config) -> Tensors | None:
+    """Return which tensors a class has for a configuration; None where nothing says so.
 
     Raises:
-        PiyingError: it has tensors of something else, too few, or its shapes do not tell which model it is.
+        PiyingError: the configuration makes no such class.
     """
-    found = class_entries(layout, entries)
-    shapes = {name: entry.shape for name, entry in found.items()}
-    if not has_config and not layout.is_part(shapes):
-        class_config(layout, shapes, metadata)
-    rules = [spec.rules for spec in component_specs(layout.kind)]
-    for prefix in {prefix for rule in rules for prefix in rule.block_lists}:
+    describe = description(class_name)
+    if describe is None:
+        return None
+    try:
+        found = describe(config)
+        odd = (
+            next((shape for shape in found.needed.values() if not all(map(_is_size, shape))), None) if found else None
+        )
+        if odd is not None:
+            raise ValueError(f"it has a tensor of shape {list(odd)}")
+    except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
+        raise no_class(class_name, error) from error
+    return found
+
+
+def _is_size(side: object) -> bool:
+    return type(side) is int and side >= 0
+
+
+def no_class(class_name: str, error: Exception) -> PiyingError:
+    """Return what to raise where the values of a configuration make no model."""
+    reason = " ".join(str(error).split())[:200]
+    return PiyingError(f"its configuration makes no {class_name} ({reason}). Fetch it again.")
+
+
+def misfit(class_name: str, reason: str) -> PiyingError:
+    """Return what to raise where tensors are not those of a class."""
+    return PiyingError(f"cannot be read as a {class_name} ({reason}). Fetch it again, or choose another model.")
+
+
+def fitting(names: Collection[str], wanted: Collection[str], prefix: str, ignored: Iterable[str]) -> dict[str, str]:
+    """Return the tensors under the class's names, without those that it passes over: {name: name among `names`}.
+
+    Larger models add their name for this part to all its tensors ("bert.", "model."), and have a head beside it.
+
+    Args:
+        wanted: the names of the class's tensors.
+        prefix, ignored: see `Tensors`.
+    """
+    prefix = f"{prefix}."
+    patterns = [re.compile(pattern) for pattern in ignored]
+    is_larger = any(name.startswith(prefix) and name not in wanted for name in names)
+    found = {}
+    for name in names:
+        if is_larger and not name.startswith(prefix) and name not in wanted:
+            continue
+        short = name.removeprefix(prefix)
+        place = short if name not in wanted and short in wanted else name
+        if place in wanted or not any(pattern.search(name) for pattern in patterns):
+            found[place] = name
+    return found
+
+
+def check_tensors(
+    class_name: str, described: Tensors, entries: Mapping[str, TensorEntry], passes_over: bool = False
+) -> None:
+    """Accept the tensors of a class.
+
+    Args:
+        class_name: for messages.
+        described: what the class has.
+        entries: what files have, by the names of its class.
+        passes_over: whether there may be others too.
+
+    Raises:
+        PiyingError: one is missing, too many, of another shape, or holds whole numbers.
+    """
+    shapes = {**described.optional, **described.needed}
+    found = fitting(entries.keys(), shapes.keys(), described.prefix, described.ignored)
+    missing = [name for name in described.needed if name not in found]
+    if missing:
+        raise misfit(class_name, f"{len(missing)} tensors are not in it, {missing[0]} first")
+    unexpected = [name for name in found if name not in shapes]
+    if unexpected and not passes_over:
+        raise misfit(class_name, f"{len(unexpected)} tensors have no place in it, {unexpected[0][:80]} first")
+    for name, full in found.items():
+        entry = entries[full]
+        if name not in shapes:
+            continue
+        if tuple(entry.shape) != shapes[name]:
+            raise misfit(class_name, f"{name} is of shape {list(entry.shape)}, not {list(shapes[name])}")
+        if entry.dtype in WHOLE_NUMBERS and not any(entry.dtype in one.number_types for one in FORMATS.values()):
+            raise misfit(class_name, f"{name} holds whole numbers, {entry.dtype}")
+
+
+def check_blocks(kind: str, shapes: Shapes) -> None:
+    """Accept the tensors of a class that nothing describes, as far as its blocks are alike.
+
+    Args:
+        kind: of component.
+        shapes: by the names of the class.
+
+    Raises:
+        PiyingError: a block is missing, or lacks what the others have.
+    """
+    for prefix in {prefix for spec in component_specs(kind) for prefix in spec.rules.block_lists}:
         blocks: dict[int, dict[str, tuple[int, ...]]] = defaultdict(dict)
         for name, shape in shapes.items():
             number, _, own = name.removeprefix(f"{prefix}.").partition(".")

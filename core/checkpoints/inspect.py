@@ -2,109 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import PiyingError
-from ..families.registry import layouts
-from ..files.folder import CONFIG, STEMS
 from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import Verdict, check_numbers, judge
 from ..lora.names import lora_names
 from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
-from .fitness import check_fit
-from .layouts.base import TOKENIZER_TENSOR, Layout, holds_tokenizer
+from .components import FileComponent, check_file, describe, file_components
+from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
 
-PREFIX = re.compile(
-    r"(model\.diffusion_model\.|diffusion_model\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.(?:transformer\.)?)"
-)
-DECIDING = ("model.diffusion_model.", "diffusion_model.", "first_stage_model.", "text_encoders.")
-
-
-@dataclass(frozen=True)
-class FileComponent:
-    """One component of a file.
-
-    Attributes:
-        names: {name within the component: name in the file}.
-        layout: what it is; None where no layout we know has such names.
-    """
-
-    prefix: str
-    layout: Layout | None
-    names: dict[str, str]
-
-    @property
-    def title(self) -> str:
-        """What it is called; "" where it is not known."""
-        return "" if self.layout is None else self.layout.title_of(self.names)
-
-    @property
-    def kind(self) -> str:
-        """The kind of component; "" where it is not known."""
-        return "" if self.layout is None else self.layout.kind
-
-
-def file_components(names: Iterable[str]) -> list[FileComponent]:
-    """Return the components that tensor names make up, in order of their prefixes."""
-    groups: dict[str, dict[str, str]] = {}
-    names = list(names)
-    prefixed = any(name.startswith(DECIDING) for name in names)
-    for name in names:
-        found = PREFIX.match(name) if prefixed else None
-        prefix = "" if found is None else found[1]
-        group = groups.setdefault(prefix.removesuffix("transformer.") or prefix, {})
-        group[name.removeprefix(prefix)] = name
-    return [
-        FileComponent(prefix, next((layout for layout in layouts() if layout.matches(group)), None), group)
-        for prefix, group in sorted(groups.items())
-    ]
-
-
-WIDTHS_OF_CLIP = {768: "a CLIP-L text encoder", 1280: "a CLIP-G text encoder", 1024: "a CLIP-H text encoder"}
-CLIP = re.compile(r"(.*\.)?text_model\.embeddings\.token_embedding\.weight")
-
-# Models of others by a name that only they have, as a regular expression of its beginning.
-FOREIGN = (
-    (r"v\.blk\.0\.|mm\.0\.weight", "a vision encoder of llama.cpp (mmproj)"),
-    (r"blk\.0\.attn_q(kv)?\.weight", "a language model of llama.cpp that is not known here"),
-    (r"enc\.blk\.0\.", "a text encoder of llama.cpp that is not known here"),
-    (r"model\.diffusion_model\.input_blocks\.", "a Stable Diffusion checkpoint"),
-    (r"(model\.diffusion_model\.)?double_blocks\.0\.img_attn", "a Flux or HunyuanVideo transformer"),
-    (r"(model\.diffusion_model\.)?joint_blocks\.", "a Stable Diffusion 3 transformer"),
-    (r"(.*\.)?vision_model\.encoder\.|visual\.transformer\.", "a CLIP vision encoder"),
-    (r"transformer_blocks\.0\.attn\.add_q_proj", "a Flux, Stable Diffusion 3 or Qwen-Image transformer"),
-    (r"control_model\.|controlnet_", "a ControlNet"),
-    (r"down_blocks\.0\.", "a U-Net of diffusers"),
-)
-
-
-LONGEST_MARK = 200  # characters of a name that FOREIGN looks at
-
-
-def describe(entries: Mapping[str, TensorEntry]) -> str:
-    """Return what a file is: "a Wan2.1 VAE", "a CLIP-L text encoder", "no model known here"."""
-    if lora_names(entries.keys()):
-        return judge(entries).shape.title
-    titles = [part.title for part in file_components(entries) if part.layout is not None]
-    if titles:
-        return "a checkpoint of " + ", ".join(titles) if len(titles) > 1 else f"a {titles[0]}"
-    for name, entry in entries.items():
-        if CLIP.fullmatch(name) and len(entry.shape) == 2:
-            return WIDTHS_OF_CLIP.get(entry.shape[1], "a CLIP text encoder")
-    lines = "\n".join(name[:LONGEST_MARK] for name in entries)
-    for pattern, title in FOREIGN:
-        if re.search(f"^(?:{pattern})", lines, re.MULTILINE):
-            return title
-    return "no model known here"
-
-
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")  # in the names of files that hold one model together
 GB = 1e9  # as makers of disks and hubs count
 
 
@@ -223,21 +135,13 @@ def _why_unreadable(
             if not lora.reason and numbers:
                 check_numbers(header.path)
             return lora.reason
-        shard = SHARD.search(header.path.name)
-        if shard and int(shard[2]) > 1:
-            raise PiyingError(f"it is file {int(shard[1])} of {int(shard[2])} of a model. Choose the folder of all.")
         if not parts:
             what = describe(header.entries)
             architecture = header.metadata.get("general.architecture")
             raise PiyingError(f"it is {what}" + (f" ({architecture})" if architecture else ""))
-        is_own = header.path.name.startswith(STEMS)  # a model folder's configuration is for the files named so
-        has_config = is_own and (header.path.parent / CONFIG).is_file()
-        for part in parts:
-            if part.layout is not None:
-                entries = {name: header.entries[full] for name, full in part.names.items()}
-                check_fit(part.layout, entries, header.metadata, has_config)
+        check_file(header, parts)
     except PiyingError as error:
-        return str(error).removeprefix(f"{header.path}: ")
+        return str(error).removeprefix(f"{header.path}: ").removeprefix(f"{header.path.parent}: ")
     return ""
 
 

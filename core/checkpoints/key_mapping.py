@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from ..errors import PiyingError
-from ..families.registry import layout_kinds
-from ..files.folder import component_files
-from ..files.open import read_header
-from ..files.safetensors_file import TensorEntry
 from ..files.stored_tensor import StoredTensor, TransformedTensor
 from ..quantization.stored_formats import join_scales
-from .fitness import class_entries, places
-from .inspect import FileComponent, file_components
+from .components import FileComponent
+from .fitness import places
 from .layouts.base import LeftOut, Place, Split, SwapHalves
 
 
@@ -50,29 +45,3 @@ def _moved(place: Place, stored: StoredTensor) -> list[tuple[str, StoredTensor]]
     if place.squeeze and len(stored.shape) == 4:
         return [(place.name, TransformedTensor(stored, stored.shape[:2], lambda tensor: tensor[:, :, 0, 0]))]
     return [(place.name, stored)]
-
-
-def class_shapes(paths: Iterable[Path], kind: str) -> dict[str, TensorEntry]:
-    """Return the tensors of one component by the names of its class; their places in the file mean nothing.
-
-    Args:
-        paths: files, or folders of one component each.
-        kind: "transformer", "vae", "text_encoder", "text_encoder_2" or "prompt_model".
-
-    Raises:
-        PiyingError: a file is damaged, or holds no such component.
-    """
-    found: dict[str, TensorEntry] = {}
-    for path in paths:
-        entries: dict[str, TensorEntry] = {}
-        for file in component_files(path) if path.is_dir() else [path]:
-            entries |= read_header(file).entries
-        parts = [part for part in file_components(entries) if part.kind in layout_kinds(kind)]
-        part = parts[-1 if kind.endswith("_2") else 0] if parts else None
-        if part is None or part.layout is None:
-            raise PiyingError(f"{path}: holds no {kind.replace('_', ' ')}. Choose another file.")
-        try:
-            found |= class_entries(part.layout, {name: entries[full] for name, full in part.names.items()})
-        except PiyingError as error:
-            raise PiyingError(f"{path}: {error}") from error
-    return found

@@ -14,8 +14,8 @@ from ..files.safetensors_file import TensorEntry
 from ..quantization.policy import NOTHING_CAST, WEIGHT, CastRules, held_types
 from ..quantization.registry import FORMATS, stored_type, weight_format
 from ..quantization.stored_formats import check_readable
+from .components import file_components
 from .fitness import class_entries
-from .inspect import file_components
 
 GB, MB = 1e9, 1e6  # as makers of disks and hubs count
 SHOWN = 3  # names of a group in its line

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import PiyingError
-from ..files.folder import CONFIG, CONFIG_BYTES, component_files
+from ..files.folder import CONFIG, CONFIG_BYTES
 from ..files.json_file import read_json
-from ..files.open import read_header
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
+from ..main_memory import is_memory_short
 
 # What diffusers and transformers raise where the values of a configuration make no model.
 BAD_VALUES = (
@@ -23,6 +19,7 @@ BAD_VALUES = (
     ValueError,
     LookupError,
     AttributeError,
+    NameError,
     ArithmeticError,
     AssertionError,
     ImportError,
@@ -35,7 +32,7 @@ CODE = re.compile(
     r"|use_pretrained_backbone"
 )
 # Settings that count modules, and how many there may be without as many tensors: defaults are written down too.
-COUNT = re.compile(r".*(layers|blocks|depths?)")
+COUNT = re.compile(r".*(layers|blocks|depths?|per_block)")
 MANY = 1024
 
 
@@ -88,52 +85,6 @@ def class_name(config: Mapping[str, Any]) -> str:
     return named if isinstance(named, str) else ""
 
 
-def load_pretrained(folder: Path, title: str, classes: Collection[str], dtype: torch.dtype) -> PreTrainedModel:
-    """Return a model that transformers reads from a folder, in host memory and in evaluation mode.
-
-    Args:
-        folder: holds config.json and safetensors files.
-        title: of the family, for messages.
-        classes: the classes of transformers that it may be.
-        dtype: of its weights.
-
-    Raises:
-        PiyingError: the folder is incomplete, damaged, or another model's.
-    """
-    import transformers
-
-    settings = read_config(folder)
-    try:
-        tensors = sum(len(read_header(file).entries) for file in component_files(folder))
-    except PiyingError as error:
-        raise PiyingError(f"{folder}: cannot be read as a {title} model. {error}") from error
-    check_counts(settings, tensors, str(folder))
-    named = class_name(settings)
-    if named not in classes:
-        raise PiyingError(f"{folder}: is a {named or 'model without a name'}, not a {' or '.join(classes)}.")
-    with reading(folder, title):
-        kind = getattr(transformers, named)
-        if settings.get("model_type", kind.config_class.model_type) != kind.config_class.model_type:
-            raise ValueError(f"model_type is {settings['model_type']!r}, not {kind.config_class.model_type!r}")
-        model, info = kind.from_pretrained(
-            folder,
-            config=kind.config_class.from_dict(settings),
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    missing = info["missing_keys"]
-    if missing:  # transformers fills them with random numbers, and only warns
-        raise PiyingError(
-            f"{folder}: cannot be read as a {title} model ({len(missing)} tensors are not in its files, "
-            f"{min(missing)} first). Fetch the folder again, or choose another model."
-        )
-    whole: PreTrainedModel = model.eval()
-    return whole
-
-
 @contextmanager
 def reading(folder: Path | str, title: str) -> Iterator[None]:
     """Turn what diffusers, transformers and safetensors raise on a bad folder into a sentence."""
@@ -143,6 +94,8 @@ def reading(folder: Path | str, title: str) -> Iterator[None]:
     try:
         yield
     except (*BAD_VALUES, OSError, SafetensorError, StrictDataclassError) as error:
+        if is_memory_short(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise PiyingError(
             f"{folder}: cannot be read as a {title} model ({type(error).__name__}: {reason}). "

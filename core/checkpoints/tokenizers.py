@@ -15,6 +15,7 @@ from ..files.json_file import read_json_or_empty
 from ..files.open import header_tensors, read_header
 from ..files.scan import find_folders
 from ..host.base import Host
+from ..main_memory import is_out_of_memory
 from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
 from .pretrained import reading
 
@@ -224,6 +225,8 @@ def _of_pieces(model: bytes, path: Path) -> SentencePieceTokenizer:
     try:
         return SentencePieceTokenizer(model)
     except (RuntimeError, ValueError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise PiyingError(f"{path}: the tokenizer in it cannot be read. Fetch the file again.") from error
 
 

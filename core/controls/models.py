@@ -97,7 +97,7 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
         import torch
 
         from ..checkpoints.assemble import require_finite
-        from ..checkpoints.pretrained import load_pretrained
+        from ..checkpoints.load import load_pretrained
 
         log.info("Loading %s model: %s", family.title, found.name)
         model = load_pretrained(found.path, family.title, family.index_classes, torch.float32)

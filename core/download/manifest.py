@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import PiyingError
 from ..files.json_file import load_json
+from ..media.naming import is_windows_device
 from .checksums import LEDGER
 
 MANIFEST = Path(__file__).resolve().parents[2] / "models_manifest.json"
 SCHEMA = 2
 LONGEST_NAME = 200  # bytes; file systems take 255, and a download adds its endings
 OWN_ENDINGS = (".part", ".part.json", ".part.lock")
-DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,9 @@ def safe_path(name: str) -> str:
 
 def _is_usable(part: str) -> bool:
     is_ours = part.endswith(OWN_ENDINGS) or part == LEDGER
-    return len(part.encode()) <= LONGEST_NAME and part == part.rstrip(". ") and not (is_ours or DEVICE.fullmatch(part))
+    return (
+        len(part.encode()) <= LONGEST_NAME and part == part.rstrip(". ") and not (is_ours or is_windows_device(part))
+    )
 
 
 @cache

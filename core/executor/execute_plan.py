@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
+from ..main_memory import usable_cores
 from ..planner.cost import offered_computes
 from ..planner.machine import read_machine
 from ..planner.plan import plan
@@ -121,7 +122,7 @@ def execute_plan(
         return any(name != overflow[1] for name in offered_computes(phase, machine, handle.precision))
 
     loras = [f"LoRA {one.name!r} at strength {one.strength:g}: lower it, or leave it out." for one in handle.loras]
-    with memory_limit(device, host.memory_rules().vram):
+    with memory_limit(device, host.memory_rules().vram), thread_limit(device):
         result, done = retry_after_overflow(attempt, wider, [*loras, *causes])
     if done.key not in logged:
         log.info("%s", after(done, run.meter.phases, machine))
@@ -165,6 +166,25 @@ def memory_limit(device: str, allowed: int | None) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(before, device)
+
+
+@contextmanager
+def thread_limit(device: str) -> Iterator[None]:
+    """Hold torch to the cores that this process may keep busy inside the block, where it computes on the CPU.
+
+    torch asks the machine how many there are: in a container with a quota of two its 64 threads wait for each other.
+    """
+    import torch
+
+    before, cores = torch.get_num_threads(), usable_cores()
+    if device != "cpu" or before <= cores:
+        yield
+        return
+    torch.set_num_threads(cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Meter:

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, TypeVar
 
+from ..main_memory import has_room
+
 if TYPE_CHECKING:
     from ..host.base import DevicePolicy
 
@@ -23,7 +25,13 @@ _models: dict[str, tuple[Hashable, object]] = {}
 
 
 def cached_model(
-    slot: str, key: Hashable, load: Callable[[], Model], policy: DevicePolicy | None = None, *, size: int = 0
+    slot: str,
+    key: Hashable,
+    load: Callable[[], Model],
+    policy: DevicePolicy | None = None,
+    *,
+    size: int = 0,
+    mapped: int = 0,
 ) -> Model:
     """Return the model in `slot` when its key is `key`; else replace it by what `load` returns.
 
@@ -33,15 +41,14 @@ def cached_model(
         load: reads it.
         policy: gets a callback, so that its user can have the models leave memory.
         size: bytes that `load` takes; other slots, least recently used first, are evicted where they do not fit.
+        mapped: bytes that it adds to the address space, its files included.
     """
-    import psutil
-
     if slot in _models and _models[slot][0] == key:
         _models[slot] = _models.pop(slot)
         return _models[slot][1]  # type: ignore[return-value]
     # The old model goes before the new one is read, so that the two are never in memory together.
     _models.pop(slot, None)
-    while _models and psutil.virtual_memory().available < size:
+    while _models and not has_room(size, max(size, mapped)):
         oldest = next(iter(_models))
         log.info("Letting %s go from memory: %.1f GB are needed.", oldest, size / 1e9)
         evict_models(oldest)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..disk_cache import DiskCache, entry_name
 from ..errors import PiyingError
 from ..files.dtypes import all_finite
+from ..main_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +28,6 @@ log = logging.getLogger("piying")
 
 
 Result = TypeVar("Result")
-
-# What allocators say besides raising torch.OutOfMemoryError: cuBLAS and cuDNN handles, the host's
-# allocator on Linux and on Windows, and pinned memory.
-MESSAGES = (
-    "out of memory",
-    "ALLOC_FAILED",
-    "can't allocate memory",
-    "not enough memory",
-)
 
 
 class PhaseOutOfMemoryError(Exception):
@@ -50,17 +42,6 @@ class PhaseOutOfMemoryError(Exception):
         self.key = key
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception, or what caused it, says that memory ran out, on the card or in the machine."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES):
-        return True
-    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
-
-
 @contextmanager
 def catch_out_of_memory(key: str) -> Iterator[None]:
     """Turn running out of memory inside the block into a `PhaseOutOfMemoryError` that holds no tensors.
@@ -71,8 +52,8 @@ def catch_out_of_memory(key: str) -> Iterator[None]:
     detail = None
     try:
         yield
-    except (RuntimeError, MemoryError, PiyingError) as error:
-        # Reading files turns what libraries raise into a PiyingError.
+    except (RuntimeError, MemoryError, OSError, ImportError, PiyingError) as error:
+        # Files are mapped and libraries imported inside too, and a node turns what libraries raise into a PiyingError.
         if not is_out_of_memory(error):
             raise
         detail = str(error).strip().partition("\n")[0] or type(error).__name__

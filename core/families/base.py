@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
-    from ..checkpoints.layouts.base import Layout
+    from ..checkpoints.layouts.base import Description, Layout
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
 
@@ -36,6 +36,7 @@ class ComponentSpec:
             that name the class of a larger model.
         rules: its lists of blocks, the unit of streaming, and which of their layers may be stored in fewer bits.
         layout_kind: the kind of the layouts that hold it; "" where that is its own kind.
+        tensors: {class: which tensors it has}, for those that are described.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ComponentSpec:
     model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
     rules: CastRules = NOTHING_CAST
     layout_kind: str = ""
+    tensors: Mapping[str, Description] = field(default_factory=dict, hash=False)
 
     @property
     def kind(self) -> str:

@@ -118,7 +118,12 @@ class ModelParts:
         self.host.check_cancelled()
         key = (self._files(part), choice.compute, choice.storage)
         model = cached_model(
-            f"{self.family.key}/{part}", key, lambda: self._read(part, choice), self.host, size=choice.weights
+            f"{self.family.key}/{part}",
+            key,
+            lambda: self._read(part, choice),
+            self.host,
+            size=choice.weights,
+            mapped=choice.address_space,
         )
         set_loras(model, self._loras(part), choice.compute)
         use_native_matmul(model, choice.native_matmul)
@@ -141,13 +146,14 @@ class ModelParts:
 
     def _load(self, part: str, choice: PhasePlan, cast: Path | None = None) -> Any:
         """Return a part from its own files, or from what was cast of them."""
-        from ..checkpoints.load import config_beside, load_component
+        from ..checkpoints.components import find_component
+        from ..checkpoints.load import load_component
 
         places = self.found.place(part)
         return load_component(
             part,
             places if cast is None else cast,
-            config=None if cast is None else config_beside(part, places),
+            config=None if cast is None else find_component(part, places).config,
             dtype=choice.compute,
             storage=choice.storage if weight_format(choice.storage) else None,
             rules=self.family.rules[part],

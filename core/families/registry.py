@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 from ..checkpoints.layouts import SHARED_LAYOUTS, Layout
+from ..checkpoints.layouts.base import Description
 from ..controls.family import DEPTH, DETECTOR, POSE, SEGMENTATION
 from ..hunyuan_dit.family import HUNYUAN_DIT
 from ..prompting.family import PROMPT
@@ -45,6 +46,13 @@ def layouts() -> tuple[Layout, ...]:
 def component_specs(kind: str) -> tuple[ComponentSpec, ...]:
     """Return what all families say of a kind of component, such as "text_encoder"."""
     return tuple(spec for family in FAMILIES for spec in family.components if kind in (spec.kind, spec.name))
+
+
+@cache
+def description(class_name: str) -> Description | None:
+    """Return what says which tensors a class has; None where nothing does."""
+    found = (spec.tensors.get(class_name) for family in FAMILIES for spec in family.components)
+    return next((one for one in found if one is not None), None)
 
 
 @cache

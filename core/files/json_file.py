@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from pathlib import Path
 from typing import Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, file_error
 
 # The largest that models come with are vocabularies (tokenizer.json of Qwen3: 11 MB).
 LARGEST_JSON = 64 << 20
@@ -55,6 +56,8 @@ def read_json(path: Path, advice: str = "Fetch it again.", limit: int = LARGEST_
     try:
         value = load_json(path, limit)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise file_error(f"Cannot read {path}", error.errno, "") from error
         raise PiyingError(f"{path}: cannot be read ({str(error)[:100]}). {advice}") from error
     if not isinstance(value, dict):
         raise PiyingError(f"{path}: is no table of settings. {advice}")

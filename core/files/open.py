@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
-from ..errors import PiyingError
+from ..errors import PiyingError, file_error
 from ..quantization.stored_formats import check_readable
 from .gguf_file import MAGIC, gguf_tensors, read_gguf_header
 from .pth_file import PthHeader, pth_tensors, read_pth_header
@@ -38,6 +39,8 @@ def read_header(path: Path) -> FileHeader:
     try:
         return _header(path)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise file_error(f"Cannot read {path}", error.errno, "") from error
         raise PiyingError(f"{path}: cannot be read ({error.strerror}). Choose another file.") from error
 
 

@@ -7,6 +7,7 @@ torch/serialization.py and torch/_utils.py.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import pickletools
@@ -251,6 +252,8 @@ class _Archive:
             with open_regular(path) as file, zipfile.ZipFile(_Limited(file.raw)) as archive:
                 members = archive.infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, struct.error) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+                raise
             raise damaged(path, "it is no PyTorch file of version 1.6 or later") from error
         self._members = {member.filename: member for member in members}
         plain = all(member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1 for member in members)

@@ -6,6 +6,7 @@ Written for files from strangers: nothing in a header makes us read or allocate 
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..disk_cache import payload_bytes
-from ..errors import PiyingError
+from ..errors import PiyingError, file_error
 from .dtypes import NUMBER_TYPES, is_readable, torch_dtype
 from .stored_tensor import StoredTensor
 
@@ -73,6 +74,8 @@ def open_regular(path: Path) -> io.BufferedReader:
             raise PiyingError(f"{path}: is no regular file. Choose another file.")
         return path.open("rb")
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise file_error(f"Cannot open {path}", error.errno, "") from error
         raise PiyingError(f"{path}: cannot be opened ({error.strerror}). Choose another file.") from error
 
 

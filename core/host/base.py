@@ -80,6 +80,12 @@ class Folders(Protocol):
     def model_folders(self) -> list[tuple[str, Path]]:
         """Return (category, folder) pairs to look for models in, most preferred first."""
 
+    def pass_cache(self) -> dict[Any, Any]:
+        """Return a table for what is found in the models folders in one pass, such as a list of all nodes' inputs.
+
+        It is a new one in each pass, and outside of passes at each call.
+        """
+
     def cache_folder(self) -> Path:
         """Return a folder for files that may be deleted at any time and are worth keeping between runs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import time
@@ -26,6 +27,9 @@ SECONDS_BETWEEN_MOTIONS = 3.0
 MOTION_PIXELS = 192  # longest side
 MOTION_FRAMES = 24
 MOTION_MILLISECONDS = 250  # a latent frame stands for four frames of 16 a second
+
+
+_tables: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 class ProgressEvents:
@@ -135,6 +139,20 @@ class ComfyHost:
         found = [(category, path) for category in MODEL_CATEGORIES for path in category_folders(category)]
         # The tokenizers that ComfyUI comes with, for files of weights that bring none.
         return [*found, ("tokenizers", Path(model_management.__file__).parent / "text_encoders")]
+
+    def pass_cache(self) -> dict[Any, Any]:
+        """Return a table that lasts until ComfyUI's event loop goes on.
+
+        It asks all nodes for their inputs, and checks a whole prompt, without going on to another request in between.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return {}
+        if loop not in _tables:
+            _tables[loop] = {}
+            loop.call_soon(_tables.pop, loop, None)
+        return _tables[loop]
 
     def device(self) -> str:
         """Return the device ComfyUI computes on."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentPro
 from .model_folders import ExtraFolder, ordered
 
 log = logging.getLogger("piying")
+
+_tables: ContextVar[dict[int, dict[Any, Any]] | None] = ContextVar("tables of the pass, by host", default=None)
 
 
 @dataclass
@@ -59,6 +63,21 @@ class HeadlessHost:
                 found += [(category, folder) for folder in ordered(root / category, of_category)]
             found.append(("", root))
         return found
+
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """Within it, each models folder is listed once: what is added later is seen in the next pass."""
+        tables = _tables.get()
+        token = _tables.set({} if tables is None else tables)
+        try:
+            yield
+        finally:
+            _tables.reset(token)
+
+    def pass_cache(self) -> dict[Any, Any]:
+        """Return the table of `one_pass`."""
+        tables = _tables.get()
+        return {} if tables is None else tables.setdefault(id(self), {})
 
     def device(self) -> str:
         """Return the chosen device, or the best one torch can see.

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.kl_vae import KL_DIFFUSERS, KL_ORIGINAL
+from ..checkpoints.layouts import kl_vae, t5
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
-from .layouts import BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL
+from .layouts import BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, bert_tensors, tensors
 from .request import SIZES
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ HUNYUAN_DIT = HunyuanDiTFamily(
             classes=("BertModel",),
             model_types={"bert": "BertModel"},
             rules=CastRules(("encoder.layer",)),
+            tensors={"BertModel": bert_tensors},
         ),
         ComponentSpec(
             name="text_encoder_2",
@@ -110,6 +111,7 @@ HUNYUAN_DIT = HunyuanDiTFamily(
                 ("encoder.block",),
                 keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
             ),
+            tensors={"T5EncoderModel": t5.tensors},
         ),
         ComponentSpec(
             name="transformer",
@@ -119,10 +121,11 @@ HUNYUAN_DIT = HunyuanDiTFamily(
                 # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
                 keep={"*norm*": "the Linear layers of norms are sensitive to rounding"},
             ),
+            tensors={"HunyuanDiT2DModel": tensors},
         ),
-        ComponentSpec(name="vae", classes=("AutoencoderKL",)),
+        ComponentSpec(name="vae", classes=("AutoencoderKL",), tensors={"AutoencoderKL": kl_vae.tensors}),
     ),
-    layouts=(BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, KL_DIFFUSERS, KL_ORIGINAL),
+    layouts=(BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, kl_vae.KL_DIFFUSERS, kl_vae.KL_ORIGINAL),
     required=("transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae"),
     missing={
         "text_encoder": "its BERT text encoder",

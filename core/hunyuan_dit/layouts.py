@@ -16,11 +16,17 @@ from ..checkpoints.layouts.base import (
     Names,
     Place,
     Shapes,
+    ShapeTable,
     Split,
     SwapHalves,
+    Tensors,
     Whole,
+    below,
     by_prefix,
+    conv,
     count,
+    linear,
+    norm,
     same,
 )
 
@@ -106,6 +112,69 @@ def config(shapes: Shapes) -> Config:
     }
 
 
+# The options of HunyuanDiT2DModel that shapes depend on.
+OPTIONS: Config = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 88,
+    "in_channels": None,
+    "patch_size": None,
+    "hidden_size": 1152,
+    "num_layers": 28,
+    "mlp_ratio": 4.0,
+    "learn_sigma": True,
+    "cross_attention_dim": 1024,
+    "cross_attention_dim_t5": 2048,
+    "pooled_projection_dim": 1024,
+    "text_len": 77,
+    "text_len_t5": 256,
+    "use_style_cond_and_image_meta_size": True,
+}
+TIME_DIM = 256  # sines of the step, and of each of the six numbers of a picture's size
+STYLE_DIM = 6 * TIME_DIM
+
+
+def tensors(config: Config) -> Tensors | None:
+    """Describe HunyuanDiT2DModel; activations with a gate are not described."""
+    if config.get("activation_fn", "gelu-approximate") not in ("gelu-approximate", "gelu"):
+        return None
+    known = OPTIONS | config
+    width, hidden = known["num_attention_heads"] * known["attention_head_dim"], known["hidden_size"]
+    text, t5, pooled = known["cross_attention_dim"], known["cross_attention_dim_t5"], known["pooled_projection_dim"]
+    channels, patch, layers = known["in_channels"], known["patch_size"], known["num_layers"]
+    found: ShapeTable = {"text_embedding_padding": (known["text_len"] + known["text_len_t5"], text)}
+    found |= linear("text_embedder.linear_1", 4 * t5, t5) | linear("text_embedder.linear_2", text, 4 * t5)
+    found |= conv("pos_embed.proj", hidden, channels, patch, patch)
+    found |= linear("time_extra_emb.timestep_embedder.linear_1", hidden, TIME_DIM)
+    found |= linear("time_extra_emb.timestep_embedder.linear_2", hidden, hidden)
+    found["time_extra_emb.pooler.positional_embedding"] = (known["text_len_t5"] + 1, t5)
+    for layer, outputs in (("k_proj", t5), ("q_proj", t5), ("v_proj", t5), ("c_proj", pooled)):
+        found |= linear(f"time_extra_emb.pooler.{layer}", outputs, t5)
+    has_style = known["use_style_cond_and_image_meta_size"]
+    if has_style:
+        found["time_extra_emb.style_embedder.weight"] = (1, hidden)
+    inputs = pooled + (STYLE_DIM + hidden if has_style else 0)
+    found |= linear("time_extra_emb.extra_embedder.linear_1", 4 * hidden, inputs)
+    found |= linear("time_extra_emb.extra_embedder.linear_2", hidden, 4 * hidden)
+    block = _block(width, known["attention_head_dim"], text, int(width * known["mlp_ratio"]))
+    for number in range(layers):
+        found |= below(f"blocks.{number}", block)
+        if number > layers // 2:
+            found |= norm(f"blocks.{number}.skip_norm", 2 * width)
+            found |= linear(f"blocks.{number}.skip_linear", width, 2 * width)
+    found |= linear("norm_out.linear", 2 * width, width)
+    return Tensors(found | linear("proj_out", patch * patch * channels * (2 if known["learn_sigma"] else 1), width))
+
+
+def _block(width: int, head: int, text: int, inner: int) -> ShapeTable:
+    """Return the tensors of a block, without those of its skip connection."""
+    found = linear("norm1.linear", width, width) | norm("norm1.norm", width) | norm("norm2", width)
+    for attention, inputs in (("attn1", width), ("attn2", text)):
+        found |= norm(f"{attention}.norm_q", head) | norm(f"{attention}.norm_k", head)
+        found |= linear(f"{attention}.to_q", width, width) | linear(f"{attention}.to_out.0", width, width)
+        found |= linear(f"{attention}.to_k", width, inputs) | linear(f"{attention}.to_v", width, inputs)
+    return found | norm("norm3", width) | linear("ff.net.0.proj", inner, width) | linear("ff.net.2", width, inner)
+
+
 TITLE = "Hunyuan-DiT transformer"
 
 
@@ -164,6 +233,41 @@ def bert_config(shapes: Shapes) -> Config:
         "max_position_embeddings": shapes["embeddings.position_embeddings.weight"][0],
         "type_vocab_size": shapes["embeddings.token_type_embeddings.weight"][0],
     }
+
+
+# The options of BertModel that shapes depend on, as transformers' BertConfig has them.
+BERT_OPTIONS: Config = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "add_pooling_layer": True,
+}
+
+
+def bert_tensors(config: Config) -> Tensors | None:
+    """Describe BertModel; one that attends to another model's states is not described."""
+    if config.get("add_cross_attention") or config.get("is_decoder"):
+        return None
+    known = BERT_OPTIONS | config
+    width, inner, heads = known["hidden_size"], known["intermediate_size"], known["num_attention_heads"]
+    if width % heads and "embedding_size" not in config:
+        raise ValueError(f"hidden_size {width} is no multiple of num_attention_heads {heads}")
+    found = norm("embeddings.LayerNorm", width)
+    tables = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+    found |= {f"embeddings.{table}_embeddings.weight": (known[rows], width) for table, rows in tables.items()}
+    layer = linear("attention.output.dense", width, width) | norm("attention.output.LayerNorm", width)
+    for part in ("query", "key", "value"):
+        layer |= linear(f"attention.self.{part}", width, width)
+    layer |= linear("intermediate.dense", inner, width) | linear("output.dense", width, inner)
+    layer |= norm("output.LayerNorm", width)
+    for number in range(known["num_hidden_layers"]):
+        found |= below(f"encoder.layer.{number}", layer)
+    found |= linear("pooler.dense", width, width) if known["add_pooling_layer"] else {}
+    return Tensors(found, prefix="bert")
 
 
 BERT = Layout(

@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..files.stored_tensor import StoredTensor
+from ..main_memory import is_out_of_memory
 from ..quantization.casting import dense_weight, is_linear
 from .additions import Addition, Axis, Kronecker, LowRank, add, take_off
 from .catalog import LoraFile
@@ -86,7 +87,7 @@ def apply_lora(
                     unfitting[change.layer] = reason
     except (RuntimeError, ValueError, KeyError, IndexError, AttributeError, PiyingError) as error:
         applied.remove()
-        if isinstance(error, PiyingError):
+        if isinstance(error, PiyingError) or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise PiyingError(f"{path}: does not fit a {class_name} of this size ({reason}).") from error

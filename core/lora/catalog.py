@@ -56,10 +56,13 @@ class LoraFile:
 
 
 def _found(host: Host) -> list[SingleFile]:
-    from ..catalog.discovery import single_files
+    from ..catalog.discovery import once_in_pass, single_files
 
-    files = single_files(host, (FOLDER, "").__contains__)
-    return [replace(one, name=one.name.removeprefix(f"{FOLDER}/")) for one in files if one.found.is_lora]
+    def find() -> list[SingleFile]:
+        files = single_files(host, (FOLDER, ""))
+        return [replace(one, name=one.name.removeprefix(f"{FOLDER}/")) for one in files if one.found.is_lora]
+
+    return once_in_pass(host, "loras", find)
 
 
 def record_of(files: tuple[LoraFile, ...]) -> dict[str, list[dict[str, object]]]:
@@ -85,7 +88,12 @@ def _choices(usable: list[SingleFile]) -> list[str]:
 
 
 def _usable(host: Host, family: ModelFamily | None) -> list[SingleFile]:
-    return [one for one in _found(host) if one.found.readable and not _header_of(one.path, family).reason]
+    from ..catalog.discovery import once_in_pass
+
+    def find() -> list[SingleFile]:
+        return [one for one in _found(host) if one.found.readable and not _header_of(one.path, family).reason]
+
+    return once_in_pass(host, ("usable loras", _class_of(family)), find)
 
 
 def lora_choices_and_details(host: Host, family: ModelFamily) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from shlex import split
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..main_memory import available_bytes
 from . import ffmpeg
 from .frame_rate import exact_rate
 
@@ -43,7 +44,6 @@ def read_audio(path: Path, start: float = 0.0) -> dict[str, Any]:
     Raises PiyingError when the file is missing, damaged, has no sound, or too much of it.
     """
     import numpy as np
-    import psutil
     import torch
 
     doing, rate, channels = f"Cannot read the sound of {path}", 1, 1
@@ -57,7 +57,7 @@ def read_audio(path: Path, start: float = 0.0) -> dict[str, Any]:
             _, offset, _, _, rate, channels = struct.unpack(_HEADER, head)
             process.stdout.read(offset - len(head))
         # Twice: as they come, and as a tensor.
-        free: int = psutil.virtual_memory().available
+        free = available_bytes()
         most = min(MAX_BYTES, free // 2)
         data = process.stdout.read(most + 1)
         if len(data) > most:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import zlib
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..atomic_write import write_bytes
 from ..errors import PiyingError, explain_os_errors, file_error
+from ..main_memory import is_memory_short
 from .metadata import checked, json_ascii
 
 if TYPE_CHECKING:
@@ -140,6 +142,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise PiyingError(f"{path} is not an image this pack can read. Readable: {', '.join(formats)}.") from error
     except (OSError, *_DAMAGE) as error:
+        if is_memory_short(error):
+            raise file_error(f"Cannot read {path}", errno.ENOMEM, "") from error
         if isinstance(error, OSError) and error.errno is not None:
             raise file_error(f"Cannot read {path}", error.errno, error.strerror or "") from error
         raise PiyingError(f"{path} is damaged or cut short ({error}). Copy or download it again.") from error

@@ -94,10 +94,15 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
     return folder.joinpath(*subfolders), stem
 
 
+def is_windows_device(name: str) -> bool:
+    """Return whether Windows takes a name of a file for a device, such as `nul.txt`."""
+    return _WINDOWS_DEVICE.match(name) is not None
+
+
 def _safe(part: str) -> str:
     part = _FORBIDDEN_CHARACTERS.sub("_", part).rstrip(". ")
     # A leading dash would be read as an option on a command line.
-    return f"_{part}" if not part or part.startswith("-") or _WINDOWS_DEVICE.match(part) else part
+    return f"_{part}" if not part or part.startswith("-") or is_windows_device(part) else part
 
 
 def _path(directory: Path, stem: str, number: int, suffix: str) -> Path:

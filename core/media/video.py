@@ -12,11 +12,13 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 from shlex import split
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import PiyingError, explain_os_errors
+from ..main_memory import available_bytes
 from . import ffmpeg
 from .colour import PRECISE, UNKNOWN, Colour, to_rgb
 from .metadata import is_webp
@@ -107,13 +109,8 @@ def probe(path: Path) -> VideoInfo:
     sounds = kinds.count("audio")
     filters, notes = _filters(first, width, height)
     if base is not None and length:
-        tick, frame = float(Fraction(base[1])), float(1 / fps)
-        drift = max(abs((start - times[0][0]) * tick - index * frame) for index, (start, _) in enumerate(times))
-        if drift >= 1.5 * frame:
-            notes.append(
-                f"its frames have uneven durations: each is one frame at the mean rate of {float(fps):.5g} per "
-                f"second, up to {drift:.2f} s from its time"
-            )
+        tick = float(Fraction(base[1]))
+        notes += _uneven([(begin - times[0][0]) * tick for begin, _ in times], fps)
     if sounds and start >= Fraction(1, 20):
         notes.append(f"its picture begins at {float(start):.2f} s: sound before that is left out")
     if sounds > 1:
@@ -170,12 +167,11 @@ def load_frames(path: Path, info: VideoInfo) -> torch.Tensor:
 
     Raises PiyingError when the file is damaged, or holds more than the free memory.
     """
-    import psutil
     import torch
 
     # Both at once: uint8 while decoding, since the frame count in a header may be wrong, then float32.
     each = info.width * info.height * 3 * (1 + 4)
-    free = psutil.virtual_memory().available
+    free = available_bytes()
 
     def check(count: int) -> None:
         if count * each > free:
@@ -303,7 +299,20 @@ def _probe_webp(path: Path) -> VideoInfo:
     count, seconds = len(spans), Fraction(sum(spans), 1000)
     _check_animation(path, count, width, height)
     fps = (count / seconds).limit_denominator(1001) if seconds else Fraction(1)
-    return VideoInfo(width, height, fps, count, float(seconds or count), has_audio=False)
+    notes = _uneven([begin / 1000 for begin in accumulate(spans[:-1], initial=0)], fps) if seconds else []
+    return VideoInfo(width, height, fps, count, float(seconds or count), has_audio=False, notes=tuple(notes))
+
+
+def _uneven(times: list[float], fps: Fraction) -> list[str]:
+    """Return a note on frames that a constant rate shows at other times than the file, which are in seconds."""
+    frame = float(1 / fps)
+    drift = max(abs(time - index * frame) for index, time in enumerate(times))
+    if drift < 1.5 * frame:
+        return []
+    return [
+        f"its frames have uneven durations: each is one frame at the mean rate of {float(fps):.5g} per second, up to "
+        f"{drift:.2f} s from its time"
+    ]
 
 
 def _check_animation(path: Path, count: int, width: int, height: int) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
+from ..main_memory import MemoryLimit, memory_limits
 from ..quantization.registry import FORMATS
 from .plan_types import GB, Compute, PhasePlan
 
@@ -68,6 +69,8 @@ class Machine:
         bandwidth: bytes per second between the device's memory and its arithmetic.
         capability: CUDA's compute capability; None elsewhere.
         low_vram: the user asked to spare the card (ComfyUI's `--lowvram`).
+        ram_limit: what holds main memory below what the machine has; `ram_total` and `ram_free` are within it.
+        map_limit: a limit for which mapped files count, and are not evicted.
     """
 
     device: str
@@ -83,6 +86,8 @@ class Machine:
     native_flops: Mapping[str, float] = field(default_factory=dict)
     capability: tuple[int, int] | None = None
     low_vram: bool = False
+    ram_limit: MemoryLimit | None = None
+    map_limit: MemoryLimit | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -148,37 +153,62 @@ def read_machine(policy: DevicePolicy) -> Machine:
     Raises:
         PiyingError: the chosen device cannot be used.
     """
+    rules, device = policy.memory_rules(), policy.device()
+    memory = _main_memory(rules)
+    if device.startswith("cuda"):
+        machine = _limited(_read_card(device, memory.total, memory.free), rules)
+    elif rules.imagined and rules.vram is not None:
+        card = synthetic(rules.vram / GB, memory.total / GB)
+        machine = replace(card, ram_free=memory.free, low_vram=rules.low_vram)
+    else:
+        shared = device != "cpu"  # a device that shares its memory with the processor, such as Apple's
+        machine = Machine(
+            device=device,
+            name=device.upper(),
+            vram_total=memory.total if shared else 0,
+            vram_free=memory.free if shared else 0,
+            ram_total=memory.total,
+            ram_free=memory.free,
+            pcie=CPU_BANDWIDTH,
+            disk=DISK,
+            bf16_flops=CPU_FLOPS,
+            bandwidth=CPU_BANDWIDTH,
+        )
+    return replace(machine, ram_limit=memory.limit, map_limit=memory.map_limit)
+
+
+class _MainMemory(NamedTuple):
+    """Main memory as a plan may use it, and what limits it; see `Machine`."""
+
+    total: int
+    free: int
+    limit: MemoryLimit | None
+    map_limit: MemoryLimit | None
+
+
+def _main_memory(rules: MemoryRules) -> _MainMemory:
     import psutil
 
     from ..executor.model_cache import cached_bytes
 
-    rules, device = policy.memory_rules(), policy.device()
+    if rules.ram is not None:
+        return _MainMemory(rules.ram, max(0, rules.ram - OTHERS_RAM), None, None)
     memory, process = psutil.virtual_memory(), psutil.Process().memory_info()
     # Models kept from runs before make room when it is needed. Of one that is mapped from its file only a part, or
-    # nothing, is in this process's own memory.
+    # nothing, is in this process's own memory; the address space gets all of it back, with the file.
+    cached = cached_bytes()
     own = getattr(process, "private", process.rss - getattr(process, "shared", 0))
-    given_up = max(0, min(cached_bytes(), int(own)))
+    given_up = max(0, min(cached, int(own)))
     total, free = int(memory.total), min(int(memory.total), int(memory.available) + given_up)
-    if rules.ram is not None:
-        total, free = rules.ram, max(0, rules.ram - OTHERS_RAM)
-    if device.startswith("cuda"):
-        return _limited(_read_card(device, total, free), rules)
-    if rules.imagined and rules.vram is not None:
-        card = synthetic(rules.vram / GB, total / GB)
-        return replace(card, ram_free=free, low_vram=rules.low_vram)
-    shared = device != "cpu"  # a device that shares its memory with the processor, such as Apple's
-    return Machine(
-        device=device,
-        name=device.upper(),
-        vram_total=total if shared else 0,
-        vram_free=free if shared else 0,
-        ram_total=total,
-        ram_free=free,
-        pcie=CPU_BANDWIDTH,
-        disk=DISK,
-        bf16_flops=CPU_FLOPS,
-        bandwidth=CPU_BANDWIDTH,
-    )
+    limits = [
+        replace(limit, free=min(limit.total, limit.free + (cached if limit.counts_mapped else given_up)))
+        for limit in sorted(memory_limits(), key=lambda limit: limit.free)
+    ]
+    map_limit = next((limit for limit in limits if limit.counts_mapped), None)
+    limit = next((limit for limit in limits if not limit.counts_mapped and limit.total < total), None)
+    if limit is not None:
+        total, free = limit.total, min(free, limit.free)
+    return _MainMemory(total, free, limit, map_limit)
 
 
 def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
@@ -237,11 +267,21 @@ class Limits:
     def allow(self, planned: PhasePlan) -> bool:
         """Return whether a way of running a phase fits."""
         on_card = self.machine.is_cpu or planned.vram <= self.budget
-        return on_card and planned.ram <= self.machine.ram_free
+        return on_card and self.allow_ram(planned)
+
+    def allow_ram(self, planned: PhasePlan) -> bool:
+        """Return whether a way fits main memory, and what may be mapped."""
+        return planned.ram <= self.machine.ram_free and not self.unmappable(planned)
 
     def excess(self, planned: PhasePlan) -> int:
         """Return the bytes that a way needs beyond what there is."""
-        return max(0, planned.vram - self.budget) + max(0, planned.ram - self.machine.ram_free)
+        beyond = max(0, planned.vram - self.budget) + max(0, planned.ram - self.machine.ram_free)
+        return beyond + self.unmappable(planned)
+
+    def unmappable(self, planned: PhasePlan) -> int:
+        """Return the bytes of the address space that a way needs beyond what a limit leaves."""
+        limit = self.machine.map_limit
+        return 0 if limit is None else max(0, planned.address_space - limit.free)
 
 
 PRECISIONS = ("auto", *get_args(Compute))
@@ -302,4 +342,4 @@ def memory_bytes(device: str) -> int:
         return int(torch.cuda.get_device_properties(device).total_memory)
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    return min([int(psutil.virtual_memory().total), *(limit.total for limit in memory_limits())])

@@ -10,7 +10,7 @@ from .cost import choices, cost, is_last_resort
 from .machine import Limits, Machine
 from .phases import Phase
 from .plan_types import PhasePlan, Plan, Rejected
-from .report import explain, out_of_ways, too_large, why_rejected
+from .report import explain, memory_limits_in_words, out_of_ways, too_large, why_rejected
 
 __all__ = ["MARGIN", "PhasePlan", "Plan", "Rejected", "plan"]
 
@@ -62,7 +62,7 @@ def plan(
     reasons: list[str] = []
     problems: list[str] = []
     rejected: list[Rejected] = []
-    too_small = False
+    too_small = short_of_ram = False
     for phase in work:
         candidates = _candidates(phase, machine, precision, memory)
         ways = [candidate.plan for candidate in candidates]
@@ -77,9 +77,12 @@ def plan(
             # What does not fit is shown too, with its numbers: it is what the error is about.
             phases.append(chosen)
             too_small |= not fits
+        short_of_ram |= not limits.allow_ram(chosen) if chosen is not None else machine.is_cpu
         rejected += [
             Rejected(phase.name, way.choice, why_rejected(way, chosen, limits)) for way in ways if way != chosen
         ]
+    if problems and short_of_ram:
+        problems += memory_limits_in_words(machine)
     if too_small and advise is not None:
         problems.append(advise())
     return Plan(

@@ -32,6 +32,7 @@ class PhasePlan:
         moved: bytes from main memory to the device.
         seconds: estimate.
         weights: bytes of all weights as stored.
+        address_space: bytes of the process's address space that it adds, its mapped files included.
     """
 
     phase: PhaseName
@@ -46,6 +47,7 @@ class PhasePlan:
     moved: int
     seconds: float
     weights: int = 0
+    address_space: int = 0
 
     @property
     def choice(self) -> str:

@@ -97,15 +97,23 @@ def _against(field: str, chosen: PhasePlan, ways: list[PhasePlan], limits: Limit
     return f"{nearest.choice} {why_rejected(nearest, chosen, limits)}"
 
 
+def _shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
+    """Yield what a way needs of each kind of memory that is too small for it, and how much of it can be used."""
+    machine = limits.machine
+    if not machine.is_cpu and way.vram > limits.budget:
+        yield f"{amount(way.vram)} of the card", amount(limits.budget)
+    if way.ram > machine.ram_free:
+        yield f"{amount(way.ram)} of main memory", amount(machine.ram_free)
+    if machine.map_limit is not None and limits.unmappable(way):
+        yield f"{amount(way.address_space)} of address space with its mapped files", amount(machine.map_limit.free)
+
+
 def why_rejected(way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> str:
     """Return why a way of running a phase was passed over, to follow its name in a sentence."""
-    machine, budget = limits.machine, limits.budget
     if way.key in limits.refused:
         return "ran out of memory before"
-    if not machine.is_cpu and way.vram > budget:
-        return f"needs {amount(way.vram)} of the card, {amount(budget)} can be used"
-    if way.ram > machine.ram_free:
-        return f"needs {amount(way.ram)} of main memory, {amount(machine.ram_free)} can be used"
+    for need, room in _shortages(way, limits):
+        return f"needs {need}, {room} can be used"
     if chosen is None:
         return "was passed over"
     # It fits and is worse: in the order in which the planner compares ways.
@@ -132,14 +140,18 @@ def out_of_ways(phase: Phase, machine: Machine) -> str:
     )
 
 
+def memory_limits_in_words(machine: Machine) -> Iterator[str]:
+    """Yield a sentence on each limit that holds main memory below what the machine has."""
+    for limit in (machine.ram_limit, machine.map_limit):
+        if limit is not None:
+            held = "Memory and mapped files are" if limit.counts_mapped else "Main memory is"
+            yield f"{held} limited to {amount(limit.total)} by {limit.source}: raise the limit, or run outside it."
+
+
 def too_large(phase: Phase, least: PhasePlan, limits: Limits) -> str:
     """Return a sentence on a phase that fits in no way, with the numbers of the leanest."""
-    machine, parts = limits.machine, []
-    if not machine.is_cpu and least.vram > limits.budget:
-        parts.append(f"{amount(least.vram)} of the card, of which {amount(limits.budget)} can be used")
-    if least.ram > machine.ram_free:
-        parts.append(f"{amount(least.ram)} of main memory, of which {amount(machine.ram_free)} can be used")
-    return f"{phase.name} does not fit {machine.name}: it needs at least {' and '.join(parts)}."
+    needs = " and ".join(f"{need}, of which {room} can be used" for need, room in _shortages(least, limits))
+    return f"{phase.name} does not fit {limits.machine.name}: it needs at least {needs}."
 
 
 def duration(seconds: float) -> str:
@@ -176,6 +188,9 @@ def table(plan: Plan, machine: Machine) -> str:
     lines = columns(_for([HEAD, *rows], machine))
     place = machine.name if machine.is_cpu else f"{machine.name} ({amount(machine.vram_free)} free)"
     memory = f"{amount(machine.ram_free)} of main memory free"
+    for limit in (machine.ram_limit, machine.map_limit):
+        if limit is not None:
+            memory += f" ({amount(limit.free)} left of {amount(limit.total)} by {limit.source})"
     if plan.fits:
         card = "" if machine.is_cpu else f"{amount(plan.peak_vram)} of the card and "
         verdict = (

@@ -46,6 +46,7 @@ def chat_prefix(
         encoded: their tokens.
         device: of the model.
     """
+    import torch
     from transformers import DynamicCache
 
     length = prefix_length(tokenizer, chat, encoded)
@@ -57,7 +58,8 @@ def chat_prefix(
     key = tuple(tokens[0].tolist())
     if key not in kept:
         cache = DynamicCache(config=model.config)
-        forward(input_ids=tokens.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        with torch.no_grad():
+            forward(input_ids=tokens.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1)
         kept[key] = _moved(cache, "cpu")
         while len(kept) > MOST_PREFIXES:
             kept.popitem(last=False)
@@ -67,8 +69,10 @@ def chat_prefix(
 
 def _moved(cache: DynamicCache, device: str) -> DynamicCache:
     """Return a copy of a cache on a device."""
-    found = copy.deepcopy(cache)
-    layers: list[Any] = found.layers
-    for layer in layers:
-        layer.keys, layer.values = layer.keys.to(device), layer.values.to(device)
+    found, layers = copy.copy(cache), list[Any]()
+    for layer in cache.layers:
+        moved: Any = copy.copy(layer)
+        moved.keys, moved.values = (one.detach().to(device, copy=True) for one in (moved.keys, moved.values))
+        layers.append(moved)
+    found.layers = layers
     return found

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..main_memory import is_memory_short
 from .messages import Chat, Picture
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -
     ) as error:
         raise _broken(error) from error
     except MemoryError as error:
+        if is_memory_short(error):
+            raise
         # Without its cause: another plan would leave it no more memory.
         raise _broken(error) from None
     if not str(text).strip():

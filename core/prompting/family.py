@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF
+from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF, qwen2_tensors, qwen3_tensors
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
 
@@ -80,6 +80,7 @@ PROMPT = PromptFamily(
             classes=tuple(WRITING.values()),
             model_types=WRITING,
             rules=CastRules(("model.layers",)),
+            tensors={"Qwen2ForCausalLM": qwen2_tensors, "Qwen3ForCausalLM": qwen3_tensors},
         ),
     ),
     layouts=(LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF),

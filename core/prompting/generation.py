@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.pretrained import class_name, load_pretrained, reading
+from ..checkpoints.pretrained import class_name, reading
 from ..checkpoints.tokenizers import tokenizer_of
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..files.folder import CONFIG, CONFIG_BYTES
 from ..files.json_file import read_json, read_json_or_empty
 from ..files.scan import find_files
+from ..main_memory import is_out_of_memory
 from .answers import clean_answer, ends_in_loop
 from .chat_prefix import chat_prefix
 from .chat_template import encode
@@ -94,6 +95,8 @@ def load_model(found: InstalledModel, dtype: torch.dtype, host: Host) -> PreTrai
     """
 
     def read() -> PreTrainedModel:
+        from ..checkpoints.load import load_pretrained
+
         log.info("Loading prompt model: %s", found.name)
         model = load_pretrained(found.path, "prompt", PROMPT.index_classes, dtype)
         model.generation_config = generation_config(found.path, model)
@@ -253,6 +256,8 @@ def generate(
             output = run() if prefix is None else run(past_key_values=prefix)
         tokens = output[0, encoded.length :].cpu()
     except MODEL_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise PiyingError(
             f"The prompt model failed ({type(error).__name__}: {reason}). Choose another one."

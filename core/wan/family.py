@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.t5 import UMT5
+from ..checkpoints.layouts.t5 import UMT5, umt5_tensors
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
 from .layouts import (
@@ -17,6 +17,8 @@ from .layouts import (
     WAN_ORIGINAL,
     WAN_VAE_DIFFUSERS,
     WAN_VAE_ORIGINAL,
+    tensors,
+    vae_tensors,
 )
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ WAN_VACE = WanVACEFamily(
                 ("encoder.block",),
                 keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
             ),
+            tensors={"UMT5EncoderModel": umt5_tensors},
         ),
         ComponentSpec(
             name="transformer",
@@ -126,8 +129,9 @@ WAN_VACE = WanVACEFamily(
                     "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
                 },
             ),
+            tensors={"WanVACETransformer3DModel": tensors},
         ),
-        ComponentSpec(name="vae", classes=("AutoencoderKLWan",)),
+        ComponentSpec(name="vae", classes=("AutoencoderKLWan",), tensors={"AutoencoderKLWan": vae_tensors}),
     ),
     layouts=(WAN_DIFFUSERS, WAN_ORIGINAL, WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL),
     required=("transformer", "text_encoder", "vae"),

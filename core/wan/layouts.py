@@ -10,8 +10,25 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
-from ..checkpoints.layouts.base import Config, Layout, Names, Place, Shapes, by_prefix, count, same
+from ..checkpoints.layouts.base import (
+    Config,
+    Layout,
+    Names,
+    Place,
+    Shapes,
+    ShapeTable,
+    Tensors,
+    below,
+    by_prefix,
+    check_latents,
+    conv,
+    count,
+    linear,
+    norm,
+    same,
+)
 from ..errors import PiyingError
 
 HEAD_DIM = 128  # of every Wan2.1 model
@@ -71,26 +88,97 @@ def config(shapes: Shapes) -> Config:
         raise PiyingError(
             "this is the VACE module alone. Choose it together with the Wan2.1 text-to-video model of its size."
         )
-    width, channels, *patch = shapes["patch_embedding.weight"]
+    layers, control = count(shapes, "blocks."), count(shapes, "vace_blocks.")
+    return {
+        **_main_sizes(shapes),
+        # No tensor says which: in both published models they are spread evenly from the first block on.
+        "vace_layers": [index * (layers // control) for index in range(control)],
+        "vace_in_channels": shapes["vace_patch_embedding.weight"][1],
+    }
+
+
+def _sizes(shapes: Shapes, patch_embedding: str, block: str) -> Config:
+    """Return what the shapes of a patch embedding and of a block tell."""
+    width, _, *patch = shapes[f"{patch_embedding}.weight"]
     if width % HEAD_DIM:
         raise PiyingError(f"its width of {width} is no multiple of {HEAD_DIM}: it needs a config.json beside it.")
-    layers, control = count(shapes, "blocks."), count(shapes, "vace_blocks.")
     return {
         "_class_name": "WanVACETransformer3DModel",
         "patch_size": patch,
         "num_attention_heads": width // HEAD_DIM,
         "attention_head_dim": HEAD_DIM,
-        "in_channels": channels,
-        "out_channels": shapes["proj_out.weight"][0] // math.prod(patch),
+        "ffn_dim": shapes[f"{block}.ffn.net.0.proj.weight"][0],
+        "cross_attn_norm": f"{block}.norm2.weight" in shapes,
+    }
+
+
+def _main_sizes(shapes: Shapes) -> Config:
+    """Return what the shapes of the text-to-video model tell."""
+    sizes = _sizes(shapes, "patch_embedding", "blocks.0")
+    return {
+        **sizes,
+        "in_channels": shapes["patch_embedding.weight"][1],
+        "out_channels": shapes["proj_out.weight"][0] // math.prod(sizes["patch_size"]),
         "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
         "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
-        "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
-        "num_layers": layers,
-        "cross_attn_norm": "blocks.0.norm2.weight" in shapes,
-        # No tensor says which: in both published models they are spread evenly from the first block on.
-        "vace_layers": [index * (layers // control) for index in range(control)],
-        "vace_in_channels": shapes["vace_patch_embedding.weight"][1],
+        "num_layers": count(shapes, "blocks."),
     }
+
+
+# The options of WanVACETransformer3DModel that shapes depend on.
+OPTIONS: Config = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 40,
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "ffn_dim": 13824,
+    "num_layers": 40,
+    "cross_attn_norm": True,
+    "vace_layers": [0, 5, 10, 15, 20, 25, 30, 35],
+    "vace_in_channels": 96,
+}
+
+
+def tensors(config: Config) -> Tensors | None:
+    """Describe WanVACETransformer3DModel; that for pictures is not described."""
+    if config.get("image_dim") is not None or config.get("added_kv_proj_dim") is not None:
+        return None
+    known = OPTIONS | config
+    vace_layers, layers = known["vace_layers"], known["num_layers"]
+    if 0 not in vace_layers or max(vace_layers) >= layers:
+        raise ValueError(f"vace_layers {vace_layers} do not begin with 0 or exceed its {layers} layers")
+    width, patch = known["num_attention_heads"] * known["attention_head_dim"], tuple(known["patch_size"])
+    if len(patch) != 3:
+        raise ValueError(f"patch_size {list(patch)} has not three sides")
+    block = _block(width, known["ffn_dim"], known["cross_attn_norm"])
+    vace_block = block | linear("proj_out", width, width)
+    channels = known["in_channels"]
+    found = conv("patch_embedding", width, channels, *patch)
+    found |= conv("vace_patch_embedding", width, known["vace_in_channels"], *patch)
+    for layer, inputs in (("time_embedder", known["freq_dim"]), ("text_embedder", known["text_dim"])):
+        found |= linear(f"condition_embedder.{layer}.linear_1", width, inputs)
+        found |= linear(f"condition_embedder.{layer}.linear_2", width, width)
+    found |= linear("condition_embedder.time_proj", 6 * width, width)
+    for number in range(layers):
+        found |= below(f"blocks.{number}", block)
+    for number in range(len(vace_layers)):
+        found |= below(f"vace_blocks.{number}", vace_block)
+    found |= linear("vace_blocks.0.proj_in", width, width)
+    found |= linear("proj_out", (known["out_channels"] or channels) * math.prod(patch), width)
+    return Tensors({**found, "scale_shift_table": (1, 2, width)}, ignored=("norm_added_q",))
+
+
+def _block(width: int, inner: int, has_norm: bool) -> ShapeTable:
+    """Return the tensors of a block."""
+    found: ShapeTable = {"scale_shift_table": (1, 6, width), **(norm("norm2", width) if has_norm else {})}
+    for attention in ("attn1", "attn2"):
+        for layer in ("to_q", "to_k", "to_v", "to_out.0"):
+            found |= linear(f"{attention}.{layer}", width, width)
+        found |= norm(f"{attention}.norm_q", width, bias=False) | norm(f"{attention}.norm_k", width, bias=False)
+    return found | linear("ffn.net.0.proj", inner, width) | linear("ffn.net.2", width, inner)
 
 
 TITLE = "Wan2.1 transformer"
@@ -131,10 +219,22 @@ def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
     return ["the UMT5-XXL text encoder", "the Wan2.1 VAE"]
 
 
-def _is_part(names: Names) -> bool:
-    """Return whether a file holds a VACE module alone, or the text-to-video model that one goes on."""
-    is_text_to_video = not _has_vace(names) and not _has_pictures(names)
-    return is_text_to_video or not _has_main_blocks(names)
+def part(shapes: Shapes) -> Tensors | None:
+    """Return the tensors of a VACE module alone, or of the text-to-video model that one goes on; None for others."""
+    is_module = _has_vace(shapes)
+    if (is_module and _has_main_blocks(shapes)) or (not is_module and _has_pictures(shapes)):
+        return None
+    if is_module:
+        control = count(shapes, "vace_blocks.")
+        sizes = _sizes(shapes, "vace_patch_embedding", "vace_blocks.0")
+        sizes |= {"num_layers": control, "vace_layers": list(range(control))}
+        sizes["vace_in_channels"] = shapes["vace_patch_embedding.weight"][1]
+    else:
+        sizes = {**_main_sizes(shapes), "vace_layers": [0]}
+    whole = tensors(sizes)
+    assert whole is not None  # nothing in it is for pictures
+    needed = {name: shape for name, shape in whole.needed.items() if name.startswith("vace_") is is_module}
+    return replace(whole, needed=needed)
 
 
 WAN_DIFFUSERS = Layout(
@@ -146,7 +246,7 @@ WAN_DIFFUSERS = Layout(
     config=config,
     variants=VARIANTS,
     needs=_needs,
-    is_part=_is_part,
+    part=part,
     class_name="WanVACETransformer3DModel",
 )
 WAN_ORIGINAL = replace(
@@ -236,6 +336,77 @@ def vae_config(shapes: Shapes) -> Config:
         "attn_scales": [],
         "temperal_downsample": [f"encoder.down_blocks.{step}.time_conv.weight" in shapes for step in steps],
     }
+
+
+# The options of AutoencoderKLWan that shapes depend on.
+VAE_OPTIONS: Config = {
+    "base_dim": 96,
+    "decoder_base_dim": None,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+    "in_channels": 3,
+    "out_channels": 3,
+    "latents_mean": (0.0,) * 16,  # others by default, as many of them
+    "latents_std": (1.0,) * 16,
+}
+
+
+def vae_tensors(config: Config) -> Tensors | None:
+    """Describe AutoencoderKLWan; that of Wan2.2, whose blocks have shortcuts, is not described."""
+    if config.get("is_residual") or config.get("attn_scales") or config.get("patch_size") is not None:
+        return None
+    known = VAE_OPTIONS | config
+    latent, multiples, resnets = known["z_dim"], list(known["dim_mult"]), known["num_res_blocks"]
+    in_time = list(known["temperal_downsample"])
+    check_latents(latent, known["latents_mean"], known["latents_std"])
+    found = conv("quant_conv", 2 * latent, 2 * latent, 1, 1, 1) | conv("post_quant_conv", latent, latent, 1, 1, 1)
+
+    widths = [known["base_dim"] * multiple for multiple in (1, *multiples)]
+    found |= conv("encoder.conv_in", widths[0], known["in_channels"], 3, 3, 3)
+    place = 0
+    for level, (inputs, outputs) in enumerate(pairwise(widths)):
+        for number in range(resnets):
+            found |= below(f"encoder.down_blocks.{place}", _resnet(outputs if number else inputs, outputs))
+            place += 1
+        if level < len(multiples) - 1:
+            found |= conv(f"encoder.down_blocks.{place}.resample.1", outputs, outputs, 3, 3)
+            found |= (
+                conv(f"encoder.down_blocks.{place}.time_conv", outputs, outputs, 3, 1, 1) if in_time[level] else {}
+            )
+            place += 1
+    found |= below("encoder", _middle_and_end(widths[-1], widths[-1], 2 * latent))
+
+    base = known["base_dim"] if known["decoder_base_dim"] is None else known["decoder_base_dim"]
+    widths = [base * multiple for multiple in (multiples[-1], *multiples[::-1])]
+    found |= conv("decoder.conv_in", widths[0], latent, 3, 3, 3)
+    for level, (inputs, outputs) in enumerate(pairwise(widths)):
+        block, inputs = f"decoder.up_blocks.{level}", inputs // 2 if level else inputs
+        for number in range(resnets + 1):
+            found |= below(f"{block}.resnets.{number}", _resnet(outputs if number else inputs, outputs))
+        if level < len(multiples) - 1:
+            found |= conv(f"{block}.upsamplers.0.resample.1", outputs // 2, outputs, 3, 3)
+            later = in_time[::-1][level]
+            found |= conv(f"{block}.upsamplers.0.time_conv", 2 * outputs, outputs, 3, 1, 1) if later else {}
+    return Tensors(found | below("decoder", _middle_and_end(widths[0], widths[-1], known["out_channels"])))
+
+
+def _resnet(inputs: int, outputs: int) -> ShapeTable:
+    found: ShapeTable = {"norm1.gamma": (inputs, 1, 1, 1), "norm2.gamma": (outputs, 1, 1, 1)}
+    found |= conv("conv1", outputs, inputs, 3, 3, 3) | conv("conv2", outputs, outputs, 3, 3, 3)
+    return found | (conv("conv_shortcut", outputs, inputs, 1, 1, 1) if inputs != outputs else {})
+
+
+def _middle_and_end(middle: int, width: int, outputs: int) -> ShapeTable:
+    """Return the tensors of a half's middle block and of its last layers."""
+    found = below("mid_block.resnets.0", _resnet(middle, middle)) | below(
+        "mid_block.resnets.1", _resnet(middle, middle)
+    )
+    found["mid_block.attentions.0.norm.gamma"] = (middle, 1, 1)
+    found |= conv("mid_block.attentions.0.to_qkv", 3 * middle, middle, 1, 1)
+    found |= conv("mid_block.attentions.0.proj", middle, middle, 1, 1)
+    return {**found, "norm_out.gamma": (width, 1, 1, 1), **conv("conv_out", outputs, width, 3, 3, 3)}
 
 
 VAE_TITLE = "Wan2.1 VAE"

@@ -16,7 +16,7 @@ from ..executor.tensor_cache import TensorCache, digest
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
 from ..lora.catalog import record_of
-from ..preview import LatentPreview, fit_colours
+from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import (
     TaskCache,
@@ -322,13 +322,6 @@ class VACERun:
         """Return latents of references and video on the device."""
         import torch
 
-        check = finite_check(choice)
-
-        def on_step(done: int, latents: torch.Tensor) -> None:
-            # Looked at here, what has gone wrong costs one step and not all of them.
-            check(latents, f"at step {done} of {request.steps}")
-            progress.step(done, preview.of(latents))
-
         assert self.control is not None and self.colours is not None
         dtype, device = torch_dtype(choice.compute), self.meter.device
         request, before, references = self.request, self.inputs.before, len(self.inputs.references)
@@ -350,7 +343,7 @@ class VACERun:
                 steps=request.steps,
                 cfg_at=request.cfg_at,
                 scale_at=self.inputs.scale_at,
-                on_step=on_step,
+                on_step=step_report(progress, preview, finite_check(choice), request.steps),
                 check_cancelled=self.reporter.check_cancelled,
                 cache=self.cache,
                 steer=None if before is None else before.steer(references),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.layouts import kl_vae
 from ..checkpoints.layouts.kl_vae import FLUX_DIFFUSERS, FLUX_ORIGINAL, FLUX_TITLE
-from ..checkpoints.layouts.language_model import LANGUAGE_MODEL
+from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, qwen3_encoder_tensors
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
-from .layouts import BLOCK_LISTS, Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL
+from .layouts import BLOCK_LISTS, Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL, tensors
 from .request import SIZES
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ Z_IMAGE = ZImageFamily(
             model_types={"qwen3": "Qwen3Model"},
             rules=CastRules(("layers",)),
             layout_kind=LANGUAGE_MODEL.kind,
+            tensors={"Qwen3Model": qwen3_encoder_tensors},
         ),
         ComponentSpec(
             name="transformer",
@@ -126,8 +128,9 @@ Z_IMAGE = ZImageFamily(
                 BLOCK_LISTS,
                 keep={"*.adaLN_modulation.*": "modulation scales every token, and is sensitive to rounding"},
             ),
+            tensors={"ZImageTransformer2DModel": tensors},
         ),
-        ComponentSpec(name="vae", classes=("AutoencoderKL",)),
+        ComponentSpec(name="vae", classes=("AutoencoderKL",), tensors={"AutoencoderKL": kl_vae.tensors}),
     ),
     layouts=(Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL, FLUX_DIFFUSERS, FLUX_ORIGINAL),
     required=("transformer", "text_encoder", "tokenizer", "vae"),

@@ -10,7 +10,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..checkpoints.layouts.base import Config, Layout, Names, Place, Shapes, Split, by_prefix, count, same
+from ..checkpoints.layouts.base import (
+    Config,
+    Layout,
+    Names,
+    Place,
+    Shapes,
+    ShapeTable,
+    Split,
+    Tensors,
+    below,
+    by_prefix,
+    count,
+    linear,
+    norm,
+    same,
+)
 
 # diffusers names the layers of a patch size after it: 2 × 2 latent pixels of 1 frame.
 PATCH = "2-1"
@@ -79,6 +94,66 @@ def config(shapes: Shapes) -> Config:
         "rope_theta": 256.0,
         "t_scale": 1000.0,
     }
+
+
+# The options of ZImageTransformer2DModel that shapes depend on.
+OPTIONS: Config = {
+    "all_patch_size": (2,),
+    "all_f_patch_size": (1,),
+    "in_channels": 16,
+    "dim": 3840,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+    "n_heads": 30,
+    "qk_norm": True,
+    "cap_feat_dim": 2560,
+    "axes_dims": [32, 48, 48],
+}
+TIME_DIM, TIME_INNER, MODULATION_DIM = 256, 1024, 256
+
+
+def tensors(config: Config) -> Tensors | None:
+    """Describe ZImageTransformer2DModel; that which takes pictures of SigLIP is not described."""
+    if config.get("siglip_feat_dim") is not None:
+        return None
+    known = OPTIONS | config
+    width, head = known["dim"], known["dim"] // known["n_heads"]
+    if head != sum(known["axes_dims"]):
+        raise ValueError(f"axes_dims {known['axes_dims']} do not add up to a head's width of {head}")
+    found: ShapeTable = {"x_pad_token": (1, width), "cap_pad_token": (1, width)}
+    time = min(width, MODULATION_DIM)
+    for side, frames in zip(known["all_patch_size"], known["all_f_patch_size"], strict=True):
+        numbers, patch = frames * side * side * known["in_channels"], f"{side}-{frames}"
+        found |= linear(f"all_x_embedder.{patch}", width, numbers)
+        found |= linear(f"all_final_layer.{patch}.linear", numbers, width)
+        found |= linear(f"all_final_layer.{patch}.adaLN_modulation.1", width, time)
+    found |= linear("t_embedder.mlp.0", TIME_INNER, TIME_DIM) | linear("t_embedder.mlp.2", time, TIME_INNER)
+    found |= norm("cap_embedder.0", known["cap_feat_dim"], bias=False)
+    found |= linear("cap_embedder.1", width, known["cap_feat_dim"])
+    block = _block(width, head * known["n_heads"], head if known["qk_norm"] else 0)
+    modulated = block | linear("adaLN_modulation.0", 4 * width, time)
+    for blocks, number, own in (
+        ("noise_refiner", known["n_refiner_layers"], modulated),
+        ("context_refiner", known["n_refiner_layers"], block),
+        ("layers", known["n_layers"], modulated),
+    ):
+        for index in range(number):
+            found |= below(f"{blocks}.{index}", own)
+    return Tensors(found)
+
+
+def _block(width: int, inside: int, normed: int) -> ShapeTable:
+    """Return the tensors of a block without modulation; `normed` is the width of norms of a head, 0 for none."""
+    inner = int(width / 3 * 8)
+    found = linear("attention.to_out.0", width, inside, bias=False)
+    for layer in ("attention.to_q", "attention.to_k", "attention.to_v"):
+        found |= linear(layer, inside, width, bias=False)
+    for layer in ("attention.norm_q", "attention.norm_k") if normed else ():
+        found |= norm(layer, normed, bias=False)
+    for layer in ("attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2"):
+        found |= norm(layer, width, bias=False)
+    found |= linear("feed_forward.w1", inner, width, bias=False) | linear("feed_forward.w3", inner, width, bias=False)
+    return found | linear("feed_forward.w2", width, inner, bias=False)
 
 
 def _needs(names: Names, together: Mapping[str, int]) -> list[str]:

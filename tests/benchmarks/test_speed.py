@@ -118,7 +118,8 @@ def test_steps_of_random_weights(module):
     floors, models, random = module("floors"), module("wan_models"), module("speed_random")
     ways = ["Piying, resident", "Piying, one batch", "diffusers, resident"]
     shape = models.Shape("toy", "toy run")
-    rows, notes = random.measure(shape, "cpu", rounds=1, steps=1, ways=ways)
+    *earlier, (rows, notes) = random.measure(shape, "cpu", rounds=1, steps=1, ways=ways)
+    assert [len(found) for found, _ in earlier] == [1, 2]  # what is stopped keeps what it has
     rows = random.with_floor(rows, shape, "cpu", floors.Rates(1e9, 1e9))
     errors = {row["name"]: row["error_rms"] for row in rows}
     assert list(errors) == ways

@@ -100,12 +100,12 @@ def test_names_tell_what_the_module_does(family, kind, tmp_path):
 
 
 def test_the_layers_of_a_file_weigh_what_the_plan_counts():
-    from piying.core.checkpoints.key_mapping import class_shapes
+    from piying.core.checkpoints.components import find_source
     from piying.core.checkpoints.layers import layers
 
     file = BUILT_IN_ROOT / "wan_vace" / "transformer" / "diffusion_pytorch_model.safetensors"
     (found,) = layers(file)
-    shapes = class_shapes([file], "transformer")
+    shapes = find_source(file, "transformer").entries
     rules = family_named("wan_vace").rules["transformer"]
     tensors = {name: TensorInfo(entry.shape, entry.dtype) for name, entry in shapes.items()}
     assert sum(group.bytes for group in found.groups) == component("transformer", tensors, rules).bytes("bf16", "fp8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pickle
@@ -10,6 +11,8 @@ import shutil
 import struct
 import time
 import zipfile
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,9 +29,12 @@ from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.files import scan
 from piying.core.files.open import open_tensors
+from piying.core.host.comfy import ComfyHost
+from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.host.model_folders import ExtraFolder, ModelFolders, extra_folders, model_folders, ordered
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
+from piying.core.lora.catalog import lora_choices
 from piying.core.prompting.chat_template import render
 from piying.core.prompting.family import PROMPT
 from piying.core.prompting.local_model import LocalModel
@@ -36,6 +42,7 @@ from piying.core.prompting.messages import Chat
 from piying.core.prompting.presets import preset_names
 from piying.core.wan.family import WAN_VACE
 from piying.core.z_image.family import Z_IMAGE
+from piying.runner.session import Session
 
 from .formats import models, names, writers
 from .test_single_models import answer
@@ -43,6 +50,7 @@ from .test_single_models import answer
 links = pytest.mark.skipif(os.name == "nt", reason="Windows lets administrators alone make links and has no pipes")
 FAMILIES = (WAN_VACE, HUNYUAN_DIT, Z_IMAGE, PROMPT)
 NAME = "diffusion_models/wan.safetensors"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
 @pytest.fixture
@@ -157,7 +165,98 @@ def test_files_lie_as_deep_as_people_sort_them(whole, host):
 def test_a_scan_has_an_end(whole, host, caplog, monkeypatch):
     monkeypatch.setattr(scan, "MAX_ENTRIES", 3)
     assert NAME in model_choices(WAN_VACE, host)
-    assert any("more than 3 files and folders" in record.getMessage() for record in caplog.records)
+    # One folder gets half of what a scan looks at, so that those beside it are found.
+    assert f"{whole} is listed in part: there are more than 2 files and folders in it." in caplog.messages
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """The folders that were listed, as often as they were."""
+    folders, scandir = [], os.scandir
+    monkeypatch.setattr(scan.os, "scandir", lambda path: folders.append(str(path)) or scandir(path))
+    return folders
+
+
+def test_a_check_lists_each_folder_of_models_once(whole, listed, tmp_path_factory):
+    for number in range(20):
+        index(whole / "diffusers" / "many" / f"a{number}", "config.json", '{"_class_name": "X"}')
+    away = tmp_path_factory.mktemp("work")
+    session = Session(input=away, output=away, models=[whole], device="cpu")
+    try:
+        with session.one_pass():
+            info = session.definitions()
+            session.check(session.prepare(WORKFLOWS / "t2v.json", info=info), info=info)
+        once, listed[:] = Counter(listed), []
+        session.definitions()
+        again = Counter(listed)
+    finally:
+        session.close()
+        set_host(None)
+    below = [str(whole), str(whole / "diffusers" / "many"), *map(str, (whole / "diffusers" / "many").iterdir())]
+    assert [once[folder] for folder in below] == [again[folder] for folder in below] == [1] * 22
+
+
+def lora(path):
+    path.parent.mkdir(exist_ok=True)
+    layer = "diffusion_model.blocks.0.self_attn.q.lora"
+    writers.save({f"{layer}_A.weight": torch.ones(1, 96), f"{layer}_B.weight": torch.ones(96, 1)}, path)
+
+
+def test_what_is_added_replaced_or_removed_is_seen_by_the_next_request(whole, host):
+    path = whole / "loras" / "a.safetensors"
+    with host.one_pass():
+        assert lora_choices(host, WAN_VACE) == ["none"]
+        lora(path)
+        assert lora_choices(host, WAN_VACE) == ["none"], "one request sees one state"
+    assert lora_choices(host, WAN_VACE) == ["none", "a.safetensors"]
+    # Of the same size, and with the same times, as from a copy that keeps them.
+    state = path.stat()
+    damaged = bytes(path.read_bytes()).replace(b'"F32"', b'"X32"')
+    other = path.with_suffix(".other")
+    other.write_bytes(damaged)
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
+    other.replace(path)
+    assert lora_choices(host, WAN_VACE) == ["none"]
+    # Written over in place, at once: its times may be the same tick.
+    for text, expected in ((b'"F32"', ["none", "a.safetensors"]), (b'"X32"', ["none"])) * 5:
+        path.write_bytes(damaged.replace(b'"X32"', text))
+        assert lora_choices(host, WAN_VACE) == expected
+    path.unlink()
+    lora(whole / "loras" / "below" / "b.safetensors")
+    assert lora_choices(host, WAN_VACE) == ["none", "below/b.safetensors"]
+    model = whole / "diffusers" / "m"
+    shutil.copytree(BUILT_IN_ROOT / "wan_vace", model)
+    assert "diffusers/m" in model_choices(WAN_VACE, host)
+    weights = next((model / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert "diffusers/m" not in model_choices(WAN_VACE, host)
+    assert "cut short" in next(one.problem for one in installed_models(WAN_VACE, host) if one.name == "diffusers/m")
+    (model / "model_index.json").write_text('{"_class_name": "Another"}')
+    assert [one for one in installed_models(WAN_VACE, host) if one.name == "diffusers/m"] == []
+
+
+def test_more_files_of_weights_than_are_read_are_named_in_one_line(whole, host, caplog, monkeypatch):
+    monkeypatch.setattr("piying.core.catalog.discovery.MAX_FILES", 2)
+    for name in "abcd":
+        lora(whole / "loras" / f"{name}.safetensors")
+    assert lora_choices(host, WAN_VACE) == ["none", "a.safetensors", "b.safetensors"]
+    assert [line for line in caplog.messages if "listed in part" in line] == [
+        f"{whole / 'loras'} is listed in part: there are more than 2 files of weights in it."
+    ]
+
+
+def test_in_comfyui_a_pass_is_what_its_event_loop_does_without_a_break():
+    host = ComfyHost()
+
+    async def requests():
+        first = host.pass_cache()
+        assert host.pass_cache() is first
+        await asyncio.sleep(0)
+        return first, host.pass_cache()
+
+    first, second = asyncio.run(requests())
+    assert first is not second
+    assert host.pass_cache() is not host.pass_cache(), "a thread without a loop has no passes"
 
 
 # Names from workflows
@@ -428,9 +527,9 @@ def test_absurd_values_are_one_sentence_and_no_reason_to_stop(host, prompt_folde
 
 def test_a_count_of_layers_is_seen_before_any_is_made():
     config = {"_class_name": "WanVACETransformer3DModel", **models.WAN, "patch_size": [1, 2, 2]}
-    assert empty_module("transformer", config, "x") is not None
+    assert empty_module("WanVACETransformer3DModel", config, "x") is not None
     with pytest.raises(PiyingError, match="latents_mean are not the numbers of 16 channels"):
-        empty_module("vae", {"_class_name": "AutoencoderKLWan", "z_dim": 16, "latents_mean": "x"}, "x")
+        empty_module("AutoencoderKLWan", {"z_dim": 16, "latents_mean": "x"}, "x")
 
 
 class Words:

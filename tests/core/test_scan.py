@@ -91,7 +91,7 @@ def test_links_to_each_other_or_to_a_whole_disk_hide_nothing_beside_them(tmp_pat
             (tmp_path / f"models/a{one}/l{other}").symlink_to(tmp_path / f"models/a{other}")
     touch(tmp_path, "models/z/good.bin", *(f"disk/{one}/{other}.bin" for one in range(20) for other in range(20)))
     (tmp_path / "models" / "disk").symlink_to(tmp_path / "disk")
-    monkeypatch.setattr(scan, "MAX_ENTRIES", 400)
+    monkeypatch.setattr(scan, "MAX_LINKED", 400)
     seen = found(tmp_path / "models", 8)
     assert [name for name in seen if name.startswith("a")] == [f"a{one}/x{one}.bin" for one in range(9)]
     assert seen[-1] == "z/good.bin"
@@ -109,3 +109,50 @@ def test_a_folder_that_is_listed_but_not_read_stops_nothing(tmp_path, caplog):
     assert [path.name for path in find_files(tmp_path, 3, ENDINGS, ["config.json"], owned=owned)] == ["y.bin"]
     assert list(find_folders(tmp_path, 3, ["config.json"], owned)) == []
     assert caplog.messages == [f"{tmp_path / 'a'} is left out: it cannot be read (Permission denied)."]
+
+
+@links
+def test_a_link_is_followed_once_and_a_path_without_links_is_the_one_given(tmp_path):
+    touch(tmp_path, "models/z/own.bin", "disk/far/away.bin")
+    root = tmp_path / "models"
+    (root / "a").symlink_to(root / "z")
+    (root / "b").symlink_to(tmp_path / "disk" / "far")
+    (root / "c").symlink_to(tmp_path / "disk")
+    assert found(root) == ["b/away.bin", "z/own.bin"]
+    real = {entry.path: entry.real for entry in scan.scan(root, 3) if entry.kind == "file"}
+    assert real[str(root / "b" / "away.bin")] == str((tmp_path / "disk" / "far" / "away.bin").resolve())
+
+
+@links
+def test_a_link_to_too_much_hides_nothing_that_another_leads_to(tmp_path, monkeypatch, caplog):
+    touch(tmp_path, *(f"disk/{number}.bin" for number in range(20)), "disk/models/good.bin")
+    root = tmp_path / "models"
+    root.mkdir()
+    (root / "a").symlink_to(tmp_path / "disk")
+    (root / "b").symlink_to(tmp_path / "disk" / "models")
+    monkeypatch.setattr(scan, "MAX_LINKED", 20)
+    assert found(root) == ["b/good.bin"]
+    assert caplog.messages == [
+        f"{root / 'a'} is left out: it is a link to more than 20 files and folders; link to the models among them."
+    ]
+
+
+def test_a_folder_of_too_much_is_listed_in_part_and_hides_nothing_beside_it(tmp_path, monkeypatch, caplog):
+    touch(tmp_path, *(f"a/{number:02}.bin" for number in range(50)), "b/c/good.bin")
+    monkeypatch.setattr(scan, "MAX_ENTRIES", 40)
+    seen = found(tmp_path)
+    assert seen[-1] == "b/c/good.bin"
+    assert len(seen) == 20
+    assert caplog.messages == [f"{tmp_path / 'a'} is listed in part: there are more than 19 files and folders in it."]
+    caplog.clear()
+    monkeypatch.setattr(scan, "MAX_ENTRIES", 2)
+    assert found(tmp_path / "b") == ["c/good.bin"]
+    monkeypatch.setattr(scan, "MAX_ENTRIES", 1)
+    assert found(tmp_path / "b") == []
+    assert caplog.messages == [f"{tmp_path / 'b'} is listed in part: there are more than 1 files and folders in it."]
+
+
+def test_names_of_the_top_are_passed_over(tmp_path):
+    touch(tmp_path, "vae/x.bin", "a/vae/y.bin")
+    entries = scan.scan(tmp_path, 3, without=["vae"])
+    assert [entry.path for entry in entries if entry.kind == "file"] == [str(tmp_path / "a" / "vae" / "y.bin")]

@@ -27,5 +27,7 @@ def test_a_queue_of_prompts_is_the_same_compiled(tmp_path):
         assert record["compiled"] is True
         assert text == expand(plain, request, host)[0]
         gc.collect()
+        # cuBLAS keeps a workspace for each stream, of 32 MiB each on Hopper, and nobody anything else.
+        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
-        assert torch.cuda.memory_allocated() < 2**26  # cuBLAS keeps a workspace, and nobody anything else
+        assert torch.cuda.memory_allocated() < 2**25

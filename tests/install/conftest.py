@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOWS = os.name == "nt"
-PACK_FILES = ("install.py", "requirements.txt", "requirements-dev.txt")
+PACK_FILES = ("install.py", "requirements.txt", "requirements-dev.txt", "core/__init__.py", "core/process.py")
 
 
 def metadata_text(name: str, version: str, requires: Iterable[str] = ()) -> str:
@@ -144,7 +144,8 @@ def bare(tmp_path: Path, index: Path) -> Machine:
     pack = tmp_path / "custom_nodes/Piying 皮影"
     pack.mkdir(parents=True)
     for file in PACK_FILES:
-        shutil.copy(ROOT / file, pack)
+        (pack / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, pack / file)
     return Machine(home, pack, index)
 
 

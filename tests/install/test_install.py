@@ -356,3 +356,18 @@ def test_cuda_index_only_for_windows_with_an_nvidia_card(load_install: Callable[
 )
 def test_versions_compare_as_numbers(load_install: Callable[[], object], requirement, version, met):
     assert load_install().is_met(requirement, lambda _: version) is met
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is full")
+@pytest.mark.parametrize("option", ["--help", "--list", "--dry-run"])
+def test_an_output_that_is_full_is_an_error(option):
+    root = Path(__file__).resolve().parents[2]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, str(root / "install.py"), option], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ran.returncode == 1
+    assert ran.stderr.strip().endswith(
+        "stdout cannot be written (No space left on device). Files that were saved are whole."
+    )
+    assert "Traceback" not in ran.stderr

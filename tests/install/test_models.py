@@ -148,7 +148,7 @@ class Pack:
 def copy_pack(root: Path) -> None:
     for file in ("install.py", "requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / file, root)
-    shutil.copytree(ROOT / "core", root / "core", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "core", root / "core", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     (root / "models_manifest.json").write_text(json.dumps(MANIFEST), encoding="utf-8")
 
 

@@ -528,6 +528,23 @@ def test_a_changing_rate_gives_each_frame_once(tmp_path):
     assert float(info.fps) == pytest.approx(count / info.duration, rel=0.03)
 
 
+@pytest.mark.parametrize("ending", ["webp", "gif"])
+def test_frames_of_uneven_durations_are_said_for_animations_too(tmp_path, ending):
+    from PIL import Image
+
+    frames = [Image.new("RGB", (16, 16), (number * 30, 0, 0)) for number in range(8)]
+    for name, spans in (("even", [100] * 8), ("uneven", [50] * 4 + [500] * 4)):
+        path = tmp_path / f"{name}.{ending}"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=spans, lossless=True)
+        notes = [note for note in video.probe(path).notes if "uneven" in note]
+        assert len(notes) == (name == "uneven"), notes
+    # Frame 4 is shown at 0.2 s; at 8 frames in 2.2 s it would be at 1.1 s.
+    assert notes == [
+        "its frames have uneven durations: each is one frame at the mean rate of 3.6364 per second, up to 0.90 s from "
+        "its time"
+    ]
+
+
 def test_a_turned_video_is_read_upright(tmp_path):
     frame = np.full((48, 64, 3), 30, np.uint8)
     frame[:, :32] = 220

@@ -126,6 +126,25 @@ def test_text_to_video(convert):
     assert any("'wan2.1_vace_1.3B_fp16.safetensors' is not among the models here" in note for note in notes)
 
 
+def test_values_that_are_not_taken_here_are_replaced_and_named(session, convert):
+    workflow = case("core_t2v_api")
+    by_name = {node["class_type"]: node["inputs"] for node in workflow.values()}
+    by_name["SaveVideo"] |= {"format": "mkv", "codec": "vp9"}
+    by_name["KSampler"] |= {"steps": 100_000, "cfg": 1e9}
+    api, notes = convert(workflow)
+    found = by_class(api)
+    save, sampler = found["SaveVideo"][0][1], found["PiyingVACESample"][0][1]
+    limits = session.definitions()["PiyingVACESample"]["input"]["required"]
+    assert (save["format"], save["codec"]) == ("auto", "auto")
+    assert (sampler["steps"], sampler["cfg"]) == (limits["steps"][1]["max"], limits["cfg"][1]["max"])
+    said = " ".join(notes)
+    assert "format is 'mkv', which is not taken here; it becomes 'auto'." in said
+    assert "codec is 'vp9', which is not taken here; it becomes 'auto'." in said
+    assert "steps is 100000, which is not taken here; it becomes" in said
+    assert "cfg is 1000000000.0, which is not taken here; it becomes" in said
+    session.check(session.prepare(api))
+
+
 @pytest.mark.parametrize("name", ["core_inpaint_api", "core_inpaint_ui"])
 def test_control_mask_and_reference(convert, name):
     api, notes = convert(case(name))

@@ -46,6 +46,20 @@ def test_values_are_written_into_what_is_exported(command, made, tmp_path):
     assert json.loads(target.read_text(encoding="utf-8"))[node_id]["inputs"]["seed"] == 77
 
 
+def test_values_that_would_be_refused_are_exported_as_the_page_does_and_named(command, made, tmp_path):
+    """In a workflow of this session's nodes and in one of a server's."""
+    target, workflow = tmp_path / "api.json", Path(__file__).resolve().parents[2] / "workflows" / "t2v.json"
+    ran = command(workflow, "--export-api", target, "--set", "Save Video.codec=vp9")
+    assert (ran.returncode, "would be refused" in ran.stderr) == (0, True), ran.stderr
+    assert "codec is 'vp9'. Choose one of: auto, h264." in ran.stderr
+    assert "vp9" in [node["inputs"].get("codec") for node in json.loads(target.read_text(encoding="utf-8")).values()]
+    workflow, info, api = made
+    node_id = next(key for key, node in api.items() if node["class_type"] == "PairMake")
+    ran = command(workflow, "--object-info", info, "--export-api", target, "--set", f"{node_id}.seed=-7")
+    assert (ran.returncode, "seed is -7. It must be at least 0." in ran.stderr) == (0, True), ran.stderr
+    assert json.loads(target.read_text(encoding="utf-8"))[node_id]["inputs"]["seed"] == -7
+
+
 def test_definitions_as_powershell_saves_them(command, made, tmp_path):
     workflow, info, _ = made
     info.write_text(info.read_text(encoding="utf-8"), encoding="utf-16")

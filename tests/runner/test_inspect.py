@@ -40,33 +40,53 @@ def write(path, shapes, dtype="BF16", size=2, length=None, metadata=None):
     return path
 
 
+def linear(name, outputs, inputs):
+    return {f"{name}.weight": [outputs, inputs], f"{name}.bias": [outputs]}
+
+
 def wan(layers=40, vace=8):
-    shapes = {
-        "patch_embedding.weight": [WIDTH, 16, 1, 2, 2],
-        "vace_patch_embedding.weight": [WIDTH, 96, 1, 2, 2],
-        "time_embedding.0.weight": [WIDTH, 256],
-        "text_embedding.0.weight": [WIDTH, 4096],
-        "head.head.weight": [64, WIDTH],
-    }
+    shapes = {"head.modulation": [1, 2, WIDTH], **linear("head.head", 64, WIDTH)}
+    for name, channels in (("patch_embedding", 16), ("vace_patch_embedding", 96)):
+        shapes |= {f"{name}.weight": [WIDTH, channels, 1, 2, 2], f"{name}.bias": [WIDTH]}
+    for name, inputs in (("time_embedding", 256), ("text_embedding", 4096)):
+        shapes |= linear(f"{name}.0", WIDTH, inputs) | linear(f"{name}.2", WIDTH, WIDTH)
+    shapes |= linear("time_projection.1", 6 * WIDTH, WIDTH)
     for blocks, count in (("blocks", layers), ("vace_blocks", vace)):
         for index in range(count):
-            for name in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o"):
-                shapes[f"model.diffusion_model.{blocks}.{index}.{name}.weight"] = [WIDTH, WIDTH]
-            shapes[f"model.diffusion_model.{blocks}.{index}.ffn.0.weight"] = [13824, WIDTH]
-            shapes[f"model.diffusion_model.{blocks}.{index}.ffn.2.weight"] = [WIDTH, 13824]
-    return {n if n.startswith("model.") else f"model.diffusion_model.{n}": s for n, s in shapes.items()}
+            block = f"{blocks}.{index}"
+            for attention in ("self_attn", "cross_attn"):
+                for name in ("q", "k", "v", "o"):
+                    shapes |= linear(f"{block}.{attention}.{name}", WIDTH, WIDTH)
+                shapes |= {f"{block}.{attention}.norm_{name}.weight": [WIDTH] for name in "qk"}
+            shapes |= linear(f"{block}.ffn.0", 13824, WIDTH) | linear(f"{block}.ffn.2", WIDTH, 13824)
+            shapes |= {f"{block}.norm3.{name}": [WIDTH] for name in ("weight", "bias")}
+            shapes[f"{block}.modulation"] = [1, 6, WIDTH]
+            if blocks == "vace_blocks":
+                shapes |= linear(f"{block}.after_proj", WIDTH, WIDTH)
+                shapes |= {} if index else linear(f"{block}.before_proj", WIDTH, WIDTH)
+    return {f"model.diffusion_model.{name}": shape for name, shape in shapes.items()}
 
 
-def test_a_file_of_60_gb_in_well_under_a_second(tmp_path):
+def t5():
+    block = "encoder.block.0.layer"
+    shapes = {"shared.weight": [10, 4], "encoder.final_layer_norm.weight": [4]}
+    shapes |= {f"{block}.0.SelfAttention.{name}.weight": [64, 4] for name in "qkv"}
+    shapes |= {f"{block}.0.SelfAttention.o.weight": [4, 64], f"{block}.0.layer_norm.weight": [4]}
+    shapes |= {f"{block}.0.SelfAttention.relative_attention_bias.weight": [32, 1], f"{block}.1.layer_norm.weight": [4]}
+    shapes |= {f"{block}.1.DenseReluDense.{name}.weight": [8, 4] for name in ("wi_0", "wi_1")}
+    return shapes | {f"{block}.1.DenseReluDense.wo.weight": [4, 8]}
+
+
+def test_a_file_of_69_gb_in_well_under_a_second(tmp_path):
     path = write(tmp_path / "no name at all", wan(), "F32", 4)
-    assert path.stat().st_size > 56e9
+    assert path.stat().st_size > 69e9
     before = os.times()
     ran = inspect(path)
     used = sum(os.times()[2:4]) - sum(before[2:4])
     assert ran.returncode == 0, ran.stderr
-    assert "is       a Wan2.1-VACE transformer (14.37B, original names)" in ran.stdout
-    assert "safetensors, 57.48 GB, 389 tensors" in ran.stdout
-    assert "fp32 (fp32 57.48 GB)" in ran.stdout
+    assert "is       a Wan2.1-VACE transformer (17.34B, original names)" in ran.stdout
+    assert "safetensors, 69.35 GB, 1331 tensors" in ran.stdout
+    assert "fp32 (fp32 69.35 GB)" in ran.stdout
     assert "read     yes" in ran.stdout
     assert "needs    the UMT5-XXL text encoder, the Wan2.1 VAE" in ran.stdout
     assert used < 0.6
@@ -84,32 +104,40 @@ def test_json(tmp_path):
 
 
 def test_layers(tmp_path):
-    """Of 40 blocks, each with 6 square layers and two of 13824 × 5120; a scale of four bytes a row."""
+    """Of 48 blocks, each with 8 square layers and two of 13824 × 5120; a scale of four bytes a row."""
     path = write(tmp_path / "model.safetensors", wan())
     ran = inspect(path, "--layers")
     assert ran.returncode == 0, ran.stderr
     told = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "Wan2.1-VACE transformer with weights in FP8: 14.40 GB" in told
-    assert told[-2].startswith("fp8 14.35 GB 384 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
-    assert told[-1].startswith("bf16 50 MB 5 tensors outside the blocks: patch_embedding, vace_patch_embedding, ")
+    assert "Wan2.1-VACE transformer with weights in FP8: 17.83 GB" in told
+    assert told[-5].startswith("fp8 16.87 GB 480 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
+    assert told[-4].startswith("bf16 0.47 GB 17 tensors outside the blocks: scale_shift_table, proj_out, ")
     (found,) = json.loads(inspect(path, "--layers", "--json").stdout)["layers"]
-    cast, outside = found["groups"]
+    cast, outside, *kept, tables = found["groups"]
     assert (found["kind"], found["storage"]) == ("transformer", "fp8")
-    weights, rows = 48 * (6 * WIDTH**2 + 2 * 13824 * WIDTH), 48 * (7 * WIDTH + 13824)
+    weights, rows = 48 * (8 * WIDTH**2 + 2 * 13824 * WIDTH), 48 * (9 * WIDTH + 13824)
     assert (cast["type"], cast["bytes"]) == ("fp8", weights + 4 * rows)
-    assert (outside["type"], outside["bytes"]) == ("bf16", 2 * WIDTH * (16 * 4 + 96 * 4 + 256 + 4096 + 64))
-    assert len(cast["names"]) == 16
+    biases = 2 + 1 + 1 + 2 + 2 + 6  # in widths; the table at the end has two rows
+    inputs = 16 * 4 + 96 * 4 + 256 + 4096 + 64 + 2 * WIDTH + 6 * WIDTH
+    assert (outside["type"], outside["bytes"]) == ("bf16", 2 * (WIDTH * (inputs + biases) + 64))
+    assert [group["tensors"] for group in kept] == [8, 1]
+    assert tables["why"] == "norms, biases and tables"
+    assert len(cast["names"]) == 20
     assert "layers" not in json.loads(inspect(path, "--json").stdout)
 
 
 def test_layers_of_what_is_kept_and_stored(tmp_path):
-    shapes = wan(2, 1) | {"model.diffusion_model.vace_blocks.0.before_proj.weight": [WIDTH, WIDTH]}
+    shapes = wan(2, 1)
     (found,) = json.loads(inspect(write(tmp_path / "a", shapes), "--layers", "--json").stdout)["layers"]
-    (kept,) = [group for group in found["groups"] if group["why"].startswith("kept: ")]
-    assert (kept["type"], kept["names"]) == ("bf16", ["vace_blocks.*.proj_in"])
+    kept = [group for group in found["groups"] if group["why"].startswith("kept: ")]
+    assert [(one["type"], one["names"]) for one in kept] == [
+        ("bf16", ["vace_blocks.*.proj_out"]),
+        ("bf16", ["vace_blocks.*.proj_in"]),
+    ]
     ran = inspect(write(tmp_path / "b", shapes, "F8_E4M3", 1), "--layers", "--json")
     (found,) = json.loads(ran.stdout)["layers"]
-    assert {group["why"] for group in found["groups"]} == {"stored so in the file", "outside the blocks"}
+    whys = {"stored so in the file", "outside the blocks", "norms, biases and tables"}
+    assert {group["why"] for group in found["groups"]} == whys
     assert "vace_blocks.*.proj_in" in found["groups"][0]["names"]
 
 
@@ -145,12 +173,7 @@ def test_it_needs_no_torch(tmp_path, option):
 OTHERS = {
     "a Wan2.1 VACE module": {n: s for n, s in wan(0, 1).items() if "vace" in n},
     "a Wan2.1 text-to-video transformer": {n: s for n, s in wan(1, 0).items() if "vace" not in n},
-    "a T5 text encoder": {
-        "shared.weight": [10, 4],
-        "encoder.block.0.layer.0.SelfAttention.q.weight": [64, 4],
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": [32, 1],
-        "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": [8, 4],
-    },
+    "a T5 text encoder": t5(),
     "a CLIP-L text encoder": {"text_model.embeddings.token_embedding.weight": [10, 768]},
     "a Stable Diffusion checkpoint": {"model.diffusion_model.input_blocks.0.0.weight": [4, 4]},
     "a LoRA": {

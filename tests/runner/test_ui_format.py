@@ -101,6 +101,53 @@ def test_a_widget_in_a_group_node_can_be_set():
     assert next(node for node in workflow["nodes"] if node["id"] == 2)["widgets_values"] == ["area", 0.75]
 
 
+SOCKET = {"name": "image", "type": "IMAGE"}
+NESTED_INFO = {
+    "Source": {"input": {"required": {"value": ["INT", {}]}}, "output": ["IMAGE"]},
+    "Filter": {"input": {"required": {"image": ["IMAGE", {}], "k": ["INT", {}]}}, "output": ["IMAGE"]},
+    "End": {"input": {"required": {"image": ["IMAGE", {}]}}, "output": [], "output_node": True},
+}
+
+
+def in_a_row(first, *others):
+    """Return a group of nodes with one input and one output each, the first one's from outside."""
+    nodes = [{"type": kind, "inputs": [{**SOCKET, "link": None}], "widgets_values": [7]} for kind in (first, *others)]
+    links = [[index, 0, index + 1, 0, "IMAGE"] for index in range(len(others))]
+    return {"nodes": nodes, "links": links, "external": []}
+
+
+def with_groups(groups, *, outer, values):
+    nodes = [
+        {"id": 1, "type": "Source", "outputs": [{"name": "IMAGE", "type": "IMAGE"}], "widgets_values": [2]},
+        {"id": 2, "type": outer, "inputs": [{**SOCKET, "link": 1}], "widgets_values": values},
+        {"id": 3, "type": "End", "inputs": [{**SOCKET, "link": 2}]},
+    ]
+    links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]
+    return {"nodes": nodes, "links": links, "extra": {"groupNodes": groups}}
+
+
+@pytest.mark.parametrize("order", [["In", "Out"], ["Out", "In"]])
+@pytest.mark.parametrize("separator", [">", "/"])
+def test_a_group_node_inside_a_group_node_keeps_its_links_and_values(order, separator):
+    groups = {"In": in_a_row("Filter"), "Out": in_a_row(f"workflow{separator}In", "Filter")}
+    workflow = with_groups({name: groups[name] for name in order}, outer="workflow>Out", values=[50, 70])
+    api = to_api(workflow, NESTED_INFO)
+    assert {key: node["inputs"] for key, node in api.items()} == {
+        "1": {"value": 2},
+        "2:0:0": {"k": 50, "image": ["1", 0]},
+        "2:1": {"k": 70, "image": ["2:0:0", 0]},
+        "3": {"image": ["2:1", 0]},
+    }
+
+
+def test_group_nodes_inside_themselves_or_without_end_are_refused():
+    itself = {"A": in_a_row("workflow>B"), "B": in_a_row("workflow/A")}
+    deep = {str(number): in_a_row(f"workflow>{number + 1}") for number in range(3000)}
+    for groups in (itself, deep):
+        with pytest.raises(WorkflowError, match="is inside itself, or nested more than 100 deep"):
+            to_api(with_groups(groups, outer="workflow>A", values=[]), NESTED_INFO)
+
+
 @pytest.mark.parametrize(
     ("group", "words"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Shapes = Mapping[str, tuple[int, ...]]
+ShapeTable = dict[str, tuple[int, ...]]  # one that is being made
 Config = dict[str, Any]
 TOKENIZER_TENSOR = "spiece_model"  # under which ComfyUI's files carry a SentencePiece model, as bytes
 Names = Mapping[str, object]  # the names of a component's tensors
@@ -44,6 +46,27 @@ class LeftOut:
 Place = Whole | Split | SwapHalves | LeftOut
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors that a class has for one configuration, by their names in it.
+
+    Attributes:
+        needed: {name: shape}.
+        optional: {name: shape} of those that repeat a needed one.
+        prefix: what larger models put before the names of this part of theirs; "" where none does.
+        ignored: regular expressions of parts of names that the class passes over.
+    """
+
+    needed: Shapes
+    optional: Shapes = field(default_factory=dict)
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+
+
+# What says which tensors a class has; None where the configuration has options that it does not know.
+Description = Callable[[Config], Tensors | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """One way in which one component lies in files.
@@ -64,7 +87,7 @@ class Layout:
         needs: what it does not run without and its file does not bring, in a few words each, from its names and the
             number of components of each kind in the same file.
         settings: what the metadata of a file says of the configuration, before what the shapes say.
-        is_part: whether a component with these names is whole only together with another file.
+        part: the tensors of a file that is whole only together with another one, from its shapes; None for others.
         family: the key of the family that lists it; "" where several share it. The registry fills it in.
     """
 
@@ -80,7 +103,7 @@ class Layout:
     variants: Mapping[str, Callable[[Names], bool]] = field(default_factory=dict)
     needs: Callable[[Names, Mapping[str, int]], list[str]] = lambda names, together: []
     settings: Callable[[Metadata], Config] = lambda metadata: {}
-    is_part: Callable[[Names], bool] = lambda names: False
+    part: Callable[[Shapes], Tensors | None] = lambda shapes: None
     family: str = ""
 
     def title_of(self, names: Names) -> str:
@@ -149,3 +172,41 @@ def count(shapes: Shapes, prefix: str) -> int:
     """Return how many numbered parts there are below `prefix`, such as "blocks."."""
     numbers = {name[len(prefix) :].partition(".")[0] for name in shapes if name.startswith(prefix)}
     return len({number for number in numbers if number.isdigit()})
+
+
+def check_latents(channels: int, mean: Any, deviation: Any) -> None:
+    """Accept the numbers with which a VAE's latents are normalised, None for none: nothing else looks at them early.
+
+    Raises:
+        ValueError: they are not one finite number for each channel, or a divisor is 0.
+    """
+    for name, values in (("latents_mean", mean), ("latents_std", deviation)):
+        if values is None:
+            continue
+        numbers = values if isinstance(values, (list, tuple)) else ()
+        wrong = [one for one in numbers if not isinstance(one, (int, float)) or not math.isfinite(one)]
+        if len(numbers) != channels or wrong or (name == "latents_std" and not all(numbers)):
+            raise ValueError(f"{name} are not the numbers of {channels} channels")
+
+
+# Descriptions of classes are made of these.
+
+
+def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> ShapeTable:
+    """Return the tensors of a Linear layer."""
+    return {f"{name}.weight": (outputs, inputs), **({f"{name}.bias": (outputs,)} if bias else {})}
+
+
+def conv(name: str, outputs: int, inputs: int, *kernel: int) -> ShapeTable:
+    """Return the tensors of a convolution with a bias."""
+    return {f"{name}.weight": (outputs, inputs, *kernel), f"{name}.bias": (outputs,)}
+
+
+def norm(name: str, width: int, bias: bool = True) -> ShapeTable:
+    """Return the tensors of a norm."""
+    return {f"{name}.weight": (width,), **({f"{name}.bias": (width,)} if bias else {})}
+
+
+def below(prefix: str, tensors: Shapes) -> ShapeTable:
+    """Return tensors with a prefix before their names."""
+    return {f"{prefix}.{name}": shape for name, shape in tensors.items()}

@@ -9,7 +9,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from .base import Config, Layout, Place, Shapes, Whole, by_prefix, count, same
+from .base import (
+    Config,
+    Layout,
+    Place,
+    Shapes,
+    ShapeTable,
+    Tensors,
+    Whole,
+    below,
+    by_prefix,
+    check_latents,
+    conv,
+    count,
+    linear,
+    norm,
+    same,
+)
 
 RESNET = {
     "norm1": "norm1",
@@ -75,6 +91,72 @@ def _levels(shapes: Shapes) -> Config:
         "layers_per_block": count(shapes, "encoder.down_blocks.0.resnets."),
         "norm_num_groups": GROUPS,
     }
+
+
+# The options of AutoencoderKL that shapes depend on.
+OPTIONS: Config = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",),
+    "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (64,),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+PLAIN_BLOCKS = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
+
+
+def tensors(config: Config) -> Tensors | None:
+    """Describe AutoencoderKL; one with attention in its levels is not described."""
+    known = OPTIONS | config
+    if not PLAIN_BLOCKS.issuperset([*known["down_block_types"], *known["up_block_types"]]):
+        return None
+    latent, widths, resnets = known["latent_channels"], list(known["block_out_channels"]), known["layers_per_block"]
+    odd = next((width for width in widths if width % known["norm_num_groups"]), None)
+    if odd is not None or not len(widths) == len(known["down_block_types"]) == len(known["up_block_types"]):
+        raise ValueError(
+            f"widths {widths} go neither with its blocks nor with norms of {known['norm_num_groups']} groups"
+        )
+    check_latents(latent, config.get("latents_mean"), config.get("latents_std"))
+    has_attention = known["mid_block_add_attention"]
+    found = conv("encoder.conv_in", widths[0], known["in_channels"], 3, 3)
+    found |= _half("encoder", "down", widths, resnets, outputs=2 * latent, has_attention=has_attention)
+    found |= conv("decoder.conv_in", widths[-1], latent, 3, 3)
+    backwards, outputs = widths[::-1], known["out_channels"]
+    found |= _half("decoder", "up", backwards, resnets + 1, outputs=outputs, has_attention=has_attention)
+    found |= conv("quant_conv", 2 * latent, 2 * latent, 1, 1) if known["use_quant_conv"] else {}
+    return Tensors(found | (conv("post_quant_conv", latent, latent, 1, 1) if known["use_post_quant_conv"] else {}))
+
+
+def _half(
+    half: str, direction: str, widths: list[int], resnets: int, *, outputs: int, has_attention: bool
+) -> ShapeTable:
+    """Return the tensors of encoder or decoder behind its first layer; widths are in the order they are run."""
+    found: ShapeTable = {}
+    for level, (inputs, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
+        block = f"{half}.{direction}_blocks.{level}"
+        for number in range(resnets):
+            found |= below(f"{block}.resnets.{number}", _resnet(width if number else inputs, width))
+        if level < len(widths) - 1:
+            found |= conv(f"{block}.{direction}samplers.0.conv", width, width, 3, 3)
+    middle = widths[-1] if direction == "down" else widths[0]
+    for number in (0, 1):
+        found |= below(f"{half}.mid_block.resnets.{number}", _resnet(middle, middle))
+    if has_attention:
+        found |= norm(f"{half}.mid_block.attentions.0.group_norm", middle)
+        for layer in ("to_q", "to_k", "to_v", "to_out.0"):
+            found |= linear(f"{half}.mid_block.attentions.0.{layer}", middle, middle)
+    return found | norm(f"{half}.conv_norm_out", widths[-1]) | conv(f"{half}.conv_out", outputs, widths[-1], 3, 3)
+
+
+def _resnet(inputs: int, outputs: int) -> ShapeTable:
+    found = norm("norm1", inputs) | conv("conv1", outputs, inputs, 3, 3)
+    found |= norm("norm2", outputs) | conv("conv2", outputs, outputs, 3, 3)
+    return found | (conv("conv_shortcut", outputs, inputs, 1, 1) if inputs != outputs else {})
 
 
 TITLE = "Stable Diffusion VAE"

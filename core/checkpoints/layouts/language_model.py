@@ -16,10 +16,14 @@ from .base import (
     Metadata,
     Place,
     Shapes,
+    ShapeTable,
+    Tensors,
     Whole,
+    below,
     by_prefix,
     count,
     gguf_settings,
+    linear,
     needs_tokenizer,
 )
 
@@ -124,6 +128,65 @@ def settings(metadata: Metadata) -> Config:
     head = {"head_dim": heads["width"] // heads["count"]} if len(heads) == 2 else {}
     rope = {"rope_parameters": {"rope_type": "default", **theta}} if theta else {}
     return head | gguf_settings(metadata, known) | rope
+
+
+# The options of Qwen2ForCausalLM and Qwen3ForCausalLM that shapes depend on, by transformers' configurations.
+QWEN2_OPTIONS: Config = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "tie_word_embeddings": False,
+}
+QWEN3_OPTIONS = QWEN2_OPTIONS | {"head_dim": 128, "attention_bias": False}
+HEAD = "lm_head.weight"
+
+
+def qwen2_tensors(config: Config) -> Tensors | None:
+    """Describe Qwen2ForCausalLM, whose queries, keys and values have a bias."""
+    known = QWEN2_OPTIONS | config
+    head = known.get("head_dim") or known["hidden_size"] // known["num_attention_heads"]
+    return _tensors({**known, "head_dim": head}, biased=("q", "k", "v"), has_norms=False)
+
+
+def qwen3_tensors(config: Config) -> Tensors | None:
+    """Describe Qwen3ForCausalLM, whose queries and keys have norms."""
+    known = QWEN3_OPTIONS | config
+    return _tensors(known, biased=("q", "k", "v", "o") if known["attention_bias"] else (), has_norms=True)
+
+
+def qwen3_encoder_tensors(config: Config) -> Tensors | None:
+    """Describe Qwen3Model: a Qwen3 without its output layer."""
+    whole = qwen3_tensors(config)
+    if whole is None:
+        return None
+    needed = {name.removeprefix("model."): shape for name, shape in whole.needed.items() if name != HEAD}
+    return Tensors(needed, prefix="model")
+
+
+def _tensors(known: Config, biased: tuple[str, ...], has_norms: bool) -> Tensors | None:
+    width, inner, head = known["hidden_size"], known["intermediate_size"], known["head_dim"]
+    queries, keys = head * known["num_attention_heads"], head * (known["num_key_value_heads"] or 0)
+    layer: ShapeTable = {"input_layernorm.weight": (width,), "post_attention_layernorm.weight": (width,)}
+    for part, outputs, inputs in (
+        ("q", queries, width),
+        ("k", keys, width),
+        ("v", keys, width),
+        ("o", width, queries),
+    ):
+        layer |= linear(f"self_attn.{part}_proj", outputs, inputs, bias=part in biased)
+    layer |= {f"self_attn.{part}_norm.weight": (head,) for part in "qk" if has_norms}
+    layer |= linear("mlp.gate_proj", inner, width, bias=False) | linear("mlp.up_proj", inner, width, bias=False)
+    layer |= linear("mlp.down_proj", width, inner, bias=False)
+    embeddings = (known["vocab_size"], width)
+    found: ShapeTable = {"model.embed_tokens.weight": embeddings, "model.norm.weight": (width,)}
+    for number in range(known["num_hidden_layers"]):
+        found |= below(f"model.layers.{number}", layer)
+    if known["tie_word_embeddings"]:
+        return Tensors(found, {HEAD: embeddings}, prefix="model")
+    return Tensors({**found, HEAD: embeddings}, prefix="model")
 
 
 TITLE = "language model"

@@ -16,10 +16,14 @@ from .base import (
     Names,
     Place,
     Shapes,
+    ShapeTable,
+    Tensors,
     Whole,
+    below,
     by_prefix,
     count,
     gguf_settings,
+    linear,
     needs_tokenizer,
 )
 
@@ -102,6 +106,59 @@ def config(shapes: Shapes) -> Config:
         "is_encoder_decoder": umt5,
         "tie_word_embeddings": False,
     }
+
+
+# The options of T5EncoderModel and UMT5EncoderModel that shapes depend on, as transformers' configurations have them.
+OPTIONS: Config = {
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "feed_forward_proj": "relu",
+}
+UMT5_OPTIONS = OPTIONS | {
+    "vocab_size": 250112,
+    "d_ff": 1024,
+    "num_layers": 8,
+    "num_heads": 6,
+    "feed_forward_proj": "gated-gelu",
+}
+ALIASES = {"hidden_size", "num_attention_heads", "num_hidden_layers", "head_dim"}
+
+
+def tensors(config: Config) -> Tensors | None:
+    """Describe T5EncoderModel, in whose first block alone is a position bias."""
+    return _encoder(OPTIONS | config, biases=1, ignored=("decoder",))
+
+
+def umt5_tensors(config: Config) -> Tensors | None:
+    """Describe UMT5EncoderModel."""
+    known = UMT5_OPTIONS | config
+    return _encoder(known, biases=known["num_layers"])
+
+
+def _encoder(known: Config, biases: int, ignored: tuple[str, ...] = ()) -> Tensors | None:
+    """Describe an encoder; one whose configuration has transformers' other names for sizes is not described."""
+    if ALIASES & known.keys():
+        return None
+    width, inner, heads = known["d_model"], known["d_ff"], known["num_heads"]
+    block: ShapeTable = {f"layer.{number}.layer_norm.weight": (width,) for number in (0, 1)}
+    for layer in "qkv":
+        block |= linear(f"layer.0.SelfAttention.{layer}", heads * known["d_kv"], width, bias=False)
+    block |= linear("layer.0.SelfAttention.o", width, heads * known["d_kv"], bias=False)
+    is_gated = known.get("is_gated_act", known["feed_forward_proj"].startswith("gated-"))
+    for layer in ("wi_0", "wi_1") if is_gated else ("wi",):
+        block |= linear(f"layer.1.DenseReluDense.{layer}", inner, width, bias=False)
+    block |= linear("layer.1.DenseReluDense.wo", width, inner, bias=False)
+    found: ShapeTable = {"shared.weight": (known["vocab_size"], width), "encoder.final_layer_norm.weight": (width,)}
+    for number in range(known["num_layers"]):
+        found |= below(f"encoder.block.{number}", block)
+        if number < biases:
+            found[BIAS.format(number)] = (known["relative_attention_num_buckets"], heads)
+    return Tensors(found, {"encoder.embed_tokens.weight": found["shared.weight"]}, "transformer", ignored)
 
 
 TITLE = "T5 text encoder"
