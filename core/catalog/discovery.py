@@ -293,6 +293,11 @@ class FileCatalog:
         found = dict.fromkeys(Path(entry.path) for entry in entries)
         return [folder for folder in found if _class_name(folder) in classes]
 
+    def elsewhere(self, name: str, path: Path) -> SingleFile | None:
+        """Return a file outside of the models folders under a name for it; None where it is damaged."""
+        info = _inspected(path)
+        return None if info is None else SingleFile(name, path, info)
+
     def shapes(self, file: SingleFile, kind: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of one component of a file under the names of its class.
 
@@ -357,7 +362,7 @@ def _inspected_files(category: str, root: Path, host: Host) -> list[tuple[str, S
     found = []
     for entry in islice(files, MAX_FILES):
         path = Path(entry.path)
-        info = inspected(path)
+        info = _inspected(path)
         if info is not None:
             name = _shown_name(category, path.relative_to(root).as_posix())
             found.append((entry.real, SingleFile(name, path, info)))
@@ -366,8 +371,7 @@ def _inspected_files(category: str, root: Path, host: Host) -> list[tuple[str, S
     return found
 
 
-def inspected(path: Path) -> FileInfo | None:
-    """Return what a file is, read once until it changes; None for a damaged one, which is named once."""
+def _inspected(path: Path) -> FileInfo | None:
     try:
         return _inspected_once(path)
     except OSError as error:

@@ -37,7 +37,8 @@ class PromptFamily(ModelFamily):
         from .shared_models import shared_models
 
         found, lenders = [], [folder.path for folder in folders]
-        for one in [*files.all, *shared_models()]:
+        shared = (files.elsewhere(name, path) for name, path in shared_models())
+        for one in [*files.all, *filter(None, shared)]:
             if one.title != LANGUAGE_MODEL.title or not one.found.readable:
                 continue
             vocabulary = files.shapes(one, "prompt_model")[EMBEDDINGS][0]

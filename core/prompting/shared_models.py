@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..catalog.discovery import SingleFile, inspected
 from ..errors import PiyingError
 from ..files.folder import CONFIG_BYTES
 from ..files.json_file import read_json
@@ -26,12 +25,10 @@ LM_STUDIO_DEPTH = 4
 DIGEST = re.compile("sha256:([0-9a-f]{64})")
 
 
-def shared_models() -> Iterator[SingleFile]:
-    """Yield the files of weights that other programs keep, under names such as "Ollama/qwen2.5:0.5b"."""
-    for name, path in [*_ollama_files(), *_lm_studio_files()]:
-        found = inspected(path)
-        if found is not None:
-            yield SingleFile(name, path, found)
+def shared_models() -> Iterator[tuple[str, Path]]:
+    """Yield names, such as "Ollama/qwen2.5:0.5b", and the files of weights that other programs keep under them."""
+    yield from _ollama_files()
+    yield from _lm_studio_files()
 
 
 def _homes() -> list[Path]:
