@@ -188,7 +188,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cap": ("GB", lambda value: f"{value:g}"),
     "result": ("result", str),
     "seconds": ("seconds", _seconds),
-    "rate": ("a second", lambda value: f"{value:.3g}"),
+    "rate": ("operations or bytes a second", lambda value: f"{value:.3g}"),
     "first": ("first", _seconds),
     "other prompt": ("other prompt", _seconds),
     "same prompt": ("same prompt", _seconds),

@@ -32,7 +32,7 @@ BACKENDS = {
     "cuDNN": SDPBackend.CUDNN_ATTENTION,
     "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-COPIED = 512 * 2**20  # bytes
+COPIED = 256 * 2**20  # bytes
 CANNOT = (RuntimeError, ValueError, NotImplementedError, AttributeError, TypeError)
 
 

@@ -66,7 +66,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--capped", action="store_true", help="only under the caps, not with the whole card")
     parser.add_argument("--types", nargs="+", choices=TYPES, default=["fp32"], help="the VAE's, on a card")
-    parser.add_argument("--ways", nargs="+", default=[""], metavar="TEXT", help="only ways with such names")
+    parser.add_argument(
+        "--ways", nargs="+", default=[""], metavar="TEXT", help="only ways with that in their name, or of that name"
+    )
     parser.add_argument("--rounds", type=int, default=1 if card else 3, help="rounds of all contenders")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a contender in a round; of a whole run")
     parser.add_argument("--threads", type=int, help="threads torch may use on the CPU")
@@ -130,12 +132,14 @@ def part_step(options: argparse.Namespace, scratch: Path) -> Iterator[list[Row]]
 
 def _steps(case: Any, options: argparse.Namespace, scratch: Path) -> Iterator[list[Row]]:
     from apart import comfyui_steps
-    from wan_steps import CONTENDERS, merged
+    from wan_steps import CONTENDERS, merged, wanted
 
     usable = [contender for contender in CONTENDERS if contender.runs_on(options.device)]
-    usable = [contender for contender in usable if any(text in contender.name for text in options.ways)]
-    found: dict[str, list[Row]] = {contender.name: [] for contender in usable}
     storages = {"ComfyUI": None, "ComfyUI, fp8": "float8_e4m3fn"} if options.comfyui else {}
+    names = wanted([*(contender.name for contender in usable), *storages], options.ways)
+    usable = [contender for contender in usable if contender.name in names]
+    storages = {name: storage for name, storage in storages.items() if name in names}
+    found: dict[str, list[Row]] = {contender.name: [] for contender in usable}
     errors: list[Exception] = []
     for _ in range(options.rounds):
         for contender in usable:

@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     pack = load_pack()
     from transformers import AutoTokenizer, Qwen3ForCausalLM  # noqa: F401  their own memory is not the model's
 
-    on_cpu = options.device == "cpu" or pack("core.planner.machine").best_device() == "cpu"
+    on_cpu = options.device == "cpu" or pack("core.accelerator").best_device() == "cpu"
     timed = Timed(time.process_time if on_cpu else time.perf_counter)
     host = pack("core.host.headless").HeadlessHost(
         models=[options.models] if options.models else [],

@@ -15,7 +15,7 @@ import torch
 from floors import Rates
 from measuring import is_card
 from wan_models import Shape, weights
-from wan_steps import CONTENDERS, Case, Contender, core, merged, ours, phase_of, theirs
+from wan_steps import CONTENDERS, Case, Contender, core, merged, ours, phase_of, theirs, wanted
 
 Row = dict[str, Any]
 BASE = ("Piying, resident", "diffusers, resident", "Piying, fp8", "Piying, fp8 matmul")
@@ -92,7 +92,7 @@ def measure(
 
     Args:
         steps: timed steps of a contender in a round.
-        ways: texts, one of which is in a contender's name.
+        ways: of which contenders, as `wan_steps.wanted` reads them.
         comfyui: measures ComfyUI's steps.
 
     Raises:
@@ -101,7 +101,8 @@ def measure(
     dtype = torch.bfloat16 if is_card(device) else torch.float32
     case = Case(shape, device, dtype, weights(shape.model, dtype, device))
     usable, left_out = contenders(device)
-    usable = [each for each in usable if any(text in each.name for text in ways)]
+    names = wanted([each.name for each in usable], ways)
+    usable = [each for each in usable if each.name in names]
     turns = {each.name: lambda each=each: case.measure(each, steps) for each in usable}
     if comfyui is not None:
         turns["ComfyUI"] = lambda: comfyui(case)

@@ -183,6 +183,11 @@ def write_pipeline(model: str, folder: Path, device: str) -> Path:
     return unfinished.rename(target)
 
 
+def model_name(model: str) -> str:
+    """Return the name on the loader of what `write_pipeline` writes."""
+    return "built-in" if model == "toy" else f"diffusers/random-{model}"
+
+
 @dataclass(frozen=True)
 class WholeRun:
     """A model and a video, on a device that may stand in for a smaller one.
@@ -242,8 +247,7 @@ def _our_runs(path: Path, case: WholeRun, cache: Path) -> Row:
         # As a run on the whole of such a card finds it: what CUDA itself takes is neither planned with nor used.
         vram=None if case.cap is None else int(case.cap * GB) - CONTEXT,
     )
-    name = "built-in" if case.model == "toy" else f"random-{case.model}"
-    handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=name)
+    handle = choose.ModelHandle(core("wan.family").WAN_VACE, model=model_name(case.model))
     core("executor.model_cache").evict_models()
     found: Row = {}
     peaks = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -163,6 +163,11 @@ CONTENDERS = [
     Contender("diffusers, layerwise casting", theirs(_layerwise)),
     Contender("diffusers, layerwise, group offload", theirs(_layerwise_group_offload)),
 ]
+
+
+def wanted(names: Sequence[str], ways: Sequence[str]) -> list[str]:
+    """Return the names that are asked for by a part of them, or by the whole, which means that one alone."""
+    return [name for name in names if any(way == name or (way in name and way not in names) for way in ways)]
 
 
 @dataclass

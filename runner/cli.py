@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     places.add_argument("--models", help="a folder of models; may be repeated", **folder, **many)
     places.add_argument("--custom-nodes", help="a pack, or a folder of packs; may be repeated", **folder, **many)
     places.add_argument("--comfyui", help="a ComfyUI checkout that such packs may import from", **folder)
-    places.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    places.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)")
     places.add_argument(
         "--vram-gb", help="use so much of the card, or plan for such a card; a GB is 2**30 bytes", **size
     )

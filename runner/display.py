@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 
 from ..core.errors import escaped, readable, shortened
 from ..core.host.base import Preview, Progress
+from ..core.host.progress import TimeLeft
 from ..core.process import CANCELLED, HUNG_UP, Output
 from .graph import Node
 
@@ -137,16 +138,22 @@ class _Lines:
         self._display, self._phase, self._total = display, phase, total
         # As if a line had just been shown: a phase that is over within seconds gets its last line alone.
         self._begun = self._shown = time.monotonic()
+        self._time_left = TimeLeft(total)
+
+    def expect(self, seconds: float) -> None:
+        """Say how long the phase is estimated to take."""
+        self._time_left.expected = seconds
 
     def step(self, done: int, preview: Preview | None = None) -> None:
         """Show a line when the phase is over, or when the last one is old."""
         del preview
         now = time.monotonic()
+        self._time_left.step(done)
         if self._display and (done >= self._total or now - self._shown >= SECONDS_BETWEEN_LINES):
             self._shown = now
-            # Steps of one phase take equally long, so the mean is a fair forecast.
-            left = (now - self._begun) / done * (self._total - done) if done else 0.0
-            rest = f", {left:.0f} s left" if done < self._total else f" in {now - self._begun:.1f} s"
+            left = self._time_left.seconds()
+            rest = "" if left is None else f", {left:.0f} s left"
+            rest = rest if done < self._total else f" in {now - self._begun:.1f} s"
             self._display.line(f"{self._display.title}: {self._phase} {done}/{self._total}{rest}")
 
     def text(self, text: str) -> None:
@@ -156,16 +163,20 @@ class _Lines:
 class Terminal(Plain):
     """A bar with the time left for every phase."""
 
-    _bar: Any = None
+    _bar: _Bar | None = None
 
     def progress(self, phase: str, total: int) -> Progress:
         """Begin a new bar below the last."""
-        from tqdm import tqdm
+        bar = _Bar(self, escaped(f"{self.title}: {phase}"), total)
+        self.show(bar)
+        return bar
 
-        self._close()
-        # disable=False: the bars of libraries are switched off by environment, ours is not.
-        self._bar = tqdm(total=total, desc=escaped(f"{self.title}: {phase}"), file=self.err, disable=False, leave=True)
-        return _Bar(self._bar)
+    def show(self, bar: _Bar) -> None:
+        """End the bar that is shown, and begin another, or one that a line has ended, below it."""
+        if self._bar is not bar:
+            self._close()
+            bar.open(self.err)
+            self._bar = bar
 
     def line(self, text: str) -> None:
         """Write a line below the bar."""
@@ -189,17 +200,51 @@ class Terminal(Plain):
 
 
 class _Bar:
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
+    """A bar of one phase; tqdm's own forecast takes the first step at face value, and is not shown."""
+
+    _tqdm: Any = None
+
+    def __init__(self, display: Terminal, title: str, total: int) -> None:
+        self._display, self._title, self._total = display, title, total
+        self._done, self._time_left = 0, TimeLeft(total)
+
+    def open(self, stream: Stream) -> None:
+        """Draw the bar, as far as the phase is."""
+        from tqdm import tqdm
+
+        # disable=False: the bars of libraries are switched off by environment, ours is not.
+        self._tqdm = tqdm(
+            total=self._total, initial=self._done, desc=self._title, file=stream, disable=False, leave=True
+        )
+        self._show_time_left()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._tqdm.close()
+
+    def expect(self, seconds: float) -> None:
+        """Say how long the phase is estimated to take."""
+        self._time_left.expected = seconds
+        self._show_time_left()
 
     def step(self, done: int, preview: Preview | None = None) -> None:
         """Move the bar."""
         del preview
-        self._bar.update(done - self._bar.n)
+        self._time_left.step(done)
+        self._display.show(self)
+        self._show_time_left()
+        self._tqdm.update(done - self._done)
+        self._done = done
 
     def text(self, text: str) -> None:
         """Show the end of the text behind the bar."""
-        self._bar.set_postfix_str(escaped(text[-TEXT_SHOWN:].replace("\n", " ")))
+        self._display.show(self)
+        self._tqdm.set_postfix_str(escaped(text[-TEXT_SHOWN:].replace("\n", " ")))
+
+    def _show_time_left(self) -> None:
+        left = self._time_left.seconds()
+        shown = "?" if left is None else self._tqdm.format_interval(left)
+        self._tqdm.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<" + shown + "{postfix}]"
 
 
 class EventDisplay(Quiet):

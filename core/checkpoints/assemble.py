@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ def assemble(
     storage: str | None = None,
     rules: CastRules | None = None,
     check: Callable[[], None] = lambda: None,
+    on_read: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Fill a module that is on the meta device.
 
@@ -43,6 +45,7 @@ def assemble(
         storage: the name of a format to cast layers to; see `quantization.policy.held_types`.
         rules: which layers; None for all Linear layers inside lists of modules.
         check: called between tensors, to stop where the user has cancelled.
+        on_read: called after each tensor with the bytes that are read, and all of them.
 
     Raises:
         PiyingError: a tensor is missing, too many, of another shape or not finite. The module is then
@@ -68,6 +71,8 @@ def assemble(
         storage=storage,
         linear=_linear_weights(module),
     )
+    sizes = {name: math.prod(stored.shape) * stored.dtype.itemsize for name, stored in tensors.items()}
+    read = 0
     for name, stored in tensors.items():
         check()
         island, packed_as = _island(module, name, dtype), weight_format(held[name].type)
@@ -75,6 +80,8 @@ def assemble(
             _put(module, name, stored, dtype=island or dtype, source=source)
         else:
             _put_packed(module, name, stored, packed_as=packed_as, compute=island, source=source)
+        read += sizes[name]
+        on_read(read, sum(sizes.values()))
     if hasattr(module, "tie_weights"):
         # A file holds embeddings once that a model uses twice; transformers ties them.
         absent = {name for name in _places(module) if name not in tensors}

@@ -39,6 +39,7 @@ def load_component(
     storage: str | None = None,
     rules: CastRules | None = None,
     cancelled: Callable[[], None] = lambda: None,
+    on_read: Callable[[int, int], None] = lambda done, total: None,
 ) -> torch.nn.Module:
     """Return a diffusers or transformers module in host memory, in evaluation mode.
 
@@ -56,6 +57,7 @@ def load_component(
             that the file has it in, any other name unpacks them all.
         rules: which layers are cast; None for all inside lists of modules.
         cancelled: called between tensors; raises to stop.
+        on_read: called with the bytes of the module that are there, and all of them.
 
     Raises:
         PiyingError: the files are incomplete, damaged, of another model, or in a format that is not
@@ -82,6 +84,7 @@ def load_component(
         storage=storage,
         rules=rules,
         check=cancelled,
+        on_read=on_read,
     )
     return module
 

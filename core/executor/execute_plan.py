@@ -6,14 +6,19 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
+from ..accelerator import card_module
 from ..main_memory import usable_cores
 from ..planner.cost import offered_computes
-from ..planner.machine import read_machine
+from ..planner.machine import ALLOCATOR_SETTINGS, allocator_of, allocator_settings, read_machine
+from ..planner.measured import WORTH_MEASURING, PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.plan_types import PhaseMeasurement, gigabytes
 from ..planner.report import after, table
+from .model_cache import is_cached, uses
 from .retry import (
     FailedPlans,
     Overflow,
@@ -95,9 +100,14 @@ def execute_plan(
         PiyingError: nothing fits; the text has the numbers, and the largest size or length that would. Or a result
             is not finite; the text has the phase, the likely cause and what to try.
     """
-    machine = read_machine(host)
+    device, cache = run.meter.device, host.cache_folder()
+    machine = with_rates(read_machine(host), cache, measure=False)
+    if machine.rates is None:
+        rough = plan(phases, machine, precision=handle.precision, memory=handle.memory)
+        with thread_limit(device):
+            machine = with_rates(machine, cache, measure=rough.fits and rough.seconds > WORTH_MEASURING)
+    times = PhaseTimes(cache, machine, partial(_is_cached, handle.family.key))
     logged = set() if logged_plans is None else logged_plans
-    device = run.meter.device
 
     def next_plan(refused: frozenset[str], overflows: Collection[Overflow]) -> Plan:
         best = plan(
@@ -107,12 +117,13 @@ def execute_plan(
             precision=handle.precision,
             memory=handle.memory,
             advise=None if what_fits is None else lambda: what_fits(machine),
+            expected=times.expected,
         )
         if best.fits and best.key not in logged:
             log.info("%s", table(best, machine))
         return best
 
-    failures = FailedPlans(host.cache_folder() / "failed_plans", machine, phases)
+    failures = FailedPlans(cache / "failed_plans", machine, phases)
 
     def attempt(overflows: Collection[Overflow]) -> tuple[Result, Plan]:
         return retry_with_next_plan(lambda refused: next_plan(refused, overflows), run.attempt, failures)
@@ -122,12 +133,17 @@ def execute_plan(
         return any(name != overflow[1] for name in offered_computes(phase, machine, handle.precision))
 
     loras = [f"LoRA {one.name!r} at strength {one.strength:g}: lower it, or leave it out." for one in handle.loras]
-    with memory_limit(device, host.memory_rules().vram), thread_limit(device):
+    with memory_limit(device, host.memory_rules().vram), compact_allocation(device), thread_limit(device):
         result, done = retry_after_overflow(attempt, wider, [*loras, *causes])
     if done.key not in logged:
         log.info("%s", after(done, run.meter.phases, machine))
     logged.add(done.key)
+    times.add(done, phases, run.meter.phases)
     return result, _record(device, done, run.meter.phases)
+
+
+def _is_cached(family: str, planned: PhasePlan) -> bool:
+    return is_cached(f"{family}/{planned.component}", (planned.compute, planned.storage))
 
 
 def _record(device: str, plan: Plan, measured: list[PhaseMeasurement]) -> RunRecord:
@@ -152,20 +168,42 @@ def memory_limit(device: str, allowed: int | None) -> Iterator[None]:
 
     The limit is one of the process, so it is undone: what runs next in the process may be another pack's.
     """
-    import torch
-
-    if allowed is None or not device.startswith("cuda"):
+    module = card_module(device)
+    if allowed is None or module is None:
         yield
         return
-    total = torch.cuda.get_device_properties(device).total_memory
+    total = module.get_device_properties(device).total_memory
     # torch tells its limit since 2.7; before that it is taken for the default, all of the card.
-    get_limit = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    get_limit = getattr(module, "get_per_process_memory_fraction", lambda device: 1.0)
     before = get_limit(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
+    module.set_per_process_memory_fraction(min(1.0, allowed / total), device)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(before, device)
+        module.set_per_process_memory_fraction(before, device)
+
+
+@contextmanager
+def compact_allocation(device: str) -> Iterator[None]:
+    """Have torch's allocator leave fewer gaps on the card inside the block, where nobody else has set it up.
+
+    Its settings are those of the process, so they are undone, as the limit is. What was allocated under other ones
+    stays good.
+    """
+    import torch
+
+    if not device.startswith("cuda") or allocator_settings():
+        yield
+        return
+    # The name since torch 2.10, and the one before.
+    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None) or torch.cuda.memory._set_allocator_settings
+    torch.cuda.empty_cache()  # blocks of the old kind would be of no use, and stay
+    change(ALLOCATOR_SETTINGS[allocator_of("")])
+    try:
+        yield
+    finally:
+        # Each change begins with the defaults of all settings but this one.
+        change("expandable_segments:False")
 
 
 @contextmanager
@@ -207,15 +245,15 @@ class Meter:
             PhaseOutOfMemoryError: memory ran out inside the block; its key is that of `choice`.
         """
         import psutil
-        import torch
 
-        on_card = self.device.startswith("cuda")
-        start = time.perf_counter()
-        if on_card:
-            torch.cuda.reset_peak_memory_stats(self.device)
+        card = card_module(self.device)
+        start, before = time.perf_counter(), replace(uses)
+        if card is not None:
+            card.reset_peak_memory_stats(self.device)
         with catch_out_of_memory(choice.key):
             yield
         seconds = time.perf_counter() - start
-        peak = torch.cuda.max_memory_allocated(self.device) if on_card else 0
+        peak = 0 if card is None else card.max_memory_allocated(self.device)
         ram = int(psutil.Process().memory_info().rss)
-        self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram))
+        loads = uses.loads - before.loads if uses.requests > before.requests else None
+        self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram, loads))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ..main_memory import has_room
@@ -20,6 +21,16 @@ log = logging.getLogger("piying")
 
 Model = TypeVar("Model")
 
+
+@dataclass
+class Uses:
+    """How often models were asked for in this process, and how often one had to be read for it."""
+
+    requests: int = 0
+    loads: int = 0
+
+
+uses = Uses()
 # From the least to the most recently used.
 _models: dict[str, tuple[Hashable, object]] = {}
 
@@ -43,6 +54,7 @@ def cached_model(
         size: bytes that `load` takes; other slots, least recently used first, are evicted where they do not fit.
         mapped: bytes that it adds to the address space, its files included.
     """
+    uses.requests += 1
     if slot in _models and _models[slot][0] == key:
         _models[slot] = _models.pop(slot)
         return _models[slot][1]  # type: ignore[return-value]
@@ -52,11 +64,18 @@ def cached_model(
         oldest = next(iter(_models))
         log.info("Letting %s go from memory: %.1f GB are needed.", oldest, size / 1e9)
         evict_models(oldest)
+    uses.loads += 1
     model = load()
     _models[slot] = (key, model)
     if policy is not None:
         policy.on_eviction(evict_models, cached_bytes)
     return model
+
+
+def is_cached(slot: str, how: tuple[str, str]) -> bool:
+    """Return whether a slot holds a model in that number type and storage."""
+    key = _models[slot][0] if slot in _models else ()
+    return isinstance(key, tuple) and key[1:] == how
 
 
 def evict_models(slot: str | None = None) -> None:

@@ -12,6 +12,8 @@ import torch
 # The caching allocator of torch places every CUDA tensor at a multiple of this
 # (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize): kernels chosen by alignment stay the same ones.
 ALIGNMENT = 512
+# Classes of tensors whose memory is their numbers.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 @dataclass
@@ -118,7 +120,7 @@ class PackedTensors(ModuleTensors):
 
 
 def _part(tensor: torch.Tensor, offset: int) -> _Part:
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if type(tensor) not in PLAIN:
         raise TypeError(f"Tensors of class {type(tensor).__name__} cannot be streamed.")
     if tensor.device.type != "cpu":
         raise ValueError(f"Streamed tensors start in host memory; this one is on {tensor.device}.")

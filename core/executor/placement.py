@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..accelerator import empty_cache
+from ..host.progress import LongProgress
+from ..planner.plan_types import MARGIN
+
 if TYPE_CHECKING:
     import torch
 
-    from ..host.base import DevicePolicy
+    from ..host.base import DevicePolicy, Reporter
     from ..planner.plan_types import PhasePlan
 
 
@@ -34,14 +39,38 @@ def placed(
     if choice.placement == "streamed":
         from .streaming import streamed
 
-        policy.make_room(choice.vram)
+        policy.make_room(choice.vram + MARGIN)
         with streamed(module, blocks, device):
             yield
     elif choice.placement == "resident":
-        with resident([module], device, policy):
+        with resident([module], device, policy, room=choice.vram + MARGIN):
             yield
     else:
         yield
+
+
+@contextmanager
+def shown_blocks(blocks: Sequence[torch.nn.Module], reporter: Reporter, name: str, passes: int) -> Iterator[None]:
+    """Show inside the block how many blocks of a text encoder have run, where that takes longer than a moment.
+
+    Args:
+        blocks: of the encoder.
+        reporter: shows it.
+        name: of the encoder, for people.
+        passes: texts that go through them; one with weights goes through twice, and is counted once.
+    """
+    show, total = LongProgress(reporter, f"{name} (blocks)"), passes * len(blocks)
+    done = itertools.count(1)
+
+    def report(_block: torch.nn.Module, _args: object, _result: object) -> None:
+        show(next(done), total)
+
+    handles = [block.register_forward_hook(report) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def module_bytes(module: torch.nn.Module) -> int:
@@ -51,25 +80,27 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 
 @contextmanager
-def resident(modules: list[torch.nn.Module], device: str, policy: DevicePolicy) -> Iterator[None]:
+def resident(
+    modules: list[torch.nn.Module], device: str, policy: DevicePolicy, *, room: int | None = None
+) -> Iterator[None]:
     """Hold `modules` on `device` inside the block.
 
     The tensors in host memory stay what they are and come back after the block, on an error too:
     nothing is copied back, and weights mapped from a file stay mapped.
-    """
-    import torch
 
+    Args:
+        room: bytes to have free on the device for all that happens inside; None stands for those of the weights.
+    """
     from .packed_tensors import ModuleTensors
 
     if device == "cpu":
         yield
         return
-    policy.make_room(sum(module_bytes(module) for module in modules))
+    policy.make_room(sum(module_bytes(module) for module in modules) if room is None else room)
     tensors = ModuleTensors(dict.fromkeys(part for module in modules for part in module.modules()))
     try:
         tensors.bind([tensor.detach().to(device) for tensor in tensors.originals])
         yield
     finally:
         tensors.restore()
-        if device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        empty_cache(device)

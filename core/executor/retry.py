@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ..accelerator import empty_cache
 from ..disk_cache import DiskCache, entry_name
 from ..errors import PiyingError
 from ..files.dtypes import all_finite
@@ -94,11 +95,8 @@ def retry_with_next_plan(
 
 def free_memory() -> None:
     """Release what nothing refers to any more: Python's reference cycles, then torch's cache of the card."""
-    import torch
-
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_cache()
 
 
 OVERFLOWING = "fp16"  # ends at 65504; bf16 has the range of fp32

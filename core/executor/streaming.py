@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..accelerator import card_module
 from .packed_tensors import ModuleTensors, PackedTensors
 
 # A power of two, since torch's allocator of pinned memory rounds up to one. Big enough that the
@@ -77,7 +78,7 @@ class HostToDeviceCopier:
         self.slots.clear()
 
 
-class CudaCopier(HostToDeviceCopier):
+class StreamCopier(HostToDeviceCopier):
     """Slots filled on a side stream while the compute stream works.
 
     Three orders keep the bytes right. The compute stream waits for `_filled[slot]` before it reads a
@@ -89,18 +90,18 @@ class CudaCopier(HostToDeviceCopier):
     def __init__(self, device: torch.device, size: int, slots: int, traffic: Traffic) -> None:
         """Allocate the slots and the pinned ring."""
         super().__init__(device, size, slots, traffic)
-        self._side = torch.cuda.Stream(device)
+        self._card = torch.get_device_module(device)
+        self._side = self._card.Stream(device)
         # The allocator hands out memory in the order of the compute stream: kernels queued there may
         # still use what are slots now.
-        self._side.wait_stream(torch.cuda.current_stream(device))
-        self._filled = [torch.cuda.Event() for _ in range(slots)]
-        self._free = [torch.cuda.Event() for _ in range(slots)]
-        self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._side.wait_stream(self._card.current_stream(device))
+        self._filled = [self._card.Event() for _ in range(slots)]
+        self._free = [self._card.Event() for _ in range(slots)]
+        self._waits: deque[tuple[Any, Any]] = deque()
         self._chunk = min(CHUNK, 1 << (size - 1).bit_length())
         chunks = -(-size // self._chunk) + SPARE_CHUNKS
         ring = [torch.empty(self._chunk, dtype=torch.uint8, pin_memory=True) for _ in range(chunks)]
-        # blocking: the host sleeps instead of spinning while it waits for a chunk
-        self._ring = itertools.cycle([(chunk, torch.cuda.Event(blocking=True)) for chunk in ring])
+        self._ring = itertools.cycle([(chunk, self._sleeping_event()) for chunk in ring])
         traffic.pinned_bytes += chunks * self._chunk
 
     def send(self, packed: PackedTensors, slot: int) -> None:
@@ -111,15 +112,15 @@ class CudaCopier(HostToDeviceCopier):
             part = chunk[: min(self._chunk, packed.size - start)]
             sent.synchronize()
             packed.read(start, part)
-            with torch.cuda.stream(self._side):
+            with self._card.stream(self._side):
                 self.slots[slot][start : start + part.numel()].copy_(part, non_blocking=True)
             sent.record(self._side)
         self._filled[slot].record(self._side)
 
     def arrive(self, slot: int) -> None:
         """Let the compute stream wait until the slot is filled, and note how long it did."""
-        stream = torch.cuda.current_stream(self.device)
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        stream = self._card.current_stream(self.device)
+        before, after = (self._card.Event(enable_timing=True) for _ in range(2))
         before.record(stream)
         stream.wait_event(self._filled[slot])
         after.record(stream)
@@ -128,17 +129,24 @@ class CudaCopier(HostToDeviceCopier):
 
     def leave(self, slot: int) -> None:
         """Mark, on the compute stream, the end of the slot's use."""
-        self._free[slot].record(torch.cuda.current_stream(self.device))
+        self._free[slot].record(self._card.current_stream(self.device))
 
     def close(self) -> None:
         """Wait for copies in flight into the slots, and release them."""
         try:
-            torch.cuda.current_stream(self.device).synchronize()
+            self._card.current_stream(self.device).synchronize()
             self._side.synchronize()
             self._count()
         finally:
             self._ring = itertools.cycle(())
             super().close()
+
+    def _sleeping_event(self) -> Any:
+        """Return an event for which the host sleeps instead of spinning, where the device has such."""
+        try:
+            return self._card.Event(blocking=True)
+        except TypeError:
+            return self._card.Event()
 
     def _count(self) -> None:
         """Add up the waits that are over."""
@@ -149,7 +157,7 @@ class CudaCopier(HostToDeviceCopier):
 
 def copier_for(device: torch.device, size: int, slots: int, traffic: Traffic) -> HostToDeviceCopier:
     """Return the copier for a kind of device."""
-    kind = CudaCopier if device.type == "cuda" else HostToDeviceCopier
+    kind = StreamCopier if card_module(device) is not None else HostToDeviceCopier
     return kind(device, size, slots, traffic)
 
 
@@ -169,7 +177,7 @@ def streamed(
     inference: what a block writes into its own buffers is lost, and no gradients are made.
 
     Device memory: `slots` times the largest block, and what is outside the blocks. Page-locked host
-    memory on a CUDA card: one largest block and two chunks of 32 MiB.
+    memory for a card: one largest block and two chunks of 32 MiB.
 
     Args:
         module: in host memory; run it on tensors that are on `device`.
@@ -188,9 +196,10 @@ def streamed(
         TypeError: a block holds tensors of a class whose memory is not the numbers themselves.
     """
     device, traffic = torch.device(device), Traffic()
-    if device.type == "cuda" and device.index is None:
+    card = card_module(device)
+    if card is not None and device.index is None:
         # With its index, so that streams and tensors agree.
-        device = torch.device("cuda", torch.cuda.current_device())
+        device = torch.device(device.type, card.current_device())
     blocks = list(dict.fromkeys(order))
     _check(module, blocks, slots)
     outside = _modules_outside(module, set(blocks))

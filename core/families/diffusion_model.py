@@ -13,8 +13,10 @@ from ..catalog.installed_model import FOLDER_DEPTH
 from ..catalog.selection import ModelHandle, choose_model
 from ..executor.model_cache import cached_model
 from ..files.scan import find_files
+from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files
 from ..planner.machine import read_machine
+from ..planner.measured import PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.report import Estimate
 from ..quantization.registry import weight_format
@@ -49,13 +51,14 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
     """
     family = handle.family
     name, components = wanted_components(handle, host)
-    machine = read_machine(host)
+    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
     made = plan(
         family.phases(components, work),
         machine,
         precision=handle.precision,
         memory=handle.memory,
         advise=lambda: family.what_fits(components, machine, handle, work),
+        expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
     return Estimate(name, made, machine)
 
@@ -158,6 +161,7 @@ class ModelParts:
             storage=choice.storage if weight_format(choice.storage) else None,
             rules=self.family.rules[part],
             cancelled=self.host.check_cancelled,
+            on_read=LongProgress(self.host, f"Loading {part.replace('_', ' ')} (MB)", MEGABYTE),
         )
 
 

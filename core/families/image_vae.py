@@ -45,6 +45,7 @@ def vae_phase(
         passes=1,
         variants=vae_memory(vae, width, height, decodes=decodes),
         streamable=False,
+        convolutional=True,
         host=2 * BYTES_PER_PIXEL * width * height,
     )
 
@@ -89,7 +90,7 @@ def decode_phase(parts: ModelParts, choice: PhasePlan, meter: Meter, latents: to
     from ..executor.placement import placed
     from ..executor.retry import finite_check
 
-    progress = parts.host.progress("Decoding", 1)
+    progress = parts.host.progress("Decoding", 1, seconds=choice.seconds)
     with meter.phase(choice):
         vae = parts.load("vae", choice)
         set_tiling(vae, choice.variant == "tiled")

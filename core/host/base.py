@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,6 +71,14 @@ class Progress(Protocol):
         """Show what has been written so far, all of it each time."""
 
 
+@runtime_checkable
+class TimedProgress(Protocol):
+    """Progress that shows the seconds left, and may be told how long the phase is estimated to take."""
+
+    def expect(self, seconds: float) -> None:
+        """Take `seconds` for the time of the whole phase until its steps tell better."""
+
+
 class Folders(Protocol):
     """Where files are."""
 
@@ -112,8 +120,12 @@ class DevicePolicy(Protocol):
 class Reporter(Protocol):
     """Progress shown to the user, and the user's wish to cancel."""
 
-    def progress(self, phase: str, total: int) -> Progress:
-        """Begin a phase of `total` steps under a name a person understands."""
+    def progress(self, phase: str, total: int, *, seconds: float = 0.0) -> Progress:
+        """Begin a phase of `total` steps under a name a person understands.
+
+        Args:
+            seconds: what it is estimated to take; 0 where nobody has estimated it.
+        """
 
     def check_cancelled(self) -> None:
         """Stop the run here where the user has cancelled it."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import MODEL_CATEGORIES, PREVIEW_PIXELS, FolderKind, MemoryRules, Preview, Progress
 from .comfy_server import Tabs, category_folders, tabs
+from .progress import TimeLeft
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,16 +41,24 @@ class ProgressEvents:
         total: its steps.
         listeners: the browser tabs that may want the events.
         clock: gives seconds.
+        expected: the seconds that it is estimated to take; 0 where nobody has estimated it.
 
     Attributes:
         has_moving_preview: whether a moving preview was sent; a still one beside it would be one too many.
     """
 
     def __init__(
-        self, phase: str, total: int, listeners: Tabs = tabs, clock: Callable[[], float] = time.monotonic
+        self,
+        phase: str,
+        total: int,
+        listeners: Tabs = tabs,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        expected: float = 0.0,
     ) -> None:
         self._phase, self._total, self._tabs, self._clock = phase, total, listeners, clock
-        self._first_step: tuple[float, int] | None = None
+        self._time_left = TimeLeft(total, clock)
+        self._time_left.expected = expected
         self._last_event = self._last_motion = -SECONDS_BETWEEN_MOTIONS
         self.has_moving_preview = False
         self._send(0)
@@ -57,8 +66,7 @@ class ProgressEvents:
     def step(self, done: int, preview: Preview | None) -> None:
         """Send that `done` steps are done, at a limited rate; the last step is always sent."""
         now = self._clock()
-        if self._first_step is None:
-            self._first_step = now, done
+        self._time_left.step(done)
         if now - self._last_event >= SECONDS_BETWEEN_EVENTS or done >= self._total:
             self._last_event = now
             self._send(done)
@@ -71,15 +79,10 @@ class ProgressEvents:
             self._last_motion = self._clock()
 
     def _send(self, done: int) -> None:
-        event = {"phase": self._phase, "done": done, "total": self._total, "seconds_left": self._seconds_left(done)}
+        left = self._time_left.seconds()
+        seconds_left = None if left is None else round(left, 1)
+        event = {"phase": self._phase, "done": done, "total": self._total, "seconds_left": seconds_left}
         self._tabs.send(PROGRESS, event)
-
-    def _seconds_left(self, done: int) -> float | None:
-        """Return an estimate from the steps after the first, which also warms up; None before there are any."""
-        if self._first_step is None or done <= self._first_step[1]:
-            return None
-        begun, first = self._first_step
-        return round((self._clock() - begun) / (done - first) * (self._total - done), 1)
 
 
 def animated(frames: list[Image]) -> bytes:
@@ -93,12 +96,12 @@ def animated(frames: list[Image]) -> bytes:
 class ComfyProgress:
     """A progress bar on the running ComfyUI node."""
 
-    def __init__(self, phase: str, total: int) -> None:
+    def __init__(self, phase: str, total: int, expected: float = 0.0) -> None:
         from comfy.utils import ProgressBar
 
         self._total = total
         self._bar = ProgressBar(total)
-        self._events = ProgressEvents(phase, total)
+        self._events = ProgressEvents(phase, total, expected=expected)
 
     def step(self, done: int, preview: Preview | None = None) -> None:
         """Move the bar and show the preview; raises ComfyUI's own interrupt when cancelled."""
@@ -160,9 +163,9 @@ class ComfyHost:
 
         return str(get_torch_device())
 
-    def progress(self, phase: str, total: int) -> Progress:
-        """Put a bar on the running node; our panel beside it names the phase."""
-        return ComfyProgress(phase, total)
+    def progress(self, phase: str, total: int, *, seconds: float = 0.0) -> Progress:
+        """Put a bar on the running node; our panel beside it names the phase and the time left."""
+        return ComfyProgress(phase, total, seconds)
 
     def check_cancelled(self) -> None:
         """Raise ComfyUI's interrupt when the user pressed cancel."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentProgress
+from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentProgress, TimedProgress
 from .model_folders import ExtraFolder, ordered
 
 log = logging.getLogger("piying")
@@ -85,13 +85,16 @@ class HeadlessHost:
         Raises:
             PiyingError: the chosen device is not one torch can use here.
         """
-        from ..planner.machine import best_device, checked_device
+        from ..accelerator import best_device, checked_device
 
         return best_device() if self.chosen_device == "auto" else checked_device(self.chosen_device)
 
-    def progress(self, phase: str, total: int) -> Progress:
-        """Hand the phase to the caller's display."""
-        return self.on_progress(phase, total)
+    def progress(self, phase: str, total: int, *, seconds: float = 0.0) -> Progress:
+        """Hand the phase to the caller's display, and its estimate where that shows the time left."""
+        shown = self.on_progress(phase, total)
+        if seconds and isinstance(shown, TimedProgress):
+            shown.expect(seconds)
+        return shown
 
     def check_cancelled(self) -> None:
         """Ask the caller. Ctrl-C arrives as KeyboardInterrupt by itself, unless a library swallows it."""

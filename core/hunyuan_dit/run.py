@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..catalog.installed_model import InstalledModel
 from ..catalog.selection import ModelHandle
 from ..executor.execute_plan import Meter, execute_plan
-from ..executor.placement import placed
+from ..executor.placement import placed, shown_blocks
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
 from ..families.diffusion_model import ModelParts, pipeline_of
@@ -119,7 +119,7 @@ class ImageRun:
 
         request, device = self.request, self.meter.device
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
-        progress = self.host.progress("Encoding prompt", len(prompts))
+        progress = self.host.progress("Encoding prompt", len(prompts), seconds=choice.seconds)
 
         def encode_one(pipeline: HunyuanDiTPipeline, text: str) -> Encoded:
             self.host.check_cancelled()
@@ -137,8 +137,11 @@ class ImageRun:
             pipeline = self.model.encoder_pipeline(encoder, choice)
             model, tokenizer = getattr(pipeline, encoder.part), getattr(pipeline, encoder.tokenizer)
             # BERT's blocks, or T5's.
-            blocks = model.encoder.block if hasattr(model.encoder, "block") else model.encoder.layer
-            with placed(model, choice, device, self.host, blocks=list(blocks)):
+            blocks = list(model.encoder.block if hasattr(model.encoder, "block") else model.encoder.layer)
+            with (
+                placed(model, choice, device, self.host, blocks=blocks),
+                shown_blocks(blocks, self.host, encoder.part.replace("_", " ").capitalize(), len(new)),
+            ):
                 return [encode_weighted(text, tokenizer, partial(encode_one, pipeline)) for text in new]
 
         with self.meter.phase(choice):
@@ -165,7 +168,7 @@ class ImageRun:
                 self.colours = fit_colours(self.model.vae(decode))
             sampler = self.model.sampler(choice)
             transformer = sampler.transformer
-            progress = self.host.progress("Sampling", self.request.steps)
+            progress = self.host.progress("Sampling", self.request.steps, seconds=choice.seconds - choice.loading)
             preview = LatentPreview(self.colours, sampler.scheduler)
             with placed(transformer, choice, self.meter.device, self.host, blocks=list(transformer.blocks)):
                 latents: torch.Tensor = sampler(

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
+from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..quantization.registry import storable_on, weight_format
-from .machine import CPU_BANDWIDTH, CPU_FLOPS, Machine
+from .machine import CPU_BANDWIDTH, CPU_FLOPS, RESIDENT_SHARE, Machine
 from .phases import Phase, Variant
 from .plan_types import Compute, PhasePlan, Placement, Storage
 
@@ -21,6 +22,7 @@ SLOTS = 2  # blocks on the device while streaming
 STAGED = 128 * 2**20  # page-locked bytes on their way to them
 # fp32 convolutions use TF32 at half the 16-bit rate, and their few channels fill about half of that.
 FP32_SLOWDOWN = 4
+CAST_RATE = 2 * 10**9  # bytes of fp32 per second that a CPU casts weights to; an allowance
 # A prediction with rounded weights and inputs must be worth it where the user did not ask for it.
 MATERIALLY_FASTER = 1.5
 
@@ -108,7 +110,7 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
     working += phase.rounded_inputs if choice.native_matmul else component.unpacked(*types)
     ram = PROCESS_RAM + phase.host + (0 if _is_mapped(phase, choice.storage) else weights)
     if choice.placement == "resident":
-        vram, moved = weights + working, weights
+        vram, moved = weights + int(weights * RESIDENT_SHARE[machine.allocator]) + working, weights
     elif choice.placement == "streamed":
         slots = min(SLOTS, len(component.blocks))
         vram = weights - streamed + slots * component.largest_block(*types) + working
@@ -118,6 +120,12 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
     else:
         vram = moved = 0
         ram += working
+    times = _times(phase, choice, machine, moved=moved, cache=machine.ram_free - ram)
+    if choice.placement == "cpu":
+        # One after the other: the same cores read, cast, unpack and compute.
+        seconds = times["disk"] + times["casting"] + times["unpacking"] + max(times["arithmetic"], times["memory"])
+    else:
+        seconds = max(times.values())
     return PhasePlan(
         phase=phase.name,
         component=component.name,
@@ -129,15 +137,16 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
         vram=vram,
         ram=ram,
         moved=moved,
-        seconds=max(_times(phase, choice, machine, moved=moved, cache=machine.ram_free - ram).values()),
+        seconds=seconds,
         weights=weights,
+        loading=times["disk"] + times["casting"],
         # A file is mapped while it is read, whatever its weights are cast to.
         address_space=ram - PROCESS_RAM + LIBRARIES + component.file_bytes(),
     )
 
 
 def bottleneck(phase: Phase, plan: PhasePlan, machine: Machine) -> str:
-    """Return what the time of a phase's plan is spent on: `disk`, `copying`, `arithmetic` or `memory`."""
+    """Return what the time of a phase's plan is spent on: a key of `LIMITED_BY`."""
     variant = next(variant for variant in phase.variants if variant.name == plan.variant)
     choice = Choice(plan.compute, plan.storage, plan.placement, variant, plan.native_matmul)
     times = _times(phase, choice, machine, moved=plan.moved, cache=machine.ram_free - plan.ram)
@@ -165,7 +174,7 @@ def _is_mapped(phase: Phase, storage: Storage) -> bool:
 
 
 def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache: int) -> dict[str, float]:
-    """Return the seconds each part of the machine is busy; they work at once, so the busiest decides.
+    """Return the seconds each part of the machine is busy; beside a card they work at once, so the busiest decides.
 
     Weights count as not read yet: the disk is part of every first run.
     """
@@ -174,19 +183,33 @@ def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache:
     if reread_every_pass(phase, choice.storage, choice.placement, cache):
         read *= passes
     touched, stored = component.bytes(choice.compute, choice.storage), weight_format(choice.storage)
-    if stored is not None and not choice.native_matmul:
-        touched += stored.unpacking_traffic(sum(block.linear for block in component.blocks), choice.compute)
-    flops, bandwidth = machine.bf16_flops, machine.bandwidth
-    if is_last_resort(choice, machine):
-        flops, bandwidth = CPU_FLOPS, CPU_BANDWIDTH  # the machine's own rates are those of its card
-    elif choice.native_matmul:
-        share = phase.linear_share
-        flops = 1 / (share / machine.native_flops[choice.storage] + (1 - share) / machine.bf16_flops)
-    elif choice.compute == "fp32" and not machine.is_cpu:
-        flops /= FP32_SLOWDOWN
+    linear = sum(block.linear for block in component.blocks)
+    unpacking_rate = None if machine.rates is None else machine.rates.unpacking.get(choice.storage)
+    if stored is not None and not choice.native_matmul and unpacking_rate is None:
+        touched += stored.unpacking_traffic(linear, choice.compute)
+    bandwidth = CPU_BANDWIDTH if is_last_resort(choice, machine) else machine.bandwidth
+    # Of casting on the CPU only the memory's traffic is known; on the way to a card it is hidden behind the copies.
+    cast = 0 if choice.placement != "cpu" or _is_mapped(phase, choice.storage) else component.parameters
     return {
-        "arithmetic": passes * phase.flops * choice.variant.time_factor / flops,
+        "arithmetic": passes * phase.flops * choice.variant.time_factor / _flops(phase, choice, machine),
         "copying": moved / machine.pcie,
         "disk": read / machine.disk,
+        "casting": cast * BYTES_BY_SHORT_NAME["fp32"] / CAST_RATE,
         "memory": passes * touched / bandwidth,
+        "unpacking": passes * linear / unpacking_rate if stored is not None and unpacking_rate else 0.0,
     }
+
+
+def _flops(phase: Phase, choice: Choice, machine: Machine) -> float:
+    """Return the operations per second of one way of running a phase."""
+    if is_last_resort(choice, machine):
+        return CPU_FLOPS  # the machine's own rates are those of its card
+    if choice.native_matmul:
+        share = phase.linear_share
+        return 1 / (share / machine.native_flops[choice.storage] + (1 - share) / machine.bf16_flops)
+    if machine.rates is not None:
+        measured = machine.rates.convolution if phase.convolutional else machine.rates.flops
+        return measured.get(choice.compute) or measured.get("bf16") or measured["fp32"]
+    if choice.compute == "fp32" and not machine.is_cpu:
+        return machine.bf16_flops / FP32_SLOWDOWN
+    return machine.bf16_flops

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from ..accelerator import card_module
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..main_memory import MemoryLimit, memory_limits
 from ..quantization.registry import FORMATS
-from .plan_types import GB, Compute, PhasePlan
+from .plan_types import GB, Compute, PhasePlan, Rates
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +25,25 @@ if TYPE_CHECKING:
 # system and other programs in main memory. Allowances.
 CONTEXT = 300 * 2**20
 OTHERS_RAM = 2 * GB
+
+# How torch's allocator places tensors on a card: in segments that grow page by page, so that what is free in one place
+# serves any tensor; in segments of which the large ones are never split, and given back one by one (for Windows, where
+# none can grow); or in torch's default way.
+Allocator = Literal["expandable", "unsplit", "default"]
+# What is set for a run where nobody has set anything (torch's notes on CUDA: "Optimizing memory usage").
+ALLOCATOR_SETTINGS: Mapping[Allocator, str] = {
+    "expandable": "expandable_segments:True",
+    "unsplit": "max_split_size_mb:64",
+}
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+# What the allocator takes of a card beyond a phase's tensors, as a share of them and in bytes: gaps, rounding, the
+# workspace of cuBLAS. benchmarks/simulate.py replays every phase, and fails where it is less than one needs.
+ALLOCATOR_SHARE: Mapping[Allocator, float] = {"expandable": 0.02, "unsplit": 0.02, "default": 0.36}
+# Of weights that are all on the card, which then lie in segments of their own.
+RESIDENT_SHARE: Mapping[Allocator, float] = {"expandable": 0.0, "unsplit": 0.05, "default": 0.0}
+ALLOCATOR_BYTES = 192 * 2**20
+# Of cuDNN's convolutions and of kernels of attention; no replay tells it. An allowance.
+WORKSPACES = 256 * 2**20
 
 # What machines reach, from what is written about them; for estimates, never for what fits.
 GIGA = 10**9  # rates count in powers of ten, unlike memory
@@ -69,8 +91,10 @@ class Machine:
         bandwidth: bytes per second between the device's memory and its arithmetic.
         capability: CUDA's compute capability; None elsewhere.
         low_vram: the user asked to spare the card (ComfyUI's `--lowvram`).
+        allocator: how torch places tensors on the card.
         ram_limit: what holds main memory below what the machine has; `ram_total` and `ram_free` are within it.
         map_limit: a limit for which mapped files count, and are not evicted.
+        rates: what was measured here; the other rates are then measured ones too. None before.
     """
 
     device: str
@@ -86,13 +110,21 @@ class Machine:
     native_flops: Mapping[str, float] = field(default_factory=dict)
     capability: tuple[int, int] | None = None
     low_vram: bool = False
+    allocator: Allocator = "expandable"
     ram_limit: MemoryLimit | None = None
     map_limit: MemoryLimit | None = None
+    rates: Rates | None = None
 
     @property
     def is_cpu(self) -> bool:
         """Whether there is no card: everything is computed from main memory."""
         return self.device == "cpu"
+
+    @property
+    def vram_budget(self) -> int:
+        """The bytes of tensors that fit the free part of the card, beside what libraries and the allocator take."""
+        free = self.vram_free - WORKSPACES - ALLOCATOR_BYTES
+        return max(0, int(free / (1 + ALLOCATOR_SHARE[self.allocator])))
 
 
 def peak_operations(capability: tuple[int, int], multiprocessors: int, clock: float, name: str) -> float:
@@ -114,7 +146,7 @@ def pcie_rate(capability: tuple[int, int]) -> float:
     return PCIE.get(capability[0], NEWEST_PCIE)
 
 
-def synthetic(vram_gb: float, ram_gb: float = 32.0) -> Machine:
+def synthetic(vram_gb: float, ram_gb: float = 32.0, allocator: Allocator = "expandable") -> Machine:
     """Return a machine that is not there: a typical card with so much memory, in GB of 2**30 bytes.
 
     The rates are those of one card whatever its size, so that plans for several sizes compare.
@@ -134,7 +166,34 @@ def synthetic(vram_gb: float, ram_gb: float = 32.0) -> Machine:
         native_flops=_native_flops(flops, TYPICAL_CAPABILITY),
         bandwidth=TYPICAL_BANDWIDTH * MEMORY_REACHED,
         capability=TYPICAL_CAPABILITY,
+        allocator=allocator,
     )
+
+
+def allocator_settings() -> str:
+    """Return how the user, or the program around the pack, has set torch's allocator of the card up; "" for not."""
+    import torch
+
+    backend = torch.cuda.get_allocator_backend() if torch.cuda.is_available() else "native"
+    if backend != "native":
+        return f"backend:{backend}"
+    return next((os.environ[name] for name in ALLOCATOR_VARIABLES if os.environ.get(name)), "")
+
+
+def allocator_of(settings: str) -> Allocator:
+    """Return how torch's allocator places the tensors of a run on this platform.
+
+    Args:
+        settings: from `allocator_settings`; where there are none, those of `ALLOCATOR_SETTINGS` are made for the run.
+    """
+    import torch
+
+    chosen = settings.lower().replace(" ", "")
+    can_grow = sys.platform == "linux" and torch.version.hip is None
+    # CUDA's own allocator maps pages where they are needed, on every platform.
+    if "cudamallocasync" in chosen or (can_grow and (not chosen or "expandable_segments:true" in chosen)):
+        return "expandable"
+    return "unsplit" if not chosen or "max_split_size_mb" in chosen else "default"
 
 
 def _native_flops(flops: float, capability: tuple[int, int]) -> dict[str, float]:
@@ -155,10 +214,10 @@ def read_machine(policy: DevicePolicy) -> Machine:
     """
     rules, device = policy.memory_rules(), policy.device()
     memory = _main_memory(rules)
-    if device.startswith("cuda"):
+    if card_module(device) is not None:
         machine = _limited(_read_card(device, memory.total, memory.free), rules)
     elif rules.imagined and rules.vram is not None:
-        card = synthetic(rules.vram / GB, memory.total / GB)
+        card = synthetic(rules.vram / GB, memory.total / GB, allocator_of(allocator_settings()))
         machine = replace(card, ram_free=memory.free, low_vram=rules.low_vram)
     else:
         shared = device != "cpu"  # a device that shares its memory with the processor, such as Apple's
@@ -212,18 +271,22 @@ def _main_memory(rules: MemoryRules) -> _MainMemory:
 
 
 def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
-    import torch
-
-    card = torch.cuda.get_device_properties(device)
-    free, total = torch.cuda.mem_get_info(device)
+    module = card_module(device)
+    assert module is not None
+    card = module.get_device_properties(device)
+    free, total = module.mem_get_info(device)
     # What this process holds without using it is free for a plan too.
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    capability = (card.major, card.minor)
+    unused = module.memory_reserved(device) - module.memory_allocated(device)
+    # Of cards that are no NVIDIA's torch tells neither this nor the number of multiprocessors.
+    capability = (card.major, card.minor) if hasattr(card, "major") else None
     # Older versions of torch do not tell clocks (in kHz) and the width of the memory (in bits).
     clock = float(getattr(card, "clock_rate", 0) or TYPICAL_CLOCK / 1000) * 1000
     memory_clock, width = getattr(card, "memory_clock_rate", 0), getattr(card, "memory_bus_width", 0)
     bandwidth = float(2 * memory_clock * 1000 * width / 8) or TYPICAL_BANDWIDTH  # two transfers a clock
-    flops = peak_operations(capability, card.multi_processor_count, clock, card.name) * REACHED
+    peak = TYPICAL_PEAK
+    if capability is not None:
+        peak = peak_operations(capability, card.multi_processor_count, clock, card.name)
+    flops = peak * REACHED
     return Machine(
         device=device,
         name=card.name,
@@ -231,12 +294,13 @@ def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
         vram_free=free + unused,
         ram_total=ram_total,
         ram_free=ram_free,
-        pcie=pcie_rate(capability),
+        pcie=pcie_rate(capability or TYPICAL_CAPABILITY),
         disk=DISK,
         bf16_flops=flops,
-        native_flops=_native_flops(flops, capability),
+        native_flops={} if capability is None else _native_flops(flops, capability),
         bandwidth=bandwidth * MEMORY_REACHED,
         capability=capability,
+        allocator=allocator_of(allocator_settings()),
     )
 
 
@@ -288,33 +352,6 @@ PRECISIONS = ("auto", *get_args(Compute))
 MEMORY_CHOICES = ("auto", "resident", "streamed", *FORMATS)
 
 
-def available_devices() -> list[str]:
-    """Return the devices torch can use here, best first."""
-    import torch
-
-    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return [*cuda, *mps, "cpu"]
-
-
-def best_device() -> str:
-    """Return the device to use when the user did not choose."""
-    return available_devices()[0]
-
-
-def checked_device(name: str) -> str:
-    """Return `name` as torch spells it.
-
-    Raises:
-        PiyingError: torch cannot use that device here.
-    """
-    usable = available_devices()
-    full = "cuda:0" if name == "cuda" else name
-    if full not in usable:
-        raise PiyingError(f"Device {name!r} cannot be used here. Choose one of: auto, {', '.join(usable)}.")
-    return full
-
-
 def resolve_dtype(precision: str, device: str, preferred: str = "bf16") -> torch.dtype:
     """Return the number type to compute in.
 
@@ -336,10 +373,9 @@ def resolve_dtype(precision: str, device: str, preferred: str = "bf16") -> torch
 
 def memory_bytes(device: str) -> int:
     """Return the whole memory of a device; of the machine for the CPU and for shared memory."""
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.get_device_properties(device).total_memory)
+    module = card_module(device)
+    if module is not None:
+        return int(module.get_device_properties(device).total_memory)
     import psutil
 
     return min([int(psutil.virtual_memory().total), *(limit.total for limit in memory_limits())])

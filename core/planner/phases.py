@@ -140,6 +140,7 @@ class Phase:
             short phases.
         on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
             user's `precision`; empty where that decides.
+        convolutional: whether its arithmetic is in convolutions, as a VAE's is.
         why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
     """
@@ -158,6 +159,7 @@ class Phase:
     cast_last_resort: bool = False
     on_cpu: tuple[Compute, ...] = ()
     # Not a part of what tells one work from another.
+    convolutional: bool = field(default=False, repr=False, compare=False)
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
@@ -169,10 +171,10 @@ def every_storage(plain: Compute = "bf16") -> tuple[Storage, ...]:
 
 HEAD = 64  # width of an attention head in T5 and BERT
 
-# Peaks of one forward pass in a 16-bit type, by the width between blocks and the tokens, from live tensors
-# of small T5, UMT5 and BERT models: activations, and T5's attention scores (scores, bias, softmax in fp32).
+# Peaks of one forward pass in a 16-bit type, by the width between blocks and the tokens, from live tensors of
+# UMT5-XXL, mT5-XL and BERT (benchmarks/simulate.py): activations, and the bias that T5 adds to attention, twice.
 ACTIVATION_BYTES = 28
-SCORE_BYTES = 12
+SCORE_BYTES = 4
 
 
 def encoding(component: Component, tokens: int) -> tuple[float, Variant]:

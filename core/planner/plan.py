@@ -12,11 +12,7 @@ from .phases import Phase
 from .plan_types import PhasePlan, Plan, Rejected
 from .report import explain, memory_limits_in_words, out_of_ways, too_large, why_rejected
 
-__all__ = ["MARGIN", "PhasePlan", "Plan", "Rejected", "plan"]
-
-# Bytes of the card's free memory that no plan counts on: workspaces of cuDNN and cuBLAS, and gaps between
-# blocks of memory. An allowance; with CUDA's own context the 0.8 GiB that practice in this field leaves free.
-MARGIN = 520 * 2**20
+__all__ = ["PhasePlan", "Plan", "Rejected", "plan"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,9 @@ def plan(
     *,
     precision: str = "auto",
     memory: str = "auto",
-    margin: int = MARGIN,
+    margin: int | None = None,
     advise: Callable[[], str] | None = None,
+    expected: Callable[[Phase, PhasePlan], float] | None = None,
 ) -> Plan:
     """Return the fastest plan that fits; of equally fast ones the best quality, then the least copying.
 
@@ -54,10 +51,12 @@ def plan(
         refused: keys of `PhasePlan`s that ran out of memory before; none of them is chosen.
         precision: one of `machine.PRECISIONS`: `auto`, or the number type to compute in.
         memory: one of `machine.MEMORY_CHOICES`: `auto`, or the placement or format to hold the plan to.
-        margin: bytes of the card to leave alone.
+        margin: bytes of the card to leave alone, in place of what libraries and the allocator take of it.
         advise: called where nothing fits; returns a sentence on what would.
+        expected: returns the seconds of a phase's chosen way by what was measured; the choice does not go by it.
     """
-    limits = Limits(machine, max(0, machine.vram_free - margin), refused)
+    budget = machine.vram_budget if margin is None else max(0, machine.vram_free - margin)
+    limits = Limits(machine, budget, refused)
     phases: list[PhasePlan] = []
     reasons: list[str] = []
     problems: list[str] = []
@@ -67,6 +66,10 @@ def plan(
         candidates = _candidates(phase, machine, precision, memory)
         ways = [candidate.plan for candidate in candidates]
         chosen, fits = _choose(candidates, limits)
+        if chosen is not None and expected is not None and chosen.seconds:
+            # All ways by the same ratio, so that what is said of them compares as it was compared.
+            ratio = expected(phase, chosen) / chosen.seconds
+            chosen, *ways = (_slower(way, ratio) for way in (chosen, *ways))
         if chosen is None:
             problems.append(out_of_ways(phase, machine))
         elif not fits:
@@ -120,6 +123,10 @@ def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> 
         better = [other.plan.seconds for other in found if other.lesser < way.lesser]
         credited.append(replace(way, plan=replace(way.plan, seconds=max([way.plan.seconds, *better]))))
     return credited
+
+
+def _slower(way: PhasePlan, ratio: float) -> PhasePlan:
+    return replace(way, seconds=way.seconds * ratio, loading=way.loading * ratio)
 
 
 def _choose(ways: list[Candidate], limits: Limits) -> tuple[PhasePlan | None, bool]:

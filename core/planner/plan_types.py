@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..quantization.registry import weight_format
 
 GB = 2**30  # as makers of cards and memory count
+
+# Bytes of the card that other tenants are asked to leave free beside a phase's peak, for workspaces and gaps; what a
+# plan itself sets aside is `Machine.vram_budget`'s to say.
+MARGIN = 520 * 2**20
 
 Compute = Literal["bf16", "fp16", "fp32"]
 Storage = str  # a `Compute`, or the name of a weight format
@@ -33,6 +38,7 @@ class PhasePlan:
         seconds: estimate.
         weights: bytes of all weights as stored.
         address_space: bytes of the process's address space that it adds, its mapped files included.
+        loading: the seconds of them that reading and casting the weights take, which no second run needs.
     """
 
     phase: PhaseName
@@ -48,6 +54,7 @@ class PhasePlan:
     seconds: float
     weights: int = 0
     address_space: int = 0
+    loading: float = 0.0
 
     @property
     def choice(self) -> str:
@@ -77,12 +84,33 @@ class PhaseMeasurement:
         seconds: wall-clock time.
         vram: peak bytes torch allocated on the card; 0 without one.
         ram: bytes of the process in memory at the phase's end, mapped files included.
+        loads: models that were read in it; None where it needed none, since its result was cached.
     """
 
     phase: str
     seconds: float
     vram: int
     ram: int
+    loads: int | None = None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured on a machine, per second.
+
+    Attributes:
+        flops: operations of a transformer's block, by the number type; `fp32` and `bf16` are there.
+        convolution: the same of convolutions over space and time.
+        bandwidth: bytes of weights that are read to multiply one row.
+        unpacking: {format: weights unpacked and multiplied with one row}.
+        pcie: bytes copied to the card; 0 without one.
+    """
+
+    flops: Mapping[str, float]
+    convolution: Mapping[str, float]
+    bandwidth: float
+    unpacking: Mapping[str, float]
+    pcie: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ LIMITED_BY = {
     "copying": "copying weights to the card",
     "disk": "reading weights from disk",
     "memory": "reading weights from memory",
+    "casting": "casting weights",
+    "unpacking": "unpacking weights",
 }
 CHOICES = ("placement", "storage", "variant", "compute", "native_matmul")
 

@@ -198,6 +198,7 @@ def generate(
     request: ExpandRequest,
     host: Host,
     step: CompiledStep | None = None,
+    seconds: float = 0.0,
 ) -> Answer:
     """Return a model's answer; the same as transformers' `generate` gives for the same seed.
 
@@ -209,6 +210,7 @@ def generate(
         request: length, temperature and seed.
         host: shows the answer while it grows, and stops the run where it is cancelled.
         step: generates with compiled code.
+        seconds: what the answer is estimated to take.
 
     Raises:
         PiyingError: the chat is too long for the model, or the model fails.
@@ -217,7 +219,8 @@ def generate(
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     generating: Any = model
-    progress, device = host.progress("Expanding prompt", request.max_new_tokens), host.device()
+    progress = host.progress("Expanding prompt", request.max_new_tokens, seconds=seconds)
+    device = host.device()
 
     def decode(tokens: torch.Tensor) -> str:
         # Special tokens stay until thinking is removed: some models mark it with them.

@@ -187,7 +187,8 @@ class PromptRun:
                 torch.no_grad(),
                 compiling as step,
             ):
-                return self.use(_generator(model, processor, self.host, step))
+                seconds = choice.seconds - choice.loading
+                return self.use(_generator(model, processor, self.host, step=step, seconds=seconds))
 
     def _load(self, choice: PhasePlan, processor: Processor) -> Any:
         parts = ModelParts(PROMPT, in_parts(self.found), self.host)
@@ -226,10 +227,19 @@ class PromptRun:
         return cached_model(slot, key, read, self.host, size=choice.weights // 2)
 
 
-def _generator(model: PreTrainedModel, processor: Processor, host: Host, step: CompiledStep | None = None) -> Generate:
+def _generator(
+    model: PreTrainedModel,
+    processor: Processor,
+    host: Host,
+    *,
+    step: CompiledStep | None = None,
+    seconds: float = 0.0,
+) -> Generate:
     """Return the function that generates a loaded model's answers."""
 
     def generate_answer(chat: Chat, picture: Picture | None, request: ExpandRequest) -> Answer:
-        return generate(model, processor, chat, picture=picture, request=request, host=host, step=step)
+        return generate(
+            model, processor, chat, picture=picture, request=request, host=host, step=step, seconds=seconds
+        )
 
     return generate_answer

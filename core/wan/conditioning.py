@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from ..executor.placement import placed
+from ..executor.placement import placed, shown_blocks
 from ..executor.tensor_cache import Encoded, TensorCache, digest, encoded
 from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from .denoise import PrefixLatents
@@ -224,7 +224,7 @@ def encode_prompts(
     Raises:
         PiyingError: the encoder cannot be read, or a weight is out of range.
     """
-    progress, done = reporter.progress("Encoding prompt", len(prompts)), 0
+    progress, done = reporter.progress("Encoding prompt", len(prompts), seconds=choice.seconds), 0
 
     def encode(new: list[str]) -> list[Encoded]:
         nonlocal done
@@ -242,7 +242,11 @@ def encode_prompts(
             )
             return {"states": embeds.cpu()}
 
-        with placed(encoder, choice, device, host, blocks=list(encoder.encoder.block)):
+        blocks = list(encoder.encoder.block)
+        with (
+            placed(encoder, choice, device, host, blocks=blocks),
+            shown_blocks(blocks, reporter, "Text encoder", len(new)),
+        ):
             for done, prompt in enumerate(new, len(prompts) - len(new) + 1):
                 states.append(encode_weighted(prompt, tokenizer, encode_one))
                 progress.step(done)

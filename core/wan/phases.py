@@ -37,6 +37,7 @@ DECODE_FLOPS, ENCODE_FLOPS = (10.8e6, 33.8e6), (6.7e6, 20.0e6)
 TILE, TILE_STRIDE = 256, 192  # diffusers' AutoencoderKLWan
 BYTES_PER_PIXEL = 12  # of a frame: three float32
 REMEMBERED = 0.125  # activations a branch: every eighth token's first change (StepCache)
+REMEMBERED_PREDICTIONS = 2  # of each branch (StepCache)
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
 
 
@@ -138,7 +139,7 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
     linear, attention = flops_per_token(transformer, tokens)
     batched = (True, False) if work.batch_cfg and branches > 1 else (False,)
     # What rounding the widest layer's input by way of fp32 adds to the peak, in activations.
-    rounded = 3 + 5 * transformer.inner / max(1, transformer.hidden) - _inside(transformer)
+    rounded = 3 + 3.5 * transformer.inner / max(1, transformer.hidden) - _inside(transformer)
     return Phase(
         name="sample",
         component=transformer,
@@ -194,6 +195,8 @@ def sampling_memory(
     held += REMEMBERED * branches if step_cache else 0
     pixels = 4 * tokens  # of the latents; a token covers 2 × 2
     latents = pixels * (LATENT_COPIES * LATENT_CHANNELS * 4 + CONTROL_CHANNELS * 2)
+    if step_cache:
+        latents += branches * REMEMBERED_PREDICTIONS * pixels * LATENT_CHANNELS * 2
     if batched:
         latents += branches * pixels * (LATENT_CHANNELS + CONTROL_CHANNELS) * 2
     rotary = tokens * HEAD * 2 * 4
@@ -220,6 +223,7 @@ def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) ->
         passes=passes,
         variants=vae_memory(name, vae, width=work.width, height=work.height, num_frames=work.num_frames),
         streamable=False,
+        convolutional=True,
         host=_frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
     )
 

@@ -249,7 +249,7 @@ class VACERun:
                 return latents.cpu()
 
             with placed(vae, choice, self.meter.device, self.host):
-                progress = self.reporter.progress("Preparing the task", 1)
+                progress = self.reporter.progress("Preparing the task", 1, seconds=choice.seconds)
                 with tiling(vae, choice.variant == "tiled"):
                     latents = encode_task(tasks.cache_gray(encode), self.inputs)
                 colours = fit_colours(vae)
@@ -330,7 +330,7 @@ class VACERun:
         noise = torch.randn((1, transformer.config["in_channels"], *self.control.shape[2:]), generator=generator)
         scheduler = self.model.scheduler(request.shift)
         preview = LatentPreview(self.colours, scheduler, references)
-        progress = self.reporter.progress("Sampling", request.steps)
+        progress = self.reporter.progress("Sampling", request.steps, seconds=choice.seconds - choice.loading)
         if self.cache is not None:
             self.cache.reset()
         try:
@@ -359,5 +359,7 @@ class VACERun:
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
             with placed(vae, choice, self.meter.device, self.host):
-                progress = self.reporter.progress("Decoding", decode_steps(vae, latents, tiled))
+                progress = self.reporter.progress(
+                    "Decoding", decode_steps(vae, latents, tiled), seconds=choice.seconds
+                )
                 return decode(vae, latents, tiled=tiled, on_step=progress.step, check=check)

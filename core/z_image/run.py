@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalog.selection import ModelHandle
 from ..errors import PiyingError
 from ..executor.execute_plan import Meter, execute_plan
-from ..executor.placement import placed
+from ..executor.placement import placed, shown_blocks
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
 from ..families.diffusion_model import ModelParts, pipeline_of
@@ -133,7 +133,7 @@ class ZImageRun:
 
         request = self.request
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
-        progress = self.host.progress("Encoding prompt", len(prompts))
+        progress = self.host.progress("Encoding prompt", len(prompts), seconds=choice.seconds)
 
         def encode(new: list[str]) -> list[Encoded]:
             tokenizer = tokenizer_of(self.parts.found)
@@ -154,7 +154,11 @@ class ZImageRun:
                 )
                 return {"states": embedded.cpu()}
 
-            with placed(encoder, choice, self.meter.device, self.host, blocks=list(encoder.layers)):
+            blocks = list(encoder.layers)
+            with (
+                placed(encoder, choice, self.meter.device, self.host, blocks=blocks),
+                shown_blocks(blocks, self.host, "Text encoder", len(new)),
+            ):
                 return [encode_weighted(text, tokenizer, encode_one) for text in new]
 
         with self.meter.phase(choice):
@@ -168,7 +172,7 @@ class ZImageRun:
         """Return the latents of the picture and the noise over them, drawn as ZImageImg2ImgPipeline draws both."""
         import torch
 
-        progress = self.host.progress("Preparing the task", 1)
+        progress = self.host.progress("Preparing the task", 1, seconds=choice.seconds)
         with self.meter.phase(choice):
             vae = self.parts.load("vae", choice)
             set_tiling(vae, choice.variant == "tiled")
@@ -214,7 +218,7 @@ class ZImageRun:
             else:
                 arguments |= self._beginning(scheduler)
             steps = request.steps - (0 if self.begun is None else self._skipped_steps())
-            progress = self.host.progress("Sampling", steps)
+            progress = self.host.progress("Sampling", steps, seconds=choice.seconds - choice.loading)
             preview = FlowPreview(self.colours, scheduler)
             with placed(transformer, choice, self.meter.device, self.host, blocks=blocks):
                 latents: torch.Tensor = pipeline(

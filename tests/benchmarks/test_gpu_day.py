@@ -8,8 +8,10 @@ import os
 import sys
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -67,11 +69,11 @@ def runs(tmp_path, name):
 
 def test_every_part_ends_in_a_figure_or_a_reason_and_the_next_call_goes_on(call, tmp_path):
     child = tmp_path / "child"
-    hangs = f"subprocess.Popen(['bash', '-c', 'sleep 2; touch {child}']); time.sleep(60)"
+    hangs = f"pathlib.Path({str(child)!r}).write_text(str(subprocess.Popen(['sleep', '60']).pid)); time.sleep(60)"
     parts = [
         ("good", 1, ""),
         ("broken", 1, "raise RuntimeError('no kernel image')"),
-        ("hanging", 0.2, hangs),
+        ("hanging", 0.5, hangs),
         ("large", 1000, ""),
     ]
     found = call(parts, "--seconds", "20")
@@ -95,12 +97,13 @@ def test_every_part_ends_in_a_figure_or_a_reason_and_the_next_call_goes_on(call,
     found = call(parts, "--seconds", "20")
     assert [found[name]["outcome"] for name in ("good", "broken", "large")] == ["done", "failed", "done"]
     assert [runs(tmp_path, name) for name in ("good", "broken", "hanging", "large")] == [1, 2, 2, 1]
-    assert not child.exists()  # what a part had started ended with it
+    with suppress(psutil.NoSuchProcess):  # what a part had started ended with it
+        assert psutil.Process(int(child.read_text())).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_part_cut_by_the_end_of_the_call_is_taken_up_before_what_failed(call, tmp_path, day):
-    parts = [("broken", 0.1, "sys.exit('cannot')"), ("long", 2, "time.sleep(30)"), ("last", 2, "")]
-    found = call(parts, "--seconds", "2.5")
+    parts = [("broken", 1, "sys.exit('cannot')"), ("long", 2, "time.sleep(30)"), ("last", 2, "")]
+    found = call(parts, "--seconds", "4")
     assert [found[name]["outcome"] for name in ("broken", "long", "last")] == ["failed", "cut", "left"]
     parts[1] = ("long", 1, "")
     found = call(parts, "--seconds", "20")
@@ -123,6 +126,21 @@ def test_results_that_came_with_the_repository_are_gone_on_from(call, day, tmp_p
     (tmp_path / "out").rename(tmp_path / "committed")
     found = call([("good", 1, "raise SystemExit(1)"), ("next", 1, "")], "--seconds", "20")
     assert {name: row["outcome"] for name, row in found.items()} == {"good": "done", "next": "done"}
+
+
+def test_a_part_goes_through_the_lines_for_a_card(day, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(FAKE_CARD))
+    monkeypatch.setattr(sys, "argv", ["gpu_day.py", "run", "--toy", "--only", "kernels", "--out", str(tmp_path)])
+    day.main()
+    row = json.loads((tmp_path / "fake-h100-toy.json").read_text(encoding="utf-8"))["parts"]["kernels"]
+    assert (row["outcome"], row["reason"]) == ("done", "")
+    found = row["found"]
+    assert found["device"] == "Fake H100"
+    assert {each["name"] for each in found["copies"]} >= {"host to device, page-locked", "device to host, page-locked"}
+    assert {each["name"] for each in found["products"]} >= {"bf16", "FP8, multiplied in FP8", "INT8, torch._int_mm"}
+    assert all(each["rate"] > 0 for kind in ("attention", "products", "copies") for each in found[kind])
+    page = (tmp_path / "fake-h100-toy.md").read_text(encoding="utf-8")
+    assert "| FP8, multiplied in FP8 | " in page
 
 
 def test_the_machine_s_own_packages_are_kept_where_they_serve(day, tmp_path):

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from piying.core.catalog.selection import ModelHandle, choose_model
+from piying.core.host.headless import HeadlessHost
+from piying.core.wan.family import WAN_VACE
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -42,6 +46,30 @@ def test_contenders_agree(modules, case):
     streamed = sum(tensor.nbytes for name, tensor in case.state.items() if "blocks." in name)
     assert streamed <= rows["Piying, streamed"]["moved_per_step"] <= 1.5 * streamed
     assert all(row["peak"] > 0 and row["seconds"][0] > 0 for row in rows.values())
+
+
+def test_a_written_model_is_found_by_the_name_that_whole_runs_ask_for(modules, tmp_path, monkeypatch):
+    phases, whole = modules["wan_phases"], transformers.UMT5Config
+    monkeypatch.setitem(modules["wan_models"].CONFIGS, "mini", modules["wan_models"].CONFIGS["toy"])
+    monkeypatch.setattr(phases, "vae_of", lambda _, toy=phases.vae_of: toy("toy"))
+    small = {"num_layers": 1, "num_heads": 1, "d_ff": 64, "vocab_size": 512}
+    monkeypatch.setattr(transformers, "UMT5Config", lambda **sizes: whole(**{**sizes, **small}))
+    path = phases.write_pipeline("mini", tmp_path, "cpu")
+    host = HeadlessHost(models=[tmp_path], chosen_device="cpu", cache=tmp_path / "cache")
+    found = choose_model(ModelHandle(WAN_VACE, phases.model_name("mini")), host)
+    assert found.path == path
+    written = {file: file.stat().st_mtime_ns for file in path.rglob("*.safetensors")}
+    assert len(written) == 3
+    phases.write_pipeline("mini", tmp_path, "cpu")  # for another cap: the same files
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*.safetensors")} == written
+
+
+def test_a_whole_name_asks_for_one_contender_and_a_part_for_all_that_have_it(modules):
+    names = ["ComfyUI", "ComfyUI, fp8", "Piying, streamed", "Piying, fp8 streamed"]
+    wanted = modules["wan_steps"].wanted
+    assert wanted(names, ["ComfyUI", "streamed"]) == ["ComfyUI", "Piying, streamed", "Piying, fp8 streamed"]
+    assert wanted(names, ["fp8"]) == ["ComfyUI, fp8", "Piying, fp8 streamed"]
+    assert wanted(names, [""]) == names
 
 
 def test_an_error_of_ours_is_not_swallowed(modules, case):

@@ -74,6 +74,53 @@ def test_a_larger_card_can_be_imagined_on_a_real_one():
     assert found.bf16_flops == CARD.bf16_flops
 
 
+@pytest.mark.parametrize(
+    ("settings", "platform", "allocator"),
+    [
+        ("", "linux", "expandable"),
+        ("", "win32", "unsplit"),
+        ("expandable_segments:True", "linux", "expandable"),
+        ("expandable_segments:True", "win32", "default"),
+        ("expandable_segments:False", "linux", "default"),
+        ("garbage_collection_threshold:0.8, expandable_segments:True", "linux", "expandable"),
+        ("garbage_collection_threshold:0.8", "linux", "default"),
+        ("max_split_size_mb:512", "win32", "unsplit"),
+        ("backend:cudaMallocAsync", "win32", "expandable"),
+    ],
+)
+def test_how_the_allocator_places_tensors(monkeypatch, settings, platform, allocator):
+    monkeypatch.setattr(machines.sys, "platform", platform)
+    assert machines.allocator_of(settings) == allocator
+
+
+def test_what_the_user_set_for_the_allocator_is_read(monkeypatch):
+    for name in machines.ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert machines.allocator_settings() == ""
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    assert machines.allocator_settings() == "max_split_size_mb:128"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:False")
+    assert machines.allocator_settings() == "expandable_segments:False"
+    imagined = read_machine(HeadlessHost(chosen_device="cpu", vram=8 * GB, imagined=True))
+    assert imagined.allocator == "default"
+
+
+def test_a_backend_that_the_program_around_chose_is_read(monkeypatch):
+    """ComfyUI starts torch with CUDA's own allocator where the card has it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    assert machines.allocator_of(machines.allocator_settings()) == "expandable"
+
+
+@pytest.mark.parametrize("allocator", sorted(machines.ALLOCATOR_SHARE))
+def test_the_budget_leaves_room_for_gaps_and_workspaces(allocator):
+    card = synthetic(8, allocator=allocator)
+    taken = card.vram_budget * (1 + machines.ALLOCATOR_SHARE[allocator])
+    left = card.vram_free - machines.ALLOCATOR_BYTES - machines.WORKSPACES - taken
+    assert 0 <= left < 2
+    assert synthetic(0.5, allocator=allocator).vram_budget == 0
+
+
 def test_low_vram_is_passed_on():
     assert limited(low_vram=True).low_vram
 

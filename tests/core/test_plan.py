@@ -290,7 +290,7 @@ def image(machine):
 def test_an_image_fits_6_gb_and_below():
     assert image(synthetic(6, 16)).fits
     assert image(synthetic(2, 16)).fits
-    assert not image(synthetic(1.9, 16)).fits
+    assert not image(synthetic(1.8, 16)).fits
 
 
 def test_a_prompt_model_is_bound_by_reading_its_weights():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from hypothesis import given
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 from piying.core.catalog.component_sizes import listed_components
 from piying.core.hunyuan_dit import phases as hunyuan
 from piying.core.planner.cost import choices, cost
-from piying.core.planner.machine import Machine
+from piying.core.planner.machine import ALLOCATOR_BYTES, ALLOCATOR_SHARE, WORKSPACES, Machine
 from piying.core.planner.phases import Block, Component, Phase, Variant
-from piying.core.planner.plan import MARGIN, plan
+from piying.core.planner.plan import plan
 from piying.core.wan import phases as wan
 from piying.core.wan.request import VAE_PRECISIONS
 from piying.core.wan.speed import vae_types
@@ -47,6 +48,7 @@ def machines(draw):
         native_flops=draw(st.sampled_from([{}, {"fp8": 2 * flops}])),
         bandwidth=draw(rates),
         low_vram=draw(st.booleans()),
+        allocator=draw(st.sampled_from(sorted(ALLOCATOR_SHARE))),
     )
 
 
@@ -100,7 +102,7 @@ works = st.one_of(
 def test_what_fits_stays_within_the_budget(work, machine, memory):
     made = plan(work, machine, memory=memory)
     if made.fits:
-        assert made.peak_vram <= max(0, machine.vram_free - MARGIN)
+        assert made.peak_vram <= machine.vram_budget
         assert made.peak_ram <= machine.ram_free
         assert len(made.phases) == len(work)
 
@@ -108,7 +110,8 @@ def test_what_fits_stays_within_the_budget(work, machine, memory):
 def edges(work, machine, memory):
     """Return the amounts of card and main memory at which some way of running a phase begins to fit."""
     ways = [cost(phase, choice, machine) for phase in work for choice in choices(phase, machine, memory=memory)]
-    return sorted({way.vram + MARGIN for way in ways}), sorted({way.ram for way in ways})
+    share, fixed = ALLOCATOR_SHARE[machine.allocator], ALLOCATOR_BYTES + WORKSPACES
+    return sorted({math.ceil(way.vram * (1 + share)) + fixed for way in ways}), sorted({way.ram for way in ways})
 
 
 @given(works, machines(), memories, st.data())
@@ -176,7 +179,7 @@ def test_nothing_that_fits_is_faster(phase, machine, memory, data):
     made = plan((phase,), machine, memory=memory)
     ways = [cost(phase, choice, machine) for choice in choices(phase, machine, memory=memory)]
     if made.fits and made.phases[0].compute == ways[0].compute:
-        on_card = [way for way in ways if machine.is_cpu or way.vram <= machine.vram_free - MARGIN]
+        on_card = [way for way in ways if machine.is_cpu or way.vram <= machine.vram_budget]
         fitting = [way for way in on_card if way.ram <= machine.ram_free and way.compute == ways[0].compute]
         # The CPU beside a card is the last resort, and counts as no faster than what it stands in for.
         first = [way for way in fitting if machine.is_cpu or way.placement != "cpu"]

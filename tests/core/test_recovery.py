@@ -16,7 +16,7 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.run import sample as draw
-from piying.core.planner.machine import synthetic
+from piying.core.planner.machine import ALLOCATOR_VARIABLES, synthetic
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import VACERequest
 from piying.core.wan.run import sample
@@ -344,3 +344,25 @@ def test_without_a_limit_torchs_own_is_left_alone(card, tmp_path, monkeypatch):
     memory.put_in(monkeypatch)
     execute_plan.execute_plan(one_phase(), ModelHandle(WAN_VACE), LimitedHost(cache=tmp_path), OnePhase(memory))
     assert memory.fractions == [1.0]
+
+
+def test_the_allocator_is_set_up_for_a_run_and_set_back(monkeypatch):
+    for name in ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    told = torch._C._accelerator_getAllocatorSettings
+    for platform, wanted in (("linux", "expandable_segments:True"), ("win32", "max_split_size_mb:64")):
+        monkeypatch.setattr("sys.platform", platform)
+        with pytest.raises(ValueError, match="cancelled"), execute_plan.compact_allocation("cuda:0"):
+            assert told() == wanted
+            raise ValueError("cancelled")
+        assert told() == "expandable_segments:False"
+
+
+def test_the_allocator_stays_as_the_user_set_it(monkeypatch):
+    before = torch._C._accelerator_getAllocatorSettings()
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "garbage_collection_threshold:0.8")
+    with execute_plan.compact_allocation("cuda:0"):
+        assert torch._C._accelerator_getAllocatorSettings() == before
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    with execute_plan.compact_allocation("cpu"):
+        assert torch._C._accelerator_getAllocatorSettings() == before

@@ -37,6 +37,10 @@ const MESSAGES = {
     negative: "反向提示词", copy: "复制",
     "Encoding prompt": "编码提示词", "Preparing the task": "准备任务", Sampling: "采样", Decoding: "解码",
     "Expanding prompt": "扩写提示词", "Asking the server": "等待服务器响应", "Long video": "长视频",
+    "Loading text encoder (MB)": "加载文本编码器（MB）", "Loading text encoder 2 (MB)": "加载文本编码器 2（MB）",
+    "Loading transformer (MB)": "加载 transformer（MB）", "Loading vae (MB)": "加载 VAE（MB）",
+    "Loading prompt model (MB)": "加载提示词模型（MB）", "Text encoder (blocks)": "文本编码器（块）",
+    "Text encoder 2 (blocks)": "文本编码器 2（块）",
   },
 };
 

@@ -259,7 +259,7 @@ class WindowProgress:
     index: int
     _done: int = field(default=0, init=False)
 
-    def progress(self, phase: str, total: int) -> Progress:
+    def progress(self, phase: str, total: int, *, seconds: float = 0.0) -> Progress:
         """Return a phase that moves its share of the bar; one that is not in `SHARES` does not move it."""
         return _PhaseProgress(self, *SHARES.get(phase, (0.0, 0.0)), total)
 

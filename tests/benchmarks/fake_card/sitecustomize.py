@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 CAPABILITY = (9, 0)
 MEMORY = 80 * 2**30
+STATISTICS = ("active_bytes.all.current", "reserved_bytes.all.current")  # what ComfyUI reads
 ROOFLINE = (8192, 8192)  # of the product that benchmarks/floors.py times: half an hour on a processor
 
 
@@ -132,6 +133,7 @@ def pretend(torch):  # noqa: C901 - a table of what torch.cuda answers
         "memory_reserved": lambda device=None: index(device),
         "max_memory_allocated": lambda device=None: 2**30 + index(device),
         "max_memory_reserved": lambda device=None: 2**31 + index(device),
+        "memory_stats": lambda device=None: dict.fromkeys(STATISTICS, index(device)),
         "reset_peak_memory_stats": lambda device=None: index(device),
         "synchronize": lambda device=None: index(device),
         "empty_cache": lambda: None,
@@ -140,6 +142,8 @@ def pretend(torch):  # noqa: C901 - a table of what torch.cuda answers
         "current_stream": lambda device=None: current,
         "default_stream": lambda device=None: current,
         "stream": stream,
+        "get_rng_state": lambda device="cuda": torch.get_rng_state() if index(device) == 0 else None,
+        "set_rng_state": lambda state, device="cuda": index(device),
         "is_bf16_supported": lambda *_, **__: True,
         "_sleep": lambda cycles: None,
         "Event": Event,
