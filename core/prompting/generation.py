@@ -222,9 +222,9 @@ def generate(
     progress = host.progress("Expanding prompt", request.max_new_tokens, seconds=seconds)
     device = host.device()
 
-    def decode(tokens: torch.Tensor) -> str:
+    def told(tokens: torch.Tensor) -> str:
         # Special tokens stay until thinking is removed: some models mark it with them.
-        return str(processor.tokenizer.decode(tokens, skip_special_tokens=False))
+        return chat.opening + str(processor.tokenizer.decode(tokens, skip_special_tokens=False))
 
     try:
         encoded = encode(processor.tokenizer, processor.image_processor, chat, picture)
@@ -234,9 +234,7 @@ def generate(
                 f"The prompt takes {encoded.length} tokens and max_new_tokens is {request.max_new_tokens}; "
                 f"the prompt model has room for {limit} together. Shorten the prompt, or set max_new_tokens lower."
             )
-        criterion = progress_criterion(
-            progress, encoded.length, lambda tokens: clean_answer(chat.opening + decode(tokens))
-        )
+        criterion = progress_criterion(progress, encoded.length, lambda tokens: clean_answer(told(tokens)))
         # The model's penalty is for its answer: over the whole chat it would be one for the words of the line.
         arguments = encoded.on(device, model.dtype) | sampling_arguments(request) | {"repetition_penalty": 1.0}
         penalty = _answer_penalty(penalty_of(model, chat), encoded.length)
@@ -268,7 +266,7 @@ def generate(
         ) from error
     ends = model.generation_config.eos_token_id
     finished = int(tokens[-1]) in (ends if isinstance(ends, list) else [ends])
-    text = chat.opening + decode(tokens[:-1] if finished else tokens)
+    text = told(tokens[:-1] if finished else tokens)
     progress.text(clean_answer(text))
     return Answer(text, finished)
 
