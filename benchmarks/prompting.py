@@ -2,6 +2,8 @@
 
     python benchmarks/prompting.py [--models DIR --model NAME | --random] [--device DEVICE] [--static] [--compile]
                                    [--tokens N] [--rounds N] [--lines N] [--json FILE]
+    python benchmarks/prompting.py --real DIR [--model NAME] [--preset NAME] [--ways WAY …] [--published CHECKOUT]
+                                   [--threads N] [--lines N] [--json FILE]
 
 The same chats with the same seeds go through the pack and through transformers' `generate` alone, in turn;
 on a CPU both must give the same tokens. Each figure is the best of several rounds; on a CPU seconds are those of the
@@ -9,6 +11,9 @@ processor, so that other programs on a busy machine do not count. `--static` add
 compiled; `--compile` adds the pack with `compile_step`, whose first answer is timed by the clock on the wall, for
 compilers run as programs of their own. `--random` measures a model of the size of Qwen3-0.6B whose weights are random
 numbers and whose vocabulary is the built-in model's.
+
+`--real` scores the answers of a real model, see prompt_score.py: ours, those to the preset and the line alone, and
+those to the prompts published with Wan2.1, which are read from a checkout of its repository.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import prompt_score
 from machine import ROOT, write_json
 
 LINES = (
@@ -217,16 +223,45 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--tokens", type=int, default=128, help="the longest answer")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--lines", type=int, default=len(LINES), help="how many prompts")
+    parser.add_argument("--lines", type=int, default=30, help="how many prompts; of each language with --real")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="a models folder: score the answers of a real model")
+    parser.add_argument("--preset", default="text_to_video")
+    parser.add_argument("--ways", nargs="+", default=["ours", "plain"], choices=["ours", "plain", "published"])
+    parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="of Wan-Video/Wan2.1")
+    parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--static", action="store_true", help="measure a static cache too")
     parser.add_argument("--compile", action="store_true", help="measure compile_step too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser.parse_args()
 
 
+def score_real(options: argparse.Namespace) -> None:
+    """Score a real model's answers; print."""
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    pack = load_pack()
+    with tempfile.TemporaryDirectory() as cache:
+        host = pack("core.host.headless").HeadlessHost(
+            models=[options.real], chosen_device=options.device, cache=Path(cache)
+        )
+        family = pack("core.prompting.family").PROMPT
+        model = "auto" if options.model == "built-in" else options.model
+        handle = pack("core.catalog.selection").ModelHandle(family, model, options.precision)
+        found = prompt_score.measure(pack, handle, host, options)
+    print(f"{model}, preset {options.preset}, {options.lines} lines of each language")
+    print(prompt_score.table(found))
+    if options.json:
+        write_json(options.json, {"machine": platform.platform(), "command": " ".join(sys.argv), **found})
+
+
 def main() -> None:
     """Measure; print."""
     options = read_options()
+    if options.real:
+        score_real(options)
+        return
     with tempfile.TemporaryDirectory() as folder:
         if options.random:
             options.models, options.model = Path(folder), make_random(Path(folder))

@@ -313,6 +313,11 @@ class FileCatalog:
         found = dict.fromkeys(Path(entry.path) for entry in entries)
         return [folder for folder in found if _class_name(folder) in classes]
 
+    def elsewhere(self, name: str, path: Path) -> SingleFile | None:
+        """Return a file outside of the models folders under a name for it; None where it is damaged."""
+        info = _inspected(path)
+        return None if info is None else SingleFile(name, path, info)
+
     def shapes(self, file: SingleFile, kind: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of one component of a file under the names of its class.
 
@@ -377,10 +382,10 @@ def _inspected_files(category: str, root: Path, host: Host) -> list[tuple[str, S
     found = []
     for entry in islice(files, MAX_FILES):
         path = Path(entry.path)
-        inspected = _inspected(path)
-        if inspected is not None:
+        info = _inspected(path)
+        if info is not None:
             name = _shown_name(category, path.relative_to(root).as_posix())
-            found.append((entry.real, SingleFile(name, path, inspected)))
+            found.append((entry.real, SingleFile(name, path, info)))
     if next(files, None) is not None:
         name_in_part(root, f"there are more than {MAX_FILES} files of weights in it")
     return found

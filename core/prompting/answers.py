@@ -12,7 +12,7 @@ import re
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from .language import HAN, WORD, Language, is_in, word_count
+from .language import HAN, WORD, Language, is_finished, is_in, join_sentences, sentences, word_count
 
 # Cleaning
 
@@ -79,6 +79,7 @@ NOT_PROMPT = ("negative", "original", "input", "language", "负面", "反向")
 # Checks
 
 MAX_WORDS = 200  # Wan's text encoder reads 512 tokens, Hunyuan-DiT's 256
+TOLERANCE = 0.3  # of the words that were requested
 REFUSAL = re.compile(
     r"^\W*(?:i['’]?m (?:really |very )?sorry|i am (?:really |very )?sorry|sorry\b|i apologi[sz]e"
     r"|i (?:can(?:no|['’])?t|am unable|['’]m unable|won['’]?t)\b|as an? (?:ai|artificial|language model)"
@@ -102,6 +103,16 @@ FUNCTION_WORDS = re.compile(
     "|image|scene"
 )
 FUNCTION_CHARACTERS = frozenset("的了在一只个着是和有地得与上下里中把被这那请我你他她它们很都也就会到从")
+# Code and the like: what a model writes that carries an instruction out.
+CARRIED_OUT = re.compile(
+    r"\b(?:def|function)\s+\w*\(|\b(?:print|console\.log|printf)\s*\(|\b(?:const|let|var)\s+\w+\s*="
+    r"|\bSELECT\b.+\bFROM\b|#include\b|</?[a-z]+>|[={}]{2}"
+    r"|\bthe answer is\b|\btranslates to\b|答案是|翻译(?:为|成|如下)|\d\s*[-+*/×]\s*\d+\s*=",
+    re.IGNORECASE,
+)
+SHINGLE = 5  # words or characters in a row by which copied text is recognised
+MOST_COPIED = 0.35  # of an answer; how shots and styles are named is the same in many
+LEAST_NEW = 0.35  # of the rows of words in an answer; lists of similar sentences have few
 LOOP_REPEATS = 4  # a pattern so many times in a row is a loop
 LOOP_MAX_PERIOD = 60  # words, characters or tokens
 LOOP_MIN_LENGTH = 12  # shorter ones are emphasis: "very, very, very, very"
@@ -185,10 +196,51 @@ def is_refusal(answer: str, prompt: str) -> bool:
     return bool(INJECTION.search(answer)) and not INJECTION.search(prompt)
 
 
+def _units(text: str) -> list[str]:
+    """Return the words of a text and its Chinese characters."""
+    return re.findall(f"{HAN.pattern}|{WORD.pattern}|\\d+", text.lower())
+
+
+def _shingles(text: str) -> list[tuple[str, ...]]:
+    units = _units(text)
+    return [tuple(units[start : start + SHINGLE]) for start in range(len(units) - SHINGLE + 1)]
+
+
 def is_repetitive(answer: str) -> bool:
-    """Return whether an answer repeats itself in a loop somewhere."""
-    units = re.findall(f"{HAN.pattern}|{WORD.pattern}|\\d+", answer.lower())
+    """Return whether an answer repeats itself: in a loop somewhere, or the same words again and again."""
+    rows = _shingles(answer)
+    if len(rows) >= LOOP_MIN_LENGTH and len(set(rows)) < LEAST_NEW * len(rows):
+        return True
+    units = _units(answer)
     return any(ends_in_loop(units[:end]) for end in range(LOOP_MIN_LENGTH, len(units) + 1))
+
+
+def without_repeated_sentences(text: str) -> str:
+    """Return a text without the sentences that it has said before."""
+    said: dict[tuple[str, ...], str] = {}
+    for sentence in sentences(text):
+        said.setdefault(tuple(_units(sentence)) or (sentence,), sentence)
+    return join_sentences(list(said.values()))
+
+
+def at_whole_sentence(text: str) -> str:
+    """Return a text without the part behind its last whole sentence; the text where that would be most of it."""
+    parts = sentences(text)
+    if len(parts) > 1 and not is_finished(parts[-1]) and word_count(parts[-1]) < word_count(text) / 2:
+        parts.pop()
+    return join_sentences(parts)
+
+
+def is_copied(answer: str, prompt: str, examples: Sequence[str]) -> bool:
+    """Return whether an answer is largely the text of worked examples, without what the prompt itself says."""
+    rows = [row for row in _shingles(answer) if row not in set(_shingles(prompt))]
+    known = {row for example in examples for row in _shingles(example)}
+    return len(rows) >= LOOP_MIN_LENGTH and sum(row in known for row in rows) > MOST_COPIED * len(rows)
+
+
+def is_carried_out(answer: str, prompt: str) -> bool:
+    """Return whether an answer does what its prompt says, such as to write code, instead of describing it."""
+    return CARRIED_OUT.search(answer) is not None and CARRIED_OUT.search(prompt) is None
 
 
 def ends_in_loop(items: Sequence[Hashable]) -> bool:
@@ -208,9 +260,19 @@ def is_wrong_language(answer: str, language: Language | None, kept: Sequence[str
     return language is not None and not is_in(answer, language)
 
 
-def word_limit(length: tuple[int, int] | None) -> int:
-    """Return how many words an answer may have: half as many again as were requested."""
-    return MAX_WORDS if length is None else min(MAX_WORDS, round(length[1] * 1.5))
+def word_bounds(length: tuple[int, int] | None, is_requested: bool) -> tuple[int, int]:
+    """Return how few and how many words an answer may have.
+
+    Args:
+        length: minimum and maximum that the model is told; None for none.
+        is_requested: by the user: within `TOLERANCE` of the middle. What a preset says is halved at most.
+    """
+    if length is None:
+        return 0, MAX_WORDS
+    if is_requested:
+        middle = sum(length) / 2
+        return round(middle * (1 - TOLERANCE)), round(middle * (1 + TOLERANCE))
+    return length[0] // 2, min(MAX_WORDS, round(length[1] * (1 + TOLERANCE)))
 
 
 def is_too_short(answer: str, prompt: str) -> bool:

@@ -81,14 +81,25 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, picture: bool = False
             "The prompt model has no chat template: it was not taught to answer. "
             "Choose an instruct model, such as Qwen3-0.6B."
         )
-    system, user = (without_control_tokens(text, tokenizer) for text in (chat.system, chat.user))
-    # Templates raise where they know no system prompt, as Gemma's does: then both go into the user's message.
+    system, user, opening = (without_control_tokens(t, tokenizer) for t in (chat.system, chat.user, chat.opening))
+    turns = [message for line, answer in chat.examples for message in _turn(line, answer, tokenizer)]
+    # Templates raise where they know no system prompt, as Gemma's does: then it goes into the first user message.
     with contextlib.suppress(TemplateError):
-        return _apply(tokenizer, [{"role": "system", "content": system}, _user_message(user, picture)])
+        messages = [{"role": "system", "content": system}, *turns, _user_message(user, picture)]
+        return _apply(tokenizer, messages) + opening
     try:
-        return _apply(tokenizer, [_user_message(f"{system}\n\n{user}", picture)])
+        if turns:
+            turns[0] = {"role": "user", "content": f"{system}\n\n{turns[0]['content']}"}
+        else:
+            user = f"{system}\n\n{user}"
+        return _apply(tokenizer, [*turns, _user_message(user, picture)]) + opening
     except TemplateError as error:
         raise _broken(error) from error
+
+
+def _turn(line: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    said = {"user": line, "assistant": answer}
+    return [{"role": role, "content": without_control_tokens(text, tokenizer)} for role, text in said.items()]
 
 
 def _broken(error: BaseException) -> PiyingError:

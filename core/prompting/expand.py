@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,17 +15,30 @@ from ..errors import PiyingError
 from ..files.json_file import parse_json
 from ..host.base import Host
 from .answers import (
+    at_whole_sentence,
     clean_answer,
     find_edit_problem,
+    is_carried_out,
+    is_copied,
     is_on_topic,
     is_refusal,
     is_repetitive,
     is_too_short,
     is_wrong_language,
-    word_limit,
+    without_repeated_sentences,
+    word_bounds,
 )
-from .facts import APPENDABLE, Fact, edit_result, find_facts, missing_facts, sentences_stating
-from .language import Language, first_sentences, join_sentences, language_of
+from .facts import (
+    APPENDABLE,
+    Fact,
+    contradicted_facts,
+    edit_result,
+    find_facts,
+    is_stated,
+    missing_facts,
+    sentences_stating,
+)
+from .language import Language, first_sentences, join_sentences, language_of, word_count
 from .local_model import LocalModel
 from .messages import (
     Answer,
@@ -37,15 +51,15 @@ from .messages import (
     plain_chat,
 )
 from .negative_prompt import suggest_negative
-from .presets import is_for_editing, is_for_video, preset_text
+from .presets import Example, is_for_editing, is_for_video, preset_examples, preset_length, preset_text
 from .request import LENGTHS, ExpandRequest, has_text, require_text
 from .server import ServerHandle, ServerModel
 
 log = logging.getLogger("piying")
 
-MAX_ATTEMPTS = 2  # the second is told what was wrong with the first
+MAX_ATTEMPTS = 2  # the second is told what was wrong with the first, and given all examples
 SEEDS = 2**64
-CACHE_VERSION = 1  # grows when the same key would give another answer
+CACHE_VERSION = 2  # grows when the same key would give another answer
 MOST_CACHED = 512  # files
 LARGEST_CACHED = 64 * 1024  # bytes
 PromptHandle = ModelHandle | ServerHandle
@@ -76,7 +90,11 @@ class AnswerCache:
 
 
 class UnusableAnswerError(PiyingError):
-    """A model answered, but not with a prompt that can be used."""
+    """A model answered, but not with a prompt that can be used; `missing` are the facts that it lost."""
+
+    def __init__(self, message: str, missing: list[str]) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +108,8 @@ class ExpandJob:
         facts: what the answer must keep.
         language: of the answer; None where any will do.
         source: what of the prompt the result shows; of an edit instruction, what it leads to.
+        examples: the preset's worked examples in that language.
+        bounds: how few and how many words the answer may have.
     """
 
     request: ExpandRequest
@@ -98,18 +118,24 @@ class ExpandJob:
     facts: tuple[Fact, ...]
     language: Language | None
     source: str
+    examples: tuple[Example, ...]
+    bounds: tuple[int, int]
 
     @classmethod
     def of(cls, request: ExpandRequest, host: Host, image: Any) -> ExpandJob:
         """Return the job of a request."""
+        system, language = preset_text(request.preset, host), answer_language(request)
+        requested = LENGTHS[request.length]
         source = edit_result(request.prompt) if is_for_editing(request.preset) else request.prompt
         return cls(
             request=request,
-            system=preset_text(request.preset, host),
+            system=system,
             picture=None if image is None else first_picture(image),
             facts=tuple(find_facts(source, is_for_video(request.preset), request.keep)),
-            language=answer_language(request),
+            language=language,
             source=source,
+            examples=preset_examples(request.preset, language, host),
+            bounds=word_bounds(requested or preset_length(system), is_requested=requested is not None),
         )
 
     @property
@@ -120,6 +146,14 @@ class ExpandJob:
     def missing_facts(self, text: str) -> list[Fact]:
         """Return the facts that an answer does not state."""
         return missing_facts(list(self.facts), text, self.translates)
+
+    @property
+    def opening(self) -> str:
+        """What the result shows in the prompt's own words, as the beginning of an answer; empty for a translation."""
+        if self.translates:
+            return ""
+        line = " ".join(self.source.split()).rstrip(".。!！,，;；:： ")
+        return line[:1].upper() + line[1:]
 
 
 def expand(handle: PromptHandle, request: ExpandRequest, host: Host, image: Any = None) -> tuple[str, dict[str, Any]]:
@@ -157,6 +191,8 @@ def expand(handle: PromptHandle, request: ExpandRequest, host: Host, image: Any 
             text = request.prompt
             # What the record has by now stays: which model failed.
             record |= {"source": "original", "problem": str(error)}
+            if isinstance(error, UnusableAnswerError):
+                record["missing"] = error.missing
     negative = suggest_negative(f"{request.prompt} {request.style}", request.preset, language_of(text))
     return text, {**asdict(request), **record, "expanded": text, "negative_prompt": negative}
 
@@ -193,12 +229,16 @@ def _cached_or_generated(
             raise PiyingError(problem)
         log.warning("%s Going by the text.", problem)
         job = replace(job, picture=None)
+    if model.plain_chats:
+        # It was trained on short prompts, and has no examples.
+        job = replace(job, examples=(), bounds=(0, job.bounds[1]))
     record["saw_image"] = job.picture is not None
     cache = AnswerCache(host.cache_folder() / "prompts")
     # Strict mode decides what a failure does, not what the answer is.
     key = {
         "model": model.identity(),
         "system": job.system,
+        "examples": [asdict(example) for example in job.examples],
         "request": asdict(replace(request, strict=False)),
         "picture": job.picture.digest if job.picture else None,
     }
@@ -206,11 +246,11 @@ def _cached_or_generated(
     # Checked again: the checks may have become stricter since.
     if text is not None and find_problem(text, job) is None:
         log.info("Expanded prompt: from the cache.")
-        record["source"] = "cache"
+        record |= {"source": "cache", "facts": [fact.text for fact in job.facts]}
         return text
     text = model.run(lambda generate: _generate_usable(generate, model, job), request.max_new_tokens)
     cache.put(key, text)
-    record |= {**model.record(), "source": source}
+    record |= {**model.record(), "source": source, "facts": [fact.text for fact in job.facts]}
     return text
 
 
@@ -220,7 +260,7 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
     Raises:
         UnusableAnswerError: none can.
     """
-    problem: str | None = ""
+    problem, text = "", ""
     # Greedy decoding of a chat that stays the same gives the same answer again.
     attempts = 1 if model.plain_chats and job.request.temperature == 0 else MAX_ATTEMPTS
     for number in range(attempts):
@@ -229,20 +269,32 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
         if model.plain_chats:
             chat = plain_chat(job.system, request)
         else:
-            has_picture = job.picture is not None
-            chat = compose_chat(job.system, request, job.facts, has_picture=has_picture, problem=problem or "")
+            chat = compose_chat(
+                job.system,
+                request,
+                job.facts,
+                examples=job.examples if number else job.examples[: model.examples],
+                has_picture=job.picture is not None,
+                problem=problem,
+                opening=job.opening if number and model.takes_opening else "",
+            )
         text = postprocess(generate(chat, job.picture, request), job)
-        problem = find_problem(text, job)
-        if problem is None:
+        problem = find_problem(text, job) or ""
+        if not problem:
             return text
         log.info("%s: %s", model.name, problem)
-    raise UnusableAnswerError(f"The prompt model {model.name} gave nothing to use: {problem}")
+    missing = [fact.text for fact in job.missing_facts(text)]
+    raise UnusableAnswerError(f"The prompt model {model.name} gave nothing to use: {problem}", missing)
 
 
 def postprocess(answer: Answer, job: ExpandJob) -> str:
     """Return an answer cleaned, truncated at a sentence, and with missing facts appended where that is enough."""
-    limit = word_limit(LENGTHS[job.request.length])
-    text = first_sentences(clean_answer(answer.text), limit, answer.finished)
+    text = clean_answer(answer.text)
+    once = without_repeated_sentences(text)
+    # Where little is left, what is wrong with the answer is that it repeats itself, not that it is short.
+    if word_count(once) >= max(job.bounds[0], 1):
+        text = once
+    text = first_sentences(at_whole_sentence(text), job.bounds[1], answer.finished)
     missing = job.missing_facts(text)
     # Appended are the prompt's own words, which do not fit an answer in another language.
     if text and missing and all(fact.kind in APPENDABLE for fact in missing) and not job.translates:
@@ -254,25 +306,51 @@ def postprocess(answer: Answer, job: ExpandJob) -> str:
 
 def find_problem(text: str, job: ExpandJob) -> str | None:
     """Return why a text cannot be used, as a sentence for the log and for the next attempt; None where it can."""
-    prompt = job.request.prompt
-    if not text:
-        return "It was empty, or never came to an end."
-    if is_refusal(text, prompt):
-        return "It addressed the user instead of describing a scene."
-    if is_repetitive(text):
-        return "It repeated itself."
-    if is_wrong_language(text, job.language, [f.text for f in job.facts if f.kind in ("quoted", "name", "kept")]):
-        return f"It was not in {'Chinese' if job.language == 'zh' else 'English'}."
+    return _form_problem(text, job) or _content_problem(text, job)
+
+
+def _form_problem(text: str, job: ExpandJob) -> str | None:
+    """Return why a text is no prompt in the language of its job."""
+    prompt, verbatim = job.request.prompt, [f.text for f in job.facts if f.kind in ("quoted", "name", "kept")]
+    checks: tuple[tuple[Callable[[], bool], str], ...] = (
+        (lambda: not text, "It was empty, or never came to an end."),
+        (lambda: is_refusal(text, prompt), "It addressed the user instead of describing a scene."),
+        (lambda: is_repetitive(text), "It repeated itself."),
+        (
+            lambda: is_wrong_language(text, job.language, verbatim),
+            f"It was not in {'Chinese' if job.language == 'zh' else 'English'}.",
+        ),
+        (lambda: is_carried_out(text, prompt), "It did what the text says instead of describing it."),
+    )
+    return next((problem for is_wrong, problem in checks if is_wrong()), None)
+
+
+def _content_problem(text: str, job: ExpandJob) -> str | None:
+    """Return why a text is not the prompt of its job, expanded."""
+    prompt, answers = job.request.prompt, [example.answer for example in job.examples]
     if is_for_editing(job.request.preset) and (problem := find_edit_problem(text, prompt)):
         return problem
+    if is_copied(text, prompt, answers):
+        return "It copied a worked example."
+    if foreign := _facts_of_examples(text, job):
+        return f"It took over what a worked example says: {', '.join(foreign)}."
     if is_too_short(text, prompt):
         return "It left out most of the text."
     if missing := job.missing_facts(text):
         return f"It left out: {', '.join(fact.text for fact in missing)}."
+    if wrong := contradicted_facts(job.facts, prompt, text):
+        return f"It contradicted: {', '.join(fact.text for fact in wrong)}."
     # Facts are found in the answer already, and a translation shares no words with its prompt.
     rest = job.source
     for fact in job.facts:
         rest = rest.replace(fact.text, " ")
     if not job.translates and not is_on_topic(text, rest):
         return "It was about something else."
-    return None
+    least, _ = job.bounds
+    return f"It has {word_count(text)} words, fewer than {least}." if word_count(text) < least else None
+
+
+def _facts_of_examples(text: str, job: ExpandJob) -> list[str]:
+    """Return the names and quotations of the worked examples that an answer has and its prompt has not."""
+    found = [fact for example in job.examples for fact in find_facts(example.line) if fact.kind in ("name", "quoted")]
+    return [fact.text for fact in found if is_stated(fact, text) and not is_stated(fact, job.request.prompt)]

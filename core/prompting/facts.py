@@ -8,7 +8,7 @@ are recognised by their capitals; Chinese has none, so a Chinese name counts onl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -219,6 +219,45 @@ def is_stated(fact: Fact, answer: str) -> bool:
         same = [t for t in CAMERA if t.name == fact.value or (in_chinese and re.search(t.chinese, fact.text))]
         synonyms = [(term.english, term.chinese) for term in same]
     return any(_either_language(*patterns).search(answer) for patterns in synonyms)
+
+
+def contradicted_facts(facts: Sequence[Fact], prompt: str, answer: str) -> list[Fact]:
+    """Return the colours and counts of which an answer says another about the same thing.
+
+    The thing is the word behind the colour or count, in the prompt's language: "red car", 红色的汽车. Smaller counts
+    are no contradiction, one of five children is one of the five; nor is a second colour beside the prompt's.
+    """
+    found = []
+    for fact in facts:
+        if fact.kind not in ("colour", "count"):
+            continue
+        thing = _thing_behind(fact, prompt)
+        if not thing:
+            continue
+        stated = [other.value for other in _said_of(fact.kind, thing, answer) if other.text]
+        larger = fact.kind == "colour" or any(int(value) > int(fact.value) for value in stated)
+        if stated and larger and fact.value not in stated:
+            found.append(fact)
+    return found
+
+
+def _thing_behind(fact: Fact, prompt: str) -> str:
+    """Return the thing a colour or count is said of; "" where it is not right behind it."""
+    match = re.search(rf"{re.escape(fact.text)}[色的]*\s*([A-Za-z]{{3,}}|[\u4e00-\u9fff]{{2}})", prompt, re.IGNORECASE)
+    thing = match[1].lower().rstrip("s") if match else ""
+    return "" if any(_colours(thing)) or ENGLISH_COUNT.match(thing) else thing
+
+
+def _said_of(kind: FactKind, thing: str, answer: str) -> Iterator[Fact]:
+    """Yield the colours or counts that an answer says of a thing, right before it."""
+    for match in re.finditer(re.escape(thing), answer, re.IGNORECASE):
+        before = answer[max(0, match.start() - 14) : match.start()]
+        if HAN.search(thing):
+            before = re.split("[，。、；！？]", before[-5:])[-1]
+            yield from _colours(f"{before.rstrip('的')}的") if kind == "colour" else _numbers(before)
+        else:
+            before = " ".join(re.split("[^A-Za-z -]", before)[-1].split()[-1:])
+            yield from _colours(before) if kind == "colour" else _numbers(before)
 
 
 def sentences_stating(facts: list[Fact], prompt: str) -> str:

@@ -32,11 +32,13 @@ class PromptFamily(ModelFamily):
     """Language models."""
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
-        """Return Qwen models in one file, as ComfyUI has them for text encoders."""
+        """Return Qwen models in one file: ComfyUI's text encoders, then those that Ollama and LM Studio keep."""
         from ..checkpoints.tokenizers import qwen_tokenizer
+        from .shared_models import shared_models
 
         found, lenders = [], [folder.path for folder in folders]
-        for one in files.all:
+        shared = (files.elsewhere(name, path) for name, path in shared_models())
+        for one in [*files.all, *filter(None, shared)]:
             if one.title != LANGUAGE_MODEL.title or not one.found.readable:
                 continue
             vocabulary = files.shapes(one, "prompt_model")[EMBEDDINGS][0]

@@ -18,6 +18,7 @@ from ..files.json_file import read_json, read_json_or_empty
 from ..files.scan import find_files
 from ..main_memory import is_out_of_memory
 from .answers import clean_answer, ends_in_loop
+from .chat_prefix import chat_prefix
 from .chat_template import encode
 from .family import PROMPT, SEEING
 from .messages import Answer, Chat, Picture
@@ -36,6 +37,9 @@ log = logging.getLogger("piying")
 
 # Sampling recommended for Qwen3 and Qwen2.5 without thinking, in their model cards.
 TOP_P, TOP_K = 0.8, 20
+# Of answers after worked examples, whose pattern small models go on with for ever: that of Qwen2.5-0.5B-Instruct's own
+# generation_config.json.
+REPETITION_PENALTY = 1.1
 GENERATION_CONFIG = "generation_config.json"
 LARGEST_PENALTY = 10.0
 TOKENIZER = "tokenizer"  # the part of a single-file model that is not in the file
@@ -171,6 +175,12 @@ def configure_single_file(model: PreTrainedModel, processor: Processor) -> None:
         tokenizer.chat_template = f"{template}{{%- if {condition} %}}{thought}{{%- endif %}}"
 
 
+def penalty_of(model: PreTrainedModel, chat: Chat) -> float:
+    """Return the factor by which tokens that an answer has already become less likely; 1 for none."""
+    own = float(model.generation_config.repetition_penalty or 1.0)
+    return max(own, REPETITION_PENALTY) if chat.examples else own
+
+
 def sampling_arguments(request: ExpandRequest) -> dict[str, Any]:
     """Return the arguments that make `generate` sample as a request says."""
     arguments: dict[str, Any] = {"max_new_tokens": request.max_new_tokens}
@@ -212,9 +222,9 @@ def generate(
     progress = host.progress("Expanding prompt", request.max_new_tokens, seconds=seconds)
     device = host.device()
 
-    def decode(tokens: torch.Tensor) -> str:
+    def told(tokens: torch.Tensor) -> str:
         # Special tokens stay until thinking is removed: some models mark it with them.
-        return str(processor.tokenizer.decode(tokens, skip_special_tokens=False))
+        return chat.opening + str(processor.tokenizer.decode(tokens, skip_special_tokens=False))
 
     try:
         encoded = encode(processor.tokenizer, processor.image_processor, chat, picture)
@@ -224,20 +234,28 @@ def generate(
                 f"The prompt takes {encoded.length} tokens and max_new_tokens is {request.max_new_tokens}; "
                 f"the prompt model has room for {limit} together. Shorten the prompt, or set max_new_tokens lower."
             )
-        criterion = progress_criterion(progress, encoded.length, lambda tokens: clean_answer(decode(tokens)))
-        arguments = encoded.on(device, model.dtype) | sampling_arguments(request)
+        criterion = progress_criterion(progress, encoded.length, lambda tokens: clean_answer(told(tokens)))
+        # The model's penalty is for its answer: over the whole chat it would be one for the words of the line.
+        arguments = encoded.on(device, model.dtype) | sampling_arguments(request) | {"repetition_penalty": 1.0}
+        penalty = _answer_penalty(penalty_of(model, chat), encoded.length)
+        # Compiled code has a cache of its own, and a picture's tokens are no text.
+        has_prefix = step is None and processor.image_processor is None
+        prefix = chat_prefix(model, processor.tokenizer, chat, encoded, device=device) if has_prefix else None
 
         def run(**further: Any) -> torch.Tensor:
             # generate() draws from torch's global generator: fork it, so that other nodes' draws stay the same.
             with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
                 torch.manual_seed(request.seed)
                 criteria = StoppingCriteriaList([criterion])
-                processors = LogitsProcessorList([_check_logits])
+                processors = LogitsProcessorList([_check_logits, penalty])
                 return generating.generate(  # type: ignore[no-any-return]
                     **arguments, stopping_criteria=criteria, logits_processor=processors, **further
                 )
 
-        output = run() if step is None else step.generate(run, encoded.length, request.max_new_tokens)
+        if step is not None:
+            output = step.generate(run, encoded.length, request.max_new_tokens)
+        else:
+            output = run() if prefix is None else run(past_key_values=prefix)
         tokens = output[0, encoded.length :].cpu()
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
@@ -248,7 +266,7 @@ def generate(
         ) from error
     ends = model.generation_config.eos_token_id
     finished = int(tokens[-1]) in (ends if isinstance(ends, list) else [ends])
-    text = decode(tokens[:-1] if finished else tokens)
+    text = told(tokens[:-1] if finished else tokens)
     progress.text(clean_answer(text))
     return Answer(text, finished)
 
@@ -266,6 +284,19 @@ def _check_logits(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
             "damaged. Try precision fp32, fetch the model again, or choose another one."
         )
     return logits
+
+
+def _answer_penalty(penalty: float, start: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return a logits processor that makes tokens of the answer less likely to come again, by a factor."""
+
+    def penalise(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        said = tokens[:, start:]
+        if penalty == 1.0 or said.shape[1] == 0:
+            return logits
+        scores = logits.gather(1, said)
+        return logits.scatter(1, said, scores.where(scores < 0, scores / penalty).where(scores > 0, scores * penalty))
+
+    return penalise
 
 
 def progress_criterion(progress: Progress, start: int, decode: Callable[[torch.Tensor], str]) -> StoppingCriteria:

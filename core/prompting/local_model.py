@@ -11,10 +11,12 @@ from ..catalog.discovery import installed_models
 from ..catalog.installed_model import AUTO, InstalledModel
 from ..catalog.selection import ModelHandle, choose_model
 from ..executor.execute_plan import Meter, execute_plan
+from ..executor.model_cache import cached_model
 from ..executor.placement import placed, resident
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..planner.machine import memory_bytes, resolve_dtype
+from ..quantization.registry import weight_format
 from .compile import CompiledStep, compiled_step, log_not_compiled, unsupported_reason
 from .family import PROMPT
 from .generation import (
@@ -39,8 +41,14 @@ if TYPE_CHECKING:
 PHASE = "expand"
 
 
+# Fewer parameters than these, and a model is given as many examples; larger ones follow a description.
+EXAMPLES_BY_SIZE = ((4_000_000_000, 2), (12_000_000_000, 1))
+
+
 class LocalModel:
     """A chat model: the installed model a handle stands for."""
+
+    takes_opening = True
 
     def __init__(self, handle: ModelHandle, host: Host, needs_vision: bool = False) -> None:
         """Choose the model; where there is a picture to look at, `auto` prefers one with vision.
@@ -64,6 +72,15 @@ class LocalModel:
         self.has_vision = has_vision(self.found.path)
         self._run_record: dict[str, Any] = {}
 
+    @property
+    def examples(self) -> int:
+        """How many worked examples it is given at first, by its number of parameters."""
+        # Of a model with vision, which the planner has no components for: its weights are in 16 bits.
+        parameters = self.found.size // 2
+        if not self.has_vision:
+            parameters = ModelParts(PROMPT, in_parts(self.found), self._host).components()[COMPONENT].parameters
+        return next((count for limit, count in EXAMPLES_BY_SIZE if parameters < limit), 0)
+
     def identity(self) -> dict[str, Any]:
         """Return the model's files with their sizes and times, and the user's settings for computing with it."""
         return {
@@ -83,7 +100,7 @@ class LocalModel:
         """Return what `use` returns, called with the model where the plan puts it."""
         if self.has_vision:
             return self._run_resident(use)
-        components = ModelParts(PROMPT, self.found, self._host).components()
+        components = ModelParts(PROMPT, in_parts(self.found), self._host).components()
         work = PromptWork(max_new_tokens=max_new_tokens, fixed_cache=self._handle.compile_step)
         device = self._host.device()
         prompt_run = PromptRun(
@@ -92,6 +109,7 @@ class LocalModel:
             host=self._host,
             meter=Meter(device),
             compile_step=self._handle.compile_step,
+            may_pack=self._handle.precision == AUTO and not self._handle.compile_step,
         )
         text, ran = execute_plan(
             phases(components, work),
@@ -117,6 +135,11 @@ class LocalModel:
             return use(_generator(model, processor, host))
 
 
+def in_parts(found: InstalledModel) -> InstalledModel:
+    """Return a model with its parts named: a language model's folder is its one component."""
+    return found if found.parts else replace(found, parts={COMPONENT: (found.path,)})
+
+
 @dataclass(kw_only=True)
 class PromptRun:
     """One use of a prompt model, as `execute_plan` runs it; attempted again after running out of memory.
@@ -127,6 +150,7 @@ class PromptRun:
         host: the program around the pack.
         meter: measures the phase, and names the device the model computes on.
         compile_step: whether compiled code is requested.
+        may_pack: whether weights that are packed in their file may stay so where they are computed with.
         compile_record: what became of that request, for the run's record.
     """
 
@@ -135,6 +159,7 @@ class PromptRun:
     host: Host
     meter: Meter
     compile_step: bool
+    may_pack: bool
     compile_record: dict[str, Any] = field(default_factory=dict)
 
     def attempt(self, plan: Plan) -> str:
@@ -166,14 +191,40 @@ class PromptRun:
                 return self.use(_generator(model, processor, self.host, step=step, seconds=seconds))
 
     def _load(self, choice: PhasePlan, processor: Processor) -> Any:
-        # A language model's folder is its component; the folders of other families have one for each.
-        found = self.found if self.found.parts else replace(self.found, parts={COMPONENT: (self.found.path,)})
-        model = ModelParts(PROMPT, found, self.host).load(COMPONENT, choice)
+        parts = ModelParts(PROMPT, in_parts(self.found), self.host)
+        model = self._packed(parts, choice) if self._packs(choice) else parts.load(COMPONENT, choice)
         if self.found.parts:
             configure_single_file(model, processor)
         else:
             model.generation_config = generation_config(self.found.path, model)
         return model
+
+    def _packs(self, choice: PhasePlan) -> bool:
+        """Return whether weights packed in their file stay so: on a CPU, where no number type is asked for."""
+        from ..files.gguf_blocks import UNPACKERS
+        from ..files.open import read_header
+        from .packed_layers import can_pack
+
+        if not self.may_pack or self.meter.device != "cpu" or weight_format(choice.storage) or not can_pack():
+            return False
+        files = [path for path in self.found.place(COMPONENT) if path.is_file()]
+        return any(entry.dtype in UNPACKERS for path in files for entry in read_header(path).entries.values())
+
+    def _packed(self, parts: ModelParts, choice: PhasePlan) -> Any:
+        """Return the model with packed weights; in the slot of the other, so that only one of them is in memory."""
+        from ..checkpoints.load import load_component
+        from .packed_layers import pack
+
+        def read() -> Any:
+            # In fp16 first, in half the memory that the plan has counted.
+            model = load_component(
+                COMPONENT, self.found.place(COMPONENT), dtype="fp16", cancelled=self.host.check_cancelled
+            )
+            pack(model)
+            return model
+
+        slot, key = f"{PROMPT.key}/{COMPONENT}", (parts.identity(COMPONENT), "packed")
+        return cached_model(slot, key, read, self.host, size=choice.weights // 2)
 
 
 def _generator(

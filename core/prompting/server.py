@@ -53,6 +53,8 @@ class ServerModel:
     """A chat model: the model behind a server."""
 
     has_vision, plain_chats = True, False
+    # What a server runs is rarely below 4B; and not every server goes on from the beginning of an answer.
+    examples, takes_opening = 1, False
 
     def __init__(self, handle: ServerHandle, host: Host) -> None:
         """Check the address.
@@ -112,9 +114,14 @@ def _body(model: str, chat: Chat, picture: Picture | None, request: ExpandReques
         data = base64.b64encode(picture.png()).decode()
         image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
         user = [image, {"type": "text", "text": chat.user}]
+    turns = [
+        {"role": role, "content": text}
+        for turn in chat.examples
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
     return {
         "model": model,
-        "messages": [{"role": "system", "content": chat.system}, {"role": "user", "content": user}],
+        "messages": [{"role": "system", "content": chat.system}, *turns, {"role": "user", "content": user}],
         "max_tokens": request.max_new_tokens,
         "temperature": request.temperature,
         "seed": request.seed % 2**SEED_BITS,

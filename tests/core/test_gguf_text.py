@@ -15,6 +15,8 @@ from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.family import PROMPT
+from piying.core.prompting.local_model import LocalModel
+from piying.core.prompting.packed_layers import can_pack
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.run import sample
 
@@ -134,6 +136,39 @@ def test_a_language_model_answers_as_its_folder_does(tmp_path, host, architectur
     assert inspect(path).what == "a language model"
     assert model_choices(PROMPT, host) == ["auto", "LLM/folder", "LLM/model-Q8.gguf", "built-in"]
     assert answer("LLM/model-Q8.gguf", host) == answer("LLM/folder", host)
+
+
+def loaded(name, host, precision="auto"):
+    """Return the module that a run of a model computes with."""
+    LocalModel(ModelHandle(PROMPT, name, precision), host).run(lambda generate: "", 4)
+    return model_cache._models["prompt/prompt_model"][1]
+
+
+@pytest.mark.skipif(not can_pack(), reason="needs FBGEMM, which is for x86")
+def test_packed_weights_stay_packed_on_a_cpu(tmp_path, host, caplog):
+    caplog.set_level("INFO", "piying")
+    path = qwen_file(tmp_path / "LLM" / "model.gguf", qwen("qwen2"), "qwen2", gguf_writer.Q8_0)
+    name, tokens = f"LLM/{path.name}", torch.arange(40).view(1, 40)
+    packed = loaded(name, host)
+    kinds = {type(layer).__name__ for layer in packed.modules()}
+    assert {"PackedLinear", "PackedEmbedding"} <= kinds
+    assert not kinds & {"Linear", "Embedding"}
+    assert {own for own, layer in packed.named_modules() if getattr(layer, "is_wide", False)} == {
+        f"model.layers.{number}.mlp.down_proj" for number in range(2)
+    }
+    assert "computed in 8 bits, its down_proj in 16" in caplog.text
+    with torch.no_grad():
+        given = packed(tokens).logits
+        assert answer(name, host).text == answer(name, host).text
+        whole = loaded(name, host, "fp32")
+        assert not any(type(layer).__name__ == "PackedLinear" for layer in whole.modules())
+        expected = whole(tokens).logits
+    assert 0 < (given - expected).norm() <= 0.03 * expected.norm()
+
+
+def test_weights_that_are_not_packed_in_their_file_are_computed_as_they_are(tmp_path, host):
+    path = qwen_file(tmp_path / "LLM" / "model.gguf", qwen("qwen2"), "qwen2", gguf_writer.F32)
+    assert not any(type(layer).__name__ == "PackedLinear" for layer in loaded(f"LLM/{path.name}", host).modules())
 
 
 def test_its_tokenizer_is_that_of_the_folder(tmp_path):

@@ -42,6 +42,12 @@ export function setOutput(panel, output) {
 // Newer versions of ComfyUI stream text into a preview widget of their own.
 const ownText = ({ node, text }) => text && !node.widgets?.some((w) => w.name === "$$node-text-preview");
 
+// Why an expanded prompt is the line itself: the facts that the model lost, else the reason in full.
+function fallbackNote(record) {
+  if (!record?.problem) return null;
+  return record.missing?.length ? t("notKept", { facts: record.missing.join(", ") }) : t("yourLine", record);
+}
+
 function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
@@ -50,6 +56,7 @@ function neededHeight(panel) {
   if (panel.running) height += BAR;
   if (panel.motion) height += MOTION;
   if (ownText(panel)) height += TEXT_BOX;
+  if (fallbackNote(panel.record)) height += LINE;
   if (panel.record && role !== SAMPLER) height += BUTTON_ROW;
   return height > EDGE ? height : 0;
 }
@@ -61,6 +68,8 @@ export function render(panel) {
   if (ownText(panel)) {
     parts.push(element("div", { class: "piying-text", onwheel: (e) => e.stopPropagation() }, panel.text));
   }
+  const note = fallbackNote(panel.record);
+  if (note) parts.push(element("div", { class: "piying-small piying-note", title: panel.record.problem }, note));
   if (panel.record && panel.role !== SAMPLER) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
   if (panel.running) parts.push(progressBar(panel.running));
   if (panel.motion) parts.push(element("img", { class: "piying-motion", src: panel.motion, alt: "" }));

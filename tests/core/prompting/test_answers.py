@@ -6,13 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from piying.core.prompting.answers import (
+    at_whole_sentence,
     clean_answer,
     ends_in_loop,
     find_edit_problem,
+    is_carried_out,
+    is_copied,
     is_on_topic,
     is_refusal,
     is_repetitive,
     is_wrong_language,
+    without_repeated_sentences,
+    word_bounds,
 )
 from piying.core.prompting.language import first_sentences, is_finished, is_in, language_of, sentences, word_count
 
@@ -262,3 +267,61 @@ def test_an_answer_has_words_of_its_prompt(prompt, answer, expected):
 )
 def test_what_is_to_go_is_not_named(prompt, answer, expected):
     assert (find_edit_problem(answer, prompt) == "It named what the edit removes.") == expected
+
+
+def test_what_is_said_twice_is_dropped():
+    assert (
+        without_repeated_sentences("A fox runs. Snow falls. A fox runs! It stops.")
+        == "A fox runs. Snow falls. It stops."
+    )
+    assert without_repeated_sentences("狐狸在跑。雪在下。狐狸在跑。") == "狐狸在跑。雪在下。"
+
+
+def test_an_answer_ends_at_its_last_whole_sentence():
+    assert at_whole_sentence("A fox runs over deep snow. Behind it the") == "A fox runs over deep snow."
+    assert at_whole_sentence("狐狸在雪地里奔跑。远处的山") == "狐狸在雪地里奔跑。"
+    assert (
+        at_whole_sentence("A fox. It runs over the deep and quiet snow")
+        == "A fox. It runs over the deep and quiet snow"
+    )
+    assert at_whole_sentence("a red circle on blue") == "a red circle on blue"
+
+
+def test_a_copied_example_is_known_by_its_rows_of_words():
+    example = "An old carpenter planes wood in his dim workshop while thin curls of wood fall to the floor beside him."
+    line = "a baker kneads dough"
+    assert is_copied(f"A baker kneads dough. {example}", line, [example])
+    assert not is_copied(
+        "A baker kneads dough on a floured table while flour dust floats in the light.", line, [example]
+    )
+    # What the prompt itself says is no copy.
+    assert not is_copied(example, example, [example])
+
+
+@pytest.mark.parametrize(
+    ("answer", "carried_out"),
+    [
+        ("def sea(waves): pass", True),
+        ("let x = 3; print(x)", True),
+        ("12 * 3 = 36", True),
+        ("The answer is 36.", True),
+        ("翻译如下：大海", True),
+        ("A class of children let a kite rise; the teacher (in red) waves.", False),
+        ("A man prints a function on the board and returns home.", False),
+    ],
+)
+def test_what_carries_an_instruction_out_is_no_prompt(answer, carried_out):
+    assert is_carried_out(answer, "write about the sea") == carried_out
+
+
+@pytest.mark.parametrize(
+    ("length", "is_requested", "bounds"),
+    [
+        ((20, 40), True, (21, 39)),
+        ((100, 140), True, (84, 156)),
+        ((80, 100), False, (40, 130)),
+        (None, False, (0, 200)),
+    ],
+)
+def test_how_many_words_an_answer_may_have(length, is_requested, bounds):
+    assert word_bounds(length, is_requested) == bounds

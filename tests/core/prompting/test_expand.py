@@ -137,7 +137,7 @@ def test_whatever_decides_an_answer_is_part_of_its_key(host, built_in, other):
 
 
 def test_another_picture_is_another_question(server, host):
-    server.say("A red ball rolls over dry grass in the sun.")
+    server.say("A red ball rolls over dry grass in the sun. " + " ".join(f"Hill {n} lies behind." for n in range(12)))
     request = ExpandRequest("a red ball", strict=True)
     for level in (0.0, 1.0, 0.0):
         expand(server.handle(), request, host, torch.full((1, 16, 16, 3), level))

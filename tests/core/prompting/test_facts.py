@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from piying.core.prompting.answers import find_edit_problem
-from piying.core.prompting.facts import Fact, edit_result, find_facts, missing_facts
+from piying.core.prompting.facts import Fact, contradicted_facts, edit_result, find_facts, missing_facts
 
 
 def found(prompt, **options):
@@ -130,3 +130,22 @@ def test_what_an_edit_takes_away_need_not_be_answered(prompt, left):
 def test_answers_that_tell_of_an_edit(answer):
     assert find_edit_problem(answer, "") == "It described the change, not what the finished video shows."
     assert find_edit_problem("A blue bus rolls past a gray wall; a dancer waves in changing light.", "") is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "wrong"),
+    [
+        ("a red car in rain", "A red car drives by. Then a blue car stops in the rain.", set()),
+        ("a red car in rain", "A blue car drives through red rain.", {"red"}),
+        ("a red car in rain", "A car drives by, red as fire.", set()),
+        ("two cats on a wall", "Five cats sit on a wall, two of them asleep.", {"two"}),
+        ("five cats on a wall", "The cats sit on a wall. Two cats yawn.", set()),
+        ("five cats on a wall", "Five cats on a wall; one cat yawns.", set()),
+        ("红色的汽车在雨中", "一辆蓝色的汽车驶过雨中，红色的灯亮着。", {"红"}),
+        ("红色的汽车在雨中", "红色的汽车驶过，远处有一辆蓝色的汽车。", set()),
+        ("两只小猫", "三只小猫趴着，两盏灯亮着。", {"两只"}),
+        ("两只小猫", "两只小猫趴着，其中一只打哈欠。", set()),
+    ],
+)
+def test_another_colour_or_a_larger_count_of_the_same_thing_contradicts(prompt, answer, wrong):
+    assert {fact.text for fact in contradicted_facts(find_facts(prompt), prompt, answer)} == wrong
