@@ -13,7 +13,7 @@ from ..core.errors import PiyingError
 from ..core.host import comfy_server
 from ..core.host.current import get_host
 from .model_nodes import PlannedNode
-from .widget_query import WidgetQuery, class_of, read
+from .widget_query import OutOfRangeError, WidgetQuery, class_of, read
 
 if TYPE_CHECKING:
     from ..core.download.jobs import Downloader
@@ -62,7 +62,10 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     """
     from ..core.download.manifest import first_of, listed_models
 
-    asked = read(question)
+    try:
+        asked = read(question)
+    except OutOfRangeError as error:
+        return {"verdict": WRONG, "error": str(error), "sizes": []}
     handle = asked.known.get("model")
     if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")

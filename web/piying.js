@@ -7,6 +7,8 @@ import { migrateWidgets } from "./lib/widget_migration.js";
 import { addPanel } from "./lib/panel.js";
 import { pollPlans } from "./lib/plan.js";
 import { listenToRun, restoreRecords } from "./lib/run_events.js";
+import { watchFailures } from "./lib/failures.js";
+import { loadTexts } from "./lib/i18n.js";
 
 const MOVING_PREVIEWS = "Piying.MovingPreviews";
 const POLL_INTERVAL = 600; // milliseconds
@@ -41,8 +43,13 @@ app.registerExtension({
       onChange: () => subscribe({ force: false }),
     },
   ],
-  setup() {
+  // Before the first node is made.
+  async init() {
     addStylesheet();
+    await loadTexts();
+    watchFailures();
+  },
+  setup() {
     listenToRun();
     api.addEventListener("reconnected", () => subscribe({ force: true }));
     setInterval(() => {

@@ -23,7 +23,9 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 UPDATE = bool(os.environ.get("PIYING_UPDATE_WORKFLOWS"))
 SAMPLERS_HERE = "window.drive.ofClass(/^Piying(VACESample|VACELongVideo|HunyuanDiT)$/)"
 PLANNED = f"{SAMPLERS_HERE}.length === {PANELS}.filter((text) => /GB/.test(text)).length"
-TEXTS = "window.drive.ofClass(/^PreviewAny$/).map((node) => node.widgets[0].value)"
+TEXTS = """window.drive.ofClass(/^PiyingExpandPrompt$/).map((node) => (
+  node.widgets.find((widget) => widget.name === "piying").element.querySelector(".piying-text")?.innerText
+))"""
 PICTURES = "window.drive.ofClass(/^PreviewImage$/).every((node) => node.imgs?.every((image) => image.naturalWidth))"
 # The page draws, and so loads, what is in view.
 ALL_IN_VIEW = "window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"

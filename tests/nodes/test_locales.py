@@ -98,7 +98,9 @@ def test_other_texts_are_there_in_both_languages(file):
     def paths(value, at=()):
         return {p for k, v in value.items() for p in paths(v, (*at, k))} if isinstance(value, dict) else {at}
 
-    assert paths(read("en", file)) == paths(read("zh", file))
+    english, chinese = (read(language, file) for language in LANGUAGES)
+    chinese.get("piying", {}).pop("messages", None)  # in English they are in the code: see tests/web/test_messages.py
+    assert paths(english) == paths(chinese)
 
 
 def test_every_part_of_a_category_has_a_translation():
