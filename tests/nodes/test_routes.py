@@ -61,14 +61,53 @@ def test_large_cards_hold_everything_and_small_ones_not_every_size():
     set_host(HeadlessHost(chosen_device="cpu", vram=80 * GB, ram=128 * GB, imagined=True))
     assert routes.plan(asked(model=loader("wan2.1-vace-1.3b")))["verdict"] == "fits"
     set_host(HeadlessHost(chosen_device="cpu", vram=6 * GB, ram=32 * GB, imagined=True))
-    found = routes.plan(asked(width=2048, height=2048, num_frames=241))
+    large = {"width": 2048, "height": 2048, "num_frames": 241}
+    found = routes.plan(asked(**large))
     assert found["verdict"] == "too big"
     assert found["fits"] is False
+    assert len(found["fitting"]) == 2
+    for smaller in found["fitting"]:
+        assert smaller != large
+        assert routes.plan(asked(**smaller))["fits"], "what is offered fits"
+
+
+def test_what_is_too_big_on_a_cpu_is_told_in_main_memory():
+    set_host(HeadlessHost(chosen_device="cpu", ram=3 * GB, imagined=True))
+    found = routes.plan(asked(width=2048, height=2048, num_frames=241))
+    assert found["verdict"] == "too big"
+    assert found["machine"]["vram_gb"] == 0
+    assert found["peak_ram_gb"] > found["machine"]["ram_gb"]
+
+
+def test_the_time_of_a_toy_is_told_where_a_plan_counts_most_of_it():
+    set_host(HeadlessHost(chosen_device="cpu"))
+    toy = {"model": loader("built-in")}
+    tiny = routes.plan(asked(**toy, width=64, height=64, num_frames=5, steps=4))
+    assert tiny["seconds"] is None
+    assert "overhead" in tiny["text"]
+    real = routes.plan(asked(**toy, width=832, height=480, num_frames=81, steps=50))
+    assert real["seconds"] > 60
+    assert "overhead" not in real["text"]
 
 
 def test_what_only_the_run_knows_is_named():
+    """A plan for other sizes than the run's would call a small run too big, or a large one fitting."""
     found = routes.plan(asked(width=None, height=None, task=None))
-    assert found["unknown"] == ["width", "height"]
+    assert (found["verdict"], found["unknown"]) == ("unknown", ["width", "height"])
+    assert "text" not in found and "seconds" not in found
+    found = routes.plan(asked(cfg=None))
+    assert (found["verdict"], found["unknown"]) == ("streams", ["cfg"])
+
+
+def test_sizes_that_only_the_run_knows_are_those_of_the_last_run():
+    last = {"width": 96, "height": 64, "num_frames": 17}
+    wired = asked(width=None, height=None, num_frames=None, task=None)
+    planned, known = routes.plan({**wired, "last": last}), routes.plan(asked(**last, task=None))
+    assert (planned["verdict"], planned["unknown"]) == ("streams", [])
+    assert planned["peak_vram_gb"] == known["peak_vram_gb"]
+    assert routes.plan({**asked(), "last": {**last, "width": 832}}) == routes.plan(asked()), "a widget counts first"
+    assert routes.plan({**wired, "last": {"width": 0}})["verdict"] == "wrong"
+    assert routes.plan({**wired, "last": "none"})["verdict"] == "unknown"
 
 
 def test_images_too():

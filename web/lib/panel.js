@@ -139,6 +139,7 @@ function samplerParts(panel) {
     "div", { class: "piying-row" },
     plan?.text ? element("button", { onclick: () => showPlan(plan) }, t("plan")) : null,
     panel.record ? recordButton(panel) : null,
+    ...(plan?.fitting ?? []).map((values) => fittingButton(panel, values)),
     sizeSelect(panel),
     plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
   );
@@ -156,12 +157,12 @@ function samplerParts(panel) {
 function figures(plan) {
   if (!plan) return "";
   if (plan.verdict === "missing") return plan.model;
-  const [kind, peak, all] = plan.verdict === "cpu"
-    ? ["memory", plan.peak_ram_gb, plan.machine.ram_gb]
-    : ["card", plan.peak_vram_gb, plan.machine.vram_gb];
+  if (plan.verdict === "unknown") return t("known", { names: plan.unknown.join(", ") });
+  const [kind, peak, all] = plan.machine.vram_gb
+    ? ["card", plan.peak_vram_gb, plan.machine.vram_gb]
+    : ["memory", plan.peak_ram_gb, plan.machine.ram_gb];
   const parts = [t(kind, { peak: peak.toFixed(1), all: all.toFixed(1) })];
-  // With a toy model most of the time is overhead, which the plan does not model.
-  if (!plan.toy) parts.push(t("about", { time: time(plan.seconds) }));
+  if (plan.verdict !== "too big") parts.push(plan.seconds === null ? t("moments") : t("about", { time: time(plan.seconds) }));
   return parts.join(" · ");
 }
 
@@ -173,7 +174,7 @@ function details({ plan, record }) {
     const sum = Object.values(record.seconds).reduce((a, b) => a + b, 0);
     parts.push(t("took", { time: time(sum) }));
     if (record.peak_vram_gb) parts.push(t("peak", { gb: record.peak_vram_gb }));
-  } else if (plan?.unknown?.length) parts.push(t("unknown", { names: plan.unknown.join(", ") }));
+  } else if (plan?.unknown?.length && plan.verdict !== "unknown") parts.push(t("assumed", { names: plan.unknown.join(", ") }));
   return parts.join(" · ");
 }
 
@@ -187,6 +188,15 @@ function sizeSelect({ node, plan }) {
   };
   const options = plan.sizes.map(([w, h]) => element("option", {}, `${w}×${h}`));
   return element("select", { onchange: choose }, element("option", {}, t("size")), ...options);
+}
+
+// Sets what would fit in place of what does not.
+function fittingButton({ node }, values) {
+  const changes = Object.entries(values).filter(([name, value]) => node.widgets.find((w) => w.name === name)?.value !== value);
+  const { width, height, num_frames: frames } = Object.fromEntries(changes);
+  const label = width || height ? `${values.width}×${values.height}` : t("frames", { count: frames });
+  const use = () => changes.forEach(([name, value]) => setWidget(node, name, value));
+  return changes.length ? element("button", { class: "piying-fitting", onclick: use }, t("use", { label })) : null;
 }
 
 const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record) }, t("record"));
