@@ -12,6 +12,7 @@ from ..core.catalog.selection import ModelHandle, check_model, model_choices
 from ..core.errors import PiyingError
 from ..core.host import comfy_server
 from ..core.host.current import get_host
+from . import NODE_CLASS_MAPPINGS
 from .model_nodes import PlannedNode
 from .widget_query import OutOfRangeError, WidgetQuery, check, class_of, read
 
@@ -42,6 +43,7 @@ def offer_routes() -> None:
             "fetch": lambda question: fetch(question, downloader()),
             "cancel": lambda question: cancel(question, downloader()),
             "watch": watch,
+            "aliases": aliases,
         }
     )
     comfy_server.offer_help(Path(__file__).parents[1])
@@ -183,6 +185,12 @@ def cancel(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
 
 def _job(downloader: Downloader) -> dict[str, Any]:
     return {"job": downloader.job.to_json() if downloader.job is not None else None}
+
+
+def aliases(question: dict[str, Any]) -> dict[str, Any]:
+    """Return the words that each node is found by, for ComfyUIs whose node definitions leave them out."""
+    del question
+    return {name: node.SEARCH_ALIASES for name, node in NODE_CLASS_MAPPINGS.items()}
 
 
 def watch(question: dict[str, Any]) -> dict[str, Any]:

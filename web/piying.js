@@ -8,6 +8,7 @@ import { addPanel } from "./lib/panel.js";
 import { pollPlans } from "./lib/plan.js";
 import { listenToRun, restoreRecords } from "./lib/run_events.js";
 import { watchFailures } from "./lib/failures.js";
+import { titleTemplates } from "./lib/templates.js";
 import { loadTexts } from "./lib/i18n.js";
 
 const MOVING_PREVIEWS = "Piying.MovingPreviews";
@@ -43,11 +44,18 @@ app.registerExtension({
       onChange: () => subscribe({ force: false }),
     },
   ],
+  // Frontend 1.58 searches these words; older servers leave them out of the definitions.
+  async addCustomNodeDefs(definitions) {
+    for (const [name, words] of Object.entries(await callRoute("aliases", {}))) {
+      if (definitions[name]) definitions[name].search_aliases ??= words;
+    }
+  },
   // Before the first node is made.
   async init() {
     addStylesheet();
     await loadTexts();
     watchFailures();
+    titleTemplates();
   },
   setup() {
     listenToRun();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import piying
 import pytest
 from piying.core.errors import PiyingError
 from piying.core.host import comfy_server
@@ -181,6 +182,12 @@ def test_nodes_that_do_work_are_not_run():
     """Only loaders are; what a video or a server would give stays unknown."""
     server = {"class_type": "PiyingPromptServer", "inputs": {"url": "http://127.0.0.1:1", "model": "x", "timeout": 1}}
     refused(asked(model=server), "Connect a loader")
+
+
+def test_every_node_tells_the_words_it_is_found_by():
+    words = routes.aliases({})
+    assert list(words) == list(piying.NODE_CLASS_MAPPINGS)
+    assert {"image to video", "first frame", "首帧", "首尾帧"} <= set(words["PiyingVACEExtend"])
 
 
 def test_endless_questions_end():

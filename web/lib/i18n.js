@@ -2,8 +2,8 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
-const LANGUAGES = ["en", "zh"];
-const texts = Object.fromEntries(LANGUAGES.map((code) => [code, { page: {}, phases: {}, messages: {} }]));
+export const LANGUAGES = ["en", "zh"];
+const texts = Object.fromEntries(LANGUAGES.map((code) => [code, { page: {}, phases: {}, templates: {}, messages: {} }]));
 let templates = []; // of the server's messages, the one with most words of its own first
 
 // ComfyUI serves the locales of all packs at once.
@@ -25,6 +25,8 @@ export function t(key, values = {}) {
   const { page, phases } = texts[language()];
   return filled(page[key] ?? phases[key] ?? texts.en.page[key] ?? key, values);
 }
+
+export const templateTitles = (code = language()) => texts[code].templates;
 
 const VALUE = `('[^']*'|"[^"]*"|[^]*?)`; // as the server quotes it, or as it is
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");

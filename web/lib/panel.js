@@ -84,7 +84,7 @@ function neededHeight(panel) {
   let height = EDGE;
   const refusal = role === SAMPLER ? refusalOf(panel) : null;
   if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal)) + BUTTON_ROW;
-  else if (role === SAMPLER) height += 2 * LINE + BUTTON_ROW;
+  else if (role === SAMPLER) height += 2 * LINE + BUTTON_ROW * (panel.plan?.fitting?.length ? 2 : 1);
   if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure) + 4;
   if (role === LOADER) height += BUTTON_ROW;
   if (panel.running) height += BAR;
@@ -139,7 +139,6 @@ function samplerParts(panel) {
     "div", { class: "piying-row" },
     plan?.text ? element("button", { onclick: () => showPlan(plan) }, t("plan")) : null,
     panel.record ? recordButton(panel) : null,
-    ...(plan?.fitting ?? []).map((values) => fittingButton(panel, values)),
     sizeSelect(panel),
     plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
   );
@@ -150,6 +149,7 @@ function samplerParts(panel) {
       element("span", { class: "piying-verdict", "data-verdict": verdict }, word), element("span", {}, figures(plan)),
     ),
     element("div", { class: "piying-small" }, details(panel)),
+    plan?.fitting?.length ? element("div", { class: "piying-row" }, ...plan.fitting.map((one) => fittingButton(panel, one))) : "",
     buttons,
   ];
 }
