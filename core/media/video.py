@@ -120,8 +120,6 @@ def probe(path: Path) -> VideoInfo:
         notes += _uneven([(begin - times[0][0]) * tick for begin, _ in times], fps)
     if sounds and start >= Fraction(1, 20):
         notes.append(f"its picture begins at {float(start):.2f} s: sound before that is left out")
-    if first.tracks > 1:
-        notes.append(f"the first of its {first.tracks} video tracks is taken")
     if sounds > 1:
         notes.append(f"the first of its {sounds} sound tracks is taken")
     return VideoInfo(
@@ -289,6 +287,8 @@ def _filters(first: _FirstFrame, width: int, height: int) -> tuple[list[str], li
             f"its pixels are not square ({ratio}): its frames are scaled from "
             f"{first.width}×{first.height} to {width}×{height}, as players show them"
         )
+    if first.tracks > 1:
+        notes.append(f"the first of its {first.tracks} video tracks is taken")
     pixels = "rgba" if first.colour.has_alpha else "rgb24"
     # The size is named because a stream may change its own on the way.
     return [*filters, f"scale={width}:{height}:{PRECISE}", f"format={pixels}"], notes
