@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
+import logging
 import sys
 import tempfile
 import time
@@ -36,6 +36,7 @@ if "piying" not in sys.modules:
 
 import torch  # noqa: E402
 from caching_allocator import MIB, least_reserved, live_peak  # noqa: E402
+from machine import command, describe, write_json  # noqa: E402
 from piying.core.catalog.component_sizes import listed_components  # noqa: E402
 from piying.core.catalog.installed_model import built_in  # noqa: E402
 from piying.core.checkpoints.assemble import assemble  # noqa: E402
@@ -552,14 +553,14 @@ def main() -> int:
     parser.add_argument("--all-blocks", action="store_true", help="run blocks that are alike, and all tiles")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
+    logging.getLogger("piying").setLevel(logging.ERROR)  # prompts are too long on purpose
     print("GiB; set aside and needed: with expandable segments / large blocks unsplit / torch's default.")
     print("Workspaces of cuDNN are not counted.")
-    print(f"{'plan':>7}{'live':>7}  {'set aside':<21}{'needed':<21}{'TFLOP, plan':>12}{'copied':>8}{'s':>7}")
+    print(f"{'plan':>7}{'live':>7}  {'set aside':<23}{'needed':<23}{'TFLOP, plan':>12}{'copied':>8}{'s':>7}")
     found, title = [], ""
     for case in cases(rows(), all_blocks=options.all_blocks):
         if not any(text in f"{case.row.title} {case.choice.key}" for text in options.only):
             continue
-        begun = time.process_time()
         one = examine(case, all_blocks=options.all_blocks)
         found.append(one)
         if one.title != title:
@@ -569,15 +570,18 @@ def main() -> int:
             " / ".join(f"{size / GIB:5.2f}" for size in sizes.values()) for sizes in (one.set_aside, one.needed)
         )
         print(
-            f"{one.planned / GIB:7.2f}{one.live / GIB:7.2f}  {asides:<21}{needs:<21}{one.flops / 1e12:6.0f}"
+            f"{one.planned / GIB:7.2f}{one.live / GIB:7.2f}  {asides:<23}{needs:<23}{one.flops / 1e12:6.0f}"
             f"{one.planned_flops / 1e12:6.0f}{one.copied / GIB:8.1f}{one.seconds:7.1f}  {one.way}"
-            f"{'  FAULT ' + ', '.join(one.faults) if one.faults else ''}  [{time.process_time() - begun:.0f} s]",
+            f"{'  FAULT ' + ', '.join(one.faults) if one.faults else ''}",
             flush=True,
         )
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
     faulty = sum(bool(one.faults) for one in found)
-    print(f"{len(found)} phases, {faulty} with faults.")
+    spent = round(time.process_time())
+    print(f"{len(found)} phases, {faulty} with faults; {spent} s of processor time.")
+    if options.json is not None:
+        about = describe("cpu") | {"command": command("simulate.py", sys.argv[1:], {str(options.json): "FILE"})}
+        rows_found = [asdict(one) | {"faults": one.faults} for one in found]
+        write_json(options.json, about | {"processor_seconds": spent, "rows": rows_found})
     return 1 if faulty else 0
 
 
