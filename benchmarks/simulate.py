@@ -50,7 +50,7 @@ from piying.core.files.dtypes import torch_dtype  # noqa: E402
 from piying.core.files.stored_tensor import StoredTensor  # noqa: E402
 from piying.core.host.headless import HeadlessHost  # noqa: E402
 from piying.core.planner.cost import FP32_SLOWDOWN, Choice, cost  # noqa: E402
-from piying.core.planner.machine import ALLOCATOR_BYTES, ALLOCATOR_SHARE, Allocator, Machine, synthetic  # noqa: E402
+from piying.core.planner.machine import ALLOCATOR_BYTES, WORKSPACES, Allocator, Machine, synthetic  # noqa: E402
 from piying.core.planner.phases import Component, Phase  # noqa: E402
 from piying.core.planner.plan import plan  # noqa: E402
 from piying.core.planner.plan_types import PhasePlan  # noqa: E402
@@ -543,7 +543,7 @@ def _set_aside(case: Case, allocator: Allocator) -> int:
     way, machine = case.choice, synthetic(24, allocator=allocator)
     variant = next(one for one in case.phase.variants if one.name == way.variant)
     choice = Choice(way.compute, way.storage, way.placement, variant, way.native_matmul)
-    return int(cost(case.phase, choice, machine).vram * (1 + ALLOCATOR_SHARE[allocator])) + ALLOCATOR_BYTES
+    return cost(case.phase, choice, machine).room - WORKSPACES
 
 
 def main() -> int:
