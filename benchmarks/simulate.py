@@ -70,7 +70,7 @@ TOLERANCE = 1.05  # of what a plan sets aside, beside the bytes that are the sam
 PAIRS = 6  # main blocks that are run, with their VACE blocks
 TILED_FRAMES = 9  # of videos in tiles: one tile is like another, and a later latent frame like the one before
 LARGEST_SIDE = 2048  # of images; there their VAE works in tiles on small cards
-ANSWER_TOKENS = 16  # of a prompt model: one pass is like another
+CHAT_TOKENS, ANSWER_TOKENS = 512, 16  # of a prompt model: one pass for a token is like another
 STEPS = 3  # the scheduler then holds all of the history that it keeps
 PROMPT = "A red kite over the sea. " * 80
 
@@ -265,7 +265,7 @@ def rows() -> list[Row]:
         with_cfg = {**size, "cfg": 5.0}
         found.append(Row(f"Z-Image, {title}, cfg 5", "z_image", "z-image", "z-image-turbo-bf16", guided, with_cfg))
     for model, title in (("qwen3-0.6b", "Qwen3 0.6B"), ("qwen3-4b", "Qwen3 4B")):
-        chat = PromptWork(max_new_tokens=ANSWER_TOKENS)
+        chat = PromptWork(prompt_tokens=CHAT_TOKENS, max_new_tokens=ANSWER_TOKENS)
         found.append(Row(f"{title}, {ANSWER_TOKENS} tokens", "prompt", model, model, chat, {"width": 0}))
     return found
 

@@ -204,10 +204,8 @@ def _from_manifest(part: str, entry: Mapping[str, Any], stored: str) -> Componen
     blocks: list[Block] = []
     for number, *counts in entry.get("blocks", ()):
         # Behind the numbers of weights, where there are such: {16-bit type: those that are held in fp32}.
-        *counts, last = counts
-        in_fp32 = last if isinstance(last, dict) else {}
-        block = Block(*counts) if in_fp32 else Block(*counts, last)
-        blocks += [replace(block, in_fp32=_listed_in_fp32(in_fp32))] * number
+        in_fp32 = counts.pop() if isinstance(counts[-1], dict) else {}
+        blocks += [replace(Block(*counts), in_fp32=_listed_in_fp32(in_fp32))] * number
     root = Block(0, entry["root"], in_fp32=_listed_in_fp32(entry.get("root_in_fp32", {})))
     return Component(part, root, tuple(blocks), stored, entry.get("hidden", 0), entry.get("inner", 0))
 

@@ -18,7 +18,7 @@ from ..files.json_file import read_json, read_json_or_empty
 from ..files.scan import find_files
 from ..main_memory import is_out_of_memory
 from .answers import clean_answer, ends_in_loop
-from .chat_prefix import chat_prefix
+from .chat_prefix import cache_argument, chat_prefix
 from .chat_template import encode
 from .family import PROMPT, SEEING
 from .messages import Answer, Chat, Picture
@@ -189,6 +189,20 @@ def sampling_arguments(request: ExpandRequest) -> dict[str, Any]:
     return arguments | {"do_sample": True, "temperature": request.temperature, "top_p": TOP_P, "top_k": TOP_K}
 
 
+def require_positions(model: PreTrainedModel, length: int, max_new_tokens: int) -> None:
+    """Accept a chat of so many tokens where a model has positions for it and for the longest answer.
+
+    Raises:
+        PiyingError: it has not; the numbers are named.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and length + max_new_tokens > limit:
+        raise PiyingError(
+            f"The prompt takes {length} tokens and max_new_tokens is {max_new_tokens}; the prompt model has room for "
+            f"{limit} together. Shorten the prompt, or set max_new_tokens lower."
+        )
+
+
 def generate(
     model: PreTrainedModel,
     processor: Processor,
@@ -231,12 +245,7 @@ def generate(
 
     try:
         encoded = encode(processor.tokenizer, processor.image_processor, chat, picture)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and encoded.length + request.max_new_tokens > limit:
-            raise PiyingError(
-                f"The prompt takes {encoded.length} tokens and max_new_tokens is {request.max_new_tokens}; "
-                f"the prompt model has room for {limit} together. Shorten the prompt, or set max_new_tokens lower."
-            )
+        require_positions(model, encoded.length, request.max_new_tokens)
         criterion = progress_criterion(progress, encoded.length, total, lambda said: clean_answer(told(said)))
         # The model's penalty is for its answer: over the whole chat it would be one for the words of the line.
         arguments = encoded.on(device, model.dtype) | sampling_arguments(request) | {"repetition_penalty": 1.0}
@@ -258,7 +267,7 @@ def generate(
         if step is not None:
             output = step.generate(run, encoded.length, request.max_new_tokens)
         else:
-            output = run() if prefix is None else run(past_key_values=prefix)
+            output = run() if prefix is None else run(**{cache_argument(model): prefix})
         answer = output[0, encoded.length :].cpu()
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):

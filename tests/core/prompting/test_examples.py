@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import wraps
 
 import pytest
 from piying.core.catalog.selection import ModelHandle
@@ -132,6 +133,7 @@ def test_the_examples_are_read_once(real_named, monkeypatch):
 
     read, forward = [], Qwen3ForCausalLM.forward
 
+    @wraps(forward)
     def counting(self, input_ids=None, **options):
         read.append(input_ids.shape[1])
         return forward(self, input_ids=input_ids, **options)
