@@ -18,6 +18,7 @@ from .answers import (
     at_whole_sentence,
     clean_answer,
     find_edit_problem,
+    is_about_itself,
     is_carried_out,
     is_copied,
     is_on_topic,
@@ -27,6 +28,7 @@ from .answers import (
     is_wrong_language,
     without_repeated_sentences,
     word_bounds,
+    writing_length,
 )
 from .facts import (
     APPENDABLE,
@@ -38,7 +40,7 @@ from .facts import (
     missing_facts,
     sentences_stating,
 )
-from .language import Language, first_sentences, join_sentences, language_of, word_count
+from .language import Language, first_sentences, join_sentences, language_of, sentences, word_count
 from .local_model import LocalModel
 from .messages import (
     Answer,
@@ -51,12 +53,21 @@ from .messages import (
     plain_chat,
 )
 from .negative_prompt import suggest_negative
-from .presets import Example, is_for_editing, is_for_video, preset_examples, preset_length, preset_text
+from .presets import (
+    Example,
+    is_for_editing,
+    is_for_video,
+    nearest_examples,
+    preset_examples,
+    preset_length,
+    preset_text,
+)
 from .request import LENGTHS, ExpandRequest, has_text, require_text
 from .server import ServerHandle, ServerModel
 
 log = logging.getLogger("piying")
 
+MANY_EXAMPLES = 2  # a model that is given so many at first is so small that its answer begins with the line itself
 MAX_ATTEMPTS = 2  # the second is told what was wrong with the first, and given all examples
 SEEDS = 2**64
 CACHE_VERSION = 2  # grows when the same key would give another answer
@@ -110,6 +121,7 @@ class ExpandJob:
         source: what of the prompt the result shows; of an edit instruction, what it leads to.
         examples: the preset's worked examples in that language.
         bounds: how few and how many words the answer may have.
+        length: with how few and how many words an answer is written to its end; None for no rule.
     """
 
     request: ExpandRequest
@@ -120,12 +132,14 @@ class ExpandJob:
     source: str
     examples: tuple[Example, ...]
     bounds: tuple[int, int]
+    length: tuple[int, int] | None
 
     @classmethod
     def of(cls, request: ExpandRequest, host: Host, image: Any) -> ExpandJob:
         """Return the job of a request."""
         system, language = preset_text(request.preset, host), answer_language(request)
         requested = LENGTHS[request.length]
+        length = requested or preset_length(system)
         source = edit_result(request.prompt) if is_for_editing(request.preset) else request.prompt
         return cls(
             request=request,
@@ -135,7 +149,8 @@ class ExpandJob:
             language=language,
             source=source,
             examples=preset_examples(request.preset, language, host),
-            bounds=word_bounds(requested or preset_length(system), is_requested=requested is not None),
+            bounds=word_bounds(length, is_requested=requested is not None),
+            length=writing_length(length, is_requested=requested is not None),
         )
 
     @property
@@ -273,10 +288,11 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
                 job.system,
                 request,
                 job.facts,
-                examples=job.examples if number else job.examples[: model.examples],
+                examples=job.examples if number else nearest_examples(job.examples, job.facts, model.examples),
                 has_picture=job.picture is not None,
                 problem=problem,
-                opening=job.opening if number and model.takes_opening else "",
+                opening=job.opening if model.takes_opening and (number or model.examples >= MANY_EXAMPLES) else "",
+                length=job.length,
             )
         text = postprocess(generate(chat, job.picture, request), job)
         problem = find_problem(text, job) or ""
@@ -290,8 +306,8 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
 def postprocess(answer: Answer, job: ExpandJob) -> str:
     """Return an answer cleaned, truncated at a sentence, and with missing facts appended where that is enough."""
     text = clean_answer(answer.text)
-    once = without_repeated_sentences(text)
-    # Where little is left, what is wrong with the answer is that it repeats itself, not that it is short.
+    once = without_repeated_sentences(_without_foreign_sentences(text, job))
+    # Where little is left, what is wrong with the answer is what was dropped, not that it is short.
     if word_count(once) >= max(job.bounds[0], 1):
         text = once
     text = first_sentences(at_whole_sentence(text), job.bounds[1], answer.finished)
@@ -302,6 +318,29 @@ def postprocess(answer: Answer, job: ExpandJob) -> str:
         listed = ", ".join(fact.text for fact in missing if fact.kind == "kept")
         text = join_sentences([text, *filter(None, [stated, listed])])
     return text
+
+
+def _without_foreign_sentences(text: str, job: ExpandJob) -> str:
+    """Return a text without the sentences behind its first that are not of its prompt, where no fact is lost by that.
+
+    They speak of the prompt or to its reader, have a phrase of a worked example, or quote what the prompt does not.
+    """
+    prompt, answers = job.request.prompt, [example.answer for example in job.examples]
+    kept: list[str] = []
+    for sentence in sentences(text):
+        quoted = [fact for fact in find_facts(sentence) if fact.kind == "quoted"]
+        foreign = (
+            is_about_itself(sentence, prompt)
+            or is_copied(sentence, prompt, answers)
+            or not all(is_stated(fact, prompt) for fact in quoted)
+        )
+        if (
+            not kept
+            or not foreign
+            or any(is_stated(fact, sentence) for fact in job.missing_facts(join_sentences(kept)))
+        ):
+            kept.append(sentence)
+    return join_sentences(kept)
 
 
 def find_problem(text: str, job: ExpandJob) -> str | None:

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import PiyingError
-from .facts import Fact
+from .facts import VERBATIM, Fact, is_stated
 from .language import HAN_PER_WORD, Language, language_of
 from .presets import Example
 from .request import LENGTHS, ExpandRequest
@@ -43,12 +43,17 @@ class Chat:
         user: the message to answer.
         examples: (message, answer) of earlier turns.
         opening: what the answer begins with; empty leaves its first word to the model.
+        length: how many words the answer has before it may end, and with how many it ends with its sentence; None
+            leaves its end to the model.
+        verbatim: what stays as it is written, however often it comes.
     """
 
     system: str
     user: str
     examples: tuple[tuple[str, str], ...] = ()
     opening: str = ""
+    length: tuple[int, int] | None = None
+    verbatim: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,7 @@ def compose_chat(
     has_picture: bool = False,
     problem: str = "",
     opening: str = "",
+    length: tuple[int, int] | None = None,
 ) -> Chat:
     """Return the chat of a request.
 
@@ -161,6 +167,7 @@ def compose_chat(
         has_picture: a picture is passed along.
         problem: what was wrong with an earlier answer.
         opening: what the answer begins with.
+        length: minimum and maximum words of the answer.
     """
     language, bounds = answer_language(request), LENGTHS[request.length]
     rules = [INJECTION_RULE]
@@ -178,12 +185,15 @@ def compose_chat(
     listed = "\n".join(f"- {rule}" for rule in rules)
     turns = tuple((_delimited(one.line), one.answer) for one in examples)
     user = _delimited(request.prompt)
+    verbatim = tuple(fact.text for fact in facts if fact.kind in VERBATIM)
+    # What the answer begins with is kept.
+    facts = [fact for fact in facts if not is_stated(fact, opening)]
     if facts:
         kept = [f'"{_one_line(fact.text)}"' if fact.kind == "quoted" else _one_line(fact.text) for fact in facts]
         user += f"\n{KEEP_RULES[language or 'en']}{', '.join(kept)}"
     if problem:
         user += f"\nAn earlier answer could not be used: {problem} Do better."
-    return Chat(f"{system}\n\nBefore all other rules:\n{listed}", user, turns, opening)
+    return Chat(f"{system}\n\nBefore all other rules:\n{listed}", user, turns, opening, length, verbatim)
 
 
 def _delimited(text: str) -> str:

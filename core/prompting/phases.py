@@ -24,11 +24,13 @@ class PromptWork:
     Attributes:
         prompt_tokens: the system prompt and the line, in tokens.
         max_new_tokens: the longest answer.
+        may_pack: no number type was asked for: a CPU may hold packed weights as `packed_layers` does.
         fixed_cache: keys and values have the room of `fixed_cache_tokens` from the start, as compiled code needs.
     """
 
     prompt_tokens: int = 512
     max_new_tokens: int = 256
+    may_pack: bool = False
     fixed_cache: bool = False
 
 
@@ -38,6 +40,15 @@ def fixed_cache_tokens(prompt_tokens: int, max_new_tokens: int) -> int:
     The chat's share is a power of two, so that chats of similar length share one size and its compiled code.
     """
     return max(MIN_FIXED_CACHE_TOKENS, 1 << (prompt_tokens - 1).bit_length()) + max_new_tokens
+
+
+def stays_packed(component: Component, work: PromptWork) -> bool:
+    """Return whether a CPU holds a model's matrices packed: those of its file are, and this processor can."""
+    if not work.may_pack or work.fixed_cache or not any(one.packed and one.linear for one in component.files):
+        return False
+    from .packed_layers import can_pack
+
+    return can_pack()
 
 
 def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase, ...]:
@@ -59,5 +70,6 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
             passes=work.max_new_tokens,
             variants=(Variant("whole", activations + 2 * cache_elements, fixed=LOGIT_BYTES),),
             streamable=True,
+            packed_on_cpu=stays_packed(component, work),
         ),
     )
