@@ -115,11 +115,10 @@ ABOUT_ITSELF = re.compile(
     r"\b(?:this|the) (?:video|image|picture|paragraph|prompt|description|text|scene) "
     r"(?:is|was|has|shows?|captures?|describes?|conveys?|depicts?|aims?|can|will|should|would|could|provides?)\b"
     r"|\bthe user\b|\btext-to-\w+|\bI (?:want|have|hope|can|will|would|need)\b|\byour? (?:can|may|want|need|text)\b"
-    r"|这个?(?:视频|图片|画作|段落|描述|文本)|这个?(?:场景|画面)(?:描绘|描述|展[示现]|表现|呈现|捕捉)|这段|该(?:视频|描述|段落)|本段|以上(?:描述|内容)|用户|文本|提示词|字数|你的|您的|我(?:将|会|想|希望)",
+    r"|这个?(?:视频|图片|画作|段落|描述|文本)|这个?(?:场景|画面)(?:描绘|描述|展[示现]|表现|呈现|捕捉)|这段|该(?:视频|描述|段落)|本段|以上(?:描述|内容)|用户|文本|提示词|字数|你的|您的|如果[你您]|如需|请(?:提供|告诉)|我(?:将|会|想|希望)",
     re.IGNORECASE,
 )
 PHRASE = 10  # words or characters in a row that are nobody's but the example's
-SAME_SENTENCE = 0.6  # of the pairs of words in a sentence, all in one before it
 SHINGLE = 5  # words or characters in a row by which copied text is recognised
 MOST_COPIED = 0.35  # of an answer; how shots and styles are named is the same in many
 LEAST_NEW = 0.35  # of the rows of words in an answer; lists of similar sentences have few
@@ -226,16 +225,11 @@ def is_repetitive(answer: str) -> bool:
 
 
 def without_repeated_sentences(text: str) -> str:
-    """Return a text without the sentences that it has said before, in these words or nearly so."""
-    kept: list[str] = []
-    said: list[set[tuple[str, ...]]] = []
+    """Return a text without the sentences that it has said before."""
+    said: dict[tuple[str, ...], str] = {}
     for sentence in sentences(text):
-        units = _units(sentence) or [sentence]
-        pairs = {tuple(units[at : at + 2]) for at in range(max(len(units) - 1, 1))}
-        if all(len(pairs & other) < SAME_SENTENCE * len(pairs) for other in said):
-            kept.append(sentence)
-            said.append(pairs)
-    return join_sentences(kept)
+        said.setdefault(tuple(_units(sentence)) or (sentence,), sentence)
+    return join_sentences(list(said.values()))
 
 
 def at_whole_sentence(text: str) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ log = logging.getLogger("piying")
 MANY_EXAMPLES = 2  # a model that is given so many at first is so small that its answer begins with the line itself
 MAX_ATTEMPTS = 2  # the second is told what was wrong with the first, and given all examples
 SEEDS = 2**64
-CACHE_VERSION = 2  # grows when the same key would give another answer
+CACHE_VERSION = 3  # grows when the same key would give another answer
 MOST_CACHED = 512  # files
 LARGEST_CACHED = 64 * 1024  # bytes
 PromptHandle = ModelHandle | ServerHandle
@@ -293,6 +294,7 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
                 problem=problem,
                 opening=job.opening if model.takes_opening and (number or model.examples >= MANY_EXAMPLES) else "",
                 length=job.length,
+                usable=partial(usable_text, job=job),
             )
         text = postprocess(generate(chat, job.picture, request), job)
         problem = find_problem(text, job) or ""
@@ -306,7 +308,7 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
 def postprocess(answer: Answer, job: ExpandJob) -> str:
     """Return an answer cleaned, truncated at a sentence, and with missing facts appended where that is enough."""
     text = clean_answer(answer.text)
-    once = without_repeated_sentences(_without_foreign_sentences(text, job))
+    once = usable_text(text, job)
     # Where little is left, what is wrong with the answer is what was dropped, not that it is short.
     if word_count(once) >= max(job.bounds[0], 1):
         text = once
@@ -320,27 +322,28 @@ def postprocess(answer: Answer, job: ExpandJob) -> str:
     return text
 
 
-def _without_foreign_sentences(text: str, job: ExpandJob) -> str:
-    """Return a text without the sentences behind its first that are not of its prompt, where no fact is lost by that.
+def usable_text(text: str, job: ExpandJob) -> str:
+    """Return a text without the sentences that it repeats or that are not of its prompt; no fact is lost by that.
 
-    They speak of the prompt or to its reader, have a phrase of a worked example, or quote what the prompt does not.
+    Those that are not speak of the prompt or to its reader, have a phrase of a worked example, quote what the prompt
+    does not, or name the edit. The first one states the line, and is dropped for an edit alone.
     """
-    prompt, answers = job.request.prompt, [example.answer for example in job.examples]
     kept: list[str] = []
-    for sentence in sentences(text):
-        quoted = [fact for fact in find_facts(sentence) if fact.kind == "quoted"]
-        foreign = (
-            is_about_itself(sentence, prompt)
-            or is_copied(sentence, prompt, answers)
-            or not all(is_stated(fact, prompt) for fact in quoted)
-        )
-        if (
-            not kept
-            or not foreign
-            or any(is_stated(fact, sentence) for fact in job.missing_facts(join_sentences(kept)))
-        ):
+    for sentence in sentences(without_repeated_sentences(text)):
+        names_edit = is_for_editing(job.request.preset) and find_edit_problem(sentence, job.request.prompt) is not None
+        lost = job.missing_facts(join_sentences(kept))
+        states = any(is_stated(fact, sentence) for fact in lost)
+        if not names_edit and (not kept or states or not _is_foreign(sentence, job)):
             kept.append(sentence)
     return join_sentences(kept)
+
+
+def _is_foreign(sentence: str, job: ExpandJob) -> bool:
+    """Return whether a sentence behind the first is not of its prompt, see `usable_text`."""
+    prompt = job.request.prompt
+    if is_about_itself(sentence, prompt) or is_copied(sentence, prompt, [one.answer for one in job.examples]):
+        return True
+    return any(fact.kind == "quoted" and not is_stated(fact, prompt) for fact in find_facts(sentence))
 
 
 def find_problem(text: str, job: ExpandJob) -> str | None:

@@ -46,6 +46,7 @@ class Chat:
         length: how many words the answer has before it may end, and with how many it ends with its sentence; None
             leaves its end to the model.
         verbatim: what stays as it is written, however often it comes.
+        usable: what of an answer is used, whose words count for its length; None for all.
     """
 
     system: str
@@ -54,6 +55,7 @@ class Chat:
     opening: str = ""
     length: tuple[int, int] | None = None
     verbatim: tuple[str, ...] = ()
+    usable: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def compose_chat(
     problem: str = "",
     opening: str = "",
     length: tuple[int, int] | None = None,
+    usable: Callable[[str], str] | None = None,
 ) -> Chat:
     """Return the chat of a request.
 
@@ -167,7 +170,7 @@ def compose_chat(
         has_picture: a picture is passed along.
         problem: what was wrong with an earlier answer.
         opening: what the answer begins with.
-        length: minimum and maximum words of the answer.
+        length, usable: see `Chat`.
     """
     language, bounds = answer_language(request), LENGTHS[request.length]
     rules = [INJECTION_RULE]
@@ -193,7 +196,7 @@ def compose_chat(
         user += f"\n{KEEP_RULES[language or 'en']}{', '.join(kept)}"
     if problem:
         user += f"\nAn earlier answer could not be used: {problem} Do better."
-    return Chat(f"{system}\n\nBefore all other rules:\n{listed}", user, turns, opening, length, verbatim)
+    return Chat(f"{system}\n\nBefore all other rules:\n{listed}", user, turns, opening, length, verbatim, usable)
 
 
 def _delimited(text: str) -> str:

@@ -24,14 +24,14 @@ class PromptWork:
     Attributes:
         prompt_tokens: the system prompt and the line, in tokens.
         max_new_tokens: the longest answer.
-        may_pack: no number type was asked for: a CPU may hold packed weights as `packed_layers` does.
         fixed_cache: keys and values have the room of `fixed_cache_tokens` from the start, as compiled code needs.
+        may_pack: no number type was asked for: a CPU may hold packed weights as `packed_layers` does.
     """
 
     prompt_tokens: int = 512
     max_new_tokens: int = 256
-    may_pack: bool = False
     fixed_cache: bool = False
+    may_pack: bool = False
 
 
 def fixed_cache_tokens(prompt_tokens: int, max_new_tokens: int) -> int:

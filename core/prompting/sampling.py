@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from .answers import clean_answer, ends_in_loop, without_repeated_sentences
+from .answers import clean_answer, ends_in_loop
 from .chat_template import CONTROL_MARKS
 from .language import is_finished, word_count
 
@@ -171,10 +171,13 @@ class Writing:
             # Words are counted only where the end could be drawn.
             if not ends or logits[0, ends].max() < logits[0].topk(min(TOP_K, logits.shape[1])).values[-1]:
                 return logits
-            said = without_repeated_sentences(self.prompt(tokens[0, self.start :]))
-            return logits if word_count(said) >= least else _without(logits, ends)
+            return logits if self._words(tokens[0, self.start :]) >= least else _without(logits, ends)
 
         return rule
+
+    def _words(self, tokens: torch.Tensor) -> int:
+        prompt = self.prompt(tokens)
+        return word_count(self.chat.usable(prompt) if self.chat.usable else prompt)
 
     def _tokens(self, text: str) -> list[int]:
         found: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -185,8 +188,7 @@ class Writing:
         most = self.chat.length[1] if self.chat.length else 0
         if not most or len(tokens) < most:  # a word takes a token at least
             return False
-        prompt = self.prompt(tokens)
-        return is_finished(prompt) and word_count(prompt) >= most
+        return is_finished(self.prompt(tokens)) and self._words(tokens) >= most
 
     def criterion(self, progress: Progress) -> StoppingCriteria:
         """Return a stopping criterion that reports each token, and stops an answer that loops or is long enough.

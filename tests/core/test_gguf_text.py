@@ -185,7 +185,7 @@ def test_other_architectures_are_computed_as_transformers_does(tmp_path, host, a
 
 
 def test_llama_3_stretches_its_positions(tmp_path):
-    model, state = other("llama")
+    _, state = other("llama")
     metadata = {
         "general.architecture": "llama",
         "llama.attention.head_count": 4,
