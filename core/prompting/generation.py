@@ -200,7 +200,7 @@ def generate(
                 f"The prompt takes {encoded.length} tokens and max_new_tokens is {request.max_new_tokens}; "
                 f"the prompt model has room for {limit} together. Shorten the prompt, or set max_new_tokens lower."
             )
-        writing = Writing(chat=chat, processor=processor, model=model, start=encoded.length)
+        writing = Writing.of(model, processor, chat, encoded.length)
         # The model's penalty is one of the rules.
         arguments = encoded.on(device, model.dtype) | sampling_arguments(request) | {"repetition_penalty": 1.0}
         # Compiled code has a cache of its own, and a picture's tokens are no text.

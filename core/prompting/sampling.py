@@ -73,20 +73,28 @@ class Writing:
     Attributes:
         chat: what it answers.
         processor: of the model.
-        model: for the tokens that end an answer, and its penalty for repetition.
+        ends: the tokens that end an answer.
+        penalty: the model's own for repetition; 1 for none.
         start: how many tokens the chat has; those behind it are the answer's.
     """
 
     chat: Chat
     processor: Processor
-    model: PreTrainedModel
+    ends: tuple[int, ...]
+    penalty: float
     start: int
 
-    @property
-    def ends(self) -> list[int]:
-        """The tokens that end an answer."""
-        ends = self.model.generation_config.eos_token_id
-        return ends if isinstance(ends, list) else [] if ends is None else [ends]
+    @classmethod
+    def of(cls, model: PreTrainedModel, processor: Processor, chat: Chat, start: int) -> Writing:
+        """Return the answer of a model, which it does not hold: the criterion's class lives until it is collected."""
+        ends = model.generation_config.eos_token_id
+        return cls(
+            chat=chat,
+            processor=processor,
+            ends=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
+            penalty=float(model.generation_config.repetition_penalty or 1.0),
+            start=start,
+        )
 
     def text(self, tokens: torch.Tensor) -> str:
         """Return the text of an answer's tokens, with the beginning that was given."""
@@ -99,15 +107,15 @@ class Writing:
 
     def rules(self) -> list[Rule]:
         """Return logits processors of one answer, in the order in which they work; they remember its tokens."""
-        own = float(self.model.generation_config.repetition_penalty or 1.0)
-        rules = [_check_logits, self._penalty(max(own, REPETITION_PENALTY) if self.chat.examples else own)]
+        penalty = max(self.penalty, REPETITION_PENALTY) if self.chat.examples else self.penalty
+        rules = [_check_logits, self._repeated_less(penalty)]
         if self.chat.examples:
             rules.append(self._written_once())
         if self.chat.length:
             rules += [self._one_paragraph(), self._not_too_short()]
         return rules
 
-    def _penalty(self, penalty: float) -> Rule:
+    def _repeated_less(self, penalty: float) -> Rule:
         """Return a rule that makes tokens of the answer less likely to come again, by a factor.
 
         Over the whole chat, as in transformers, it would be one for the words of the line.
@@ -165,7 +173,7 @@ class Writing:
     def _not_too_short(self) -> Rule:
         """Return a rule that lets an answer end only when it has the words that were asked for."""
         least = self.chat.length[0] if self.chat.length else 0
-        ends = self.ends
+        ends = list(self.ends)
 
         def rule(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
             # Words are counted only where the end could be drawn.

@@ -187,7 +187,7 @@ def test_the_answer_of_a_small_model_begins_with_the_line(real_named, monkeypatc
     ("line", "chosen"),
     [
         ("a cat on a roof", ["two white cranes", "a girl named"]),
-        ("a cat, zoom in", ["two white cranes", "a girl named"]),
+        ("a cat, zoom in", ["an old carpenter", "red sports car"]),
         ('a cat by a sign that says "HI"', ["two white cranes", "an old carpenter"]),
         ("a red kite, slow motion", ["two white cranes", "red sports car"]),
         ("a boy named Tom on a hill", ["two white cranes", "a girl named"]),

@@ -38,12 +38,8 @@ def answer(host, chat, tokens=120):
 
 def writing(host, start=0, **chat):
     model = LocalModel(ModelHandle(PROMPT), host)
-    return Writing(
-        chat=Chat("S", **{"user": "a red ball", **chat}),
-        processor=load_processor(model.found),
-        model=load_model(model.found, torch.float32, host),
-        start=start,
-    )
+    chat = Chat("S", **{"user": "a red ball", **chat})
+    return Writing.of(load_model(model.found, torch.float32, host), load_processor(model.found), chat, start)
 
 
 def runs(writing, text, size):
