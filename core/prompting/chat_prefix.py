@@ -7,6 +7,7 @@ their own: an answer does not depend on what ran before it.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 MOST_PREFIXES = 6  # of a model: two languages, with the examples that are nearest to a line and with all
 # Weak: a model that is dropped from memory takes its prefixes with it.
 _prefixes: WeakKeyDictionary[torch.nn.Module, OrderedDict[tuple[int, ...], Any]] = WeakKeyDictionary()
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """Return the name of a model's argument for its cache, which transformers renamed from `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
 
 
 def prefix_length(tokenizer: PreTrainedTokenizerBase, chat: Chat, encoded: ChatTokens) -> int:
@@ -59,7 +65,8 @@ def chat_prefix(
     if key not in kept:
         cache = DynamicCache(config=model.config)
         with torch.no_grad():
-            forward(input_ids=tokens.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            filled = {cache_argument(model): cache}
+            forward(input_ids=tokens.to(device), use_cache=True, logits_to_keep=1, **filled)
         kept[key] = _moved(cache, "cpu")
         while len(kept) > MOST_PREFIXES:
             kept.popitem(last=False)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..errors import short_text
+from .chat_prefix import cache_argument
 from .phases import fixed_cache_tokens
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class CompiledStep:
         if self._cache is None or self._cache.get_max_length() != size:
             self._cache = StaticCache(self._model.config, max_cache_len=size)
         self._cache.reset()
-        tokens = run(past_key_values=self._cache, compile_config=settings)
+        tokens = run(**{cache_argument(self._model): self._cache}, compile_config=settings)
         state.sizes.add(size)
         self._record["compiled"] = True
         # Of an earlier plan, which could not be compiled and ran out of memory.

@@ -51,6 +51,7 @@ from .messages import (
     answer_language,
     compose_chat,
     first_picture,
+    nearest_examples,
     plain_chat,
 )
 from .negative_prompt import suggest_negative

@@ -15,7 +15,7 @@ from ..files.json_file import read_json, read_json_or_empty
 from ..files.scan import find_files
 from ..main_memory import is_out_of_memory
 from .answers import clean_answer
-from .chat_prefix import chat_prefix
+from .chat_prefix import cache_argument, chat_prefix
 from .chat_template import encode
 from .family import PROMPT, SEEING
 from .messages import Answer, Chat, Picture
@@ -220,7 +220,7 @@ def generate(
         if step is not None:
             output = step.generate(run, encoded.length, request.max_new_tokens)
         else:
-            output = run() if prefix is None else run(past_key_values=prefix)
+            output = run() if prefix is None else run(**{cache_argument(model): prefix})
         tokens = output[0, encoded.length :].cpu()
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import PiyingError
-from .facts import VERBATIM, Fact, is_stated
+from .facts import VERBATIM, Fact, FactKind, find_facts, is_stated
 from .language import HAN_PER_WORD, Language, language_of
 from .presets import Example
 from .request import LENGTHS, ExpandRequest
@@ -31,6 +31,7 @@ PICTURE_RULES = {
     "vace_reference": "The picture shows the subject as it must look. Take its looks from it, not its background.",
 }
 DEFAULT_PICTURE_RULE = "The picture shows what is there already. Write nothing that contradicts it."
+TAKEN_OVER: frozenset[FactKind] = frozenset({"quoted", "camera", "name", "colour"})
 MAX_PICTURE_SIDE = 768  # pixels; Qwen-VL makes one token of 28×28 or 32×32 of them
 
 
@@ -197,6 +198,21 @@ def compose_chat(
     if problem:
         user += f"\nAn earlier answer could not be used: {problem} Do better."
     return Chat(f"{system}\n\nBefore all other rules:\n{listed}", user, turns, opening, length, verbatim, usable)
+
+
+def nearest_examples(examples: Sequence[Example], facts: Sequence[Fact], count: int) -> tuple[Example, ...]:
+    """Return so many worked examples, in their order, whose lines have the kinds of facts that a line has.
+
+    Small models take over what an example has and the line has not: its sign, its camera move, its colour.
+    """
+    ours = {fact.kind for fact in facts} & TAKEN_OVER
+
+    def nearness(example: Example) -> int:
+        kinds = {fact.kind for fact in find_facts(example.line)} & TAKEN_OVER
+        return len(kinds & ours) - len(kinds - ours)
+
+    nearest = sorted(examples, key=nearness, reverse=True)[:count]
+    return tuple(example for example in examples if example in nearest)
 
 
 def _delimited(text: str) -> str:

@@ -8,14 +8,12 @@ prompt it becomes, then an empty line.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
 from ..files.scan import find_files
-from .facts import Fact, FactKind, find_facts
 from .language import Language
 
 if TYPE_CHECKING:
@@ -39,7 +37,6 @@ MAX_CHARACTERS = 20_000
 # Users name their own presets; these prefixes give theirs the treatment of ours.
 STILL_PREFIX: Preset = "text_to_image"
 EDIT_PREFIX = "vace_"
-TAKEN_OVER: frozenset[FactKind] = frozenset({"quoted", "camera", "name", "colour"})
 
 
 @dataclass(frozen=True)
@@ -89,21 +86,6 @@ def preset_examples(name: str, language: Language | None, host: Host | None = No
         if line:
             found.append(Example(line.strip(), " ".join(answer.split())))
     return tuple(found)
-
-
-def nearest_examples(examples: Sequence[Example], facts: Sequence[Fact], count: int) -> tuple[Example, ...]:
-    """Return so many worked examples, in their order, whose lines have the kinds of facts that a line has.
-
-    Small models take over what an example has and the line has not: its sign, its camera move, its colour.
-    """
-    ours = {fact.kind for fact in facts} & TAKEN_OVER
-
-    def nearness(example: Example) -> int:
-        kinds = {fact.kind for fact in find_facts(example.line)} & TAKEN_OVER
-        return len(kinds & ours) - len(kinds - ours)
-
-    nearest = sorted(examples, key=nearness, reverse=True)[:count]
-    return tuple(example for example in examples if example in nearest)
 
 
 def _read_text(path: Path, what: str, least: int = 1) -> str:

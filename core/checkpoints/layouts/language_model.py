@@ -54,7 +54,8 @@ def config(shapes: Shapes) -> Config:
     head = shapes[f"{ATTENTION}.q_norm.weight"][0] if qwen3 else QWEN2_HEAD_DIM[width]
     return {
         **_sizes(shapes),
-        **_class("qwen3" if qwen3 else "qwen2"),
+        "architectures": ["Qwen3ForCausalLM" if qwen3 else "Qwen2ForCausalLM"],
+        "model_type": "qwen3" if qwen3 else "qwen2",
         "head_dim": head,
         "num_attention_heads": shapes[f"{ATTENTION}.q_proj.weight"][0] // head,
         "num_key_value_heads": shapes[f"{ATTENTION}.k_proj.weight"][0] // head,
@@ -78,10 +79,6 @@ def gguf_config(shapes: Shapes) -> Config:
 def _check_head(shapes: Shapes) -> None:
     if shapes["model.embed_tokens.weight"][1] >= UNTIED_WIDTH and HEAD not in shapes:
         raise PiyingError("its output layer is not in it: it can encode prompts and cannot write them.")
-
-
-def _class(model_type: str) -> Config:
-    return {"architectures": [CLASSES[model_type]], "model_type": model_type}
 
 
 def _sizes(shapes: Shapes) -> Config:
@@ -115,12 +112,6 @@ INSIDE_GGUF = {
     "ffn_down": "mlp.down_proj",
 }
 BLOCK_GGUF = re.compile(r"blk\.(\d+)\.(.+)")
-CLASSES = {
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "ernie4_5": "Ernie4_5ForCausalLM",
-    "glm4": "Glm4ForCausalLM",
-}
 # Architecture in llama.cpp → model_type in transformers. Files have Llama's queries and keys in the order of Meta's
 # code, where neighbours are rotated together (LlamaModel.permute in convert_hf_to_gguf.py). That is the one difference
 # between transformers' Llama and its ERNIE 4.5, which therefore computes them as they are.
@@ -183,7 +174,7 @@ def settings(metadata: Metadata) -> Config:
     }
     heads = gguf_settings(metadata, {"attention.head_count": "count", "embedding_length": "width"})
     head = {"head_dim": heads["width"] // heads["count"]} if len(heads) == 2 else {}
-    found = {**_class(ARCHITECTURES[architecture]), **head, **gguf_settings(metadata, known)}
+    found: Config = {"model_type": ARCHITECTURES[architecture], **head, **gguf_settings(metadata, known)}
     rope = _rope(metadata, found)
     return found | ({"rope_parameters": {"rope_type": "default", **rope}} if rope else {})
 
@@ -258,14 +249,14 @@ def qwen3_encoder_tensors(config: Config) -> Tensors | None:
 
 
 def ernie_tensors(config: Config) -> Tensors | None:
-    """Describe Ernie4_5ForCausalLM, which has neither biases nor norms of queries; None where it has biases."""
+    """Describe the class of ERNIE 4.5, which has neither biases nor norms of queries; None where it has biases."""
     known = ERNIE_OPTIONS | config
     head = known.get("head_dim") or known["hidden_size"] // known["num_attention_heads"]
     return None if known["use_bias"] else _tensors({**known, "head_dim": head}, biased=(), has_norms=False)
 
 
 def glm4_tensors(config: Config) -> Tensors | None:
-    """Describe Glm4ForCausalLM, whose MLP has its first two layers in one, and norms behind both its parts."""
+    """Describe the class of GLM-4-0414, whose MLP has its first two layers in one, and norms behind both its parts."""
     known = GLM4_OPTIONS | config
     found = _tensors(known, biased=("q", "k", "v") if known["attention_bias"] else (), has_norms=False)
     needed = dict(found.needed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import wraps
 
 import pytest
 from piying.core.catalog.selection import ModelHandle
@@ -18,13 +19,12 @@ from piying.core.prompting.family import PROMPT
 from piying.core.prompting.generation import load_processor
 from piying.core.prompting.language import is_finished, is_in, word_count
 from piying.core.prompting.local_model import LocalModel
-from piying.core.prompting.messages import Chat, compose_chat
+from piying.core.prompting.messages import Chat, compose_chat, nearest_examples
 from piying.core.prompting.presets import (
     BUILT_IN_PRESETS,
     EXAMPLES,
     is_for_editing,
     is_for_video,
-    nearest_examples,
     preset_examples,
     preset_length,
     preset_text,
@@ -133,6 +133,7 @@ def test_the_examples_are_read_once(real_named, monkeypatch):
 
     read, forward = [], Qwen3ForCausalLM.forward
 
+    @wraps(forward)
     def counting(self, input_ids=None, **options):
         read.append(input_ids.shape[1])
         return forward(self, input_ids=input_ids, **options)
