@@ -59,7 +59,6 @@ from .presets import (
     Example,
     is_for_editing,
     is_for_video,
-    nearest_examples,
     preset_examples,
     preset_length,
     preset_text,
