@@ -56,9 +56,7 @@ def config(shapes: Shapes) -> Config:
         **_sizes(shapes),
         "architectures": ["Qwen3ForCausalLM" if qwen3 else "Qwen2ForCausalLM"],
         "model_type": "qwen3" if qwen3 else "qwen2",
-        "head_dim": head,
-        "num_attention_heads": shapes[f"{ATTENTION}.q_proj.weight"][0] // head,
-        "num_key_value_heads": shapes[f"{ATTENTION}.k_proj.weight"][0] // head,
+        **_heads(shapes, head),
     }
 
 
@@ -73,12 +71,20 @@ def gguf_config(shapes: Shapes) -> Config:
     # Without a number in the file heads are as wide as their norms, or as Qwen2.5's of that width.
     head = norms[0] if norms else QWEN2_HEAD_DIM.get(shapes["model.embed_tokens.weight"][1], 128)
     # Classes have tokens of their vocabularies as defaults, which a smaller one has not: the tokenizer says them.
-    return {**_sizes(shapes), "head_dim": head, "pad_token_id": None}
+    return {**_sizes(shapes), **_heads(shapes, head), "pad_token_id": None}
 
 
 def _check_head(shapes: Shapes) -> None:
     if shapes["model.embed_tokens.weight"][1] >= UNTIED_WIDTH and HEAD not in shapes:
         raise PiyingError("its output layer is not in it: it can encode prompts and cannot write them.")
+
+
+def _heads(shapes: Shapes, head: int) -> Config:
+    return {
+        "head_dim": head,
+        "num_attention_heads": shapes[f"{ATTENTION}.q_proj.weight"][0] // head,
+        "num_key_value_heads": shapes[f"{ATTENTION}.k_proj.weight"][0] // head,
+    }
 
 
 def _sizes(shapes: Shapes) -> Config:
