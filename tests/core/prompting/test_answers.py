@@ -349,6 +349,8 @@ def test_an_answer_is_written_to_well_within_its_bounds(length, is_requested, wr
     [
         ("This video captures the joy of the children.", True),
         ("The user wants a fox.", True),
+        ("This is a realistic depiction of a scene where foxes run.", True),
+        ("这是慢动作摄影的一个典型例子。", True),
         ("这个视频展示了狐狸的生动表现。", True),
         ("如果你需要更专业的风格，请提供更多的信息。", True),
         ("希望这段文字能帮助你。", True),
