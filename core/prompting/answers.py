@@ -114,7 +114,7 @@ CARRIED_OUT = re.compile(
 ABOUT_ITSELF = re.compile(
     r"\b(?:this|the) (?:video|image|picture|paragraph|prompt|description|text|scene) "
     r"(?:is|was|has|shows?|captures?|describes?|conveys?|depicts?|aims?|can|will|should|would|could|provides?)\b"
-    r"|^\W*this is\b|\bthe user\b|\btext-to-\w+|\bI (?:want|have|hope|can|will|would|need)\b"
+    r"|^\W*this is\b|\bthe user\b|\blanguage of the text\b|\btext-to-\w+|\bI (?:want|have|hope|can|will|would|need)\b"
     r"|\byour? (?:can|may|want|need|text)\b"
     r"|^\W*这(?:是|种)|这个?(?:视频|图片|画作|段落|描述|文本)|这段|该(?:视频|描述|段落)|本段|以上(?:描述|内容)"
     r"|这个?(?:场景|画面)(?:是|描绘|描述|展[示现]|表现|呈现|捕捉)|用户|文本|提示词|字数|你的|您的|如果[你您]|如需"

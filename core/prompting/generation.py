@@ -159,6 +159,20 @@ def configure_single_file(model: PreTrainedModel, processor: Processor) -> None:
         tokenizer.chat_template = f"{template}{{%- if {condition} %}}{thought}{{%- endif %}}"
 
 
+def require_positions(model: PreTrainedModel, length: int, max_new_tokens: int) -> None:
+    """Accept a chat of so many tokens where a model has positions for it and for the longest answer.
+
+    Raises:
+        PiyingError: it has not; the numbers are named.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and length + max_new_tokens > limit:
+        raise PiyingError(
+            f"The prompt takes {length} tokens and max_new_tokens is {max_new_tokens}; the prompt model has room for "
+            f"{limit} together. Shorten the prompt, or set max_new_tokens lower."
+        )
+
+
 def generate(
     model: PreTrainedModel,
     processor: Processor,
@@ -169,6 +183,7 @@ def generate(
     host: Host,
     step: CompiledStep | None = None,
     seconds: float = 0.0,
+    tokens: int = 0,
 ) -> Answer:
     """Return a model's answer; the same as transformers' `generate` gives for the same seed.
 
@@ -181,6 +196,7 @@ def generate(
         host: shows the answer while it grows, and stops the run where it is cancelled.
         step: generates with compiled code.
         seconds: what the answer is estimated to take.
+        tokens: how long it is asked to be, about, which progress counts to; 0 for as long as it may be.
 
     Raises:
         PiyingError: the chat is too long for the model, or the model fails.
@@ -189,17 +205,13 @@ def generate(
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     generating: Any = model
-    progress = host.progress("Expanding prompt", request.max_new_tokens, seconds=seconds)
+    total = min(tokens or request.max_new_tokens, request.max_new_tokens)
+    progress = host.progress("Expanding prompt", total, seconds=seconds)
     device = host.device()
 
     try:
         encoded = encode(processor.tokenizer, processor.image_processor, chat, picture)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and encoded.length + request.max_new_tokens > limit:
-            raise PiyingError(
-                f"The prompt takes {encoded.length} tokens and max_new_tokens is {request.max_new_tokens}; "
-                f"the prompt model has room for {limit} together. Shorten the prompt, or set max_new_tokens lower."
-            )
+        require_positions(model, encoded.length, request.max_new_tokens)
         writing = Writing.of(model, processor, chat, encoded.length)
         # The model's penalty is one of the rules.
         arguments = encoded.on(device, model.dtype) | sampling_arguments(request) | {"repetition_penalty": 1.0}
@@ -211,7 +223,7 @@ def generate(
             # generate() draws from torch's global generator: fork it, so that other nodes' draws stay the same.
             with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
                 torch.manual_seed(request.seed)
-                criteria = StoppingCriteriaList([writing.criterion(progress)])
+                criteria = StoppingCriteriaList([writing.criterion(progress, total)])
                 processors = LogitsProcessorList(writing.rules())
                 return generating.generate(  # type: ignore[no-any-return]
                     **arguments, stopping_criteria=criteria, logits_processor=processors, **further
@@ -221,7 +233,7 @@ def generate(
             output = step.generate(run, encoded.length, request.max_new_tokens)
         else:
             output = run() if prefix is None else run(**{cache_argument(model): prefix})
-        tokens = output[0, encoded.length :].cpu()
+        answer = output[0, encoded.length :].cpu()
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -229,7 +241,8 @@ def generate(
         raise PiyingError(
             f"The prompt model failed ({type(error).__name__}: {reason}). Choose another one."
         ) from error
-    finished = int(tokens[-1]) in writing.ends
-    text = writing.text(tokens[:-1] if finished else tokens)
+    finished = int(answer[-1]) in writing.ends
+    text = writing.text(answer[:-1] if finished else answer)
+    progress.step(total)
     progress.text(clean_answer(text))
     return Answer(text, finished)

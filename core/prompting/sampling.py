@@ -198,11 +198,12 @@ class Writing:
             return False
         return is_finished(self.prompt(tokens)) and self._words(tokens) >= most
 
-    def criterion(self, progress: Progress) -> StoppingCriteria:
+    def criterion(self, progress: Progress, total: int) -> StoppingCriteria:
         """Return a stopping criterion that reports each token, and stops an answer that loops or is long enough.
 
         Args:
             progress: called for every token; cancels the run by raising from `step`.
+            total: tokens that are counted to; an answer that goes on behind them is not over.
         """
         import torch
         from transformers import StoppingCriteria
@@ -215,7 +216,7 @@ class Writing:
             def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
                 answer = input_ids[0, writing.start :]
                 done = len(answer)
-                progress.step(done)
+                progress.step(min(done, max(1, total - 1)))
                 now = time.monotonic()
                 if now - self.shown >= SECONDS_BETWEEN_TEXTS:
                     self.shown = now
