@@ -46,7 +46,7 @@ VIDEO = {
     "5.cfg": 1.0,
     "5.prompt": "a red circle moves right",
 }
-IMAGE = {"5.width": 128, "5.height": 128, "5.steps": 2, "5.prompt": "a red circle"}
+IMAGE = {"5.width": 1024, "5.height": 768, "5.steps": 1, "5.prompt": "a red circle"}
 EXPAND = {"3.max_new_tokens": 8}
 WAN = ("umt5-xxl-fp8-scaled", "wan-vae")
 RUNS = {
