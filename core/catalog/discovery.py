@@ -209,7 +209,8 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
         if found is None:
             named = read_json_or_empty(folder / index, CONFIG_BYTES).get("_class_name")
             if isinstance(named, str):
-                reason = what_is(name, host, "model", of_folder=True)
+                has_weights = next(folder.glob("*.safetensors*"), None) is not None
+                reason = what_is(name, host, "model", of_folder=True) if has_weights else None
                 return reason or (
                     f"{folder} holds one component alone, a {named[:80]}; models are read from folders with a "
                     f"{INDEXES[0]}, or from single files"

@@ -67,26 +67,44 @@ EPSILON = number(1e-38, 0.1, float)  # transformers takes no whole number for it
 FACTOR = number(1e-6, 1e12)
 FINITE = list_of(Kind("a finite number", lambda value: type(value) in (float, int) and math.isfinite(value)))
 
-ACTIVATIONS = (
-    "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_pytorch_tanh laplace leaky_relu linear mish"
-)
-TRANSFORMERS = f"{ACTIVATIONS} prelu quick_gelu relu relu2 relu6 sigmoid silu swish tanh xielu".split()
+TRANSFORMERS = [
+    "gelu",
+    "gelu_10",
+    "gelu_accurate",
+    "gelu_fast",
+    "gelu_new",
+    "gelu_python",
+    "gelu_python_tanh",
+    "gelu_pytorch_tanh",
+    "hardswish",
+    "laplace",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "prelu",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "sqrtsoftplus",
+    "swish",
+    "tanh",
+    "xielu",
+]
 DIFFUSERS = ("swish", "silu", "mish", "gelu", "relu")
 FEED_FORWARD = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu")
 BLOCKS = [f"{attention}{half}Block2D" for half in ("DownEncoder", "UpDecoder") for attention in ("", "Attn")]
 DTYPES = ("float16", "bfloat16", "float32", "float64", "auto")
-ROPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "mrope")
-ATTENTIONS = ("full_attention", "sliding_attention", "chunked_attention", "linear_attention")
 
 NOT_READ = re.compile(r"quantization_config|task_specific_params|pruned_heads|id2label|label2id")
 # Regular expressions of whole names; the first that fits counts.
 RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"(torch_)?dtype", (one_of(DTYPES), NULL)),
     (r"rope_(parameters|scaling)|\w+_config|id2label|label2id", (TABLE, NULL)),
-    (r"architectures|stage_names|_?out_features", (list_of(TEXT), NULL)),
-    (r"layer_types", (list_of(one_of(ATTENTIONS)), NULL)),
-    (r"model_type|norm_type", (TEXT,)),
-    (r"rope_type", (one_of(ROPES),)),
+    (r"architectures|stage_names|_?out_features|layer_types", (list_of(TEXT), NULL)),
+    (r"model_type|norm_type|rope_type", (TEXT,)),
     (r"depth_estimation_type", (one_of(("relative", "metric")),)),
     (r"qk_norm", (FLAG, TEXT, NULL)),
     (r"hidden_act|hidden_activation|dense_act_fn", (one_of(TRANSFORMERS),)),
@@ -105,12 +123,14 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"(pad|bos|decoder_start)_token_id", (TOKEN, NULL)),
     (r"eos_token_id", (TOKEN, list_of(TOKEN), NULL)),
     (r"(\w*_)?(eps|epsilon)", (EPSILON,)),
+    (r"attention_dropout", (SHARE, NULL)),
     (r"(\w*_)?(dropout|dropout_prob|dropout_rate|drop_path_rate)", (SHARE,)),
     (r"initializer_(range|factor)", (number(1e-6, 1e6, float),)),
     (r"layerscale_value", (number(-1e6, 1e6, float),)),
     (r"latents_(mean|std)", (FINITE, NULL)),
     (r"mlp_ratios|reassemble_factors", (list_of(FACTOR),)),
-    (r"scaling_factor|mlp_ratio|rope_theta|t_scale|partial_rotary_factor|max_depth", (FACTOR,)),
+    (r"scaling_factor|mlp_ratio|rope_theta|t_scale", (FACTOR,)),
+    (r"partial_rotary_factor|max_depth", (FACTOR, NULL)),
     (r"shift_factor", (number(-1e6, 1e6), NULL)),
     (r"attn_scales", (list_of(FACTOR),)),
     (r"temperal_downsample", (list_of(FLAG),)),
@@ -124,11 +144,11 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"num_decoder_layers|sliding_window", (COUNT, NULL)),
     (r"depths|strides|sr_ratios|dim_mult|all_\w*patch_size|\w+_(dims|sizes)|block_out_channels", (list_of(SIZE),)),
     (
-        r"num_(hidden_layers|encoder_blocks|channels)|(\w+_)?hidden_size|(intermediate|vocab)_size|d_(model|kv|ff)",
+        r"num_(hidden_layers|encoder_blocks|channels)|((decoder|fusion|head|reassemble)_)?hidden_size|vocab_size|d_\w+",
         (SIZE,),
     ),
     (r"scale_factor_(temporal|spatial)|norm_num_groups|max_position_embeddings", (SIZE,)),
-    (r"(num|n)_\w+|\w+_(dim|size|heads|layers|channels|buckets|len|len_t5)", (SIZE, list_of(SIZE), NULL)),
+    (r"(num|n)_\w+|\w+_(dim|size|heads|layers|channels|buckets|len|len_t5)", (COUNT, list_of(COUNT), NULL)),
 )
 PATTERNS = tuple((re.compile(pattern), kinds) for pattern, kinds in RULES)
 

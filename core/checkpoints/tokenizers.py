@@ -317,4 +317,6 @@ def _words_in(file: Path) -> tuple[TokenizerKind | None, int]:
     words = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(words, (list, dict)):
         return None, 0
-    return TokenizerKind.__members__.get(str(model.get("type")).upper()), len(words)
+    # Files of older versions do not name the type.
+    guessed = "unigram" if isinstance(words, list) else "wordpiece" if "max_input_chars_per_word" in model else "bpe"
+    return TokenizerKind.__members__.get(str(model.get("type", guessed)).upper()), len(words)
