@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
-from ..planner.phases import Block, Component, StoredWeights
+from ..planner.phases import Block, Component, InFp32, StoredWeights
 from ..quantization.policy import NOTHING_CAST, CastRules, is_matrix
 from ..quantization.registry import stored_type
 from .installed_model import InstalledModel
@@ -98,7 +98,7 @@ def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = N
     hidden, inner = _widths(tensors, groups, rules)
     return Component(
         name=name,
-        root=Block(0, sum(map(_count, root.values()))),
+        root=Block(0, sum(map(_count, root.values())), in_fp32=_in_fp32(root, rules, frozenset())),
         blocks=tuple(_block(group, rules) for group in groups.values()),
         stored=_main_type(tensors),
         hidden=hidden,
@@ -109,11 +109,11 @@ def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = N
 
 def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tuple[StoredWeights, ...]:
     """Return the weights by what they are stored in and what may be done with them."""
-    groups: dict[tuple[str, bool, bool, bool], list[TensorInfo]] = {}
+    groups: dict[tuple[str, bool, bool, bool, tuple[str, ...]], list[TensorInfo]] = {}
     for name, tensor in tensors.items():
         linear = is_matrix(name, tensor.shape)
         castable = linear and not rules.why_dense(name, tensor.shape)
-        key = (stored_type(tensor.dtype), linear, castable, is_packed(tensor.dtype))
+        key = (stored_type(tensor.dtype), linear, castable, is_packed(tensor.dtype), rules.in_fp32(name))
         groups.setdefault(key, []).append(tensor)
     return tuple(
         StoredWeights(
@@ -124,8 +124,9 @@ def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tupl
             linear=linear,
             castable=castable,
             packed=packed,
+            in_fp32=in_fp32,
         )
-        for (kind, linear, castable, packed), group in sorted(groups.items())
+        for (kind, linear, castable, packed, in_fp32), group in sorted(groups.items())
     )
 
 
@@ -136,26 +137,35 @@ def _count(tensor: TensorInfo) -> int:
     return count
 
 
-def _castable(group: Mapping[str, TensorInfo], rules: CastRules) -> list[TensorInfo]:
-    return [tensor for key, tensor in group.items() if not rules.why_dense(key, tensor.shape)]
+def _castable(group: Mapping[str, TensorInfo], rules: CastRules) -> dict[str, TensorInfo]:
+    return {key: tensor for key, tensor in group.items() if not rules.why_dense(key, tensor.shape)}
 
 
 def _block(group: Mapping[str, TensorInfo], rules: CastRules) -> Block:
     linear = _castable(group, rules)
-    counts = [_count(tensor) for tensor in linear]
+    counts = [_count(tensor) for tensor in linear.values()]
     return Block(
         linear=sum(counts),
         kept=sum(map(_count, group.values())) - sum(counts),
-        rows=sum(tensor.shape[0] for tensor in linear),
+        rows=sum(tensor.shape[0] for tensor in linear.values()),
         largest=max(counts, default=0),
+        in_fp32=_in_fp32(group, rules, linear.keys()),
     )
+
+
+def _in_fp32(group: Mapping[str, TensorInfo], rules: CastRules, linear: Collection[str]) -> tuple[InFp32, ...]:
+    counts: dict[str, list[int]] = {}
+    for name, tensor in group.items():
+        for compute in rules.in_fp32(name):
+            counts.setdefault(compute, [0, 0])[name not in linear] += _count(tensor)
+    return tuple(InFp32(compute, *both) for compute, both in sorted(counts.items()))
 
 
 def _widths(
     tensors: Mapping[str, TensorInfo], groups: Mapping[str, Mapping[str, TensorInfo]], rules: CastRules
 ) -> tuple[int, int]:
     """Return the width between blocks and the widest inside one; of a VAE its channels at full size."""
-    linear = [tensor for group in groups.values() for tensor in _castable(group, rules)]
+    linear = [tensor for group in groups.values() for tensor in _castable(group, rules).values()]
     if linear:
         widest = max(linear, key=lambda tensor: (max(tensor.shape), _count(tensor)))
         return min(widest.shape), max(widest.shape)
@@ -191,10 +201,17 @@ def listed_components(model: str) -> dict[str, Component]:
 
 
 def _from_manifest(part: str, entry: Mapping[str, Any], stored: str) -> Component:
-    blocks = [Block(*counts) for number, *counts in entry.get("blocks", ()) for _ in range(number)]
-    return Component(
-        part, Block(0, entry["root"]), tuple(blocks), stored, entry.get("hidden", 0), entry.get("inner", 0)
-    )
+    blocks: list[Block] = []
+    for number, *counts in entry.get("blocks", ()):
+        # Behind the numbers of weights, where there are such: {16-bit type: those that are held in fp32}.
+        in_fp32 = counts.pop() if isinstance(counts[-1], dict) else {}
+        blocks += [replace(Block(*counts), in_fp32=_listed_in_fp32(in_fp32))] * number
+    root = Block(0, entry["root"], in_fp32=_listed_in_fp32(entry.get("root_in_fp32", {})))
+    return Component(part, root, tuple(blocks), stored, entry.get("hidden", 0), entry.get("inner", 0))
+
+
+def _listed_in_fp32(entry: Mapping[str, list[int]]) -> tuple[InFp32, ...]:
+    return tuple(InFp32(compute, *counts) for compute, counts in sorted(entry.items()))
 
 
 def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile]) -> Mapping[str, Component]:

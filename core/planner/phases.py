@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..quantization.registry import FORMATS, weight_format
 from .plan_types import Compute, PhaseName, Storage, VariantName
+
+
+class InFp32(NamedTuple):
+    """Weights that a class holds in fp32 where it computes in a 16-bit type: how many of those of a block."""
+
+    compute: str
+    linear: int
+    kept: int
 
 
 @dataclass(frozen=True)
@@ -18,12 +27,14 @@ class Block:
         kept: all other parameters: biases, norms, embeddings, Linear layers on the keep-list.
         rows: output channels of the `linear` layers together.
         largest: weights of the largest of the `linear` layers; one is unpacked at a time.
+        in_fp32: those of both kinds that are held in fp32 beside 16-bit types.
     """
 
     linear: int
     kept: int
     rows: int = 0
     largest: int = 0
+    in_fp32: tuple[InFp32, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -37,10 +48,12 @@ class Block:
             compute: number type of the arithmetic.
             storage: the name of a format, or the same as `compute`.
         """
-        stored = weight_format(storage)
+        stored, each = weight_format(storage), BYTES_BY_SHORT_NAME[compute]
+        wider = BYTES_BY_SHORT_NAME["fp32"] - each
+        held = [one for one in self.in_fp32 if one.compute == compute]
         if stored is None:
-            return self.parameters * BYTES_BY_SHORT_NAME[compute]
-        return stored.bytes(self.linear, self.rows) + self.kept * BYTES_BY_SHORT_NAME[compute]
+            return self.parameters * each + sum(one.linear + one.kept for one in held) * wider
+        return stored.bytes(self.linear, self.rows) + self.kept * each + sum(one.kept for one in held) * wider
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class StoredWeights:
         linear: whether they are of Linear layers, which stay in a format that the file has them in.
         castable: whether they are of Linear layers that may be cast to a format.
         packed: whether they are unpacked as they are read, as GGUF's blocks are.
+        in_fp32: the 16-bit types beside which they are held in fp32.
     """
 
     type: Storage
@@ -64,6 +78,7 @@ class StoredWeights:
     linear: bool = False
     castable: bool = False
     packed: bool = False
+    in_fp32: tuple[str, ...] = ()
 
     def copied(self, compute: Compute, storage: Storage) -> int | None:
         """Return the bytes of main memory that they take beside their file; None where they stay in it, mapped."""
@@ -72,9 +87,10 @@ class StoredWeights:
             return None
         if in_file is None and self.castable and wanted is not None:
             return wanted.bytes(self.weights, self.rows)
-        if self.type == compute and not self.packed:
+        held = "fp32" if compute in self.in_fp32 else compute
+        if self.type == held and not self.packed:
             return None
-        return self.weights * BYTES_BY_SHORT_NAME[compute]
+        return self.weights * BYTES_BY_SHORT_NAME[held]
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,10 @@ class Component:
     def unpacked(self, compute: Compute, storage: Storage) -> int:
         """Return the peak that unpacking layers adds: that of the largest, as one is unpacked at a time."""
         stored, largest = weight_format(storage), max((block.largest for block in self.blocks), default=0)
-        return 0 if stored is None else stored.unpacked_bytes(largest, compute)
+        if stored is None:
+            return 0
+        wider = any(one.compute == compute and one.linear for block in self.blocks for one in block.in_fp32)
+        return stored.unpacked_bytes(largest, "fp32" if wider else compute)
 
     def contents(self) -> tuple[StoredWeights, ...]:
         """Return `files`, or what stands in for them."""

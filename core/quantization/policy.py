@@ -30,10 +30,13 @@ class CastRules:
         block_lists: dotted names of its lists of blocks, such as ("blocks", "vace_blocks"); layers outside them
             are left alone.
         keep: {pattern (fnmatch) of the names of layers inside them that are left alone: why}.
+        fp32_modules: {16-bit type: names of modules that the classes hold in fp32 where they compute in it}: what
+            diffusers and transformers call `_keep_in_fp32_modules`.
     """
 
     block_lists: tuple[str, ...] = ()
     keep: Mapping[str, str] = field(default_factory=dict)
+    fp32_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def block_of(self, name: str) -> str:
         """Return "blocks.7" for a tensor or layer of that block, "" for one outside all lists.
@@ -54,6 +57,11 @@ class CastRules:
             return NO_LINEAR
         layer = name.removesuffix(WEIGHT)
         return next((f"kept: {why}" for pattern, why in self.keep.items() if fnmatchcase(layer, pattern)), "")
+
+    def in_fp32(self, name: str) -> tuple[str, ...]:
+        """Return the 16-bit types beside which a tensor is held in fp32."""
+        parts = set(name.split("."))
+        return tuple(compute for compute, modules in self.fp32_modules.items() if parts & set(modules))
 
     @property
     def identity(self) -> str:

@@ -133,6 +133,7 @@ def _vae(candidates: Sequence[SingleFile]) -> dict[str, tuple[Path, ...]]:
     return next(({"vae": (path,)} for path in found), {})
 
 
+FP32_MODULES = ("rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 WAN_VACE = WanVACEFamily(
     key="wan_vace",
     title="Wan VACE",
@@ -147,6 +148,7 @@ WAN_VACE = WanVACEFamily(
             rules=CastRules(
                 ("encoder.block",),
                 keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+                fp32_modules={"fp16": ("wo",)},
             ),
             tensors={"UMT5EncoderModel": umt5_tensors},
         ),
@@ -159,6 +161,7 @@ WAN_VACE = WanVACEFamily(
                     "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
                     "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
                 },
+                fp32_modules=dict.fromkeys(("bf16", "fp16"), FP32_MODULES),
             ),
             tensors={"WanVACETransformer3DModel": tensors},
         ),
