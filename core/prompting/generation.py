@@ -56,7 +56,7 @@ THINKING_SWITCH = "enable_thinking"
 
 def has_vision(folder: Path) -> bool:
     """Return whether the model in a folder accepts pictures."""
-    return class_name(read_json_or_empty(folder / CONFIG, CONFIG_BYTES)) in SEEING
+    return class_name(read_json_or_empty(folder / CONFIG, CONFIG_BYTES)) in SEEING.values()
 
 
 def model_files(found: InstalledModel) -> list[list[Any]]:

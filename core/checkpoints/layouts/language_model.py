@@ -276,6 +276,9 @@ def glm4_tensors(config: Config) -> Tensors | None:
 
 
 def _tensors(known: Config, biased: tuple[str, ...], has_norms: bool) -> Tensors:
+    types = known.get("layer_types")
+    if types is not None and len(types) != known["num_hidden_layers"]:
+        raise ValueError(f"layer_types are {len(types)}, and num_hidden_layers {known['num_hidden_layers']}")
     width, inner, head = known["hidden_size"], known["intermediate_size"], known["head_dim"]
     queries, keys = head * known["num_attention_heads"], head * (known["num_key_value_heads"] or 0)
     layer: ShapeTable = {"input_layernorm.weight": (width,), "post_attention_layernorm.weight": (width,)}
