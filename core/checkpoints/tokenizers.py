@@ -20,11 +20,12 @@ from ..files.open import header_tensors, read_header
 from ..files.scan import find_folders, name_left_out
 from ..host.base import Host
 from ..main_memory import is_out_of_memory
-from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
+from .layouts.base import BYTE_BPE, GGUF_DIGITS, TOKENIZER_TENSOR, UNIGRAM, holds_tokenizer
 from .pretrained import reading
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
     from ..catalog.installed_model import InstalledModel
@@ -151,8 +152,10 @@ def tokenizer_in(path: str | Path) -> Any | None:
             return None
         values = gguf_values(path)
         with reading(path, "tokenizer"):
-            is_unigram = values["tokenizer.ggml.model"] == "t5"
-            return SentencePieceTokenizer(_sentencepiece_model(values)) if is_unigram else _byte_level_bpe(values)
+            if values["tokenizer.ggml.model"] == UNIGRAM:
+                return SentencePieceTokenizer(_sentencepiece_model(values))
+            is_bytes = values["tokenizer.ggml.model"] == BYTE_BPE
+            return _fast_tokenizer(values, _byte_bpe(values) if is_bytes else _piece_bpe(values))
     tensors = header_tensors(header)
     found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
@@ -160,26 +163,92 @@ def tokenizer_in(path: str | Path) -> Any | None:
     return _of_pieces(found.read().contiguous().numpy().tobytes(), path)
 
 
+TURN_END = "turn_end_token"  # attribute of a tokenizer from a GGUF file: what ends a turn of its chats
+# How texts are split into words, from the tokenizer.json of Qwen/Qwen2.5-*, meta-llama/Llama-3.* and zai-org/GLM-4-*.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,DIGITS}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # Types of tokens, the same in GGUF (llama_token_type) and SentencePiece (ModelProto.SentencePiece.Type).
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6
+NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
 
 
-def _byte_level_bpe(values: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """Return Qwen's tokenizer from the metadata of a GGUF file."""
+def _fast_tokenizer(values: Mapping[str, Any], words: Tokenizer) -> PreTrainedTokenizerBase:
+    """Return a language model's tokenizer from the metadata of a GGUF file.
+
+    Args:
+        words: its words, and how a text is split into them.
+    """
     from tokenizers import AddedToken
-    from transformers import Qwen2Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
     tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
-    merges: Any = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
-    end = tokens[values["tokenizer.ggml.eos_token_id"]]
-    padding = tokens[values.get("tokenizer.ggml.padding_token_id", values["tokenizer.ggml.eos_token_id"])]
-    tokenizer: Any = Qwen2Tokenizer(
-        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, eos_token=end, pad_token=padding
+    end = values["tokenizer.ggml.eos_token_id"]
+    begin, turn_end = values.get("tokenizer.ggml.bos_token_id"), values.get("tokenizer.ggml.eot_token_id", end)
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        eos_token=tokens[end],
+        bos_token=None if begin is None else tokens[begin],
+        pad_token=tokens[values.get("tokenizer.ggml.padding_token_id", end)],
+        extra_special_tokens={TURN_END: tokens[turn_end]},
+        clean_up_tokenization_spaces=False,
     )
     added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
     tokenizer.add_tokens([AddedToken(token, special=kind == CONTROL, normalized=False) for token, kind in added])
     tokenizer.chat_template = values.get("tokenizer.chat_template")
     return tokenizer  # type: ignore[no-any-return]
+
+
+def _byte_bpe(values: Mapping[str, Any]) -> Tokenizer:
+    """Return BPE over bytes: Qwen's, Llama 3's and GLM-4's, which differ in how many digits a word has."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    vocabulary = {token: number for number, token in enumerate(values["tokenizer.ggml.tokens"])}
+    merges: Any = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
+    way = values["tokenizer.ggml.pre"]
+    words = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=way.startswith("llama")))
+    if way == "qwen2":
+        words.normalizer = normalizers.NFC()
+    split = Regex(WORDS.replace("DIGITS", str(GGUF_DIGITS[way])))
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(split, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    words.decoder = decoders.ByteLevel()
+    return words
+
+
+def _piece_bpe(values: Mapping[str, Any]) -> Tokenizer:
+    """Return SentencePiece's BPE, that of Llama 2, Mistral and ERNIE: of two merges that with the higher score."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    tokens, scores = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.scores"]
+    types = values["tokenizer.ggml.token_type"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    normal = {token: score for token, score, kind in zip(tokens, scores, types, strict=True) if kind == NORMAL}
+    pairs = [
+        (-score, vocabulary[token], token[:at], token[at:])
+        for token, score in normal.items()
+        for at in range(1, len(token))
+        if token[:at] in normal and token[at:] in normal
+    ]
+    unknown = tokens[values.get("tokenizer.ggml.unknown_token_id", 0)]
+    words = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=[(left, right) for *_, left, right in sorted(pairs)],
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=BYTE in types,
+        )
+    )
+    prefix = [normalizers.Prepend(SPACE)] if values.get("tokenizer.ggml.add_space_prefix", True) else []
+    words.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
+    # The space before the first word stays: an answer may go on with a sentence.
+    words.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    return words
 
 
 def _sentencepiece_model(values: Mapping[str, Any]) -> bytes:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF, qwen2_tensors, qwen3_tensors
+from ..checkpoints.layouts.language_model import (
+    LANGUAGE_MODEL,
+    LANGUAGE_MODEL_GGUF,
+    ernie_tensors,
+    glm4_tensors,
+    qwen2_tensors,
+    qwen3_tensors,
+)
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
 
@@ -52,7 +59,7 @@ class PromptFamily(ModelFamily):
         from .phases import PromptWork
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
-        return PromptWork(**known, fixed_cache=handle.compile_step)
+        return PromptWork(**known, may_pack=handle.precision == "auto", fixed_cache=handle.compile_step)
 
     def phases(self, components: Mapping[str, Component], work: PromptWork) -> tuple[Phase, ...]:
         """Return the one phase of writing."""
@@ -82,7 +89,12 @@ PROMPT = PromptFamily(
             classes=tuple(WRITING.values()),
             model_types=WRITING,
             rules=CastRules(("model.layers",)),
-            tensors={"Qwen2ForCausalLM": qwen2_tensors, "Qwen3ForCausalLM": qwen3_tensors},
+            tensors={
+                "Qwen2ForCausalLM": qwen2_tensors,
+                "Qwen3ForCausalLM": qwen3_tensors,
+                "Ernie4_5ForCausalLM": ernie_tensors,
+                "Glm4ForCausalLM": glm4_tensors,
+            },
         ),
     ),
     layouts=(LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF),

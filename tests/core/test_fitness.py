@@ -77,6 +77,8 @@ CONFIGURATIONS = {
         QWEN3 | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "tie_word_embeddings": True},
         {"attention_bias": True, "num_hidden_layers": 2},
     ],
+    "Ernie4_5ForCausalLM": [{}, {"tie_word_embeddings": False, "num_hidden_layers": 2, "head_dim": 64}],
+    "Glm4ForCausalLM": [{}, {"attention_bias": False, "num_hidden_layers": 2, "tie_word_embeddings": True}],
     "Qwen3Model": [{}, QWEN3 | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36}],
     "Qwen2ForCausalLM": [
         {},
@@ -105,7 +107,11 @@ def test_all_described_classes_are_compared():
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [("AutoencoderKL", {"down_block_types": ["AttnDownEncoderBlock2D"]}), ("T5EncoderModel", {"hidden_size": 40})],
+    [
+        ("AutoencoderKL", {"down_block_types": ["AttnDownEncoderBlock2D"]}),
+        ("T5EncoderModel", {"hidden_size": 40}),
+        ("Ernie4_5ForCausalLM", {"use_bias": True}),
+    ],
 )
 def test_of_options_that_are_not_known_nothing_is_said(name, config):
     assert description(name)(config) is None

@@ -295,7 +295,7 @@ def test_a_cancel_is_seen_within_a_token(tmp_path, built_in):
 
 
 def test_the_text_is_shown_while_it_grows(tmp_path, built_in, monkeypatch):
-    monkeypatch.setattr("piying.core.prompting.generation.SECONDS_BETWEEN_TEXTS", 0.0)
+    monkeypatch.setattr("piying.core.prompting.sampling.SECONDS_BETWEEN_TEXTS", 0.0)
     counting = Counting()
     host = HeadlessHost(chosen_device="cpu", cache=tmp_path, on_progress=lambda phase, total: counting)
     text, _ = expand(built_in, ExpandRequest("a red circle", seed=1), host)
@@ -321,7 +321,7 @@ def test_going_in_circles_ends_early(tmp_path, built_in):
         answer = generate(model, processor, CHAT, picture=None, request=request, host=host)
     finally:
         model.lm_head = kept
-    assert counting.steps[-1] == 32
+    assert counting.steps[-2:] == [32, 900]  # and the end of the phase
     assert not answer.finished
 
 
