@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 from ..errors import PiyingError
 from ..families.registry import component_specs, description
-from ..files.gguf_blocks import UNPACKERS
 from ..files.pth_file import is_size
 from ..files.safetensors_file import TensorEntry
 from ..quantization.registry import FORMATS
@@ -21,7 +20,6 @@ from .layouts import Layout
 from .layouts.base import Config, LeftOut, Metadata, Place, Shapes, Split, Tensors, Whole
 
 WHOLE_NUMBERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")
-UNPACKED = "BF16"  # what a packed GGUF tensor counts as: it is unpacked as it is read
 
 
 def places(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, Place]]:
@@ -73,10 +71,9 @@ def class_entries(layout: Layout, entries: Mapping[str, TensorEntry]) -> dict[st
             shape = (shape[0] // len(place.names), *shape[1:])
         elif isinstance(place, Whole) and place.squeeze and len(shape) == 4:
             shape = shape[:2]
-        dtype = UNPACKED if entry.dtype in UNPACKERS else entry.dtype
         if not isinstance(place, LeftOut):
             names = place.names if isinstance(place, Split) else (place.name,)
-            found.update({new: TensorEntry(dtype, shape, 0, 0) for new in names})
+            found.update({new: TensorEntry(entry.dtype, shape, 0, 0) for new in names})
     return found
 
 
