@@ -146,6 +146,13 @@ class ModelFamily:
         """Return the phases of a run, for the planner."""
         raise NotImplementedError(f"{self.title} models are not planned for.")
 
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: Any
+    ) -> Sequence[Any]:
+        """Return smaller works that fit a machine on which `work` does not, where there are any."""
+        del components, machine, handle, work
+        return ()
+
     def what_fits(self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: Any) -> str:
         """Return a sentence on the largest sizes that fit a machine on which `work` does not."""
         raise NotImplementedError(f"{self.title} models are not planned for.")

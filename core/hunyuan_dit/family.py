@@ -74,6 +74,14 @@ class HunyuanDiTFamily(ModelFamily):
 
         return phases(components, work)
 
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
+    ) -> list[ImageWork]:
+        """Return the largest image that fits."""
+        from .phases import fitting
+
+        return fitting(components, machine, handle, work)
+
     def what_fits(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
     ) -> str:

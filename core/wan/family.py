@@ -82,6 +82,14 @@ class WanVACEFamily(ModelFamily):
 
         return phases(components, work)
 
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
+    ) -> list[VideoWork]:
+        """Return the largest videos that fit."""
+        from .phases import fitting
+
+        return fitting(components, machine, handle, work)
+
     def what_fits(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
     ) -> str:

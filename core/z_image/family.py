@@ -65,6 +65,14 @@ class ZImageFamily(ModelFamily):
 
         return phases(components, work)
 
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork
+    ) -> list[ZImageWork]:
+        """Return the largest image that fits."""
+        from .phases import fitting
+
+        return fitting(components, machine, handle, work)
+
     def what_fits(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork
     ) -> str:
