@@ -214,25 +214,3 @@ def test_the_panel_leaves_no_trace_in_a_workflow(drive):
     after = {node["id"]: node.get("widgets_values") for node in drive(actions).results[-1]["nodes"]}
     for node in workflow["nodes"]:
         assert after[node["id"]] == node.get("widgets_values"), node["type"]
-
-
-def test_facts_that_the_model_lost_are_named_on_the_node(drive, screenshots):
-    note = "document.querySelector('.piying-note')"
-    line = "seven turquoise xylophones orbit a lighthouse"
-    fill = f"""(node) => {{
-      if (node.type === 'PiyingExpandPrompt') node.widgets.find((widget) => widget.name === 'prompt').value = "{line}";
-    }}"""
-    results = drive(
-        [
-            opened("text_image_video_edit"),
-            evaluate(f"window.app.graph._nodes.forEach({fill})"),
-            {"do": "run", "wait": False},
-            until(f"{note} && [{note}.innerText, {note}.title]"),
-            picture(screenshots / "lost_facts.png"),
-            {"do": "interrupt"},
-        ]
-    ).results
-    said, reason = results[-3]
-    assert said.startswith("Your line was used. Not kept by the model: ")
-    assert {"seven", "turquoise"} & set(said.partition(": ")[2].split(", "))
-    assert "gave nothing to use" in reason
