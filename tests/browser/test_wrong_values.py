@@ -13,7 +13,10 @@ SENTENCE = "num_frames is 10"
 SHOWN = f"{PANELS}.find((text) => text.includes({SENTENCE!r}))"
 # Frontend 1.27 opens a dialog; 1.58 shows a notice whose details are elsewhere.
 DIALOG = "document.querySelector('[role=dialog]')?.innerText ?? ''"
-TOASTS = "[...document.querySelectorAll('.p-toast-message')].map((toast) => toast.innerText)"
+# By its title, since each frontend builds its notices in its own way.
+TOASTS = """[...document.querySelectorAll("body *")]
+  .filter((one) => !one.children.length && one.textContent.trim() === "只运行了一部分")
+  .map((title) => title.parentElement.parentElement.innerText)"""
 UNWIRED = """(() => {
   const sampler = window.drive.find("PiyingVACESample");
   sampler.disconnectInput(sampler.inputs.findIndex((input) => input.name === "num_frames"));
