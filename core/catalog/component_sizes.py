@@ -14,14 +14,14 @@ from ..download.manifest import MANIFEST
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT
 from ..files.folder import component_files, component_folder
-from ..files.gguf_blocks import is_packed, stored_bytes
+from ..files.gguf_blocks import stored_bytes
 from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
-from ..planner.phases import Block, Component, StoredWeights
+from ..planner.phases import Block, Component, InFile, StoredWeights
 from ..quantization.policy import NOTHING_CAST, CastRules, is_matrix
-from ..quantization.registry import stored_type
+from ..quantization.registry import stored_type, weight_format
 from .installed_model import InstalledModel
 from .selection import ModelHandle, choose_model, model_choices
 
@@ -96,11 +96,12 @@ def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = N
         groups.setdefault(rules.block_of(key), {})[key] = tensor
     root = groups.pop("")
     hidden, inner = _widths(tensors, groups, rules)
+    stored = _main_type(tensors)
     return Component(
         name=name,
-        root=Block(0, sum(map(_count, root.values()))),
-        blocks=tuple(_block(group, rules) for group in groups.values()),
-        stored=_main_type(tensors),
+        root=_block(root, rules, stored),
+        blocks=tuple(_block(group, rules, stored) for group in groups.values()),
+        stored=stored,
         hidden=hidden,
         inner=inner,
         files=_stored_weights(tensors, rules),
@@ -109,11 +110,11 @@ def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = N
 
 def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tuple[StoredWeights, ...]:
     """Return the weights by what they are stored in and what may be done with them."""
-    groups: dict[tuple[str, bool, bool, bool], list[TensorInfo]] = {}
+    groups: dict[tuple[str, bool, bool], list[TensorInfo]] = {}
     for name, tensor in tensors.items():
         linear = is_matrix(name, tensor.shape)
         castable = linear and not rules.why_dense(name, tensor.shape)
-        key = (stored_type(tensor.dtype), linear, castable, is_packed(tensor.dtype))
+        key = (stored_type(tensor.dtype), linear, castable)
         groups.setdefault(key, []).append(tensor)
     return tuple(
         StoredWeights(
@@ -123,9 +124,8 @@ def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tupl
             rows=sum(tensor.shape[0] for tensor in group) if linear else 0,
             linear=linear,
             castable=castable,
-            packed=packed,
         )
-        for (kind, linear, castable, packed), group in sorted(groups.items())
+        for (kind, linear, castable), group in sorted(groups.items())
     )
 
 
@@ -140,7 +140,7 @@ def _castable(group: Mapping[str, TensorInfo], rules: CastRules) -> list[TensorI
     return [tensor for key, tensor in group.items() if not rules.why_dense(key, tensor.shape)]
 
 
-def _block(group: Mapping[str, TensorInfo], rules: CastRules) -> Block:
+def _block(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> Block:
     linear = _castable(group, rules)
     counts = [_count(tensor) for tensor in linear]
     return Block(
@@ -148,6 +148,28 @@ def _block(group: Mapping[str, TensorInfo], rules: CastRules) -> Block:
         kept=sum(map(_count, group.values())) - sum(counts),
         rows=sum(tensor.shape[0] for tensor in linear),
         largest=max(counts, default=0),
+        in_file=_in_file(group, rules, stored),
+    )
+
+
+def _in_file(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> InFile:
+    """Return which weights of a block the file has in the format that most of the component's are in."""
+    packed = weight_format(stored)
+    if packed is None:
+        return InFile()
+    having = {
+        name: tensor
+        for name, tensor in group.items()
+        if stored_type(tensor.dtype) == stored and is_matrix(name, tensor.shape)
+    }
+    castable = [tensor for name, tensor in having.items() if not rules.why_dense(name, tensor.shape)]
+    return InFile(
+        format=stored,
+        weights=sum(map(_count, having.values())),
+        bytes=sum(packed.stored_bytes(one.dtype, _count(one), one.shape[0]) for one in having.values()),
+        castable=sum(map(_count, castable)),
+        castable_rows=sum(one.shape[0] for one in castable),
+        largest=max(map(_count, having.values()), default=0),
     )
 
 

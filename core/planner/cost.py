@@ -180,7 +180,7 @@ def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache:
     if reread_every_pass(phase, choice.compute, choice.storage, placement=choice.placement, cache=cache):
         read += (passes - 1) * component.mapped(choice.compute, choice.storage)
     touched, stored = component.bytes(choice.compute, choice.storage), weight_format(choice.storage)
-    linear = sum(block.linear for block in component.blocks)
+    linear = component.unpacked_weights(choice.storage)
     unpacking_rate = None if machine.rates is None else machine.rates.unpacking.get(choice.storage)
     if stored is not None and not choice.native_matmul and unpacking_rate is None:
         touched += stored.unpacking_traffic(linear, choice.compute)

@@ -10,6 +10,27 @@ from .plan_types import Compute, PhaseName, Storage, VariantName
 
 
 @dataclass(frozen=True)
+class InFile:
+    """Weights of the Linear layers of one block that its file has in a format, and that stay so where it is planned.
+
+    Attributes:
+        format: the name of the format.
+        weights: their number.
+        bytes: what they take as they are held.
+        castable: those of them that may be cast to a format.
+        castable_rows: output channels of those layers.
+        largest: weights of the largest layer.
+    """
+
+    format: Storage = ""
+    weights: int = 0
+    bytes: int = 0
+    castable: int = 0
+    castable_rows: int = 0
+    largest: int = 0
+
+
+@dataclass(frozen=True)
 class Block:
     """Parameters of one block, the unit that is streamed.
 
@@ -18,12 +39,14 @@ class Block:
         kept: all other parameters: biases, norms, embeddings, Linear layers on the keep-list.
         rows: output channels of the `linear` layers together.
         largest: weights of the largest of the `linear` layers; one is unpacked at a time.
+        in_file: what its file has in a format already, castable or not.
     """
 
     linear: int
     kept: int
     rows: int = 0
     largest: int = 0
+    in_file: InFile = InFile()
 
     @property
     def parameters(self) -> int:
@@ -40,7 +63,19 @@ class Block:
         stored = weight_format(storage)
         if stored is None:
             return self.parameters * BYTES_BY_SHORT_NAME[compute]
-        return stored.bytes(self.linear, self.rows) + self.kept * BYTES_BY_SHORT_NAME[compute]
+        held = self.in_file if self.in_file.format == storage else InFile()
+        cast = self.linear - held.castable if stored.can_cast else 0
+        size = held.bytes + (stored.bytes(cast, self.rows - held.castable_rows) if cast else 0)
+        return size + (self.parameters - held.weights - cast) * BYTES_BY_SHORT_NAME[compute]
+
+    def unpacked(self, compute: Compute, storage: Storage) -> int:
+        """Return the peak that unpacking its largest layer adds; see `bytes`."""
+        stored = weight_format(storage)
+        if stored is None:
+            return 0
+        in_file = self.in_file.largest if self.in_file.format == storage else 0
+        largest = max(self.largest if stored.can_cast else 0, in_file)
+        return stored.unpacked_bytes(largest, compute) if largest else 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +89,6 @@ class StoredWeights:
         rows: output channels of Linear layers.
         linear: whether they are of Linear layers, which stay in a format that the file has them in.
         castable: whether they are of Linear layers that may be cast to a format.
-        packed: whether they are unpacked as they are read, as GGUF's blocks are.
     """
 
     type: Storage
@@ -63,16 +97,15 @@ class StoredWeights:
     rows: int = 0
     linear: bool = False
     castable: bool = False
-    packed: bool = False
 
     def copied(self, compute: Compute, storage: Storage) -> int | None:
         """Return the bytes of main memory that they take beside their file; None where they stay in it, mapped."""
         in_file, wanted = weight_format(self.type), weight_format(storage)
-        if in_file is not None and self.linear and wanted in (None, in_file):
+        if in_file is not None and self.linear and wanted is in_file:
             return None
-        if in_file is None and self.castable and wanted is not None:
+        if self.castable and wanted is not None and wanted.can_cast:
             return wanted.bytes(self.weights, self.rows)
-        if self.type == compute and not self.packed:
+        if self.type == compute:
             return None
         return self.weights * BYTES_BY_SHORT_NAME[compute]
 
@@ -106,8 +139,8 @@ class Component:
         return self.root.parameters + sum(block.parameters for block in self.blocks)
 
     def bytes(self, compute: Compute, storage: Storage) -> int:
-        """Return the bytes of all parameters; see `Block.bytes`. The root is never cast."""
-        return self.root.bytes(compute, compute) + sum(block.bytes(compute, storage) for block in self.blocks)
+        """Return the bytes of all parameters; see `Block.bytes`. The root has nothing to cast."""
+        return self.root.bytes(compute, storage) + sum(block.bytes(compute, storage) for block in self.blocks)
 
     def streamed_bytes(self, compute: Compute, storage: Storage) -> int:
         """Return the bytes that one pass over the blocks moves to the device."""
@@ -119,8 +152,16 @@ class Component:
 
     def unpacked(self, compute: Compute, storage: Storage) -> int:
         """Return the peak that unpacking layers adds: that of the largest, as one is unpacked at a time."""
-        stored, largest = weight_format(storage), max((block.largest for block in self.blocks), default=0)
-        return 0 if stored is None else stored.unpacked_bytes(largest, compute)
+        return max(block.unpacked(compute, storage) for block in (self.root, *self.blocks))
+
+    def unpacked_weights(self, storage: Storage) -> int:
+        """Return how many weights are unpacked in one pass; see `bytes`."""
+        stored = weight_format(storage)
+        if stored is None:
+            return 0
+        held = [block.in_file for block in (self.root, *self.blocks) if block.in_file.format == storage]
+        cast = sum(block.linear for block in self.blocks) - sum(one.castable for one in held)
+        return sum(one.weights for one in held) + (cast if stored.can_cast else 0)
 
     def contents(self) -> tuple[StoredWeights, ...]:
         """Return `files`, or what stands in for them."""
@@ -226,9 +267,13 @@ class Phase:
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
-def every_storage(plain: Compute = "bf16") -> tuple[Storage, ...]:
-    """Return what the weights of a phase may be stored in: as they are computed with, then every format there is."""
-    return (plain, *FORMATS)
+def every_storage(component: Component, plain: Compute = "bf16") -> tuple[Storage, ...]:
+    """Return what a component's weights may be stored in.
+
+    First as they are computed with, then in every format that they can be cast to, or that its files have them in.
+    """
+    formats = (name for name, one in FORMATS.items() if one.can_cast or name == component.stored)
+    return (plain, *formats)
 
 
 HEAD = 64  # width of an attention head in T5 and BERT

@@ -109,7 +109,9 @@ class LocalModel:
             host=self._host,
             meter=Meter(device),
             compile_step=self._handle.compile_step,
-            may_pack=self._handle.precision == AUTO and not self._handle.compile_step,
+            may_pack=self._handle.precision == AUTO
+            and weight_format(self._handle.memory) is None
+            and not self._handle.compile_step,
         )
         text, ran = execute_plan(
             phases(components, work),
@@ -192,39 +194,49 @@ class PromptRun:
 
     def _load(self, choice: PhasePlan, processor: Processor) -> Any:
         parts = ModelParts(PROMPT, in_parts(self.found), self.host)
-        model = self._packed(parts, choice) if self._packs(choice) else parts.load(COMPONENT, choice)
+        packed_bytes = 2 * parts.components()[COMPONENT].parameters  # in fp16 first
+        packs = self._packs(choice, packed_bytes)
+        model = self._packed(parts, packed_bytes) if packs else parts.load(COMPONENT, choice)
         if self.found.parts:
             configure_single_file(model, processor)
         else:
             model.generation_config = generation_config(self.found.path, model)
         return model
 
-    def _packs(self, choice: PhasePlan) -> bool:
+    def _packs(self, choice: PhasePlan, packed_bytes: int) -> bool:
         """Return whether weights packed in their file stay so: on a CPU, where no number type is asked for."""
         from ..files.gguf_blocks import UNPACKERS
         from ..files.open import read_header
+        from ..main_memory import has_room
         from .packed_layers import can_pack
 
-        if not self.may_pack or self.meter.device != "cpu" or weight_format(choice.storage) or not can_pack():
+        stored = weight_format(choice.storage)
+        if not self.may_pack or self.meter.device != "cpu" or not can_pack():
+            return False
+        # FBGEMM multiplies faster than the file's blocks are unpacked, and takes more memory than they do.
+        if stored is not None and (stored.can_cast or not has_room(packed_bytes, 0)):
             return False
         files = [path for path in self.found.place(COMPONENT) if path.is_file()]
         return any(entry.dtype in UNPACKERS for path in files for entry in read_header(path).entries.values())
 
-    def _packed(self, parts: ModelParts, choice: PhasePlan) -> Any:
+    def _packed(self, parts: ModelParts, packed_bytes: int) -> Any:
         """Return the model with packed weights; in the slot of the other, so that only one of them is in memory."""
         from ..checkpoints.load import load_component
         from .packed_layers import pack
 
         def read() -> Any:
-            # In fp16 first, in half the memory that the plan has counted.
             model = load_component(
-                COMPONENT, self.found.place(COMPONENT), dtype="fp16", cancelled=self.host.check_cancelled
+                COMPONENT,
+                self.found.place(COMPONENT),
+                dtype="fp16",
+                storage="fp16",
+                cancelled=self.host.check_cancelled,
             )
             pack(model)
             return model
 
         slot, key = f"{PROMPT.key}/{COMPONENT}", (parts.identity(COMPONENT), "packed")
-        return cached_model(slot, key, read, self.host, size=choice.weights // 2)
+        return cached_model(slot, key, read, self.host, size=packed_bytes)
 
 
 def _generator(

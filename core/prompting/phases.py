@@ -52,7 +52,7 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
             name="expand",
             component=component,
             computes=("bf16",),
-            storages=every_storage(),
+            storages=every_storage(component),
             # The chat's tokens go through in one pass, then one token a pass.
             flops=2.0 * component.parameters * tokens / work.max_new_tokens,
             linear_share=0.0,
