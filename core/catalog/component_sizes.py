@@ -20,7 +20,7 @@ from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
 from ..planner.phases import Block, Component, InFile, StoredWeights
-from ..quantization.policy import NOTHING_CAST, CastRules, is_matrix
+from ..quantization.policy import NOTHING_CAST, CastRules
 from ..quantization.registry import stored_type, weight_format
 from .installed_model import InstalledModel
 from .selection import ModelHandle, choose_model, model_choices
@@ -112,7 +112,7 @@ def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tupl
     """Return the weights by what they are stored in and what may be done with them."""
     groups: dict[tuple[str, bool, bool], list[TensorInfo]] = {}
     for name, tensor in tensors.items():
-        linear = is_matrix(name, tensor.shape)
+        linear = rules.is_linear(name, tensor.shape)
         castable = linear and not rules.why_dense(name, tensor.shape)
         key = (stored_type(tensor.dtype), linear, castable)
         groups.setdefault(key, []).append(tensor)
@@ -160,7 +160,7 @@ def _in_file(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> 
     having = {
         name: tensor
         for name, tensor in group.items()
-        if stored_type(tensor.dtype) == stored and is_matrix(name, tensor.shape)
+        if stored_type(tensor.dtype) == stored and rules.is_linear(name, tensor.shape)
     }
     castable = [tensor for name, tensor in having.items() if not rules.why_dense(name, tensor.shape)]
     return InFile(

@@ -1,4 +1,4 @@
-"""GGUF files: their headers, and their tensors, dequantized as they are read.
+"""GGUF files: their headers, and their tensors, packed as they are or dequantized as they are read.
 
 The format: docs/gguf.md of ggml-org/ggml.
 """

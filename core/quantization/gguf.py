@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .gguf_linear import GgufLinear
 
 # Bytes for each weight of a piece while it is unpacked, from live tensors of Q5_K, which takes most.
-UNPACKING_BYTES = 24
+UNPACKING_BYTES = 12
 # Bytes for each weight that the operations of Q4_K read and write, counted: pieces of many fit no cache of a card.
 UNPACKING_TRAFFIC = 40
 SAMPLED = "Q4_K"  # the type that most files for small cards have

@@ -19,6 +19,8 @@ STORED = "stored so in the file"
 OUTSIDE = "outside the blocks"
 NO_BLOCKS = "has no blocks to cast"
 NO_LINEAR = "norms, biases and tables"
+# The last part of the name of a table that is looked up: a matrix that no Linear layer multiplies with.
+EMBEDDINGS = ("shared", "embed_tokens", "word_embeddings", "token_embedding", "token_embd")
 PLAIN = "not to be cast"
 
 
@@ -30,10 +32,13 @@ class CastRules:
         block_lists: dotted names of its lists of blocks, such as ("blocks", "vace_blocks"); layers outside them
             are left alone.
         keep: {pattern (fnmatch) of the names of layers inside them that are left alone: why}.
+        spared: parts of the names of layers, inside and outside, that are never held in a format, as the code of the
+            model works with their weights (diffusers' `_skip_layerwise_casting_patterns`).
     """
 
     block_lists: tuple[str, ...] = ()
     keep: Mapping[str, str] = field(default_factory=dict)
+    spared: tuple[str, ...] = ()
 
     def block_of(self, name: str) -> str:
         """Return "blocks.7" for a tensor or layer of that block, "" for one outside all lists.
@@ -55,6 +60,12 @@ class CastRules:
         layer = name.removesuffix(WEIGHT)
         return next((f"kept: {why}" for pattern, why in self.keep.items() if fnmatchcase(layer, pattern)), "")
 
+    def is_linear(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Return whether a tensor looks like the weight of a Linear layer that a format may hold, without a module."""
+        layer = name.removesuffix(WEIGHT)
+        is_matrix = len(shape) == 2 and layer != name and not layer.endswith(EMBEDDINGS)
+        return is_matrix and not any(part in name for part in self.spared)
+
     @property
     def identity(self) -> str:
         """A text that changes with the layers that are cast."""
@@ -63,14 +74,6 @@ class CastRules:
 
 
 NOTHING_CAST = CastRules()
-# The last part of the name of a table that is looked up: a matrix that no Linear layer multiplies with.
-EMBEDDINGS = ("shared", "embed_tokens", "word_embeddings", "token_embedding", "token_embd")
-
-
-def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether a tensor looks like the weight of a Linear layer, where no module can be asked."""
-    layer = name.removesuffix(WEIGHT)
-    return len(shape) == 2 and layer != name and not layer.endswith(EMBEDDINGS)
 
 
 class Tensor(Protocol):
@@ -113,14 +116,14 @@ def held_types(
         storage: the name of a format: Linear layers inside the blocks are cast to it, and those outside stay in it
             where the file has them so. None: every layer stays in the format that the file has it in. Any other
             name: all formats are unpacked.
-        linear: the names of the weights of Linear layers, where the module is known; else see `is_matrix`.
+        linear: the names of the weights of Linear layers, where the module is known; else see `CastRules.is_linear`.
     """
     wanted = weight_format(storage)
     found = {}
     for name, tensor in tensors.items():
         # What a file has in the format already is not rounded again, wherever it lies.
         in_file = weight_format(stored_type(tensor.dtype))
-        is_linear = name in linear if linear is not None else is_matrix(name, tensor.shape)
+        is_linear = name in linear if linear is not None else rules.is_linear(name, tensor.shape)
         why_dense = rules.why_dense(name, tensor.shape if is_linear else ())
         if in_file is not None and is_linear and (storage is None or in_file is wanted):
             found[name] = Held(in_file.name, STORED)
