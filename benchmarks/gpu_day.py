@@ -68,8 +68,10 @@ WHOLE = "memory.py --only phases --rounds 1 --steps 1"
 TOY_STEPS = f"{STEPS} --models toy --sizes {{q}}toy run{{q}}"
 TOY_WHOLE = f"{WHOLE} --models toy --sizes toy"
 GROUP_OFFLOAD = "{q}diffusers, group offload{q}"
-# The most telling first: the first call ends behind the step of 1.3B, the second before the last three. B1 to B7 are
-# the benchmarks that need a card: a step, a step under a cap, FP8, loading, the VAE, prompts, images.
+# Of the 14B: one process for all, since its weights take a minute to draw. Resident ways run out of 16 GB at once.
+STEP_WAYS = "{q}Piying, resident{q} {q}diffusers, resident{q} {q}Piying, fp8 matmul{q} {q}Piying, streamed{q} ComfyUI"
+# The most telling first: the first call ends behind the VAE at 480p, the second has the rest. B1 to B7 are the
+# benchmarks that need a card: a step, a step under a cap, FP8, loading, the VAE, prompts, images.
 PARTS = (
     Part(
         "kernels",
@@ -116,10 +118,18 @@ PARTS = (
         "memory.py --only vae --models toy --sizes toy --rounds 1 --types fp32",
     ),
     Part(
+        "step-14b-480p",
+        "B1, B2, B3: a step of VACE 14B, resident, and streamed in 16 GB",
+        265,
+        f"{STEPS} --models 14B --sizes 480p --caps 16 --ways {STEP_WAYS}",
+        f"{TOY_STEPS} --caps 16 --ways {STEP_WAYS}",
+        beside_comfyui=True,
+    ),
+    Part(
         "prompts",
         "B6: prompt expansion with a model of Qwen3-0.6B's size",
-        60,
-        "prompting.py --random --static --compile --rounds 2 --lines 2",
+        45,
+        "prompting.py --random --static --compile --rounds 2 --lines 1",
         "prompting.py --tokens 8 --static --rounds 1 --lines 1",
     ),
     Part(
@@ -133,6 +143,28 @@ PARTS = (
         "memory.py --only load --models toy --rounds 1",
     ),
     Part(
+        "whole-1.3b-480p-24gb-6gb",
+        "VACE 1.3B at 832 × 480, 81 frames, in 24 and 6 GB: prompt to frames",
+        45,
+        f"{WHOLE} --models 1.3B --sizes 480p --caps 24 6 --capped --ways Piying --runs 1",
+        f"{TOY_WHOLE} --caps 24 6 --capped --ways Piying --runs 1",
+    ),
+    Part(
+        "step-1.3b-6gb",
+        "B2: a step of VACE 1.3B in 6 GB",
+        50,
+        f"{STEPS} --models 1.3B --sizes 480p --caps 6 --capped --ways Piying {GROUP_OFFLOAD} ComfyUI",
+        f"{TOY_STEPS} --caps 6 --capped --ways Piying {GROUP_OFFLOAD} ComfyUI",
+        beside_comfyui=True,
+    ),
+    Part(
+        "vae-720p",
+        "B5: the VAE at 1280 × 720, 81 frames",
+        45,
+        "memory.py --only vae --models 1.3B --sizes 720p --rounds 1 --types fp16",
+        "memory.py --only vae --models toy --sizes toy --rounds 1 --types fp32",
+    ),
+    Part(
         "step-1.3b-480p-49",
         "A step of VACE 1.3B in a window of 49 frames, beside those of 81",
         20,
@@ -140,48 +172,10 @@ PARTS = (
         "speed.py --random toy --size {q}toy run{q} --rounds 1 --timed 1 --ways {q}Piying, resident{q}",
     ),
     Part(
-        "step-14b-480p",
-        "B1, B3: a step of VACE 14B, resident",
-        180,
-        f"{STEPS} --models 14B --sizes 480p --caps --ways resident {{q}}fp8 matmul{{q}} ComfyUI",
-        f"{TOY_STEPS} --caps --ways resident {{q}}fp8 matmul{{q}} ComfyUI",
-        beside_comfyui=True,
-    ),
-    Part(
-        "step-14b-480p-16gb",
-        "B2, B3: a step of VACE 14B in 16 GB, streamed",
-        190,
-        f"{STEPS} --models 14B --sizes 480p --caps 16 --capped --ways streamed {GROUP_OFFLOAD} {{q}}ComfyUI, fp8{{q}}",
-        f"{TOY_STEPS} --caps 16 --capped --ways streamed {GROUP_OFFLOAD} {{q}}ComfyUI, fp8{{q}}",
-        beside_comfyui=True,
-    ),
-    Part(
-        "whole-1.3b-480p-24gb-6gb",
-        "VACE 1.3B at 832 × 480, 81 frames, in 24 and 6 GB: prompt to frames, beside diffusers",
-        80,
-        f"{WHOLE} --models 1.3B --sizes 480p --caps 24 6 --capped --runs 1",
-        f"{TOY_WHOLE} --caps 24 6 --capped --runs 1",
-    ),
-    Part(
-        "step-1.3b-8gb-6gb",
-        "B2: a step of VACE 1.3B in 8 and 6 GB",
-        100,
-        f"{STEPS} --models 1.3B --sizes 480p --caps 8 6 --capped --ways Piying {GROUP_OFFLOAD} ComfyUI",
-        f"{TOY_STEPS} --caps 8 6 --capped --ways Piying {GROUP_OFFLOAD} ComfyUI",
-        beside_comfyui=True,
-    ),
-    Part(
-        "vae-720p",
-        "B5: the VAE at 1280 × 720, 81 frames",
-        130,
-        "memory.py --only vae --models 1.3B --sizes 720p --rounds 1 --types fp32 fp16",
-        "memory.py --only vae --models toy --sizes toy --rounds 1 --types fp32",
-    ),
-    Part(
         "contest",
         "Quality and predictions of each `speed`, built-in model, beside diffusers and ComfyUI",
-        60,
-        "speed.py --captions 2",
+        30,
+        "speed.py --captions 1",
         "speed.py --captions 1 --steps 4 --ways {q}speed fast{q} ComfyUI",
         beside_comfyui=True,
     ),

@@ -17,29 +17,12 @@ from typing import Any
 import torch
 from machine import be_quiet, describe, load_pack, write_json
 from measuring import is_card, peak, seconds, settle
+from published_models import sizes
 from wan_models import numbers
 from wan_steps import core
 
-# Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers, transformer/config.json; and a small one that any device runs.
-PUBLISHED: dict[str, Any] = {
-    "num_attention_heads": 16,
-    "attention_head_dim": 88,
-    "in_channels": 4,
-    "patch_size": 2,
-    "activation_fn": "gelu-approximate",
-    "sample_size": 128,
-    "hidden_size": 1408,
-    "num_layers": 40,
-    "mlp_ratio": 4.3637,
-    "learn_sigma": True,
-    "cross_attention_dim": 1024,
-    "cross_attention_dim_t5": 2048,
-    "pooled_projection_dim": 1024,
-    "text_len": 77,
-    "text_len_t5": 256,
-    "norm_type": "layer_norm",
-    "use_style_cond_and_image_meta_size": False,
-}
+PUBLISHED = sizes("hunyuan-dit-1.2")
+# A small one that any device runs.
 TOY = PUBLISHED | {"num_attention_heads": 2, "attention_head_dim": 32, "hidden_size": 64, "num_layers": 4}
 TOY_SIZE = 128
 # name: storage, whether the blocks are streamed, whether products are computed in FP8

@@ -44,9 +44,9 @@ def main() -> None:
         folder = Path(temporary)
         cases = options.only or [case for case in CASES if case != COMFYUI or os.environ.get("COMFYUI_PATH")]
         cases = [case for case in cases if options.dtype == "bf16" or case not in (KEPT, FP8_DIFFUSERS)]
-        size = write(RealFile("transformer", options.model, "diffusers", options.stored), folder)
+        size = write(RealFile("transformer", f"wan-{options.model}", "diffusers", options.stored), folder)
         if COMFYUI in cases:
-            write(RealFile(f"{ORIGINAL}/{WEIGHTS}", options.model, "original", options.stored), folder)
+            write(RealFile(f"{ORIGINAL}/{WEIGHTS}", f"wan-{options.model}", "original", options.stored), folder)
         if KEPT in cases:
             keep_cast(folder / "transformer" / WEIGHTS)
         print(", ".join(f"{key} {value}" for key, value in machine.items()))

@@ -33,6 +33,7 @@ from typing import Any
 
 import prompt_score
 from machine import ROOT, write_json
+from published_models import sizes
 
 LINES = (
     "a red ball",
@@ -41,16 +42,6 @@ LINES = (
     "蓝色背景,白色三角形向上",
     "a small fox in snow, 雪",
 )
-# config.json of Qwen/Qwen3-0.6B
-SIZES = {
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "layer_types": ["full_attention"] * 28,
-}
 MEGABYTE = 1e6
 
 
@@ -85,7 +76,12 @@ def make_random(models: Path) -> str:
     built_in, folder = ROOT / "builtin_models" / "prompt", models / "LLM" / "random"
     shutil.copytree(built_in, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     torch.manual_seed(0)
-    config = Qwen3Config.from_pretrained(built_in, **SIZES, dtype=torch.float32)
+    published = sizes("qwen3-0.6b")
+    # With the vocabulary of the built-in model, whose tokenizer it has.
+    for name in ("vocab_size", "eos_token_id", "max_position_embeddings"):
+        del published[name]
+    layers = {"layer_types": ["full_attention"] * published["num_hidden_layers"]}
+    config = Qwen3Config.from_pretrained(built_in, **published, **layers, dtype=torch.float32)
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return "LLM/random"
 
@@ -176,7 +172,7 @@ def ours(model: Any, chats: list[Any], timed: Timed) -> tuple[int, float, float]
             asked = timed.clock()
             write(chat, None, request)
             waits += timed.times[0] - asked
-            tokens += len(timed.times)
+            tokens += len(timed.times) - 1  # the last step says that the answer is over
         return ""
 
     model.run(use, chats[0][1].max_new_tokens)

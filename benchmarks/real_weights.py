@@ -15,7 +15,7 @@ import shutil
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from published_models import random_model
 
 ROOT = Path(__file__).resolve().parents[1]
 POOL = 4_194_301  # Gaussian numbers that all weights are cut from; a prime, so that no two rows of a matrix are alike
@@ -35,61 +36,13 @@ TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "
 Tensors = dict[str, torch.Tensor]
 
 
-def models() -> dict[str, Callable[[], torch.nn.Module]]:
-    """Return what makes each published model, to be called on the meta device."""
-    import diffusers
-    import transformers
-    from wan_models import CONFIGS
-
-    def t5(name: str, vocabulary: int, width: int, inner: int, heads: int) -> torch.nn.Module:
-        sizes = {"vocab_size": vocabulary, "d_model": width, "d_kv": 64, "num_heads": heads, "d_ff": inner}
-        config = getattr(transformers, f"{name}Config")(**sizes, num_layers=24, feed_forward_proj="gated-gelu")
-        return getattr(transformers, f"{name}EncoderModel")(config)
-
-    def bert() -> torch.nn.Module:
-        sizes = {"vocab_size": 47020, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
-        return transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=4096))
-
-    def qwen3(width: int, inner: int, layers: int, heads: int) -> torch.nn.Module:
-        sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "head_dim": 128}
-        sizes |= {"vocab_size": 151936, "num_attention_heads": heads, "num_key_value_heads": 8}
-        options = {"tie_word_embeddings": True, "max_position_embeddings": 40960, "eos_token_id": 151645}
-        return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes, **options))
-
-    def kl_vae() -> torch.nn.Module:
-        down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-        sizes = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "scaling_factor": 0.13025}
-        return diffusers.AutoencoderKL(down_block_types=down, up_block_types=up, **sizes)
-
-    def hunyuan() -> torch.nn.Module:
-        sizes = {"num_attention_heads": 16, "attention_head_dim": 88, "hidden_size": 1408, "num_layers": 40}
-        sizes |= {"in_channels": 4, "patch_size": 2, "mlp_ratio": 4.3637, "sample_size": 128}
-        sizes |= {"cross_attention_dim": 1024, "cross_attention_dim_t5": 2048, "pooled_projection_dim": 1024}
-        return diffusers.HunyuanDiT2DModel(
-            **sizes, activation_fn="gelu-approximate", learn_sigma=True, use_style_cond_and_image_meta_size=False
-        )
-
-    return {
-        "vace-1.3b": lambda: diffusers.WanVACETransformer3DModel(**CONFIGS["1.3B"]),
-        "vace-14b": lambda: diffusers.WanVACETransformer3DModel(**CONFIGS["14B"]),
-        "umt5-xxl": lambda: t5("UMT5", 256384, 4096, 10240, 64),
-        "wan-vae": lambda: diffusers.AutoencoderKLWan(),
-        "hunyuan-dit-1.2": hunyuan,
-        "chinese-clip": bert,
-        "mt5-xl": lambda: t5("T5", 250112, 2048, 5120, 32),
-        "hunyuan-vae": kl_vae,
-        "qwen3-0.6b": lambda: qwen3(1024, 3072, 28, 16),
-        "qwen3-4b": lambda: qwen3(2560, 9728, 36, 32),
-    }
-
-
 @dataclass(frozen=True)
 class RealFile:
     """A published file, or the folder of a component.
 
     Attributes:
         path: in a folder of models. One without a suffix is a folder: a configuration and shards.
-        model: one of `models`.
+        model: one of `published_models`.
         names: "diffusers" for those of the class, else "original" or "llama.cpp".
         type: "fp32", "fp16", "bf16", "fp8" as Kijai casts them (as they are), "fp8 scaled" as ComfyUI's files are,
             "Q8_0" or "Q4_K"; of packed ones all that is no matrix of a block is in fp16, in GGUF files fp32.
@@ -103,12 +56,16 @@ class RealFile:
 
 HUNYUAN = "diffusers/HunyuanDiT-v1.2-Diffusers"
 FILES = {
-    "vace-1.3b-fp16": RealFile("diffusion_models/wan2.1_vace_1.3B_fp16.safetensors", "vace-1.3b", "original", "fp16"),
-    "vace-1.3b-fp8": RealFile("diffusion_models/wan2.1_vace_1.3B_fp8.safetensors", "vace-1.3b", "original", "fp8"),
-    "vace-1.3b-q4": RealFile("diffusion_models/wan2.1_vace_1.3B_Q4_K.gguf", "vace-1.3b", "original", "Q4_K"),
-    "vace-1.3b-bf16": RealFile("diffusers/Wan2.1-VACE-1.3B-diffusers/transformer", "vace-1.3b", "diffusers", "bf16"),
+    "vace-1.3b-fp16": RealFile(
+        "diffusion_models/wan2.1_vace_1.3B_fp16.safetensors", "wan-vace-1.3b", "original", "fp16"
+    ),
+    "vace-1.3b-fp8": RealFile("diffusion_models/wan2.1_vace_1.3B_fp8.safetensors", "wan-vace-1.3b", "original", "fp8"),
+    "vace-1.3b-q4": RealFile("diffusion_models/wan2.1_vace_1.3B_Q4_K.gguf", "wan-vace-1.3b", "original", "Q4_K"),
+    "vace-1.3b-bf16": RealFile(
+        "diffusers/Wan2.1-VACE-1.3B-diffusers/transformer", "wan-vace-1.3b", "diffusers", "bf16"
+    ),
     "vace-14b-fp8-scaled": RealFile(
-        "diffusion_models/wan2.1_vace_14B_fp8_scaled.safetensors", "vace-14b", "original", "fp8 scaled"
+        "diffusion_models/wan2.1_vace_14B_fp8_scaled.safetensors", "wan-vace-14b", "original", "fp8 scaled"
     ),
     "umt5-xxl-fp16": RealFile("text_encoders/umt5_xxl_fp16.safetensors", "umt5-xxl", "diffusers", "fp16"),
     "umt5-xxl-fp8-scaled": RealFile(
@@ -132,7 +89,7 @@ BESIDE = {"diffusers/HunyuanDiT": "hunyuan_dit", "LLM": "prompt", "diffusers/Wan
 def write(file: RealFile, root: Path) -> int:
     """Write one file, or the folder of a component; return its bytes."""
     with torch.device("meta"):
-        module = models()[file.model]()
+        module = random_model(file.model)
     state = _stored(file, module)
     path = root / file.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +112,8 @@ def _stored(file: RealFile, module: torch.nn.Module) -> Tensors:
     # As a file has them: what the class ties to another tensor is there once.
     state = dict(module.named_parameters()) | dict(_saved_buffers(module))
     if file.names == "original":
-        original = {"vace": names.wan_transformer, "umt5": names.umt5, "wan": names.wan_vae}
-        state = original[file.model.partition("-")[0]](state)
+        original = {"umt5-xxl": names.umt5, "wan-vae": names.wan_vae}
+        state = original.get(file.model, names.wan_transformer)(state)
     elif file.names == "llama.cpp":
         state = gguf_writer.renamed(state, gguf_writer.T5_NAMES)
     if file.type in TYPES and file.type != "fp8":

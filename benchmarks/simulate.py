@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
+import logging
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -35,6 +36,7 @@ if "piying" not in sys.modules:
 
 import torch  # noqa: E402
 from caching_allocator import MIB, least_reserved, live_peak  # noqa: E402
+from machine import command, describe, write_json  # noqa: E402
 from piying.core.catalog.component_sizes import listed_components  # noqa: E402
 from piying.core.catalog.installed_model import built_in  # noqa: E402
 from piying.core.checkpoints.assemble import assemble  # noqa: E402
@@ -48,13 +50,13 @@ from piying.core.files.dtypes import torch_dtype  # noqa: E402
 from piying.core.files.stored_tensor import StoredTensor  # noqa: E402
 from piying.core.host.headless import HeadlessHost  # noqa: E402
 from piying.core.planner.cost import FP32_SLOWDOWN, Choice, cost  # noqa: E402
-from piying.core.planner.machine import ALLOCATOR_BYTES, ALLOCATOR_SHARE, Allocator, Machine, synthetic  # noqa: E402
+from piying.core.planner.machine import ALLOCATOR_BYTES, WORKSPACES, Allocator, Machine, synthetic  # noqa: E402
 from piying.core.planner.phases import Component, Phase  # noqa: E402
 from piying.core.planner.plan import plan  # noqa: E402
 from piying.core.planner.plan_types import PhasePlan  # noqa: E402
 from piying.core.quantization.scaled_tensor import ScaledTensor  # noqa: E402
+from published_models import CONFIGURATIONS  # noqa: E402
 from simulated_card import CUDA, Count, SimulatedCard  # noqa: E402
-from wan_models import CONFIGS  # noqa: E402
 
 GIB = 2**30
 FAMILIES = {family.key: family for family in ALL_FAMILIES}
@@ -67,104 +69,11 @@ ALLOCATORS: dict[Allocator, dict[str, Any]] = {
 TOLERANCE = 1.05  # of what a plan sets aside, beside the bytes that are the same for all phases
 PAIRS = 6  # main blocks that are run, with their VACE blocks
 TILED_FRAMES = 9  # of videos in tiles: one tile is like another, and a later latent frame like the one before
+LARGEST_SIDE = 2048  # of images; there their VAE works in tiles on small cards
+CHAT_TOKENS, ANSWER_TOKENS = 512, 16  # of a prompt model: one pass for a token is like another
 STEPS = 3  # the scheduler then holds all of the history that it keeps
 PROMPT = "A red kite over the sea. " * 80
 
-T5 = {"d_kv": 64, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True}
-QWEN3 = {"head_dim": 128, "num_key_value_heads": 8, "vocab_size": 151_936, "max_position_embeddings": 40_960}
-VAE_2D = {
-    "_class_name": "AutoencoderKL",
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-}
-# What config.json of the published models says, by the names of the manifest's components.
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "wan-vace-1.3b": {"_class_name": "WanVACETransformer3DModel", "text_dim": 4096, **CONFIGS["1.3B"]},
-    "wan-vace-14b": {"_class_name": "WanVACETransformer3DModel", "text_dim": 4096, **CONFIGS["14B"]},
-    "umt5-xxl": {
-        "architectures": ["UMT5EncoderModel"],
-        "model_type": "umt5",
-        "vocab_size": 256_384,
-        "d_model": 4096,
-        "d_ff": 10_240,
-        "num_heads": 64,
-        "num_layers": 24,
-        **T5,
-    },
-    "wan-vae": {"_class_name": "AutoencoderKLWan"},
-    "hunyuan-dit-1.2": {
-        "_class_name": "HunyuanDiT2DModel",
-        "num_attention_heads": 16,
-        "attention_head_dim": 88,
-        "in_channels": 4,
-        "patch_size": 2,
-        "activation_fn": "gelu-approximate",
-        "sample_size": 128,
-        "hidden_size": 1408,
-        "num_layers": 40,
-        "mlp_ratio": 4.3637,
-        "learn_sigma": True,
-        "cross_attention_dim": 1024,
-        "cross_attention_dim_t5": 2048,
-        "pooled_projection_dim": 1024,
-        "text_len": 77,
-        "text_len_t5": 256,
-        "norm_type": "layer_norm",
-        "use_style_cond_and_image_meta_size": False,
-    },
-    "chinese-clip": {
-        "architectures": ["BertModel"],
-        "model_type": "bert",
-        "vocab_size": 47_020,
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-    },
-    "mt5-xl": {
-        "architectures": ["T5EncoderModel"],
-        "model_type": "t5",
-        "vocab_size": 250_112,
-        "d_model": 2048,
-        "d_ff": 5120,
-        "num_heads": 32,
-        "num_layers": 24,
-        **T5,
-    },
-    "hunyuan-vae": {**VAE_2D, "latent_channels": 4, "sample_size": 1024, "scaling_factor": 0.13025},
-    "z-image": {"_class_name": "ZImageTransformer2DModel"},
-    "qwen3-4b": {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "hidden_size": 2560,
-        "intermediate_size": 9728,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "tie_word_embeddings": True,
-        **QWEN3,
-    },
-    "qwen3-0.6b": {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "tie_word_embeddings": True,
-        **QWEN3,
-    },
-    "flux-vae": {
-        **VAE_2D,
-        "latent_channels": 16,
-        "sample_size": 1024,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "scaling_factor": 0.3611,
-        "shift_factor": 0.1159,
-    },
-}
 # {model of the manifest: its components' names there}
 PARTS: dict[str, dict[str, str]] = {
     "1.3b": {"transformer": "wan-vace-1.3b", "text_encoder": "umt5-xxl", "vae": "wan-vae"},
@@ -176,11 +85,15 @@ PARTS: dict[str, dict[str, str]] = {
         "vae": "hunyuan-vae",
     },
     "z-image": {"transformer": "z-image", "text_encoder": "qwen3-4b", "vae": "flux-vae"},
+    "qwen3-0.6b": {"prompt_model": "qwen3-0.6b"},
+    "qwen3-4b": {"prompt_model": "qwen3-4b"},
 }
 
 
 class Weight(StoredTensor):
-    """A weight of a file that is not there."""
+    """A weight of a file that is not there; like one that is mapped, it is no copy where it keeps its type."""
+
+    is_view = True
 
     def __init__(self, card: SimulatedCard, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self._card, self.shape, self.dtype = card, shape, dtype
@@ -308,6 +221,7 @@ class Row:
 def rows() -> list[Row]:
     """Return the rows of the planning table, and those of tasks beside it."""
     from piying.core.hunyuan_dit.phases import ImageWork
+    from piying.core.prompting.phases import PromptWork
     from piying.core.wan.phases import VideoWork
     from piying.core.z_image.phases import ZImageWork
 
@@ -340,12 +254,19 @@ def rows() -> list[Row]:
             found.append(
                 replace(found[-len(tasks)], title=f"{found[-len(tasks)].title}, LoRA of rank 64", lora_rank=64)
             )
-    size = {"width": 1024, "height": 1024}
-    found.append(Row("Hunyuan-DiT", "hunyuan_dit", "hunyuan", "hunyuan-dit-v1.2", ImageWork(1024, 1024), size))
-    edit = ZImageWork(1024, 1024, has_image=True)
-    found.append(Row("Z-Image, image to image", "z_image", "z-image", "z-image-turbo", edit, size))
-    guided = ZImageWork(1024, 1024, cfg=5.0)
-    found.append(Row("Z-Image, cfg 5", "z_image", "z-image", "z-image-turbo-bf16", guided, {**size, "cfg": 5.0}))
+    for side in (1024, LARGEST_SIDE):
+        size = {"width": side, "height": side}
+        title = f"{side}×{side}"
+        images = ImageWork(side, side)
+        found.append(Row(f"Hunyuan-DiT, {title}", "hunyuan_dit", "hunyuan", "hunyuan-dit-v1.2", images, size))
+        edit = ZImageWork(side, side, has_image=True)
+        found.append(Row(f"Z-Image, {title}, image to image", "z_image", "z-image", "z-image-turbo", edit, size))
+        guided = ZImageWork(side, side, cfg=5.0)
+        with_cfg = {**size, "cfg": 5.0}
+        found.append(Row(f"Z-Image, {title}, cfg 5", "z_image", "z-image", "z-image-turbo-bf16", guided, with_cfg))
+    for model, title in (("qwen3-0.6b", "Qwen3 0.6B"), ("qwen3-4b", "Qwen3 4B")):
+        chat = PromptWork(prompt_tokens=CHAT_TOKENS, max_new_tokens=ANSWER_TOKENS)
+        found.append(Row(f"{title}, {ANSWER_TOKENS} tokens", "prompt", model, model, chat, {"width": 0}))
     return found
 
 
@@ -356,7 +277,7 @@ def simulate(row: Row, choice: PhasePlan, *, all_blocks: bool = False) -> Count:
     with tempfile.TemporaryDirectory() as scratch:
         host = HeadlessHost(chosen_device="cpu", cache=Path(scratch))
         host.device = lambda: CUDA  # type: ignore[method-assign]
-        found = built_in("wan_vace" if row.family != "hunyuan_dit" else "hunyuan_dit")
+        found = built_in(row.family if row.family in ("hunyuan_dit", "prompt") else "wan_vace")
         if row.family == "z_image":
             found = replace(found, parts={"tokenizer": (built_in("prompt").path,)})
         parts = SimulatedParts(family, found, host, (), card, PARTS[row.parts], row.lora_rank, all_blocks)
@@ -460,7 +381,49 @@ def _run_z_image(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choic
         decode_phase(parts, choice, meter, latents)
 
 
-RUNS: dict[str, Callable[..., None]] = {"wan_vace": _run_wan, "hunyuan_dit": _run_hunyuan, "z_image": _run_z_image}
+def _run_prompt(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: PhasePlan) -> None:
+    from piying.core.prompting import generation
+    from piying.core.prompting.local_model import PromptRun
+    from piying.core.prompting.messages import Chat
+    from piying.core.prompting.request import ExpandRequest
+
+    class SimulatedRun(PromptRun):
+        """Generates as many tokens as it may: no number tells where the answer ends."""
+
+        def _load(self, choice: PhasePlan, processor: Any) -> Any:
+            model, left = parts.load("prompt_model", choice), iter(range(row.work.max_new_tokens))
+            model._has_unfinished_sequences = lambda *_, **__: next(left, None) is not None
+            return model
+
+    found = built_in("prompt")
+    words = PROMPT.split()
+    chat, tokens = Chat("", ""), generation.load_processor(found).tokenizer
+    while len(tokens(chat.system).input_ids) < row.work.prompt_tokens:
+        chat = replace(chat, system=" ".join([chat.system, *words[:6]]))
+    request = ExpandRequest("", max_new_tokens=row.work.max_new_tokens)
+    run = SimulatedRun(
+        found=found,
+        use=lambda generate: generate(chat, None, request).text,
+        host=host,
+        meter=meter,
+        compile_step=False,
+        may_pack=False,
+    )
+    made: Any = SimpleNamespace(phase=lambda _name: choice)
+    # A build of torch without CUDA has no generators to keep; scores are judged by numbers.
+    with (
+        mock.patch.object(torch.random, "fork_rng", lambda **_: nullcontext()),
+        mock.patch.object(generation, "_check_logits", lambda _tokens, logits: logits),
+    ):
+        run.attempt(made)
+
+
+RUNS: dict[str, Callable[..., None]] = {
+    "wan_vace": _run_wan,
+    "hunyuan_dit": _run_hunyuan,
+    "z_image": _run_z_image,
+    "prompt": _run_prompt,
+}
 
 
 @dataclass(frozen=True)
@@ -487,14 +450,15 @@ class Case:
 def cases(some: list[Row], cards: Iterable[int] = CARDS, *, all_blocks: bool = False) -> list[Case]:
     """Return the ways in which plans for cards of all sizes run the phases of rows, each once."""
     found: dict[tuple[Any, ...], Case] = {}
-    for row in some:
-        for card in cards:
-            for ram, allocator in product(MEMORIES, ALLOCATORS):
-                made = plan(row.phases(), synthetic(card, ram, allocator))
-                for choice in made.phases if made.fits else ():
-                    if choice.placement != "cpu":
-                        case = _case(row, choice, synthetic(card, ram), all_blocks=all_blocks)
-                        found.setdefault(case.key, case)
+    for row, card, ram, allocator in product(some, cards, MEMORIES, ALLOCATORS):
+        newer = synthetic(card, ram, allocator)
+        # Cards before 2022 multiply in no format: what is stored in one there is unpacked.
+        for machine in (newer, replace(newer, native_flops={})):
+            made = plan(row.phases(), machine)
+            for choice in made.phases if made.fits else ():
+                if choice.placement != "cpu":
+                    case = _case(row, choice, synthetic(card, ram), all_blocks=all_blocks)
+                    found.setdefault(case.key, case)
     return list(found.values())
 
 
@@ -579,7 +543,7 @@ def _set_aside(case: Case, allocator: Allocator) -> int:
     way, machine = case.choice, synthetic(24, allocator=allocator)
     variant = next(one for one in case.phase.variants if one.name == way.variant)
     choice = Choice(way.compute, way.storage, way.placement, variant, way.native_matmul)
-    return int(cost(case.phase, choice, machine).vram * (1 + ALLOCATOR_SHARE[allocator])) + ALLOCATOR_BYTES
+    return cost(case.phase, choice, machine).room - WORKSPACES
 
 
 def main() -> int:
@@ -589,14 +553,14 @@ def main() -> int:
     parser.add_argument("--all-blocks", action="store_true", help="run blocks that are alike, and all tiles")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
+    logging.getLogger("piying").setLevel(logging.ERROR)  # prompts are too long on purpose
     print("GiB; set aside and needed: with expandable segments / large blocks unsplit / torch's default.")
     print("Workspaces of cuDNN are not counted.")
-    print(f"{'plan':>7}{'live':>7}  {'set aside':<21}{'needed':<21}{'TFLOP, plan':>12}{'copied':>8}{'s':>7}")
+    print(f"{'plan':>7}{'live':>7}  {'set aside':<23}{'needed':<23}{'TFLOP, plan':>12}{'copied':>8}{'s':>7}")
     found, title = [], ""
     for case in cases(rows(), all_blocks=options.all_blocks):
         if not any(text in f"{case.row.title} {case.choice.key}" for text in options.only):
             continue
-        begun = time.process_time()
         one = examine(case, all_blocks=options.all_blocks)
         found.append(one)
         if one.title != title:
@@ -606,15 +570,18 @@ def main() -> int:
             " / ".join(f"{size / GIB:5.2f}" for size in sizes.values()) for sizes in (one.set_aside, one.needed)
         )
         print(
-            f"{one.planned / GIB:7.2f}{one.live / GIB:7.2f}  {asides:<21}{needs:<21}{one.flops / 1e12:6.0f}"
+            f"{one.planned / GIB:7.2f}{one.live / GIB:7.2f}  {asides:<23}{needs:<23}{one.flops / 1e12:6.0f}"
             f"{one.planned_flops / 1e12:6.0f}{one.copied / GIB:8.1f}{one.seconds:7.1f}  {one.way}"
-            f"{'  FAULT ' + ', '.join(one.faults) if one.faults else ''}  [{time.process_time() - begun:.0f} s]",
+            f"{'  FAULT ' + ', '.join(one.faults) if one.faults else ''}",
             flush=True,
         )
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
     faulty = sum(bool(one.faults) for one in found)
-    print(f"{len(found)} phases, {faulty} with faults.")
+    spent = round(time.process_time())
+    print(f"{len(found)} phases, {faulty} with faults; {spent} s of processor time.")
+    if options.json is not None:
+        about = describe("cpu") | {"command": command("simulate.py", sys.argv[1:], {str(options.json): "FILE"})}
+        rows_found = [asdict(one) | {"faults": one.faults} for one in found]
+        write_json(options.json, about | {"processor_seconds": spent, "rows": rows_found})
     return 1 if faulty else 0
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from published_models import sizes
 
 # Of the published models, and one that a CPU runs in a moment; its head is 128 wide as theirs are.
 CONFIGS: dict[str, dict[str, Any]] = {
     "toy": {"num_attention_heads": 2, "ffn_dim": 1024, "num_layers": 6, "vace_layers": [0, 2, 4]},
-    "1.3B": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30, "vace_layers": list(range(0, 30, 2))},
-    "14B": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40, "vace_layers": list(range(0, 40, 5))},
+    "1.3B": sizes("wan-vace-1.3b"),
+    "14B": sizes("wan-vace-14b"),
 }
 # Width, height, frames. The toy's: for steps, for the VAE (wider than one of its tiles), for whole runs.
 SIZES = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from measuring import CONTEXT, GB, clock, hold_to, is_card, peak, seconds, settle
+from published_models import random_model
 from wan_models import CONFIGS, SIZES, Shape, empty, inputs, weights
 from wan_steps import core
 
@@ -149,25 +150,11 @@ def measure_vae(model: str, size: str, device: str, rounds: int, types: Sequence
     return list(found.values())
 
 
-# Of google/umt5-xxl.
-UMT5_XXL: dict[str, Any] = {
-    "vocab_size": 256384,
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}
-
-
 def write_pipeline(model: str, folder: Path, device: str) -> Path:
     """Return a whole model's folder: the built-in one for the toy, else one of published shapes, random weights."""
     built_in = core("catalog.installed_model").built_in("wan_vace").path
     if model == "toy":
         return Path(built_in)
-    from transformers import UMT5Config, UMT5EncoderModel
-
     target = folder / "diffusers" / f"random-{model}"
     if target.is_dir():
         return target  # of the run before, under another cap
@@ -179,7 +166,7 @@ def write_pipeline(model: str, folder: Path, device: str) -> Path:
     write_transformer(model, unfinished / "transformer", torch.bfloat16, device)
     vae_of(model).save_pretrained(unfinished / "vae")
     with torch.device(device):
-        encoder = UMT5EncoderModel(UMT5Config(**UMT5_XXL)).to(torch.bfloat16)
+        encoder = random_model("umt5-xxl").to(torch.bfloat16)
     encoder.cpu().save_pretrained(unfinished / "text_encoder")
     target.parent.mkdir(parents=True, exist_ok=True)
     return unfinished.rename(target)

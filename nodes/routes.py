@@ -41,7 +41,7 @@ def offer_routes() -> None:
             "watch": watch,
         }
     )
-    comfy_server.offer_help(Path(__file__).parents[1])
+    comfy_server.offer_files(Path(__file__).parents[1])
 
 
 def plan(question: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
-from ..planner.phases import Block, Component, InFile, StoredWeights
+from ..planner.phases import Block, Component, InFile, InFp32, StoredWeights
 from ..quantization.policy import NOTHING_CAST, CastRules
 from ..quantization.registry import stored_type, weight_format
 from .installed_model import InstalledModel
@@ -110,11 +110,11 @@ def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = N
 
 def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tuple[StoredWeights, ...]:
     """Return the weights by what they are stored in and what may be done with them."""
-    groups: dict[tuple[str, bool, bool], list[TensorInfo]] = {}
+    groups: dict[tuple[str, bool, bool, tuple[str, ...]], list[TensorInfo]] = {}
     for name, tensor in tensors.items():
         linear = rules.is_linear(name, tensor.shape)
         castable = linear and not rules.why_dense(name, tensor.shape)
-        key = (stored_type(tensor.dtype), linear, castable)
+        key = (stored_type(tensor.dtype), linear, castable, rules.in_fp32(name))
         groups.setdefault(key, []).append(tensor)
     return tuple(
         StoredWeights(
@@ -124,8 +124,9 @@ def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tupl
             rows=sum(tensor.shape[0] for tensor in group) if linear else 0,
             linear=linear,
             castable=castable,
+            in_fp32=in_fp32,
         )
-        for (kind, linear, castable), group in sorted(groups.items())
+        for (kind, linear, castable, in_fp32), group in sorted(groups.items())
     )
 
 
@@ -136,33 +137,38 @@ def _count(tensor: TensorInfo) -> int:
     return count
 
 
-def _castable(group: Mapping[str, TensorInfo], rules: CastRules) -> list[TensorInfo]:
-    return [tensor for key, tensor in group.items() if not rules.why_dense(key, tensor.shape)]
+def _castable(group: Mapping[str, TensorInfo], rules: CastRules) -> dict[str, TensorInfo]:
+    return {key: tensor for key, tensor in group.items() if not rules.why_dense(key, tensor.shape)}
 
 
 def _block(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> Block:
     linear = _castable(group, rules)
-    counts = [_count(tensor) for tensor in linear]
+    counts = [_count(tensor) for tensor in linear.values()]
     return Block(
         linear=sum(counts),
         kept=sum(map(_count, group.values())) - sum(counts),
-        rows=sum(tensor.shape[0] for tensor in linear),
+        rows=sum(tensor.shape[0] for tensor in linear.values()),
         largest=max(counts, default=0),
-        in_file=_in_file(group, rules, stored),
+        in_fp32=_in_fp32(group, rules, stored),
+        in_file=_in_file(_in_format(group, rules, stored), rules, stored),
     )
 
 
-def _in_file(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> InFile:
-    """Return which weights of a block the file has in the format that most of the component's are in."""
-    packed = weight_format(stored)
-    if packed is None:
-        return InFile()
-    having = {
+def _in_format(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> dict[str, TensorInfo]:
+    """Return the weights of a block that the file has in the format that most of the component's are in."""
+    if weight_format(stored) is None:
+        return {}
+    return {
         name: tensor
         for name, tensor in group.items()
         if stored_type(tensor.dtype) == stored and rules.is_linear(name, tensor.shape)
     }
-    castable = [tensor for name, tensor in having.items() if not rules.why_dense(name, tensor.shape)]
+
+
+def _in_file(having: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> InFile:
+    packed, castable = weight_format(stored), _castable(having, rules).values()
+    if packed is None:
+        return InFile()
     return InFile(
         format=stored,
         weights=sum(map(_count, having.values())),
@@ -173,11 +179,22 @@ def _in_file(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> 
     )
 
 
+def _in_fp32(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> tuple[InFp32, ...]:
+    counts: dict[str, list[int]] = {}
+    castable, packed = _castable(group, rules), _in_format(group, rules, stored)
+    for name, tensor in group.items():
+        for compute in rules.in_fp32(name):
+            both = counts.setdefault(compute, [0, 0, 0, 0])
+            both[name not in castable] += _count(tensor)
+            both[2 + (name not in castable)] += _count(tensor) if name in packed else 0
+    return tuple(InFp32(compute, *both) for compute, both in sorted(counts.items()))
+
+
 def _widths(
     tensors: Mapping[str, TensorInfo], groups: Mapping[str, Mapping[str, TensorInfo]], rules: CastRules
 ) -> tuple[int, int]:
     """Return the width between blocks and the widest inside one; of a VAE its channels at full size."""
-    linear = [tensor for group in groups.values() for tensor in _castable(group, rules)]
+    linear = [tensor for group in groups.values() for tensor in _castable(group, rules).values()]
     if linear:
         widest = max(linear, key=lambda tensor: (max(tensor.shape), _count(tensor)))
         return min(widest.shape), max(widest.shape)
@@ -213,10 +230,17 @@ def listed_components(model: str) -> dict[str, Component]:
 
 
 def _from_manifest(part: str, entry: Mapping[str, Any], stored: str) -> Component:
-    blocks = [Block(*counts) for number, *counts in entry.get("blocks", ()) for _ in range(number)]
-    return Component(
-        part, Block(0, entry["root"]), tuple(blocks), stored, entry.get("hidden", 0), entry.get("inner", 0)
-    )
+    blocks: list[Block] = []
+    for number, *counts in entry.get("blocks", ()):
+        # Behind the numbers of weights, where there are such: {16-bit type: those that are held in fp32}.
+        in_fp32 = counts.pop() if isinstance(counts[-1], dict) else {}
+        blocks += [replace(Block(*counts), in_fp32=_listed_in_fp32(in_fp32))] * number
+    root = Block(0, entry["root"], in_fp32=_listed_in_fp32(entry.get("root_in_fp32", {})))
+    return Component(part, root, tuple(blocks), stored, entry.get("hidden", 0), entry.get("inner", 0))
+
+
+def _listed_in_fp32(entry: Mapping[str, list[int]]) -> tuple[InFp32, ...]:
+    return tuple(InFp32(compute, *counts) for compute, counts in sorted(entry.items()))
 
 
 def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile]) -> Mapping[str, Component]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from ..errors import PiyingError
 from ..families.registry import component_specs, description
+from ..files.pth_file import is_size
 from ..files.safetensors_file import TensorEntry
 from ..quantization.registry import FORMATS, stored_type
 from ..quantization.stored_formats import describes
@@ -122,18 +123,12 @@ def described_tensors(class_name: str, config: Config) -> Tensors | None:
         return None
     try:
         found = describe(config)
-        odd = (
-            next((shape for shape in found.needed.values() if not all(map(_is_size, shape))), None) if found else None
-        )
+        odd = next((shape for shape in found.needed.values() if not all(map(is_size, shape))), None) if found else None
         if odd is not None:
             raise ValueError(f"it has a tensor of shape {list(odd)}")
     except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
         raise no_class(class_name, error) from error
     return found
-
-
-def _is_size(side: object) -> bool:
-    return type(side) is int and side >= 0
 
 
 def no_class(class_name: str, error: Exception) -> PiyingError:

@@ -256,4 +256,5 @@ class Meter:
         peak = 0 if card is None else card.max_memory_allocated(self.device)
         ram = int(psutil.Process().memory_info().rss)
         loads = uses.loads - before.loads if uses.requests > before.requests else None
-        self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram, loads))
+        loading = uses.seconds - before.seconds
+        self.phases.append(PhaseMeasurement(choice.phase, seconds, peak, ram, loads, loading))

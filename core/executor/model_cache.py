@@ -7,6 +7,7 @@ slot at once would fill the memory of most machines.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -24,10 +25,11 @@ Model = TypeVar("Model")
 
 @dataclass
 class Uses:
-    """How often models were asked for in this process, and how often one had to be read for it."""
+    """How often models were asked for in this process, how often one had to be read for it, and how long that took."""
 
     requests: int = 0
     loads: int = 0
+    seconds: float = 0.0
 
 
 uses = Uses()
@@ -74,7 +76,9 @@ def cached_model(
         _models[slot] = held
         return held[1]  # type: ignore[return-value]
     uses.loads += 1
+    begun = time.perf_counter()
     model = load()
+    uses.seconds += time.perf_counter() - begun
     _models[slot] = (key, model)
     if policy is not None:
         policy.on_eviction(evict_models, cached_bytes)

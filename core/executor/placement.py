@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..accelerator import empty_cache
 from ..host.progress import LongProgress
-from ..planner.plan_types import MARGIN
 
 if TYPE_CHECKING:
     import torch
@@ -39,11 +38,11 @@ def placed(
     if choice.placement == "streamed":
         from .streaming import streamed
 
-        policy.make_room(choice.vram + MARGIN)
+        policy.make_room(choice.room)
         with streamed(module, blocks, device):
             yield
     elif choice.placement == "resident":
-        with resident([module], device, policy, room=choice.vram + MARGIN):
+        with resident([module], device, policy, room=choice.room):
             yield
     else:
         yield

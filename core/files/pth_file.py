@@ -224,7 +224,7 @@ def _tensor(arguments: Any, dtype: Any) -> _Tensor:
     """Return the tensor that a call describes; without a type it has that of its storage."""
     storage, offset, shape, strides = arguments[:4]
     sizes = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or len(shape) != len(strides) or not all(map(_is_size, sizes)):
+    if not isinstance(storage, _Storage) or len(shape) != len(strides) or not all(map(is_size, sizes)):
         raise _Refused("its table cannot be read")
     name = storage.dtype
     if dtype is not None:
@@ -235,7 +235,8 @@ def _tensor(arguments: Any, dtype: Any) -> _Tensor:
     return _Tensor(storage, name, offset, tuple(shape), tuple(strides))
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: object) -> bool:
+    """Return whether a value from a file is a number of elements or bytes that a tensor may have."""
     return type(value) is int and 0 <= value < 1 << 62
 
 

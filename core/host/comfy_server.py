@@ -19,7 +19,7 @@ from .model_folders import ModelFolders
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from aiohttp.web import Request, Response
+    from aiohttp.web import FileResponse, Request, Response
 
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
@@ -72,15 +72,42 @@ def add_routes(handlers: Mapping[str, Handler]) -> None:
         server.routes.post(f"{PREFIX}/{name}")(_route(handler, pool))
 
 
-def offer_help(pack: Path) -> None:
-    """Serve a pack's help pages where the page asks for them.
+def offer_files(pack: Path) -> None:
+    """Serve a pack's scripts, help pages and example workflows where the page asks for them and ComfyUI does not.
 
-    It asks under the folder's name up to the first dot or @, ComfyUI serves the whole name.
+    aiohttp compares the path of a static route, percent-encoded, with that of a request, decoded: what lies in a
+    folder with a space or a Chinese character in its name is not found. And the page asks for help under the folder's
+    name up to the first dot or @.
     """
     server = comfy_server()
+    if server is None:
+        return
+    from urllib.parse import quote
+
+    offered = [("/extensions", pack.name, "", "web"), ("/workflow_templates", pack.name, "", "workflows")]
+    if quote(pack.name) == pack.name:
+        offered = []
     asked_for = re.split("[.@]", pack.name)[0]
-    if server is not None and asked_for not in ("", pack.name):
-        server.routes.static(f"/extensions/{asked_for}/docs", pack / "web" / "docs")
+    if asked_for not in ("", pack.name):
+        offered.append(("/extensions", asked_for, "/docs", "web/docs"))
+    for place, name, below, folder in offered:
+        # By a pattern, which is compared with a request's path as it is; aiohttp's versions differ in how that is.
+        forms = dict.fromkeys((name, name.replace("%", "%25"), quote(name)))
+        pattern = re.sub(r"\\?[{}]", ".", "|".join(map(re.escape, forms)))  # aiohttp takes braces for its own
+        server.routes.get(f"{place}/{{pack:{pattern}}}{below}/{{file:.+}}")(_files((pack / folder).resolve()))
+
+
+def _files(folder: Path) -> Callable[[Request], Any]:
+    async def handle(request: Request) -> FileResponse:
+        from aiohttp.web import FileResponse, HTTPNotFound
+
+        name = request.match_info["file"]
+        file = folder if "\0" in name else (folder / name).resolve()
+        if not file.is_relative_to(folder) or not file.is_file():
+            raise HTTPNotFound
+        return FileResponse(file)
+
+    return handle
 
 
 def _route(handler: Handler, pool: ThreadPoolExecutor) -> Callable[[Request], Any]:

@@ -110,6 +110,7 @@ HUNYUAN_DIT = HunyuanDiTFamily(
             rules=CastRules(
                 ("encoder.block",),
                 keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+                fp32_modules={"fp16": ("wo",)},
             ),
             tensors={"T5EncoderModel": t5.tensors},
         ),

@@ -117,7 +117,7 @@ class ImageRun:
     def _encode(self, encoder: Encoder, choice: PhasePlan) -> list[Encoded]:
         import torch
 
-        request, device = self.request, self.meter.device
+        request, device = self.request, choice.on(self.meter.device)
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
         progress = self.host.progress("Encoding prompt", len(prompts), seconds=choice.seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     Frames = Iterable[npt.NDArray[np.uint8] | torch.Tensor]
+
+log = logging.getLogger("piying")
 
 RESULT = "result"
 
@@ -116,4 +119,10 @@ def _checked_frames(frames: Frames, even: bool) -> Iterator[npt.NDArray[np.uint8
         odd = [(0, size[0] % 2), (0, size[1] % 2), (0, 0)]
         # Replicated, not black: a border in another colour is visible, and costs bits in every frame.
         grown = np.pad(pixels, odd, mode="edge") if even and any(map(sum, odd)) else pixels
+        if not index and grown is not pixels:
+            log.info(
+                "The frames are %d×%d: they are saved as %d×%d, their edge repeated: the codec needs even sides.",
+                *size[1::-1],
+                *grown.shape[1::-1],
+            )
         yield np.ascontiguousarray(grown)

@@ -57,6 +57,8 @@ class VideoInfo:
         filters: ffmpeg's filters that make frames of what is stored; empty for animated WebP.
         has_alpha: whether a frame may be transparent.
         has_subtitles: whether there are some.
+        is_timed: whether each frame has its time in the file, without which its stream cannot be copied.
+        tracks: how many videos there are; the first is taken.
         notes: what the frames and the sound do not keep of the file, or have converted: words for "clip.mp4: …".
     """
 
@@ -72,6 +74,8 @@ class VideoInfo:
     filters: tuple[str, ...] = field(default=(), compare=False)
     has_alpha: bool = False
     has_subtitles: bool = False
+    is_timed: bool = field(default=False, compare=False)
+    tracks: int = field(default=1, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -85,7 +89,8 @@ def probe(path: Path) -> VideoInfo:
     if is_webp(head):
         return _probe_webp(path)
     doing = f"Cannot read {path}"
-    packets = ffmpeg.output([*ffmpeg.source(path), *_PACKETS], doing).decode("ascii", "replace")
+    heard: list[str] = []
+    packets = ffmpeg.output([*ffmpeg.source(path), *_PACKETS], doing, heard=heard).decode("ascii", "replace")
     first, decoder = _first_frame(path, doing)
     lines = re.findall(r"^0,[^,]*,\s*(-?\d+),\s*(\d+),[^,]*,[^,\n]*(?:, F=0x(\w+))?", packets, re.MULTILINE)
     times = sorted((int(start), int(span)) for start, span, flags in lines if not int(flags or "0", 16) & _DISCARD)
@@ -99,8 +104,10 @@ def probe(path: Path) -> VideoInfo:
         # Less is the delay of a sound encoder, by which some versions shift the picture.
         start = start if start >= Fraction(1, 50) else Fraction(0)
     fps = first.rate or (count / length if length else Fraction(1))
-    # Timestamps in milliseconds make the mean rate inexact: the declared rate is taken where the two agree.
-    if length and abs(count / length / fps - 1) >= Fraction(1, 50):
+    # Timestamps in milliseconds make the mean rate inexact: the declared rate is taken where the two agree, and where
+    # frames are missing that damage took.
+    is_whole = first.rate == 0 or ffmpeg.complaint(heard) is None
+    if length and is_whole and abs(count / length / fps - 1) >= Fraction(1, 50):
         fps = (count / length).limit_denominator(1001) or count / length
     width, height = first.shown_size()
     if head.startswith(b"GIF8"):
@@ -127,6 +134,8 @@ def probe(path: Path) -> VideoInfo:
         filters=tuple(filters),
         has_alpha=first.colour.has_alpha,
         has_subtitles="subtitle" in kinds,
+        tracks=first.tracks,
+        is_timed=all(begin != _NO_TIME for begin, _ in times),
         notes=tuple(notes),
     )
 
@@ -202,6 +211,7 @@ class _FirstFrame(NamedTuple):
     is_interlaced: bool
     colour: Colour
     rate: Fraction
+    tracks: int  # of video in the file
 
     @property
     def has_known_aspect(self) -> bool:
@@ -239,6 +249,11 @@ def _first_frame(path: Path, doing: str) -> tuple[_FirstFrame | None, tuple[str,
     tags = re.search(said + " ".join(properties), text, re.MULTILINE)
     known = {"unspecified": UNKNOWN, "reserved": UNKNOWN}
     colour = Colour(frame[1], *(known.get(tag, tag) for tag in (tags.groups() if tags else ())))
+    tracks = re.findall(
+        r"^\[info\]   Stream #0:\d+\S*: Video: (?!.*\(attached pic\))",
+        text.partition("Stream mapping:")[0],
+        re.MULTILINE,
+    )
     rate = re.search(rf"{said}config in time_base: \S+ frame_rate: (\d+)/([1-9]\d*)", text, re.MULTILINE)
     return (
         _FirstFrame(
@@ -248,6 +263,7 @@ def _first_frame(path: Path, doing: str) -> tuple[_FirstFrame | None, tuple[str,
             is_interlaced=frame[6] in "TB",
             colour=colour,
             rate=Fraction(int(rate[1]), int(rate[2])) if rate else Fraction(0),
+            tracks=len(tracks),
         ),
         decoder,
     )
@@ -271,6 +287,8 @@ def _filters(first: _FirstFrame, width: int, height: int) -> tuple[list[str], li
             f"its pixels are not square ({ratio}): its frames are scaled from "
             f"{first.width}×{first.height} to {width}×{height}, as players show them"
         )
+    if first.tracks > 1:
+        notes.append(f"the first of its {first.tracks} video tracks is taken")
     pixels = "rgba" if first.colour.has_alpha else "rgb24"
     # The size is named because a stream may change its own on the way.
     return [*filters, f"scale={width}:{height}:{PRECISE}", f"format={pixels}"], notes
@@ -291,7 +309,9 @@ def _stored_frames(path: Path, info: VideoInfo) -> Generator[npt.NDArray[np.uint
             # A writable copy, which torch.from_numpy requires.
             yield np.frombuffer(bytearray(data), np.uint8).reshape(info.height, info.width, channels)
     if (said := ffmpeg.complaint(heard)) is not None:
-        log.warning("%s is damaged: %d of %d frames could be read. %s.", path, count, info.frames, said)
+        # Where its sound is what is cut, more may be read than the count, for which both are read.
+        most = max(count, info.frames)
+        log.warning("%s is damaged: %d of %d frames could be read. %s.", path, count, most, said)
 
 
 def _probe_webp(path: Path) -> VideoInfo:

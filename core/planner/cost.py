@@ -60,9 +60,10 @@ def choices(phase: Phase, machine: Machine, precision: str = "auto", memory: str
                         continue  # a number type that was chosen is not rounded further unasked
                     if _worth_native_matmul(phase, compute, storage, machine=machine, memory=memory):
                         yield Choice(compute, storage, placement, variant, True)
-    if not machine.is_cpu and not phase.streamable:
+    if not machine.is_cpu and (not phase.streamable or phase.cast_last_resort):
         # Minutes instead of seconds; what else a card that is too small for it could do is nothing.
-        yield Choice("fp32", "fp32", "cpu", phase.variants[0], False)
+        for storage in ("fp32", *(name for name in phase.storages if weight_format(name))):
+            yield Choice("fp32", storage, "cpu", phase.variants[0], False)
 
 
 def is_last_resort(choice: Choice, machine: Machine) -> bool:
@@ -142,6 +143,7 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
         weights=weights,
         copied=copied,
         loading=times["disk"] + times["casting"],
+        room=machine.room(vram),
         # A file is mapped while it is read, whatever its weights are cast to.
         address_space=ram - PROCESS_RAM + LIBRARIES + component.file_bytes(),
     )

@@ -126,6 +126,10 @@ class Machine:
         free = self.vram_free - WORKSPACES - ALLOCATOR_BYTES
         return max(0, int(free / (1 + ALLOCATOR_SHARE[self.allocator])))
 
+    def room(self, vram: int) -> int:
+        """Return the bytes of the card that tensors take with all of that: what `vram_budget` is the inverse of."""
+        return int(vram * (1 + ALLOCATOR_SHARE[self.allocator])) + ALLOCATOR_BYTES + WORKSPACES if vram else 0
+
 
 def peak_operations(capability: tuple[int, int], multiprocessors: int, clock: float, name: str) -> float:
     """Return a card's dense 16-bit operations per second.

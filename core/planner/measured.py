@@ -35,9 +35,10 @@ LEAST_SECONDS = 0.03  # of a run: a processor's time is told in steps of up to 1
 MAX_MACHINES, MAX_PHASES = 20, 500
 SAMPLES = 8  # of a phase
 NEAREST = 3  # of them make an estimate: those of the most similar runs
-# What a phase may take compared with its estimate, whatever was measured once. Toys take 100 times as long: their
-# operations are too small to count beside the calls.
+# What a phase may take compared with its estimate, whatever was measured once; one that is over soon may take any
+# multiple: the operations of toys are too small to count beside the calls.
 LEAST_RATIO, LARGEST_RATIO = 1 / 50, 1000.0
+SOON = 60.0  # seconds
 LEAST_ESTIMATE = 1e-6
 HEAD = 64
 
@@ -242,6 +243,8 @@ class _Bench:
 class PhaseTimes:
     """How long phases took on one machine, and the estimates that follow; made anew for every plan.
 
+    Loading the weights is told from working with them: a second run finds them in memory.
+
     Attributes:
         folder: of the disk cache.
         machine: where they run.
@@ -253,17 +256,21 @@ class PhaseTimes:
     is_loaded: Callable[[PhasePlan], bool] = lambda planned: False
     _estimates: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
 
-    def expected(self, phase: Phase, planned: PhasePlan) -> float:
-        """Return the seconds that a way of running a phase will take, by its estimate and by runs before."""
-        loaded = self.is_loaded(planned)
-        self._estimates[planned.key] = planned.seconds, planned.loading
-        estimate = self._without_loading(planned.key) if loaded else max(planned.seconds, LEAST_ESTIMATE)
-        samples = self._samples(phase, planned)
-        # Runs that had to load say something of those that have not to, where there are no others.
-        known = samples.get(_KEPT if loaded else _LOADED) or samples.get(_LOADED if loaded else _KEPT) or []
-        nearest = sorted(known, key=lambda sample: abs(math.log(sample[0] / estimate)))[:NEAREST]
-        ratio = median([seconds / at for at, seconds in nearest] or [1.0])
-        return estimate * min(max(ratio, LEAST_RATIO), LARGEST_RATIO)
+    def expected(self, phase: Phase, planned: PhasePlan) -> tuple[float, float]:
+        """Return the seconds that a way of running a phase will take, and how many of them it loads weights.
+
+        By its estimate, and by runs before.
+        """
+        # Beside a card weights are read while it computes.
+        working = planned.seconds - (planned.loading if self.machine.is_cpu else 0.0)
+        self._estimates[planned.key] = working, planned.loading
+        samples, loaded = self._samples(phase, planned), self.is_loaded(planned)
+        # A first pass takes longer, but says something of later ones where there were none.
+        kinds = (_LATER, _FIRST) if loaded else (_FIRST, _LATER)
+        seconds = _scaled(working, samples.get(kinds[0]) or samples.get(kinds[1]) or [])
+        reads = not loaded and (self.machine.is_cpu or _LOADING in samples)
+        loading = _scaled(planned.loading, samples.get(_LOADING, [])) if reads else 0.0
+        return seconds + loading, loading
 
     def add(self, plan: Plan, phases: tuple[Phase, ...], measured: list[PhaseMeasurement]) -> None:
         """Keep what the phases of a run took; those whose result was cached tell nothing."""
@@ -272,17 +279,16 @@ class PhaseTimes:
             planned = plan.phase(one.phase)
             if one.loads is None or planned.key not in self._estimates:
                 continue
-            estimate = self._estimates[planned.key][0] if one.loads else self._without_loading(planned.key)
+            working, loading = self._estimates[planned.key]
             samples = self._samples(phase, planned)
-            kind = _LOADED if one.loads else _KEPT
-            # The latest first: of equally similar ones it counts.
-            samples[kind] = [(max(estimate, LEAST_ESTIMATE), one.seconds), *samples.get(kind, [])][:SAMPLES]
+            found = {_FIRST if one.loads else _LATER: (working, one.seconds - one.loading)}
+            if one.loads:
+                found[_LOADING] = loading, one.loading
+            for kind, (estimate, seconds) in found.items():
+                # The latest first: of equally similar ones it counts.
+                latest = max(estimate, LEAST_ESTIMATE), seconds
+                samples[kind] = [latest, *samples.get(kind, [])][:SAMPLES]
             self._cache.put(self._entry(phase, planned), json.dumps(samples).encode())
-
-    def _without_loading(self, key: str) -> float:
-        seconds, loading = self._estimates[key]
-        # Beside a card weights are read while it computes.
-        return max(seconds - loading if self.machine.is_cpu else seconds, LEAST_ESTIMATE)
 
     @property
     def _cache(self) -> DiskCache:
@@ -297,4 +303,13 @@ class PhaseTimes:
         return {} if data is None else json.loads(data)
 
 
-_LOADED, _KEPT = "loaded", "kept"
+# What samples are of: loading, and the rest of a phase that loaded or of one that found its weights in memory.
+_LOADING, _FIRST, _LATER = "loading", "first", "later"
+
+
+def _scaled(estimate: float, samples: list[tuple[float, float]]) -> float:
+    """Return an estimate in proportion to what the most similar of earlier ones turned out to be."""
+    estimate = max(estimate, LEAST_ESTIMATE)
+    nearest = sorted(samples, key=lambda sample: abs(math.log(sample[0] / estimate)))[:NEAREST]
+    ratio = median([seconds / at for at, seconds in nearest] or [1.0])
+    return min(estimate * max(ratio, LEAST_RATIO), max(estimate * LARGEST_RATIO, SOON))

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..quantization.registry import FORMATS, weight_format
 from .plan_types import Compute, PhaseName, Storage, VariantName
+
+
+class InFp32(NamedTuple):
+    """Weights that a class holds in fp32 where it computes in a 16-bit type: how many of those of a block.
+
+    Attributes:
+        compute: that type.
+        linear, kept: their number; see `Block`.
+        packed_linear, packed_kept: those of them that the file has in a format; see `InFile`.
+    """
+
+    compute: str
+    linear: int
+    kept: int
+    packed_linear: int = 0
+    packed_kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,7 @@ class Block:
         kept: all other parameters: biases, norms, embeddings, Linear layers on the keep-list.
         rows: output channels of the `linear` layers together.
         largest: weights of the largest of the `linear` layers; one is unpacked at a time.
+        in_fp32: those of both kinds that are held in fp32 beside 16-bit types.
         in_file: what its file has in a format already, castable or not.
     """
 
@@ -46,6 +64,7 @@ class Block:
     kept: int
     rows: int = 0
     largest: int = 0
+    in_fp32: tuple[InFp32, ...] = ()
     in_file: InFile = InFile()
 
     @property
@@ -60,13 +79,19 @@ class Block:
             compute: number type of the arithmetic.
             storage: the name of a format, or the same as `compute`.
         """
-        stored = weight_format(storage)
+        stored, each = weight_format(storage), BYTES_BY_SHORT_NAME[compute]
+        wider = BYTES_BY_SHORT_NAME["fp32"] - each
+        held = [one for one in self.in_fp32 if one.compute == compute]
         if stored is None:
-            return self.parameters * BYTES_BY_SHORT_NAME[compute]
-        held = self.in_file if self.in_file.format == storage else InFile()
-        cast = self.linear - held.castable if stored.can_cast else 0
-        size = held.bytes + (stored.bytes(cast, self.rows - held.castable_rows) if cast else 0)
-        return size + (self.parameters - held.weights - cast) * BYTES_BY_SHORT_NAME[compute]
+            return self.parameters * each + sum(one.linear + one.kept for one in held) * wider
+        in_file = self.in_file if self.in_file.format == storage else InFile()
+        cast = self.linear - in_file.castable if stored.can_cast else 0
+        size = in_file.bytes + (stored.bytes(cast, self.rows - in_file.castable_rows) if cast else 0)
+        wide = 0
+        for one in held:
+            packed = (one.packed_linear, one.packed_kept) if in_file.format else (0, 0)
+            wide += one.kept - packed[1] + (0 if stored.can_cast else one.linear - packed[0])
+        return size + (self.parameters - in_file.weights - cast) * each + wide * wider
 
     def unpacked(self, compute: Compute, storage: Storage) -> int:
         """Return the peak that unpacking its largest layer adds; see `bytes`."""
@@ -75,7 +100,8 @@ class Block:
             return 0
         in_file = self.in_file.largest if self.in_file.format == storage else 0
         largest = max(self.largest if stored.can_cast else 0, in_file)
-        return stored.unpacked_bytes(largest, compute) if largest else 0
+        wider = any(one.compute == compute and (one.linear or one.packed_kept) for one in self.in_fp32)
+        return stored.unpacked_bytes(largest, "fp32" if wider else compute) if largest else 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,7 @@ class StoredWeights:
         rows: output channels of Linear layers.
         linear: whether they are of Linear layers, which stay in a format that the file has them in.
         castable: whether they are of Linear layers that may be cast to a format.
+        in_fp32: the 16-bit types beside which they are held in fp32.
     """
 
     type: Storage
@@ -97,6 +124,7 @@ class StoredWeights:
     rows: int = 0
     linear: bool = False
     castable: bool = False
+    in_fp32: tuple[str, ...] = ()
 
     def copied(self, compute: Compute, storage: Storage) -> int | None:
         """Return the bytes of main memory that they take beside their file; None where they stay in it, mapped."""
@@ -105,9 +133,10 @@ class StoredWeights:
             return None
         if self.castable and wanted is not None and wanted.can_cast:
             return wanted.bytes(self.weights, self.rows)
-        if self.type == compute:
+        held = "fp32" if compute in self.in_fp32 else compute
+        if self.type == held:
             return None
-        return self.weights * BYTES_BY_SHORT_NAME[compute]
+        return self.weights * BYTES_BY_SHORT_NAME[held]
 
 
 @dataclass(frozen=True)

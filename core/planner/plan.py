@@ -39,7 +39,7 @@ def plan(
     memory: str = "auto",
     margin: int | None = None,
     advise: Callable[[], str] | None = None,
-    expected: Callable[[Phase, PhasePlan], float] | None = None,
+    expected: Callable[[Phase, PhasePlan], tuple[float, float]] | None = None,
 ) -> Plan:
     """Return the fastest plan that fits; of equally fast ones the best quality, then the least copying.
 
@@ -53,7 +53,8 @@ def plan(
         memory: one of `machine.MEMORY_CHOICES`: `auto`, or the placement or format to hold the plan to.
         margin: bytes of the card to leave alone, in place of what libraries and the allocator take of it.
         advise: called where nothing fits; returns a sentence on what would.
-        expected: returns the seconds of a phase's chosen way by what was measured; the choice does not go by it.
+        expected: returns the seconds of a phase's chosen way by what was measured, and those of loading among them;
+            the choice does not go by it.
     """
     budget = machine.vram_budget if margin is None else max(0, machine.vram_free - margin)
     limits = Limits(machine, budget, refused)
@@ -68,8 +69,10 @@ def plan(
         chosen, fits = _choose(candidates, limits)
         if chosen is not None and expected is not None and chosen.seconds:
             # All ways by the same ratio, so that what is said of them compares as it was compared.
-            ratio = expected(phase, chosen) / chosen.seconds
-            chosen, *ways = (_slower(way, ratio) for way in (chosen, *ways))
+            seconds, loading = expected(phase, chosen)
+            ratio, before = seconds / chosen.seconds, chosen
+            chosen = replace(chosen, seconds=seconds, loading=loading)
+            ways = [chosen if way is before else replace(way, seconds=way.seconds * ratio) for way in ways]
         if chosen is None:
             problems.append(out_of_ways(phase, machine))
         elif not fits:
@@ -150,10 +153,6 @@ def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> 
         better = [other.plan.seconds for other in found if other.lesser < way.lesser]
         credited.append(replace(way, plan=replace(way.plan, seconds=max([way.plan.seconds, *better]))))
     return credited
-
-
-def _slower(way: PhasePlan, ratio: float) -> PhasePlan:
-    return replace(way, seconds=way.seconds * ratio, loading=way.loading * ratio)
 
 
 def _choose(ways: list[Candidate], limits: Limits) -> tuple[PhasePlan | None, bool]:

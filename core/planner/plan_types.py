@@ -11,10 +11,6 @@ from ..quantization.registry import weight_format
 
 GB = 2**30  # as makers of cards and memory count
 
-# Bytes of the card that other tenants are asked to leave free beside a phase's peak, for workspaces and gaps; what a
-# plan itself sets aside is `Machine.vram_budget`'s to say.
-MARGIN = 520 * 2**20
-
 Compute = Literal["bf16", "fp16", "fp32"]
 Storage = str  # a `Compute`, or the name of a weight format
 Placement = Literal["resident", "streamed", "cpu"]
@@ -42,6 +38,7 @@ class PhasePlan:
         cached: bytes beside `ram` that models of earlier phases still hold then, see `copied`.
         address_space: bytes of the process's address space that it adds, its mapped files included.
         loading: the seconds of them that reading and casting the weights take, which no second run needs.
+        room: bytes of the card to have free for it: `vram`, and what libraries and the allocator take beside it.
     """
 
     phase: PhaseName
@@ -60,6 +57,11 @@ class PhasePlan:
     cached: int = 0
     address_space: int = 0
     loading: float = 0.0
+    room: int = 0
+
+    def on(self, device: str) -> str:
+        """Return where it computes: on the device of the run, or on the CPU beside it."""
+        return "cpu" if self.placement == "cpu" else device
 
     @property
     def choice(self) -> str:
@@ -90,6 +92,7 @@ class PhaseMeasurement:
         vram: peak bytes torch allocated on the card; 0 without one.
         ram: bytes of the process in memory at the phase's end, mapped files included.
         loads: models that were read in it; None where it needed none, since its result was cached.
+        loading: the seconds that reading them took.
     """
 
     phase: str
@@ -97,6 +100,7 @@ class PhaseMeasurement:
     vram: int
     ram: int
     loads: int | None = None
+    loading: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,20 @@ def sampling_arguments(request: ExpandRequest) -> dict[str, Any]:
     return arguments | {"do_sample": True, "temperature": request.temperature, "top_p": TOP_P, "top_k": TOP_K}
 
 
+def require_positions(model: PreTrainedModel, length: int, max_new_tokens: int) -> None:
+    """Accept a chat of so many tokens where a model has positions for it and for the longest answer.
+
+    Raises:
+        PiyingError: it has not; the numbers are named.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and length + max_new_tokens > limit:
+        raise PiyingError(
+            f"The prompt takes {length} tokens and max_new_tokens is {max_new_tokens}; the prompt model has room for "
+            f"{limit} together. Shorten the prompt, or set max_new_tokens lower."
+        )
+
+
 def generate(
     model: PreTrainedModel,
     processor: Processor,
@@ -199,6 +213,7 @@ def generate(
     host: Host,
     step: CompiledStep | None = None,
     seconds: float = 0.0,
+    tokens: int = 0,
 ) -> Answer:
     """Return a model's answer; the same as transformers' `generate` gives for the same seed.
 
@@ -211,6 +226,7 @@ def generate(
         host: shows the answer while it grows, and stops the run where it is cancelled.
         step: generates with compiled code.
         seconds: what the answer is estimated to take.
+        tokens: how long it is asked to be, about, which progress counts to; 0 for as long as it may be.
 
     Raises:
         PiyingError: the chat is too long for the model, or the model fails.
@@ -219,22 +235,18 @@ def generate(
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     generating: Any = model
-    progress = host.progress("Expanding prompt", request.max_new_tokens, seconds=seconds)
+    total = min(tokens or request.max_new_tokens, request.max_new_tokens)
+    progress = host.progress("Expanding prompt", total, seconds=seconds)
     device = host.device()
 
-    def told(tokens: torch.Tensor) -> str:
+    def told(said: torch.Tensor) -> str:
         # Special tokens stay until thinking is removed: some models mark it with them.
-        return chat.opening + str(processor.tokenizer.decode(tokens, skip_special_tokens=False))
+        return chat.opening + str(processor.tokenizer.decode(said, skip_special_tokens=False))
 
     try:
         encoded = encode(processor.tokenizer, processor.image_processor, chat, picture)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and encoded.length + request.max_new_tokens > limit:
-            raise PiyingError(
-                f"The prompt takes {encoded.length} tokens and max_new_tokens is {request.max_new_tokens}; "
-                f"the prompt model has room for {limit} together. Shorten the prompt, or set max_new_tokens lower."
-            )
-        criterion = progress_criterion(progress, encoded.length, lambda tokens: clean_answer(told(tokens)))
+        require_positions(model, encoded.length, request.max_new_tokens)
+        criterion = progress_criterion(progress, encoded.length, total, lambda said: clean_answer(told(said)))
         # The model's penalty is for its answer: over the whole chat it would be one for the words of the line.
         arguments = encoded.on(device, model.dtype) | sampling_arguments(request) | {"repetition_penalty": 1.0}
         penalty = _answer_penalty(penalty_of(model, chat), encoded.length)
@@ -256,7 +268,7 @@ def generate(
             output = step.generate(run, encoded.length, request.max_new_tokens)
         else:
             output = run() if prefix is None else run(**{cache_argument(model): prefix})
-        tokens = output[0, encoded.length :].cpu()
+        answer = output[0, encoded.length :].cpu()
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -265,8 +277,9 @@ def generate(
             f"The prompt model failed ({type(error).__name__}: {reason}). Choose another one."
         ) from error
     ends = model.generation_config.eos_token_id
-    finished = int(tokens[-1]) in (ends if isinstance(ends, list) else [ends])
-    text = told(tokens[:-1] if finished else tokens)
+    finished = int(answer[-1]) in (ends if isinstance(ends, list) else [ends])
+    text = told(answer[:-1] if finished else answer)
+    progress.step(total)
     progress.text(clean_answer(text))
     return Answer(text, finished)
 
@@ -299,12 +312,15 @@ def _answer_penalty(penalty: float, start: int) -> Callable[[torch.Tensor, torch
     return penalise
 
 
-def progress_criterion(progress: Progress, start: int, decode: Callable[[torch.Tensor], str]) -> StoppingCriteria:
+def progress_criterion(
+    progress: Progress, start: int, total: int, decode: Callable[[torch.Tensor], str]
+) -> StoppingCriteria:
     """Return a stopping criterion that reports each token, and stops `generate` only where the answer loops.
 
     Args:
         progress: called for every token; cancels the run by raising from `step`.
         start: length of the chat in tokens; the answer begins behind it.
+        total: tokens that are counted to; an answer that goes on behind them is not over.
         decode: tokens of the answer so far → its text.
     """
     import torch
@@ -316,7 +332,7 @@ def progress_criterion(progress: Progress, start: int, decode: Callable[[torch.T
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
             answer = input_ids[0, start:]
             done = len(answer)
-            progress.step(done)
+            progress.step(min(done, max(1, total - 1)))
             now = time.monotonic()
             if now - self.shown >= SECONDS_BETWEEN_TEXTS:
                 self.shown = now

@@ -96,12 +96,14 @@ class LocalModel:
         """Return the model's name and device; after a run, how it ran."""
         return {"model": self.name, "device": self._host.device(), **self._run_record}
 
-    def run(self, use: Callable[[Generate], str], max_new_tokens: int) -> str:
+    def run(self, use: Callable[[Generate], str], max_new_tokens: int, answer_tokens: int = 0) -> str:
         """Return what `use` returns, called with the model where the plan puts it."""
         if self.has_vision:
-            return self._run_resident(use)
+            return self._run_resident(use, answer_tokens)
         components = ModelParts(PROMPT, in_parts(self.found), self._host).components()
-        work = PromptWork(max_new_tokens=max_new_tokens, fixed_cache=self._handle.compile_step)
+        work = PromptWork(
+            max_new_tokens=max_new_tokens, answer_tokens=answer_tokens, fixed_cache=self._handle.compile_step
+        )
         device = self._host.device()
         prompt_run = PromptRun(
             found=self.found,
@@ -112,6 +114,7 @@ class LocalModel:
             may_pack=self._handle.precision == AUTO
             and weight_format(self._handle.memory) is None
             and not self._handle.compile_step,
+            answer_tokens=answer_tokens,
         )
         text, ran = execute_plan(
             phases(components, work),
@@ -123,7 +126,7 @@ class LocalModel:
         self._run_record = {**ran, **prompt_run.compile_record}
         return text
 
-    def _run_resident(self, use: Callable[[Generate], str]) -> str:
+    def _run_resident(self, use: Callable[[Generate], str], answer_tokens: int) -> str:
         """Run a model with vision, which the planner has no phases for, whole on the device."""
         import torch
 
@@ -134,7 +137,7 @@ class LocalModel:
             self._run_record |= log_not_compiled("vision-language models are not compiled")
         model, processor = load_model(self.found, dtype, host), load_processor(self.found)
         with resident([model], host.device(), host), torch.no_grad():
-            return use(_generator(model, processor, host))
+            return use(_generator(model, processor, host, tokens=answer_tokens))
 
 
 def in_parts(found: InstalledModel) -> InstalledModel:
@@ -153,6 +156,7 @@ class PromptRun:
         meter: measures the phase, and names the device the model computes on.
         compile_step: whether compiled code is requested.
         may_pack: whether weights that are packed in their file may stay so where they are computed with.
+        answer_tokens: about how long an answer is, see `PromptWork`.
         compile_record: what became of that request, for the run's record.
     """
 
@@ -162,6 +166,7 @@ class PromptRun:
     meter: Meter
     compile_step: bool
     may_pack: bool
+    answer_tokens: int = 0
     compile_record: dict[str, Any] = field(default_factory=dict)
 
     def attempt(self, plan: Plan) -> str:
@@ -190,7 +195,8 @@ class PromptRun:
                 compiling as step,
             ):
                 seconds = choice.seconds - choice.loading
-                return self.use(_generator(model, processor, self.host, step=step, seconds=seconds))
+                tokens = self.answer_tokens
+                return self.use(_generator(model, processor, self.host, step=step, seconds=seconds, tokens=tokens))
 
     def _load(self, choice: PhasePlan, processor: Processor) -> Any:
         parts = ModelParts(PROMPT, in_parts(self.found), self.host)
@@ -246,12 +252,21 @@ def _generator(
     *,
     step: CompiledStep | None = None,
     seconds: float = 0.0,
+    tokens: int = 0,
 ) -> Generate:
     """Return the function that generates a loaded model's answers."""
 
     def generate_answer(chat: Chat, picture: Picture | None, request: ExpandRequest) -> Answer:
         return generate(
-            model, processor, chat, picture=picture, request=request, host=host, step=step, seconds=seconds
+            model,
+            processor,
+            chat,
+            picture=picture,
+            request=request,
+            host=host,
+            step=step,
+            seconds=seconds,
+            tokens=tokens,
         )
 
     return generate_answer

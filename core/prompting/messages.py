@@ -106,12 +106,13 @@ class ChatModel(Protocol):
     def record(self) -> dict[str, Any]:
         """Return what to write of it into the metadata; more once it has run."""
 
-    def run(self, use: Callable[[Generate], str], max_new_tokens: int) -> str:
+    def run(self, use: Callable[[Generate], str], max_new_tokens: int, answer_tokens: int = 0) -> str:
         """Return what `use` returns, called with the model loaded.
 
         Args:
             use: is given the function that generates an answer; called again where memory ran out.
             max_new_tokens: the longest answer it will ask for.
+            answer_tokens: how long it asks for one to be, about; 0 where nothing says that.
 
         Raises:
             PiyingError: the model or the server cannot be used.

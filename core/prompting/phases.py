@@ -22,13 +22,16 @@ class PromptWork:
     """What the planner must know of expanding a prompt.
 
     Attributes:
-        prompt_tokens: the system prompt and the line, in tokens.
-        max_new_tokens: the longest answer.
+        prompt_tokens: the system prompt, the worked examples and the line, in tokens. Those of our presets are up to
+            750 in Qwen's tokens, with all examples.
+        max_new_tokens: the longest answer, for which there must be room.
+        answer_tokens: the answer as long as it was asked for, for the time that it takes; 0 for the longest.
         fixed_cache: keys and values have the room of `fixed_cache_tokens` from the start, as compiled code needs.
     """
 
-    prompt_tokens: int = 512
+    prompt_tokens: int = 1024
     max_new_tokens: int = 256
+    answer_tokens: int = 0
     fixed_cache: bool = False
 
 
@@ -47,6 +50,7 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
     room = fixed_cache_tokens(work.prompt_tokens, work.max_new_tokens) if work.fixed_cache else tokens
     cache_elements = 2 * room * KEY_VALUE_WIDTH * len(component.blocks)
     activations = ACTIVATION_BYTES * work.prompt_tokens * component.hidden
+    passes = min(work.answer_tokens or work.max_new_tokens, work.max_new_tokens)
     return (
         Phase(
             name="expand",
@@ -54,9 +58,9 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
             computes=("bf16",),
             storages=every_storage(component),
             # The chat's tokens go through in one pass, then one token a pass.
-            flops=2.0 * component.parameters * tokens / work.max_new_tokens,
+            flops=2.0 * component.parameters * (work.prompt_tokens + passes) / passes,
             linear_share=0.0,
-            passes=work.max_new_tokens,
+            passes=passes,
             variants=(Variant("whole", activations + 2 * cache_elements, fixed=LOGIT_BYTES),),
             streamable=True,
         ),

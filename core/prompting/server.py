@@ -74,7 +74,7 @@ class ServerModel:
         """Return address and model."""
         return {"model": self._handle.model, "server": str(self._address)}
 
-    def run(self, use: Callable[[Generate], str], max_new_tokens: int) -> str:
+    def run(self, use: Callable[[Generate], str], max_new_tokens: int, answer_tokens: int = 0) -> str:
         """Let `use` ask the server, which holds its model itself."""
         return use(self._write)
 

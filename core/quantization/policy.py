@@ -34,11 +34,14 @@ class CastRules:
         keep: {pattern (fnmatch) of the names of layers inside them that are left alone: why}.
         spared: parts of the names of layers, inside and outside, that are never held in a format, as the code of the
             model works with their weights (diffusers' `_skip_layerwise_casting_patterns`).
+        fp32_modules: {16-bit type: names of modules that the classes hold in fp32 where they compute in it}: what
+            diffusers and transformers call `_keep_in_fp32_modules`.
     """
 
     block_lists: tuple[str, ...] = ()
     keep: Mapping[str, str] = field(default_factory=dict)
     spared: tuple[str, ...] = ()
+    fp32_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def block_of(self, name: str) -> str:
         """Return "blocks.7" for a tensor or layer of that block, "" for one outside all lists.
@@ -65,6 +68,11 @@ class CastRules:
         layer = name.removesuffix(WEIGHT)
         is_matrix = len(shape) == 2 and layer != name and not layer.endswith(EMBEDDINGS)
         return is_matrix and not any(part in name for part in self.spared)
+
+    def in_fp32(self, name: str) -> tuple[str, ...]:
+        """Return the 16-bit types beside which a tensor is held in fp32."""
+        parts = set(name.split("."))
+        return tuple(compute for compute, modules in self.fp32_modules.items() if parts & set(modules))
 
     @property
     def identity(self) -> str:

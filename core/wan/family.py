@@ -112,6 +112,7 @@ def _companions(files: FileCatalog) -> dict[str, tuple[Any, ...]]:
     return found
 
 
+FP32_MODULES = ("rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 WAN_VACE = WanVACEFamily(
     key="wan_vace",
     title="Wan VACE",
@@ -126,6 +127,7 @@ WAN_VACE = WanVACEFamily(
             rules=CastRules(
                 ("encoder.block",),
                 keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
+                fp32_modules={"fp16": ("wo",)},
             ),
             tensors={"UMT5EncoderModel": umt5_tensors},
         ),
@@ -139,6 +141,7 @@ WAN_VACE = WanVACEFamily(
                     "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
                 },
                 spared=("patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"),
+                fp32_modules=dict.fromkeys(("bf16", "fp16"), FP32_MODULES),
             ),
             tensors={"WanVACETransformer3DModel": tensors},
         ),

@@ -221,7 +221,7 @@ class VACERun:
                 prompts,
                 self.model,
                 choice,
-                device=self.meter.device,
+                device=choice.on(self.meter.device),
                 host=self.host,
                 reporter=self.reporter,
                 logged=self.logged,

@@ -131,7 +131,7 @@ class ZImageRun:
 
         from ..checkpoints.tokenizers import tokenizer_of
 
-        request = self.request
+        request, device = self.request, choice.on(self.meter.device)
         prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
         progress = self.host.progress("Encoding prompt", len(prompts), seconds=choice.seconds)
 
@@ -148,7 +148,7 @@ class ZImageRun:
                 self.host.check_cancelled()
                 (embedded,), _ = pipeline.encode_prompt(
                     text,
-                    device=torch.device(self.meter.device),
+                    device=torch.device(device),
                     do_classifier_free_guidance=False,
                     max_sequence_length=TEXT_TOKENS,
                 )
@@ -156,7 +156,7 @@ class ZImageRun:
 
             blocks = list(encoder.layers)
             with (
-                placed(encoder, choice, self.meter.device, self.host, blocks=blocks),
+                placed(encoder, choice, device, self.host, blocks=blocks),
                 shown_blocks(blocks, self.host, "Text encoder", len(new)),
             ):
                 return [encode_weighted(text, tokenizer, encode_one) for text in new]

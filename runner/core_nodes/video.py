@@ -90,8 +90,11 @@ class VideoFile:
     ) -> None:
         """Write MP4: the file's own streams where they fit `format` and `codec`, else H.264, frame by frame."""
         _check_format(format, codec)
-        # A copy of the streams loses nothing, and takes no time. But MP4 has no place for VP9's transparency.
-        if can_copy(self.path, format, codec) and not self.info.has_alpha:
+        # A copy of the streams loses nothing, and takes no time. But MP4 has no place for VP9's transparency, nor for
+        # frames without times.
+        if self.info.is_timed and not self.info.has_alpha and can_copy(self.path, format, codec):
+            if self.info.tracks > 1:
+                log.info("%s: the first of its %d video tracks is copied.", self.path.name, self.info.tracks)
             if self.info.has_subtitles:
                 log.info("%s: its subtitles are left out.", self.path.name)
             copy_to_mp4(self.path, Path(path), _texts(metadata))

@@ -67,6 +67,16 @@ def runs(tmp_path, name):
     return len(path.read_text()) if path.exists() else 0
 
 
+def test_all_parts_are_planned_into_two_calls(day):
+    options = day.read_options(["run"])
+    for _ in range(2):
+        left = options.seconds - 10  # the margin, and the beginning
+        while options.parts and options.parts[0].seconds <= left:
+            left -= options.parts[0].seconds
+            options.parts = options.parts[1:]
+    assert options.parts == ()
+
+
 def test_every_part_ends_in_a_figure_or_a_reason_and_the_next_call_goes_on(call, tmp_path):
     child = tmp_path / "child"
     hangs = f"pathlib.Path({str(child)!r}).write_text(str(subprocess.Popen(['sleep', '60']).pid)); time.sleep(60)"

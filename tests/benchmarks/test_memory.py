@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from piying.core.catalog.selection import ModelHandle, choose_model
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def modules():
-    sys.path.insert(0, str(FOLDER))
-    names = ("measuring", "wan_models", "wan_steps", "wan_phases", "wan_comfyui")
-    yield {name: importlib.import_module(name) for name in names}
-    sys.path.remove(str(FOLDER))
-    for name in names:
-        del sys.modules[name]
+def modules(module):
+    names = ("measuring", "published_models", "wan_models", "wan_steps", "wan_phases", "wan_comfyui")
+    return {name: module(name) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +42,7 @@ def test_a_written_model_is_found_by_the_name_that_whole_runs_ask_for(modules, t
     monkeypatch.setitem(modules["wan_models"].CONFIGS, "mini", modules["wan_models"].CONFIGS["toy"])
     monkeypatch.setattr(phases, "vae_of", lambda _, toy=phases.vae_of: toy("toy"))
     for name, size in {"num_layers": 1, "num_heads": 1, "d_ff": 64, "vocab_size": 512}.items():
-        monkeypatch.setitem(phases.UMT5_XXL, name, size)
+        monkeypatch.setitem(modules["published_models"].CONFIGURATIONS["umt5-xxl"], name, size)
     path = phases.write_pipeline("mini", tmp_path, "cpu")
     host = HeadlessHost(models=[tmp_path], chosen_device="cpu", cache=tmp_path / "cache")
     found = choose_model(ModelHandle(WAN_VACE, phases.model_name("mini")), host)

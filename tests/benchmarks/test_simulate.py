@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 MIB = 2**20
 EXPANDABLE, DEFAULT = {"expandable": True}, {"expandable": False}
 UNSPLIT = {"expandable": False, "max_split_size": 64 * MIB}
-NAMES = ("caching_allocator", "simulated_card", "wan_models", "simulate")
+NAMES = ("caching_allocator", "simulate")
 
 
 @pytest.fixture(scope="module")
-def modules():
-    sys.path.insert(0, str(FOLDER))
-    yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path.remove(str(FOLDER))
-    for name in NAMES:
-        del sys.modules[name]
+def modules(module):
+    return {name: module(name) for name in NAMES}
 
 
 @pytest.fixture

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 STEPS = 6
 WAYS = ("both prompts in one batch", "cfg_start 0.4", "TaylorSeer Lite", "TextKVCache")
-
-
-@pytest.fixture(scope="module")
-def module():
-    """Import a module of the benchmarks, for the time of these tests."""
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module
-    sys.path.remove(str(FOLDER))
-    for name, loaded in list(sys.modules.items()):
-        if Path(getattr(loaded, "__file__", None) or "/").parent == FOLDER:
-            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

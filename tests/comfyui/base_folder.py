@@ -20,11 +20,11 @@ SETTINGS = {
 }
 
 
-def make_base(base: Path) -> None:
+def make_base(base: Path, folder: str = FOLDER) -> None:
     for name in ("custom_nodes", "input", "output", "temp", "user/default"):
         (base / name).mkdir(parents=True, exist_ok=True)
     (base / "user/default/comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
-    install_pack(base / "custom_nodes" / FOLDER)
+    install_pack(base / "custom_nodes" / folder)
 
 
 def install_pack(target: Path) -> None:

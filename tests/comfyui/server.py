@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from piying.tests.comfyui.base_folder import make_base
+from piying.tests.comfyui.base_folder import FOLDER, make_base
 
 
 def free_port() -> int:
@@ -40,8 +40,8 @@ def request_json(url: str, body: Any = None) -> Any:
 class Server:
     """Start, use over HTTP, stop."""
 
-    def __init__(self, checkout: Path, python: str, base: Path, *extra_args: str) -> None:
-        self.checkout, self.python, self.base = checkout, python, base
+    def __init__(self, checkout: Path, python: str, base: Path, *extra_args: str, folder: str = FOLDER) -> None:
+        self.checkout, self.python, self.base, self.folder = checkout, python, base, folder
         self.extra_args = extra_args
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log_file = base / "server.log"
@@ -56,7 +56,7 @@ class Server:
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
     def start(self, timeout: float = 180) -> Server:
-        make_base(self.base)
+        make_base(self.base, self.folder)
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command(),
@@ -140,7 +140,7 @@ def named_checkout() -> Path:
 
 
 @contextmanager
-def running_server(base: Path, *more: str) -> Iterator[Server]:
+def running_server(base: Path, *more: str, folder: str = FOLDER) -> Iterator[Server]:
     """The ComfyUI that COMFYUI_PATH names; without one the test is skipped.
 
     COMFYUI_ARGS holds further options for it, such as `--front-end-root` of another frontend.
@@ -148,7 +148,7 @@ def running_server(base: Path, *more: str) -> Iterator[Server]:
     checkout = named_checkout()
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
     options = shlex.split(os.environ.get("COMFYUI_ARGS", ""))
-    server = Server(checkout, python, base, *options, *more)
+    server = Server(checkout, python, base, *options, *more, folder=folder)
     try:
         yield server.start()
     finally:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from urllib.error import HTTPError
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
@@ -142,3 +143,19 @@ def test_help_texts_and_templates_are_served(server):
     texts = request_json(f"{server.url}/i18n")[1]
     assert "文生视频" in texts["zh"]["nodeDefs"]["PiyingVACESample"]["display_name"]
     assert texts["zh"]["nodeCategories"]["samples"]
+
+
+@pytest.mark.parametrize("folder", ["My nodes 皮影", "50% (1) {new}"])
+def test_a_folder_of_any_name_is_served(tmp_path, folder):
+    """A static route of aiohttp 3.14 does not find what lies in a folder of such a name."""
+    with running_server(tmp_path, folder=folder) as server:
+        scripts = [path for path in request_json(f"{server.url}/extensions")[1] if path.endswith("/piying.js")]
+        assert scripts == [f"/extensions/{quote(folder)}/piying.js"]
+        help_text = f"/extensions/{quote(folder)}/docs/PiyingVACESample.md"
+        for path in (*scripts, help_text, f"/api/workflow_templates/{quote(folder)}/t2v.json"):
+            with urlopen(server.url + path, timeout=30) as answer:
+                assert answer.read(4)
+        for outside in ("..%2fREADME.md", "..%2f..%2fserver.log", "%2fetc%2fhostname", "docs", "a%00b"):
+            with pytest.raises(HTTPError) as refused:
+                urlopen(f"{server.url}/extensions/{quote(folder)}/{outside}", timeout=30)
+            assert refused.value.code == 404

@@ -117,22 +117,22 @@ def test_convolutions_have_a_rate_of_their_own(machine):
     assert convolutional.seconds - plain.seconds == pytest.approx(10 * 2.0)
 
 
-def run(times, machine, phases, seconds, loads=1):
+def run(times, machine, phases, seconds, *, loads=1, loading=0.0):
     made = plan(phases, machine, expected=times.expected)
-    times.add(made, phases, [PhaseMeasurement("sample", seconds, 0, 0, loads)])
+    times.add(made, phases, [PhaseMeasurement("sample", seconds, 0, 0, loads, loading)])
     return made
 
 
 def test_an_estimate_is_corrected_by_the_run_before(machine, tmp_path):
     phases = (sampling(),)
-    first = run(PhaseTimes(tmp_path, machine), machine, phases, 77.0)
+    first = run(PhaseTimes(tmp_path, machine), machine, phases, 77.0, loading=5.0)
     assert first.seconds == pytest.approx(22.0)
     second = plan(phases, machine, expected=PhaseTimes(tmp_path, machine).expected)
     assert second.seconds == pytest.approx(77.0)
     assert "about 77 s" in table(second, machine)
     twice = (sampling(passes=20),)  # a longer run of the same model: in proportion
     longer = plan(twice, machine, expected=PhaseTimes(tmp_path, machine).expected)
-    assert longer.seconds == pytest.approx(77.0 / 22.0 * 42.0)
+    assert longer.seconds == pytest.approx(2 * 72.0 + 5.0)
     other = (sampling(component=component("fp8"), storages=("fp8",)),)
     assert plan(other, machine, expected=PhaseTimes(tmp_path, machine).expected) == plan(other, machine)
 
@@ -140,18 +140,29 @@ def test_an_estimate_is_corrected_by_the_run_before(machine, tmp_path):
 def test_one_slow_run_does_not_decide(machine, tmp_path):
     phases = (sampling(),)
     for seconds in (30.0, 33.0, 3000.0):
-        run(PhaseTimes(tmp_path, machine), machine, phases, seconds)
+        run(PhaseTimes(tmp_path, machine), machine, phases, seconds, loading=3.0)
     assert plan(phases, machine, expected=PhaseTimes(tmp_path, machine).expected).seconds == pytest.approx(33.0)
-    run(PhaseTimes(tmp_path / "other", machine), machine, phases, 1e9)
+    run(PhaseTimes(tmp_path / "other", machine), machine, phases, 1e9, loading=2.0)
     absurd = plan(phases, machine, expected=PhaseTimes(tmp_path / "other", machine).expected)
-    assert absurd.seconds == pytest.approx(22.0 * measured.LARGEST_RATIO)
+    assert absurd.seconds == pytest.approx(20.0 * measured.LARGEST_RATIO + 2.0)
+
+
+def test_what_is_over_soon_may_take_any_multiple_of_its_estimate(machine, tmp_path):
+    """A toy's text encoder is estimated at microseconds, and takes a fifth of a second."""
+    phases = (sampling(flops=1.0, passes=1, component=replace(component(), blocks=(Block(100, 0, 1, 100),))),)
+    assert run(PhaseTimes(tmp_path, machine), machine, phases, 0.7, loading=0.5).seconds < 1e-5
+    again = plan(phases, machine, expected=PhaseTimes(tmp_path, machine).expected).phase("sample")
+    assert (again.seconds, again.loading) == pytest.approx((0.7, 0.5))
+    kept = plan(phases, machine, expected=PhaseTimes(tmp_path, machine, lambda _: True).expected).phase("sample")
+    assert (kept.seconds, kept.loading) == pytest.approx((0.2, 0.0))
 
 
 def test_weights_in_memory_need_no_loading(machine, tmp_path):
     phases = (sampling(),)
     kept = PhaseTimes(tmp_path, machine, lambda planned: True)
     assert plan(phases, machine, expected=kept.expected).seconds == pytest.approx(20.0)
-    run(PhaseTimes(tmp_path, machine), machine, phases, 44.0)
+    run(PhaseTimes(tmp_path, machine), machine, phases, 44.0, loading=6.0)
+    assert plan(phases, machine, expected=kept.expected).seconds == pytest.approx(38.0)  # before there is a better one
     run(kept, machine, phases, 30.0, loads=0)
     assert plan(phases, machine, expected=kept.expected).seconds == pytest.approx(30.0)
     loaded = PhaseTimes(tmp_path, machine)

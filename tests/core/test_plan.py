@@ -271,6 +271,30 @@ def test_models_of_earlier_phases_leave_where_room_is_needed():
     assert (made.phases[1].cached, made.peak_ram) == (0, enough)
 
 
+def test_an_encoder_runs_on_the_cpu_where_the_card_is_too_small_for_its_table():
+    """The table of UMT5-XXL takes 2 GB of the card however its blocks are streamed."""
+    encoder = listed_components("wan2.1-vace-1.3b")["text_encoder"]
+    work = (phase(name="encode", component=encoder, storages=("bf16", "fp8"), cast_last_resort=True),)
+    assert plan(work, synthetic(4, 64)).phases[0].placement == "streamed"
+    (small,) = plan(work, synthetic(2, 64)).phases
+    assert (small.compute, small.storage, small.placement, small.vram) == ("fp32", "fp32", "cpu", 0)
+    assert (small.on("cuda:0"), small.room) == ("cpu", 0)
+    (less_ram,) = plan(work, synthetic(2, 24)).phases
+    assert (less_ram.storage, less_ram.placement) == ("fp8", "cpu")
+    assert not plan(work, synthetic(2, 8)).fits
+
+
+def test_others_are_asked_for_all_that_a_phase_sets_aside():
+    for allocator in ("expandable", "unsplit", "default"):
+        machine = synthetic(16, 64, allocator)
+        (chosen,) = one(machine).phases
+        assert chosen.room > chosen.vram
+        # With exactly that much of the card free it fits, and with less it does not.
+        enough = replace(machine, vram_free=chosen.room + 1)
+        assert chosen.vram <= enough.vram_budget
+        assert chosen.vram > replace(machine, vram_free=chosen.room - 100).vram_budget
+
+
 def test_the_cpu_computes_in_fp32_from_main_memory():
     (chosen,) = one(CPU).phases
     assert (chosen.compute, chosen.placement, chosen.vram, chosen.moved) == ("fp32", "cpu", 0, 0)
@@ -331,8 +355,9 @@ def image(machine):
 
 def test_an_image_fits_6_gb_and_below():
     assert image(synthetic(6, 16)).fits
-    assert image(synthetic(2, 16)).fits
-    assert not image(synthetic(1.8, 16)).fits
+    assert {phase.placement for phase in image(synthetic(2, 16)).phases} == {"resident", "streamed"}
+    assert image(synthetic(1.7, 16)).phase("encode_2").placement == "cpu"
+    assert not image(synthetic(1.6, 16)).fits
 
 
 def test_a_prompt_model_is_bound_by_reading_its_weights():
@@ -342,6 +367,20 @@ def test_a_prompt_model_is_bound_by_reading_its_weights():
     (chosen,) = plan(prompting.phases({"prompt_model": component}, work), machine).phases
     assert chosen.seconds == pytest.approx(2000 * component.bytes("bf16", "bf16") / machine.bandwidth)
     assert chosen.placement == "resident"
+
+
+def test_a_prompt_model_takes_the_time_of_what_is_asked_for_and_the_room_of_the_longest_answer():
+    component = listed_components("qwen3-4b")["prompt_model"]
+    machine = synthetic(24, 32)
+
+    def made(**work):
+        (planned,) = plan(prompting.phases({"prompt_model": component}, prompting.PromptWork(**work)), machine).phases
+        return planned
+
+    longest, short = made(max_new_tokens=2000), made(max_new_tokens=2000, answer_tokens=500)
+    assert short.vram == longest.vram
+    assert short.seconds == pytest.approx(longest.seconds / 4)
+    assert made(max_new_tokens=50, answer_tokens=100) == made(max_new_tokens=50)
 
 
 def test_what_would_fit_does_fit_and_no_more():

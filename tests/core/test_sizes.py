@@ -17,11 +17,14 @@ from piying.core.catalog.component_sizes import (
 )
 from piying.core.catalog.installed_model import InstalledModel, built_in
 from piying.core.catalog.selection import ModelHandle
+from piying.core.checkpoints import load_component
 from piying.core.download.manifest import MANIFEST
 from piying.core.errors import PiyingError
+from piying.core.families.registry import FAMILIES
+from piying.core.files.folder import component_folder
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
-from piying.core.planner.phases import Block, Component
+from piying.core.planner.phases import Block, Component, InFp32
 from piying.core.prompting.family import PROMPT
 from piying.core.quantization.casting import castable_layers
 from piying.core.wan.family import WAN_VACE
@@ -225,6 +228,20 @@ def test_headers_tell_what_the_loaded_model_weighs(name, family):
         assert max((block.largest for block in found.blocks), default=0) == max(map(torch.numel, layers), default=0)
 
 
+@pytest.mark.parametrize("storage", ["plain", "fp8"])
+@pytest.mark.parametrize("compute", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("name", "family"), BUILT_IN)
+def test_headers_tell_what_a_loaded_model_takes(name, family, compute, storage):
+    folder, stored = built_in(name).path, compute if storage == "plain" else storage
+    for part, found in folder_components(folder, family.rules).items():
+        kind, rules = part.removesuffix("_2"), family.rules[part]
+        if storage != "plain" and not rules.block_lists:
+            continue
+        module = load_component(kind, component_folder(folder, part), dtype=compute, storage=stored, rules=rules)
+        tensors = {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}
+        assert found.bytes(compute, stored) == sum(tensor.nbytes for tensor in tensors.values()), part
+
+
 @pytest.mark.parametrize(("name", "family"), BUILT_IN)
 def test_single_files_tell_the_same(name, family):
     """Of a model that is not in one folder, each part names its files; their names are translated."""
@@ -250,6 +267,33 @@ def test_bytes_by_hand():
     assert model.largest_block("bf16", "bf16") == 2200
     assert model.unpacked("bf16", "fp8") == 1200
     assert model.file_bytes() == 2 * 2250
+
+
+def test_bytes_of_weights_that_are_held_in_fp32_beside_16_bit_types():
+    held = (InFp32("fp16", 600, 20),)
+    block = Block(linear=1000, kept=100, rows=10, largest=600, in_fp32=held)
+    model = Component("text_encoder", Block(0, 50, in_fp32=(InFp32("fp16", 0, 30),)), (block, block), "bf16")
+    assert model.bytes("fp16", "fp16") == 2 * 50 + 2 * 30 + 2 * (2 * 1100 + 2 * 620)
+    assert model.bytes("fp16", "fp8") == 2 * 50 + 2 * 30 + 2 * (1000 + 4 * 10 + 2 * 100 + 2 * 20)
+    assert model.bytes("bf16", "bf16") == 2 * 2250
+    assert model.bytes("fp32", "fp32") == 4 * 2250
+    assert (model.unpacked("fp16", "fp8"), model.unpacked("bf16", "fp8")) == (2400, 1200)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.key)
+def test_families_say_what_their_classes_hold_in_fp32(family):
+    """As assembling a module goes by its class: transformers' lists are for fp16, the strict ones for both types."""
+    import diffusers
+    import transformers
+
+    for spec in family.components:
+        for name in spec.classes:
+            cls = getattr(diffusers, name, None) or getattr(transformers, name)
+            strict = tuple(getattr(cls, "_keep_in_fp32_modules_strict", None) or ())
+            plain = tuple(getattr(cls, "_keep_in_fp32_modules", None) or ())
+            of_bf16 = strict + (plain if issubclass(cls, diffusers.ModelMixin) else ())
+            expected = {kind: names for kind, names in (("bf16", of_bf16), ("fp16", strict + plain)) if names}
+            assert spec.rules.fp32_modules == expected, name
 
 
 def test_the_type_most_weights_have_is_the_files():

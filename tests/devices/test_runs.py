@@ -161,6 +161,22 @@ def test_tenants_make_room_for_all_of_a_phase(host, caplog, on_the_cpu):
         assert nothing_left(here)
 
 
+def test_where_the_device_is_too_small_the_prompt_is_encoded_on_the_cpu(host, tmp_path, caplog, on_the_cpu):
+    shutil.rmtree(tmp_path / "embeddings")
+    with attached(8 * GB) as here:
+        device = here.devices[0]
+
+        def begin(name, total):
+            device.others = device.total - MIB // 4 if name.startswith("Encoding") else 0
+            return Display(name, "never", None)
+
+        frames, record = film(host(on_progress=begin))
+        assert [line.partition(":")[0] for line in out_of_memory(caplog)] == ["encode"] * device.refused
+        assert "text_encoder fp32, cpu" in record["plan"]
+        assert torch.equal(frames, on_the_cpu)
+        assert nothing_left(here)
+
+
 class Stop(BaseException):
     """What a cancelled run ends with."""
 

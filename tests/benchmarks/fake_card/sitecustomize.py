@@ -121,6 +121,7 @@ def pretend(torch):  # noqa: C901 - a table of what torch.cuda answers
     )
     answers = {
         "is_available": lambda: True,
+        "get_allocator_backend": lambda: "native",
         "is_initialized": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,

@@ -10,7 +10,7 @@ from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
-from piying.core.prompting import chat_prefix
+from piying.core.prompting import chat_prefix, generation
 from piying.core.prompting.answers import find_edit_problem, is_repetitive
 from piying.core.prompting.chat_template import render
 from piying.core.prompting.expand import expand
@@ -146,6 +146,32 @@ def test_the_examples_are_read_once(real_named, monkeypatch):
     # An answer is the same whether the prefix was kept or is read again.
     evict_models()
     assert [answers(real_named, [line])[0] for line in ("a red ball", "a blue square")] == together
+
+
+@pytest.mark.parametrize(("length", "counted"), [("short", 39), ("long", 60), ("auto", 60)])
+def test_progress_counts_to_the_length_that_is_asked_for(real_named, monkeypatch, length, counted):
+    """The answer of random numbers goes on to the longest one, at one below the end until it is over."""
+    shown = []
+
+    class Bar:
+        def step(self, done, preview=None):
+            shown[-1].append(done)
+
+        def text(self, text):
+            pass
+
+    def progress(phase, total, *, seconds=0.0):
+        shown.append([total, seconds])
+        return Bar()
+
+    monkeypatch.setattr(real_named, "progress", progress)
+    monkeypatch.setattr(generation, "ends_in_loop", lambda _: False)
+    request = ExpandRequest("a red ball", preset="text_to_video", length=length, max_new_tokens=60, seed=5)
+    expand(ModelHandle(PROMPT), request, real_named)
+    total, seconds, *steps = shown[0]
+    assert total == counted
+    assert seconds > 0
+    assert steps == [*range(1, len(steps))[: total - 1], *[total - 1] * (len(steps) - total), total]
 
 
 def test_there_are_never_too_many_prefixes(real_named):

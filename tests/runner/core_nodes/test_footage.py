@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -399,6 +400,73 @@ def damaged(data: bytes, seed: int) -> bytes:
     for _ in range(chance.choice((1, 3, 20, 200))):
         changed[chance.randrange(len(changed))] = chance.randrange(256)
     return bytes(changed)
+
+
+def frames_of(path: Path) -> np.ndarray:
+    return np.stack(list(video.read_frames(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.webp", "-c:v libwebp_anim -lossless 1"),
+        ("a.h264", f"{H264} -bf 2 -f h264"),
+        ("a.avi", f"{H264} -bf 2"),
+        ("a.gif", ""),
+        ("a.mkv", f"{H264} -bf 2"),
+    ],
+)
+def test_what_is_loaded_is_saved_with_its_frames_and_times(host, name, options):
+    """Streams are copied only where the file has each frame's time; animations are no streams at all."""
+    make(host.input / name, CLIP, options)
+    path = saved(host, host.input / name)
+    info = video.probe(path)
+    assert (info.frames, info.fps, info.duration, info.is_timed) == (20, 10, 2.0, True)
+    # Chroma is halved where it was not.
+    assert np.abs(frames_of(path).astype(int) - frames_of(host.input / name)).mean() < 14
+    assert (name == "a.mkv") == np.array_equal(frames_of(path), frames_of(host.input / name))
+
+
+def test_the_sample_that_is_an_animation_can_be_saved(host):
+    sample = Path(__file__).parents[3] / "builtin_models/samples/moving_circle_mask.webp"
+    (host.input / sample.name).write_bytes(sample.read_bytes())
+    assert video.probe(saved(host, host.input / sample.name)).frames == video.probe(sample).frames
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_further_video_tracks_are_named(host, caplog, container):
+    path = host.input / f"a.{container}"
+    hostile = "-metadata comment=[info]_Stream_#0:7:_Video:_h264"
+    make(path, CLIP, CLIP.replace("testsrc2", "testsrc"), f"-map 0:v -map 1:v {H264} {hostile}")
+    frames, _, _ = read(path)
+    assert len(frames) == 20
+    saved(host, path)
+    assert lines(caplog) == [
+        f"INFO a.{container}: the first of its 2 video tracks is taken.",
+        f"INFO a.{container}: the first of its 2 video tracks is copied.",
+    ]
+
+
+def test_frames_grown_to_even_sides_are_named(host, caplog):
+    (made,) = run("CreateVideo", images=torch.rand(3, 25, 33, 3), fps=10.0)
+    written(host, made)
+    assert lines(caplog) == [
+        "INFO The frames are 33×25: they are saved as 34×26, their edge repeated: the codec needs even sides."
+    ]
+
+
+def test_damage_to_the_sound_leaves_the_rate(host, caplog):
+    """Reading of both ends where the sound does; the picture goes on, at the rate that the file declares."""
+    make(host.input / "whole.mp4", CLIP, TONE, f"{H264} -bf 2 -c:a aac -movflags frag_keyframe+empty_moov")
+    data = (host.input / "whole.mp4").read_bytes()
+    for part in (0.5, 0.6, 0.7, 0.8, 0.95):
+        (host.input / "a.mp4").write_bytes(data[: int(len(data) * part)])
+        frames, _, fps = read(host.input / "a.mp4")
+        assert fps == 10
+        (line,) = [line for line in lines(caplog) if "frames could be read" in line]
+        caplog.clear()
+        found = re.search(rf"a\.mp4 is damaged: {len(frames)} of (\d+) frames could be read", line)
+        assert found is not None and int(found[1]) >= len(frames)
 
 
 def test_damage_is_told(host, caplog):
