@@ -91,11 +91,8 @@ def plan(
         problems += memory_limits_in_words(machine)
     if too_small and advise is not None:
         problems.append(advise())
-    asked = weight_format(memory)
-    if asked is not None and not any(memory in phase.storages for phase in work):
-        reasons.append(
-            f"memory is {memory}: no part of this model can be held in {asked.title}, so it counts as auto."
-        )
+    if weight_format(memory) is not None and not any(memory in phase.storages for phase in work):
+        reasons.append(f"memory is {memory}: no part of this model can be held so, and it counts as auto.")
     phases = _with_cached(phases, machine)
     reasons += [
         f"{phase.phase}: {amount(phase.cached)} of models of the phases before stay in memory; they leave where room "

@@ -19,6 +19,7 @@ STORED = "stored so in the file"
 OUTSIDE = "outside the blocks"
 NO_BLOCKS = "has no blocks to cast"
 NO_LINEAR = "norms, biases and tables"
+IN_FP32 = "held in fp32 by its class"
 # The last part of the name of a table that is looked up: a matrix that no Linear layer multiplies with.
 EMBEDDINGS = ("shared", "embed_tokens", "word_embeddings", "token_embedding", "token_embd")
 PLAIN = "not to be cast"
@@ -137,6 +138,8 @@ def held_types(
             found[name] = Held(in_file.name, STORED)
         elif wanted is not None and not why_dense:
             found[name] = Held(wanted.name, CAST)
+        elif compute in rules.in_fp32(name):
+            found[name] = Held("fp32", IN_FP32)
         else:
             found[name] = Held(compute, why_dense or PLAIN)
     return found

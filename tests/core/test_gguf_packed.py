@@ -179,7 +179,7 @@ def test_the_plan_of_a_real_size(kind, bits):
 def test_asked_for_where_no_file_has_it():
     phases = wan.phases(listed_components("wan2.1-vace-14b"), VideoWork(832, 480, 81))
     made = plan(phases, synthetic(24, 64), memory="gguf")
-    assert "memory is gguf: no part of this model can be held in GGUF, so it counts as auto." in made.reasons
+    assert "memory is gguf: no part of this model can be held so, and it counts as auto." in made.reasons
     assert made.phases == plan(phases, synthetic(24, 64)).phases
     assert not any("stored as gguf" in way.choice for way in made.rejected)
 
