@@ -64,18 +64,20 @@ def score(pack: Callable[[str], Any], line: Line, answer: Answered, preset: str)
     """Return the marks of one answer, each from 0 to 1.
 
     `facts` is the share that is stated; `expanded` at least half of the words that the preset asks for; `length`
-    within 30 % of them.
+    within 30 % of them; `own words` no phrase of a worked example that the line has not.
     """
     language, answers = pack("core.prompting.language"), pack("core.prompting.answers")
     presets = pack("core.prompting.presets")
     shortest, longest = presets.preset_length(presets.preset_text(preset))
     words, text = language.word_count(answer.text), answer.text
     stated = [re.search(fact, text, re.IGNORECASE) is not None for fact in line.facts]
+    copied = [one.answer for one in presets.preset_examples(preset, line.language)]
     once = answers.without_repeated_sentences(text)
     return {
         "facts": statistics.mean(stated),
         "expanded": answer.is_written and words >= shortest / 2,
         "language": language.is_in(re.sub('“.*?”|".*?"', "", text), line.language),
+        "own words": not answers.is_copied(text, line.text, copied),
         "no repeats": not answers.is_repetitive(text) and len(once) >= len(text.strip()) - 2,
         "length": shortest * (1 - TOLERANCE) <= words <= longest * (1 + TOLERANCE),
         "whole sentences": language.is_finished(text),

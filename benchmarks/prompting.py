@@ -195,7 +195,7 @@ def plain(
         with pack("core.executor.placement").resident([module], host.device(), host), torch.no_grad():
             torch.manual_seed(request.seed)
             fixed = {"cache_implementation": "static", "disable_compile": True} if static else {}
-            arguments = generation.sampling_arguments(request) | fixed
+            arguments = pack("core.prompting.sampling").sampling_arguments(request) | fixed
             answer = module.generate(**encoded.on(host.device(), module.dtype), **arguments)
         tokenizer.decode(answer[0, encoded.length :])
         tokens += answer.shape[1] - encoded.length

@@ -46,7 +46,7 @@ VIDEO = {
     "5.cfg": 1.0,
     "5.prompt": "a red circle moves right",
 }
-IMAGE = {"5.width": 128, "5.height": 128, "5.steps": 2, "5.prompt": "a red circle"}
+IMAGE = {"5.width": 1024, "5.height": 768, "5.steps": 1, "5.prompt": "a red circle"}
 EXPAND = {"3.max_new_tokens": 8}
 WAN = ("umt5-xxl-fp8-scaled", "wan-vae")
 RUNS = {
@@ -82,10 +82,10 @@ def main() -> None:
             ran = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             found[name] = {"bytes": size, **json.loads(ran.stdout.splitlines()[-1])}
         show(name, found[name])
-    if options.json:
-        names = {str(options.scratch): "SCRATCH", str(options.models): "MODELS"}
-        text = {**machine, "command": command("real_sizes.py", sys.argv[1:], names), "runs": found}
-        options.json.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        if options.json:  # after every run: they take long, and one that fails ends the rest
+            names = {str(options.scratch): "SCRATCH", str(options.models): "MODELS"}
+            text = {**machine, "command": command("real_sizes.py", sys.argv[1:], names), "runs": found}
+            options.json.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:

@@ -30,6 +30,13 @@ class PiyingError(Exception):
     def __init__(self, text: str = "") -> None:
         super().__init__(readable(text.replace("\n", "\\n")))
 
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = PiyingError.__module__
+
+
+# The page shows the type of an error with its module, and inside ComfyUI a module's name is the path of the pack.
+PiyingError.__module__ = "piying"
+
 
 def readable(text: str) -> str:
     """Return a message that is harmless to show, whatever the values in it are.

@@ -12,13 +12,17 @@ from ..core.catalog.selection import ModelHandle, check_model, model_choices
 from ..core.errors import PiyingError
 from ..core.host import comfy_server
 from ..core.host.current import get_host
+from . import NODE_CLASS_MAPPINGS
 from .model_nodes import PlannedNode
-from .widget_query import WidgetQuery, class_of, read
+from .widget_query import OutOfRangeError, WidgetQuery, check, class_of, read
 
 if TYPE_CHECKING:
     from ..core.download.jobs import Downloader
 
 FITS, STREAMS, TOO_BIG, ON_CPU, MISSING, WRONG = "fits", "streams", "too big", "cpu", "missing", "wrong"
+UNKNOWN = "unknown"
+SIZES = ("width", "height", "num_frames")  # the widgets on which a plan depends most
+OVERHEAD = 10.0  # seconds; below, a toy's time is mostly what a plan does not count
 MAX_CLIENT = 100  # characters of a tab's name
 
 
@@ -39,6 +43,7 @@ def offer_routes() -> None:
             "fetch": lambda question: fetch(question, downloader()),
             "cancel": lambda question: cancel(question, downloader()),
             "watch": watch,
+            "aliases": aliases,
         }
     )
     comfy_server.offer_files(Path(__file__).parents[1])
@@ -48,21 +53,28 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     """Return what a sampler would need, in numbers and in words; nothing is loaded.
 
     Args:
-        question: see `widget_query.read`.
+        question: see `widget_query.read`; `last` has the sizes of the node's last run, which stand for those that
+            only the next run will know.
 
     Returns:
         What `Estimate.to_json` gives, and `verdict` (one of the words above), `text` (the plan in sentences), `toy`
         (whether the built-in model would run), `offer` (the id of a model to download), `sizes` ([width, height] to
         choose from) and `unknown` (planned inputs that only the run will know). Where the model is not installed:
         `verdict`, `model`, `error`, `offer` and `sizes`. Where a run would refuse the values: `verdict`, `error` and
-        `sizes`.
+        `sizes`. Where a size comes over a wire that only the run knows: `verdict`, `model`, `toy`, `unknown`, `offer`
+        and `sizes`. `fitting` has the values of each smaller run that would fit where this one does not; `seconds`
+        is None where the time is mostly overhead, which no plan counts.
 
     Raises:
         PiyingError: the node is no sampler, or its model cannot be planned for.
     """
     from ..core.download.manifest import first_of, listed_models
 
-    asked = read(question)
+    try:
+        asked = read(question)
+        _as_last_time(asked, question.get("last"))
+    except OutOfRangeError as error:
+        return {"verdict": WRONG, "error": str(error), "sizes": []}
     handle = asked.known.get("model")
     if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
@@ -81,6 +93,16 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     return {**_planned(asked, handle), "sizes": sizes, "offer": first_of(family).id}
 
 
+def _as_last_time(asked: WidgetQuery, last: object) -> None:
+    declared = asked.node_class.INPUT_TYPES().get("required", {})
+    sizes = last if isinstance(last, dict) else {}
+    for name in SIZES:
+        if name in asked.unknown and sizes.get(name) is not None:
+            check(name, declared[name], sizes[name])
+            asked.known[name] = sizes[name]
+            asked.unknown.remove(name)
+
+
 def _refused(asked: WidgetQuery) -> str | None:
     """Return the sentence with which ComfyUI would refuse the values, None where it would take them."""
     validate = asked.node_class.VALIDATE_INPUTS
@@ -92,12 +114,22 @@ def _refused(asked: WidgetQuery) -> str | None:
 def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
     answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
     found = answer.to_json()
+    toy = found["model"] == BUILT_IN
+    unknown = [name for name in asked.unknown if name in handle.family.planned_inputs]
+    if any(name in SIZES for name in unknown):
+        # A plan for the widgets' values would be one for another run.
+        return {"verdict": UNKNOWN, "model": found["model"], "toy": toy, "unknown": unknown}
+    text = answer.to_text()
+    if toy and found["seconds"] < OVERHEAD:
+        found["seconds"] = None
+        text = f"{text}\n- The model is small: the times leave out overhead, which takes most of a run's seconds."
     return {
         **found,
         "verdict": verdict(found, answer.machine.is_cpu),
-        "text": answer.to_text(),
-        "toy": found["model"] == BUILT_IN,
-        "unknown": [name for name in asked.unknown if name in handle.family.planned_inputs],
+        "text": text,
+        "toy": toy,
+        "unknown": unknown,
+        "fitting": [{name: getattr(work, name) for name in SIZES if hasattr(work, name)} for work in answer.fitting],
     }
 
 
@@ -153,6 +185,12 @@ def cancel(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
 
 def _job(downloader: Downloader) -> dict[str, Any]:
     return {"job": downloader.job.to_json() if downloader.job is not None else None}
+
+
+def aliases(question: dict[str, Any]) -> dict[str, Any]:
+    """Return the words that each node is found by, for ComfyUIs whose node definitions leave them out."""
+    del question
+    return {name: node.SEARCH_ALIASES for name, node in NODE_CLASS_MAPPINGS.items()}
 
 
 def watch(question: dict[str, Any]) -> dict[str, Any]:

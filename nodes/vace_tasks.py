@@ -260,7 +260,10 @@ class PiyingVACEExtend(_SizedTask):
         "Generates the missing frames: after a first frame or clip, before a last one, between both, or around "
         "frames at given times. Wire at least one of first, last and between."
     )
-    SEARCH_ALIASES = [*WAN, "extend video", "image to video", "first last frame", "图生视频", "首尾帧", "延长"]
+    SEARCH_ALIASES = [
+        *WAN, "extend video", "image to video", "first frame", "first last frame", "图生视频", "首帧",
+        "首尾帧", "延长",
+    ]  # fmt: skip
     REPLACES = ("WanVideoVACEStartToEndFrame",)
 
     @classmethod

@@ -50,7 +50,7 @@ class PiyingLoRA(LoRANode):
         "Puts a LoRA on a Wan2.1-VACE model; several can be chained. Removing it or changing its strength reads no "
         "weights again. A step-distilled LoRA outputs its steps, cfg and shift: wire them to the sampler."
     )
-    SEARCH_ALIASES = [*WAN, "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"]
+    SEARCH_ALIASES = [*WAN, "lora", "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"]
     REPLACES = ("WanVideoLoraSelect", "WanVideoLoraSelectMulti", "WanVideoSetLoRAs")
     REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
     RETURN_TYPES = ("WAN_VACE", "INT", "FLOAT", "FLOAT")

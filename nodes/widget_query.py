@@ -14,6 +14,10 @@ MAX_TEXT = 2000  # characters of a value
 NUMBERS = {"INT": (int,), "FLOAT": (int, float)}  # JSON writes the float 5.0 of a widget as 5
 
 
+class OutOfRangeError(PiyingError):
+    """A number that its widget does not take; workflow files and wires may hold such."""
+
+
 @dataclass
 class WidgetQuery:
     """A node of ours.
@@ -101,7 +105,7 @@ def check(name: str, spec: Any, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, NUMBERS[kind]):
             raise PiyingError(f"{name} is no number.")
         if not options.get("min", value) <= value <= options.get("max", value):
-            raise PiyingError(f"{name} is {value}. It goes from {options['min']} to {options['max']}.")
+            raise OutOfRangeError(f"{name} is {value}. It goes from {options['min']} to {options['max']}.")
     elif kind == "BOOLEAN":
         if not isinstance(value, bool):
             raise PiyingError(f"{name} is neither true nor false.")

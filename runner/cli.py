@@ -102,7 +102,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show what it would need and stop; models of the manifest need not be installed",
     )
-    modes.add_argument("--inspect", help="say what a file of weights is and stop", **file)
+    modes.add_argument(
+        "--inspect", help="say what a file of weights, or the folder of a component, is and stop", **file
+    )
     modes.add_argument(
         "--layers",
         action="store_true",
@@ -234,10 +236,8 @@ def _inspect(options: argparse.Namespace, out: Output) -> int:
     from ..core.checkpoints import inspect, layers
 
     path: Path = options.inspect
-    if path.is_dir():
-        raise PiyingError(f"{path}: this is a folder. Name one file of weights in it.")
-    if not path.is_file():
-        raise PiyingError(f"{path}: there is no such file. Name one file of weights.")
+    if not path.is_file() and not path.is_dir():
+        raise PiyingError(f"{path}: there is no such file. Name one file of weights, or the folder of a component.")
     found = inspect.inspect(path, numbers=True)
     held = layers.layers(path) if options.layers else None
     if options.json:

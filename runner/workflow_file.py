@@ -22,6 +22,9 @@ from .validate import converted
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 100
+MAX_ENCODINGS = 3  # of a text in a text
+SPACE = "\0\x1a\ufeff \t\r\n"  # around JSON, with what fills blocks, ends files in DOS and marks UTF-8
+JSON_STARTS = ("{", "[", '"')
 SEED_NAMES = ("seed", "noise_seed")
 
 
@@ -113,7 +116,7 @@ def read_workflow_file(path: Path, info: ObjectInfo, keep_unknown: bool = False)
         raise WorkflowError(f"{path}: cannot be read ({error.strerror}). Give a workflow file.") from error
     # By content: browsers and chats rename what they pass on.
     encoding = json.detect_encoding(head)
-    if head.decode(encoding, "ignore").lstrip()[:1] not in ("{", "["):
+    if not head.decode(encoding, "ignore").lstrip(SPACE).startswith(JSON_STARTS):
         try:
             texts = read_workflow(path)
         except PiyingError as error:
@@ -169,7 +172,7 @@ def _unpacked(found: dict[str, Any], origin: str) -> tuple[dict[str, Any] | None
     def graph(key: str) -> Any:
         value = found.get(key)
         # Metadata that was copied by hand has graphs as texts.
-        if isinstance(value, str) and value.lstrip().startswith("{"):
+        if isinstance(value, str) and value.lstrip(SPACE).startswith(("{", '"{')):
             value = _decoded(value, f"{origin}, {key}")
         # In a bare API form the keys are ids of nodes, which may have any name.
         return value if isinstance(value, dict) and "class_type" not in value else None
@@ -184,10 +187,23 @@ def _unpacked(found: dict[str, Any], origin: str) -> tuple[dict[str, Any] | None
 
 
 def _decoded(text: str, origin: str) -> Any:
+    """Return the value of a text in JSON; one that is itself a text in JSON is decoded once more."""
+    value: Any = text
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        for _ in range(MAX_ENCODINGS):
+            if value is not text and not (isinstance(value, str) and value.lstrip(SPACE).startswith(JSON_STARTS)):
+                break
+            value = json.loads(value.strip(SPACE), object_pairs_hook=_unique_keys)
+        return value
     except RecursionError as error:
         raise WorkflowError(f"{origin}: nested too deeply to be a workflow.") from error
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise WorkflowError(f"{origin}: not valid JSON ({error}).") from error
+        rest = error.doc[error.pos :][:20]
+        raise WorkflowError(
+            f"{origin}: its JSON ends in line {error.lineno}, and more follows it: {rest!r}. Remove what follows."
+        ) from error
     except ValueError as error:
         raise WorkflowError(f"{origin}: not valid JSON ({error}).") from error
 

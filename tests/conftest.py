@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Many tests compare bits. Without this MKL chooses its kernels by where the operands lie, on AMD's processors at
 # least, and a weight that is a view of a mapped file then gives other last bits than the same numbers elsewhere.
 os.environ.setdefault("MKL_CBWR", "AVX2")
+
+# A shell's background jobs ignore SIGINT and so do their children, which tests end by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def load_pack(name: str = "piying") -> None:

@@ -7,6 +7,9 @@ import { migrateWidgets } from "./lib/widget_migration.js";
 import { addPanel } from "./lib/panel.js";
 import { pollPlans } from "./lib/plan.js";
 import { listenToRun, restoreRecords } from "./lib/run_events.js";
+import { watchFailures } from "./lib/failures.js";
+import { titleTemplates } from "./lib/templates.js";
+import { loadTexts } from "./lib/i18n.js";
 
 const MOVING_PREVIEWS = "Piying.MovingPreviews";
 const POLL_INTERVAL = 600; // milliseconds
@@ -41,8 +44,20 @@ app.registerExtension({
       onChange: () => subscribe({ force: false }),
     },
   ],
-  setup() {
+  // Frontend 1.58 searches these words; older servers leave them out of the definitions.
+  async addCustomNodeDefs(definitions) {
+    for (const [name, words] of Object.entries(await callRoute("aliases", {}))) {
+      if (definitions[name]) definitions[name].search_aliases ??= words;
+    }
+  },
+  // Before the first node is made.
+  async init() {
     addStylesheet();
+    await loadTexts();
+    watchFailures();
+    titleTemplates();
+  },
+  setup() {
     listenToRun();
     api.addEventListener("reconnected", () => subscribe({ force: true }));
     setInterval(() => {

@@ -7,27 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..errors import PiyingError
-from ..families.base import ModelFamily
+from ..families.base import LORA_COMPONENT, ModelFamily
 from ..files.file_state import CACHED, FileState, cached_by_state, file_state
-from ..files.folder import CONFIG, CONFIG_BYTES, STEMS, component_files, component_folder
+from ..files.folder import CONFIG, CONFIG_BYTES, INDEX, SHARD, STEMS, component_files, component_folder
 from ..files.json_file import read_json, read_json_or_empty
-from ..files.scan import Entry, files_among, models_among, name_in_part, name_left_out, scan
+from ..files.scan import Entry, files_among, models_among, name_in_part, name_left_out, named_together, scan
 from ..host.base import MODEL_CATEGORIES, Host
 from .installed_model import FOLDER_DEPTH, InstalledModel
 
 if TYPE_CHECKING:
     from ..checkpoints.inspect import FileInfo
 
-INDEXES = ("model_index.json", "config.json")
+INDEXES = (INDEX, CONFIG)
 ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
+EMBEDDINGS = re.compile(r"shared\.weight|(model\.)?embed_tokens\.weight|embeddings\.word_embeddings\.weight")
 LONGEST_NAME = 1024
 NO_MODELS = ("loras", "annotators", "tokenizers")  # categories without models in single files
 SEARCH_DEPTH = 8  # of subfolders, as deep as anyone sorts models
@@ -40,7 +42,8 @@ def once_in_pass(host: Host, key: Hashable, find: Callable[[], T]) -> T:
     """Return what a function finds in the models folders, from the host's table where this pass has asked already."""
     table = host.pass_cache()
     if key not in table:
-        table[key] = find()
+        with named_together():
+            table[key] = find()
     found: T = table[key]
     return found
 
@@ -55,19 +58,47 @@ def installed_models(family: ModelFamily, host: Host) -> list[InstalledModel]:
 
 def _installed(family: ModelFamily, host: Host) -> list[InstalledModel]:
     found: dict[str, InstalledModel] = {}
+    partial: dict[str, tuple[str, Path]] = {}
     for category, root in host.model_folders():
         for entry in models_among(_entries(category, root, host), INDEXES):
             folder = Path(entry.path)
             if entry.real in found or _class_name(folder) not in family.index_classes:
                 continue
             contents = _contents(folder)
-            if not _is_downloading(contents):
-                name = _shown_name(category, folder.relative_to(root).as_posix())
+            name = _shown_name(category, folder.relative_to(root).as_posix())
+            if _is_downloading(contents):
+                continue
+            if (folder / LORA_COMPONENT).is_dir() and not all((folder / part).is_dir() for part in family.rules):
+                partial.setdefault(entry.real, (name, folder))
+            else:
                 size = sum(state.size for file, state in contents if file.lower().endswith(".safetensors"))
                 problem = _folder_problem(folder, _parts(family), contents)
                 found[entry.real] = InstalledModel(name, Path(entry.real), size, problem=problem)
-    folders = list(found.values())
-    return folders + family.single_file_models(FileCatalog(host), folders)
+    folders, files = list(found.values()), FileCatalog(host)
+    completed = [_completed(family, name, folder, files=files, folders=folders) for name, folder in partial.values()]
+    return [*folders, *completed, *family.single_file_models(files, folders)]
+
+
+def _completed(
+    family: ModelFamily, name: str, folder: Path, *, files: FileCatalog, folders: Sequence[InstalledModel]
+) -> InstalledModel:
+    """Return the model of a folder that lacks components, with those that lie elsewhere."""
+    transformer = files.elsewhere(name, folder / LORA_COMPONENT)
+    if transformer is None:
+        return InstalledModel(name, folder, 0, problem=_problem(LORA_COMPONENT, (folder,)))
+    own = {path.name: (path,) for path in sorted(folder.iterdir()) if path.is_dir()}
+    beside = family.beside((transformer,), files, folders)
+    # A tokenizer goes with its text encoder, wherever that is.
+    lone = {part for part in own if part.replace("tokenizer", "text_encoder") not in own} & beside.keys()
+    known = files.model(
+        family, (transformer,), {**own, **{part: beside[part] for part in (beside.keys() - own.keys()) | lone}}, name
+    )
+    if known.lacking:
+        missing = ", ".join(family.missing[part] for part in known.lacking)
+        problem = f"{folder}: neither in it nor elsewhere: {missing}. {family.remedy}, or fetch it again."
+        known = replace(known, needed=(), problem=problem)
+    here = ", ".join(part for part in own if part in family.rules)
+    return replace(known, path=folder, details=f"{known.details}; its folder holds {here} alone")
 
 
 def _entries(category: str, root: Path, host: Host) -> list[Entry]:
@@ -178,7 +209,9 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
         if found is None:
             named = read_json_or_empty(folder / index, CONFIG_BYTES).get("_class_name")
             if isinstance(named, str):
-                return (
+                has_weights = next(folder.glob("*.safetensors*"), None) is not None
+                reason = what_is(name, host, "model", of_folder=True) if has_weights else None
+                return reason or (
                     f"{folder} holds one component alone, a {named[:80]}; models are read from folders with a "
                     f"{INDEXES[0]}, or from single files"
                 )
@@ -246,11 +279,16 @@ def _shown_name(category: str, relative: str) -> str:
 
 @dataclass(frozen=True)
 class SingleFile:
-    """One file of weights: the name shown for it, where it is, and what it is."""
+    """One file of weights, or a folder of files that are one: the name shown for it, where it is, and what it is."""
 
     name: str
     path: Path
     found: FileInfo
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies; itself where it is a folder."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def title(self) -> str:
@@ -318,15 +356,23 @@ class FileCatalog:
         info = _inspected(path)
         return None if info is None else SingleFile(name, path, info)
 
-    def shapes(self, file: SingleFile, kind: str) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of one component of a file under the names of its class.
+    def shapes(self, place: Path, kind: str) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of one component of a file or folder under the names of its class.
 
         Raises:
-            PiyingError: the file has changed since, and holds no such component.
+            PiyingError: there is no such component in it.
         """
         from ..checkpoints.components import find_source
 
-        return {name: entry.shape for name, entry in find_source(file.path, kind).entries.items()}
+        return {name: entry.shape for name, entry in find_source(place, kind).entries.items()}
+
+    def vocabulary(self, place: Path, kind: str) -> int:
+        """Return how many rows the embeddings of a text encoder or language model have; 0 where it cannot be read."""
+        try:
+            shapes = self.shapes(place, kind)
+        except PiyingError:  # which the judgement of its model tells
+            return 0
+        return next((shape[0] for name, shape in shapes.items() if EMBEDDINGS.fullmatch(name)), 0)
 
     def lent_by(self, folders: Sequence[InstalledModel], parts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
         """Return for each part the folder of the first model that has it, undamaged."""
@@ -379,30 +425,48 @@ def single_files(host: Host, categories: Collection[str]) -> list[SingleFile]:
 def _inspected_files(category: str, root: Path, host: Host) -> list[tuple[str, SingleFile]]:
     """Return the files of weights in one folder of models, each with its path without links."""
     files = files_among(_entries(category, root, host), ENDINGS)
-    found = []
+    found: dict[Path, tuple[str, SingleFile]] = {}
     for entry in islice(files, MAX_FILES):
-        path = Path(entry.path)
+        path, real = Path(entry.path), entry.real
+        if SHARD.fullmatch(path.name) and path.parent != root:
+            path, real = path.parent, os.path.dirname(real)  # noqa: PTH120 - a text, as the others are
+        if path in found:
+            continue
         info = _inspected(path)
         if info is not None:
             name = _shown_name(category, path.relative_to(root).as_posix())
-            found.append((entry.real, SingleFile(name, path, info)))
+            found[path] = (real, SingleFile(name, path.parent if _is_configured(path, info) else path, info))
     if next(files, None) is not None:
         name_in_part(root, f"there are more than {MAX_FILES} files of weights in it")
-    return found
+    return list(found.values())
+
+
+def _is_configured(path: Path, info: FileInfo) -> bool:
+    """Return whether the configuration beside a file is followed: the folder is then read, and not the file alone."""
+    from ..checkpoints.components import is_followed
+
+    is_own = info.readable and path.is_file() and path.name.startswith(STEMS)
+    return is_own and any(is_followed(path.parent, part.kind) for part in info.parts)
 
 
 def _inspected(path: Path) -> FileInfo | None:
+    """Return what a file is, or a folder of shards; None where it is damaged, which is named once."""
     try:
-        return _inspected_once(path)
+        files = component_files(path) if path.is_dir() else [path]
+        config = [path / CONFIG] if path.is_dir() and (path / CONFIG).is_file() else []
+        return _inspected_once(files[0], path, tuple((file, file_state(file)) for file in [*files[1:], *config]))
+    except PiyingError as error:
+        name_left_out(path, str(error).removeprefix(f"{path}: "))
     except OSError as error:
         name_left_out(path, f"it cannot be read ({error.strerror})")
-        return None
+    return None
 
 
 @cached_by_state
-def _inspected_once(path: Path) -> FileInfo | None:
+def _inspected_once(file: Path, path: Path, states: tuple[tuple[Path, FileState], ...]) -> FileInfo | None:
     from ..checkpoints.inspect import inspect
 
+    del file, states  # the answer is cached until one of them changes
     try:
         return inspect(path)
     except PiyingError as error:
@@ -410,12 +474,18 @@ def _inspected_once(path: Path) -> FileInfo | None:
         return None
 
 
-def what_is(name: str, host: Host, wanted: Literal["model", "lora"] = "lora") -> str | None:
-    """Return what the single file of that name is, or None where there is no such file."""
+def what_is(
+    name: str, host: Host, wanted: Literal["model", "lora"] = "lora", *, of_folder: bool = False
+) -> str | None:
+    """Return what the single file of that name is, or None where there is no such file.
+
+    Args:
+        of_folder: look at folders of one component in place of files, and return None for those that can be read.
+    """
     from ..checkpoints.inspect import inspect
 
     for path in _places(name, host):
-        if path.is_dir():
+        if path.is_dir() is not of_folder:
             continue
         try:
             found = inspect(path)
@@ -423,6 +493,6 @@ def what_is(name: str, host: Host, wanted: Literal["model", "lora"] = "lora") ->
             return str(error).removesuffix(".")
         # Whether a LoRA could be read does not matter where a model is wanted.
         if (found.is_lora and wanted == "model") or not found.reason:
-            return f"this is {found.what}"
+            return None if of_folder else f"this is {found.what}"
         return found.reason.removesuffix(".")
     return None

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from ..errors import PiyingError
 from ..families.base import ModelFamily
-from ..files.scan import name_left_out
+from ..files.scan import name_left_out, named_together
 from ..host.base import Host
 from .discovery import installed_models, why_not
 from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in, has_built_in
 
 log = logging.getLogger("piying")
+
+MAX_DAMAGED = 10  # models that cannot be used, told one by one
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ def model_choices_and_details(family: ModelFamily, host: Host) -> tuple[list[str
     for found in installed:
         lacks = f"; not here: {_missing(family, found)}" if found.lacking else ""
         lines += [f"{found.name}: {found.details}{lacks}"] if found.details else []
-        lines += [f"{found.name} cannot be used: {found.problem}"] if found.problem else []
+    damaged = [found for found in installed if found.problem]
+    lines += [f"{found.name} cannot be used: {found.problem}" for found in damaged[:MAX_DAMAGED]]
+    lines += [f"{len(damaged) - MAX_DAMAGED} more cannot be used"] if len(damaged) > MAX_DAMAGED else []
     return _choices(family, installed), lines
 
 
@@ -94,7 +98,7 @@ def _check(family: ModelFamily, model: str, host: Host, installed: list[Installe
             f"model {model!r} is not installed. Fetch it with `python install.py --models {name}`, "
             f"or choose one of these: {', '.join(choices)}."
         )
-    if name not in choices and _first_pair(installed, name):
+    if name not in choices and _meant(installed, name):
         return
     lacking = next((found for found in installed if found.name == name and found.lacking), None)
     if lacking is not None:
@@ -105,15 +109,22 @@ def _check(family: ModelFamily, model: str, host: Host, installed: list[Installe
     if name not in choices:
         known = next((found.problem for found in installed if found.name == name and found.problem), None)
         reason = known or why_not(name, family, host)
+        state = f"cannot be used: {reason.removesuffix('.')}" if reason else "is not installed"
         raise PiyingError(
-            f"model {model!r} {f'cannot be used: {reason}' if reason else 'is not installed'}. "
+            f"model {model!r} {state}. "
             f"Here are: {', '.join(choices)}. "
             f"Choose one of them, or put the model's folder under models/{family.folder}."
         )
 
 
-def _first_pair(installed: list[InstalledModel], name: str) -> InstalledModel | None:
-    """Return the first of several models that share the file of that name: workflows were saved when it was one."""
+def _meant(installed: list[InstalledModel], name: str) -> InstalledModel | None:
+    """Return the model that a name stands for that is none: a folder with one model in it, or a file of several pairs.
+
+    Workflows were saved when the file was of one pair.
+    """
+    inside = [found for found in installed if found.can_run and found.name.rpartition("/")[0] == name]
+    if len(inside) == 1:
+        return inside[0]
     pairs = [found for found in installed if found.can_run and found.name.startswith(f"{name} + ")]
     if len(pairs) > 1:
         log.info("model %s goes with %d others here: using %s.", name, len(pairs), pairs[0].name)
@@ -127,7 +138,8 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     smallest where none does; without any, the built-in one, and says so.
 
     Raises:
-        PiyingError: the handle names a model that is not installed, or none is and the family has no built-in one.
+        PiyingError: the handle names a model that is not installed or cannot be used; or it is auto, and all that are
+            installed cannot be used, or none is and the family has no built-in one.
     """
     family = handle.family
     installed = installed_models(family, host)
@@ -136,7 +148,7 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     if name == BUILT_IN:
         return built_in(family.key)
     if name != AUTO:
-        chosen = next((found for found in installed if found.name == name), None) or _first_pair(installed, name)
+        chosen = next((found for found in installed if found.name == name), None) or _meant(installed, name)
         assert chosen is not None  # `_check` has found it
         return chosen
     damaged = [found for found in installed if found.problem]
@@ -144,14 +156,15 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     if complete:
         from ..planner.machine import memory_bytes
 
-        for found in damaged:
-            name_left_out(found.path, found.problem)
+        with named_together():
+            for found in damaged:
+                name_left_out(found.path, found.problem.removeprefix(f"{found.path}: "))
         limit = memory_bytes(host.device())
         fitting = [found for found in complete if found.size <= limit]
         return max(fitting, key=_size) if fitting else min(complete, key=_size)
     if damaged:
-        # A toy in the place of the model that its owner expects would not say what is wrong; reading this one does.
-        return max(damaged, key=_size)
+        # A toy in the place of the model that its owner expects would not say what is wrong.
+        raise PiyingError(max(damaged, key=_size).problem)
     from ..download.manifest import first_of
 
     advised = first_of(family.key)

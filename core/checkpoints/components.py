@@ -13,8 +13,8 @@ from os.path import commonprefix
 from pathlib import Path
 
 from ..errors import PiyingError
-from ..families.registry import component_specs, layout_kinds, layouts
-from ..files.folder import CONFIG, STEMS, component_files, component_folder
+from ..families.registry import component_specs, layout_kinds, layouts, model_types
+from ..files.folder import CONFIG, SHARD, STEMS, component_files, component_folder
 from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import judge
@@ -23,6 +23,7 @@ from ..quantization.stored_formats import check_readable, check_scales, describe
 from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors, part_tensors
 from .layouts.base import Config, Layout, Metadata, Shapes
 from .pretrained import check_counts, class_name, read_config
+from .settings import check_settings
 
 PREFIX = re.compile(
     r"(model\.diffusion_model\.|diffusion_model\.|vae\.|first_stage_model\.|text_encoders\.[^.]+\.(?:transformer\.)?)"
@@ -138,9 +139,6 @@ def other_model(entries: Mapping[str, TensorEntry], metadata: Metadata, wanted: 
     # Of what is not known every door says the same.
     also = f", not a {wanted.replace('_', ' ')}" if wanted and what != UNKNOWN else ""
     return PiyingError(f"this is {said}{also}. Choose another file.")
-
-
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")  # in the names of files that hold one model together
 
 
 def readable_header(path: Path) -> FileHeader:
@@ -271,6 +269,7 @@ def _whole(
         _check_part(layout, shapes, entries)
         config = class_config(layout, shapes, sources[0].headers[0].metadata)
     name = class_of(kind, config, layout.class_name if layout and is_given else "")
+    check_settings(config)
     described = described_tensors(name, config)
     if described is None:
         check_blocks(kind, shapes)
@@ -288,27 +287,31 @@ def _check_part(layout: Layout, shapes: Shapes, entries: Mapping[str, TensorEntr
 
 
 def check_file(header: FileHeader, parts: Sequence[FileComponent]) -> None:
-    """Accept a file all of whose components are whole, or parts of ones that are whole with another file.
+    """Accept a file or folder all of whose components are whole, or parts of ones that are whole with another file.
 
     Raises:
-        PiyingError: one is not.
+        PiyingError: one is not, there is none, or the file is one of several that hold a model together.
     """
-    folder, shard = header.path.parent, SHARD.search(header.path.name)
-    if shard and int(shard[2]) > 1:
-        raise PiyingError(f"it is file {int(shard[1])} of {int(shard[2])} of a model. Choose the folder of all.")
+    is_folder = header.path.is_dir()
+    folder, shard = header.path if is_folder else header.path.parent, SHARD.fullmatch(header.path.name)
+    if shard and int(shard[3]) > 1:
+        raise PiyingError(f"it is file {int(shard[2])} of {int(shard[3])} of a model. Choose the folder of all.")
+    if not parts:
+        raise other_model(header.entries, header.metadata)
     for part in parts:
         layout = part.layout
         if layout is None:
             continue
         entries = _entries_of(part, header.entries, header.path)
-        is_own = header.path.name.startswith(STEMS)  # a model folder's configuration is for the files named so
-        if is_own and _is_followed(folder, part.kind):
+        # A model folder's configuration is for the files named so.
+        is_own = is_folder or header.path.name.startswith(STEMS)
+        if is_own and is_followed(folder, part.kind):
             find_component(part.kind, [folder])
         elif not _check_part(layout, {name: entry.shape for name, entry in entries.items()}, entries):
             _whole(part.kind, [Source(header.path, (header,), part, entries)], entries)
 
 
-def _is_followed(folder: Path, kind: str) -> bool:
+def is_followed(folder: Path, kind: str) -> bool:
     """Return whether a folder has a configuration for a class of that kind."""
     return (folder / CONFIG).is_file() and class_name(read_config(folder)) in classes_of(kind)
 
@@ -358,10 +361,17 @@ def check_pretrained(folder: Path, config: Config, name: str) -> None:
     for file in component_files(folder):
         entries |= readable_header(file).entries
     check_counts(config, len(entries), str(folder))
-    described = described_tensors(name, config)
-    # Of a model without its head transformers finds the tensors under other names.
-    if described is not None and described.needed.keys() & entries.keys():
-        try:
+    try:
+        check_settings(config)
+        types = model_types(name)
+        if types and config.get("model_type", types[0]) not in types:
+            raise PiyingError(
+                f"its configuration says model_type is {config['model_type']!r}; that of a {name} is "
+                f"{' or '.join(types)}. Fetch it again."
+            )
+        described = described_tensors(name, config)
+        # Of a model without its head transformers finds the tensors under other names.
+        if described is not None and described.needed.keys() & entries.keys():
             check_tensors(name, described, entries, passes_over=True)
-        except PiyingError as error:
-            raise PiyingError(f"{folder}: {error}") from error
+    except PiyingError as error:
+        raise PiyingError(f"{folder}: {error}") from error

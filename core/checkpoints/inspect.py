@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PiyingError
+from ..files.folder import component_files
 from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import Verdict, check_numbers, judge
 from ..lora.names import lora_names
 from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
-from .components import FileComponent, check_file, describe, file_components, other_model
+from .components import FileComponent, check_file, describe, file_components
 from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
 
 GB = 1e9  # as makers of disks and hubs count
@@ -65,7 +66,7 @@ class FileInfo:
     Attributes:
         what: in words: "a Wan2.1-VACE transformer".
         format: "safetensors", "gguf" or "pth".
-        bytes: of the whole file.
+        bytes: of the whole file, or of all files of a folder.
         tensors: how many there are.
         precision: how the weights are stored: "bf16", "fp8 scaled", "GGUF Q4_K".
         types: {type: bytes}, most first.
@@ -93,7 +94,7 @@ class FileInfo:
 
 
 def inspect(path: Path, numbers: bool = False) -> FileInfo:
-    """Return what a file is; only its header is read, however large it is.
+    """Return what a file is, or what all files of a folder are; only headers are read, however large they are.
 
     Args:
         numbers: look at those of a LoRA too, as its check before a run does.
@@ -112,7 +113,7 @@ def inspect(path: Path, numbers: bool = False) -> FileInfo:
         file=path.as_posix(),
         what=what,
         format=header.format,
-        bytes=path.stat().st_size,
+        bytes=sum(file.stat().st_size for file in (component_files(path) if path.is_dir() else [path])),
         tensors=len(header.entries),
         precision=precision_of(header),
         types=types_of(header.entries),
@@ -135,8 +136,6 @@ def _why_unreadable(
             if not lora.reason and numbers:
                 check_numbers(header.path)
             return lora.reason
-        if not parts:
-            raise other_model(header.entries, header.metadata)
         check_file(header, parts)
     except PiyingError as error:
         return str(error).removeprefix(f"{header.path}: ").removeprefix(f"{header.path.parent}: ")

@@ -150,8 +150,6 @@ def load_pretrained(folder: Path, title: str, classes: Collection[str], dtype: t
     check_pretrained(folder, settings, named)
     with reading(folder, title):
         kind = getattr(transformers, named)
-        if settings.get("model_type", kind.config_class.model_type) != kind.config_class.model_type:
-            raise ValueError(f"model_type is {settings['model_type']!r}, not {kind.config_class.model_type!r}")
         model, info = kind.from_pretrained(
             folder,
             config=kind.config_class.from_dict(settings),

@@ -30,6 +30,8 @@ BAD_VALUES = (
 CODE = re.compile(
     r"auto_map|trust_remote_code|custom_\w+|.*(attn|experts)_implementation\w*|use_kernels|kernel_config"
     r"|use_pretrained_backbone"
+    # Nor what it says of the form of outputs, which the pipelines set themselves, and of heads that are not made.
+    r"|return_dict|output_(attentions|hidden_states)|classifier_dropout"
 )
 # Settings that count modules, and how many there may be without as many tensors: defaults are written down too.
 COUNT = re.compile(r".*(layers|blocks|depths?|per_block)")

@@ -5,22 +5,27 @@ from __future__ import annotations
 import re
 import struct
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..files.file_state import cached_by_state
+from ..files.folder import CONFIG
 from ..files.gguf_file import gguf_values
 from ..files.json_file import read_json_or_empty
 from ..files.open import header_tensors, read_header
-from ..files.scan import find_folders
+from ..files.scan import find_folders, name_left_out
 from ..host.base import Host
 from ..main_memory import is_out_of_memory
-from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
+from .layouts.base import BYTE_BPE, GGUF_DIGITS, TOKENIZER_TENSOR, UNIGRAM, holds_tokenizer
 from .pretrained import reading
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
     from ..catalog.installed_model import InstalledModel
@@ -147,8 +152,10 @@ def tokenizer_in(path: str | Path) -> Any | None:
             return None
         values = gguf_values(path)
         with reading(path, "tokenizer"):
-            is_unigram = values["tokenizer.ggml.model"] == "t5"
-            return SentencePieceTokenizer(_sentencepiece_model(values)) if is_unigram else _byte_level_bpe(values)
+            if values["tokenizer.ggml.model"] == UNIGRAM:
+                return SentencePieceTokenizer(_sentencepiece_model(values))
+            is_bytes = values["tokenizer.ggml.model"] == BYTE_BPE
+            return _fast_tokenizer(values, _byte_bpe(values) if is_bytes else _piece_bpe(values))
     tensors = header_tensors(header)
     found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
@@ -156,26 +163,92 @@ def tokenizer_in(path: str | Path) -> Any | None:
     return _of_pieces(found.read().contiguous().numpy().tobytes(), path)
 
 
+TURN_END = "turn_end_token"  # attribute of a tokenizer from a GGUF file: what ends a turn of its chats
+# How texts are split into words, from the tokenizer.json of Qwen/Qwen2.5-*, meta-llama/Llama-3.* and zai-org/GLM-4-*.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,DIGITS}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # Types of tokens, the same in GGUF (llama_token_type) and SentencePiece (ModelProto.SentencePiece.Type).
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6
+NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
 
 
-def _byte_level_bpe(values: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """Return Qwen's tokenizer from the metadata of a GGUF file."""
+def _fast_tokenizer(values: Mapping[str, Any], words: Tokenizer) -> PreTrainedTokenizerBase:
+    """Return a language model's tokenizer from the metadata of a GGUF file.
+
+    Args:
+        words: its words, and how a text is split into them.
+    """
     from tokenizers import AddedToken
-    from transformers import Qwen2Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
     tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
-    merges: Any = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
-    end = tokens[values["tokenizer.ggml.eos_token_id"]]
-    padding = tokens[values.get("tokenizer.ggml.padding_token_id", values["tokenizer.ggml.eos_token_id"])]
-    tokenizer: Any = Qwen2Tokenizer(
-        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, eos_token=end, pad_token=padding
+    end = values["tokenizer.ggml.eos_token_id"]
+    begin, turn_end = values.get("tokenizer.ggml.bos_token_id"), values.get("tokenizer.ggml.eot_token_id", end)
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        eos_token=tokens[end],
+        bos_token=None if begin is None else tokens[begin],
+        pad_token=tokens[values.get("tokenizer.ggml.padding_token_id", end)],
+        extra_special_tokens={TURN_END: tokens[turn_end]},
+        clean_up_tokenization_spaces=False,
     )
     added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
     tokenizer.add_tokens([AddedToken(token, special=kind == CONTROL, normalized=False) for token, kind in added])
     tokenizer.chat_template = values.get("tokenizer.chat_template")
     return tokenizer  # type: ignore[no-any-return]
+
+
+def _byte_bpe(values: Mapping[str, Any]) -> Tokenizer:
+    """Return BPE over bytes: Qwen's, Llama 3's and GLM-4's, which differ in how many digits a word has."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    vocabulary = {token: number for number, token in enumerate(values["tokenizer.ggml.tokens"])}
+    merges: Any = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
+    way = values["tokenizer.ggml.pre"]
+    words = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=way.startswith("llama")))
+    if way == "qwen2":
+        words.normalizer = normalizers.NFC()
+    split = Regex(WORDS.replace("DIGITS", str(GGUF_DIGITS[way])))
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(split, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    words.decoder = decoders.ByteLevel()
+    return words
+
+
+def _piece_bpe(values: Mapping[str, Any]) -> Tokenizer:
+    """Return SentencePiece's BPE, that of Llama 2, Mistral and ERNIE: of two merges that with the higher score."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    tokens, scores = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.scores"]
+    types = values["tokenizer.ggml.token_type"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    normal = {token: score for token, score, kind in zip(tokens, scores, types, strict=True) if kind == NORMAL}
+    pairs = [
+        (-score, vocabulary[token], token[:at], token[at:])
+        for token, score in normal.items()
+        for at in range(1, len(token))
+        if token[:at] in normal and token[at:] in normal
+    ]
+    unknown = tokens[values.get("tokenizer.ggml.unknown_token_id", 0)]
+    words = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=[(left, right) for *_, left, right in sorted(pairs)],
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=BYTE in types,
+        )
+    )
+    prefix = [normalizers.Prepend(SPACE)] if values.get("tokenizer.ggml.add_space_prefix", True) else []
+    words.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
+    # The space before the first word stays: an answer may go on with a sentence.
+    words.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    return words
 
 
 def _sentencepiece_model(values: Mapping[str, Any]) -> bytes:
@@ -231,55 +304,88 @@ def _of_pieces(model: bytes, path: Path) -> SentencePieceTokenizer:
 
 
 CATEGORY = "tokenizers"  # below the models folder, and what ComfyUI itself comes with
-SETTINGS = "tokenizer_config.json"
+SETTINGS, WORDS = "tokenizer_config.json", "tokenizer.json"
 SEARCH_DEPTH = 3
-# Rows of the embeddings beyond the tokenizer's words are padding: Qwen's have up to 151,936 for 151,669 words.
+# Rows of the embeddings beyond the tokenizer's words are padding: Qwen's have up to 151,936 for 151,669 words, UMT5's
+# 256,384 for 256,000.
 PADDING = 512
 
 
-def _folders(host: Host) -> Iterator[Path]:
-    """Yield the folders that hold a tokenizer, in the host's order."""
-    for category, root in host.model_folders():
-        if category == CATEGORY:
-            yield from find_folders(root, SEARCH_DEPTH, [SETTINGS])
+class TokenizerKind(Enum):
+    """How a tokenizer divides words, with the classes of transformers that do so."""
+
+    UNIGRAM = ("T5Tokenizer", "T5TokenizerFast")
+    BPE = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
+    WORDPIECE = ("BertTokenizer", "BertTokenizerFast")
 
 
-def bert_tokenizer(host: Host) -> Path | None:
-    """Return the folder of a BERT's tokenizer, or None.
-
-    ComfyUI comes with one (comfy/text_encoders/hydit_clip_tokenizer).
-    """
-    named = (folder for folder in _folders(host) if _class_in(folder) == "BertTokenizer")
-    return next((folder for folder in named if (folder / "vocab.txt").is_file()), None)
+# Names of classes that say nothing: what transformers 5 writes, what transformers 4 did, and none.
+ANY_CLASS = ("TokenizersBackend", "PreTrainedTokenizerFast", "")
 
 
-def qwen_tokenizer(folders: list[Path], vocabulary: int, host: Host) -> Path | None:
-    """Return a folder with the words of a Qwen model of so many, or None.
+def find_tokenizer(
+    kind: TokenizerKind, rows: int, host: Host, *, lenders: Sequence[Path] = (), near: Path | None = None
+) -> Path | None:
+    """Return the folder of the tokenizer whose words fit the embeddings of a text encoder best, or None.
+
+    ComfyUI comes with two (comfy/text_encoders).
 
     Args:
-        folders: language models that are installed; one of as many words lends its own.
-        vocabulary: rows of the embeddings.
+        rows: of the embeddings.
+        lenders: folders of models that may hold one.
+        near: the text encoder's own folder, which is looked through first.
     """
-    for folder in folders:
-        if (
-            read_json_or_empty(folder / "config.json").get("vocab_size") == vocabulary
-            and (folder / SETTINGS).is_file()
-        ):
+    sizes = {folder: read_json_or_empty(folder / CONFIG).get("vocab_size") for folder in lenders}
+    for folder, size in sizes.items():
+        if rows and size == rows and (folder / SETTINGS).is_file():
             return folder
-    for folder in _folders(host):
-        words = _words_in(folder) if _class_in(folder) == "Qwen2Tokenizer" else {}
-        if words and 0 <= vocabulary - len(words) <= PADDING:
-            return folder
-    return None
+    roots = {root: category for category, root in host.model_folders()}
+    searched = [folder for folder, size in sizes.items() if size is None]
+    searched += [root for root, category in roots.items() if category == CATEGORY]
+    searched = searched if near is None or near in roots else [near, *searched]
+    places = (
+        folder
+        for root in searched
+        for folder in find_folders(root, SEARCH_DEPTH, [SETTINGS, PIECES], owned=lambda folder: frozenset())
+    )
+    spare = [(rows - _count_words(folder, kind), folder) for folder in dict.fromkeys(places)]
+    # The first of several that fit equally well.
+    return min((one for one in spare if 0 <= one[0] <= PADDING), key=itemgetter(0), default=(0, None))[1]
 
 
-def _words_in(folder: Path) -> dict[str, Any]:
-    """Return the words of a folder's tokenizer: in a file of their own, or as transformers 5 saves all in one."""
-    words = read_json_or_empty(folder / "vocab.json")
-    model = {} if words else read_json_or_empty(folder / "tokenizer.json").get("model")
-    inside = model.get("vocab") if isinstance(model, dict) else None
-    return inside if isinstance(inside, dict) else words
+def _count_words(folder: Path, kind: TokenizerKind) -> int:
+    """Return how many words a folder's tokenizer has, or more than any embeddings have rows where it has none."""
+    named = str(read_json_or_empty(folder / SETTINGS).get("tokenizer_class") or "")
+    if named not in (*kind.value, *ANY_CLASS):
+        return NONE
+    file = next(
+        (folder / name for name in (PIECES, "vocab.json", "vocab.txt", WORDS) if (folder / name).is_file()), None
+    )
+    try:
+        found, count = (None, 0) if file is None else _words_in(file)
+    except (PiyingError, OSError) as error:
+        name_left_out(folder, str(error).removeprefix(f"{file}: "))
+        return NONE
+    return count if found == kind else NONE
 
 
-def _class_in(folder: Path) -> str:
-    return str(read_json_or_empty(folder / SETTINGS).get("tokenizer_class", ""))
+NONE = 1 << 62  # more words than any embeddings have rows
+
+
+@cached_by_state
+def _words_in(file: Path) -> tuple[TokenizerKind | None, int]:
+    """Return the kind of the tokenizer in a file, and its number of words; those added to them are not counted."""
+    if file.name == PIECES:
+        return TokenizerKind.UNIGRAM, int(_of_pieces(file.read_bytes(), file).vocab_size)
+    if file.suffix == ".txt":
+        return TokenizerKind.WORDPIECE, len(file.read_bytes().splitlines())
+    table = read_json_or_empty(file)
+    if file.name != WORDS:
+        return TokenizerKind.BPE, len(table)
+    model = table.get("model")
+    words = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(words, (list, dict)):
+        return None, 0
+    # Files of older versions do not name the type.
+    guessed = "unigram" if isinstance(words, list) else "wordpiece" if "max_input_chars_per_word" in model else "bpe"
+    return TokenizerKind.__members__.get(str(model.get("type", guessed)).upper()), len(words)

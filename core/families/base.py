@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..quantization.policy import NOTHING_CAST, CastRules
 
 if TYPE_CHECKING:
-    from ..catalog.discovery import FileCatalog
+    from pathlib import Path
+
+    from ..catalog.discovery import FileCatalog, SingleFile
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..checkpoints.layouts.base import Description, Layout
@@ -60,6 +62,7 @@ class ModelFamily:
         key: its name in the manifest, in folders and in records.
         title: for people, as in "No … model is installed".
         index_classes: the classes that its folders name in model_index.json or config.json.
+        model_types: {transformers' model_type: class}, for classes whose config.json names one.
         folder: where its folders go, below the models folder.
         socket: the type of its handle on a ComfyUI wire; "" for models that are no input of a sampler.
         loader: the display name of the node that loads it.
@@ -76,6 +79,7 @@ class ModelFamily:
     key: str
     title: str
     index_classes: tuple[str, ...]
+    model_types: Mapping[str, str] = field(default_factory=dict)
     folder: str = "diffusers"
     socket: str = ""
     loader: str = ""
@@ -111,6 +115,18 @@ class ModelFamily:
         del files, folders
         return []
 
+    def beside(
+        self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
+    ) -> dict[str, tuple[Path, ...]]:
+        """Return the components and tokenizers besides a transformer that are here, and where.
+
+        Args:
+            transformer: the files or the folder that hold it; what is in them too, or near them, comes first.
+            files, folders: see `single_file_models`.
+        """
+        del transformer, files, folders
+        return {}
+
     def why_unusable(self, file: str, files: FileCatalog) -> str | None:
         """Return why the file of that name, which looks like one of the family's, is not offered; None if it is."""
         del file, files
@@ -129,6 +145,13 @@ class ModelFamily:
     def phases(self, components: Mapping[str, Component], work: Any) -> tuple[Phase, ...]:
         """Return the phases of a run, for the planner."""
         raise NotImplementedError(f"{self.title} models are not planned for.")
+
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: Any
+    ) -> Sequence[Any]:
+        """Return smaller works that fit a machine on which `work` does not, where there are any."""
+        del components, machine, handle, work
+        return ()
 
     def what_fits(self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: Any) -> str:
         """Return a sentence on the largest sizes that fit a machine on which `work` does not."""

@@ -60,7 +60,8 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         advise=lambda: family.what_fits(components, machine, handle, work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
-    return Estimate(name, made, machine)
+    fitting = () if made.fits else tuple(family.fitting(components, machine, handle, work))
+    return Estimate(name, made, machine, fitting)
 
 
 @dataclass(frozen=True)

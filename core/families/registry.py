@@ -56,6 +56,13 @@ def description(class_name: str) -> Description | None:
 
 
 @cache
+def model_types(class_name: str) -> tuple[str, ...]:
+    """Return what transformers calls the models of a class that a folder may name; none where nothing says so."""
+    found = (family.model_types.items() for family in FAMILIES)
+    return tuple(kind for kinds in found for kind, name in kinds if name == class_name)
+
+
+@cache
 def layout_kinds(component: str) -> frozenset[str]:
     """Return the kinds of layouts whose files may hold a component, by its name or its kind."""
     return frozenset(spec.layout_kind or spec.kind for spec in component_specs(component))

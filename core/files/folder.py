@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import PiyingError
 from .json_file import read_json
 
 CONFIG = "config.json"
+INDEX = "model_index.json"  # of a pipeline's folder, which has one folder for each component
+SHOWN = 3  # names of missing files in a message
 CONFIG_BYTES = 4 << 20  # the longest known, with the names of 21,000 classes, are under 2 MB
 STEMS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers call their files
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors", re.IGNORECASE)  # one of several files of one model
 
 
 def component_folder(path: Path, kind: str) -> Path:
-    """Return the folder of one component: `path` itself, or the part of a pipeline's folder named for it."""
+    """Return the folder of one component: `path` itself, or the part of a pipeline's folder named for it.
+
+    Raises:
+        PiyingError: a pipeline's folder has no such part.
+    """
     inside = path / kind
+    if (path / INDEX).is_file() and not inside.is_dir():
+        raise PiyingError(f"{path}: there is no {kind} in it. Fetch it again.")
     return inside if not (path / CONFIG).is_file() and inside.is_dir() else path
 
 
 def component_files(folder: Path) -> list[Path]:
     """Return the safetensors files that together hold a folder's component.
 
-    An index names its shards; without one there is a single file, and where a folder has variants
-    (`.fp16.safetensors`) the plain one counts.
+    An index names its shards; without one their own names tell whether all are here, or there is a single file. Where
+    a folder has variants (`.fp16.safetensors`) the plain one counts.
 
     Raises:
-        PiyingError: there is none, or several and no index to say which.
+        PiyingError: there is none, a shard is missing, or there are several and nothing says which.
     """
     for stem in STEMS:
         index = folder / f"{stem}.safetensors.index.json"
@@ -33,16 +44,48 @@ def component_files(folder: Path) -> list[Path]:
             return _shards(folder, index)
         if (folder / f"{stem}.safetensors").is_file():
             return [folder / f"{stem}.safetensors"]
+    indexes = sorted(folder.glob("*.safetensors.index*.json"))
+    if len(indexes) == 1 and indexes[0].is_file():
+        return _shards(folder, indexes[0])
     found = [
         path for ending in ("safetensors", "gguf") for path in sorted(folder.glob(f"*.{ending}")) if path.is_file()
     ]
     found = [path for path in found if path.suffix == found[0].suffix]
-    if len(found) == 1:
+    if found and _are_all_shards(folder, found):
         return found
     raise PiyingError(
         f"{folder}: there {'is no safetensors file' if not found else 'are several safetensors files and no index'} "
         "in this folder. Fetch it again, or name one file."
     )
+
+
+def _are_all_shards(folder: Path, files: Sequence[Path]) -> bool:
+    """Return whether files are all that a model was divided into; a single file is.
+
+    Raises:
+        PiyingError: one of them is missing.
+    """
+    matches = [SHARD.fullmatch(file.name) for file in files]
+    parts = [match for match in matches if match is not None]
+    if len(files) == 1 and not parts:
+        return True
+    if len(parts) < len(files) or len({(match[1], match[3]) for match in parts}) > 1:
+        return False
+    stem, count = parts[0][1], parts[0][3]
+    here = {int(match[2]) for match in parts}
+    missing = [
+        f"{stem}-{number:05}-of-{count}.safetensors" for number in range(1, int(count) + 1) if number not in here
+    ]
+    _require(folder, missing)
+    return True
+
+
+def _require(folder: Path, missing: Sequence[str]) -> None:
+    if missing:
+        more = (
+            f" and {len(missing) - SHOWN} more are" if len(missing) > SHOWN else " is" if len(missing) == 1 else " are"
+        )
+        raise PiyingError(f"{folder}: {', '.join(missing[:SHOWN])}{more} missing. Fetch the folder again.")
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:
@@ -51,7 +94,5 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise PiyingError(f"{index}: its weight_map is no list of files beside it. Fetch the folder again.")
     files = [folder / str(name) for name in sorted(map(str, names))]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise PiyingError(f"{folder}: {', '.join(missing[:5])} missing. Fetch the folder again.")
+    _require(folder, [file.name for file in files if not file.is_file()])
     return files

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import PiyingError, file_error
 from ..quantization.stored_formats import check_readable
+from .folder import component_files
 from .gguf_file import MAGIC, gguf_tensors, read_gguf_header
 from .pth_file import PthHeader, pth_tensors, read_pth_header
 from .safetensors_file import FileHeader, damaged, mapped, open_regular, read_safetensors_header
@@ -31,11 +33,15 @@ def file_format(path: Path) -> str:
 
 
 def read_header(path: Path) -> FileHeader:
-    """Return the header of a file of any format, without its weights; none needs torch.
+    """Return the header of a file of any format, or of all files of a folder, without weights; none needs torch.
 
     Raises:
         PiyingError: it is damaged or no file of weights.
     """
+    if path.is_dir():
+        headers = [read_header(file) for file in component_files(path)]
+        entries = {name: entry for header in headers for name, entry in header.entries.items()}
+        return replace(headers[0], path=path, entries=entries)
     try:
         return _header(path)
     except OSError as error:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,7 +26,11 @@ Kind = Literal["file", "folder", "link", "model", "odd"]
 # Given a folder that holds a marker: the names in it that belong to the model it is, or None where it is no model.
 OwnedNames = Callable[[Path], frozenset[str] | None]
 
+SHOWN = 3  # of what is passed over in one folder; more are counted
+MAX_LINES = 10  # for what is passed over in one look at a folder of models
+
 _named: set[tuple[str, str]] = set()
+_waiting: ContextVar[list[tuple[str, str]] | None] = ContextVar("waiting", default=None)
 
 
 def name_left_out(path: str | Path, reason: str) -> None:
@@ -38,9 +44,53 @@ def name_in_part(path: str | Path, reason: str) -> None:
 
 
 def _name(path: str | Path, sentence: str) -> None:
-    if (str(path), sentence) not in _named:
-        _named.add((str(path), sentence))
+    if (str(path), sentence) in _named:
+        return
+    _named.add((str(path), sentence))
+    waiting = _waiting.get()
+    if waiting is None:
         log.warning("%s %s", path, sentence)
+    else:
+        waiting.append((str(path), sentence))
+
+
+@contextmanager
+def named_together() -> Iterator[None]:
+    """Log what is passed over inside in a few lines, those of one folder in one where they are many."""
+    waiting: list[tuple[str, str]] = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)
+        for folder, inside in _grouped(waiting).items():
+            if len(inside) <= SHOWN:
+                for path, sentence in inside:
+                    log.warning("%s %s", path, sentence)
+                continue
+            first = ", ".join(os.path.relpath(path, folder) for path, _ in inside[:SHOWN])
+            log.warning(
+                "%s: %d files and folders in it are left out or listed in part: %s, … The first %s",
+                folder,
+                len(inside),
+                first,
+                inside[0][1],
+            )
+
+
+def _grouped(named: Sequence[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """Return what is named by its folder; where these are many, by one that holds several of them."""
+    folders = [os.path.dirname(path) for path, _ in named]  # noqa: PTH120 - texts, as they are logged
+    while len(set(folders)) > MAX_LINES:
+        deepest = max(folder.count(os.sep) for folder in folders)
+        folders = [
+            os.path.dirname(folder) if folder.count(os.sep) == deepest else folder  # noqa: PTH120
+            for folder in folders
+        ]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for folder, one in zip(folders, named, strict=True):
+        found.setdefault(folder, []).append(one)
+    return found
 
 
 class Entry(NamedTuple):

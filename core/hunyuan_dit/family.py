@@ -36,16 +36,31 @@ class HunyuanDiTFamily(ModelFamily):
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return all-in-one checkpoints of ComfyUI's, Tencent's own files, and transformers alone."""
-        from ..checkpoints.tokenizers import bert_tokenizer
-
         found = [one for one in files.all if one.found.readable and one.holds("transformer", self.key)]
-        if not found:
-            return []
-        tokenizer = bert_tokenizer(files.host)
-        shared: dict[str, tuple[Path, ...]] = {} if tokenizer is None else {"tokenizer": (tokenizer,)}
-        shared |= files.lent_by(folders, tuple(PUBLISHED))
-        # No folder lends its noise schedule: it may be of another version. The shapes tell which.
-        return [files.model(self, (one,), {**shared, **_beside(one.path), **_inside(one)}) for one in found]
+        return [
+            files.model(self, (one,), {**self.beside((one,), files, folders), "transformer": (one.path,)})
+            for one in found
+        ]
+
+    def beside(
+        self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
+    ) -> dict[str, tuple[Path, ...]]:
+        """Return what lies in the same file or around it, else what folders lend.
+
+        No folder lends its noise schedule: it may be of another version. The shapes tell which.
+        """
+        from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
+
+        (one,) = transformer
+        found = {**files.lent_by(folders, tuple(PUBLISHED)), **_beside(one.path), **_inside(one)}
+        kinds = {"text_encoder": TokenizerKind.WORDPIECE, "text_encoder_2": TokenizerKind.UNIGRAM}
+        for part, kind in kinds.items():
+            name = part.replace("text_encoder", "tokenizer")
+            if part in found and name not in found:
+                rows = files.vocabulary(found[part][0], part)
+                tokenizer = find_tokenizer(kind, rows, files.host, near=one.folder)
+                found |= {} if tokenizer is None else {name: (tokenizer,)}
+        return found
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> ImageWork:
         """Return what an image has to do, from the inputs of Hunyuan-DiT Text to Image or Memory Plan."""
@@ -58,6 +73,14 @@ class HunyuanDiTFamily(ModelFamily):
         from .phases import phases
 
         return phases(components, work)
+
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
+    ) -> list[ImageWork]:
+        """Return the largest image that fits."""
+        from .phases import fitting
+
+        return fitting(components, machine, handle, work)
 
     def what_fits(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
@@ -133,7 +156,7 @@ HUNYUAN_DIT = HunyuanDiTFamily(
         "text_encoder": "its BERT text encoder",
         "text_encoder_2": "its mT5 text encoder",
         "tokenizer": "the tokenizer of its BERT, in models/tokenizers",
-        "tokenizer_2": "the tokenizer of its mT5",
+        "tokenizer_2": "the tokenizer of its mT5, in models/tokenizers",
         "vae": "the Stable Diffusion XL VAE",
     },
     remedy="Fetch it with `python install.py --models hunyuan-dit-v1.2`, whose folder lends its parts",

@@ -133,10 +133,14 @@ TIME_DIM = 256  # sines of the step, and of each of the six numbers of a picture
 STYLE_DIM = 6 * TIME_DIM
 
 
-def tensors(config: Config) -> Tensors | None:
-    """Describe HunyuanDiT2DModel; activations with a gate are not described."""
+def tensors(config: Config) -> Tensors:
+    """Describe HunyuanDiT2DModel.
+
+    Raises:
+        ValueError: its activation has a gate, which no published model has, or its values make none.
+    """
     if config.get("activation_fn", "gelu-approximate") not in ("gelu-approximate", "gelu"):
-        return None
+        raise ValueError(f"activation_fn is {config['activation_fn']}, not gelu-approximate or gelu")
     known = OPTIONS | config
     width, hidden = known["num_attention_heads"] * known["attention_head_dim"], known["hidden_size"]
     text, t5, pooled = known["cross_attention_dim"], known["cross_attention_dim_t5"], known["pooled_projection_dim"]
@@ -248,10 +252,14 @@ BERT_OPTIONS: Config = {
 }
 
 
-def bert_tensors(config: Config) -> Tensors | None:
-    """Describe BertModel; one that attends to another model's states is not described."""
+def bert_tensors(config: Config) -> Tensors:
+    """Describe BertModel.
+
+    Raises:
+        ValueError: it attends to another model's states, or its values make none.
+    """
     if config.get("add_cross_attention") or config.get("is_decoder"):
-        return None
+        raise ValueError("it is a decoder")
     known = BERT_OPTIONS | config
     width, inner, heads = known["hidden_size"], known["intermediate_size"], known["num_attention_heads"]
     if width % heads and "embedding_size" not in config:

@@ -106,15 +106,20 @@ def sampling_memory(transformer: Component, tokens: int, branches: int) -> Varia
     return Variant("whole", int(2 * branches * tokens * transformer.hidden * units))
 
 
-def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork) -> str:
-    """Return a sentence on the largest size that fits."""
+def fitting(
+    components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
+) -> list[ImageWork]:
+    """Return the image of the largest size that fits, where any does."""
 
     def fits(size: tuple[int, int]) -> bool:
         smaller = replace(work, width=size[0], height=size[1])
         return plan(phases(components, smaller), machine, precision=handle.precision, memory=handle.memory).fits
 
-    fitting = [size for size in SIZES if fits(size)]
-    if not fitting:
-        return "No size fits."
-    width, height = max(fitting, key=lambda size: size[0] * size[1])
-    return f"What would fit: {width}×{height}."
+    width, height = max(filter(fits, SIZES), key=lambda size: size[0] * size[1], default=(0, 0))
+    return [replace(work, width=width, height=height)] if width else []
+
+
+def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork) -> str:
+    """Return a sentence on the largest size that fits."""
+    found = fitting(components, machine, handle, work)
+    return f"What would fit: {found[0].width}×{found[0].height}." if found else "No size fits."

@@ -50,6 +50,9 @@ def choices(phase: Phase, machine: Machine, precision: str = "auto", memory: str
     # Where the device can hold none of the types, its weights are unpacked.
     offered = storable_on(machine.device, phase.storages) or ("bf16",)
     asked = tuple(name for name in offered if name == memory and weight_format(name))
+    if machine.is_cpu and phase.packed_on_cpu:
+        # Packed weights take less than those of a format, and are computed with as they are.
+        offered = tuple(name for name in offered if not weight_format(name)) or offered
     for compute in offered_computes(phase, machine, precision):
         for name in asked or offered:
             storage = name if weight_format(name) else compute
@@ -104,7 +107,8 @@ def _worth_native_matmul(phase: Phase, compute: Compute, storage: Storage, *, ma
 
 def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
     """Return the phase run in one way, with predicted peaks and time."""
-    component, types = phase.component, (choice.compute, choice.storage)
+    component = phase.component
+    types = phase.held_types(choice.compute, choice.storage, is_cpu=machine.is_cpu)
     weights, streamed = component.bytes(*types), component.streamed_bytes(*types)
     # Where layers multiply in the stored format their inputs are rounded, else their weights unpacked.
     working = choice.variant.peak(choice.compute)
@@ -178,17 +182,18 @@ def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache:
     Weights count as not read yet: the disk is part of every first run.
     """
     passes, component = phase.passes, phase.component
+    types = phase.held_types(choice.compute, choice.storage, is_cpu=machine.is_cpu)
     read = component.file_bytes()
-    if reread_every_pass(phase, choice.compute, choice.storage, placement=choice.placement, cache=cache):
-        read += (passes - 1) * component.mapped(choice.compute, choice.storage)
-    touched, stored = component.bytes(choice.compute, choice.storage), weight_format(choice.storage)
+    if reread_every_pass(phase, *types, placement=choice.placement, cache=cache):
+        read += (passes - 1) * component.mapped(*types)
+    touched, stored = component.bytes(*types), weight_format(choice.storage)
     linear = component.unpacked_weights(choice.storage)
     unpacking_rate = None if machine.rates is None else machine.rates.unpacking.get(choice.storage)
     if stored is not None and not choice.native_matmul and unpacking_rate is None:
         touched += stored.unpacking_traffic(linear, choice.compute)
     bandwidth = CPU_BANDWIDTH if is_last_resort(choice, machine) else machine.bandwidth
     # Of casting on the CPU only the memory's traffic is known; on the way to a card it is hidden behind the copies.
-    cast = component.converted(choice.compute, choice.storage) if choice.placement == "cpu" else 0
+    cast = component.converted(*types) if choice.placement == "cpu" else 0
     return {
         "arithmetic": passes * phase.flops * choice.variant.time_factor / _flops(phase, choice, machine),
         "copying": moved / machine.pcie,

@@ -270,6 +270,8 @@ class Phase:
             stored in.
         cast_last_resort: whether weights are cast only where nothing else fits, however long that takes; for
             short phases.
+        packed_on_cpu: whether a CPU holds weights that are packed in their file in 8 and 16 bits, whatever it computes
+            in; at most 16 bits each, which is what they are read in.
         on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
             user's `precision`; empty where that decides.
         convolutional: whether its arithmetic is in convolutions, as a VAE's is.
@@ -289,11 +291,18 @@ class Phase:
     host: int = 0
     rounded_inputs: int = 0
     cast_last_resort: bool = False
+    packed_on_cpu: bool = False
     on_cpu: tuple[Compute, ...] = ()
     # Not a part of what tells one work from another.
     convolutional: bool = field(default=False, repr=False, compare=False)
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def held_types(self, compute: Compute, storage: Storage, *, is_cpu: bool) -> tuple[Compute, Storage]:
+        """Return the number type and the storage by which the weights are counted, see `Block.bytes`."""
+        if is_cpu and self.packed_on_cpu and weight_format(storage) is None:
+            return "fp16", "fp16"
+        return compute, storage
 
 
 def every_storage(component: Component, plain: Compute = "bf16") -> tuple[Storage, ...]:

@@ -16,11 +16,19 @@ from .plan_types import PhaseMeasurement, PhasePlan, Plan, amount, gigabytes
 
 @dataclass(frozen=True)
 class Estimate:
-    """A plan for one model on one machine."""
+    """A plan for one model on one machine.
+
+    Attributes:
+        model: its name.
+        plan: what was chosen.
+        machine: what it was chosen for.
+        fitting: where nothing fits, smaller works of the model's family that would.
+    """
 
     model: str
     plan: Plan
     machine: Machine
+    fitting: tuple[Any, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it fit for JSON; sizes in GB of 2**30 bytes."""

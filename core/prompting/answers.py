@@ -110,6 +110,18 @@ CARRIED_OUT = re.compile(
     r"|\bthe answer is\b|\btranslates to\b|答案是|翻译(?:为|成|如下)|\d\s*[-+*/×]\s*\d+\s*=",
     re.IGNORECASE,
 )
+# What small models add behind a description.
+ABOUT_ITSELF = re.compile(
+    r"\b(?:this|the) (?:video|image|picture|paragraph|prompt|description|text|scene) "
+    r"(?:is|was|has|shows?|captures?|describes?|conveys?|depicts?|aims?|can|will|should|would|could|provides?)\b"
+    r"|^\W*this is\b|\bthe user\b|\blanguage of the text\b|\btext-to-\w+|\bI (?:want|have|hope|can|will|would|need)\b"
+    r"|\byour? (?:can|may|want|need|text)\b"
+    r"|^\W*这(?:是|种)|这个?(?:视频|图片|画作|段落|描述|文本)|这段|该(?:视频|描述|段落)|本段|以上(?:描述|内容)"
+    r"|这个?(?:场景|画面)(?:是|描绘|描述|展[示现]|表现|呈现|捕捉)|用户|文本|提示词|字数|你的|您的|如果[你您]|如需"
+    r"|请(?:提供|告诉)|我(?:将|会|想|希望)",
+    re.IGNORECASE,
+)
+PHRASE = 10  # words or characters in a row that are nobody's but the example's
 SHINGLE = 5  # words or characters in a row by which copied text is recognised
 MOST_COPIED = 0.35  # of an answer; how shots and styles are named is the same in many
 LEAST_NEW = 0.35  # of the rows of words in an answer; lists of similar sentences have few
@@ -201,9 +213,9 @@ def _units(text: str) -> list[str]:
     return re.findall(f"{HAN.pattern}|{WORD.pattern}|\\d+", text.lower())
 
 
-def _shingles(text: str) -> list[tuple[str, ...]]:
+def _shingles(text: str, size: int = SHINGLE) -> list[tuple[str, ...]]:
     units = _units(text)
-    return [tuple(units[start : start + SHINGLE]) for start in range(len(units) - SHINGLE + 1)]
+    return [tuple(units[start : start + size]) for start in range(len(units) - size + 1)]
 
 
 def is_repetitive(answer: str) -> bool:
@@ -232,10 +244,19 @@ def at_whole_sentence(text: str) -> str:
 
 
 def is_copied(answer: str, prompt: str, examples: Sequence[str]) -> bool:
-    """Return whether an answer is largely the text of worked examples, without what the prompt itself says."""
-    rows = [row for row in _shingles(answer) if row not in set(_shingles(prompt))]
-    known = {row for example in examples for row in _shingles(example)}
-    return len(rows) >= LOOP_MIN_LENGTH and sum(row in known for row in rows) > MOST_COPIED * len(rows)
+    """Return whether an answer has a phrase of worked examples, or much of their text; the prompt's own words may."""
+    for size, most in ((PHRASE, 0.0), (SHINGLE, MOST_COPIED)):
+        rows = [row for row in _shingles(answer, size) if row not in set(_shingles(prompt, size))]
+        known = {row for example in examples for row in _shingles(example, size)}
+        copied = sum(row in known for row in rows)
+        if copied > most * len(rows) and (most == 0.0 or len(rows) >= LOOP_MIN_LENGTH):
+            return True
+    return False
+
+
+def is_about_itself(sentence: str, prompt: str) -> bool:
+    """Return whether a sentence speaks of the prompt, its writer or its reader, which the prompt does not."""
+    return any(form.search(sentence) and not form.search(prompt) for form in (ABOUT_ITSELF, QUESTION, REFUSAL))
 
 
 def is_carried_out(answer: str, prompt: str) -> bool:
@@ -273,6 +294,17 @@ def word_bounds(length: tuple[int, int] | None, is_requested: bool) -> tuple[int
         middle = sum(length) / 2
         return round(middle * (1 - TOLERANCE)), round(middle * (1 + TOLERANCE))
     return length[0] // 2, min(MAX_WORDS, round(length[1] * (1 + TOLERANCE)))
+
+
+def writing_length(length: tuple[int, int] | None, is_requested: bool) -> tuple[int, int] | None:
+    """Return before how many words an answer does not end, and with how many it ends with its sentence.
+
+    Arguments: see `word_bounds`. A sentence more or less stays within the bounds.
+    """
+    if length is None or not is_requested:
+        return length
+    middle = sum(length) / 2
+    return round(middle * (1 - TOLERANCE / 2)), round(middle)
 
 
 def is_too_short(answer: str, prompt: str) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .messages import Chat
 
-MOST_PREFIXES = 4  # of a model: two languages, with few examples and with all
+MOST_PREFIXES = 6  # of a model: two languages, with the examples that are nearest to a line and with all
 # Weak: a model that is dropped from memory takes its prefixes with it.
 _prefixes: WeakKeyDictionary[torch.nn.Module, OrderedDict[tuple[int, ...], Any]] = WeakKeyDictionary()
 

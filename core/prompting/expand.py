@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from .answers import (
     at_whole_sentence,
     clean_answer,
     find_edit_problem,
+    is_about_itself,
     is_carried_out,
     is_copied,
     is_on_topic,
@@ -27,6 +29,7 @@ from .answers import (
     is_wrong_language,
     without_repeated_sentences,
     word_bounds,
+    writing_length,
 )
 from .facts import (
     APPENDABLE,
@@ -38,7 +41,7 @@ from .facts import (
     missing_facts,
     sentences_stating,
 )
-from .language import Language, first_sentences, join_sentences, language_of, word_count
+from .language import Language, first_sentences, join_sentences, language_of, sentences, word_count
 from .local_model import LocalModel
 from .messages import (
     Answer,
@@ -48,20 +51,29 @@ from .messages import (
     answer_language,
     compose_chat,
     first_picture,
+    nearest_examples,
     plain_chat,
 )
 from .negative_prompt import suggest_negative
-from .presets import Example, is_for_editing, is_for_video, preset_examples, preset_length, preset_text
+from .presets import (
+    Example,
+    is_for_editing,
+    is_for_video,
+    preset_examples,
+    preset_length,
+    preset_text,
+)
 from .request import LENGTHS, ExpandRequest, has_text, require_text
 from .server import ServerHandle, ServerModel
 
 log = logging.getLogger("piying")
 
+MANY_EXAMPLES = 2  # a model that is given so many at first is so small that its answer begins with the line itself
 MAX_ATTEMPTS = 2  # the second is told what was wrong with the first, and given all examples
 SEEDS = 2**64
 # Of the worked examples in Qwen2.5's tokenizer: 1.17 in English, 1.31 in Chinese, words as `word_count` counts them.
 TOKENS_PER_WORD = 1.3
-CACHE_VERSION = 2  # grows when the same key would give another answer
+CACHE_VERSION = 3  # grows when the same key would give another answer
 MOST_CACHED = 512  # files
 LARGEST_CACHED = 64 * 1024  # bytes
 PromptHandle = ModelHandle | ServerHandle
@@ -112,6 +124,7 @@ class ExpandJob:
         source: what of the prompt the result shows; of an edit instruction, what it leads to.
         examples: the preset's worked examples in that language.
         bounds: how few and how many words the answer may have.
+        length: with how few and how many words an answer is written to its end; None for no rule.
     """
 
     request: ExpandRequest
@@ -122,12 +135,14 @@ class ExpandJob:
     source: str
     examples: tuple[Example, ...]
     bounds: tuple[int, int]
+    length: tuple[int, int] | None
 
     @classmethod
     def of(cls, request: ExpandRequest, host: Host, image: Any) -> ExpandJob:
         """Return the job of a request."""
         system, language = preset_text(request.preset, host), answer_language(request)
         requested = LENGTHS[request.length]
+        length = requested or preset_length(system)
         source = edit_result(request.prompt) if is_for_editing(request.preset) else request.prompt
         return cls(
             request=request,
@@ -137,7 +152,8 @@ class ExpandJob:
             language=language,
             source=source,
             examples=preset_examples(request.preset, language, host),
-            bounds=word_bounds(requested or preset_length(system), is_requested=requested is not None),
+            bounds=word_bounds(length, is_requested=requested is not None),
+            length=writing_length(length, is_requested=requested is not None),
         )
 
     @property
@@ -282,10 +298,12 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
                 job.system,
                 request,
                 job.facts,
-                examples=job.examples if number else job.examples[: model.examples],
+                examples=job.examples if number else nearest_examples(job.examples, job.facts, model.examples),
                 has_picture=job.picture is not None,
                 problem=problem,
-                opening=job.opening if number and model.takes_opening else "",
+                opening=job.opening if model.takes_opening and (number or model.examples >= MANY_EXAMPLES) else "",
+                length=job.length,
+                usable=partial(usable_text, job=job),
             )
         text = postprocess(generate(chat, job.picture, request), job)
         problem = find_problem(text, job) or ""
@@ -299,8 +317,8 @@ def _generate_usable(generate: Generate, model: ChatModel, job: ExpandJob) -> st
 def postprocess(answer: Answer, job: ExpandJob) -> str:
     """Return an answer cleaned, truncated at a sentence, and with missing facts appended where that is enough."""
     text = clean_answer(answer.text)
-    once = without_repeated_sentences(text)
-    # Where little is left, what is wrong with the answer is that it repeats itself, not that it is short.
+    once = usable_text(text, job)
+    # Where little is left, what is wrong with the answer is what was dropped, not that it is short.
     if word_count(once) >= max(job.bounds[0], 1):
         text = once
     text = first_sentences(at_whole_sentence(text), job.bounds[1], answer.finished)
@@ -311,6 +329,30 @@ def postprocess(answer: Answer, job: ExpandJob) -> str:
         listed = ", ".join(fact.text for fact in missing if fact.kind == "kept")
         text = join_sentences([text, *filter(None, [stated, listed])])
     return text
+
+
+def usable_text(text: str, job: ExpandJob) -> str:
+    """Return a text without the sentences that it repeats or that are not of its prompt; no fact is lost by that.
+
+    Those that are not speak of the prompt or to its reader, have a phrase of a worked example, quote what the prompt
+    does not, or name the edit. The first one states the line, and is dropped for an edit alone.
+    """
+    kept: list[str] = []
+    for sentence in sentences(without_repeated_sentences(text)):
+        names_edit = is_for_editing(job.request.preset) and find_edit_problem(sentence, job.request.prompt) is not None
+        lost = job.missing_facts(join_sentences(kept))
+        states = any(is_stated(fact, sentence) for fact in lost)
+        if not names_edit and (not kept or states or not _is_foreign(sentence, job)):
+            kept.append(sentence)
+    return join_sentences(kept)
+
+
+def _is_foreign(sentence: str, job: ExpandJob) -> bool:
+    """Return whether a sentence behind the first is not of its prompt, see `usable_text`."""
+    prompt = job.request.prompt
+    if is_about_itself(sentence, prompt) or is_copied(sentence, prompt, [one.answer for one in job.examples]):
+        return True
+    return any(fact.kind == "quoted" and not is_stated(fact, prompt) for fact in find_facts(sentence))
 
 
 def find_problem(text: str, job: ExpandJob) -> str | None:

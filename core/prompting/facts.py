@@ -21,6 +21,9 @@ FactKind = Literal["quoted", "kept", "number", "count", "colour", "name", "camer
 # in its place: a blue ball cannot become a red one by a further sentence.
 APPENDABLE: frozenset[FactKind] = frozenset({"quoted", "number", "name", "camera", "kept"})
 
+# Facts of these kinds are kept as they are written, whatever the language of the answer.
+VERBATIM: frozenset[FactKind] = frozenset({"quoted", "kept", "number", "name"})
+
 # Vocabulary
 
 # colour → English words, Chinese characters.

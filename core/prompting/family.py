@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF, qwen2_tensors, qwen3_tensors
+from ..checkpoints.layouts.language_model import (
+    LANGUAGE_MODEL,
+    LANGUAGE_MODEL_GGUF,
+    ernie_tensors,
+    glm4_tensors,
+    qwen2_tensors,
+    qwen3_tensors,
+)
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
 
@@ -24,8 +31,7 @@ WRITING = {
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",
 }
-EMBEDDINGS = "model.embed_tokens.weight"
-SEEING = ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration")
+SEEING = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen3_vl": "Qwen3VLForConditionalGeneration"}
 
 
 class PromptFamily(ModelFamily):
@@ -33,7 +39,7 @@ class PromptFamily(ModelFamily):
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return Qwen models in one file: ComfyUI's text encoders, then those that Ollama and LM Studio keep."""
-        from ..checkpoints.tokenizers import qwen_tokenizer
+        from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
         from .shared_models import shared_models
 
         found, lenders = [], [folder.path for folder in folders]
@@ -41,8 +47,9 @@ class PromptFamily(ModelFamily):
         for one in [*files.all, *filter(None, shared)]:
             if one.title != LANGUAGE_MODEL.title or not one.found.readable:
                 continue
-            vocabulary = files.shapes(one, "prompt_model")[EMBEDDINGS][0]
-            tokenizer = one.path if one.has_tokenizer else qwen_tokenizer(lenders, vocabulary, files.host)
+            rows = files.vocabulary(one.path, "prompt_model")
+            elsewhere = find_tokenizer(TokenizerKind.BPE, rows, files.host, lenders=lenders, near=one.folder)
+            tokenizer = one.path if one.has_tokenizer else elsewhere
             parts = {"prompt_model": (one.path,)} | ({"tokenizer": (tokenizer,)} if tokenizer is not None else {})
             found.append(files.model(self, (one,), parts))
         return found
@@ -52,7 +59,7 @@ class PromptFamily(ModelFamily):
         from .phases import PromptWork
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
-        return PromptWork(**known, fixed_cache=handle.compile_step)
+        return PromptWork(**known, may_pack=handle.precision == "auto", fixed_cache=handle.compile_step)
 
     def phases(self, components: Mapping[str, Component], work: PromptWork) -> tuple[Phase, ...]:
         """Return the one phase of writing."""
@@ -71,7 +78,8 @@ class PromptFamily(ModelFamily):
 PROMPT = PromptFamily(
     key="prompt",
     title="prompt",
-    index_classes=(*WRITING.values(), *SEEING),
+    index_classes=(*WRITING.values(), *SEEING.values()),
+    model_types=WRITING | SEEING,
     folder="LLM",
     socket="PROMPT_MODEL",
     loader="Load Prompt Model",
@@ -81,7 +89,12 @@ PROMPT = PromptFamily(
             classes=tuple(WRITING.values()),
             model_types=WRITING,
             rules=CastRules(("model.layers",)),
-            tensors={"Qwen2ForCausalLM": qwen2_tensors, "Qwen3ForCausalLM": qwen3_tensors},
+            tensors={
+                "Qwen2ForCausalLM": qwen2_tensors,
+                "Qwen3ForCausalLM": qwen3_tensors,
+                "Ernie4_5ForCausalLM": ernie_tensors,
+                "Glm4ForCausalLM": glm4_tensors,
+            },
         ),
     ),
     layouts=(LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF),

@@ -20,7 +20,6 @@ from ..quantization.registry import weight_format
 from .compile import CompiledStep, compiled_step, log_not_compiled, unsupported_reason
 from .family import PROMPT
 from .generation import (
-    Processor,
     configure_single_file,
     generate,
     generation_config,
@@ -30,8 +29,9 @@ from .generation import (
     model_files,
 )
 from .messages import Answer, Chat, Generate, Picture
-from .phases import COMPONENT, PromptWork, phases
+from .phases import COMPONENT, phases, stays_packed
 from .request import ExpandRequest
+from .sampling import Processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -101,9 +101,8 @@ class LocalModel:
         if self.has_vision:
             return self._run_resident(use, answer_tokens)
         components = ModelParts(PROMPT, in_parts(self.found), self._host).components()
-        work = PromptWork(
-            max_new_tokens=max_new_tokens, answer_tokens=answer_tokens, fixed_cache=self._handle.compile_step
-        )
+        asked = PROMPT.work({"max_new_tokens": max_new_tokens}, self._handle)
+        work = replace(asked, answer_tokens=answer_tokens)
         device = self._host.device()
         prompt_run = PromptRun(
             found=self.found,
@@ -111,9 +110,7 @@ class LocalModel:
             host=self._host,
             meter=Meter(device),
             compile_step=self._handle.compile_step,
-            may_pack=self._handle.precision == AUTO
-            and weight_format(self._handle.memory) is None
-            and not self._handle.compile_step,
+            stays_packed=stays_packed(components[COMPONENT], work),
             answer_tokens=answer_tokens,
         )
         text, ran = execute_plan(
@@ -155,7 +152,7 @@ class PromptRun:
         host: the program around the pack.
         meter: measures the phase, and names the device the model computes on.
         compile_step: whether compiled code is requested.
-        may_pack: whether weights that are packed in their file may stay so where they are computed with.
+        stays_packed: whether a CPU holds the weights packed, see `phases.stays_packed`.
         answer_tokens: about how long an answer is, see `PromptWork`.
         compile_record: what became of that request, for the run's record.
     """
@@ -165,7 +162,7 @@ class PromptRun:
     host: Host
     meter: Meter
     compile_step: bool
-    may_pack: bool
+    stays_packed: bool
     answer_tokens: int = 0
     compile_record: dict[str, Any] = field(default_factory=dict)
 
@@ -200,37 +197,21 @@ class PromptRun:
 
     def _load(self, choice: PhasePlan, processor: Processor) -> Any:
         parts = ModelParts(PROMPT, in_parts(self.found), self.host)
-        packed_bytes = 2 * parts.components()[COMPONENT].parameters  # in fp16 first
-        packs = self._packs(choice, packed_bytes)
-        model = self._packed(parts, packed_bytes) if packs else parts.load(COMPONENT, choice)
+        packs = self.stays_packed and self.meter.device == "cpu" and weight_format(choice.storage) is None
+        model = self._packed(parts, choice) if packs else parts.load(COMPONENT, choice)
         if self.found.parts:
             configure_single_file(model, processor)
         else:
             model.generation_config = generation_config(self.found.path, model)
         return model
 
-    def _packs(self, choice: PhasePlan, packed_bytes: int) -> bool:
-        """Return whether weights packed in their file stay so: on a CPU, where no number type is asked for."""
-        from ..files.gguf_blocks import UNPACKERS
-        from ..files.open import read_header
-        from ..main_memory import has_room
-        from .packed_layers import can_pack
-
-        stored = weight_format(choice.storage)
-        if not self.may_pack or self.meter.device != "cpu" or not can_pack():
-            return False
-        # FBGEMM multiplies faster than the file's blocks are unpacked, and takes more memory than they do.
-        if stored is not None and (stored.can_cast or not has_room(packed_bytes, 0)):
-            return False
-        files = [path for path in self.found.place(COMPONENT) if path.is_file()]
-        return any(entry.dtype in UNPACKERS for path in files for entry in read_header(path).entries.values())
-
-    def _packed(self, parts: ModelParts, packed_bytes: int) -> Any:
+    def _packed(self, parts: ModelParts, choice: PhasePlan) -> Any:
         """Return the model with packed weights; in the slot of the other, so that only one of them is in memory."""
         from ..checkpoints.load import load_component
         from .packed_layers import pack
 
         def read() -> Any:
+            # In fp16 first, which is what the plan has counted.
             model = load_component(
                 COMPONENT,
                 self.found.place(COMPONENT),
@@ -242,7 +223,7 @@ class PromptRun:
             return model
 
         slot, key = f"{PROMPT.key}/{COMPONENT}", (parts.identity(COMPONENT), "packed")
-        return cached_model(slot, key, read, self.host, size=packed_bytes)
+        return cached_model(slot, key, read, self.host, size=choice.weights)
 
 
 def _generator(

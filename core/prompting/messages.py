@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import PiyingError
-from .facts import Fact
+from .facts import VERBATIM, Fact, FactKind, find_facts, is_stated
 from .language import HAN_PER_WORD, Language, language_of
 from .presets import Example
 from .request import LENGTHS, ExpandRequest
@@ -31,6 +31,7 @@ PICTURE_RULES = {
     "vace_reference": "The picture shows the subject as it must look. Take its looks from it, not its background.",
 }
 DEFAULT_PICTURE_RULE = "The picture shows what is there already. Write nothing that contradicts it."
+TAKEN_OVER: frozenset[FactKind] = frozenset({"quoted", "camera", "name", "colour"})
 MAX_PICTURE_SIDE = 768  # pixels; Qwen-VL makes one token of 28×28 or 32×32 of them
 
 
@@ -43,12 +44,19 @@ class Chat:
         user: the message to answer.
         examples: (message, answer) of earlier turns.
         opening: what the answer begins with; empty leaves its first word to the model.
+        length: how many words the answer has before it may end, and with how many it ends with its sentence; None
+            leaves its end to the model.
+        verbatim: what stays as it is written, however often it comes.
+        usable: what of an answer is used, whose words count for its length; None for all.
     """
 
     system: str
     user: str
     examples: tuple[tuple[str, str], ...] = ()
     opening: str = ""
+    length: tuple[int, int] | None = None
+    verbatim: tuple[str, ...] = ()
+    usable: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,8 @@ def compose_chat(
     has_picture: bool = False,
     problem: str = "",
     opening: str = "",
+    length: tuple[int, int] | None = None,
+    usable: Callable[[str], str] | None = None,
 ) -> Chat:
     """Return the chat of a request.
 
@@ -162,6 +172,7 @@ def compose_chat(
         has_picture: a picture is passed along.
         problem: what was wrong with an earlier answer.
         opening: what the answer begins with.
+        length, usable: see `Chat`.
     """
     language, bounds = answer_language(request), LENGTHS[request.length]
     rules = [INJECTION_RULE]
@@ -179,12 +190,30 @@ def compose_chat(
     listed = "\n".join(f"- {rule}" for rule in rules)
     turns = tuple((_delimited(one.line), one.answer) for one in examples)
     user = _delimited(request.prompt)
+    verbatim = tuple(fact.text for fact in facts if fact.kind in VERBATIM)
+    # What the answer begins with is kept.
+    facts = [fact for fact in facts if not is_stated(fact, opening)]
     if facts:
         kept = [f'"{_one_line(fact.text)}"' if fact.kind == "quoted" else _one_line(fact.text) for fact in facts]
         user += f"\n{KEEP_RULES[language or 'en']}{', '.join(kept)}"
     if problem:
         user += f"\nAn earlier answer could not be used: {problem} Do better."
-    return Chat(f"{system}\n\nBefore all other rules:\n{listed}", user, turns, opening)
+    return Chat(f"{system}\n\nBefore all other rules:\n{listed}", user, turns, opening, length, verbatim, usable)
+
+
+def nearest_examples(examples: Sequence[Example], facts: Sequence[Fact], count: int) -> tuple[Example, ...]:
+    """Return so many worked examples, in their order, whose lines have the kinds of facts that a line has.
+
+    Small models take over what an example has and the line has not: its sign, its camera move, its colour.
+    """
+    ours = {fact.kind for fact in facts} & TAKEN_OVER
+
+    def nearness(example: Example) -> int:
+        kinds = {fact.kind for fact in find_facts(example.line)} & TAKEN_OVER
+        return len(kinds & ours) - len(kinds - ours)
+
+    nearest = sorted(examples, key=nearness, reverse=True)[:count]
+    return tuple(example for example in examples if example in nearest)
 
 
 def _delimited(text: str) -> str:

@@ -27,12 +27,14 @@ class PromptWork:
         max_new_tokens: the longest answer, for which there must be room.
         answer_tokens: the answer as long as it was asked for, for the time that it takes; 0 for the longest.
         fixed_cache: keys and values have the room of `fixed_cache_tokens` from the start, as compiled code needs.
+        may_pack: no number type was asked for: a CPU may hold packed weights as `packed_layers` does.
     """
 
     prompt_tokens: int = 1024
     max_new_tokens: int = 256
     answer_tokens: int = 0
     fixed_cache: bool = False
+    may_pack: bool = False
 
 
 def fixed_cache_tokens(prompt_tokens: int, max_new_tokens: int) -> int:
@@ -41,6 +43,15 @@ def fixed_cache_tokens(prompt_tokens: int, max_new_tokens: int) -> int:
     The chat's share is a power of two, so that chats of similar length share one size and its compiled code.
     """
     return max(MIN_FIXED_CACHE_TOKENS, 1 << (prompt_tokens - 1).bit_length()) + max_new_tokens
+
+
+def stays_packed(component: Component, work: PromptWork) -> bool:
+    """Return whether a CPU holds a model's matrices packed: those of its file are, and this processor can."""
+    if not work.may_pack or work.fixed_cache or not any(one.type == "gguf" and one.linear for one in component.files):
+        return False
+    from .packed_layers import can_pack
+
+    return can_pack()
 
 
 def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase, ...]:
@@ -63,5 +74,6 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
             passes=passes,
             variants=(Variant("whole", activations + 2 * cache_elements, fixed=LOGIT_BYTES),),
             streamable=True,
+            packed_on_cpu=stays_packed(component, work),
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.layouts.t5 import UMT5, umt5_tensors
@@ -35,24 +36,35 @@ class WanVACEFamily(ModelFamily):
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return whole transformers, and VACE modules with the text-to-video model of their width."""
+        return [
+            files.model(
+                self,
+                ones,
+                {**self.beside(ones, files, folders), "transformer": tuple(one.path for one in ones)},
+                name,
+            )
+            for name, ones in _transformers(files)
+        ]
+
+    def beside(
+        self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
+    ) -> dict[str, tuple[Path, ...]]:
+        """Return the text encoder with its tokenizer, the VAE and a noise schedule, from the same folder first."""
         from ..catalog.installed_model import BUILT_IN_ROOT
 
-        offered = dict(_transformers(files))
-        if not offered:
-            return []
-        beside = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
-        if len(beside) < 3:
-            beside = _companions(files) | beside
         # No single file has a noise schedule; that of all published models is the same.
-        beside["scheduler"] = (BUILT_IN_ROOT / self.key / "scheduler",)
-        found = []
-        for name, ones in offered.items():
-            own = {part: place for one in ones for part, place in one.inside(BESIDE).items()}
-            if "tokenizer" not in own:
-                own.pop("text_encoder", None)
-            parts = {**beside, **own, "transformer": tuple(one.path for one in ones)}
-            found.append(files.model(self, ones, parts, name))
-        return found
+        found: dict[str, tuple[Path, ...]] = {"scheduler": (BUILT_IN_ROOT / self.key / "scheduler",)}
+        lent = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
+        others = [one for one in files.all if one.found.readable and one.title in (UMT5, VAE_TITLE)]
+        folder = transformer[-1].folder
+        near = [*transformer, *(one for one in others if one.folder == folder)]
+        found |= _text_encoder(near, files, folders)
+        if "tokenizer" not in found and lent.keys() >= {"text_encoder", "tokenizer"}:
+            found |= {part: lent[part] for part in ("text_encoder", "tokenizer")}
+        if "tokenizer" not in found:
+            found |= _text_encoder(others, files, folders)
+        vae = {"vae": lent["vae"]} if "vae" in lent else {}
+        return found | _vae(others) | vae | _vae(near)
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
@@ -70,6 +82,14 @@ class WanVACEFamily(ModelFamily):
 
         return phases(components, work)
 
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
+    ) -> list[VideoWork]:
+        """Return the largest videos that fit."""
+        from .phases import fitting
+
+        return fitting(components, machine, handle, work)
+
     def what_fits(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
     ) -> str:
@@ -77,9 +97,6 @@ class WanVACEFamily(ModelFamily):
         from .phases import what_fits
 
         return what_fits(components, machine, handle, work)
-
-
-BESIDE = {"text_encoder": UMT5, "vae": VAE_TITLE}  # what checkpoints hold besides transformers
 
 
 def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, ...]]]:
@@ -99,17 +116,29 @@ def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, .
             yield module.name if len(bases) == 1 else f"{module.name} + {base.name}", (base, module)
 
 
-def _companions(files: FileCatalog) -> dict[str, tuple[Any, ...]]:
-    """Return the files of the text encoder, with its tokenizer inside it, and of the VAE that are here."""
-    found: dict[str, tuple[Any, ...]] = {}
-    for one in files.all:
-        # One that needs a tokenizer beside it cannot do: a loose file has none.
-        if one.title == UMT5 and one.found.readable and not one.found.needs:
-            found.setdefault("text_encoder", (one.path,))
-            found.setdefault("tokenizer", (one.path,))
-        if one.title == VAE_TITLE and one.found.readable:
-            found.setdefault("vae", (one.path,))
+def _text_encoder(
+    candidates: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
+) -> dict[str, tuple[Path, ...]]:
+    """Return the first text encoder that has a tokenizer, inside it or elsewhere; without one, the first there is."""
+    from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
+
+    found: dict[str, tuple[Path, ...]] = {}
+    for one in candidates:
+        for part in (part for part in one.found.parts if part.title == UMT5):
+            tokenizer: Path | None = one.path
+            if not part.has_tokenizer:
+                rows, lenders = files.vocabulary(one.path, "text_encoder"), [folder.path for folder in folders]
+                tokenizer = find_tokenizer(TokenizerKind.UNIGRAM, rows, files.host, lenders=lenders, near=one.folder)
+            if tokenizer is not None:
+                return {"text_encoder": (one.path,), "tokenizer": (tokenizer,)}
+            found = found or {"text_encoder": (one.path,)}
     return found
+
+
+def _vae(candidates: Sequence[SingleFile]) -> dict[str, tuple[Path, ...]]:
+    """Return the first VAE."""
+    found = (one.path for one in candidates if any(part.title == VAE_TITLE for part in one.found.parts))
+    return next(({"vae": (path,)} for path in found), {})
 
 
 FP32_MODULES = ("rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
@@ -148,9 +177,10 @@ WAN_VACE = WanVACEFamily(
         ComponentSpec(name="vae", classes=("AutoencoderKLWan",), tensors={"AutoencoderKLWan": vae_tensors}),
     ),
     layouts=(WAN_DIFFUSERS, WAN_ORIGINAL, WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL),
-    required=("transformer", "text_encoder", "vae"),
+    required=("transformer", "text_encoder", "tokenizer", "vae"),
     missing={
-        "text_encoder": "the UMT5-XXL text encoder with its tokenizer inside, in models/text_encoders",
+        "text_encoder": "the UMT5-XXL text encoder, in models/text_encoders",
+        "tokenizer": "the tokenizer of UMT5-XXL, inside that file or in a folder of models/tokenizers",
         "vae": "the Wan2.1 VAE, in models/vae",
     },
     remedy="Put it there",

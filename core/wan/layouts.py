@@ -142,10 +142,15 @@ OPTIONS: Config = {
 }
 
 
-def tensors(config: Config) -> Tensors | None:
-    """Describe WanVACETransformer3DModel; that for pictures is not described."""
-    if config.get("image_dim") is not None or config.get("added_kv_proj_dim") is not None:
-        return None
+def tensors(config: Config) -> Tensors:
+    """Describe WanVACETransformer3DModel.
+
+    Raises:
+        ValueError: it is one for pictures, or its values make none.
+    """
+    odd = next((name for name in ("image_dim", "added_kv_proj_dim") if config.get(name) is not None), None)
+    if odd is not None:
+        raise ValueError(f"{odd} is {config[odd]}, and models for pictures are not read")
     known = OPTIONS | config
     vace_layers, layers = known["vace_layers"], known["num_layers"]
     if 0 not in vace_layers or max(vace_layers) >= layers:
@@ -232,7 +237,6 @@ def part(shapes: Shapes) -> Tensors | None:
     else:
         sizes = {**_main_sizes(shapes), "vace_layers": [0]}
     whole = tensors(sizes)
-    assert whole is not None  # nothing in it is for pictures
     needed = {name: shape for name, shape in whole.needed.items() if name.startswith("vace_") is is_module}
     return replace(whole, needed=needed)
 
@@ -353,13 +357,21 @@ VAE_OPTIONS: Config = {
 }
 
 
-def vae_tensors(config: Config) -> Tensors | None:
-    """Describe AutoencoderKLWan; that of Wan2.2, whose blocks have shortcuts, is not described."""
-    if config.get("is_residual") or config.get("attn_scales") or config.get("patch_size") is not None:
-        return None
+def vae_tensors(config: Config) -> Tensors:
+    """Describe AutoencoderKLWan.
+
+    Raises:
+        ValueError: it is that of Wan2.2, whose blocks have shortcuts, or its values make none.
+    """
+    if config.get("is_residual") or config.get("patch_size") is not None:
+        raise ValueError("it is that of Wan2.2; Wan2.1-VACE needs the VAE of Wan2.1")
+    if config.get("attn_scales"):
+        raise ValueError(f"attn_scales are {config['attn_scales']}; the VAE of Wan2.1 has none")
     known = VAE_OPTIONS | config
     latent, multiples, resnets = known["z_dim"], list(known["dim_mult"]), known["num_res_blocks"]
     in_time = list(known["temperal_downsample"])
+    if known["latents_mean"] is None or known["latents_std"] is None:
+        raise ValueError("latents_mean or latents_std is null")
     check_latents(latent, known["latents_mean"], known["latents_std"])
     found = conv("quant_conv", 2 * latent, 2 * latent, 1, 1, 1) | conv("post_quant_conv", latent, latent, 1, 1, 1)
 

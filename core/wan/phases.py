@@ -253,8 +253,10 @@ def tiled_length(length: int) -> int:
     return sum(min(TILE, length - start) for start in range(0, length, TILE_STRIDE))
 
 
-def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork) -> str:
-    """Return a sentence on the longest video of this size and the largest of this length that fit."""
+def fitting(
+    components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
+) -> list[VideoWork]:
+    """Return the longest video of this size and the largest of this length that fit, where any do."""
     width, height = work.width, work.height
 
     def fits(smaller: VideoWork) -> bool:
@@ -270,10 +272,19 @@ def what_fits(components: Mapping[str, Component], machine: Machine, handle: Mod
 
     frames = largest(lambda count: fits(replace(work, num_frames=count)), MIN_FRAMES, work.num_frames, FRAME_STEP)
     units = largest(lambda count: fits(scaled(count)), 1, min(width, height) // MULTIPLE, 1)
-    found = [f"num_frames {frames} at {width}×{height}"] if frames else []
-    if units:
-        size = scaled(units)
-        found.append(f"{size.width}×{size.height} with num_frames {size.num_frames}")
+    found = [replace(work, num_frames=frames)] if frames else []
+    return [*found, scaled(units)] if units else found
+
+
+def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork) -> str:
+    """Return a sentence on what of `fitting` there is."""
+    found = fitting(components, machine, handle, work)
     if not found:
         return "No size or length fits. Choose a smaller model, or one whose files are in FP8."
-    return f"What would fit: {', or '.join(found)}."
+    words = (
+        f"num_frames {one.num_frames} at {one.width}×{one.height}"
+        if one.num_frames < work.num_frames
+        else f"{one.width}×{one.height} with num_frames {one.num_frames}"
+        for one in found
+    )
+    return f"What would fit: {', or '.join(words)}."

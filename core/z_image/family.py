@@ -34,16 +34,22 @@ class ZImageFamily(ModelFamily):
         transformers = [one for one in files.all if one.found.readable and one.holds("transformer", self.key)]
         if not transformers:
             return []
+        return [
+            files.model(self, (one,), {**self.beside((one,), files, folders), "transformer": (one.path,)})
+            for one in transformers
+        ]
+
+    def beside(
+        self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
+    ) -> dict[str, tuple[Path, ...]]:
+        """Return the text encoder with its tokenizer, and the VAE, as far as they are here."""
+        (one,) = transformer
         lent = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
         vae = None if "vae" in lent else _vae(files)
-        texts_lent = lent.keys() >= {"text_encoder", "tokenizer"}
-        found = []
-        for one in transformers:
-            own = one.inside({"text_encoder": LANGUAGE_MODEL.title, "vae": FLUX_TITLE})
-            encoder = {} if texts_lent and "text_encoder" not in own else _encoder(one, files, folders)
-            parts = {**({"vae": (vae,)} if vae else {}), **encoder, **lent, **own, "transformer": (one.path,)}
-            found.append(files.model(self, (one,), parts))
-        return found
+        own = one.inside({"text_encoder": LANGUAGE_MODEL.title, "vae": FLUX_TITLE})
+        texts_lent = lent.keys() >= {"text_encoder", "tokenizer"} and "text_encoder" not in own
+        encoder = {} if texts_lent else _encoder(one, files, folders)
+        return {**({"vae": (vae,)} if vae else {}), **encoder, **lent, **own}
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> ZImageWork:
         """Return what an image has to do, from the inputs of the Z-Image node or Memory Plan."""
@@ -58,6 +64,14 @@ class ZImageFamily(ModelFamily):
         from .phases import phases
 
         return phases(components, work)
+
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork
+    ) -> list[ZImageWork]:
+        """Return the largest image that fits."""
+        from .phases import fitting
+
+        return fitting(components, machine, handle, work)
 
     def what_fits(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork
@@ -83,16 +97,17 @@ def _encoder(
     transformer: SingleFile, files: FileCatalog, folders: Sequence[InstalledModel]
 ) -> dict[str, tuple[Path, ...]]:
     """Return the language model whose states the transformer reads, and its tokenizer, as far as they are here."""
-    from ..checkpoints.tokenizers import qwen_tokenizer
+    from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
 
-    wanted = files.shapes(transformer, "transformer")["cap_embedder.1.weight"][1]
+    wanted = files.shapes(transformer.path, "transformer")["cap_embedder.1.weight"][1]
     inside = transformer.inside({"text_encoder": LANGUAGE_MODEL.title})
     beside = [one for one in files.all if one.title == LANGUAGE_MODEL.title and one.found.readable]
     for one in [transformer] if inside else beside:
-        vocabulary, width = files.shapes(one, "text_encoder")[EMBEDDINGS]
+        vocabulary, width = files.shapes(one.path, "text_encoder")[EMBEDDINGS]
         if width == wanted:
             lenders = [folder.path for folder in folders] + files.folders_of(*QWEN3)
-            tokenizer = one.path if one.has_tokenizer else qwen_tokenizer(lenders, vocabulary, files.host)
+            elsewhere = find_tokenizer(TokenizerKind.BPE, vocabulary, files.host, lenders=lenders, near=one.folder)
+            tokenizer = one.path if one.has_tokenizer else elsewhere
             found: dict[str, tuple[Path, ...]] = {"text_encoder": (one.path,)}
             return found | ({"tokenizer": (tokenizer,)} if tokenizer is not None else {})
     return {}

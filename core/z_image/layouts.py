@@ -108,18 +108,25 @@ OPTIONS: Config = {
     "qk_norm": True,
     "cap_feat_dim": 2560,
     "axes_dims": [32, 48, 48],
+    "axes_lens": [1024, 512, 512],
 }
 TIME_DIM, TIME_INNER, MODULATION_DIM = 256, 1024, 256
 
 
-def tensors(config: Config) -> Tensors | None:
-    """Describe ZImageTransformer2DModel; that which takes pictures of SigLIP is not described."""
+def tensors(config: Config) -> Tensors:
+    """Describe ZImageTransformer2DModel.
+
+    Raises:
+        ValueError: it takes pictures of SigLIP, or its values make none.
+    """
     if config.get("siglip_feat_dim") is not None:
-        return None
+        raise ValueError(f"siglip_feat_dim is {config['siglip_feat_dim']}, and models for pictures are not read")
     known = OPTIONS | config
     width, head = known["dim"], known["dim"] // known["n_heads"]
     if head != sum(known["axes_dims"]):
         raise ValueError(f"axes_dims {known['axes_dims']} do not add up to a head's width of {head}")
+    if len(known["axes_lens"]) != len(known["axes_dims"]):
+        raise ValueError(f"axes_lens {known['axes_lens']} are not as many as axes_dims {known['axes_dims']}")
     found: ShapeTable = {"x_pad_token": (1, width), "cap_pad_token": (1, width)}
     time = min(width, MODULATION_DIM)
     for side, frames in zip(known["all_patch_size"], known["all_f_patch_size"], strict=True):

@@ -122,8 +122,10 @@ def sampling_memory(transformer: Component, tokens: int, branches: int) -> Varia
     return Variant("whole", int(2 * branches * tokens * transformer.hidden * BLOCK_UNITS), fixed=latents)
 
 
-def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork) -> str:
-    """Return a sentence on the largest size of the same shape that fits."""
+def fitting(
+    components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork
+) -> list[ZImageWork]:
+    """Return the image of the largest size of the same shape that fits, where any does."""
     short = min(work.width, work.height)
 
     def scaled(units: int) -> ZImageWork:
@@ -136,7 +138,12 @@ def what_fits(components: Mapping[str, Component], machine: Machine, handle: Mod
         return made.fits
 
     units = largest(fits, MIN_SIDE // MULTIPLE, max(MIN_SIDE, short) // MULTIPLE, 1)
-    if units is None:
+    return [] if units is None else [scaled(units)]
+
+
+def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork) -> str:
+    """Return a sentence on the largest size of the same shape that fits."""
+    found = fitting(components, machine, handle, work)
+    if not found:
         return "No size fits. Choose a model whose files are in FP8."
-    size = scaled(units)
-    return f"What would fit: {size.width}×{size.height}."
+    return f"What would fit: {found[0].width}×{found[0].height}."

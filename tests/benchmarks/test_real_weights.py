@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from piying.core.catalog.component_sizes import found_components
+from piying.core.catalog.selection import ModelHandle, choose_model
 from piying.core.checkpoints import load_component
 from piying.core.checkpoints.inspect import inspect
+from piying.core.families.registry import family_named
+from piying.core.host.headless import HeadlessHost
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 FILES = [
@@ -56,6 +60,30 @@ def test_shards_make_one_model(real, tmp_path, monkeypatch):
     real.write(real.RealFile("transformer", "wan-vace-1.3b", "diffusers", "fp16"), tmp_path)
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 2
     load_component("transformer", tmp_path, dtype="fp16")
+
+
+def test_a_folder_with_a_transformer_alone_is_offered_with_the_other_files(real, tmp_path, monkeypatch):
+    """As `real_sizes.py --runs vace-1.3b-folder` writes them."""
+    import transformers
+    from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
+
+    sizes = {"num_attention_heads": 1, "ffn_dim": 64, "num_layers": 2, "vace_layers": [0], "text_dim": 32}
+    encoder = {"vocab_size": 99, "d_model": 32, "d_kv": 64, "num_heads": 1, "d_ff": 64, "num_layers": 2}
+    t5 = transformers.UMT5Config(**encoder, feed_forward_proj="gated-gelu")
+    makers = {
+        "vace-1.3b": lambda: WanVACETransformer3DModel(**sizes),
+        "umt5-xxl": lambda: transformers.UMT5EncoderModel(t5),
+        "wan-vae": lambda: AutoencoderKLWan(base_dim=4, z_dim=16),
+    }
+    monkeypatch.setattr(real, "models", lambda: makers)
+    for name in ("vace-1.3b-bf16", "umt5-xxl-fp8-scaled", "wan-vae"):
+        real.write(real.FILES[name], tmp_path)
+    host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    found = choose_model(ModelHandle(family_named("wan_vace")), host)
+    assert found.name == "diffusers/Wan2.1-VACE-1.3B-diffusers"
+    assert found.place("tokenizer") == found.place("text_encoder")
+    assert found.place("text_encoder")[0].parent.name == "text_encoders"
+    assert found_components(found, family_named("wan_vace").rules).keys() == {"transformer", "text_encoder", "vae"}
 
 
 @pytest.mark.realsize

@@ -9,19 +9,40 @@ pytestmark = pytest.mark.browser
 
 ENGLISH = {
     "vace": "VACE Sample",
-    "wan": "Load Wan VACE",
+    "wan": "Wan VACE",
     "inpaint video": "VACE: Inpaint Video",
     "hunyuan": "Hunyuan-DiT",
     "text to video": "VACE Sample",
+    "image to video": "VACE: Extend",
+    "first frame": "VACE: Extend",
+    "lora": "Add LoRA",
+    "qwen": "Load Prompt Model",
 }
 CHINESE = {
     "vace": "VACE Sample",
     "wan": "Wan VACE",
     "混元": "Hunyuan-DiT 文生图",
-    "文生视频": "VACE Sample 文生视频",
+    "文生视频": "VACE Sample",
     "局部重绘": "VACE: Inpaint",
     "提示词": "提示词扩写",
+    "首帧": "VACE: Extend",
+    "首尾帧": "VACE: Extend",
+    "图生视频": "VACE: Extend",
+    "抠图": "Segment by Name",
+    "lora": "Add LoRA",
+    "qwen": "加载提示词模型",
 }
+# Hits that are on the screen before anyone scrolls. Frontend 1.58 lists twenty nodes of ComfyUI before any for "wan".
+FIRST = 6
+LATER = {"wan", "提示词", "vace"}
+TEMPLATES = """(async () => {
+  const { api } = window.app;
+  const folder = window.LiteGraph.registered_node_types.PiyingVACESample.nodeData.python_module.split(".")[1];
+  const [module, titles] = Object.entries(await api.getWorkflowTemplates()).find(([name]) => name.startsWith(folder));
+  const served = (title, ending) => fetch(api.apiURL(`/workflow_templates/${module}/${title}.${ending}`));
+  const answers = await Promise.all(titles.flatMap((title) => [served(title, "json"), served(title, "jpg")]));
+  return { titles, failed: answers.filter((answer) => !answer.ok).length };
+})()"""
 # Every help page and every picture in it, asked for where the frontend asks.
 PAGES = """(async () => {
   const types = window.LiteGraph.registered_node_types, found = {};
@@ -43,6 +64,7 @@ def looked_at(words, shown):
     """Search, then open a help page."""
     actions = {
         "found": {"do": "search_nodes", "words": list(words)},
+        "templates": evaluate(TEMPLATES),
         "graph": opened("inpaint"),
         "help": {"do": "open_help", "node": "PiyingVACEInpaint"},
         "picture": picture(shown),
@@ -72,6 +94,25 @@ def test_what_people_type_finds_nodes(looks, word, wanted):
 @pytest.mark.parametrize(("word", "wanted"), CHINESE.items())
 def test_what_people_type_finds_nodes_in_chinese(looks, word, wanted):
     assert any(wanted in text and "Piying" in text for text in looks["zh"]["found"][word])
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", ENGLISH), ("zh", CHINESE)])
+def test_ours_are_among_the_first_hits(looks, language, words):
+    found = looks[language]["found"]
+    late = [
+        word
+        for word, wanted in words.items()
+        if word not in LATER and not any(wanted in text and "Piying" in text for text in found[word][:FIRST])
+    ]
+    assert late == []
+
+
+@pytest.mark.parametrize(("language", "first"), [("en", "Text to image"), ("zh", "文生图")])
+def test_templates_have_titles_and_open(looks, language, first):
+    templates = looks[language]["templates"]
+    assert templates["titles"][0] == first
+    assert len(templates["titles"]) == 11
+    assert templates["failed"] == 0
 
 
 def test_the_first_hit_for_a_task_is_ours(looks):

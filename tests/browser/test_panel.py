@@ -27,6 +27,9 @@ CARDS = """(() => {
   const cards = [...document.querySelectorAll('.piying-dialog article')].map((card) => card.innerText);
   return cards.length ? cards : null;
 })()"""
+WIDGETS = """["width", "height", "num_frames"].map((name) => (
+  window.drive.find("PiyingVACESample").widgets.find((widget) => widget.name === name).value
+))"""
 OFFERED = "window.drive.find('PiyingLoadPromptModel').widgets.find((w) => w.name === 'model').options.values"
 
 
@@ -84,6 +87,41 @@ def test_a_missing_model_is_named_with_what_to_fetch(planned):
     assert "licence" in first
     assert "Wan-AI/Wan2.1-VACE-14B-diffusers" in first
     assert "Download" in first
+
+
+@pytest.fixture(scope="module")
+def judged(drive, screenshots):
+    """What is too big, and after its button; sizes over wires, before a run and after it."""
+    actions = {
+        "graph": opened("t2v"),
+        **dict(enumerate(set_widgets("PiyingVACESample", width=2048, height=2048, num_frames=241))),
+        "too big": until(f"{PANELS}.find((text) => /Too big/.test(text))"),
+        "picture": picture(screenshots / "too_big.png"),
+        "offers": evaluate("[...document.querySelectorAll('.piying-fitting')].map((button) => button.innerText)"),
+        "use": click(".piying-fitting", "×"),
+        "then": until(f"{PANELS}.find((text) => /On the CPU/.test(text))"),
+        "values": evaluate(WIDGETS),
+        "wired": opened("first_last_frame"),
+        "before": until(f"{PANELS}.find((text) => /known when it runs/.test(text))"),
+        "run": {"do": "run"},
+        "after": until(f"{PANELS}.find((text) => /Took/.test(text) && /main memory/.test(text))"),
+    }
+    return dict(zip(actions, drive(list(actions.values())).results, strict=True))
+
+
+def test_what_would_fit_is_a_button(judged):
+    assert "0.0 of 0.0" not in judged["too big"]
+    assert "main memory" in judged["too big"]
+    assert [("frames" in offer, "×" in offer) for offer in judged["offers"]] == [(True, False), (False, True)]
+    width, height, frames = judged["values"]
+    assert f"{width}×{height}" in judged["offers"][1]
+    assert (width < 2048, frames) == (True, 241)
+
+
+def test_sizes_over_wires_are_not_planned_at_the_defaults(judged):
+    assert "Not known yet" in judged["before"]
+    assert "GB" not in judged["before"]
+    assert "On the CPU" in judged["after"]
 
 
 def test_samplers_and_loaders_of_every_family_have_a_panel(drive):

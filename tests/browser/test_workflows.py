@@ -22,8 +22,12 @@ pytestmark = pytest.mark.browser
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 UPDATE = bool(os.environ.get("PIYING_UPDATE_WORKFLOWS"))
 SAMPLERS_HERE = "window.drive.ofClass(/^Piying(VACESample|VACELongVideo|HunyuanDiT)$/)"
-PLANNED = f"{SAMPLERS_HERE}.length === {PANELS}.filter((text) => /GB/.test(text)).length"
-TEXTS = "window.drive.ofClass(/^PreviewAny$/).map((node) => node.widgets[0].value)"
+PLANNED = f"{SAMPLERS_HERE}.length === {PANELS}.filter((text) => /GB|known when it runs/.test(text)).length"
+# The frontend itself shows a text that came in parts.
+TEXTS = """window.drive.ofClass(/^PiyingExpandPrompt$/).map((node) => (
+  node.widgets.find((widget) => widget.name === "$$node-text-preview")?.value
+    ?? node.widgets.find((widget) => widget.name === "piying").element.querySelector(".piying-text")?.innerText
+))"""
 PICTURES = "window.drive.ofClass(/^PreviewImage$/).every((node) => node.imgs?.every((image) => image.naturalWidth))"
 # The page draws, and so loads, what is in view.
 ALL_IN_VIEW = "window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"

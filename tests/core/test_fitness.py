@@ -14,9 +14,11 @@ from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
 from piying.core.checkpoints.components import check_pretrained, find_component
+from piying.core.checkpoints.fitness import described_tensors
 from piying.core.checkpoints.inspect import inspect
 from piying.core.checkpoints.load import empty_module, load_component, load_pretrained
-from piying.core.checkpoints.pretrained import class_name, read_config
+from piying.core.checkpoints.pretrained import class_name, read_config, without_code
+from piying.core.checkpoints.settings import check_settings
 from piying.core.errors import PiyingError
 from piying.core.families.registry import FAMILIES, description, family_named
 from piying.core.files.safetensors_file import read_safetensors_header
@@ -75,6 +77,8 @@ CONFIGURATIONS = {
         QWEN3 | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "tie_word_embeddings": True},
         {"attention_bias": True, "num_hidden_layers": 2},
     ],
+    "Ernie4_5ForCausalLM": [{}, {"tie_word_embeddings": False, "num_hidden_layers": 2, "head_dim": 64}],
+    "Glm4ForCausalLM": [{}, {"attention_bias": False, "num_hidden_layers": 2, "tie_word_embeddings": True}],
     "Qwen3Model": [{}, QWEN3 | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36}],
     "Qwen2ForCausalLM": [
         {},
@@ -104,18 +108,90 @@ def test_all_described_classes_are_compared():
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        ("WanVACETransformer3DModel", {"image_dim": 1280}),
-        ("WanVACETransformer3DModel", {"added_kv_proj_dim": 128}),
-        ("AutoencoderKLWan", {"is_residual": True}),
         ("AutoencoderKL", {"down_block_types": ["AttnDownEncoderBlock2D"]}),
-        ("HunyuanDiT2DModel", {"activation_fn": "geglu"}),
-        ("ZImageTransformer2DModel", {"siglip_feat_dim": 1152}),
-        ("BertModel", {"add_cross_attention": True}),
         ("T5EncoderModel", {"hidden_size": 40}),
+        ("Ernie4_5ForCausalLM", {"use_bias": True}),
     ],
 )
 def test_of_options_that_are_not_known_nothing_is_said(name, config):
     assert description(name)(config) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("WanVACETransformer3DModel", {"image_dim": 1280}),
+        ("WanVACETransformer3DModel", {"added_kv_proj_dim": 128}),
+        ("AutoencoderKLWan", {"is_residual": True}),
+        ("AutoencoderKLWan", {"attn_scales": [1.0]}),
+        ("AutoencoderKLWan", {"latents_mean": None}),
+        ("HunyuanDiT2DModel", {"activation_fn": "geglu"}),
+        ("ZImageTransformer2DModel", {"siglip_feat_dim": 1152}),
+        ("ZImageTransformer2DModel", {"axes_lens": [1024]}),
+        ("BertModel", {"add_cross_attention": True}),
+        ("UMT5EncoderModel", {"is_decoder": True}),
+        ("Qwen3ForCausalLM", {"layer_types": ["full_attention"]}),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_from_its_configuration(name, config):
+    with pytest.raises(PiyingError, match=f"its configuration makes no {name}"):
+        described_tensors(name, config)
+
+
+# Values that no tensor depends on
+
+PUBLISHED = {
+    "BertModel": {"bos_token_id": 0, "classifier_dropout": None, "hidden_act": "gelu", "pad_token_id": 0},
+    "UMT5EncoderModel": {"dense_act_fn": "gelu_new", "is_gated_act": True, "torch_dtype": "bfloat16"},
+    "Qwen3ForCausalLM": {"rope_scaling": None, "rope_theta": 1000000, "sliding_window": None, "eos_token_id": 151645},
+    "Qwen2ForCausalLM": {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "sliding_window": 32768},
+    "GlmForCausalLM": {"partial_rotary_factor": 0.5, "eos_token_id": [151329, 151336], "rms_norm_eps": 1.5625e-07},
+    "RTDetrForObjectDetection": {"eval_size": None, "encoder_in_channels": [512, 1024, 2048], "batch_norm_eps": 1e-5},
+    "DPTForDepthEstimation": {"backbone_config": None, "use_bias_in_fusion_residual": None, "image_size": [384, 384]},
+    "AutoencoderKL": {"scaling_factor": 0.3611, "shift_factor": 0.1159, "force_upcast": True, "latents_mean": None},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings_are_accepted(name):
+    check_settings(without_code(PUBLISHED[name]))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_defaults_of_each_class_are_accepted(name):
+    check_settings(read_config_of(empty_module(name, CONFIGURATIONS[name][-1], "x")))
+
+
+def read_config_of(module):
+    config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+    return json.loads(json.dumps(without_code(config), default=str))
+
+
+ODD = [None, "x", "", -1, 1.5, -1e-6, 1e308, 10**30, float("nan"), float("inf"), [], ["x"], {}, [None] * 3]
+PARTS = [
+    *(("wan_vace", part) for part in ("transformer", "vae", "text_encoder")),
+    *(("hunyuan_dit", part) for part in ("transformer", "vae", "text_encoder", "text_encoder_2")),
+]
+
+
+@pytest.mark.parametrize(("family", "part"), PARTS)
+def test_what_the_judgement_accepts_makes_a_module(family, part, tmp_path):
+    """Each setting takes four of the odd values, in turn."""
+    source = BUILT_IN_ROOT / family / part
+    folder = tmp_path / part
+    shutil.copytree(source, folder)
+    config = json.loads((source / "config.json").read_text())
+    accepted = 0
+    for place, name in enumerate(name for name in config if name not in ("_class_name", "architectures")):
+        for value in (ODD[(3 * place + step) % len(ODD)] for step in range(4)):
+            (folder / "config.json").write_text(json.dumps(config | {name: value}))
+            try:
+                found = find_component(part, [tmp_path])
+            except PiyingError:
+                continue
+            accepted += 1
+            empty_module(found.class_name, found.config, "x")
+    assert accepted
 
 
 # What every door says of a file
@@ -390,4 +466,4 @@ def test_an_activation_that_the_class_does_not_know_gives_one_sentence(tmp_path)
     root = shutil.copytree(BUILT_IN_ROOT / "hunyuan_dit", tmp_path / "x")
     file = root / "transformer" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"activation_fn": "swoosh"}))
-    assert "makes no HunyuanDiT2DModel" in refusal(partial(load_component, "transformer", root), root)
+    assert 'activation_fn is "swoosh"' in refusal(partial(load_component, "transformer", root), root)

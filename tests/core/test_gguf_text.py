@@ -138,6 +138,68 @@ def test_a_language_model_answers_as_its_folder_does(tmp_path, host, architectur
     assert answer("LLM/model-Q8.gguf", host) == answer("LLM/folder", host)
 
 
+def other(architecture):
+    """Return a toy of another architecture, and its state as llama.cpp's converter writes it."""
+    import transformers
+
+    sizes = {"vocab_size": 1101, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 32}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "eos_token_id": 2}
+    name = {"llama": "Llama", "ernie4_5": "Ernie4_5", "glm4": "Glm4"}[architecture]
+    config = getattr(transformers, f"{name}Config")(**sizes, bos_token_id=1, pad_token_id=0, tie_word_embeddings=False)
+    model = models.randomised(getattr(transformers, f"{name}ForCausalLM")(config))
+    state = dict(models.tensors(model))
+    for key, tensor in state.items():
+        if architecture == "llama" and ("q_proj" in key or "k_proj" in key):
+            # LlamaModel.permute: the halves of a head's rows become neighbours.
+            heads = tensor.shape[0] // config.head_dim
+            halves = tensor.reshape(heads, 2, config.head_dim // 2, *tensor.shape[1:])
+            state[key] = halves.transpose(1, 2).reshape(tensor.shape)
+    return model, gguf_writer.renamed(state, gguf_writer.QWEN_NAMES | gguf_writer.GLM_NAMES)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "ernie4_5", "glm4"])
+def test_other_architectures_are_computed_as_transformers_does(tmp_path, host, architecture):
+    model, state = other(architecture)
+    table = json.loads((BUILT_IN_ROOT / "prompt" / "tokenizer.json").read_text(encoding="utf-8"))
+    metadata = {
+        "general.architecture": architecture,
+        f"{architecture}.attention.head_count": 4,
+        f"{architecture}.attention.head_count_kv": 2,
+        f"{architecture}.attention.key_length": 32,
+        f"{architecture}.embedding_length": 64,
+        f"{architecture}.attention.layer_norm_rms_epsilon": model.config.rms_norm_eps,
+        f"{architecture}.rope.freq_base": float(model.config.rope_parameters["rope_theta"]),
+        f"{architecture}.rope.dimension_count": 16 if architecture == "glm4" else 32,
+        f"{architecture}.context_length": 4096,
+        **gguf_writer.bpe_metadata(table, TEMPLATE, "<|im_end|>"),
+        "tokenizer.ggml.pre": "glm4" if architecture == "glm4" else "llama-bpe",
+    }
+    path = gguf_writer.save(state, tmp_path / "LLM" / "model.gguf", metadata)
+    assert inspect(path).what == "a language model"
+    assert model_choices(PROMPT, host) == ["auto", "LLM/model.gguf", "built-in"]
+    tokens = torch.arange(3, 43).view(1, 40)
+    with torch.no_grad():
+        expected, given = model(tokens).logits, load_component("prompt_model", path)(tokens).logits
+    assert (given - expected).norm() <= 1e-5 * expected.norm()
+    assert answer("LLM/model.gguf", host).text
+
+
+def test_llama_3_stretches_its_positions(tmp_path):
+    _, state = other("llama")
+    metadata = {
+        "general.architecture": "llama",
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 32,
+        "llama.embedding_length": 64,
+        "llama.rope.freq_base": 500_000.0,
+        "llama.context_length": 131_072,
+    }
+    path = gguf_writer.save(state, tmp_path / "model.gguf", metadata)
+    rope = load_component("prompt_model", path).config.rope_parameters
+    assert (rope["rope_type"], rope["factor"], rope["original_max_position_embeddings"]) == ("llama3", 8.0, 8192)
+
+
 def loaded(name, host, precision="auto"):
     """Return the module that a run of a model computes with."""
     LocalModel(ModelHandle(PROMPT, name, precision), host).run(lambda generate: "", 4)
@@ -182,14 +244,61 @@ def test_its_tokenizer_is_that_of_the_folder(tmp_path):
     assert (inside.eos_token, inside.chat_template) == ("<|im_end|>", TEMPLATE)
 
 
+def test_numbers_are_split_as_the_file_says(tmp_path):
+    for way, words in (("qwen2", ["in", "Ġ", "2", "0", "2", "5"]), ("llama-bpe", ["in", "Ġ", "202", "5"])):
+        path = qwen_file(tmp_path / f"{way}.gguf", qwen("qwen3"), **{"tokenizer.ggml.pre": way})
+        splits = tokenizer_in(path).backend_tokenizer.pre_tokenizer.pre_tokenize_str("in 2025")
+        assert [word for word, _ in splits] == words
+    unknown = qwen_file(tmp_path / "x.gguf", qwen("qwen3"), **{"tokenizer.ggml.pre": "other"})
+    assert tokenizer_in(unknown) is None
+    assert inspect(unknown).needs == ("its tokenizer",)
+
+
+def test_sentencepiece_bpe_gives_the_tokens_of_the_original(tmp_path):
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 9), "utf-8")
+    SentencePieceTrainer.train(
+        input=str(tmp_path / "text.txt"),
+        model_prefix=str(tmp_path / "words"),
+        vocab_size=330,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+    )
+    original = SentencePieceProcessor(model_file=str(tmp_path / "words.model"))
+    numbers = range(original.vocab_size())
+    kinds = [
+        2 if original.is_unknown(n) else 3 if original.is_control(n) else 6 if original.is_byte(n) else 1
+        for n in numbers
+    ]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": [original.id_to_piece(number) for number in numbers],
+        "tokenizer.ggml.scores": [float(original.get_score(number)) for number in numbers],
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.bos_token_id": original.bos_id(),
+        "tokenizer.ggml.eos_token_id": original.eos_id(),
+        "tokenizer.ggml.unknown_token_id": original.unk_id(),
+    }
+    inside = tokenizer_in(qwen_file(tmp_path / "x.gguf", qwen("qwen3"), tokenizer=False, **metadata))
+    for text in ["the red cat sits", "A small  boat, 3 of them!", "红猫 ünïcode 🦊", "the cat\nsits"]:
+        tokens = inside(text, add_special_tokens=False)["input_ids"]
+        assert tokens == original.encode(text)
+        assert inside.decode(tokens) == f" {text}"
+    assert (inside.bos_token, inside.eos_token) == ("<s>", "</s>")
+
+
 def test_another_architecture_is_refused_in_the_same_words_everywhere(tmp_path, host):
-    path = qwen_file(tmp_path / "LLM" / "llama.gguf", qwen("qwen3"), "llama")
+    path = qwen_file(tmp_path / "LLM" / "other.gguf", qwen("qwen3"), "gemma3")
     reason = inspect(path).reason
-    assert "a language model of the architecture 'llama'" in reason
+    assert "a language model of the architecture 'gemma3'" in reason
     assert model_choices(PROMPT, host) == ["auto", "built-in"]
     for refused in (
-        lambda: check_model(PROMPT, "LLM/llama.gguf", host),
-        lambda: choose_model(ModelHandle(PROMPT, "LLM/llama.gguf"), host),
+        lambda: check_model(PROMPT, "LLM/other.gguf", host),
+        lambda: choose_model(ModelHandle(PROMPT, "LLM/other.gguf"), host),
         lambda: load_component("prompt_model", path),
     ):
         with pytest.raises(PiyingError) as caught:

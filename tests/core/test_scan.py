@@ -6,7 +6,7 @@ import os
 
 import pytest
 from piying.core.files import scan
-from piying.core.files.scan import find_files, find_folders
+from piying.core.files.scan import find_files, find_folders, name_left_out, named_together
 
 ENDINGS = (".bin", ".pt")
 links = pytest.mark.skipif(os.name == "nt", reason="Windows lets administrators alone make links")
@@ -156,3 +156,24 @@ def test_names_of_the_top_are_passed_over(tmp_path):
     touch(tmp_path, "vae/x.bin", "a/vae/y.bin")
     entries = scan.scan(tmp_path, 3, without=["vae"])
     assert [entry.path for entry in entries if entry.kind == "file"] == [str(tmp_path / "a" / "vae" / "y.bin")]
+
+
+def test_what_is_passed_over_is_named_in_a_few_lines(tmp_path, caplog):
+    scan._named.clear()
+    with named_together():
+        for number in range(3000):
+            name_left_out(tmp_path / f"model-{number:04}", "there is no safetensors file in this folder.")
+        for number in range(2000):
+            name_left_out(tmp_path / "lib" / str(number) / "x.bin", "it is neither.")
+        name_left_out(tmp_path / "vae" / "x.pth", "it is cut short")
+    assert len(caplog.messages) < 4
+    assert any(
+        "model-0000, model-0001, model-0002, … The first is left out: there is no" in m for m in caplog.messages
+    )
+    counted = [int(message.split(": ")[1].split()[0]) for message in caplog.messages if "files and folders" in message]
+    assert sum(counted) + len(caplog.messages) - len(counted) == 5001
+    caplog.clear()
+    with named_together():
+        name_left_out(tmp_path / "model-0001", "there is no safetensors file in this folder.")
+        name_left_out(tmp_path / "vae" / "y.pth", "it is cut short")
+    assert caplog.messages == [f"{tmp_path / 'vae' / 'y.pth'} is left out: it is cut short."]

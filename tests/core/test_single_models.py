@@ -278,14 +278,14 @@ def test_comfyuis_own_words_serve_qwen3():
     """They are Qwen2.5's: two tokens have other names there, and the empty thought is put in by their numbers."""
     if "COMFYUI_PATH" not in os.environ:
         pytest.skip("COMFYUI_PATH names no ComfyUI")
-    from piying.core.checkpoints.tokenizers import qwen_tokenizer
+    from piying.core.checkpoints.tokenizers import TokenizerKind, find_tokenizer
     from transformers import AutoTokenizer
 
     class Comfy(HeadlessHost):
         def model_folders(self):
             return [("tokenizers", Path(os.environ["COMFYUI_PATH"]) / "comfy" / "text_encoders")]
 
-    folder = qwen_tokenizer([], 151_936, Comfy())
+    folder = find_tokenizer(TokenizerKind.BPE, 151_936, Comfy())
     words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = models.qwen3()
     for _ in range(2):  # it is kept between runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import piying
 import pytest
 from piying.core.errors import PiyingError
 from piying.core.host import comfy_server
@@ -61,14 +62,53 @@ def test_large_cards_hold_everything_and_small_ones_not_every_size():
     set_host(HeadlessHost(chosen_device="cpu", vram=80 * GB, ram=128 * GB, imagined=True))
     assert routes.plan(asked(model=loader("wan2.1-vace-1.3b")))["verdict"] == "fits"
     set_host(HeadlessHost(chosen_device="cpu", vram=6 * GB, ram=32 * GB, imagined=True))
-    found = routes.plan(asked(width=2048, height=2048, num_frames=241))
+    large = {"width": 2048, "height": 2048, "num_frames": 241}
+    found = routes.plan(asked(**large))
     assert found["verdict"] == "too big"
     assert found["fits"] is False
+    assert len(found["fitting"]) == 2
+    for smaller in found["fitting"]:
+        assert smaller != large
+        assert routes.plan(asked(**smaller))["fits"], "what is offered fits"
+
+
+def test_what_is_too_big_on_a_cpu_is_told_in_main_memory():
+    set_host(HeadlessHost(chosen_device="cpu", ram=3 * GB, imagined=True))
+    found = routes.plan(asked(width=2048, height=2048, num_frames=241))
+    assert found["verdict"] == "too big"
+    assert found["machine"]["vram_gb"] == 0
+    assert found["peak_ram_gb"] > found["machine"]["ram_gb"]
+
+
+def test_the_time_of_a_toy_is_told_where_a_plan_counts_most_of_it():
+    set_host(HeadlessHost(chosen_device="cpu"))
+    toy = {"model": loader("built-in")}
+    tiny = routes.plan(asked(**toy, width=64, height=64, num_frames=5, steps=4))
+    assert tiny["seconds"] is None
+    assert "overhead" in tiny["text"]
+    real = routes.plan(asked(**toy, width=832, height=480, num_frames=81, steps=50))
+    assert real["seconds"] > 60
+    assert "overhead" not in real["text"]
 
 
 def test_what_only_the_run_knows_is_named():
+    """A plan for other sizes than the run's would call a small run too big, or a large one fitting."""
     found = routes.plan(asked(width=None, height=None, task=None))
-    assert found["unknown"] == ["width", "height"]
+    assert (found["verdict"], found["unknown"]) == ("unknown", ["width", "height"])
+    assert "text" not in found and "seconds" not in found
+    found = routes.plan(asked(cfg=None))
+    assert (found["verdict"], found["unknown"]) == ("streams", ["cfg"])
+
+
+def test_sizes_that_only_the_run_knows_are_those_of_the_last_run():
+    last = {"width": 96, "height": 64, "num_frames": 17}
+    wired = asked(width=None, height=None, num_frames=None, task=None)
+    planned, known = routes.plan({**wired, "last": last}), routes.plan(asked(**last, task=None))
+    assert (planned["verdict"], planned["unknown"]) == ("streams", [])
+    assert planned["peak_vram_gb"] == known["peak_vram_gb"]
+    assert routes.plan({**asked(), "last": {**last, "width": 832}}) == routes.plan(asked()), "a widget counts first"
+    assert routes.plan({**wired, "last": {"width": 0}})["verdict"] == "wrong"
+    assert routes.plan({**wired, "last": "none"})["verdict"] == "unknown"
 
 
 def test_images_too():
@@ -100,6 +140,8 @@ def test_a_model_that_is_not_here_says_what_to_fetch():
         ({"num_frames": 10}, "num_frames is 10"),
         ({"width": 100}, "width is 100"),
         ({"height": None, "width": 90}, "width is 90"),
+        ({"width": 0}, "width is 0. It goes from 16 to 2048"),
+        ({"cfg": float("nan")}, "cfg is nan"),
     ],
 )
 def test_values_that_a_run_would_refuse_get_its_sentence(value, sentence):
@@ -119,8 +161,6 @@ def test_values_that_a_run_would_refuse_get_its_sentence(value, sentence):
         ({"class_type": "PiyingVACESample", "inputs": []}, "no JSON object"),
         (asked(width="wide"), "width is no number"),
         (asked(width=True), "width is no number"),
-        (asked(width=0), "width is 0. It goes from 16 to 2048"),
-        (asked(cfg=float("nan")), "cfg is nan"),
         (asked(model={"class_type": "PiyingLoadWanVACE"}), "model of PiyingLoadWanVACE is missing"),
         (asked(model={**loader(), "slot": 7}), "no output 7"),
         (asked(model={**loader(), "slot": -1}), "no output -1"),
@@ -142,6 +182,12 @@ def test_nodes_that_do_work_are_not_run():
     """Only loaders are; what a video or a server would give stays unknown."""
     server = {"class_type": "PiyingPromptServer", "inputs": {"url": "http://127.0.0.1:1", "model": "x", "timeout": 1}}
     refused(asked(model=server), "Connect a loader")
+
+
+def test_every_node_tells_the_words_it_is_found_by():
+    words = routes.aliases({})
+    assert list(words) == list(piying.NODE_CLASS_MAPPINGS)
+    assert {"image to video", "first frame", "首帧", "首尾帧"} <= set(words["PiyingVACEExtend"])
 
 
 def test_endless_questions_end():

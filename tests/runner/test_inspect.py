@@ -206,7 +206,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_a_damaged_file_or_none(tmp_path):
     (tmp_path / "x").write_bytes(b"\xff" * 40)
-    reasons = {"x": "damaged", "y": "there is no such file", ".": "this is a folder"}
+    reasons = {"x": "damaged", "y": "there is no such file", ".": "there is no safetensors file in this folder"}
     for path, reason in ((tmp_path / name, reason) for name, reason in reasons.items()):
         ran = inspect(path)
         assert ran.returncode == 2

@@ -211,3 +211,38 @@ def test_long_and_many_names_of_inputs(session, caplog):
     with pytest.raises(WorkflowError, match="is not known here"):
         session.check(session.prepare({"1": {"class_type": "x" * 1_000_000, "inputs": {}}}))
     assert time.monotonic() - begun < 10
+
+
+ONCE = json.dumps(API)
+PADDED = {
+    "a text that holds it": json.dumps(ONCE),
+    "a text in a text": json.dumps(json.dumps(ONCE)),
+    "NULs behind it": ONCE + "\0" * 512,
+    "a mark of UTF-8": "\ufeff" + ONCE,
+    "the end of a DOS file": ONCE + "\r\n\x1a",
+    "a request whose prompt is a text": json.dumps({"prompt": json.dumps(ONCE)}),
+}
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_what_surrounds_the_json_is_no_matter(session, tmp_path, kind):
+    path = tmp_path / "workflow.json"
+    path.write_text(PADDED[kind], encoding="utf-8")
+    assert session.prepare(path).api == API
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{ONCE}\n}}{{rest", "its JSON ends in line 2, and more follows it: '}{rest'. Remove what follows."),
+        (ONCE + ONCE, "its JSON ends in line 1, and more follows it"),
+        (json.dumps("a red circle"), "a workflow is a JSON object, this is a str"),
+        (json.dumps('{"1": '), "not valid JSON"),
+    ],
+)
+def test_what_is_no_workflow_is_one_sentence(session, tmp_path, text, words):
+    path = tmp_path / "workflow.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(WorkflowError) as caught:
+        session.prepare(path)
+    assert words in str(caught.value)

@@ -1,7 +1,7 @@
 // Graph queries: a node's widget values and the sources of its links, without running anything.
 import { app } from "../../../scripts/app.js";
 
-export const LOADER = "loader", SAMPLER = "sampler", TEXT = "text";
+export const LOADER = "loader", SAMPLER = "sampler", TEXT = "text", BARE = "bare";
 
 const SUBGRAPH_INPUT = -10;
 const MUTED = 2, BYPASSED = 4;
@@ -84,14 +84,17 @@ export function loaderOf(node) {
   return /^PiyingLoad/.test(body.class_type) ? body.class_type : null;
 }
 
-// The node at an execution id, which is a path through subgraphs: "12:3".
-export function nodeOf(path) {
-  let graph = root(), node = null;
+// The nodes at an execution id, which is a path through subgraphs, the outermost first: "12:3".
+export function nodesAlong(path) {
+  const nodes = [];
+  let graph = root();
   for (const id of String(path).split(":")) {
-    node = graph?.getNodeById(Number(id)) ?? graph?.getNodeById(id);
-    graph = node?.subgraph;
+    const node = graph?.getNodeById(Number(id)) ?? graph?.getNodeById(id);
+    if (!node) return nodes;
+    nodes.push(node);
+    graph = node.subgraph;
   }
-  return node;
+  return nodes;
 }
 
 export function setWidget(node, name, value) {

@@ -1,18 +1,21 @@
 // The panel at the foot of a node: its parts, and the height they need.
-import { LOADER, SAMPLER, TEXT, isWired, loaderOf, setWidget } from "./graph.js";
+import { BARE, LOADER, SAMPLER, TEXT, isWired, loaderOf, setWidget } from "./graph.js";
 import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
 import { showPlan, showRecord } from "./dialogs.js";
-import { t, time } from "./i18n.js";
+import { inPageLanguage, t, time } from "./i18n.js";
 
 export const panels = new Map(); // by node
 
-// Heights in pixels.
-const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 96, EDGE = 10;
+// Heights and widths in pixels.
+const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 140, EDGE = 10;
+const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90;
 
 export function addPanel(node, role) {
   const box = element("div", { class: "piying-panel" });
-  const panel = { node, role, box, plan: null, problem: null, running: null, motion: null, record: null, text: null };
+  const panel = {
+    node, role, box, plan: null, problem: null, failure: null, running: null, motion: null, record: null, text: null,
+  };
   const height = () => neededHeight(panel);
   const widget = node.addDOMWidget("piying", "piying", box, {
     serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height, getValue: () => "", setValue: () => {},
@@ -30,6 +33,22 @@ export function addPanel(node, role) {
     return executed?.call(this, output, ...rest);
   };
   render(panel);
+  return panel;
+}
+
+export function showFailure(node, sentence) {
+  const panel = panels.get(node) ?? addPanel(node, BARE);
+  panel.failure = sentence;
+  panel.running = panel.motion = null;
+  render(panel);
+}
+
+export function clearFailures() {
+  for (const panel of panels.values()) {
+    if (panel.failure === null) continue;
+    panel.failure = null;
+    render(panel);
+  }
 }
 
 export function setOutput(panel, output) {
@@ -45,13 +64,28 @@ const ownText = ({ node, text }) => text && !node.widgets?.some((w) => w.name ==
 // Why an expanded prompt is the line itself: the facts that the model lost, else the reason in full.
 function fallbackNote(record) {
   if (!record?.problem) return null;
-  return record.missing?.length ? t("notKept", { facts: record.missing.join(", ") }) : t("yourLine", record);
+  return record.missing?.length ? t("notKept", { facts: record.missing.join(", ") }) : t("yourLine", { problem: inPageLanguage(record.problem) });
+}
+
+// What is wrong with the values of a sampler, as its plan says before a run.
+const refusalOf = ({ plan, problem }) => problem ?? (plan?.verdict === "wrong" ? plan.error : null);
+
+// The refusal of a run is often the one that the plan has told already.
+const ownFailure = (panel) => (panel.failure === inPageLanguage(refusalOf(panel) ?? "") ? null : panel.failure);
+
+function sentenceHeight({ node }, sentence) {
+  const wide = sentence.match(/[\u2e80-\uffff]/g)?.length ?? 0;
+  const length = wide * WIDE_LETTER + (sentence.length - wide) * LETTER;
+  return Math.max(LINE, Math.ceil(length / Math.max(80, node.size[0] - BESIDE)) * SENTENCE_LINE + 2);
 }
 
 function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
-  if (role === SAMPLER) height += 2 * LINE + BUTTON_ROW;
+  const refusal = role === SAMPLER ? refusalOf(panel) : null;
+  if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal)) + BUTTON_ROW;
+  else if (role === SAMPLER) height += 2 * LINE + BUTTON_ROW * (panel.plan?.fitting?.length ? 2 : 1);
+  if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure) + 4;
   if (role === LOADER) height += BUTTON_ROW;
   if (panel.running) height += BAR;
   if (panel.motion) height += MOTION;
@@ -63,13 +97,15 @@ function neededHeight(panel) {
 
 export function render(panel) {
   const parts = [];
+  const failure = ownFailure(panel);
+  if (failure) parts.push(sentenceLine("wrong", t("failed"), failure));
   if (panel.role === SAMPLER) parts.push(...samplerParts(panel));
   if (panel.role === LOADER) parts.push(element("div", { class: "piying-row" }, modelsButton(panel, "models")));
   if (ownText(panel)) {
     parts.push(element("div", { class: "piying-text", onwheel: (e) => e.stopPropagation() }, panel.text));
   }
   const note = fallbackNote(panel.record);
-  if (note) parts.push(element("div", { class: "piying-small piying-note", title: panel.record.problem }, note));
+  if (note) parts.push(element("div", { class: "piying-small piying-note", title: inPageLanguage(panel.record.problem) }, note));
   if (panel.record && panel.role !== SAMPLER) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
   if (panel.running) parts.push(progressBar(panel.running));
   if (panel.motion) parts.push(element("img", { class: "piying-motion", src: panel.motion, alt: "" }));
@@ -87,40 +123,46 @@ function fitHeight(panel) {
   node.setDirtyCanvas?.(true, true);
 }
 
+function sentenceLine(verdict, word, sentence) {
+  return element(
+    "div", { class: "piying-line piying-sentence", title: sentence },
+    element("span", { class: "piying-verdict", "data-verdict": verdict }, word), element("span", {}, sentence),
+  );
+}
+
 function samplerParts(panel) {
   const { plan, problem } = panel;
   const verdict = plan?.verdict ?? (problem ? "unknown" : "pending");
-  const sentence = problem ?? (verdict === "wrong" ? plan.error : null);
+  const word = problem ? "?" : t(verdict);
+  const refusal = refusalOf(panel);
+  const buttons = element(
+    "div", { class: "piying-row" },
+    plan?.text ? element("button", { onclick: () => showPlan(plan) }, t("plan")) : null,
+    panel.record ? recordButton(panel) : null,
+    sizeSelect(panel),
+    plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
+  );
+  if (refusal) return [sentenceLine(verdict, word, inPageLanguage(refusal)), buttons];
   return [
     element(
-      "div",
-      {
-        class: sentence ? "piying-line piying-sentence" : "piying-line",
-        title: plan?.reasons?.join("\n") ?? plan?.error ?? problem ?? undefined,
-      },
-      element("span", { class: "piying-verdict", "data-verdict": verdict }, problem ? "?" : t(verdict)),
-      element("span", {}, sentence ?? figures(plan)),
+      "div", { class: "piying-line", title: inPageLanguage(plan?.reasons?.join("\n") ?? plan?.error ?? "") || undefined },
+      element("span", { class: "piying-verdict", "data-verdict": verdict }, word), element("span", {}, figures(plan)),
     ),
-    sentence ? null : element("div", { class: "piying-small" }, details(panel)),
-    element(
-      "div", { class: "piying-row" },
-      plan?.text ? element("button", { onclick: () => showPlan(plan) }, t("plan")) : null,
-      panel.record ? recordButton(panel) : null,
-      sizeSelect(panel),
-      plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
-    ),
-  ].filter(Boolean);
+    element("div", { class: "piying-small" }, details(panel)),
+    plan?.fitting?.length ? element("div", { class: "piying-row" }, ...plan.fitting.map((one) => fittingButton(panel, one))) : "",
+    buttons,
+  ];
 }
 
 function figures(plan) {
   if (!plan) return "";
   if (plan.verdict === "missing") return plan.model;
-  const [kind, peak, all] = plan.verdict === "cpu"
-    ? ["memory", plan.peak_ram_gb, plan.machine.ram_gb]
-    : ["card", plan.peak_vram_gb, plan.machine.vram_gb];
+  if (plan.verdict === "unknown") return t("known", { names: plan.unknown.join(", ") });
+  const [kind, peak, all] = plan.machine.vram_gb
+    ? ["card", plan.peak_vram_gb, plan.machine.vram_gb]
+    : ["memory", plan.peak_ram_gb, plan.machine.ram_gb];
   const parts = [t(kind, { peak: peak.toFixed(1), all: all.toFixed(1) })];
-  // With a toy model most of the time is overhead, which the plan does not model.
-  if (!plan.toy) parts.push(t("about", { time: time(plan.seconds) }));
+  if (plan.verdict !== "too big") parts.push(plan.seconds === null ? t("moments") : t("about", { time: time(plan.seconds) }));
   return parts.join(" · ");
 }
 
@@ -132,12 +174,12 @@ function details({ plan, record }) {
     const sum = Object.values(record.seconds).reduce((a, b) => a + b, 0);
     parts.push(t("took", { time: time(sum) }));
     if (record.peak_vram_gb) parts.push(t("peak", { gb: record.peak_vram_gb }));
-  } else if (plan?.unknown?.length) parts.push(t("unknown", { names: plan.unknown.join(", ") }));
+  } else if (plan?.unknown?.length && plan.verdict !== "unknown") parts.push(t("assumed", { names: plan.unknown.join(", ") }));
   return parts.join(" · ");
 }
 
 function sizeSelect({ node, plan }) {
-  if (!plan?.sizes || isWired(node, "width") || isWired(node, "height")) return null;
+  if (!plan?.sizes?.length || isWired(node, "width") || isWired(node, "height")) return null;
   const choose = (event) => {
     const [width, height] = event.target.value.split("×").map(Number);
     setWidget(node, "width", width);
@@ -146,6 +188,15 @@ function sizeSelect({ node, plan }) {
   };
   const options = plan.sizes.map(([w, h]) => element("option", {}, `${w}×${h}`));
   return element("select", { onchange: choose }, element("option", {}, t("size")), ...options);
+}
+
+// Sets what would fit in place of what does not.
+function fittingButton({ node }, values) {
+  const changes = Object.entries(values).filter(([name, value]) => node.widgets.find((w) => w.name === name)?.value !== value);
+  const { width, height, num_frames: frames } = Object.fromEntries(changes);
+  const label = width || height ? `${values.width}×${values.height}` : t("frames", { count: frames });
+  const use = () => changes.forEach(([name, value]) => setWidget(node, name, value));
+  return changes.length ? element("button", { class: "piying-fitting", onclick: use }, t("use", { label })) : null;
 }
 
 const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record) }, t("record"));

@@ -16,7 +16,8 @@ export function invalidatePlans() {
 }
 
 async function updatePlan(panel) {
-  const body = describe(panel.node);
+  const { width, height, num_frames } = panel.record ?? {};
+  const body = { ...describe(panel.node), last: { width, height, num_frames } };
   const key = JSON.stringify([body, language()]);
   if (key === panel.key) return;
   panel.key = key;

@@ -1,11 +1,11 @@
 // Events of a run: phase and time left, moving previews, run records.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { nodeOf } from "./graph.js";
+import { nodesAlong } from "./graph.js";
 import { panels, render, setOutput } from "./panel.js";
 import { invalidatePlans } from "./plan.js";
 
-const panelOf = (path) => panels.get(nodeOf(path));
+const panelOf = (path) => panels.get(nodesAlong(path).at(-1));
 
 export function listenToRun() {
   api.addEventListener("piying.progress", ({ detail }) => {

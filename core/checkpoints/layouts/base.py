@@ -120,14 +120,23 @@ class Layout:
         return True
 
 
-# What llama.cpp calls the tokenizers that are read: SentencePiece's unigrams, and byte-level BPE.
-GGUF_TOKENIZERS = {"t5": "", "gpt2": "qwen2"}
+# Digits of a word in byte-level BPE, by what llama.cpp calls the way of splitting a text into words (llama-vocab.cpp).
+GGUF_DIGITS = {
+    "qwen2": 1,
+    "llama-bpe": 3,
+    "llama3": 3,
+    "llama-v3": 3,
+    "glm4": 3,
+    "chatglm-bpe": 3,
+}
+# What llama.cpp calls SentencePiece's unigrams and its BPE.
+UNIGRAM, PIECE_BPE, BYTE_BPE = "t5", "llama", "gpt2"
 
 
 def holds_tokenizer(metadata: Metadata) -> bool:
     """Return whether the metadata of a GGUF file hold a tokenizer that is read."""
     model = metadata.get("tokenizer.ggml.model")
-    return model in GGUF_TOKENIZERS and GGUF_TOKENIZERS[str(model)] in ("", metadata.get("tokenizer.ggml.pre"))
+    return model in (UNIGRAM, PIECE_BPE) or (model == BYTE_BPE and metadata.get("tokenizer.ggml.pre") in GGUF_DIGITS)
 
 
 def needs_tokenizer(names: Names, together: Mapping[str, int]) -> list[str]:

@@ -144,6 +144,8 @@ def umt5_tensors(config: Config) -> Tensors | None:
 
 def _encoder(known: Config, biases: int, ignored: tuple[str, ...] = ()) -> Tensors | None:
     """Describe an encoder; one whose configuration has transformers' other names for sizes is not described."""
+    if known.get("is_decoder"):
+        raise ValueError("it is a decoder")
     if ALIASES & known.keys():
         return None
     width, inner, heads = known["d_model"], known["d_ff"], known["num_heads"]

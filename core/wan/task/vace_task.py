@@ -269,7 +269,9 @@ def frame_indices(count: int, wanted: int, length: Length, fps: float) -> list[i
     usable = resampled(count, fps) if length == "resample" else list(range(count))
     too_many, too_few = len(usable) > wanted, len(usable) < wanted
     if (too_many and length not in ("trim", "resample")) or (too_few and length not in ("hold", "continue")):
-        has = f"has {count} frames" + (f", {len(usable)} at {FPS} a second" if length == "resample" else "")
+        has = f"has {count} frames"
+        if length == "resample":
+            has = f"has {count} frames, {len(usable)} at {FPS} a second"
         ways = "trim or spread" if too_many else "hold, spread or continue"
         fitting = offered_length(count, length, fps)
         # A source longer than one run makes fits no number of frames this way.

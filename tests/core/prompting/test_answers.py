@@ -10,6 +10,7 @@ from piying.core.prompting.answers import (
     clean_answer,
     ends_in_loop,
     find_edit_problem,
+    is_about_itself,
     is_carried_out,
     is_copied,
     is_on_topic,
@@ -18,6 +19,7 @@ from piying.core.prompting.answers import (
     is_wrong_language,
     without_repeated_sentences,
     word_bounds,
+    writing_length,
 )
 from piying.core.prompting.language import first_sentences, is_finished, is_in, language_of, sentences, word_count
 
@@ -294,6 +296,10 @@ def test_a_copied_example_is_known_by_its_rows_of_words():
     assert not is_copied(
         "A baker kneads dough on a floured table while flour dust floats in the light.", line, [example]
     )
+    # One phrase is enough, however long the rest.
+    assert is_copied(
+        f"A baker kneads dough while {' '.join(f'word{n}' for n in range(99))}. {example[-70:]}", line, [example]
+    )
     # What the prompt itself says is no copy.
     assert not is_copied(example, example, [example])
 
@@ -325,3 +331,34 @@ def test_what_carries_an_instruction_out_is_no_prompt(answer, carried_out):
 )
 def test_how_many_words_an_answer_may_have(length, is_requested, bounds):
     assert word_bounds(length, is_requested) == bounds
+
+
+@pytest.mark.parametrize(
+    ("length", "is_requested", "written"),
+    [((20, 40), True, (26, 30)), ((100, 140), True, (102, 120)), ((80, 100), False, (80, 100)), (None, False, None)],
+)
+def test_an_answer_is_written_to_well_within_its_bounds(length, is_requested, written):
+    assert writing_length(length, is_requested) == written
+    if written:
+        least, most = word_bounds(length, is_requested)
+        assert least < written[0] < written[1] < most
+
+
+@pytest.mark.parametrize(
+    ("sentence", "is_talk"),
+    [
+        ("This video captures the joy of the children.", True),
+        ("The user wants a fox.", True),
+        ("This is a realistic depiction of a scene where foxes run.", True),
+        ("这是慢动作摄影的一个典型例子。", True),
+        ("这个视频展示了狐狸的生动表现。", True),
+        ("如果你需要更专业的风格，请提供更多的信息。", True),
+        ("希望这段文字能帮助你。", True),
+        ("The scene fades into blue as the fox turns.", False),
+        ("A video wall glows behind her.", False),
+        ("画面柔和安静，写实摄影风格，中景。", False),
+    ],
+)
+def test_sentences_about_the_prompt_are_known(sentence, is_talk):
+    assert is_about_itself(sentence, "a fox") == is_talk
+    assert not is_about_itself(sentence, sentence)

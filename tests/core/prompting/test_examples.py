@@ -19,7 +19,7 @@ from piying.core.prompting.family import PROMPT
 from piying.core.prompting.generation import load_processor
 from piying.core.prompting.language import is_finished, is_in, word_count
 from piying.core.prompting.local_model import LocalModel
-from piying.core.prompting.messages import Chat, compose_chat
+from piying.core.prompting.messages import Chat, compose_chat, nearest_examples
 from piying.core.prompting.presets import (
     BUILT_IN_PRESETS,
     EXAMPLES,
@@ -188,7 +188,7 @@ def test_there_are_never_too_many_prefixes(real_named):
     assert all(layer.keys.device.type == "cpu" for cache in kept.values() for layer in cache.layers)
 
 
-def test_the_second_attempt_begins_with_the_line(real_named, monkeypatch):
+def test_the_answer_of_a_small_model_begins_with_the_line(real_named, monkeypatch):
     from piying.core.prompting import local_model
 
     real, chats = local_model.generate, []
@@ -199,12 +199,33 @@ def test_the_second_attempt_begins_with_the_line(real_named, monkeypatch):
 
     monkeypatch.setattr(local_model, "generate", generate)
     text, record = expand(ModelHandle(PROMPT), ExpandRequest("a red ball rolls, zoom in.", seed=1), real_named)
-    assert [chat.opening for chat in chats] == ["", "A red ball rolls, zoom in"]
+    assert [chat.opening for chat in chats] == ["A red ball rolls, zoom in"] * 2
+    # What the answer begins with need not be asked for.
+    assert "These must be in your answer" not in chats[0].user
+    assert [chat.length for chat in chats] == [(80, 100)] * 2
     assert [len(chat.examples) for chat in chats] == [2, len(preset_examples("text_to_video", "en"))]
     # The toy has learned other prompts and writes too little: what the record says is shown on the node.
     assert (text, record["source"]) == ("a red ball rolls, zoom in.", "original")
     assert "gave nothing to use" in record["problem"]
     assert isinstance(record["missing"], list)
+
+
+@pytest.mark.parametrize(
+    ("line", "chosen"),
+    [
+        ("a cat on a roof", ["two white cranes", "a girl named"]),
+        ("a cat, zoom in", ["an old carpenter", "red sports car"]),
+        ('a cat by a sign that says "HI"', ["two white cranes", "an old carpenter"]),
+        ("a red kite, slow motion", ["two white cranes", "red sports car"]),
+        ("a boy named Tom on a hill", ["two white cranes", "a girl named"]),
+    ],
+)
+def test_the_examples_nearest_to_a_line_have_no_facts_that_it_has_not(line, chosen):
+    examples = preset_examples("text_to_video", "en")
+    found = nearest_examples(examples, find_facts(line), 2)
+    assert [any(one.line.startswith(start) for start in chosen) for one in found] == [True, True]
+    assert nearest_examples(examples, find_facts(line), 0) == ()
+    assert nearest_examples(examples, find_facts(line), 9) == examples
 
 
 def test_a_larger_model_is_given_fewer_examples(real_named, monkeypatch):

@@ -338,7 +338,7 @@ CRANES = preset_examples("text_to_video", "en")[0].answer
         ("A red fox runs in deep snow.", "It has 7 words, fewer than 40"),
         ("a red fox runs in snow", "It has 6 words, fewer than 40"),
         (CRANES.replace("white cranes", "red foxes"), "copied a worked example"),
-        (f"{FOX} A sign says “HANDMADE”.", "what a worked example says: HANDMADE"),
+        (FOX.replace("A red fox", "A red fox by a sign “HANDMADE”", 1), "what a worked example says: HANDMADE"),
         ("def red_fox(snow):\n    return run(snow)", "did what the text says"),
     ],
 )
@@ -363,6 +363,22 @@ def test_an_edit_is_answered_with_what_is_seen(server, host):
     first, second = (body["messages"][-1]["content"] for _, _, body in server.requests)
     assert "must be in your answer: blue" in first
     assert "described the change" in second
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "A sign says “HANDMADE”.",
+        "This video captures the joy of winter.",
+        "If it is not what you want, the user may write another line.",
+        "Behind them reeds sway in a low mist, and the still surface mirrors a pale sky.",
+    ],
+)
+def test_sentences_that_are_not_of_the_prompt_are_dropped(server, host, sentence):
+    server.say(f"{FOX} {sentence}")
+    text, record = expand(server.handle(), REQUEST, host)
+    assert (text, record["source"]) == (FOX, "server")
+    assert len(server.requests) == 1
 
 
 def test_forgotten_words_that_contradict_nothing_are_added(server, host):

@@ -1,0 +1,173 @@
+"""Settings: which values a configuration may have, by their names, which mean the same in every class.
+
+Types are those that the signatures of diffusers' and transformers' classes declare for their defaults, ranges those in
+which they compute. Neither library looks at all of them before it computes, and importing one takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import PiyingError
+
+LARGEST = 1 << 24  # of what is counted: longer contexts, more words or rows have no published model
+LONGEST = 1 << 16  # of tables that are computed when the module is made
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value may be.
+
+    Attributes:
+        words: for messages, as in "there can be a whole number from 1".
+        holds: whether a value is one.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def whole(low: int, high: int = LARGEST) -> Kind:
+    """Return the whole numbers between two; true and false are none."""
+    return Kind(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+
+
+def number(low: float, high: float, *types: type) -> Kind:
+    """Return the numbers between two, of the types float and int or of those that are named."""
+    types = types or (float, int)
+    return Kind(f"a number from {low:g} to {high:g}", lambda value: type(value) in types and low <= value <= high)
+
+
+def one_of(names: Iterable[str]) -> Kind:
+    """Return some names."""
+    known = tuple(names)
+    return Kind(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
+
+
+def list_of(kind: Kind) -> Kind:
+    """Return lists of a kind of values."""
+    return Kind(
+        f"a list of which each is {kind.words}",
+        lambda value: isinstance(value, (list, tuple)) and all(map(kind.holds, value)),
+    )
+
+
+NULL = Kind("null", lambda value: value is None)
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+TABLE = Kind("a table", lambda value: isinstance(value, Mapping))
+SIZE, COUNT, TOKEN, INDEX = whole(1), whole(0), whole(-1), whole(-LONGEST, LONGEST)
+SHARE = number(0, 1)
+EPSILON = number(1e-38, 0.1, float)  # transformers takes no whole number for it; the first is bf16's smallest
+FACTOR = number(1e-6, 1e12)
+FINITE = list_of(Kind("a finite number", lambda value: type(value) in (float, int) and math.isfinite(value)))
+
+TRANSFORMERS = [
+    "gelu",
+    "gelu_10",
+    "gelu_accurate",
+    "gelu_fast",
+    "gelu_new",
+    "gelu_python",
+    "gelu_python_tanh",
+    "gelu_pytorch_tanh",
+    "hardswish",
+    "laplace",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "prelu",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "sqrtsoftplus",
+    "swish",
+    "tanh",
+    "xielu",
+]
+DIFFUSERS = ("swish", "silu", "mish", "gelu", "relu")
+FEED_FORWARD = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu")
+BLOCKS = [f"{attention}{half}Block2D" for half in ("DownEncoder", "UpDecoder") for attention in ("", "Attn")]
+DTYPES = ("float16", "bfloat16", "float32", "float64", "auto")
+
+NOT_READ = re.compile(r"quantization_config|task_specific_params|pruned_heads|id2label|label2id")
+# Regular expressions of whole names; the first that fits counts.
+RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
+    (r"(torch_)?dtype", (one_of(DTYPES), NULL)),
+    (r"rope_(parameters|scaling)|\w+_config|id2label|label2id", (TABLE, NULL)),
+    (r"architectures|stage_names|_?out_features|layer_types", (list_of(TEXT), NULL)),
+    (r"model_type|norm_type|rope_type", (TEXT,)),
+    (r"depth_estimation_type", (one_of(("relative", "metric")),)),
+    (r"qk_norm", (FLAG, TEXT, NULL)),
+    (r"hidden_act|hidden_activation|dense_act_fn", (one_of(TRANSFORMERS),)),
+    (r"feed_forward_proj", (one_of(TRANSFORMERS), one_of(f"gated-{name}" for name in TRANSFORMERS))),
+    (r"act_fn", (one_of(DIFFUSERS),)),
+    (r"activation_fn", (one_of(FEED_FORWARD),)),
+    (r"(down|up)_block_types", (list_of(one_of(BLOCKS)),)),
+    (r"is_(decoder|encoder_decoder|gated_act|residual)|use_(cache|sliding_window|(post_)?quant_conv)", (FLAG,)),
+    (
+        r"use_(mask_token|swiglu_ffn|style_cond_and_image_meta_size)|tie_word_embeddings|add_(cross|pooling)_\w+",
+        (FLAG,),
+    ),
+    (r"scale_decoder_outputs|(attention|qkv)_bias|cross_attn_norm|learn_sigma|mid_block_add_attention", (FLAG,)),
+    (r"apply_layernorm|reshape_\w+", (FLAG,)),
+    (r"(is|use|has|add)_\w+|force_upcast", (FLAG, NULL)),
+    (r"(pad|bos|decoder_start)_token_id", (TOKEN, NULL)),
+    (r"eos_token_id", (TOKEN, list_of(TOKEN), NULL)),
+    (r"(\w*_)?(eps|epsilon)", (EPSILON,)),
+    (r"attention_dropout", (SHARE, NULL)),
+    (r"(\w*_)?(dropout|dropout_prob|dropout_rate|drop_path_rate)", (SHARE,)),
+    (r"initializer_(range|factor)", (number(1e-6, 1e6, float),)),
+    (r"layerscale_value", (number(-1e6, 1e6, float),)),
+    (r"latents_(mean|std)", (FINITE, NULL)),
+    (r"mlp_ratios|reassemble_factors", (list_of(FACTOR),)),
+    (r"scaling_factor|mlp_ratio|rope_theta|t_scale", (FACTOR,)),
+    (r"partial_rotary_factor|max_depth", (FACTOR, NULL)),
+    (r"shift_factor", (number(-1e6, 1e6), NULL)),
+    (r"attn_scales", (list_of(FACTOR),)),
+    (r"temperal_downsample", (list_of(FLAG),)),
+    (r"rope_max_seq_len|sample_size", (whole(1, LONGEST),)),
+    (r"axes_lens", (list_of(whole(1, LONGEST)),)),
+    (r"relative_attention_max_distance", (whole(64, LONGEST),)),  # its logarithm is divided into buckets
+    (r"chunk_size_feed_forward|max_window_layers|semantic_loss_ignore_index", (COUNT,)),
+    (r"vace_layers", (list_of(COUNT),)),
+    (r"_?out_indices", (list_of(INDEX), NULL)),
+    (r"head_in_index", (INDEX,)),
+    (r"num_decoder_layers|sliding_window", (COUNT, NULL)),
+    (r"depths|strides|sr_ratios|dim_mult|all_\w*patch_size|\w+_(dims|sizes)|block_out_channels", (list_of(SIZE),)),
+    (
+        r"num_(hidden_layers|encoder_blocks|channels)|((decoder|fusion|head|reassemble)_)?hidden_size|vocab_size|d_\w+",
+        (SIZE,),
+    ),
+    (r"scale_factor_(temporal|spatial)|norm_num_groups|max_position_embeddings", (SIZE,)),
+    (r"(num|n)_\w+|\w+_(dim|size|heads|layers|channels|buckets|len|len_t5)", (COUNT, list_of(COUNT), NULL)),
+)
+PATTERNS = tuple((re.compile(pattern), kinds) for pattern, kinds in RULES)
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Accept the values of a configuration, and of the tables in it, whether tensors depend on them or not.
+
+    Raises:
+        PiyingError: one is of another type than its name's, or out of range.
+    """
+    for name, value in config.items():
+        kinds = next((kinds for pattern, kinds in PATTERNS if pattern.fullmatch(name)), ())
+        if kinds and not any(kind.holds(value) for kind in kinds):
+            raise PiyingError(
+                f"its configuration says {name} is {json.dumps(value, default=str)[:40]}; there can be "
+                f"{' or '.join(kind.words for kind in kinds)}. Fetch it again."
+            )
+        if isinstance(value, Mapping) and not NOT_READ.fullmatch(name):
+            check_settings(value)
+    padding, words = config.get("pad_token_id"), config.get("vocab_size")
+    if isinstance(padding, int) and isinstance(words, int) and padding >= words:
+        raise PiyingError(f"its configuration says pad_token_id is {padding}, and vocab_size {words}. Fetch it again.")

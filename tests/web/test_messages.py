@@ -1,0 +1,167 @@
+"""What a node refuses or fails with is shown in the page's language: messages of the pack and their translations."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+
+import piying
+import pytest
+import torch
+from piying.core.errors import PiyingError
+from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
+from piying.tests.web.node import ROOT, Page, node_or_skip
+
+TEXTS = json.loads((ROOT / "locales/zh/main.json").read_text(encoding="utf-8"))["piying"]
+MESSAGES = TEXTS["messages"]
+TRANSLATE = """
+  const texts = await lib("i18n");
+  await texts.loadTexts();
+  return given.map(texts.inPageLanguage);
+"""
+ENGLISH = re.compile(r"\b(the|is|are|has|have|choose|set|give|connect|or|of|to)\b", re.IGNORECASE)
+# Where a creator's values are judged. Rooms that read files, hubs and servers quote what these say.
+JUDGES = [
+    "nodes",
+    "core/catalog/selection.py",
+    "core/controls",
+    "core/hunyuan_dit/request.py",
+    "core/image_sizes.py",
+    "core/prompting/request.py",
+    "core/wan/long/request.py",
+    "core/wan/request.py",
+    "core/wan/task",
+    "core/z_image",
+]
+RAISED = ("PiyingError", "OutOfRangeError")
+# Said to programs: the page never sends such a request, and converts no workflow.
+TO_PROGRAMS = ("class_type is", "inputs is no", "More than ", "model is no id", "client is a text", "That node loads")
+TO_PROGRAMS += ("The workflow cannot be converted",)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return Page(tmp_path_factory.mktemp("page"), node_or_skip())
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path):
+    set_host(HeadlessHost(input=tmp_path, output=tmp_path, temp=tmp_path))
+    yield
+    set_host(None)
+
+
+def pieces(node):
+    """What a text says between its values; None where it is no text, or says nothing."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        found = [""]
+        for part in node.values:
+            if isinstance(part, ast.Constant):
+                found[-1] += part.value
+            else:
+                found.append("")
+        return found if any(re.search(r"[a-z]", piece) for piece in found) else None
+    return None
+
+
+def parsed(*places):
+    for place in places:
+        path = ROOT / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            yield from ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def errors_of(*places):
+    for node in parsed(*places):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in RAISED and node.args:
+            found = pieces(node.args[0])
+            if found and not found[0].startswith(TO_PROGRAMS):
+                yield tuple(found)
+
+
+def key_pieces(key):
+    return tuple(re.split(r"\{\w+\}", key))
+
+
+def test_every_message_that_is_translated_is_still_said():
+    said = {tuple(found) for node in parsed("core", "nodes") if (found := pieces(node))}
+    assert [key for key in MESSAGES if key_pieces(key) not in said] == []
+
+
+def test_every_refusal_of_a_node_has_a_translation():
+    known = {key_pieces(key) for key in MESSAGES}
+    assert [message for message in errors_of(*JUDGES) if message not in known] == []
+
+
+@pytest.mark.parametrize("english", MESSAGES)
+def test_a_translation_has_the_values_of_its_message(english):
+    def names(text):
+        return set(re.findall(r"\{(\w+)\}", text))
+
+    assert names(MESSAGES[english]) <= names(english)
+    assert names(english) - names(MESSAGES[english]) <= {"again"}, "a value is told twice in English at most"
+
+
+def refusals():
+    """Sentences as nodes give them, of values that are wrong in each kind of way."""
+    nodes = piying.NODE_CLASS_MAPPINGS
+    sampler = nodes["PiyingVACESample"]
+    yield sampler.VALIDATE_INPUTS(width=100, height=480, num_frames=10)
+    yield sampler.VALIDATE_INPUTS(width=832, height=4000, num_frames=999)
+    yield nodes["PiyingHunyuanDiT"].VALIDATE_INPUTS(width=1000, height=1000)
+    yield nodes["PiyingLoadWanVACE"].VALIDATE_INPUTS(model="none such")
+    yield nodes["PiyingLoadWanVACE"].VALIDATE_INPUTS(model="wan2.1-vace-14b")
+    yield nodes["PiyingExpandPrompt"].VALIDATE_INPUTS(prompt="", frozen_prompt="")
+    yield nodes["PiyingVACERepaint"].VALIDATE_INPUTS(start_percent=0.5, end_percent=0.5)
+    frames = torch.zeros(6, 64, 64, 3)
+    black = torch.zeros(1, 64, 64)
+    yield failure(nodes["PiyingVACEInpaint"], video=frames, mask=black)
+    yield failure(nodes["PiyingVACEInpaint"], video=frames, mask=torch.zeros(3, 64, 64))
+    yield failure(nodes["PiyingVACEInpaint"], video=frames, mask=torch.zeros(1, 32, 64))
+    yield failure(nodes["PiyingVACERepaint"], control=frames)
+    yield failure(nodes["PiyingVACERepaint"], control=torch.zeros(5, 60, 64, 3))
+    yield failure(nodes["PiyingVACEExtend"])
+    yield failure(nodes["PiyingVACEOutpaint"], video=frames, left=0, top=0, right=0, bottom=0)
+    yield failure(nodes["PiyingSegment"], frames=frames, names="dragon")
+    yield failure(nodes["PiyingControlFlow"], frames=frames[:1])
+
+
+def failure(node, **given):
+    """What a node fails with when the other widgets stand as declared."""
+    declared = node.INPUT_TYPES()["required"]
+    widgets = {
+        name: spec[1]["default"] if "default" in spec[1] else spec[0][0]
+        for name, spec in declared.items()
+        if "default" in spec[1] or isinstance(spec[0], list)
+    }
+    with pytest.raises(PiyingError) as caught:
+        getattr(node(), node.FUNCTION)(**{**widgets, **given})
+    return str(caught.value)
+
+
+def test_refusals_are_sentences_in_chinese(page):
+    said = list(refusals())
+    assert all(isinstance(sentence, str) for sentence in said)
+    shown = page.run(TRANSLATE, language="zh", given=said)
+    unwrapped = [re.sub(r"`[^`]*`", "", sentence) for sentence in shown]
+    assert [sentence for sentence in unwrapped if ENGLISH.search(sentence)] == []
+    assert page.run(TRANSLATE, given=said) == said
+
+
+def test_values_stay_in_the_translation(page):
+    said = "width is 100. Wan VACE takes multiples of 16 from 16 to 2048: use 96 or 112. num_frames is 10. "
+    said += "Wan VACE takes 4n+1 frames from 1 to 241 (5, 9, … 81): use 9 or 13."
+    (shown,) = page.run(TRANSLATE, language="zh-CN", given=[said])
+    assert shown == (
+        "width 是 100。Wan VACE 的宽高须为 16 的倍数，范围 16 到 2048：请用 96 或 112。"
+        "num_frames 是 10。Wan VACE 的帧数须为 4n+1，范围 1 到 241（5、9、… 81）：请用 9 或 13。"
+    )
+
+
+def test_what_is_not_known_stays_as_it_is(page):
+    said = ["An error of torch. width: 3", "", "C:\\models\\x.safetensors: cannot be opened (No such file)."]
+    assert page.run(TRANSLATE, language="zh", given=said) == said

@@ -1,0 +1,100 @@
+// Failures of a run: told on the node they are about, as sentences in the page's language.
+import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
+import { inPageLanguage, t } from "./i18n.js";
+import { nodesAlong } from "./graph.js";
+import { clearFailures, showFailure } from "./panel.js";
+
+const isOurs = (type) => /^Piying/.test(type ?? "");
+
+// ComfyUI's frontend formats its dialog from the same objects, so their texts are replaced where they are.
+export function watchFailures() {
+  const send = api.queuePrompt;
+  api.queuePrompt = function (...rest) {
+    clearFailures();
+    return send.apply(this, rest).then(
+      (answer) => {
+        const told = tellRefusals(answer.node_errors);
+        // ComfyUI runs the other outputs and says so nowhere.
+        if (told.length) warn(t("partial"), told.join("\n"));
+        return answer;
+      },
+      (error) => {
+        const { error: general, node_errors: refusals } = error.response ?? {};
+        if (tellRefusals(refusals).length && general?.message) general.message = t("nothingRan");
+        throw error;
+      },
+    );
+  };
+  const dispatch = api.dispatchCustomEvent;
+  api.dispatchCustomEvent = function (type, detail) {
+    if (type === "execution_error") tellFailure(detail);
+    return dispatch.call(this, type, detail);
+  };
+}
+
+function warn(summary, detail) {
+  app.extensionManager.toast.add({ severity: "error", summary, detail });
+}
+
+// The sentences that were told, each with the title of its node.
+function tellRefusals(nodeErrors) {
+  const told = [];
+  for (const [id, refusal] of Object.entries(nodeErrors ?? {})) {
+    if (!isOurs(refusal.class_type)) continue;
+    const node = nodesAlong(id).at(-1);
+    refusal.errors = withoutRepetitions(refusal.errors.map((error) => ({ ...error, ...worded(error, node) })));
+    const sentences = refusal.errors.map((error) => error.details);
+    refusal.class_type = node?.title ?? refusal.class_type;
+    told.push(`${refusal.class_type}: ${sentences.join(" ")}`);
+    show(id, sentences.join(" "));
+  }
+  return told;
+}
+
+// Where a check looks at several inputs, ComfyUI repeats its sentence for each of them.
+function withoutRepetitions(errors) {
+  const kept = new Map();
+  for (const error of errors) {
+    const earlier = kept.get(error.details);
+    const isAbout = (one) => error.details.startsWith(`${one.extra_info?.input_name} `);
+    if (!earlier || (isAbout(error) && !isAbout(earlier))) kept.set(error.details, error);
+  }
+  return [...kept.values()];
+}
+
+function worded({ type, details, extra_info: info }, node) {
+  const name = info?.input_name ?? "";
+  const input = node?.inputs?.find((one) => one.name === name);
+  const label = input?.label ?? input?.localized_name ?? name;
+  const value = info?.received_value;
+  const [kind, options] = info?.input_config ?? [];
+  const sentence = {
+    custom_validation_failed: () => inPageLanguage(details.replace(`${name} - `, "")),
+    required_input_missing: () => t("inputMissing", { label }),
+    value_not_in_list: () => t("notListed", { label, value, choices: choicesOf(kind, options).join(", ") }),
+    value_smaller_than_min: () => t("outside", { label, value, low: options?.min, high: options?.max }),
+    value_bigger_than_max: () => t("outside", { label, value, low: options?.min, high: options?.max }),
+    invalid_input_type: () => t("notOfType", { label, value, type: kind }),
+    return_type_mismatch: () => t("otherType", { label, type: kind, given: info?.received_type }),
+  }[type];
+  return sentence ? { message: t("wrong"), details: sentence() } : { details: inPageLanguage(details) };
+}
+
+const choicesOf = (kind, options) => (Array.isArray(kind) ? kind : options?.options ?? []);
+
+function tellFailure(detail) {
+  const isKnown = /^piying\./.test(detail.exception_type);
+  const message = inPageLanguage(detail.exception_message.trim());
+  if (isKnown) {
+    // A mistake that a person can mend is in the graph: the lines of code on the way to it say nothing more.
+    Object.assign(detail, { exception_message: message, exception_type: t("failed"), traceback: [] });
+  }
+  if (isKnown || isOurs(detail.node_type)) show(detail.node_id, isKnown ? message : t("unexpected", { message }));
+  detail.node_type = nodesAlong(detail.node_id).at(-1)?.title ?? detail.node_type;
+}
+
+// On the node itself, and on each subgraph that it is in.
+function show(id, sentence) {
+  for (const node of nodesAlong(id)) showFailure(node, sentence);
+}
