@@ -71,11 +71,11 @@ def test_a_folder_with_a_transformer_alone_is_offered_with_the_other_files(real,
     encoder = {"vocab_size": 99, "d_model": 32, "d_kv": 64, "num_heads": 1, "d_ff": 64, "num_layers": 2}
     t5 = transformers.UMT5Config(**encoder, feed_forward_proj="gated-gelu")
     makers = {
-        "vace-1.3b": lambda: WanVACETransformer3DModel(**sizes),
+        "wan-vace-1.3b": lambda: WanVACETransformer3DModel(**sizes),
         "umt5-xxl": lambda: transformers.UMT5EncoderModel(t5),
         "wan-vae": lambda: AutoencoderKLWan(base_dim=4, z_dim=16),
     }
-    monkeypatch.setattr(real, "models", lambda: makers)
+    monkeypatch.setattr(real, "random_model", lambda name: makers[name]())
     for name in ("vace-1.3b-bf16", "umt5-xxl-fp8-scaled", "wan-vae"):
         real.write(real.FILES[name], tmp_path)
     host = HeadlessHost(models=[tmp_path], chosen_device="cpu")

@@ -60,7 +60,7 @@ def loud(host, key, part, tensor, value=3e38):
     return folder
 
 
-def large_lora(host, layer, width, size=1e30):
+def large_lora(host, layer, width, size=8e18):
     tensors = {f"{layer}.lora_A.weight": torch.full((2, width), size), f"{layer}.lora_B.weight": torch.ones(width, 2)}
     writers.save(tensors, host.models[0] / "loras" / "large.safetensors")
     return (ChosenLora("large.safetensors", 50.0),)
