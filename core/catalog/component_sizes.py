@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,14 +14,14 @@ from ..download.manifest import MANIFEST
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT
 from ..files.folder import component_files, component_folder
-from ..files.gguf_blocks import is_packed, stored_bytes
+from ..files.gguf_blocks import stored_bytes
 from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files
-from ..planner.phases import Block, Component, InFp32, StoredWeights
-from ..quantization.policy import NOTHING_CAST, CastRules, is_matrix
-from ..quantization.registry import stored_type
+from ..planner.phases import Block, Component, InFile, InFp32, StoredWeights
+from ..quantization.policy import NOTHING_CAST, CastRules
+from ..quantization.registry import stored_type, weight_format
 from .installed_model import InstalledModel
 from .selection import ModelHandle, choose_model, model_choices
 
@@ -96,11 +96,12 @@ def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = N
         groups.setdefault(rules.block_of(key), {})[key] = tensor
     root = groups.pop("")
     hidden, inner = _widths(tensors, groups, rules)
+    stored = _main_type(tensors)
     return Component(
         name=name,
-        root=Block(0, sum(map(_count, root.values())), in_fp32=_in_fp32(root, rules, frozenset())),
-        blocks=tuple(_block(group, rules) for group in groups.values()),
-        stored=_main_type(tensors),
+        root=_block(root, rules, stored),
+        blocks=tuple(_block(group, rules, stored) for group in groups.values()),
+        stored=stored,
         hidden=hidden,
         inner=inner,
         files=_stored_weights(tensors, rules),
@@ -109,11 +110,11 @@ def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = N
 
 def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tuple[StoredWeights, ...]:
     """Return the weights by what they are stored in and what may be done with them."""
-    groups: dict[tuple[str, bool, bool, bool, tuple[str, ...]], list[TensorInfo]] = {}
+    groups: dict[tuple[str, bool, bool, tuple[str, ...]], list[TensorInfo]] = {}
     for name, tensor in tensors.items():
-        linear = is_matrix(name, tensor.shape)
+        linear = rules.is_linear(name, tensor.shape)
         castable = linear and not rules.why_dense(name, tensor.shape)
-        key = (stored_type(tensor.dtype), linear, castable, is_packed(tensor.dtype), rules.in_fp32(name))
+        key = (stored_type(tensor.dtype), linear, castable, rules.in_fp32(name))
         groups.setdefault(key, []).append(tensor)
     return tuple(
         StoredWeights(
@@ -123,10 +124,9 @@ def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tupl
             rows=sum(tensor.shape[0] for tensor in group) if linear else 0,
             linear=linear,
             castable=castable,
-            packed=packed,
             in_fp32=in_fp32,
         )
-        for (kind, linear, castable, packed, in_fp32), group in sorted(groups.items())
+        for (kind, linear, castable, in_fp32), group in sorted(groups.items())
     )
 
 
@@ -141,7 +141,7 @@ def _castable(group: Mapping[str, TensorInfo], rules: CastRules) -> dict[str, Te
     return {key: tensor for key, tensor in group.items() if not rules.why_dense(key, tensor.shape)}
 
 
-def _block(group: Mapping[str, TensorInfo], rules: CastRules) -> Block:
+def _block(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> Block:
     linear = _castable(group, rules)
     counts = [_count(tensor) for tensor in linear.values()]
     return Block(
@@ -149,15 +149,44 @@ def _block(group: Mapping[str, TensorInfo], rules: CastRules) -> Block:
         kept=sum(map(_count, group.values())) - sum(counts),
         rows=sum(tensor.shape[0] for tensor in linear.values()),
         largest=max(counts, default=0),
-        in_fp32=_in_fp32(group, rules, linear.keys()),
+        in_fp32=_in_fp32(group, rules, stored),
+        in_file=_in_file(_in_format(group, rules, stored), rules, stored),
     )
 
 
-def _in_fp32(group: Mapping[str, TensorInfo], rules: CastRules, linear: Collection[str]) -> tuple[InFp32, ...]:
+def _in_format(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> dict[str, TensorInfo]:
+    """Return the weights of a block that the file has in the format that most of the component's are in."""
+    if weight_format(stored) is None:
+        return {}
+    return {
+        name: tensor
+        for name, tensor in group.items()
+        if stored_type(tensor.dtype) == stored and rules.is_linear(name, tensor.shape)
+    }
+
+
+def _in_file(having: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> InFile:
+    packed, castable = weight_format(stored), _castable(having, rules).values()
+    if packed is None:
+        return InFile()
+    return InFile(
+        format=stored,
+        weights=sum(map(_count, having.values())),
+        bytes=sum(packed.stored_bytes(one.dtype, _count(one), one.shape[0]) for one in having.values()),
+        castable=sum(map(_count, castable)),
+        castable_rows=sum(one.shape[0] for one in castable),
+        largest=max(map(_count, having.values()), default=0),
+    )
+
+
+def _in_fp32(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> tuple[InFp32, ...]:
     counts: dict[str, list[int]] = {}
+    castable, packed = _castable(group, rules), _in_format(group, rules, stored)
     for name, tensor in group.items():
         for compute in rules.in_fp32(name):
-            counts.setdefault(compute, [0, 0])[name not in linear] += _count(tensor)
+            both = counts.setdefault(compute, [0, 0, 0, 0])
+            both[name not in castable] += _count(tensor)
+            both[2 + (name not in castable)] += _count(tensor) if name in packed else 0
     return tuple(InFp32(compute, *both) for compute, both in sorted(counts.items()))
 
 

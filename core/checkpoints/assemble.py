@@ -62,9 +62,9 @@ def assemble(
     tensors = _fitting(module, tensors, source)
     described = {}
     for name, stored in tensors.items():
-        # What a format of ours holds counts as its stored type; anything else as what it is unpacked to.
-        packed = any(one.holds(stored) for one in FORMATS.values())
-        type_name = safetensors_names()[stored.dtype if packed else stored.read_dtype]
+        # What a format of ours holds counts as that; anything else as what it is unpacked to.
+        packed = next((one for one in FORMATS.values() if one.holds(stored)), None)
+        type_name = safetensors_names()[stored.read_dtype] if packed is None else packed.number_types[0]
         described[name] = _Described(tuple(stored.shape), type_name)
     held = held_types(
         described,
@@ -244,7 +244,9 @@ class _Reader:
         else:
             packed = packed_as.to_stored(self._stored.read())
             self._stored.release()
-        return {name: self._checked(tensor) for name, tensor in packed.items()}
+        for numbers in packed_as.numbers(packed):
+            self._check(numbers)
+        return packed
 
     def _checked(self, tensor: torch.Tensor) -> torch.Tensor:
         for piece in tensor.view(-1).split(PIECE) if tensor.is_contiguous() else [tensor]:

@@ -14,12 +14,13 @@ from ..errors import PiyingError
 from ..families.registry import component_specs, description
 from ..files.pth_file import is_size
 from ..files.safetensors_file import TensorEntry
-from ..quantization.registry import FORMATS
+from ..quantization.registry import FORMATS, stored_type
 from ..quantization.stored_formats import describes
 from .layouts import Layout
-from .layouts.base import Config, LeftOut, Metadata, Place, Shapes, Split, Tensors, Whole
+from .layouts.base import Config, LeftOut, Metadata, Place, Shapes, Split, SwapHalves, Tensors, Whole
 
 WHOLE_NUMBERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")
+UNPACKED = "BF16"  # what a tensor of a weight format counts as where its values are moved about: no format holds it so
 
 
 def places(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, Place]]:
@@ -66,14 +67,15 @@ def class_entries(layout: Layout, entries: Mapping[str, TensorEntry]) -> dict[st
     found = {}
     for name, place in places(layout, {name: entry.shape for name, entry in weights.items()}):
         entry = weights[name]
-        shape = entry.shape
+        shape, is_moved = entry.shape, isinstance(place, SwapHalves)
         if isinstance(place, Split):
             shape = (shape[0] // len(place.names), *shape[1:])
         elif isinstance(place, Whole) and place.squeeze and len(shape) == 4:
-            shape = shape[:2]
+            shape, is_moved = shape[:2], True
+        dtype = UNPACKED if is_moved and stored_type(entry.dtype) in FORMATS else entry.dtype
         if not isinstance(place, LeftOut):
             names = place.names if isinstance(place, Split) else (place.name,)
-            found.update({new: TensorEntry(entry.dtype, shape, 0, 0) for new in names})
+            found.update({new: TensorEntry(dtype, shape, 0, 0) for new in names})
     return found
 
 

@@ -11,7 +11,7 @@ from ..families.registry import component_specs, family_named
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.open import read_header
 from ..files.safetensors_file import TensorEntry
-from ..quantization.policy import NOTHING_CAST, WEIGHT, CastRules, held_types
+from ..quantization.policy import NOTHING_CAST, STORED, WEIGHT, CastRules, held_types
 from ..quantization.registry import FORMATS, stored_type, weight_format
 from ..quantization.stored_formats import check_readable
 from .components import file_components
@@ -57,7 +57,7 @@ class ComponentLayers:
 
 
 def layers(path: Path) -> list[ComponentLayers]:
-    """Return what the layers of each component of a file are held in, for each format there is.
+    """Return what the layers of each component of a file are held in, for each format it can be held in.
 
     Raises:
         PiyingError: the file is damaged, or its weights cannot be read.
@@ -73,7 +73,8 @@ def layers(path: Path) -> list[ComponentLayers]:
         specs = family_named(part.layout.family).components if part.layout.family else component_specs(part.kind)
         offered = [spec.rules for spec in specs if spec.kind == part.kind]
         rules = next((rules for rules in offered if any(map(rules.block_of, tensors))), NOTHING_CAST)
-        for storage in FORMATS:
+        in_file = {stored_type(tensor.dtype) for tensor in tensors.values()}
+        for storage in (name for name, one in FORMATS.items() if one.can_cast or name in in_file):
             found.append(ComponentLayers(part.kind, part.title, storage, tuple(_groups(tensors, rules, storage))))
     return found
 
@@ -94,8 +95,10 @@ def _groups(tensors: Mapping[str, TensorEntry], rules: CastRules, storage: str) 
         weights = sum(tensors[name].count for name in names)
         packed = weight_format(kind)
         size = weights * BYTES_BY_SHORT_NAME[kind] if packed is None else 0
-        if packed is not None:
-            size = packed.bytes(weights, sum(tensors[name].shape[0] for name in names))
+        for name in names if packed is not None else ():
+            assert packed is not None
+            number_type = tensors[name].dtype if why == STORED else packed.number_types[0]
+            size += packed.stored_bytes(number_type, tensors[name].count, tensors[name].shape[0])
         # Blocks are alike: one line with a star stands for the same layer of all of them.
         patterns: dict[str, None] = {}
         for name in names:

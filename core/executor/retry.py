@@ -17,6 +17,7 @@ from ..disk_cache import DiskCache, entry_name
 from ..errors import PiyingError
 from ..files.dtypes import all_finite
 from ..main_memory import is_out_of_memory
+from ..quantization.registry import weight_format
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +141,8 @@ class NonFiniteError(Exception):
         likely = [*causes] if choice.phase in ("sample", "decode") else []
         if choice.compute == OVERFLOWING:
             likely.append("fp16 ends at 65504: set precision to bf16 or fp32.")
-        if choice.storage != choice.compute:
+        stored = weight_format(choice.storage)
+        if stored is not None and stored.can_cast:
             likely.append(
                 f"weights rounded to {choice.storage}: set memory to streamed, which keeps them as they are."
             )

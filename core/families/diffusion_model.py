@@ -20,7 +20,6 @@ from ..planner.machine import read_machine
 from ..planner.measured import PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.report import Estimate
-from ..quantization.registry import weight_format
 from .base import LORA_COMPONENT, ModelFamily
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ class ModelParts:
             places if cast is None else cast,
             config=None if cast is None else find_component(part, places).config,
             dtype=choice.compute,
-            storage=choice.storage if weight_format(choice.storage) else None,
+            storage=choice.storage,
             rules=self.family.rules[part],
             cancelled=self.host.check_cancelled,
             on_read=LongProgress(self.host, f"Loading {part.replace('_', ' ')} (MB)", MEGABYTE),

@@ -1,4 +1,4 @@
-"""GGUF files: their headers, and their tensors, dequantized as they are read.
+"""GGUF files: their headers, and their tensors, packed as they are or dequantized as they are read.
 
 The format: docs/gguf.md of ggml-org/ggml.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from .dtypes import torch_dtype
-from .gguf_blocks import BY_NAME, PLAIN, TYPES, UNPACKERS
+from .gguf_blocks import BY_NAME, PLAIN, TYPES, UNPACKERS, unpack_into
 from .safetensors_file import (
     MAX_DIMENSIONS,
     MAX_HEADER_BYTES,
@@ -186,19 +186,29 @@ def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
 
 
 class GgufTensor(StoredTensor):
-    """One tensor of a GGUF file; packed ones come out as float32."""
+    """One tensor of a GGUF file; packed ones come out as float32.
+
+    Attributes:
+        kind: its type by the name that ggml has for it.
+    """
 
     def __init__(self, file: MappedFile, entry: TensorEntry) -> None:
         import torch
 
         self._file, self._entry = file, entry
-        self.shape = entry.shape
+        self.shape, self.kind = entry.shape, entry.dtype
         self.dtype = torch_dtype(entry.dtype) if entry.dtype in PLAIN else torch.float32
 
     @property
     def is_view(self) -> bool:
         """Whether it is not packed, and its place in the file allows that."""
         return self._entry.dtype in PLAIN and self._entry.start % self.dtype.itemsize == 0
+
+    @property
+    def is_packed_matrix(self) -> bool:
+        """Whether it is a matrix of whole blocks in every row."""
+        is_matrix = len(self.shape) == 2 and self.kind in UNPACKERS
+        return is_matrix and self.shape[1] % BY_NAME[self.kind].weights == 0
 
     def split(self, parts: int) -> list[StoredTensor]:
         """Return the rows in equal parts, each a tensor of the file; no block is in two of them."""
@@ -210,12 +220,16 @@ class GgufTensor(StoredTensor):
 
         if self._entry.dtype in PLAIN:
             return self._file.tensor(self._entry)
-        weights = torch.empty(math.prod(self.shape))
-        start = 0
-        for piece in self.pieces():
-            weights[start : start + len(piece)] = piece
-            start += len(piece)
-        return weights.view(self.shape)
+        self._file.prefetch(self._entry)
+        weights = torch.empty(self.shape)
+        unpack_into(weights, self.packed(), self.kind)
+        self.release()
+        return weights
+
+    def packed(self) -> torch.Tensor:
+        """Return its blocks, a view of the file: uint8 [rows, bytes of a row] of a matrix, else [bytes]."""
+        packed = self._file.raw(self._entry)
+        return packed.view(self.shape[0], -1) if self.is_packed_matrix else packed
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """Yield the weights, unpacked block by block."""
@@ -224,10 +238,7 @@ class GgufTensor(StoredTensor):
             return
         unpack, kind = UNPACKERS[self._entry.dtype], BY_NAME[self._entry.dtype]
         self._file.prefetch(self._entry)
-        packed = self._file.raw(self._entry)
-        if self._entry.start % 2:  # the scales inside are 16-bit numbers
-            packed = packed.clone()
-        for blocks in packed.view(-1, kind.bytes).split(PIECE // kind.weights):
+        for blocks in self._file.raw(self._entry).view(-1, kind.bytes).split(PIECE // kind.weights):
             yield unpack(blocks).reshape(-1)
         self.release()
 

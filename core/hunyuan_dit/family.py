@@ -144,6 +144,7 @@ HUNYUAN_DIT = HunyuanDiTFamily(
                 ("blocks",),
                 # diffusers spares them too (HunyuanDiT2DModel._skip_layerwise_casting_patterns).
                 keep={"*norm*": "the Linear layers of norms are sensitive to rounding"},
+                spared=("pos_embed", "norm", "pooler"),
             ),
             tensors={"HunyuanDiT2DModel": tensors},
         ),

@@ -187,7 +187,7 @@ def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache:
     if reread_every_pass(phase, *types, placement=choice.placement, cache=cache):
         read += (passes - 1) * component.mapped(*types)
     touched, stored = component.bytes(*types), weight_format(choice.storage)
-    linear = sum(block.linear for block in component.blocks)
+    linear = component.unpacked_weights(choice.storage)
     unpacking_rate = None if machine.rates is None else machine.rates.unpacking.get(choice.storage)
     if stored is not None and not choice.native_matmul and unpacking_rate is None:
         touched += stored.unpacking_traffic(linear, choice.compute)

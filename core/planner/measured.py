@@ -226,7 +226,7 @@ class _Bench:
         import torch
 
         weights = self._random(1024, 1024, dtype=torch.float32)
-        layer = FORMATS[name].layer(FORMATS[name].to_stored(weights), None, torch.float32)
+        layer = FORMATS[name].layer(FORMATS[name].sample(weights), None, torch.float32)
         row = torch.ones(1, 1024)
         return weights.numel() / self._seconds(lambda: layer(row))
 

@@ -11,11 +11,40 @@ from .plan_types import Compute, PhaseName, Storage, VariantName
 
 
 class InFp32(NamedTuple):
-    """Weights that a class holds in fp32 where it computes in a 16-bit type: how many of those of a block."""
+    """Weights that a class holds in fp32 where it computes in a 16-bit type: how many of those of a block.
+
+    Attributes:
+        compute: that type.
+        linear, kept: their number; see `Block`.
+        packed_linear, packed_kept: those of them that the file has in a format; see `InFile`.
+    """
 
     compute: str
     linear: int
     kept: int
+    packed_linear: int = 0
+    packed_kept: int = 0
+
+
+@dataclass(frozen=True)
+class InFile:
+    """Weights of the Linear layers of one block that its file has in a format, and that stay so where it is planned.
+
+    Attributes:
+        format: the name of the format.
+        weights: their number.
+        bytes: what they take as they are held.
+        castable: those of them that may be cast to a format.
+        castable_rows: output channels of those layers.
+        largest: weights of the largest layer.
+    """
+
+    format: Storage = ""
+    weights: int = 0
+    bytes: int = 0
+    castable: int = 0
+    castable_rows: int = 0
+    largest: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,6 +57,7 @@ class Block:
         rows: output channels of the `linear` layers together.
         largest: weights of the largest of the `linear` layers; one is unpacked at a time.
         in_fp32: those of both kinds that are held in fp32 beside 16-bit types.
+        in_file: what its file has in a format already, castable or not.
     """
 
     linear: int
@@ -35,6 +65,7 @@ class Block:
     rows: int = 0
     largest: int = 0
     in_fp32: tuple[InFp32, ...] = ()
+    in_file: InFile = InFile()
 
     @property
     def parameters(self) -> int:
@@ -53,7 +84,24 @@ class Block:
         held = [one for one in self.in_fp32 if one.compute == compute]
         if stored is None:
             return self.parameters * each + sum(one.linear + one.kept for one in held) * wider
-        return stored.bytes(self.linear, self.rows) + self.kept * each + sum(one.kept for one in held) * wider
+        in_file = self.in_file if self.in_file.format == storage else InFile()
+        cast = self.linear - in_file.castable if stored.can_cast else 0
+        size = in_file.bytes + (stored.bytes(cast, self.rows - in_file.castable_rows) if cast else 0)
+        wide = 0
+        for one in held:
+            packed = (one.packed_linear, one.packed_kept) if in_file.format else (0, 0)
+            wide += one.kept - packed[1] + (0 if stored.can_cast else one.linear - packed[0])
+        return size + (self.parameters - in_file.weights - cast) * each + wide * wider
+
+    def unpacked(self, compute: Compute, storage: Storage) -> int:
+        """Return the peak that unpacking its largest layer adds; see `bytes`."""
+        stored = weight_format(storage)
+        if stored is None:
+            return 0
+        in_file = self.in_file.largest if self.in_file.format == storage else 0
+        largest = max(self.largest if stored.can_cast else 0, in_file)
+        wider = any(one.compute == compute and (one.linear or one.packed_kept) for one in self.in_fp32)
+        return stored.unpacked_bytes(largest, "fp32" if wider else compute) if largest else 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +115,6 @@ class StoredWeights:
         rows: output channels of Linear layers.
         linear: whether they are of Linear layers, which stay in a format that the file has them in.
         castable: whether they are of Linear layers that may be cast to a format.
-        packed: whether they are unpacked as they are read, as GGUF's blocks are.
         in_fp32: the 16-bit types beside which they are held in fp32.
     """
 
@@ -77,18 +124,17 @@ class StoredWeights:
     rows: int = 0
     linear: bool = False
     castable: bool = False
-    packed: bool = False
     in_fp32: tuple[str, ...] = ()
 
     def copied(self, compute: Compute, storage: Storage) -> int | None:
         """Return the bytes of main memory that they take beside their file; None where they stay in it, mapped."""
         in_file, wanted = weight_format(self.type), weight_format(storage)
-        if in_file is not None and self.linear and wanted in (None, in_file):
+        if in_file is not None and self.linear and wanted is in_file:
             return None
-        if in_file is None and self.castable and wanted is not None:
+        if self.castable and wanted is not None and wanted.can_cast:
             return wanted.bytes(self.weights, self.rows)
         held = "fp32" if compute in self.in_fp32 else compute
-        if self.type == held and not self.packed:
+        if self.type == held:
             return None
         return self.weights * BYTES_BY_SHORT_NAME[held]
 
@@ -122,8 +168,8 @@ class Component:
         return self.root.parameters + sum(block.parameters for block in self.blocks)
 
     def bytes(self, compute: Compute, storage: Storage) -> int:
-        """Return the bytes of all parameters; see `Block.bytes`. The root is never cast."""
-        return self.root.bytes(compute, compute) + sum(block.bytes(compute, storage) for block in self.blocks)
+        """Return the bytes of all parameters; see `Block.bytes`. The root has nothing to cast."""
+        return self.root.bytes(compute, storage) + sum(block.bytes(compute, storage) for block in self.blocks)
 
     def streamed_bytes(self, compute: Compute, storage: Storage) -> int:
         """Return the bytes that one pass over the blocks moves to the device."""
@@ -135,11 +181,16 @@ class Component:
 
     def unpacked(self, compute: Compute, storage: Storage) -> int:
         """Return the peak that unpacking layers adds: that of the largest, as one is unpacked at a time."""
-        stored, largest = weight_format(storage), max((block.largest for block in self.blocks), default=0)
+        return max(block.unpacked(compute, storage) for block in (self.root, *self.blocks))
+
+    def unpacked_weights(self, storage: Storage) -> int:
+        """Return how many weights are unpacked in one pass; see `bytes`."""
+        stored = weight_format(storage)
         if stored is None:
             return 0
-        wider = any(one.compute == compute and one.linear for block in self.blocks for one in block.in_fp32)
-        return stored.unpacked_bytes(largest, "fp32" if wider else compute)
+        held = [block.in_file for block in (self.root, *self.blocks) if block.in_file.format == storage]
+        cast = sum(block.linear for block in self.blocks) - sum(one.castable for one in held)
+        return sum(one.weights for one in held) + (cast if stored.can_cast else 0)
 
     def contents(self) -> tuple[StoredWeights, ...]:
         """Return `files`, or what stands in for them."""
@@ -254,9 +305,13 @@ class Phase:
         return compute, storage
 
 
-def every_storage(plain: Compute = "bf16") -> tuple[Storage, ...]:
-    """Return what the weights of a phase may be stored in: as they are computed with, then every format there is."""
-    return (plain, *FORMATS)
+def every_storage(component: Component, plain: Compute = "bf16") -> tuple[Storage, ...]:
+    """Return what a component's weights may be stored in.
+
+    First as they are computed with, then in every format that they can be cast to, or that its files have them in.
+    """
+    formats = (name for name, one in FORMATS.items() if one.can_cast or name == component.stored)
+    return (plain, *formats)
 
 
 HEAD = 64  # width of an attention head in T5 and BERT

@@ -85,12 +85,14 @@ def plan(
             too_small |= not fits
         short_of_ram |= not limits.allow_ram(chosen) if chosen is not None else machine.is_cpu
         rejected += [
-            Rejected(phase.name, way.choice, why_rejected(way, chosen, limits)) for way in ways if way != chosen
+            Rejected(phase.name, way.choice, why_rejected(phase, way, chosen, limits)) for way in ways if way != chosen
         ]
     if problems and short_of_ram:
         problems += memory_limits_in_words(machine)
     if too_small and advise is not None:
         problems.append(advise())
+    if weight_format(memory) is not None and not any(memory in phase.storages for phase in work):
+        reasons.append(f"memory is {memory}: no part of this model can be held so, and it counts as auto.")
     phases = _with_cached(phases, machine)
     reasons += [
         f"{phase.phase}: {amount(phase.cached)} of models of the phases before stay in memory; they leave where room "
@@ -129,13 +131,15 @@ def _candidates(phase: Phase, machine: Machine, precision: str, memory: str) -> 
     for choice in choices(phase, machine, precision, memory):
         if choice.compute not in computes:
             computes.append(choice.compute)
-        planned, stored = cost(phase, choice, machine), weight_format(choice.storage)
-        lesser = (computes.index(choice.compute), int(stored is not None and phase.cast_last_resort))
+        planned = cost(phase, choice, machine)
+        # What the file has in a format is rounded no further by staying in it.
+        cast = None if phase.component.stored == choice.storage else weight_format(choice.storage)
+        lesser = (computes.index(choice.compute), int(cast is not None and phase.cast_last_resort))
         if is_last_resort(choice, machine):
             lesser = (len(phase.computes), 0)
         # Of equally fast ways the one that rounds least: neither weights nor inputs, then the better format.
-        rounded = (stored is not None) + choice.native_matmul
-        error = 0.0 if stored is None else stored.rounding_error
+        rounded = (cast is not None) + choice.native_matmul
+        error = 0.0 if cast is None else cast.rounding_error
         variant = phase.variants.index(choice.variant)
         rank = (rounded, error, planned.moved, variant, planned.vram, planned.ram)
         found.append(Candidate(planned, lesser, rank))

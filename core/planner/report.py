@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..quantization.registry import weight_format
@@ -70,16 +71,17 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
         limits: what there is.
     """
     name, machine, stored = phase.name, limits.machine, weight_format(chosen.storage)
+    against = partial(_against, phase, chosen=chosen, ways=ways, limits=limits)
     where = "" if machine.is_cpu else f" {amount(chosen.vram)} of the card at its peak,"
     busy = LIMITED_BY[bottleneck(phase, chosen, machine)]
     yield f"{name}: {chosen.choice};{where} about {duration(chosen.seconds)}, most of it {busy}."
     if stored is not None and phase.component.stored != chosen.storage:
-        yield f"{name}: weights in {stored.title}, because {_against('storage', chosen, ways, limits)}."
+        yield f"{name}: weights in {stored.title}, because {against('storage')}."
     if chosen.placement == "streamed":
-        yield f"{name}: weights are streamed, because {_against('placement', chosen, ways, limits)}."
+        yield f"{name}: weights are streamed, because {against('placement')}."
     if chosen.variant != phase.variants[0].name:
         words = next(variant.words for variant in phase.variants if variant.name == chosen.variant)
-        yield f"{name}: done {words}, because {_against('variant', chosen, ways, limits)}."
+        yield f"{name}: done {words}, because {against('variant')}."
     if chosen.compute != phase.computes[0] == "fp32":
         yield f"{name}: fp32 is advised and does not fit."
     if phase.why and chosen.compute == phase.computes[0]:
@@ -94,7 +96,7 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
         )
 
 
-def _against(field: str, chosen: PhasePlan, ways: list[PhasePlan], limits: Limits) -> str:
+def _against(phase: Phase, field: str, *, chosen: PhasePlan, ways: list[PhasePlan], limits: Limits) -> str:
     """Return why the way that differs from the chosen one in `field`, and least in all else, was passed over."""
     different = [way for way in ways if getattr(way, field) != getattr(chosen, field)]
     if not different:
@@ -105,7 +107,7 @@ def _against(field: str, chosen: PhasePlan, ways: list[PhasePlan], limits: Limit
 
     # Compared with a way that differs in more, the reason could be the other difference's.
     nearest = max(different, key=likeness)
-    return f"{nearest.choice} {why_rejected(nearest, chosen, limits)}"
+    return f"{nearest.choice} {why_rejected(phase, nearest, chosen, limits)}"
 
 
 def _shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
@@ -119,7 +121,7 @@ def _shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
         yield f"{amount(way.address_space)} of address space with its mapped files", amount(machine.map_limit.free)
 
 
-def why_rejected(way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> str:
+def why_rejected(phase: Phase, way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> str:
     """Return why a way of running a phase was passed over, to follow its name in a sentence."""
     if way.key in limits.refused:
         return "ran out of memory before"
@@ -130,7 +132,8 @@ def why_rejected(way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> st
     # It fits and is worse: in the order in which the planner compares ways.
     if way.compute != chosen.compute:
         return "computes in a lesser number type"
-    if weight_format(way.storage) is not None and weight_format(chosen.storage) is None:
+    unrounded = (way.compute, phase.component.stored)
+    if way.storage not in unrounded and chosen.storage in unrounded:
         gained = "is no faster" if way.seconds >= chosen.seconds else "is hardly faster"
         return f"{gained} and rounds the weights"
     if way.seconds > chosen.seconds:

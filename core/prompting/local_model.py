@@ -213,7 +213,11 @@ class PromptRun:
         def read() -> Any:
             # In fp16 first, which is what the plan has counted.
             model = load_component(
-                COMPONENT, self.found.place(COMPONENT), dtype="fp16", cancelled=self.host.check_cancelled
+                COMPONENT,
+                self.found.place(COMPONENT),
+                dtype="fp16",
+                storage="fp16",
+                cancelled=self.host.check_cancelled,
             )
             pack(model)
             return model

@@ -47,7 +47,7 @@ def fixed_cache_tokens(prompt_tokens: int, max_new_tokens: int) -> int:
 
 def stays_packed(component: Component, work: PromptWork) -> bool:
     """Return whether a CPU holds a model's matrices packed: those of its file are, and this processor can."""
-    if not work.may_pack or work.fixed_cache or not any(one.packed and one.linear for one in component.files):
+    if not work.may_pack or work.fixed_cache or not any(one.type == "gguf" and one.linear for one in component.files):
         return False
     from .packed_layers import can_pack
 
@@ -67,7 +67,7 @@ def phases(components: Mapping[str, Component], work: PromptWork) -> tuple[Phase
             name="expand",
             component=component,
             computes=("bf16",),
-            storages=every_storage(),
+            storages=every_storage(component),
             # The chat's tokens go through in one pass, then one token a pass.
             flops=2.0 * component.parameters * (work.prompt_tokens + passes) / passes,
             linear_share=0.0,

@@ -8,10 +8,11 @@ line in the registry.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
+from ..files.stored_tensor import PIECE
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,7 @@ class WeightFormat(ABC):
         rounding_error: the root mean square of what is lost, relative to that of Gaussian weights.
         matmul_computes: the number types of inputs that its kernels multiply with it.
         unsupported_devices: kinds of devices that cannot hold it.
+        can_cast: whether weights are cast to it; else it is held where a file has it alone.
     """
 
     name: ClassVar[str]
@@ -57,6 +59,7 @@ class WeightFormat(ABC):
     rounding_error: ClassVar[float]
     matmul_computes: ClassVar[tuple[str, ...]] = ()
     unsupported_devices: ClassVar[frozenset[str]] = frozenset()
+    can_cast: ClassVar[bool] = True
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
         """Return whether a tensor of a file is a weight in this format.
@@ -70,6 +73,10 @@ class WeightFormat(ABC):
     @abstractmethod
     def bytes(self, weights: int, rows: int) -> int:
         """Return the bytes of layers of that many weights and output channels together, scales included."""
+
+    def stored_bytes(self, number_type: str, weights: int, rows: int) -> int:
+        """Return what `bytes` does, of layers that a file has in one of the `number_types`."""
+        return self.bytes(weights, rows)
 
     def unpacked_bytes(self, weights: int, compute: str) -> int:
         """Return the peak that unpacking a layer of that many weights adds; one layer is unpacked at a time."""
@@ -111,6 +118,15 @@ class WeightFormat(ABC):
     @abstractmethod
     def from_stored(self, stored: StoredTensor) -> Packed:
         """Return the tensors of a layer from a joined tensor that it `holds`; nothing is rounded."""
+
+    def numbers(self, packed: Packed) -> Iterator[torch.Tensor]:
+        """Yield all numbers of a layer that may be infinite or none, in pieces."""
+        for tensor in packed.values():
+            yield from tensor.view(-1).split(PIECE) if tensor.is_contiguous() else [tensor]
+
+    def sample(self, weight: torch.Tensor) -> Packed:
+        """Return the tensors of a layer of that size, to measure how fast it is unpacked."""
+        return self.to_stored(weight)
 
     @abstractmethod
     def to_stored(self, weight: torch.Tensor) -> Packed:

@@ -47,7 +47,7 @@ def ending(storage: str) -> str:
 
 def is_wanted(storage: str) -> bool:
     """Return whether the user has asked that cast files of a format are cached."""
-    return storage in FORMATS and os.environ.get(setting(storage), "") == "1"
+    return storage in FORMATS and FORMATS[storage].can_cast and os.environ.get(setting(storage), "") == "1"
 
 
 class CastFile:

@@ -15,6 +15,7 @@ from torch import nn
 
 from .base import FP8_TENSOR_CORES
 from .scaled_tensor import dequantize
+from .stored_linear import StoredLinear
 
 VALUES = torch.float8_e4m3fn
 LARGEST = 448.0  # of e4m3fn; torch.finfo(torch.float8_e4m3fn).max
@@ -42,16 +43,12 @@ def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, scale
 
 
-class Fp8Linear(nn.Module):  # type: ignore[misc]
-    """A Linear layer with weights in float8.
+class Fp8Linear(StoredLinear):
+    """A Linear layer with weights in float8; multiplying in FP8 adds the rounding of the input to e4m3.
 
     Attributes:
         values: float8 Parameter [out, in].
         scale: float32 buffer [out, blocks], see `scaled_tensor.dequantize`.
-        bias: Parameter [out] in the model's own type, or None.
-        compute: the type to compute in; None for that of the input.
-        native_matmul: whether to multiply in FP8 where the device and the sizes allow it; adds the
-            rounding of the input to e4m3.
     """
 
     def __init__(
@@ -61,39 +58,20 @@ class Fp8Linear(nn.Module):  # type: ignore[misc]
         bias: torch.Tensor | None = None,
         compute: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.out_features, self.in_features = values.shape
+        super().__init__((values.shape[0], values.shape[1]), bias, compute)
         self.values = nn.Parameter(values, requires_grad=False)
         self.register_buffer("scale", scale)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.compute = compute
-        self.native_matmul = False
-
-    @property
-    def weight(self) -> None:
-        """Nothing: there is no dense weight.
-
-        It is here because T5 casts its activations to the type of a layer's `weight` where that is a
-        tensor; they must not become float8.
-        """
-        return
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight [out, in] in `dtype`, newly computed."""
         return dequantize(self.values, cast(torch.Tensor, self.scale), dtype)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return inputs [..., in] times the weight plus the bias: [..., out] in the compute type."""
-        inputs = inputs if self.compute is None else inputs.to(self.compute)
-        bias = None if self.bias is None else self.bias.to(inputs.dtype)
+    def product(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Return the layer's output, multiplied in FP8 where that is asked for and works; see `StoredLinear`."""
         scale = cast(torch.Tensor, self.scale)
         if self.native_matmul and can_multiply(inputs, self.values, scale):
             return multiply(inputs, self.values, scale, bias)
-        return nn.functional.linear(inputs, self.dense(inputs.dtype), bias)
-
-    def extra_repr(self) -> str:
-        """Describe the layer as nn.Linear does."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return super().product(inputs, bias)
 
 
 MULTIPLE = 16  # torch._scaled_mm needs K and N divisible by it (torch/_meta_registrations.py)

@@ -19,6 +19,9 @@ STORED = "stored so in the file"
 OUTSIDE = "outside the blocks"
 NO_BLOCKS = "has no blocks to cast"
 NO_LINEAR = "norms, biases and tables"
+IN_FP32 = "held in fp32 by its class"
+# The last part of the name of a table that is looked up: a matrix that no Linear layer multiplies with.
+EMBEDDINGS = ("shared", "embed_tokens", "word_embeddings", "token_embedding", "token_embd")
 PLAIN = "not to be cast"
 
 
@@ -30,12 +33,15 @@ class CastRules:
         block_lists: dotted names of its lists of blocks, such as ("blocks", "vace_blocks"); layers outside them
             are left alone.
         keep: {pattern (fnmatch) of the names of layers inside them that are left alone: why}.
+        spared: parts of the names of layers, inside and outside, that are never held in a format, as the code of the
+            model works with their weights (diffusers' `_skip_layerwise_casting_patterns`).
         fp32_modules: {16-bit type: names of modules that the classes hold in fp32 where they compute in it}: what
             diffusers and transformers call `_keep_in_fp32_modules`.
     """
 
     block_lists: tuple[str, ...] = ()
     keep: Mapping[str, str] = field(default_factory=dict)
+    spared: tuple[str, ...] = ()
     fp32_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def block_of(self, name: str) -> str:
@@ -58,6 +64,12 @@ class CastRules:
         layer = name.removesuffix(WEIGHT)
         return next((f"kept: {why}" for pattern, why in self.keep.items() if fnmatchcase(layer, pattern)), "")
 
+    def is_linear(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Return whether a tensor looks like the weight of a Linear layer that a format may hold, without a module."""
+        layer = name.removesuffix(WEIGHT)
+        is_matrix = len(shape) == 2 and layer != name and not layer.endswith(EMBEDDINGS)
+        return is_matrix and not any(part in name for part in self.spared)
+
     def in_fp32(self, name: str) -> tuple[str, ...]:
         """Return the 16-bit types beside which a tensor is held in fp32."""
         parts = set(name.split("."))
@@ -71,14 +83,6 @@ class CastRules:
 
 
 NOTHING_CAST = CastRules()
-# The last part of the name of a table that is looked up: a matrix that no Linear layer multiplies with.
-EMBEDDINGS = ("shared", "embed_tokens", "word_embeddings", "token_embedding", "token_embd")
-
-
-def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether a tensor looks like the weight of a Linear layer, where no module can be asked."""
-    layer = name.removesuffix(WEIGHT)
-    return len(shape) == 2 and layer != name and not layer.endswith(EMBEDDINGS)
 
 
 class Tensor(Protocol):
@@ -121,19 +125,21 @@ def held_types(
         storage: the name of a format: Linear layers inside the blocks are cast to it, and those outside stay in it
             where the file has them so. None: every layer stays in the format that the file has it in. Any other
             name: all formats are unpacked.
-        linear: the names of the weights of Linear layers, where the module is known; else see `is_matrix`.
+        linear: the names of the weights of Linear layers, where the module is known; else see `CastRules.is_linear`.
     """
     wanted = weight_format(storage)
     found = {}
     for name, tensor in tensors.items():
         # What a file has in the format already is not rounded again, wherever it lies.
         in_file = weight_format(stored_type(tensor.dtype))
-        is_linear = name in linear if linear is not None else is_matrix(name, tensor.shape)
+        is_linear = name in linear if linear is not None else rules.is_linear(name, tensor.shape)
         why_dense = rules.why_dense(name, tensor.shape if is_linear else ())
         if in_file is not None and is_linear and (storage is None or in_file is wanted):
             found[name] = Held(in_file.name, STORED)
         elif wanted is not None and not why_dense:
             found[name] = Held(wanted.name, CAST)
+        elif compute in rules.in_fp32(name):
+            found[name] = Held("fp32", IN_FP32)
         else:
             found[name] = Held(compute, why_dense or PLAIN)
     return found

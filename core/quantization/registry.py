@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from ..files.dtypes import held_as
 from .base import WeightFormat
 from .fp8 import Fp8
+from .gguf import Gguf
 
 # In the order in which a plan considers them.
-FORMATS: dict[str, WeightFormat] = {one.name: one for one in (Fp8(),)}
+FORMATS: dict[str, WeightFormat] = {one.name: one for one in (Fp8(), Gguf())}
 
 
 def weight_format(name: str | None) -> WeightFormat | None:

@@ -89,7 +89,7 @@ def check_readable(header: FileHeader) -> None:
         packed = ", ".join(stored.readable for stored in FORMATS.values())
         raise PiyingError(
             f"{header.path}: stored as {foreign[:60]}, which this pack cannot read. "
-            f"Readable: bf16, fp16, fp32, {packed}, GGUF."
+            f"Readable: bf16, fp16, fp32, {packed}."
         )
     if header.format == "safetensors":
         check_types(header)

@@ -169,6 +169,7 @@ WAN_VACE = WanVACEFamily(
                     "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
                     "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
                 },
+                spared=("patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"),
                 fp32_modules=dict.fromkeys(("bf16", "fp16"), FP32_MODULES),
             ),
             tensors={"WanVACETransformer3DModel": tensors},

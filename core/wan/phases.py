@@ -167,7 +167,8 @@ def _frame_bytes(work: VideoWork) -> int:
 
 
 def _storages(component: Component) -> tuple[Storage, ...]:
-    return (component.stored,) if weight_format(component.stored) else every_storage()
+    stored = weight_format(component.stored)
+    return (component.stored,) if stored is not None and stored.can_cast else every_storage(component)
 
 
 def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:

@@ -136,6 +136,7 @@ Z_IMAGE = ZImageFamily(
             rules=CastRules(
                 BLOCK_LISTS,
                 keep={"*.adaLN_modulation.*": "modulation scales every token, and is sensitive to rounding"},
+                spared=("t_embedder", "cap_embedder"),
             ),
             tensors={"ZImageTransformer2DModel": tensors},
         ),

@@ -42,6 +42,17 @@ def held(storage, tensors=TENSORS, rules=RULES, **options):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [(name, spec) for family in planned_families() for spec in family.components for name in spec.classes],
+)
+def test_rules_spare_what_diffusers_spares(name, spec):
+    import diffusers
+
+    patterns = getattr(getattr(diffusers, name, None), "_skip_layerwise_casting_patterns", None) or ()
+    assert set(patterns) == set(spec.rules.spared)
+
+
 def test_cast_by_hand():
     assert held("fp8") == {
         "patch_embedding.weight": ("bf16", OUTSIDE),

@@ -8,7 +8,9 @@ import pytest
 import torch
 from piying.core.checkpoints import load_component
 from piying.core.errors import PiyingError
+from piying.core.files.gguf_blocks import PLAIN
 from piying.core.quantization.fp8_linear import Fp8Linear
+from piying.core.quantization.gguf_linear import GgufLinear
 
 from .formats import models, names, writers
 
@@ -153,8 +155,13 @@ def test_fp8_forms_compute_with_dequantised_weights(original, tmp_path, form):
 def test_gguf(original, tmp_path, kind, folded):
     pytest.importorskip("gguf", reason="the gguf package is optional")
     restored = writers.gguf(original, tmp_path / "model.gguf", kind, original_shapes=folded)
+    expected = with_weights(restored)
     loaded = load_component("transformer", tmp_path / "model.gguf", dtype=torch.float32)
-    assert_same(loaded, with_weights(restored))
+    is_packed = isinstance(loaded.blocks[0].attn1.to_q, GgufLinear)
+    assert is_packed == (kind not in PLAIN), "blocks stay packed in memory"
+    assert torch.equal(models.run_wan(loaded), models.run_wan(expected))
+    unpacked = load_component("transformer", tmp_path / "model.gguf", dtype=torch.float32, storage="fp32")
+    assert_same(unpacked, expected)
 
 
 def k_quant(kind):

@@ -235,7 +235,7 @@ def test_what_each_type_of_a_mixed_file_takes_of_main_memory_is_counted():
         StoredWeights("fp8", 400 * MB, 400 * MB, 10_000, linear=True, castable=True),
         StoredWeights("fp16", 100 * MB, 200 * MB),
         StoredWeights("fp32", 5 * MB, 20 * MB),
-        StoredWeights("fp32", 20 * MB, 11 * MB, packed=True),
+        StoredWeights("gguf", 20 * MB, 11 * MB),
     )
     mixed = replace(MODEL, stored="fp8", files=files)
     (chosen,) = one(CPU, component=mixed, memory="fp8").phases

@@ -109,18 +109,21 @@ def test_layers(tmp_path):
     ran = inspect(path, "--layers")
     assert ran.returncode == 0, ran.stderr
     told = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "Wan2.1-VACE transformer with weights in FP8: 17.83 GB" in told
-    assert told[-5].startswith("fp8 16.87 GB 480 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
-    assert told[-4].startswith("bf16 0.47 GB 17 tensors outside the blocks: scale_shift_table, proj_out, ")
+    assert "Wan2.1-VACE transformer with weights in FP8: 17.88 GB" in told
+    assert told[-6].startswith("fp8 16.87 GB 480 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
+    assert told[-4].startswith("bf16 0.41 GB 12 tensors outside the blocks: proj_out, proj_out.bias, ")
+    assert told[-3].startswith("fp32 0.12 GB 149 tensors held in fp32 by its class: scale_shift_table, ")
     (found,) = json.loads(inspect(path, "--layers", "--json").stdout)["layers"]
-    cast, outside, *kept, tables = found["groups"]
+    cast, kept, outside, in_fp32, also_kept, tables = found["groups"]
     assert (found["kind"], found["storage"]) == ("transformer", "fp8")
     weights, rows = 48 * (8 * WIDTH**2 + 2 * 13824 * WIDTH), 48 * (9 * WIDTH + 13824)
     assert (cast["type"], cast["bytes"]) == ("fp8", weights + 4 * rows)
-    biases = 2 + 1 + 1 + 2 + 2 + 6  # in widths; the table at the end has two rows
-    inputs = 16 * 4 + 96 * 4 + 256 + 4096 + 64 + 2 * WIDTH + 6 * WIDTH
+    biases = 1 + 1 + 2 + 6  # in widths
+    inputs = 16 * 4 + 96 * 4 + 4096 + 64 + WIDTH + 6 * WIDTH
     assert (outside["type"], outside["bytes"]) == ("bf16", 2 * (WIDTH * (inputs + biases) + 64))
-    assert [group["tensors"] for group in kept] == [8, 1]
+    # The time embedding with its two biases, and tables: of two rows at the end, of six and a norm of two in a block.
+    assert (in_fp32["type"], in_fp32["bytes"]) == ("fp32", 4 * WIDTH * (256 + WIDTH + 2 + 2 + 48 * (6 + 2)))
+    assert [group["tensors"] for group in (kept, also_kept)] == [8, 1]
     assert tables["why"] == "norms, biases and tables"
     assert len(cast["names"]) == 20
     assert "layers" not in json.loads(inspect(path, "--json").stdout)
@@ -136,7 +139,7 @@ def test_layers_of_what_is_kept_and_stored(tmp_path):
     ]
     ran = inspect(write(tmp_path / "b", shapes, "F8_E4M3", 1), "--layers", "--json")
     (found,) = json.loads(ran.stdout)["layers"]
-    whys = {"stored so in the file", "outside the blocks", "norms, biases and tables"}
+    whys = {"stored so in the file", "outside the blocks", "held in fp32 by its class", "norms, biases and tables"}
     assert {group["why"] for group in found["groups"]} == whys
     assert "vace_blocks.*.proj_in" in found["groups"][0]["names"]
 
