@@ -76,11 +76,17 @@ class LongProgress:
         self._reporter, self._phase, self._unit = reporter, phase, unit
         self._begun = time.monotonic()
         self._progress: Progress | None = None
+        self._shown = 0
 
     def __call__(self, done: int, total: int) -> None:
         """Report that `done` of `total` are done."""
+        # The last step is shown when all is done, and none twice: many small tensors lie within a megabyte.
+        steps = -(-total // self._unit)
+        step = steps if done >= total else min(done // self._unit, steps - 1)
         if self._progress is None:
-            if done >= total or time.monotonic() - self._begun < SECONDS_BEFORE_SHOWN:
+            if step >= steps - 1 or time.monotonic() - self._begun < SECONDS_BEFORE_SHOWN:
                 return
-            self._progress = self._reporter.progress(self._phase, -(-total // self._unit))
-        self._progress.step(-(-min(done, total) // self._unit))
+            self._progress = self._reporter.progress(self._phase, steps)
+        if step > self._shown:
+            self._shown = step
+            self._progress.step(step)

@@ -241,6 +241,6 @@ def test_what_takes_long_is_shown(monkeypatch):
     loading(MEGABYTE, 3 * MEGABYTE)
     assert shown == []
     clock.now += 2.0
-    loading(2 * MEGABYTE - 1, 3 * MEGABYTE)
-    loading(3 * MEGABYTE, 3 * MEGABYTE)
-    assert shown == [("Loading text encoder (MB)", 3), 2, 3]
+    for done in (2 * MEGABYTE - 1, 2 * MEGABYTE, 2 * MEGABYTE + 1, 3 * MEGABYTE - 1, 3 * MEGABYTE):
+        loading(done, 3 * MEGABYTE)
+    assert shown == [("Loading text encoder (MB)", 3), 1, 2, 3]
