@@ -13,7 +13,7 @@ from os.path import commonprefix
 from pathlib import Path
 
 from ..errors import PiyingError
-from ..families.registry import component_specs, layout_kinds, layouts, model_types
+from ..families.registry import component_specs, description, layout_kinds, layouts, model_types
 from ..files.folder import CONFIG, SHARD, STEMS, component_files, component_folder
 from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
@@ -269,7 +269,7 @@ def _whole(
         _check_part(layout, shapes, entries)
         config = class_config(layout, shapes, sources[0].headers[0].metadata)
     name = class_of(kind, config, layout.class_name if layout and is_given else "")
-    check_settings(config)
+    check_settings(config, description(name) is not None)
     described = described_tensors(name, config)
     if described is None:
         check_blocks(kind, shapes)
@@ -362,7 +362,7 @@ def check_pretrained(folder: Path, config: Config, name: str) -> None:
         entries |= readable_header(file).entries
     check_counts(config, len(entries), str(folder))
     try:
-        check_settings(config)
+        check_settings(config, description(name) is not None)
         types = model_types(name)
         if types and config.get("model_type", types[0]) not in types:
             raise PiyingError(

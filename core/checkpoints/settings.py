@@ -119,13 +119,13 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     ),
     (r"scale_decoder_outputs|(attention|qkv)_bias|cross_attn_norm|learn_sigma|mid_block_add_attention", (FLAG,)),
     (r"apply_layernorm|reshape_\w+", (FLAG,)),
-    (r"(is|use|has|add)_\w+|force_upcast", (FLAG, NULL)),
+    (r"force_upcast", (FLAG, NULL)),
     (r"(pad|bos|decoder_start)_token_id", (TOKEN, NULL)),
     (r"eos_token_id", (TOKEN, list_of(TOKEN), NULL)),
-    (r"(\w*_)?(eps|epsilon)", (EPSILON,)),
-    (r"attention_dropout", (SHARE, NULL)),
+    (r"(\w*_)?norm_(eps|epsilon)|eps", (EPSILON,)),
+    (r"(attention|classifier)_dropout", (SHARE, NULL)),
     (r"(\w*_)?(dropout|dropout_prob|dropout_rate|drop_path_rate)", (SHARE,)),
-    (r"initializer_(range|factor)", (number(1e-6, 1e6, float),)),
+    (r"initializer_(range|factor)", (number(0, 1e6),)),
     (r"layerscale_value", (number(-1e6, 1e6, float),)),
     (r"latents_(mean|std)", (FINITE, NULL)),
     (r"mlp_ratios|reassemble_factors", (list_of(FACTOR),)),
@@ -142,32 +142,46 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"_?out_indices", (list_of(INDEX), NULL)),
     (r"head_in_index", (INDEX,)),
     (r"num_decoder_layers|sliding_window", (COUNT, NULL)),
-    (r"depths|strides|sr_ratios|dim_mult|all_\w*patch_size|\w+_(dims|sizes)|block_out_channels", (list_of(SIZE),)),
+    (
+        r"depths|strides|sr_ratios|dim_mult|all_\w*patch_size|axes_dims|(\w*_)?hidden_sizes|patch_sizes|block_out_channels",
+        (list_of(SIZE),),
+    ),
     (
         r"num_(hidden_layers|encoder_blocks|channels)|((decoder|fusion|head|reassemble)_)?hidden_size|vocab_size|d_\w+",
         (SIZE,),
     ),
     (r"scale_factor_(temporal|spatial)|norm_num_groups|max_position_embeddings", (SIZE,)),
-    (r"(num|n)_\w+|\w+_(dim|size|heads|layers|channels|buckets|len|len_t5)", (COUNT, list_of(COUNT), NULL)),
 )
 PATTERNS = tuple((re.compile(pattern), kinds) for pattern, kinds in RULES)
+# Of names that no rule has, where the class is known: others use such names for much else.
+COUNTED = re.compile(r"(num|n)_\w+|\w+_(dim|size|heads|layers|channels|buckets|len|len_t5)")
+COUNTS = (COUNT, list_of(COUNT), NULL)
 
 
-def check_settings(config: Mapping[str, Any]) -> None:
+def check_settings(config: Mapping[str, Any], is_described: bool) -> None:
     """Accept the values of a configuration, and of the tables in it, whether tensors depend on them or not.
+
+    Args:
+        config: the configuration.
+        is_described: whether it is of a class whose tensors are described here. Those of other classes may be null,
+            and what their names count is not judged.
 
     Raises:
         PiyingError: one is of another type than its name's, or out of range.
     """
     for name, value in config.items():
         kinds = next((kinds for pattern, kinds in PATTERNS if pattern.fullmatch(name)), ())
+        if is_described and not kinds and COUNTED.fullmatch(name):
+            kinds = COUNTS
+        elif value is None and not is_described:
+            continue
         if kinds and not any(kind.holds(value) for kind in kinds):
             raise PiyingError(
                 f"its configuration says {name} is {json.dumps(value, default=str)[:40]}; there can be "
                 f"{' or '.join(kind.words for kind in kinds)}. Fetch it again."
             )
         if isinstance(value, Mapping) and not NOT_READ.fullmatch(name):
-            check_settings(value)
+            check_settings(value, is_described)
     padding, words = config.get("pad_token_id"), config.get("vocab_size")
     if isinstance(padding, int) and isinstance(words, int) and padding >= words:
         raise PiyingError(f"its configuration says pad_token_id is {padding}, and vocab_size {words}. Fetch it again.")

@@ -154,12 +154,57 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings_are_accepted(name):
-    check_settings(without_code(PUBLISHED[name]))
+    check_settings(without_code(PUBLISHED[name]), is_described=True)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_defaults_of_each_class_are_accepted(name):
-    check_settings(read_config_of(empty_module(name, CONFIGURATIONS[name][-1], "x")))
+    check_settings(read_config_of(empty_module(name, CONFIGURATIONS[name][-1], "x")), is_described=True)
+
+
+DESCRIBED = ["bert", "mt5", "qwen2", "qwen3", "t5", "umt5"]
+OTHERS = [
+    "cohere",
+    "deepseek_v3",
+    "depth_anything",
+    "dinov2",
+    "dpt",
+    "ernie4_5",
+    "falcon",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "glm",
+    "glm4",
+    "gpt2",
+    "gpt_neox",
+    "granite",
+    "llama",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "phi",
+    "phi3",
+    "qwen2_5_vl",
+    "qwen2_moe",
+    "qwen2_vl",
+    "qwen3_moe",
+    "qwen3_vl",
+    "segformer",
+    "smollm3",
+    "stablelm",
+]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "is_described"), [*((n, True) for n in DESCRIBED), *((n, False) for n in OTHERS)]
+)
+def test_what_transformers_writes_by_itself_is_accepted(model_type, is_described):
+    """With all defaults, such as BERT's classifier_dropout of null."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[model_type]()
+    check_settings(json.loads(config.to_json_string(use_diff=False)), is_described)
 
 
 def read_config_of(module):
