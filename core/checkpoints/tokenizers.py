@@ -304,7 +304,7 @@ def _of_pieces(model: bytes, path: Path) -> SentencePieceTokenizer:
 
 
 CATEGORY = "tokenizers"  # below the models folder, and what ComfyUI itself comes with
-SETTINGS, WORDS = "tokenizer_config.json", "tokenizer.json"
+SETTINGS, TOKENIZER = "tokenizer_config.json", "tokenizer.json"
 SEARCH_DEPTH = 3
 # Rows of the embeddings beyond the tokenizer's words are padding: Qwen's have up to 151,936 for 151,669 words, UMT5's
 # 256,384 for 256,000.
@@ -359,7 +359,7 @@ def _count_words(folder: Path, kind: TokenizerKind) -> int:
     if named not in (*kind.value, *ANY_CLASS):
         return NONE
     file = next(
-        (folder / name for name in (PIECES, "vocab.json", "vocab.txt", WORDS) if (folder / name).is_file()), None
+        (folder / name for name in (PIECES, "vocab.json", "vocab.txt", TOKENIZER) if (folder / name).is_file()), None
     )
     try:
         found, count = (None, 0) if file is None else _words_in(file)
@@ -380,7 +380,7 @@ def _words_in(file: Path) -> tuple[TokenizerKind | None, int]:
     if file.suffix == ".txt":
         return TokenizerKind.WORDPIECE, len(file.read_bytes().splitlines())
     table = read_json_or_empty(file)
-    if file.name != WORDS:
+    if file.name != TOKENIZER:
         return TokenizerKind.BPE, len(table)
     model = table.get("model")
     words = model.get("vocab") if isinstance(model, dict) else None

@@ -327,6 +327,8 @@ def test_python_code_in_a_folder_is_never_run(name, settings, tmp_path, monkeypa
     (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | settings))
     found = InstalledModel("annotators/mine", folder, 0)
     host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
-    with pytest.raises(PiyingError, match="cannot be read as a depth model"):
+    with pytest.raises(
+        PiyingError, match="cannot be read as a depth model|its configuration says model_type is 'mine'"
+    ):
         models.load(family.DEPTH, found, host), models.image_processor(family.DEPTH, found)
     assert not ran.exists()

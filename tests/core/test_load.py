@@ -94,7 +94,7 @@ def test_shards_make_one_model(wan, file):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors(whole).items())
 
     file.with_name("diffusion_pytorch_model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(PiyingError, match="-00002-of-00003.safetensors missing"):
+    with pytest.raises(PiyingError, match="-00002-of-00003.safetensors is missing"):
         load_component("transformer", wan)
     index.write_text(json.dumps({"weight_map": {"x": "../../secret.safetensors"}}))
     with pytest.raises(PiyingError, match="no list of files beside it"):
@@ -342,7 +342,10 @@ def test_a_file_cut_short_gives_one_sentence(wan, file):
         ("{}", "not named"),
         ('{"_class_name": "UNet2DModel"}', "is a UNet2DModel; as transformer there can be WanVACE"),
         ('{"_class_name": ["x"]}', "not named"),
-        ('{"_class_name": "WanVACETransformer3DModel", "num_layers": "many"}', "makes no WanVACETransformer3DModel"),
+        (
+            '{"_class_name": "WanVACETransformer3DModel", "num_layers": "many"}',
+            "num_layers is .many.; there can be a whole number",
+        ),
     ],
 )
 def test_a_bad_configuration_gives_one_sentence(wan, text, reason):

@@ -132,6 +132,18 @@ def test_functions_say_what_they_return():
     assert [name for name, function in functions() if function.returns is None] == []
 
 
+def test_no_name_of_a_module_is_assigned_twice():
+    """Two changes may each add a constant, and the later one would change the meaning of the earlier."""
+    twice = []
+    for part in PARTS:
+        for path in sorted((ROOT / part).rglob("*.py")):
+            statements = [one for one in ast.parse(path.read_text("utf-8")).body if isinstance(one, ast.Assign)]
+            targets = [target for one in statements for target in one.targets]
+            names = [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]
+            twice += [f"{path.relative_to(ROOT)}: {name}" for name in sorted(set(names)) if names.count(name) > 1]
+    assert twice == []
+
+
 def test_no_notes_to_self():
     marks = ("TO" + "DO", "FIX" + "ME", "XX" + "X")
     texts = {p: p.read_text(encoding="utf-8") for part in PARTS for p in (ROOT / part).rglob("*.py")}

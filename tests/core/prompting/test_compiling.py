@@ -207,7 +207,7 @@ def test_the_plan_counts_the_cache(host, built_in):
 
     def activations(blocks, fixed_cache):
         component = Component("prompt_model", Block(0, 10), (Block(5, 5),) * blocks, "bf16", hidden=64)
-        (phase,) = phases({"prompt_model": component}, PromptWork(500, 300, fixed_cache))
+        (phase,) = phases({"prompt_model": component}, PromptWork(500, 300, fixed_cache=fixed_cache))
         return phase.variants[0].activations
 
     assert activations(layers, True) - activations(0, True) == bytes_of_cache
@@ -215,6 +215,7 @@ def test_the_plan_counts_the_cache(host, built_in):
 
     def planned_ram(compile_step):
         handle = replace(built_in, compile_step=compile_step)
-        return estimate(handle, host, PROMPT.work({}, handle)).plan.phases[0].ram
+        work = replace(PROMPT.work({}, handle), prompt_tokens=700)  # of which a fixed cache makes 1024
+        return estimate(handle, host, work).plan.phases[0].ram
 
     assert planned_ram(True) > planned_ram(False)

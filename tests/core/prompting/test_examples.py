@@ -10,7 +10,7 @@ from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
-from piying.core.prompting import chat_prefix, generation
+from piying.core.prompting import chat_prefix, sampling
 from piying.core.prompting.answers import find_edit_problem, is_repetitive
 from piying.core.prompting.chat_template import render
 from piying.core.prompting.expand import expand
@@ -165,7 +165,7 @@ def test_progress_counts_to_the_length_that_is_asked_for(real_named, monkeypatch
         return Bar()
 
     monkeypatch.setattr(real_named, "progress", progress)
-    monkeypatch.setattr(generation, "ends_in_loop", lambda _: False)
+    monkeypatch.setattr(sampling, "ends_in_loop", lambda _: False)
     request = ExpandRequest("a red ball", preset="text_to_video", length=length, max_new_tokens=60, seed=5)
     expand(ModelHandle(PROMPT), request, real_named)
     total, seconds, *steps = shown[0]
