@@ -171,7 +171,10 @@ def test_where_the_device_is_too_small_the_prompt_is_encoded_on_the_cpu(host, tm
             return Display(name, "never", None)
 
         frames, record = film(host(on_progress=begin))
-        assert [line.partition(":")[0] for line in out_of_memory(caplog)] == ["encode"] * device.refused
+        # The device is full until the next progress is shown, which may be after the next phase has begun.
+        phases = [line.partition(":")[0] for line in out_of_memory(caplog)]
+        assert phases[0] == "encode"
+        assert len(phases) == device.refused
         assert "text_encoder fp32, cpu" in record["plan"]
         assert torch.equal(frames, on_the_cpu)
         assert nothing_left(here)
