@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -142,15 +142,15 @@ def _castable(group: Mapping[str, TensorInfo], rules: CastRules) -> dict[str, Te
 
 
 def _block(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> Block:
-    linear = _castable(group, rules)
+    linear, packed = _castable(group, rules), _in_format(group, rules, stored)
     counts = [_count(tensor) for tensor in linear.values()]
     return Block(
         linear=sum(counts),
         kept=sum(map(_count, group.values())) - sum(counts),
         rows=sum(tensor.shape[0] for tensor in linear.values()),
         largest=max(counts, default=0),
-        in_fp32=_in_fp32(group, rules, stored),
-        in_file=_in_file(_in_format(group, rules, stored), rules, stored),
+        in_fp32=_in_fp32(group, rules, linear, packed),
+        in_file=_in_file(packed, linear, stored),
     )
 
 
@@ -165,28 +165,29 @@ def _in_format(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -
     }
 
 
-def _in_file(having: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> InFile:
-    packed, castable = weight_format(stored), _castable(having, rules).values()
-    if packed is None:
+def _in_file(packed: Mapping[str, TensorInfo], linear: Container[str], stored: str) -> InFile:
+    kind, castable = weight_format(stored), [tensor for name, tensor in packed.items() if name in linear]
+    if kind is None:
         return InFile()
     return InFile(
         format=stored,
-        weights=sum(map(_count, having.values())),
-        bytes=sum(packed.stored_bytes(one.dtype, _count(one), one.shape[0]) for one in having.values()),
+        weights=sum(map(_count, packed.values())),
+        bytes=sum(kind.stored_bytes(one.dtype, _count(one), one.shape[0]) for one in packed.values()),
         castable=sum(map(_count, castable)),
         castable_rows=sum(one.shape[0] for one in castable),
-        largest=max(map(_count, having.values()), default=0),
+        largest=max(map(_count, packed.values()), default=0),
     )
 
 
-def _in_fp32(group: Mapping[str, TensorInfo], rules: CastRules, stored: str) -> tuple[InFp32, ...]:
+def _in_fp32(
+    group: Mapping[str, TensorInfo], rules: CastRules, linear: Container[str], packed: Container[str]
+) -> tuple[InFp32, ...]:
     counts: dict[str, list[int]] = {}
-    castable, packed = _castable(group, rules), _in_format(group, rules, stored)
     for name, tensor in group.items():
         for compute in rules.in_fp32(name):
             both = counts.setdefault(compute, [0, 0, 0, 0])
-            both[name not in castable] += _count(tensor)
-            both[2 + (name not in castable)] += _count(tensor) if name in packed else 0
+            both[name not in linear] += _count(tensor)
+            both[2 + (name not in linear)] += _count(tensor) if name in packed else 0
     return tuple(InFp32(compute, *both) for compute, both in sorted(counts.items()))
 
 

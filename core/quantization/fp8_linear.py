@@ -13,13 +13,13 @@ from typing import cast
 import torch
 from torch import nn
 
+from ..files.stored_tensor import PIECE
 from .base import FP8_TENSOR_CORES
 from .scaled_tensor import dequantize
 from .stored_linear import StoredLinear
 
 VALUES = torch.float8_e4m3fn
 LARGEST = 448.0  # of e4m3fn; torch.finfo(torch.float8_e4m3fn).max
-CHUNK = 1 << 18  # weights cast at a time: their float32 copies stay in the processor's cache
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -33,7 +33,7 @@ def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     values = torch.empty(weight.shape, dtype=VALUES, device=weight.device)
     scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
-    step = max(1, CHUNK // max(1, weight.shape[1]))
+    step = max(1, PIECE // max(1, weight.shape[1]))
     for start in range(0, weight.shape[0], step):
         part = slice(start, start + step)
         rows = weight.detach()[part].float()
