@@ -67,7 +67,8 @@ EPSILON = number(1e-38, 0.1, float)  # transformers takes no whole number for it
 FACTOR = number(1e-6, 1e12)
 FINITE = list_of(Kind("a finite number", lambda value: type(value) in (float, int) and math.isfinite(value)))
 
-TRANSFORMERS = [
+# What transformers has (ACT2FN), and diffusers for VAEs and for feed-forward layers.
+ACTIVATIONS = [
     "gelu",
     "gelu_10",
     "gelu_accurate",
@@ -93,7 +94,7 @@ TRANSFORMERS = [
     "tanh",
     "xielu",
 ]
-DIFFUSERS = ("swish", "silu", "mish", "gelu", "relu")
+VAE_ACTIVATIONS = ("swish", "silu", "mish", "gelu", "relu")
 FEED_FORWARD = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu")
 BLOCKS = [f"{attention}{half}Block2D" for half in ("DownEncoder", "UpDecoder") for attention in ("", "Attn")]
 DTYPES = ("float16", "bfloat16", "float32", "float64", "auto")
@@ -107,9 +108,12 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"model_type|norm_type|rope_type", (TEXT,)),
     (r"depth_estimation_type", (one_of(("relative", "metric")),)),
     (r"qk_norm", (FLAG, TEXT, NULL)),
-    (r"hidden_act|hidden_activation|dense_act_fn", (one_of(TRANSFORMERS),)),
-    (r"feed_forward_proj", (one_of(TRANSFORMERS), one_of(f"gated-{name}" for name in TRANSFORMERS))),
-    (r"act_fn", (one_of(DIFFUSERS),)),
+    (r"hidden_act|hidden_activation|dense_act_fn", (one_of(ACTIVATIONS),)),
+    (
+        r"feed_forward_proj",
+        (one_of(ACTIVATIONS), one_of(f"gated-{name}" for name in ACTIVATIONS)),
+    ),
+    (r"act_fn", (one_of(VAE_ACTIVATIONS),)),
     (r"activation_fn", (one_of(FEED_FORWARD),)),
     (r"(down|up)_block_types", (list_of(one_of(BLOCKS)),)),
     (r"is_(decoder|encoder_decoder|gated_act|residual)|use_(cache|sliding_window|(post_)?quant_conv)", (FLAG,)),
@@ -123,7 +127,7 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"(pad|bos|decoder_start)_token_id", (TOKEN, NULL)),
     (r"eos_token_id", (TOKEN, list_of(TOKEN), NULL)),
     (r"(\w*_)?norm_(eps|epsilon)|eps", (EPSILON,)),
-    (r"(attention|classifier)_dropout", (SHARE, NULL)),
+    (r"attention_dropout", (SHARE, NULL)),
     (r"(\w*_)?(dropout|dropout_prob|dropout_rate|drop_path_rate)", (SHARE,)),
     (r"initializer_(range|factor)", (number(0, 1e6),)),
     (r"layerscale_value", (number(-1e6, 1e6, float),)),

@@ -200,11 +200,10 @@ OTHERS = [
     ("model_type", "is_described"), [*((n, True) for n in DESCRIBED), *((n, False) for n in OTHERS)]
 )
 def test_what_transformers_writes_by_itself_is_accepted(model_type, is_described):
-    """With all defaults, such as BERT's classifier_dropout of null."""
     from transformers import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[model_type]()
-    check_settings(json.loads(config.to_json_string(use_diff=False)), is_described)
+    check_settings(without_code(json.loads(config.to_json_string(use_diff=False))), is_described)
 
 
 def read_config_of(module):
