@@ -174,6 +174,7 @@ def test_where_the_device_is_too_small_the_prompt_is_encoded_on_the_cpu(host, tm
         # The device is full until the next progress is shown, which may be after the next phase has begun.
         phases = [line.partition(":")[0] for line in out_of_memory(caplog)]
         assert phases[0] == "encode"
+        assert set(phases) <= {"encode", "condition"}
         assert len(phases) == device.refused
         assert "text_encoder fp32, cpu" in record["plan"]
         assert torch.equal(frames, on_the_cpu)

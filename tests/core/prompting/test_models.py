@@ -261,8 +261,9 @@ def test_python_code_in_a_folder_is_never_run(auto, tmp_path, monkeypatch):
         (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | settings))
     text, record = expand(ModelHandle(PROMPT, "LLM/Qwen2.5-VL"), ExpandRequest("a red ball", max_new_tokens=4), host)
     assert text == "a red ball"
-    refusals = ("cannot be read as a prompt model", "its configuration says model_type is")
-    assert any(refusal in record["problem"] for refusal in refusals)
+    names_another = "config.json" in UNTRUSTED[auto]
+    refusal = "its configuration says model_type is 'mine'" if names_another else "cannot be read as a prompt model"
+    assert refusal in record["problem"]
     with contextlib.suppress(PiyingError):
         load_processor(LocalModel(ModelHandle(PROMPT, "LLM/Qwen2.5-VL"), host).found)
     assert not ran.exists()
