@@ -153,6 +153,6 @@ class ModelFamily:
         del components, machine, handle, work
         return ()
 
-    def what_fits(self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: Any) -> str:
-        """Return a sentence on the largest sizes that fit a machine on which `work` does not."""
+    def what_fits(self, found: Sequence[Any], work: Any) -> str:
+        """Return a sentence on what `fitting` has found in place of `work`."""
         raise NotImplementedError(f"{self.title} models are not planned for.")

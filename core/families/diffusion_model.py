@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,16 +53,20 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
     family = handle.family
     name, components = wanted_components(handle, host)
     machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
+
+    @cache
+    def fitting() -> tuple[Any, ...]:
+        return tuple(family.fitting(components, machine, handle, work))
+
     made = plan(
         family.phases(components, work),
         machine,
         precision=handle.precision,
         memory=handle.memory,
-        advise=lambda: family.what_fits(components, machine, handle, work),
+        advise=lambda: family.what_fits(fitting(), work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
-    fitting = () if made.fits else tuple(family.fitting(components, machine, handle, work))
-    return Estimate(name, made, machine, fitting)
+    return Estimate(name, made, machine, () if made.fits else fitting())
 
 
 @dataclass(frozen=True)

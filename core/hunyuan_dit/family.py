@@ -82,13 +82,12 @@ class HunyuanDiTFamily(ModelFamily):
 
         return fitting(components, machine, handle, work)
 
-    def what_fits(
-        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
-    ) -> str:
-        """Return a sentence on the largest size that fits."""
+    def what_fits(self, found: Sequence[ImageWork], work: ImageWork) -> str:
+        """Return a sentence on what `fitting` has found."""
         from .phases import what_fits
 
-        return what_fits(components, machine, handle, work)
+        del work
+        return what_fits(found)
 
 
 def _beside(path: Path) -> dict[str, tuple[Path, ...]]:

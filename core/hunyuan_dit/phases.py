@@ -6,7 +6,7 @@ its output alone (tests/core/test_plan_peaks.py runs them again).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -119,7 +119,6 @@ def fitting(
     return [replace(work, width=width, height=height)] if width else []
 
 
-def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork) -> str:
-    """Return a sentence on the largest size that fits."""
-    found = fitting(components, machine, handle, work)
+def what_fits(found: Sequence[ImageWork]) -> str:
+    """Return a sentence on what `fitting` has found."""
     return f"What would fit: {found[0].width}×{found[0].height}." if found else "No size fits."

@@ -20,7 +20,7 @@ from ..files.dtypes import torch_dtype
 from ..host.base import Host
 from ..lora.catalog import record_of
 from ..preview import LatentPreview, fit_colours, step_callback
-from .phases import BERT_TOKENS, T5_TOKENS, ImageWork, phases, what_fits
+from .phases import BERT_TOKENS, T5_TOKENS, ImageWork, fitting, phases, what_fits
 from .request import SIZES, TOY_SIZES, ImageRequest, check_size
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
             handle,
             host,
             ImageRun(model, request, host, Meter(host.device())),
-            what_fits=lambda machine: what_fits(components, machine, handle, work),
+            what_fits=lambda machine: what_fits(fitting(components, machine, handle, work)),
         )
     return image, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request)}
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
-    from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import PromptWork
 
@@ -67,11 +66,9 @@ class PromptFamily(ModelFamily):
 
         return phases(components, work)
 
-    def what_fits(
-        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: PromptWork
-    ) -> str:
+    def what_fits(self, found: Sequence[PromptWork], work: PromptWork) -> str:
         """Return what to do where the model does not fit: there is nothing of it to make smaller."""
-        del components, machine, handle, work
+        del found, work
         return "Choose a smaller model."
 
 

@@ -118,7 +118,7 @@ class LocalModel:
             self._handle,
             self._host,
             prompt_run,
-            what_fits=lambda machine: PROMPT.what_fits(components, machine, self._handle, work),
+            what_fits=lambda _machine: PROMPT.what_fits((), work),
         )
         self._run_record = {**ran, **prompt_run.compile_record}
         return text

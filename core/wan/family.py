@@ -90,13 +90,11 @@ class WanVACEFamily(ModelFamily):
 
         return fitting(components, machine, handle, work)
 
-    def what_fits(
-        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
-    ) -> str:
-        """Return a sentence on the longest video of this size and the largest of this length that fit."""
+    def what_fits(self, found: Sequence[VideoWork], work: VideoWork) -> str:
+        """Return a sentence on what `fitting` has found."""
         from .phases import what_fits
 
-        return what_fits(components, machine, handle, work)
+        return what_fits(found, work)
 
 
 def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, ...]]]:

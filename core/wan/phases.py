@@ -6,7 +6,7 @@ its output alone (tests/core/test_plan_peaks.py runs them again).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -276,9 +276,8 @@ def fitting(
     return [*found, scaled(units)] if units else found
 
 
-def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork) -> str:
-    """Return a sentence on what of `fitting` there is."""
-    found = fitting(components, machine, handle, work)
+def what_fits(found: Sequence[VideoWork], work: VideoWork) -> str:
+    """Return a sentence on what `fitting` has found in place of `work`."""
     if not found:
         return "No size or length fits. Choose a smaller model, or one whose files are in FP8."
     words = (

@@ -33,7 +33,7 @@ from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
 from .model import WanVACEModel, load, warn_if_not_made_for, warn_if_untrained
-from .phases import BATCHED, VideoWork, phases, what_fits
+from .phases import BATCHED, VideoWork, fitting, phases, what_fits
 from .request import AUTO_VAE, SDPA, VACERequest, check_request
 from .speed import speed_notes, with_speed
 from .step_cache import StepCache
@@ -133,7 +133,7 @@ def sample_inputs(
             handle,
             host,
             run,
-            what_fits=lambda machine: what_fits(components, machine, handle, work),
+            what_fits=lambda machine: what_fits(fitting(components, machine, handle, work), work),
             logged_plans=logged_plans,
             causes=run.non_finite_causes(),
         )

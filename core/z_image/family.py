@@ -73,13 +73,12 @@ class ZImageFamily(ModelFamily):
 
         return fitting(components, machine, handle, work)
 
-    def what_fits(
-        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork
-    ) -> str:
-        """Return a sentence on the largest size of the same shape that fits."""
+    def what_fits(self, found: Sequence[ZImageWork], work: ZImageWork) -> str:
+        """Return a sentence on what `fitting` has found."""
         from .phases import what_fits
 
-        return what_fits(components, machine, handle, work)
+        del work
+        return what_fits(found)
 
 
 def _vae(files: FileCatalog) -> Path | None:

@@ -6,7 +6,7 @@ alone (tests/core/test_z_image_plan.py runs them again).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -141,9 +141,8 @@ def fitting(
     return [] if units is None else [scaled(units)]
 
 
-def what_fits(components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork) -> str:
-    """Return a sentence on the largest size of the same shape that fits."""
-    found = fitting(components, machine, handle, work)
+def what_fits(found: Sequence[ZImageWork]) -> str:
+    """Return a sentence on what `fitting` has found."""
     if not found:
         return "No size fits. Choose a model whose files are in FP8."
     return f"What would fit: {found[0].width}×{found[0].height}."

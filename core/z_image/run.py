@@ -20,7 +20,7 @@ from ..host.base import Host
 from ..image_sizes import fit_frames
 from ..lora.catalog import record_of
 from ..preview import FlowPreview, fit_colours, step_callback
-from .phases import TEXT_TOKENS, ZImageWork, phases, what_fits
+from .phases import TEXT_TOKENS, ZImageWork, fitting, phases, what_fits
 from .request import ZImageRequest, check_side, check_strength
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def sample(
             handle,
             host,
             ZImageRun(parts, request, host, Meter(host.device()), picture),
-            what_fits=lambda machine: what_fits(components, machine, handle, work),
+            what_fits=lambda machine: what_fits(fitting(components, machine, handle, work)),
         )
     return made, {"model": parts.found.name, **record_of(parts.loras), **ran, **asdict(request)}
 

@@ -18,7 +18,7 @@ from piying.core.planner.report import after, table
 from piying.core.prompting import phases as prompting
 from piying.core.wan import phases as wan
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.phases import VideoWork, what_fits
+from piying.core.wan.phases import VideoWork, fitting, what_fits
 from piying.core.wan.speed import vae_types
 
 GB = 2**30
@@ -387,7 +387,8 @@ def test_what_would_fit_does_fit_and_no_more():
     components, machine = listed_components("wan2.1-vace-14b"), synthetic(6, 32)
     handle = ModelHandle(WAN_VACE)
     assert not video("wan2.1-vace-14b", 1280, 720, machine).fits
-    text = what_fits(components, machine, handle, VideoWork(1280, 720, 81))
+    work = VideoWork(1280, 720, 81)
+    text = what_fits(fitting(components, machine, handle, work), work)
     frames = int(text.split("num_frames ")[1].split(" ")[0])
     assert text.startswith(f"What would fit: num_frames {frames} at 1280×720, or ")
     assert video("wan2.1-vace-14b", 1280, 720, machine, frames).fits
@@ -396,7 +397,7 @@ def test_what_would_fit_does_fit_and_no_more():
     width, height = map(int, size.split("×"))
     assert video("wan2.1-vace-14b", width, height, machine).fits
     assert width * height < 1280 * 720
-    assert "No size or length fits" in what_fits(components, synthetic(1, 32), handle, VideoWork(1280, 720, 81))
+    assert "No size or length fits" in what_fits(fitting(components, synthetic(1, 32), handle, work), work)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 9, 80, 81, 1000])

@@ -264,7 +264,8 @@ def test_every_card_has_a_plan(gigabytes):
 
 def test_what_fits_instead_is_told(tmp_path):
     work = Z_IMAGE.work({"width": 2048, "height": 1024, "cfg": 4.0}, ModelHandle(Z_IMAGE))
-    told = Z_IMAGE.what_fits(listed_components("z-image-turbo-bf16"), synthetic(2, 32), ModelHandle(Z_IMAGE), work)
+    components, handle = listed_components("z-image-turbo-bf16"), ModelHandle(Z_IMAGE)
+    told = Z_IMAGE.what_fits(Z_IMAGE.fitting(components, synthetic(2, 32), handle, work), work)
     width, height = map(int, re.fullmatch(r"What would fit: (\d+)×(\d+)\.", told).groups())
     assert width == 2 * height and width < 2048
 
