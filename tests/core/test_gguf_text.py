@@ -268,20 +268,10 @@ def test_sentencepiece_bpe_gives_the_tokens_of_the_original(tmp_path):
         remove_extra_whitespaces=False,
     )
     original = SentencePieceProcessor(model_file=str(tmp_path / "words.model"))
-    numbers = range(original.vocab_size())
-    kinds = [
-        2 if original.is_unknown(n) else 3 if original.is_control(n) else 6 if original.is_byte(n) else 1
-        for n in numbers
-    ]
     metadata = {
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": [original.id_to_piece(number) for number in numbers],
-        "tokenizer.ggml.scores": [float(original.get_score(number)) for number in numbers],
-        "tokenizer.ggml.token_type": kinds,
+        **gguf_writer.piece_metadata(original),
         "tokenizer.ggml.bos_token_id": original.bos_id(),
-        "tokenizer.ggml.eos_token_id": original.eos_id(),
-        "tokenizer.ggml.unknown_token_id": original.unk_id(),
     }
     inside = tokenizer_in(qwen_file(tmp_path / "x.gguf", qwen("qwen3"), tokenizer=False, **metadata))
     for text in ["the red cat sits", "A small  boat, 3 of them!", "红猫 ünïcode 🦊", "the cat\nsits"]:

@@ -141,24 +141,31 @@ def characters_map(model):
     return next(value for number, value in proto_fields(normalizer) if number == 2)
 
 
-def sentencepiece_metadata(model):
-    """Return what llama.cpp's converter writes of a SentencePiece model."""
-    from sentencepiece import SentencePieceProcessor
-
-    words = SentencePieceProcessor(model_proto=model)
+def piece_metadata(words):
+    """Return what llama.cpp's converter writes of the pieces of every SentencePiece model."""
     numbers = range(words.vocab_size())
     kinds = [
         2 if words.is_unknown(number) else 3 if words.is_control(number) else 6 if words.is_byte(number) else 1
         for number in numbers
     ]
     return {
-        "tokenizer.ggml.model": "t5",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": [words.id_to_piece(number) for number in numbers],
         "tokenizer.ggml.scores": [float(words.get_score(number)) for number in numbers],
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.unknown_token_id": words.unk_id(),
         "tokenizer.ggml.eos_token_id": words.eos_id(),
+    }
+
+
+def sentencepiece_metadata(model):
+    """Return what llama.cpp's converter writes of a SentencePiece model of unigrams."""
+    from sentencepiece import SentencePieceProcessor
+
+    words = SentencePieceProcessor(model_proto=model)
+    return {
+        "tokenizer.ggml.model": "t5",
+        **piece_metadata(words),
         "tokenizer.ggml.padding_token_id": words.pad_id(),
         "tokenizer.ggml.add_space_prefix": True,
         "tokenizer.ggml.remove_extra_whitespaces": True,
