@@ -20,9 +20,10 @@ EMPHASIS = 1.1  # of a pair of brackets without a number
 MOST_WEIGHT = 10.0
 MAX_PROMPT = 100_000  # characters; encoders read some 2,000, and megabytes would be split into tokens for minutes
 SHOWN = 60  # characters of a prompt in a message
-_WEIGHTED = re.compile(r"\([^()]+:\s*[\d.]+\s*\)")
+# Compiled at the first prompt, not at the import of the pack.
+_WEIGHTED = r"\([^()]+:\s*[\d.]+\s*\)"
 # Of other programs: no encoder here knows them.
-_FOREIGN = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>|\bembedding:\S+|\[[^\[\]:]*:[^\[\]:]*:[\d.]+\]")
+_FOREIGN = r"<(?:lora|lyco|hypernet):[^>]*>|\bembedding:\S+|\[[^\[\]:]*:[^\[\]:]*:[\d.]+\]"
 
 
 class Segment(NamedTuple):
@@ -162,9 +163,9 @@ class PromptTokenizer:
             listed = ", ".join(f"{shortened(text.strip())!r} {weight:.3g}" for text, weight in named[:5])
             more = f" and {len(named) - 5} more" if len(named) > 5 else ""
             notes.append(f"{self._encoder}: weights of the prompt: {listed}{more}.")
-        if not self._weighted and (found := _WEIGHTED.search(prompt)):
+        if not self._weighted and (found := re.search(_WEIGHTED, prompt)):
             warnings.append(f"{self._encoder} knows no weights: {found[0]!r} is read as it is written.")
-        if foreign := _FOREIGN.search(prompt):
+        if foreign := re.search(_FOREIGN, prompt):
             hint = " Use Add LoRA." if foreign[0].startswith("<lora") else ""
             warnings.append(f"{self._encoder}: {foreign[0]!r} in the prompt is read as text.{hint}")
         if count > self._room:

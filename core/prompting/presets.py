@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
 from ..files.scan import find_files
-from .language import Language
 
 if TYPE_CHECKING:
     from ..host.base import Host
+    from .language import Language
 
 Preset = Literal[
     "text_to_video",
