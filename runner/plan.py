@@ -3,8 +3,7 @@
 A node class that can tell has a method `plan_memory(**known, linked=names)`: called with the inputs that
 are known before a run, and the names of those that only the run will know. It returns something with
 `to_json()`, a dictionary with `fits`, `peak_vram_gb`, `peak_ram_gb`, `seconds`, `components`, `reasons` and
-`rejected`, and with `to_text()`. Where an input is linked to a node whose class says `RUNS_AT_ONCE`, such
-as a loader or a primitive, that node is run to learn it.
+`rejected`, and with `to_text()`.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import WorkflowError
-from .graph import Graph, Link, Node, execution_order
+from .graph import Graph, Node, execution_order
+from .known_values import UNKNOWN, KnownValues
 
-UNKNOWN = object()
 SIZES = ("width", "height", "num_frames", "steps", "cfg")
 
 
@@ -41,11 +40,11 @@ def plan_graph(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> l
         WorkflowError: there is none.
         PiyingError: a model cannot be planned for.
     """
-    outputs: dict[str, Any] = {}  # of the nodes that were run to learn them, by id
+    values = KnownValues(graph, classes)
     plans = []
     for node in execution_order(graph, roots):
         node_class = classes[node.class_type]
-        known = {name: _value(value, graph, classes, outputs) for name, value in node.inputs.items()}
+        known = values.inputs(node)
         unknown = [name for name, value in known.items() if value is UNKNOWN]
         known = {name: value for name, value in known.items() if value is not UNKNOWN}
         if hasattr(node_class, "plan_memory"):
@@ -53,23 +52,6 @@ def plan_graph(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> l
     if not plans:
         raise WorkflowError("--plan: no node of the workflow can tell what it would need.")
     return plans
-
-
-def _value(value: Any, graph: Graph, classes: Mapping[str, type], outputs: dict[str, Any]) -> Any:
-    """Return an input's value before the run, or UNKNOWN."""
-    if not isinstance(value, Link):
-        return value
-    node = graph[value.source]
-    if node.id not in outputs:
-        outputs[node.id] = UNKNOWN
-        node_class: Any = classes[node.class_type]
-        if getattr(node_class, "RUNS_AT_ONCE", False):
-            inputs = {name: _value(each, graph, classes, outputs) for name, each in node.inputs.items()}
-            # By identity: inputs may be tensors, whose comparison is no truth value.
-            if all(each is not UNKNOWN for each in inputs.values()):
-                outputs[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
-    found = outputs[node.id]
-    return UNKNOWN if found is UNKNOWN else found[value.slot]
 
 
 def as_json(plans: list[NodePlan]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.errors import PiyingError
 from .definitions import (
     NodeType,
     ObjectInfo,
@@ -21,6 +22,7 @@ from .definitions import (
 )
 from .errors import NodeError, UnknownClassesError, UnknownNode, WorkflowError
 from .graph import Graph, Link, Node, execution_order
+from .known_values import KnownValues
 
 log = logging.getLogger("piying")
 
@@ -63,12 +65,28 @@ def validate_graph(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) 
         found = list(_Declarations(graph, info, classes).errors(node, check))
         # The node's own check may rely on values of the right type, so it comes last and only then.
         errors += found or check.errors(node, graph, classes)
-    wrong = {error.node_id for error in errors}
-    roots = [root for root in outputs if not wrong or not wrong & {n.id for n in _dependencies(graph, [root])}]
+    roots = _without(errors, graph, outputs)
     # The search for cycles follows every link, so links to nowhere must have been ruled out.
-    if len(roots) == len(outputs):
+    if roots:
         execution_order(graph, roots)
-    return Validation(roots, errors)
+    refused = list(_refused(graph, roots, classes))
+    return Validation(_without(refused, graph, roots), errors + refused)
+
+
+def _without(errors: Iterable[NodeError], graph: Graph, roots: list[str]) -> list[str]:
+    """Return the roots that depend on no node with an error."""
+    wrong = {error.node_id for error in errors}
+    return [root for root in roots if not wrong or not wrong & {node.id for node in _dependencies(graph, [root])}]
+
+
+def _refused(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> Iterator[NodeError]:
+    """Yield what nodes that run at once say against what comes in by their wires."""
+    values = KnownValues(graph, classes)
+    for node in execution_order(graph, roots):
+        try:
+            values.learn(node)
+        except PiyingError as error:
+            yield _error("custom_validation_failed", node, None, str(error))
 
 
 def check_known(nodes: Iterable[tuple[str, str, str, Iterable[Any]]], info: ObjectInfo) -> None:

@@ -18,7 +18,7 @@ from ..files.gguf_blocks import stored_bytes
 from ..files.json_file import read_json
 from ..files.safetensors_file import read_safetensors_header
 from ..host.base import Host
-from ..lora.catalog import LoraFile, lora_files
+from ..lora.catalog import LoraFile, lora_files, other_width
 from ..planner.phases import Block, Component, InFile, InFp32, StoredWeights
 from ..quantization.policy import NOTHING_CAST, CastRules
 from ..quantization.registry import stored_type, weight_format
@@ -244,7 +244,7 @@ def _listed_in_fp32(entry: Mapping[str, list[int]]) -> tuple[InFp32, ...]:
     return tuple(InFp32(compute, *counts) for compute, counts in sorted(entry.items()))
 
 
-def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile]) -> Mapping[str, Component]:
+def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile], model: str) -> Mapping[str, Component]:
     """Return the components with what the LoRAs keep beside the transformer's weights.
 
     Raises:
@@ -254,7 +254,9 @@ def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile]) -
         return components
     transformer = components[LORA_COMPONENT]
     for lora in loras:
-        _check_width(lora, transformer)
+        widths, hidden = lora.shape.widths, transformer.hidden
+        if lora.shape.blocks and hidden and hidden not in widths:
+            raise other_width(lora.name, lora.shape, model, f"its layers are {hidden} wide, the LoRA's {widths[0]}")
     blocks: Counter[str] = Counter()
     for lora in loras:
         blocks.update(lora.shape.blocks)
@@ -280,14 +282,6 @@ def _heavier(block: Block, numbers: int) -> Block:
     return replace(block, kept=block.kept + numbers)
 
 
-def _check_width(lora: LoraFile, transformer: Component) -> None:
-    if lora.shape.blocks and transformer.hidden and transformer.hidden not in lora.shape.widths:
-        raise PiyingError(
-            f"lora {lora.name!r} is {lora.shape.title} (layers of width {lora.shape.widths[0]}); the chosen model is "
-            f"{transformer.hidden} wide. Choose a LoRA made for this model, or another model."
-        )
-
-
 def wanted_components(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str, Component]]:
     """Return the model's name and its components.
 
@@ -304,7 +298,7 @@ def wanted_components(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str
                 f"model {handle.model!r} is not installed, and the manifest does not say what its parts weigh. "
                 f"Install it first: `python install.py --models {handle.model}`."
             )
-        return handle.model, with_loras(listed, lora_files(handle, host))
+        return handle.model, with_loras(listed, lora_files(handle, host), handle.model)
     found = choose_model(handle, host)
     components = found_components(found, handle.family.rules)
-    return found.name, with_loras(components, lora_files(handle, host))
+    return found.name, with_loras(components, lora_files(handle, host), found.name)

@@ -154,11 +154,13 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
     damaged = [found for found in installed if found.problem]
     complete = [found for found in installed if found.can_run]
     if complete:
-        from ..planner.machine import memory_bytes
-
         with named_together():
             for found in damaged:
                 name_left_out(found.path, found.problem.removeprefix(f"{found.path}: "))
+        if len(complete) == 1:
+            return complete[0]
+        from ..planner.machine import memory_bytes
+
         limit = memory_bytes(host.device())
         fitting = [found for found in complete if found.size <= limit]
         return max(fitting, key=_size) if fitting else min(complete, key=_size)

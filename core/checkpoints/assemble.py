@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import PiyingError
 from ..files.dtypes import all_finite, convert_into, safetensors_names
-from ..files.stored_tensor import PIECE, StoredTensor, TransformedTensor
+from ..files.stored_tensor import PIECE, PLAIN_PIECE, StoredTensor, TransformedTensor
 from ..quantization.base import WeightFormat
 from ..quantization.casting import complete_rules, replace_layer
 from ..quantization.policy import CastRules, held_types
@@ -249,7 +249,7 @@ class _Reader:
         return packed
 
     def _checked(self, tensor: torch.Tensor) -> torch.Tensor:
-        for piece in tensor.view(-1).split(PIECE) if tensor.is_contiguous() else [tensor]:
+        for piece in tensor.view(-1).split(PLAIN_PIECE) if tensor.is_contiguous() else [tensor]:
             self._check(piece)
         return tensor
 

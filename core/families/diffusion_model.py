@@ -97,7 +97,7 @@ class ModelParts:
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of the parts, read from the headers of their files."""
         sizes = found_components(self.found, self.family.rules)
-        return with_loras(sizes, self.loras)
+        return with_loras(sizes, self.loras, self.found.name)
 
     def identity(self, part: str) -> str:
         """Return a text that changes when the files of a part do, or what is put on it."""

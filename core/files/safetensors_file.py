@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..disk_cache import payload_bytes
 from ..errors import PiyingError, file_error
 from .dtypes import NUMBER_TYPES, is_readable, torch_dtype
-from .stored_tensor import PIECE, StoredTensor
+from .stored_tensor import PLAIN_PIECE, StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -248,7 +248,7 @@ class MappedTensor(StoredTensor):
         self._file.prefetch(self._entry)
         size = self.dtype.itemsize
         start = self._entry.start
-        for piece in self.read().reshape(-1).split(PIECE):
+        for piece in self.read().reshape(-1).split(PLAIN_PIECE):
             yield piece
             end = start + piece.numel() * size
             self._file.release(replace(self._entry, start=start, end=end))

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import torch
 
 PIECE = 1 << 18  # numbers worked on at a time: with what is made of them they stay in the processor's cache
+# The same where a piece is only checked and converted: smaller ones take longer to ask for than to convert.
+PLAIN_PIECE = 1 << 20
 
 
 class StoredTensor:
@@ -36,7 +38,7 @@ class StoredTensor:
 
         A piece is to be used up before the next is asked for: its memory may be the next one's, or be given back.
         """
-        yield from self.read().reshape(-1).split(PIECE)
+        yield from self.read().reshape(-1).split(PLAIN_PIECE)
         self.release()
 
     def release(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..main_memory import is_out_of_memory
 from ..quantization.casting import dense_weight, is_linear
 from .additions import Addition, Axis, Kronecker, LowRank, add, take_off
 from .catalog import LoraFile
-from .file import NO_MATRIX, Change, block_of, check_change, hadamard_rank, read_lora, scale_of, stated_scale
+from .file import NO_MATRIX, Change, check_change, hadamard_rank, read_lora, scale_of, stated_scale, unfitting
 from .names import Target
 
 log = logging.getLogger("piying")
@@ -80,22 +79,18 @@ def apply_lora(
     lora = _OneLora(model, parameters, applied, stated_scale(path))
     for change in verdict.changes:
         check_change(change, path, lora.stated_scale)
-    unfitting: dict[str, str] = {}
     try:
+        unfit = unfitting(verdict, lambda name: _size_of(model, name))
+        verdict.placement.left_out.update(unfit)
         for change in verdict.changes:
-            for target in verdict.placement.targets[change.layer]:
-                reason = lora.put_on(change, target)
-                if reason:
-                    unfitting[change.layer] = reason
+            for target in () if change.layer in unfit else verdict.placement.targets[change.layer]:
+                lora.put_on(change, target)
     except (RuntimeError, ValueError, KeyError, IndexError, AttributeError, PiyingError) as error:
         applied.remove()
         if isinstance(error, PiyingError) or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise PiyingError(f"{path}: does not fit a {class_name} of this size ({reason}).") from error
-    verdict.placement.left_out.update(unfitting)
-    if len(unfitting) == len({change.layer for change in verdict.changes}):
-        raise PiyingError(f"{path}: does not fit a {class_name} of this size ({next(iter(unfitting.values()))}).")
     applied.left_out = verdict.left_out
     return applied
 
@@ -109,82 +104,48 @@ class _OneLora:
     applied: AppliedLora
     stated_scale: Callable[[Change[StoredTensor]], float | None]
 
-    def put_on(self, change: Change[StoredTensor], target: Target) -> str:
-        """Apply a change to one of the layers it goes to; return why it is left out, "" where it is on.
-
-        Raises:
-            ValueError: a layer of a block is of another size.
-        """
+    def put_on(self, change: Change[StoredTensor], target: Target) -> None:
+        """Apply a change to one of the layers it goes to; see `file.unfitting` for those it does not fit."""
         name = target.name
-        if name in self.parameters:  # of no layer, such as a modulation table
-            return self._shift_by(change, target, name) if change.kind else ""
-        reason = ""
-        if change.kind:
-            beside = is_linear(self.model.get_submodule(name))
-            reason = self._beside(change, target) if beside else self._shift_by(change, target, f"{name}.weight")
+        is_table = name in self.parameters  # of no layer, such as a modulation table
+        if change.kind and not is_table and is_linear(self.model.get_submodule(name)):
+            self._beside(change, target)
+        elif change.kind:
+            self._shift_by(change, target, name if is_table else f"{name}.weight")
         for role, factor in (("bias", 1.0), ("up_bias", self._scale(change))):
-            if role in change.parts and not reason:
-                difference = target.rows(self._read(change, role).reshape(-1)) * factor
-                reason = self._shift(target, f"{name}.bias", difference)
-        return reason
+            if role in change.parts and not is_table:
+                self._shift(f"{name}.bias", target.rows(self._read(change, role).reshape(-1)) * factor)
 
-    def _beside(self, change: Change[StoredTensor], target: Target) -> str:
+    def _beside(self, change: Change[StoredTensor], target: Target) -> None:
         layer: Any = self.model.get_submodule(target.name)
         addition = self._addition(change, target)
-        shape = (layer.out_features, layer.in_features)
-        if addition.size != shape:
-            return self._of_another_size(target, target.name, shape, addition.size)
         if change.magnitude:
-            reason = self._set_gain(addition, change, target, dense_weight(layer))
-            if reason:
-                return reason
+            self._set_gain(addition, change, target, dense_weight(layer))
         elif not addition.is_anything():
-            return ""  # files of differences name every layer, most of them with zeros
+            return  # files of differences name every layer, most of them with zeros
         add(layer, addition)
         # By name, since casting puts another layer in its place.
         self.applied.undo_with(lambda: take_off(self.model.get_submodule(target.name), addition))
-        return ""
 
-    def _shift_by(self, change: Change[StoredTensor], target: Target, name: str) -> str:
+    def _shift_by(self, change: Change[StoredTensor], target: Target, name: str) -> None:
         """Apply a change to a parameter that is no weight of a Linear layer."""
         if change.kind == "whole":
-            return self._shift(target, name, target.rows(self._read(change, "weight")))
+            self._shift(name, target.rows(self._read(change, "weight")))
+            return
         addition = self._addition(change, target)
         difference, weight = addition.weight(), _loaded(self.model, name)
-        shape = tuple(weight.shape)
-        if addition.size != (shape[0], math.prod(shape[1:])):
-            return self._of_another_size(target, name, shape, addition.size)
         if change.magnitude:
             flat = weight.float().flatten(1)
-            reason = self._set_gain(addition, change, target, flat)
-            if reason or addition.gain is None:
-                return reason
+            self._set_gain(addition, change, target, flat)
+            assert addition.gain is not None  # set in the line before
             gain = addition.gain if addition.axis == "in" else addition.gain[:, None]
             difference = gain * (flat + difference) - flat
-        return self._shift(target, name, difference.view(shape))
+        self._shift(name, difference.view(tuple(weight.shape)))
 
-    def _shift(self, target: Target, name: str, difference: torch.Tensor) -> str:
+    def _shift(self, name: str, difference: torch.Tensor) -> None:
         """Add a difference to a small parameter, in a copy."""
-        owner = self.model.get_submodule(name.rpartition(".")[0])
-        if owner._parameters.get(name.rpartition(".")[2]) is None:
-            return f"with a {name.rpartition('.')[2]} that the layer does not have"
-        shape = tuple(_loaded(self.model, name).shape)
-        if tuple(difference.shape) != shape:
-            return self._of_another_size(target, name, shape, tuple(difference.shape))
         if bool(torch.any(difference)):
             _shift(self.model, name, difference, self.applied)
-        return ""
-
-    def _of_another_size(self, target: Target, name: str, shape: tuple[int, ...], size: tuple[int, ...]) -> str:
-        """Return why a layer outside of blocks is left out: those differ between variants of one model.
-
-        Raises:
-            ValueError: it is one of a block, whose size is the model's own.
-        """
-        words = f"{name} is {' × '.join(map(str, shape))}, the LoRA {' × '.join(map(str, size))}"
-        if block_of(type(self.model).__name__, target.name):
-            raise ValueError(words)
-        return f"of another size: {words}"
 
     def _read(self, change: Change[StoredTensor], role: str) -> torch.Tensor:
         tensor = change.parts[role].read()
@@ -230,20 +191,32 @@ class _OneLora:
             return LowRank(self._kept(target.rows(parts["weight"]).flatten(1)), None, strength)
         return LowRank(self._kept(target.rows(whole * scale)), None, strength)
 
-    def _set_gain(self, addition: Addition, change: Change[StoredTensor], target: Target, weight: torch.Tensor) -> str:
+    def _set_gain(
+        self, addition: Addition, change: Change[StoredTensor], target: Target, weight: torch.Tensor
+    ) -> None:
         """Set the gain of a DoRA: its magnitudes over the norms of the changed weight's rows, or of its columns.
 
         https://arxiv.org/abs/2402.09353; peft's magnitudes are of rows, LyCORIS and OneTrainer have both.
         """
         magnitude = torch.atleast_1d(self._read(change, change.magnitude).float())
         axis: Axis = "out" if change.is_by_rows else "in"
-        if axis == "in" and not target.is_whole:
-            return "a DoRA over the inputs of a joined layer"
         changed = weight + addition.weight()
         norm = changed.norm(dim=1 if axis == "out" else 0)
         magnitude = target.rows(magnitude.reshape(-1, 1)).reshape(-1) if axis == "out" else magnitude.reshape(-1)
         addition.set_gain(torch.where(norm > 0, magnitude / norm, 1.0), axis)
-        return ""
+
+
+def _size_of(model: nn.Module, name: str) -> tuple[int, ...] | None:
+    """Return the shape of a parameter, however it is stored; None where there is none of that name."""
+    place, _, own = name.rpartition(".")
+    try:
+        owner: Any = model.get_submodule(place)
+    except AttributeError:
+        return None
+    if own == "weight" and is_linear(owner):
+        return owner.out_features, owner.in_features
+    parameter = owner._parameters.get(own)
+    return None if parameter is None else tuple(parameter.shape)
 
 
 def _factors(parts: dict[str, torch.Tensor], kind: str, name: str, core: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..catalog.selection import ChosenLora, ModelHandle
+from ..catalog.selection import ChosenLora, ModelHandle, choose_model, model_choices
 from ..download.manifest import ListedModel, listed_models
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT, ModelFamily
@@ -20,6 +20,7 @@ from ..host.base import Host
 
 if TYPE_CHECKING:
     from ..catalog.discovery import SingleFile
+    from ..catalog.installed_model import InstalledModel
     from .file import LoraShape, Summary
 
 
@@ -180,14 +181,52 @@ def with_lora(handle: ModelHandle, name: str, strength: float, host: Host) -> Mo
     """Return a handle with one LoRA more; the same handle for `none` and for a strength of 0.
 
     Raises:
-        PiyingError: there is no such LoRA, it was made for another family, or the strength is no number.
+        PiyingError: there is no such LoRA, it was made for another family or for a model of another size, or the
+            strength is no number.
     """
     check_lora(name, host, handle.family)
     if not isfinite(strength):
         raise PiyingError(f"strength of lora {name!r} is {strength}. Give a number; 1 is what it was made for.")
     if _plain(name) == NONE or strength == 0:
         return handle
+    if not (host.memory_rules().imagined and handle.model not in model_choices(handle.family, host)):
+        path = _chosen(_plain(name), _found(host), host, handle.family)
+        _check_fit(path, _plain(name), choose_model(handle, host))
     return replace(handle, loras=(*handle.loras, ChosenLora(_plain(name), strength)))
+
+
+def _check_fit(path: Path, name: str, model: InstalledModel) -> None:
+    """Accept a LoRA of the size of a model, as far as headers tell.
+
+    Raises:
+        PiyingError: it is of another size, or a file of the model is damaged.
+    """
+    from ..checkpoints.components import find_component
+    from ..checkpoints.fitness import described_tensors
+    from ..files.open import read_header
+    from .file import judge, unfitting
+
+    component = find_component(LORA_COMPONENT, model.place(LORA_COMPONENT))
+    described = described_tensors(component.class_name, component.config)
+    if described is None:
+        return  # of a class whose tensors nothing tells before it is made
+    sizes = {**described.needed, **described.optional}
+    present = sizes.keys() | {name.rpartition(".")[0] for name in sizes}
+    verdict = judge(read_header(path).entries, component.class_name, present)
+    if verdict.reason:
+        raise PiyingError(f"lora {name!r} cannot be used with model {model.name}: {verdict.reason}")
+    try:
+        unfitting(verdict, sizes.get)
+    except ValueError as error:
+        raise other_width(name, verdict.shape, model.name, str(error)) from error
+
+
+def other_width(name: str, shape: LoraShape, model: str, why: str) -> PiyingError:
+    """Return what to raise where a LoRA is of another size than a model."""
+    return PiyingError(
+        f"lora {name!r} is {shape.title}; it does not fit model {model} ({why}). "
+        "Choose a LoRA made for this model, or another model."
+    )
 
 
 def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:

@@ -380,6 +380,78 @@ def _nothing_placed(left_out: Mapping[str, str], nowhere: str) -> str:
     return f"{count} of its {count} layers are {nowhere}, {first} first. It was made for another model; {CHOOSE}"
 
 
+# Judged by the sizes of a model
+
+SizeOf = Callable[[str], tuple[int, ...] | None]
+
+
+def unfitting(verdict: Verdict[Tensor], size_of: SizeOf) -> dict[str, str]:
+    """Return why layers of a file are left out of a model of these sizes, by their names in the file.
+
+    Variants of one model differ outside of blocks: such a layer is left out where it does not fit. Inside of them
+    the size is the model's own.
+
+    Args:
+        verdict: on the file, for the model's class.
+        size_of: the shape of a parameter, of a Linear layer's weight [out, in] however it is stored; None where
+            the model has none of that name.
+
+    Raises:
+        ValueError: a layer in a block is of another size, or no layer fits; the text says which.
+    """
+    found: dict[str, str] = {}
+    for change in verdict.changes:
+        targets = verdict.placement.targets[change.layer]
+        for target in targets:
+            why = _misfit(change, target, len(targets), size_of)
+            if why.startswith(OF_ANOTHER_SIZE) and block_of(verdict.class_name, target.name):
+                raise ValueError(why.removeprefix(OF_ANOTHER_SIZE))
+            if why:
+                found[change.layer] = why
+    if found and len(found) == len({change.layer for change in verdict.changes}):
+        raise ValueError(next(iter(found.values())).removeprefix(OF_ANOTHER_SIZE))
+    return found
+
+
+OF_ANOTHER_SIZE = "of another size: "
+
+
+def _misfit(change: Change[Tensor], target: Target, count: int, size_of: SizeOf) -> str:
+    """Return why a change cannot go to one of `count` layers that share its rows; "" where it can."""
+
+    def share(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0] // count, *shape[1:]) if shape and shape[0] % count == 0 else shape
+
+    def matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return *shape[:1], math.prod(shape[1:])
+
+    table = size_of(target.name)  # a parameter of no layer, such as a modulation table
+    weight = size_of(f"{target.name}.weight") if table is None else table
+    if change.kind:
+        if weight is None:
+            return "with a weight that the layer does not have"
+        if change.magnitude and not change.is_by_rows and not target.is_whole:
+            return "a DoRA over the inputs of a joined layer"
+        own = share(tuple(change.parts["weight"].shape) if change.kind == "whole" else change.size)
+        # Factors make a matrix, and a difference of a Linear layer may be stored as that of a convolution of size 1.
+        as_matrix = change.kind != "whole" or len(weight) == 2
+        if (matrix(own) != matrix(weight)) if as_matrix else (own != weight):
+            return _other_size(target.name if table or len(weight) == 2 else f"{target.name}.weight", weight, own)
+    biases = [math.prod(change.parts[role].shape) for role in ("bias", "up_bias") if role in change.parts]
+    if not biases or table is not None:
+        return ""
+    bias = size_of(f"{target.name}.bias")
+    if bias is None:
+        return "with a bias that the layer does not have"
+    other = next((own for length in biases if (own := share((length,))) != bias), None)
+    return _other_size(f"{target.name}.bias", bias, other) if other else ""
+
+
+def _other_size(name: str, shape: tuple[int, ...], own: tuple[int, ...]) -> str:
+    model, lora = (" × ".join(map(str, sides)) for sides in (shape, own))
+    return f"{OF_ANOTHER_SIZE}{name} is {model}, the LoRA {lora}"
+
+
 # Read
 
 

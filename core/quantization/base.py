@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
-from ..files.stored_tensor import PIECE
+from ..files.stored_tensor import PLAIN_PIECE
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +122,7 @@ class WeightFormat(ABC):
     def numbers(self, packed: Packed) -> Iterator[torch.Tensor]:
         """Yield all numbers of a layer that may be infinite or none, in pieces."""
         for tensor in packed.values():
-            yield from tensor.view(-1).split(PIECE) if tensor.is_contiguous() else [tensor]
+            yield from tensor.view(-1).split(PLAIN_PIECE) if tensor.is_contiguous() else [tensor]
 
     def sample(self, weight: torch.Tensor) -> Packed:
         """Return the tensors of a layer of that size, to measure how fast it is unpacked."""

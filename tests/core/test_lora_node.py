@@ -208,7 +208,7 @@ def test_a_lora_for_a_model_of_another_size_is_refused_before_anything_is_read(h
     write(tmp_path / "loras" / "big.safetensors", {"blocks.0.attn1.to_q": (5120, 5120)})
     monkeypatch.setattr(load, "load_component", None)
     with pytest.raises(
-        PiyingError, match=r"'big.safetensors' is a LoRA for Wan 14B, rank 4 .*the chosen model is \d+"
+        PiyingError, match=r"'big.safetensors' is a LoRA for Wan 14B, rank 4; it does not fit model built-in"
     ):
         sample(add(HANDLE, "big.safetensors"), REQUEST, host)
     with pytest.raises(PiyingError, match="Choose a LoRA made for this model"):
@@ -467,3 +467,22 @@ def test_a_workflow_of_the_runner(host, layers, tmp_path):
         session.close()
     assert record["loras"] == [{"name": "a.safetensors", "strength": 1.0}]
     assert (record["cfg"], record["shift"]) == (5.0, 16.0)
+
+
+def test_a_lora_of_another_size_is_refused_at_its_node(host, tmp_path, layers):
+    write(tmp_path / "loras" / "wide.safetensors", {name: (2 * out, 2 * into) for name, (out, into) in layers.items()})
+    with pytest.raises(PiyingError, match=r"fit model built-in \(.* is 96 × .*, the LoRA 192 × "):
+        add(HANDLE, "wide.safetensors")
+    assert add(HANDLE, "wide.safetensors", 0.0) == HANDLE  # not used
+    assert loras.lora_choices(host, WAN_VACE) == ["none", "wide.safetensors"]  # another model may take it
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_the_node_accepts_is_what_the_model_takes(host, tmp_path, layers, outside):
+    """Variants of one model differ outside of blocks: such a layer alone is left out."""
+    wanted = {**layers, "patch_embedding": (7, 7)} if outside else layers
+    write(tmp_path / "loras" / "good.safetensors", wanted)
+    handle = add(HANDLE, "good.safetensors")
+    [file] = loras.lora_files(handle, host)
+    module = load_component("transformer", load_model(HANDLE, host).parts.found.place("transformer"))
+    assert ("patch_embedding" in apply_lora(module, file.path).left_out) == outside
