@@ -51,8 +51,8 @@ class UnknownClassesError(WorkflowError):
         if len(by_class) > MAX_LISTED:
             lines.append(f"and {len(by_class) - MAX_LISTED} more classes")
         text = (
-            "The runner knows Piying's nodes and the ComfyUI core nodes that its workflows use. Packs are loaded with "
-            "--custom-nodes DIR, and --comfyui DIR is the ComfyUI checkout that they may need."
+            "Known are Piying's nodes, the ComfyUI core nodes that its workflows use, the packs of --custom-nodes "
+            "DIR, and all core nodes of the ComfyUI checkout of --comfyui DIR, which packs may need."
         )
         if any(node.instead for node in nodes):
             text += " --convert-to-piying FILE writes a workflow of the nodes named above, where it can."

@@ -434,9 +434,11 @@ def test_those_of_the_manifest_are_known_by_name():
 
 
 def test_a_workflow_of_the_runner(host, layers, tmp_path):
+    from piying.runner.errors import InvalidGraph
     from piying.runner.session import Session
 
     write(tmp_path / "loras" / "a.safetensors", layers)
+    write(tmp_path / "loras" / "wide.safetensors", {name: (2 * out, 2 * into) for name, (out, into) in layers.items()})
     graph = {
         "1": {"class_type": "PiyingLoadWanVACE", "inputs": {"model": "built-in", "precision": "auto"}},
         "2": {"class_type": "PiyingLoRA", "inputs": {"model": ["1", 0], "lora": "a.safetensors", "strength": 1.0}},
@@ -462,6 +464,8 @@ def test_a_workflow_of_the_runner(host, layers, tmp_path):
         checked, roots, _ = session.check(session.prepare(graph))
         (plan,) = session.plan(checked, roots)
         assert plan.unknown == []
+        with pytest.raises(InvalidGraph, match=r"^Add LoRA \(node 2\): lora 'wide.safetensors' .* does not fit model"):
+            session.check(session.prepare(graph, set={"2.lora": "wide.safetensors"}))
         record = session.run(graph).results["3"].ui["piying"][0]
     finally:
         session.close()
