@@ -111,6 +111,15 @@ class WeightFormat(ABC):
 
         return takes_scale(weight, scale)
 
+    def why_unreadable(self, declared: Mapping[str, Any], shape: Sequence[int]) -> str:
+        """Return why a weight cannot be read as its file declares it, as what it is; "" where it can.
+
+        Args:
+            declared: what the file says of the layer, its `format` among it.
+            shape: of the weight.
+        """
+        return ""
+
     @abstractmethod
     def holds(self, stored: StoredTensor) -> bool:
         """Return whether a joined tensor of a file is in this format."""
