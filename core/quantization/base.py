@@ -94,11 +94,14 @@ class WeightFormat(ABC):
         """
         return None
 
-    def joined(self, weight: StoredTensor, beside: Mapping[str, StoredTensor]) -> StoredTensor:
+    def joined(
+        self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
+    ) -> StoredTensor:
         """Return a weight of a file together with the tensors beside it that describe it.
 
         Args:
             beside: by the last parts of their names; others than this format's are passed over.
+            declared: what the file says of the layer; empty where it says nothing.
         """
         from .scaled_tensor import ScaledTensor
 

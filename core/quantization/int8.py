@@ -50,14 +50,14 @@ class Int8(WeightFormat):
             return ""
         return f"rotated in groups of {str(group)[:20]} inputs; groups are a power of 4 that divides {list(shape)[1:]}"
 
-    def joined(self, weight: StoredTensor, beside: Mapping[str, StoredTensor]) -> StoredTensor:
+    def joined(
+        self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
+    ) -> StoredTensor:
         """Return a weight with its scale and the size of its rotated groups."""
         from .int8_linear import RotatedTensor
         from .scaled_tensor import ScaledTensor
-        from .stored_formats import declaration
 
-        found = super().joined(weight, beside)
-        declared = declaration(beside)
+        found = super().joined(weight, beside, declared)
         if isinstance(found, ScaledTensor) and declared.get("convrot"):
             return RotatedTensor(found.values, found.scale, declared.get("convrot_groupsize", GROUP))
         return found

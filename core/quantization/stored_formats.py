@@ -50,7 +50,9 @@ def join_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
             # Weights of a plain type may have a scale too.
             formats = [one for one in FORMATS.values() if described_by.keys() & set(one.scales)]
             chosen = recognised_format(name, types) or next(iter(formats), None)
-            found[name] = chosen.joined(found[name], described_by) if chosen else found[name]
+            found[name] = (
+                chosen.joined(found[name], described_by, _declaration(described_by)) if chosen else found[name]
+            )
     return found
 
 
@@ -167,7 +169,7 @@ def declared_in_text(text: str) -> dict[str, dict[str, Any]]:
     return {layer: _declared(value) for layer, value in layers.items()} if isinstance(layers, dict) else {}
 
 
-def declaration(beside: Mapping[str, StoredTensor]) -> dict[str, Any]:
+def _declaration(beside: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """Return what the tensors beside a weight declare of it, by the last parts of their names; empty for nothing."""
     stored = beside.get(DECLARATION)
     return {} if stored is None else _declared(bytes(stored.read().flatten().tolist()))
