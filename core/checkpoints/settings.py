@@ -154,6 +154,7 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
         r"num_(hidden_layers|encoder_blocks|channels)|((decoder|fusion|head|reassemble)_)?hidden_size|vocab_size|d_\w+",
         (SIZE,),
     ),
+    (r"(image|patch)_size|num_attention_heads", (SIZE, list_of(SIZE), NULL)),
     (r"scale_factor_(temporal|spatial)|norm_num_groups|max_position_embeddings", (SIZE,)),
 )
 PATTERNS = tuple((re.compile(pattern), kinds) for pattern, kinds in RULES)
