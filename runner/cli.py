@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError, escaped
+from ..core.main_memory import is_out_of_memory, shortage
 from ..core.process import (
     CANCELLED,
     DONE,
@@ -222,8 +223,9 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
         text = "stopped; no unfinished file is left."
     elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
-        kind = type(error.cause).__name__
-        text = f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
+        kind = f"{type(error.cause).__name__}: {error.cause}."
+        said = shortage(error.cause) if is_out_of_memory(error.cause) else kind
+        text = f"{error.node}: {said} Run with --verbose for the traceback."
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         traceback.print_exception(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.errors import PiyingError
 from .graph import Graph, Link, Node
 
 UNKNOWN = object()
@@ -43,6 +44,14 @@ class KnownValues:
             # By identity: inputs may be tensors, whose comparison is no truth value.
             if all(each is not UNKNOWN for each in inputs.values()):
                 self._outputs[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
+
+    def refusal(self, node: Node) -> str | None:
+        """Return what a node says against its inputs where it can be run to learn that; None where nothing."""
+        try:
+            self.learn(node)
+        except PiyingError as error:
+            return str(error)
+        return None
 
     def _value(self, value: Any) -> Any:
         if not isinstance(value, Link):

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.errors import PiyingError
 from .definitions import (
     NodeType,
     ObjectInfo,
@@ -83,10 +82,9 @@ def _refused(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> Ite
     """Yield what nodes that run at once say against what comes in by their wires."""
     values = KnownValues(graph, classes)
     for node in execution_order(graph, roots):
-        try:
-            values.learn(node)
-        except PiyingError as error:
-            yield _error("custom_validation_failed", node, None, str(error))
+        refusal = values.refusal(node)
+        if refusal is not None:
+            yield _error("custom_validation_failed", node, None, refusal)
 
 
 def check_known(nodes: Iterable[tuple[str, str, str, Iterable[Any]]], info: ObjectInfo) -> None:

@@ -340,6 +340,33 @@ def test_what_a_pack_lacks(command, write, packs, tmp_path, code, words):
         session.run({"1": node("OtherNode"), "2": preview("1")})
 
 
+HUNGRY = """
+class Hungry:
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "run", "test", True
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING", {})}})
+
+    def run(self, text):
+        raise (OSError if text.startswith("[Errno") else ImportError)(text)
+
+NODE_CLASS_MAPPINGS = {"Hungry": Hungry}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[Errno 12] Cannot allocate memory", "Hungry (node 1): memory ran out ([Errno 12] Cannot allocate memory)."),
+        ("libQt5Core.so.5: failed to map segment from shared object", "Hungry (node 1): memory ran out (libQt5Core."),
+        ("No module named 'x'", "Hungry (node 1): ImportError: No module named 'x'. Run with"),
+    ],
+)
+def test_memory_that_runs_out_in_a_node_is_told_as_such(command, write, packs, text, words):
+    """It may run out where no plan holds: while a library is imported, or a file is mapped."""
+    ran = command(write({"1": node("Hungry", text=text)}), "--custom-nodes", packs("hungry", __init__=HUNGRY))
+    assert ran.returncode == 1
+    assert words in ran.stderr
+
+
 def fake_checkout(folder):
     """A ComfyUI whose requirements are not met: what this Python has decides nothing."""
     for name in ("comfy/__init__", "comfy/cli_args", "utils/__init__", "utils/extra_config", "execution"):
