@@ -306,11 +306,12 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
             _name_refused(session, workflow, info, display)
             return DONE
         graph, roots, errors = session.check(workflow, options.partial, own)
-        if options.check:
-            display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
-            return DONE
         for error in errors:
             display.message(f"left out: {error}", "WARNING")
+        if options.check:
+            found = "the outputs that are not left out can run" if errors else "nothing wrong"
+            display.message(f"{options.workflow}: {len(graph)} nodes, {found}.", "INFO")
+            return WRONG if errors else DONE
         _check_installed()
         if options.plan:
             plans = session.plan(graph, roots)
