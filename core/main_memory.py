@@ -94,6 +94,16 @@ def is_memory_short(error: BaseException) -> bool:
     return int(tried[1]) < MODEST if tried else isinstance(error, OSError) or available_bytes() < MODEST
 
 
+def shortage(error: BaseException) -> str:
+    """Return for people that memory ran out with an exception, what limits it here, and what to do."""
+    said = str(error).strip().partition("\n")[0] or type(error).__name__
+    tight = [limit for limit in memory_limits() if limit.free < MODEST]
+    if not tight:
+        return f"memory ran out ({said}). Choose a smaller size or model, or close other programs."
+    limits = " and ".join(f"{limit.total / 2**30:.1f} GB by {limit.source}" for limit in tight)
+    return f"memory ran out ({said}). It is limited to {limits}: raise the limit, or run outside it."
+
+
 def memory_limits(root: Path = SYSTEM) -> list[MemoryLimit]:
     """Return the limits that are set for this process below what the machine has, none where there are none.
 

@@ -109,5 +109,7 @@ def check(name: str, spec: Any, value: Any) -> None:
     elif kind == "BOOLEAN":
         if not isinstance(value, bool):
             raise PiyingError(f"{name} is neither true nor false.")
+    elif isinstance(kind, str) and kind not in ("STRING", "COMBO"):
+        raise PiyingError(f"{name} takes {kind}, which another node gives.")
     elif not isinstance(value, str) or len(value) > MAX_TEXT:
         raise PiyingError(f"{name} is no text of up to {MAX_TEXT} characters.")

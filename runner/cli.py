@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError, escaped
+from ..core.main_memory import is_out_of_memory, shortage
 from ..core.process import (
     CANCELLED,
     DONE,
@@ -222,8 +223,9 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
         text = "stopped; no unfinished file is left."
     elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
-        kind = type(error.cause).__name__
-        text = f"{error.node}: {kind}: {error.cause}. Run with --verbose for the traceback."
+        kind = f"{type(error.cause).__name__}: {error.cause}."
+        said = shortage(error.cause) if is_out_of_memory(error.cause) else kind
+        text = f"{error.node}: {said} Run with --verbose for the traceback."
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         traceback.print_exception(error)
@@ -304,11 +306,12 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
             _name_refused(session, workflow, info, display)
             return DONE
         graph, roots, errors = session.check(workflow, options.partial, own)
-        if options.check:
-            display.message(f"{options.workflow}: {len(graph)} nodes, nothing wrong.", "INFO")
-            return DONE
         for error in errors:
             display.message(f"left out: {error}", "WARNING")
+        if options.check:
+            found = "the outputs that are not left out can run" if errors else "nothing wrong"
+            display.message(f"{options.workflow}: {len(graph)} nodes, {found}.", "INFO")
+            return WRONG if errors else DONE
         _check_installed()
         if options.plan:
             plans = session.plan(graph, roots)

@@ -8,41 +8,71 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.errors import PiyingError
+from .calls import check_ranges
+from .definitions import NodeType, ObjectInfo
+from .errors import NodeMisused
 from .graph import Graph, Link, Node
 
 UNKNOWN = object()
 
 
 class KnownValues:
-    """What the inputs of a graph's nodes are, where it is known; each node is run once."""
+    """What the inputs of a graph's nodes are, where it is known; each node is run once.
 
-    def __init__(self, graph: Graph, classes: Mapping[str, type]) -> None:
-        self._graph, self._classes = graph, classes
+    Args:
+        graph: without cycles.
+        classes: of its nodes.
+        info: what they declare, where they have been asked already.
+    """
+
+    def __init__(self, graph: Graph, classes: Mapping[str, type], info: ObjectInfo | None = None) -> None:
+        self._graph, self._classes, self._info = graph, classes, info
+        self._types: dict[str, NodeType] = {}
         self._outputs: dict[str, Any] = {}  # of the nodes that were run, by id
 
     def inputs(self, node: Node) -> dict[str, Any]:
-        """Return the inputs of a node, those that only the run will know as UNKNOWN.
+        """Return the inputs that a node is given, those that only the run will know as UNKNOWN.
+
+        Files hold more than a class declares, such as previews and values of widgets that it had once.
 
         Raises:
-            PiyingError: a node before it refuses its inputs.
+            NodeMisused: a number that arrives by link is out of the range that the input declares, or a node before
+                it refuses its inputs.
         """
-        return {name: self._value(value) for name, value in node.inputs.items()}
+        values = {name: self._value(value) for name, value in node.inputs.items()}
+        options = {name: self._type(node).options(node, name) for name in values}
+        linked = {name: [values[name]] for name, _ in node.links() if not (options[name] or {}).get("lazy")}
+        check_ranges(linked, options)
+        return {name: value for name, value in values.items() if options[name] is not None}
 
     def learn(self, node: Node) -> None:
         """Run a node whose class allows it and whose inputs are known; others are unknown, as those that raised.
 
         Raises:
-            PiyingError: it, or a node before it, refuses its inputs.
+            NodeMisused: it refuses its inputs; see `inputs`.
         """
         if node.id in self._outputs:
             return
         self._outputs[node.id] = UNKNOWN
         node_class: Any = self._classes[node.class_type]
-        if getattr(node_class, "RUNS_AT_ONCE", False):
-            inputs = self.inputs(node)
-            # By identity: inputs may be tensors, whose comparison is no truth value.
-            if all(each is not UNKNOWN for each in inputs.values()):
+        runs = getattr(node_class, "RUNS_AT_ONCE", False)
+        # By identity: inputs may be tensors, whose comparison is no truth value.
+        if not runs and all(self._value(link) is UNKNOWN for _, link in node.links()):
+            return
+        inputs = self.inputs(node)
+        if runs and all(each is not UNKNOWN for each in inputs.values()):
+            try:
                 self._outputs[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
+            except PiyingError as error:
+                raise NodeMisused(str(error)) from error
+
+    def _type(self, node: Node) -> NodeType:
+        name = node.class_type
+        if name not in self._types:
+            declared = None if self._info is None else self._info[name]["input"]
+            self._types[name] = NodeType(self._classes[name], declared)
+        return self._types[name]
 
     def _value(self, value: Any) -> Any:
         if not isinstance(value, Link):

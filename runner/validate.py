@@ -8,9 +8,9 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from ..core.errors import PiyingError
 from .definitions import (
     NodeType,
     ObjectInfo,
@@ -20,15 +20,17 @@ from .definitions import (
     live_groups,
     replacements,
 )
-from .errors import NodeError, UnknownClassesError, UnknownNode, WorkflowError
+from .errors import NodeError, NodeMisused, UnknownClassesError, UnknownNode, WorkflowError
 from .graph import Graph, Link, Node, execution_order
 from .known_values import KnownValues
+from .ui_widgets import WIDGET_TYPES
 
 log = logging.getLogger("piying")
 
 NUMBERS = {"INT": int, "FLOAT": float}
 # V3's second one is of the type of another input, which only the page keeps track of.
 ANY_TYPE = ("*", "COMFY_MATCHTYPE_V3")
+VALUED = frozenset({"default", "widgetType"})  # options of inputs that have a widget
 MAX_INT = 2**64 - 1  # ComfyUI's largest seed
 MAX_CHOICES_LISTED = 20
 MAX_NAME = 200
@@ -69,7 +71,7 @@ def validate_graph(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) 
     # The search for cycles follows every link, so links to nowhere must have been ruled out.
     if roots:
         execution_order(graph, roots)
-    refused = list(_refused(graph, roots, classes))
+    refused = list(_refused(KnownValues(graph, classes, info), execution_order(graph, roots)))
     return Validation(_without(refused, graph, roots), errors + refused)
 
 
@@ -79,14 +81,15 @@ def _without(errors: Iterable[NodeError], graph: Graph, roots: list[str]) -> lis
     return [root for root in roots if not wrong or not wrong & {node.id for node in _dependencies(graph, [root])}]
 
 
-def _refused(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> Iterator[NodeError]:
-    """Yield what nodes that run at once say against what comes in by their wires."""
-    values = KnownValues(graph, classes)
-    for node in execution_order(graph, roots):
+def _refused(values: KnownValues, nodes: Iterable[Node]) -> Iterator[NodeError]:
+    """Yield what is wrong with what comes in by the wires of nodes, as far as it is known before a run."""
+    for node in nodes:
         try:
             values.learn(node)
-        except PiyingError as error:
+        except NodeMisused as error:
             yield _error("custom_validation_failed", node, None, str(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - node code is anybody's and may raise anything
+            yield _error("exception_during_validation", node, None, f"{type(error).__name__}: {error}")
 
 
 def check_known(nodes: Iterable[tuple[str, str, str, Iterable[Any]]], info: ObjectInfo) -> None:
@@ -157,9 +160,26 @@ class _Declarations:
                     yield _error("required_input_missing", node, name, f"the input {name} is missing. {wanted}")
             elif isinstance(node.inputs[name], Link):
                 yield from self._link_errors(node, name, None if check.takes_types else kind)
+            elif self._is_socket(kind, options) and (required or node.inputs[name] is not None):
+                message = f"{name} is {node.inputs[name]!r}, which is no {kind}. Connect a {kind} to it."
+                yield _error("invalid_input_type", node, name, message)
             else:
                 yield from _literal_errors(node, name, kind, options=options, own_check=check.covers(name))
         yield from self._undeclared_errors(node, check, groups, list(declared))
+
+    def _is_socket(self, kind: Any, options: dict[str, Any]) -> bool:
+        """Return whether values of a type come from other nodes alone.
+
+        Extensions of the browser make widgets of types of their own; what such an input declares has a default.
+        """
+        # Of a plain str alone: packs make types that are equal to all.
+        return type(kind) is str and kind in self._given and kind not in WIDGET_TYPES and not options.keys() & VALUED
+
+    @cached_property
+    def _given(self) -> frozenset[str]:
+        """The types that nodes give which are known here, without those that fit any input."""
+        given = (kind for each in self.info.values() for kind in each.get("output", ()) if type(kind) is str)
+        return frozenset(given) - set(ANY_TYPE)
 
     def _undeclared_errors(
         self, node: Node, check: _OwnCheck, groups: Mapping[str, Any], declared: list[str]

@@ -131,11 +131,16 @@ def _meant(installed: list[InstalledModel], name: str) -> InstalledModel | None:
     return pairs[0] if pairs else None
 
 
-def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
+def choose_model(handle: ModelHandle, host: Host, *, quiet: bool = False) -> InstalledModel:
     """Return the model a handle stands for.
 
     `auto` takes the largest installed model whose weights fit the memory of the device, and the
-    smallest where none does; without any, the built-in one, and says so.
+    smallest where none does; without any, the built-in one, and says so in the log.
+
+    Args:
+        handle: from a loader node.
+        host: where models are.
+        quiet: whether the built-in one is taken without a word: what loads the model says it.
 
     Raises:
         PiyingError: the handle names a model that is not installed or cannot be used; or it is auto, and all that are
@@ -178,9 +183,10 @@ def choose_model(handle: ModelHandle, host: Host) -> InstalledModel:
         raise PiyingError(
             f"model is auto, and no {family.title} model is installed.{lacking} Fetch one with {fetching}"
         )
-    log.warning(
-        "No %s model is installed: using the built-in toy model. For a real one run %s", family.title, fetching
-    )
+    if not quiet:
+        log.warning(
+            "No %s model is installed: using the built-in toy model. For a real one run %s", family.title, fetching
+        )
     return built_in(family.key)
 
 

@@ -36,6 +36,22 @@ SPACE = "▁"  # SentencePiece's mark of a space before a word
 PAD, END = 0, 1  # of T5, mT5 and UMT5
 
 
+def tokenized(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
+    """Return what a tokenizer of a models folder makes of texts; for the options see its call.
+
+    Raises:
+        PiyingError: it is broken.
+    """
+    try:
+        return tokenizer(texts, **options)
+    except BaseException as error:
+        # A panic of the tokenizers package, as over a pattern without end, is no Exception, and cannot be imported.
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise PiyingError(f"The model's tokenizer is broken ({reason}). Fetch it again.") from error
+
+
 class SentencePieceTokenizer:
     """What the pipelines of diffusers ask of a T5 tokenizer, on SentencePiece alone."""
 

@@ -129,6 +129,8 @@ class PromptTokenizer:
         import torch
         from transformers import BatchEncoding
 
+        from ..checkpoints.tokenizers import tokenized
+
         prompt = text if isinstance(text, str) else text[0]
         require_length(prompt)
         segments = weighted_segments(prompt) if self._weighted else [Segment(prompt, 1.0)]
@@ -136,7 +138,7 @@ class PromptTokenizer:
         if all(weight == 1 for _, weight in segments):
             plain = "".join(piece.text for piece in segments)
             whole = {"padding": padding, **options, "truncation": True, "max_length": self._room}
-            return self._tokenizer([plain], **whole)
+            return tokenized(self._tokenizer, [plain], **whole)
         tokens = self.reading.tokens
         absent = self._room - len(tokens) if padding == "max_length" else 0
         ids = torch.tensor([tokens + [self._tokenizer.pad_token_id] * absent])
@@ -179,8 +181,10 @@ class PromptTokenizer:
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return all tokens of a text, however many, and the characters that each is of: none for marks."""
+        from ..checkpoints.tokenizers import tokenized
+
         whole = {"padding": False, "truncation": False, "verbose": False}
-        found = self._tokenizer([text], return_offsets_mapping=self._has_places, **whole)
+        found = tokenized(self._tokenizer, [text], return_offsets_mapping=self._has_places, **whole)
         tokens = list(map(int, found["input_ids"][0]))
         return tokens, found["offset_mapping"][0] if self._has_places else [(0, 0)] * len(tokens)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,8 @@ def apply_lora(
     """
     path, class_name = Path(path), type(model).__name__
     parameters = frozenset(name for name, _ in model.named_parameters())
-    verdict = read_lora(path, class_name, parameters | {name for name, _ in model.named_modules()})
+    layers = {name for name, module in model.named_modules() if is_linear(module) or any(_own(module))}
+    verdict = read_lora(path, class_name, parameters | layers)
     applied = AppliedLora(path, scale, dtype)
     lora = _OneLora(model, parameters, applied, stated_scale(path))
     for change in verdict.changes:
@@ -129,13 +130,13 @@ class _OneLora:
 
     def _shift_by(self, change: Change[StoredTensor], target: Target, name: str) -> None:
         """Apply a change to a parameter that is no weight of a Linear layer."""
-        if change.kind == "whole":
+        if change.kind == "whole" and not change.magnitude:
             self._shift(name, target.rows(self._read(change, "weight")))
             return
         addition = self._addition(change, target)
         difference, weight = addition.weight(), _loaded(self.model, name)
         if change.magnitude:
-            flat = weight.float().flatten(1)
+            flat = _matrix(weight.float())
             self._set_gain(addition, change, target, flat)
             assert addition.gain is not None  # set in the line before
             gain = addition.gain if addition.axis == "in" else addition.gain[:, None]
@@ -188,7 +189,7 @@ class _OneLora:
                 return Kronecker(self._kept(left * scale), self._kept(right), strength)
             whole = torch.kron(left, right)
         else:
-            return LowRank(self._kept(target.rows(parts["weight"]).flatten(1)), None, strength)
+            return LowRank(self._kept(_matrix(target.rows(parts["weight"]))), None, strength)
         return LowRank(self._kept(target.rows(whole * scale)), None, strength)
 
     def _set_gain(
@@ -206,6 +207,11 @@ class _OneLora:
         addition.set_gain(torch.where(norm > 0, magnitude / norm, 1.0), axis)
 
 
+def _own(module: nn.Module) -> Iterator[bool]:
+    """Yield whether each parameter that a module may have of its own is there: a norm may be without any."""
+    return (parameter is not None for parameter in module._parameters.values())
+
+
 def _size_of(model: nn.Module, name: str) -> tuple[int, ...] | None:
     """Return the shape of a parameter, however it is stored; None where there is none of that name."""
     place, _, own = name.rpartition(".")
@@ -217,6 +223,11 @@ def _size_of(model: nn.Module, name: str) -> tuple[int, ...] | None:
         return owner.out_features, owner.in_features
     parameter = owner._parameters.get(own)
     return None if parameter is None else tuple(parameter.shape)
+
+
+def _matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor by its rows; those of a vector, such as a norm's weight, have one number each."""
+    return tensor.reshape(len(tensor), -1)
 
 
 def _factors(parts: dict[str, torch.Tensor], kind: str, name: str, core: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -191,7 +191,7 @@ def with_lora(handle: ModelHandle, name: str, strength: float, host: Host) -> Mo
         return handle
     if not (host.memory_rules().imagined and handle.model not in model_choices(handle.family, host)):
         path = _chosen(_plain(name), _found(host), host, handle.family)
-        _check_fit(path, _plain(name), choose_model(handle, host))
+        _check_fit(path, _plain(name), choose_model(handle, host, quiet=True))
     return replace(handle, loras=(*handle.loras, ChosenLora(_plain(name), strength)))
 
 

@@ -438,9 +438,9 @@ def _misfit(change: Change[Tensor], target: Target, count: int, size_of: SizeOf)
         if (matrix(own) != matrix(weight)) if as_matrix else (own != weight):
             return _other_size(target.name if table or len(weight) == 2 else f"{target.name}.weight", weight, own)
     biases = [math.prod(change.parts[role].shape) for role in ("bias", "up_bias") if role in change.parts]
-    if not biases or table is not None:
+    if not biases:
         return ""
-    bias = size_of(f"{target.name}.bias")
+    bias = None if table is not None else size_of(f"{target.name}.bias")
     if bias is None:
         return "with a bias that the layer does not have"
     other = next((own for length in biases if (own := share((length,))) != bias), None)

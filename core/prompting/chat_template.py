@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.tokenizers import tokenized
 from ..errors import PiyingError
 from ..main_memory import is_memory_short
 from .messages import Chat, Picture
@@ -59,7 +60,7 @@ def encode(
         patches = int(pixels["image_grid_thw"][0].prod()) // image_processor.merge_size**2
         text = render(tokenizer, chat, picture=True).replace(IMAGE_TOKEN, IMAGE_TOKEN * patches)
     # The template has written the tokens that begin a text already.
-    encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    encoded = tokenized(tokenizer, text, add_special_tokens=False, return_tensors="pt")
     inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")} | pixels
     if pixels:
         # Marks the picture's tokens, whose positions have two dimensions.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.tokenizers import tokenized
 from ..errors import PiyingError
 from .answers import clean_answer, ends_in_loop
 from .chat_template import CONTROL_MARKS
@@ -188,7 +189,7 @@ class Writing:
         return word_count(self.chat.usable(prompt) if self.chat.usable else prompt)
 
     def _tokens(self, text: str) -> list[int]:
-        found: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        found: list[int] = tokenized(self.processor.tokenizer, text, add_special_tokens=False)["input_ids"]
         return found
 
     def is_long_enough(self, tokens: torch.Tensor) -> bool:

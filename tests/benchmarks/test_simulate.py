@@ -162,28 +162,36 @@ def test_no_byte_is_lost(allocator, modules, settings):
     assert made.reserved == 0
 
 
-def cases(modules, title, phase, card, frames=81):
+def cases(modules, title, phase, card, frames):
     simulate = modules["simulate"]
     (row,) = [row for row in simulate.rows() if row.title == title]
-    row = replace(
-        row,
-        work=replace(row.work, num_frames=frames),
-        settings={**row.settings, "num_frames": frames},
-    )
+    if frames:
+        row = replace(
+            row,
+            work=replace(row.work, num_frames=frames),
+            settings={**row.settings, "num_frames": frames},
+        )
     return [case for case in simulate.cases([row], [card]) if case.choice.phase == phase]
 
 
 # The cells of the table in README.md that ran out of memory before allocators were planned with, and the other phases.
 @pytest.mark.parametrize(
-    ("title", "phase", "card", "frames"),
+    ("title", "phase", "card", "frames", "operations"),
     [
-        ("VACE 14B, 832×480", "sample", 8, 81),
-        ("VACE 14B FP8 files, 832×480", "encode", 24, 9),
-        ("VACE 1.3B, 832×480", "decode", 24, 9),
-        ("VACE 1.3B, 832×480", "condition", 24, 9),
+        ("VACE 14B, 832×480", "sample", 8, 81, 1.03),
+        ("VACE 14B FP8 files, 832×480", "encode", 24, 9, 1.0),
+        ("VACE 1.3B, 832×480", "decode", 24, 9, 1.0),
+        ("VACE 1.3B, 832×480", "condition", 24, 9, 1.01),
+        ("Hunyuan-DiT, 1024×1024", "sample", 24, None, 0.94),
+        ("Hunyuan-DiT, 1024×1024", "decode", 24, None, 1.0),
     ],
 )
-def test_plans_set_aside_what_their_phases_need(modules, monkeypatch, title, phase, card, frames):
+def test_plans_set_aside_what_their_phases_need(modules, monkeypatch, title, phase, card, frames, operations):
+    """And the operations they plan with are those simulated, up to what is known of each.
+
+    Two blocks stand for forty in a video's transformer, beside layers that run once; a picture's has layers that see
+    one token of many.
+    """
     monkeypatch.setattr(modules["simulate"], "PAIRS", 2)
     monkeypatch.setattr(modules["simulate"], "STEPS", 2)
     found = cases(modules, title, phase, card, frames)
@@ -191,5 +199,5 @@ def test_plans_set_aside_what_their_phases_need(modules, monkeypatch, title, pha
     for case in found[:1]:
         finding = modules["simulate"].examine(case)
         assert not finding.faults, (case.choice.key, finding)
-        assert finding.live == pytest.approx(finding.planned, rel=0.05)
-        assert finding.flops == pytest.approx(finding.planned_flops, rel=0.1)
+        assert finding.live == pytest.approx(finding.planned, rel=0.02)
+        assert finding.flops == pytest.approx(operations * finding.planned_flops, rel=0.01)

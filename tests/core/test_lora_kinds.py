@@ -160,6 +160,34 @@ def test_dora_beside_other_loras_is_the_sum_of_what_each_adds(model, tmp_path):
     assert not any("additions" in name for name, _ in model.named_modules())
 
 
+def test_dora_of_layers_that_are_no_matrix(model, tmp_path):
+    """A norm's weight is a vector, and what a file adds may be factors or a whole difference."""
+    norm = "blocks.1.attn1.norm_q"
+    loaded = {name: model.get_parameter(f"{name}.weight").clone() for name in (norm, CONVOLUTION)}
+    factors = {"lora_A.weight": numbers(RANK, 1), "lora_B.weight": numbers(128, RANK)}
+    changes = {
+        norm: (factors, product(factors)),
+        CONVOLUTION: ({"diff": numbers(*loaded[CONVOLUTION].shape)}, numbers(*loaded[CONVOLUTION].shape).flatten(1)),
+    }
+    magnitude = numbers(128, 1).abs() + 0.5
+    for name, (parts, change) in changes.items():
+        applied = apply_lora(model, write(tmp_path / "a.safetensors", {**parts, "dora_scale": magnitude}, name), 0.6)
+        wanted = decomposed(loaded[name].reshape(128, -1), change, magnitude, 0.6)
+        assert_close(model.get_parameter(f"{name}.weight").reshape(128, -1), wanted)
+        applied.remove()
+        assert torch.equal(model.get_parameter(f"{name}.weight"), loaded[name])
+
+
+def test_a_bias_of_a_table_is_named(model, tmp_path):
+    parts = {"diff": numbers(1, 6, 128), "diff_b": numbers(128)}
+    others = {f"{LAYER}.{name}": tensor for name, tensor in parts_of("lora").items()}
+    path = write(tmp_path / "a.safetensors", parts, "blocks.1.scale_shift_table", **others)
+    applied = apply_lora(model, path)
+    assert (
+        "1 with a bias that the layer does not have (diffusion_model.blocks.1.scale_shift_table)" in applied.left_out
+    )
+
+
 def test_cores_and_convolutions(model, tmp_path):
     core = numbers(RANK, RANK, 1, 2, 2)
     down, up = numbers(RANK, 16, 1, 1, 1), numbers(128, RANK, 1, 1, 1)

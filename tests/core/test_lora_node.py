@@ -481,6 +481,15 @@ def test_a_lora_of_another_size_is_refused_at_its_node(host, tmp_path, layers):
     assert loras.lora_choices(host, WAN_VACE) == ["none", "wide.safetensors"]  # another model may take it
 
 
+def test_that_no_model_is_installed_is_left_to_what_loads_it(host, tmp_path, layers, caplog):
+    write(tmp_path / "loras" / "a.safetensors", layers)
+    auto = ModelHandle(WAN_VACE)
+    handle = add(add(auto, "a.safetensors"), "a.safetensors")
+    assert caplog.records == []
+    assert load_model(handle, host).parts.found.name == "built-in"
+    assert [record.getMessage()[:31] for record in caplog.records] == ["No Wan VACE model is installed:"]
+
+
 @pytest.mark.parametrize("outside", [False, True])
 def test_what_the_node_accepts_is_what_the_model_takes(host, tmp_path, layers, outside):
     """Variants of one model differ outside of blocks: such a layer alone is left out."""

@@ -19,6 +19,7 @@ from piying.core.main_memory import (
     commit_limit,
     is_memory_short,
     is_out_of_memory,
+    shortage,
     usable_cores,
 )
 from piying.core.planner.machine import Limits, read_machine
@@ -317,3 +318,17 @@ def test_a_limit_on_the_address_space_is_read_and_its_failure_told():
     assert "can't allocate memory" in tensor
     assert module.startswith("encode: ")  # the libraries of its class cannot be imported
     assert "umt5" not in module
+
+
+def test_a_shortage_is_told_with_the_limit_that_is_tight(monkeypatch):
+    tight = MemoryLimit(3 * GB // 2, GB // 4, "ulimit -v (RLIMIT_AS, the address space)", counts_mapped=True)
+    wide = MemoryLimit(64 * GB, 40 * GB, "memory.max of this container's cgroup")
+    monkeypatch.setattr(main_memory, "memory_limits", lambda: [wide])
+    assert shortage(MemoryError()) == (
+        "memory ran out (MemoryError). Choose a smaller size or model, or close other programs."
+    )
+    monkeypatch.setattr(main_memory, "memory_limits", lambda: [wide, tight])
+    assert shortage(ImportError("x.so: failed to map segment\nmore")) == (
+        "memory ran out (x.so: failed to map segment). It is limited to 1.5 GB by ulimit -v (RLIMIT_AS, the address "
+        "space): raise the limit, or run outside it."
+    )

@@ -25,6 +25,7 @@ from piying.core.checkpoints import load_component
 from piying.core.checkpoints.inspect import as_text, inspect
 from piying.core.checkpoints.load import empty_module
 from piying.core.checkpoints.pretrained import without_code
+from piying.core.checkpoints.tokenizers import tokenized
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.files import scan
@@ -554,6 +555,17 @@ def test_a_template_without_end_is_stopped(monkeypatch):
         words.chat_template = template
         with pytest.raises(PiyingError, match=rf"chat template is broken \({reason}"):
             render(words, Chat("Be brief.", "a red ball"))
+
+
+def test_a_tokenizer_that_panics_is_told():
+    """Its patterns are the file's, and a panic of the tokenizers package is no Exception."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("(a|a|b|c|d| )*$x|(.*a){25}"), "isolated")
+    with pytest.raises(PiyingError, match=r"tokenizer is broken \(.*Fetch it again"):
+        tokenized(PreTrainedTokenizerFast(tokenizer_object=inner), "a bad cab " * 20)
 
 
 # extra_model_paths.yaml

@@ -49,6 +49,8 @@ class Device:
         total: bytes of memory.
         limit: bytes that this process may have.
         others: bytes that other programs have.
+        cached: bytes that were given back here and not to the device: as torch's allocator does, until its cache is
+            emptied or they are needed.
         refused: allocations that did not fit.
     """
 
@@ -59,6 +61,7 @@ class Device:
     limit: int
     others: int = 0
     allocated: int = 0
+    cached: int = 0
     peak: int = 0
     refused: int = 0
     leaving: list[tuple[Marker, Block]] = field(default_factory=list)
@@ -66,6 +69,17 @@ class Device:
     @property
     def free(self) -> int:
         return min(self.limit, self.total - self.others) - self.allocated
+
+    def take(self, size: int) -> None:
+        """Count an allocation, for which the cache serves first."""
+        self.allocated += size
+        self.cached = min(max(0, self.cached - size), self.free)
+        self.peak = max(self.peak, self.allocated)
+
+    def give_back(self, size: int) -> None:
+        """Count a release."""
+        self.allocated -= size
+        self.cached += size
 
 
 @dataclass
@@ -104,8 +118,7 @@ class Machine:
                 f"{KIND}:{device.index} out of memory. Tried to allocate {held / 2**20:.2f} MiB: "
                 f"{device.allocated / 2**20:.2f} MiB of {device.limit / 2**20:.2f} MiB are in use."
             )
-        device.allocated += held
-        device.peak = max(device.peak, device.allocated)
+        device.take(held)
         buffer = torch.empty(held, dtype=torch.uint8)
         block = Block("a block of device memory", [], held, buffer, device, device.current)
         self.blocks[buffer.data_ptr()] = block
@@ -125,14 +138,14 @@ class Machine:
         if block.users:
             block.device.leaving.append((block.queue.mark(), block))
         else:
-            block.device.allocated -= block.size
+            block.device.give_back(block.size)
 
     def _settle(self, device: Device, wait: bool) -> None:
         for marker, block in [*device.leaving]:
             if wait:
                 marker.queue.run(marker.position)
             if marker.passed:
-                device.allocated -= block.size
+                device.give_back(block.size)
                 device.leaving = [pair for pair in device.leaving if pair[1] is not block]
 
     def _poison(self, block: Block, what: str) -> None:
@@ -624,7 +637,14 @@ def set_limit(share: float, device: Any = None) -> None:
 
 def memory_info(device: Any = None) -> tuple[int, int]:
     one = device_of(device)
-    return max(0, one.total - one.others - one.allocated), one.total
+    return max(0, one.total - one.others - one.allocated - one.cached), one.total
+
+
+def empty_cache() -> None:
+    """Give what is cached back to the devices when their work is done."""
+    synchronize()
+    for one in machine().devices:
+        one.cached = 0
 
 
 def reset_peak(device: Any = None) -> None:
@@ -649,10 +669,10 @@ def module() -> types.ModuleType:
         "_sleep": sleep,
         "mem_get_info": memory_info,
         "memory_allocated": lambda device=None: device_of(device).allocated,
-        "memory_reserved": lambda device=None: device_of(device).allocated,
+        "memory_reserved": lambda device=None: device_of(device).allocated + device_of(device).cached,
         "max_memory_allocated": lambda device=None: device_of(device).peak,
         "reset_peak_memory_stats": reset_peak,
-        "empty_cache": synchronize,
+        "empty_cache": empty_cache,
         "get_device_properties": lambda device=None: Properties("Pretend", device_of(device).total),
         "get_per_process_memory_fraction": lambda device=None: device_of(device).limit / device_of(device).total,
         "set_per_process_memory_fraction": set_limit,

@@ -72,6 +72,24 @@ def test_memory_ends():
         assert here.devices[0].refused == 2
 
 
+def test_memory_given_back_stays_with_the_process_until_its_cache_is_emptied():
+    with attached(MIB, MIB) as here:
+        card = torch.get_device_module(DEVICE)
+        half = torch.empty(MIB // 2, dtype=torch.uint8, device=DEVICE)
+        del half
+        assert card.mem_get_info(DEVICE) == (MIB // 2, MIB)
+        assert (card.memory_allocated(DEVICE), card.memory_reserved(DEVICE)) == (0, MIB // 2)
+        again = torch.empty(MIB // 4, dtype=torch.uint8, device=DEVICE)
+        assert (card.memory_allocated(DEVICE), card.memory_reserved(DEVICE)) == (MIB // 4, MIB // 2)
+        del again
+        whole = torch.empty(MIB, dtype=torch.uint8, device=DEVICE)
+        assert (card.memory_reserved(DEVICE), card.memory_reserved("pretend:1")) == (MIB, 0)
+        assert here.devices[0].refused == 0
+        del whole
+        card.empty_cache()
+        assert card.mem_get_info(DEVICE) == (MIB, MIB)
+
+
 def test_a_copy_reads_page_locked_memory_late():
     with pytest.raises(AssertionError, match="page-locked host memory.*fill_.*the host writes"), attached(MIB):
         source = torch.empty(4, pin_memory=True).fill_(1.0)

@@ -162,6 +162,7 @@ def test_values_that_a_run_would_refuse_get_its_sentence(value, sentence):
         (asked(width="wide"), "width is no number"),
         (asked(width=True), "width is no number"),
         (asked(model={"class_type": "PiyingLoadWanVACE"}), "model of PiyingLoadWanVACE is missing"),
+        (asked(model="Wan"), "model takes WAN_VACE, which another node gives"),
         (asked(model={**loader(), "slot": 7}), "no output 7"),
         (asked(model={**loader(), "slot": -1}), "no output -1"),
         (asked(model=loader(["x"])), "model is no text"),

@@ -90,7 +90,32 @@ class Changes(Number):
         return cls.stamp
 
 
-CLASSES = {c.__name__: c for c in (Number, Add, Spread, Gather, Show, Fails, Changes)}
+class Known(Number):
+    RUNS_AT_ONCE = True
+
+
+class KnownFails(Fails):
+    RUNS_AT_ONCE = True
+
+
+class Thing(Known):
+    RETURN_TYPES = ("THING",)
+
+
+class Use:
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"thing": ("THING",)}, "optional": {"more": ("THING",), "box": ("THING", {"default": {}})}}
+
+    def run(self, thing, more=None, box=None):
+        return {"ui": {"seen": [thing]}}
+
+
+CLASSES = {c.__name__: c for c in (Number, Add, Spread, Gather, Show, Fails, Changes, Known, KnownFails, Thing, Use)}
 INFO = object_info(CLASSES, {})
 
 
@@ -223,6 +248,15 @@ def test_deep_and_wide_graphs():
         ({"1": node("Number", value="x"), "2": node("Show", value=["1", 0])}, "invalid_input_type", "whole number"),
         ({"1": node("Number", value=[1, 2, 3]), "2": node("Show", value=["1", 0])}, "invalid_input_type", "[1, 2, 3]"),
         ({"1": node("Number", value=1), "2": node("Show", value=1, x=["1", 0])}, "unknown_input", "no input 'x'"),
+        ({"1": node("Use", thing="a")}, "invalid_input_type", "thing is 'a', which is no THING. Connect a THING"),
+        ({"1": node("Use", thing=None)}, "invalid_input_type", "thing is None"),
+        ({"1": node("Thing", value=1), "2": node("Use", thing=["1", 0], more=7)}, "invalid_input_type", "more is 7"),
+        (
+            {"1": node("Known", value=9), "2": node("Add", a=["1", 0], b=1), "3": node("Number", value=["1", 0])}
+            | {"4": node("KnownFails", value=["1", 0]), "5": node("Show", value=["4", 0])},
+            "exception_during_validation",
+            "KnownFails (node 4): ZeroDivisionError: nothing to divide",
+        ),
     ],
 )
 def test_findings_carry_comfyuis_types(api, kind, words):
@@ -237,6 +271,25 @@ def test_values_of_unknown_inputs_are_not_used(caplog):
     assert run(api)[0]["2"].ui == {"seen": [1]}
     (message,) = [record.getMessage() for record in caplog.records]
     assert "'valu'" in message
+
+
+def test_nodes_that_run_at_once_are_given_what_they_declare(caplog):
+    """Files hold values of widgets that a class had once."""
+    api = {"1": node("Thing", value=1, gone="fixed"), "2": node("Use", thing=["1", 0], more=None, box={"width": 3})}
+    assert run(api)[0]["2"].ui == {"seen": [1]}
+    assert caplog.records == []
+
+
+def test_a_number_that_is_known_to_arrive_out_of_range_is_found_before_the_run():
+    api = {"1": node("Thing", value=1), "2": node("Use", thing=["1", 0])}
+    api |= {"3": node("Wide", value=10), "4": node("Number", value=["3", 0]), "5": node("Show", value=["4", 0])}
+    wide = type("Wide", (Known,), {"INPUT_TYPES": lambda: {"required": {"value": ("INT", {})}}})
+    classes = {**CLASSES, "Wide": wide}
+    found = validate_graph(parse_graph(api), object_info(classes, {}), classes)
+    assert [str(error) for error in found.errors] == [
+        "Number (node 4): value is 10, which arrives by link. It must be at most 9."
+    ]
+    assert found.roots == ["2"]
 
 
 def test_all_findings_are_told_at_once():

@@ -116,6 +116,15 @@ def test_a_circle(command, write):
     assert_refused(command(write(graph)), 2, "depends on itself")
 
 
+def test_a_check_of_the_outputs_that_are_valid_names_the_others(command, write):
+    shown = {"class_type": "PreviewAny", "inputs": {"source": "a"}}
+    wrong = {"class_type": "SaveImage", "inputs": {"images": "a", "filename_prefix": "x"}}
+    ran = command(write({"1": shown, "2": wrong}), "--check", "--partial")
+    assert ran.returncode == 2
+    assert "left out: Save Image (node 2): images is 'a', which is no IMAGE." in ran.stderr
+    assert "nothing wrong" not in ran.stderr
+
+
 def test_deep_nesting(command, write):
     assert_refused(command(write('{"1":' + "[" * 100_000)), 2, "nested too deeply")
 

@@ -72,7 +72,7 @@ def test_one_pack_by_its_own_folder(command, write, packs, tmp_path):
 
 def test_ranges_hold_for_linked_values(command, write, packs, tmp_path):
     ran = command(write(doubled(51)), "--custom-nodes", tmp_path / "custom_nodes")
-    assert ran.returncode == 1
+    assert ran.returncode == 2  # known before the run
     assert "Twice as much (node 2): value is 51, which arrives by link. It must be at most 50." in ran.stderr
     assert "Traceback" not in ran.stderr
 
@@ -338,6 +338,33 @@ def test_what_a_pack_lacks(command, write, packs, tmp_path, code, words):
     session = Session(custom_nodes=[folder])
     with pytest.raises(WorkflowError, match=re.escape(f"The pack other {words}")):
         session.run({"1": node("OtherNode"), "2": preview("1")})
+
+
+HUNGRY = """
+class Hungry:
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "run", "test", True
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING", {})}})
+
+    def run(self, text):
+        raise (OSError if text.startswith("[Errno") else ImportError)(text)
+
+NODE_CLASS_MAPPINGS = {"Hungry": Hungry}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[Errno 12] Cannot allocate memory", "Hungry (node 1): memory ran out ([Errno 12] Cannot allocate memory)."),
+        ("libQt5Core.so.5: failed to map segment from shared object", "Hungry (node 1): memory ran out (libQt5Core."),
+        ("No module named 'x'", "Hungry (node 1): ImportError: No module named 'x'. Run with"),
+    ],
+)
+def test_memory_that_runs_out_in_a_node_is_told_as_such(command, write, packs, text, words):
+    """It may run out where no plan holds: while a library is imported, or a file is mapped."""
+    ran = command(write({"1": node("Hungry", text=text)}), "--custom-nodes", packs("hungry", __init__=HUNGRY))
+    assert ran.returncode == 1
+    assert words in ran.stderr
 
 
 def fake_checkout(folder):
