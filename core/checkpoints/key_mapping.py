@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ..errors import PiyingError
 from ..files.stored_tensor import StoredTensor, TransformedTensor
-from ..quantization.stored_formats import join_scales
+from ..quantization.policy import WEIGHT
+from ..quantization.stored_formats import DECLARATION, join_scales
 from .components import FileComponent
 from .fitness import places
 from .layouts.base import LeftOut, Place, Split, SwapHalves
@@ -23,7 +24,12 @@ def translated(part: FileComponent, tensors: Mapping[str, StoredTensor], source:
     Raises:
         PiyingError: a name is none of the layout's, or two tensors go to one place.
     """
-    joined = join_scales({name: tensors[full] for name, full in part.names.items()})
+    own = {name: tensors[full] for name, full in part.names.items()}
+    for name, full in part.names.items():  # what the header's text declares has no name in the file
+        said = f"{full.removesuffix(WEIGHT)}.{DECLARATION}"
+        if name.endswith(WEIGHT) and said in tensors:
+            own[f"{name.removesuffix(WEIGHT)}.{DECLARATION}"] = tensors[said]
+    joined = join_scales(own)
     if part.layout is None:
         return joined
     try:

@@ -180,7 +180,7 @@ def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
     if kind is None:
         raise PiyingError(f"{cursor.path}: tensor {name[:80]!r} is stored in GGUF type {number}, which is not known.")
     count = math.prod(shape)
-    if count % kind.weights or (kind.weights > 1 and (not shape or shape[-1] % kind.weights)):
+    if count % kind.weights or (kind.weights > 1 and (not count or not shape or shape[-1] % kind.weights)):
         raise damaged(cursor.path, f"tensor {name[:80]!r} is no whole number of {kind.name} blocks")
     return name, kind.name, shape, offset, count // kind.weights * kind.bytes
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import PiyingError, file_error
-from ..quantization.stored_formats import check_readable
+from ..quantization.stored_formats import DECLARATION, QUANTIZATION_TEXT, check_readable, declared_in_text
 from .folder import component_files
 from .gguf_file import MAGIC, gguf_tensors, read_gguf_header
 from .pth_file import PthHeader, pth_tensors, read_pth_header
 from .safetensors_file import FileHeader, damaged, mapped, open_regular, read_safetensors_header
-from .stored_tensor import StoredTensor
+from .stored_tensor import StoredTensor, TextTensor
 
 ZIP = b"PK\x03\x04"
 
@@ -75,4 +76,10 @@ def header_tensors(header: FileHeader) -> dict[str, StoredTensor]:
     check_readable(header)
     if isinstance(header, PthHeader):
         return pth_tensors(header)
-    return gguf_tensors(header) if header.format == "gguf" else mapped(header)
+    if header.format == "gguf":
+        return gguf_tensors(header)
+    tensors = mapped(header)
+    for layer, said in declared_in_text(str(header.metadata.get(QUANTIZATION_TEXT, ""))).items():
+        if f"{layer}.weight" in tensors:  # as ComfyUI does, so that what reads one form reads both
+            tensors.setdefault(f"{layer}.{DECLARATION}", TextTensor(json.dumps(said)))
+    return tensors

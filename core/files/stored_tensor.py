@@ -83,3 +83,19 @@ class TransformedTensor(StoredTensor):
     def release(self) -> None:
         """Give the pages of the tensor back."""
         self._stored.release()
+
+
+class TextTensor(StoredTensor):
+    """A text as a tensor of bytes, which is how files hold one beside their tensors."""
+
+    def __init__(self, text: str) -> None:
+        import torch
+
+        self._bytes = text.encode()
+        self.shape, self.dtype = (len(self._bytes),), torch.uint8
+
+    def read(self) -> torch.Tensor:
+        """Return the bytes."""
+        import torch
+
+        return torch.tensor(list(self._bytes), dtype=torch.uint8)

@@ -94,11 +94,14 @@ class WeightFormat(ABC):
         """
         return None
 
-    def joined(self, weight: StoredTensor, beside: Mapping[str, StoredTensor]) -> StoredTensor:
+    def joined(
+        self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
+    ) -> StoredTensor:
         """Return a weight of a file together with the tensors beside it that describe it.
 
         Args:
             beside: by the last parts of their names; others than this format's are passed over.
+            declared: what the file says of the layer; empty where it says nothing.
         """
         from .scaled_tensor import ScaledTensor
 
@@ -110,6 +113,15 @@ class WeightFormat(ABC):
         from .scaled_tensor import takes_scale
 
         return takes_scale(weight, scale)
+
+    def why_unreadable(self, declared: Mapping[str, Any], shape: Sequence[int]) -> str:
+        """Return why a weight cannot be read as its file declares it, as what it is; "" where it can.
+
+        Args:
+            declared: what the file says of the layer, its `format` among it.
+            shape: of the weight.
+        """
+        return ""
 
     @abstractmethod
     def holds(self, stored: StoredTensor) -> bool:

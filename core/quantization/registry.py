@@ -8,9 +8,10 @@ from ..files.dtypes import held_as
 from .base import WeightFormat
 from .fp8 import Fp8
 from .gguf import Gguf
+from .int8 import Int8
 
 # In the order in which a plan considers them.
-FORMATS: dict[str, WeightFormat] = {one.name: one for one in (Fp8(), Gguf())}
+FORMATS: dict[str, WeightFormat] = {one.name: one for one in (Fp8(), Int8(), Gguf())}
 
 
 def weight_format(name: str | None) -> WeightFormat | None:

@@ -109,8 +109,7 @@ class ScaledTensor(StoredTensor):
             yield self._true(values, scale).reshape(-1)
         self.release()
 
-    @staticmethod
-    def _true(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def _true(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         import torch
 
         # What is no number has to come out as none, for those who look at the result.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from ..errors import PiyingError
 from ..files.dtypes import safetensors_names, short_name
@@ -18,7 +19,8 @@ QUANTIZATION_TEXT = "_quantization_metadata"
 MARKER_BYTES = 4096  # a layer's description is a line of JSON
 
 # Tensors that describe the weight of a layer beside its scales, by the last part of their names.
-DESCRIPTIONS = ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
+DECLARATION = "comfy_quant"
+DESCRIPTIONS = ("scale_input", "input_scale", DECLARATION, "scaled_fp8")
 # Formats that are not read, by the last part of the names of tensors that only they have.
 FOREIGN_ENDINGS = {
     "weight_scale_2": "nvfp4",
@@ -48,7 +50,9 @@ def join_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
             # Weights of a plain type may have a scale too.
             formats = [one for one in FORMATS.values() if described_by.keys() & set(one.scales)]
             chosen = recognised_format(name, types) or next(iter(formats), None)
-            found[name] = chosen.joined(found[name], described_by) if chosen else found[name]
+            found[name] = (
+                chosen.joined(found[name], described_by, _declaration(described_by)) if chosen else found[name]
+            )
     return found
 
 
@@ -88,7 +92,7 @@ def check_readable(header: FileHeader) -> None:
     if foreign:
         packed = ", ".join(stored.readable for stored in FORMATS.values())
         raise PiyingError(
-            f"{header.path}: stored as {foreign[:60]}, which this pack cannot read. "
+            f"{header.path}: stored as {foreign[:160]}, which this pack cannot read. "
             f"Readable: bf16, fp16, fp32, {packed}."
         )
     if header.format == "safetensors":
@@ -121,10 +125,14 @@ def check_scales(entries: Mapping[str, TensorEntry]) -> None:
 
 
 def _foreign(header: FileHeader) -> str | None:
-    declared = {name for stored in FORMATS.values() for name in stored.declarations}
-    for name in layer_formats(header).values():
-        if name not in declared:
-            return name
+    declared = {name: stored for stored in FORMATS.values() for name in stored.declarations}
+    for layer, said in layer_declarations(header).items():
+        weight = header.entries.get(f"{layer}.weight")
+        if said["format"] not in declared:
+            return str(said["format"])
+        why = "" if weight is None else declared[said["format"]].why_unreadable(said, weight.shape)
+        if why:
+            return f"{said['format']} {why}"
     types, scales = _number_types(header), scale_names()
     if header.format == "gguf":
         return next((f"GGUF {dtype}" for dtype in types.values() if dtype not in (*PLAIN, *UNPACKERS)), None)
@@ -140,34 +148,39 @@ def _foreign(header: FileHeader) -> str | None:
     return None
 
 
-def layer_formats(header: FileHeader) -> dict[str, str]:
-    """Return the format that a file declares for its layers: {layer: "float8_e4m3fn"}.
+def layer_declarations(header: FileHeader) -> dict[str, dict[str, Any]]:
+    """Return what a file declares of its layers: {layer: {"format": "float8_e4m3fn", …}}.
 
     ComfyUI writes it into the header's text or into a small tensor beside each layer.
     """
-    found = _declared_in_text(str(header.metadata.get(QUANTIZATION_TEXT, "")))
+    found = declared_in_text(str(header.metadata.get(QUANTIZATION_TEXT, "")))
     for name, entry in header.entries.items():
         if re.search(r"(^|\.)comfy_quant$", name) and entry.end - entry.start <= MARKER_BYTES:
-            found[name.removesuffix("comfy_quant").rstrip(".")] = _format_in(_read(header, entry))
+            found[name.removesuffix(DECLARATION).rstrip(".")] = _declared(_read(header, entry))
     return found
 
 
-def _declared_in_text(text: str) -> dict[str, str]:
+def declared_in_text(text: str) -> dict[str, dict[str, Any]]:
+    """Return what the text of a header declares of its layers, see `layer_declarations`."""
     table = _json(text)
     layers = table.get("layers") if isinstance(table, dict) else None
     if isinstance(layers, str):
         layers = _json(layers)
-    if not isinstance(layers, dict):
-        return {}
-    return {layer: _format_in(value) for layer, value in layers.items()}
+    return {layer: _declared(value) for layer, value in layers.items()} if isinstance(layers, dict) else {}
 
 
-def _format_in(value: object) -> str:
-    """Return the format named by a text or a table {"format": …}, written in JSON or not."""
+def _declaration(beside: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    """Return what the tensors beside a weight declare of it, by the last parts of their names; empty for nothing."""
+    stored = beside.get(DECLARATION)
+    return {} if stored is None else _declared(bytes(stored.read().flatten().tolist()))
+
+
+def _declared(value: object) -> dict[str, Any]:
+    """Return a text, or a table {"format": …} written in JSON or not, as a table."""
     if isinstance(value, bytes):
         value = _json(value.decode("utf-8", "replace").rstrip("\0"))
-    name = value.get("format") if isinstance(value, dict) else value
-    return name if isinstance(name, str) else "an undeclared format"
+    table = value if isinstance(value, dict) else {"format": value}
+    return table if isinstance(table.get("format"), str) else {**table, "format": "an undeclared format"}
 
 
 def _json(text: str) -> object:

@@ -113,6 +113,7 @@ def test_a_true_gguf_header(tmp_path):
         gguf_file(sides=(1 << 62, 1 << 62)),
         gguf_file(sides=(0, 1 << 63)),
         gguf_file(sides=(31, 4)),
+        gguf_file(sides=(32, 0), data=0),
         gguf_file(sides=(1,) * 60),
         gguf_file(kind=16),
         gguf_file(offset=1 << 63),

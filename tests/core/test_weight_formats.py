@@ -1,4 +1,4 @@
-"""A weight format that this file adds, and one line registers: planned, cast, run, cached, read and under a LoRA."""
+"""INT8, plain and rotated: planned, cast, run, cached, read, under a LoRA, and refused."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.planner.machine import synthetic
 from piying.core.planner.plan import plan
 from piying.core.quantization.base import WeightFormat
-from piying.core.quantization.registry import FORMATS
-from piying.core.quantization.scaled_tensor import ScaledTensor, dequantize
+from piying.core.quantization.int8 import Int8
+from piying.core.quantization.int8_linear import Int8Linear, hadamard, quantize, rotated
+from piying.core.quantization.registry import FORMATS, weight_format
 from piying.core.wan import phases as wan
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load
@@ -31,63 +32,6 @@ from safetensors.torch import load_file, save_file
 
 FOLDER = BUILT_IN_ROOT / "wan_vace" / "transformer"
 RULES = WAN_VACE.rules["transformer"]
-
-
-class Int8Linear(torch.nn.Module):
-    """Unpacked for each product."""
-
-    def __init__(self, values, scale, bias, compute):
-        super().__init__()
-        self.out_features, self.in_features = values.shape
-        self.register_buffer("whole", values)
-        self.register_buffer("steps", scale)
-        self.bias = None if bias is None else torch.nn.Parameter(bias.detach(), requires_grad=False)
-        self.compute, self.native_matmul = compute, False
-
-    def forward(self, inputs):
-        inputs = inputs if self.compute is None else inputs.to(self.compute)
-        bias = None if self.bias is None else self.bias.to(inputs.dtype)
-        return torch.nn.functional.linear(inputs, dequantize(self.whole, self.steps, inputs.dtype), bias)
-
-
-class Int8(WeightFormat):
-    """A whole number from -127 to 127 and a float32 scale for each output channel."""
-
-    name = "int8"
-    title = "INT8"
-    readable = "int8 (scaled)"
-    number_types = ("I8",)
-    declarations = frozenset({"int8_tensorwise"})
-    scales = ("weight_scale",)
-    file_names = {"whole": "weight", "steps": "weight_scale"}
-    rounding_error = 0.0081
-
-    def recognises(self, name, types):
-        return types[name] == "I8" and f"{name}_scale" in types
-
-    def bytes(self, weights, rows):
-        return weights + 4 * rows
-
-    def holds(self, stored):
-        return isinstance(stored, ScaledTensor) and stored.dtype == torch.int8
-
-    def from_stored(self, stored):
-        return {"values": stored.values.read(), "scale": stored.scale_blocks()}
-
-    def to_stored(self, weight):
-        scale = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-        return {"values": (weight.float() / scale).round().to(torch.int8), "scale": scale}
-
-    def layer_class(self):
-        return Int8Linear
-
-    def layer(self, packed, bias, compute):
-        return Int8Linear(packed["values"], packed["scale"], bias, compute)
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(FORMATS, Int8.name, Int8())
 
 
 @pytest.fixture
@@ -210,3 +154,106 @@ def test_a_lora_goes_beside_it(host, tmp_path):
     assert isinstance(model.blocks[0].attn1.to_q, Int8Linear)
     applied.remove()
     assert torch.equal(predict(model), before)
+
+
+# Rotated weights
+
+
+def declared(**said):
+    return torch.tensor(list(json.dumps({"format": "int8_tensorwise", **said}).encode()), dtype=torch.uint8)
+
+
+def rotated_file(path, state, in_text, group=16):
+    """Write a transformer whose query layers are held as ComfyUI's int8-convrot files hold them."""
+    packed, layers = dict(state), {}
+    for name in [name for name in state if name.endswith("to_q.weight")]:
+        values, scale = quantize(rotated(state[name].float(), group))
+        packed |= {name: values, f"{name}_scale": scale}
+        said = {"convrot": True, "convrot_groupsize": group}
+        layers[name.removesuffix(".weight")] = {"format": "int8_tensorwise", **said}
+        if not in_text:
+            packed[f"{name.removesuffix('weight')}comfy_quant"] = declared(**said)
+    text = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    save_file(packed, path, text if in_text else None)
+
+
+def test_a_hadamard_matrix_is_its_own_inverse():
+    for size in (4, 16, 256):
+        matrix = hadamard(size)
+        assert torch.allclose(matrix @ matrix, torch.eye(size), atol=1e-6)
+        assert torch.equal(matrix, matrix.t())
+        assert torch.allclose(matrix.sum(dim=0).abs(), torch.ones(size))  # regular: every sum is √size / √size
+
+
+@pytest.mark.parametrize("in_text", [False, True], ids=["tensors", "header"])
+@pytest.mark.parametrize("storage", [None, "fp32", "fp8"])
+def test_rotated_weights_are_those_of_the_original(tmp_path, in_text, storage):
+    state = load_file(FOLDER / "diffusion_pytorch_model.safetensors")
+    path = tmp_path / "model.safetensors"
+    rotated_file(path, state, in_text)
+    config = json.loads((FOLDER / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert inspect(path).readable
+    plain = load_component("transformer", FOLDER, dtype=torch.float32)
+    model = load_component("transformer", path, config=config, dtype=torch.float32, storage=storage, rules=RULES)
+    assert len(layers_of(model)) == (12 if storage is None else 0)
+    for name, layer in model.named_modules():
+        if name.endswith("to_q"):
+            stored = weight_format(storage or "int8")
+            weight = stored.dense(layer) if stored and not isinstance(layer, torch.nn.Linear) else layer.weight
+            # Uniform rounding in steps of the row's largest / 127; FP8's relative error is larger.
+            assert off(weight, plain.get_submodule(name).weight) < (0.04 if storage == "fp8" else 0.012)
+    if storage != "fp8":  # which holds all other layers too
+        assert off(predict(model), predict(plain)) < 0.03
+
+
+def test_the_product_of_a_rotated_layer_is_that_of_its_weight():
+    weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(0))
+    weight[:, 5] *= 30  # an outlier, for which the rotation is there
+    plain = Int8().layer(Int8().to_stored(weight), None, None)
+    values, scale = quantize(rotated(weight, 16))
+    layer = Int8().layer({"values": values, "scale": scale, "group": torch.tensor(16)}, None, None)
+    inputs = torch.randn(3, 7, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(layer(inputs), inputs @ layer.dense(torch.float32).t(), atol=1e-3)
+    assert torch.allclose(WeightFormat.dense(Int8(), layer), layer.dense(torch.float32), atol=1e-4)
+    others = torch.arange(64) != 5
+    assert off(layer.dense(torch.float32)[:, others], weight[:, others]) < 0.5 * off(
+        plain.dense(torch.float32)[:, others], weight[:, others]
+    )
+
+
+def test_the_error_of_rounding_is_that_of_theory():
+    weight = torch.randn(1536, 1536, generator=torch.Generator().manual_seed(3))
+    values, scale = quantize(weight)
+    error = off(values * scale, weight)
+    step = weight.abs().amax(dim=1) / 127  # uniform in ± half a step: step / √12
+    assert error == pytest.approx((step.square().mean() / 12).sqrt().item(), rel=0.01)
+    assert error == pytest.approx(Int8.rounding_error, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            {"convrot": True, "convrot_groupsize": 32},
+            "int8_tensorwise rotated in groups of 32 inputs; groups are a power",
+        ),
+        ({"convrot": True, "convrot_groupsize": "x"}, "int8_tensorwise rotated in groups of x inputs"),
+        ({"convrot": True}, r"in groups of 256 inputs; groups are a power of 4 that divides \[64\]"),
+        ({"format": "int4_convrot"}, "stored as int4_convrot"),
+    ],
+)
+def test_what_cannot_be_rotated_back_is_refused_by_its_header(tmp_path, said, reason):
+    tensors = {"a.weight": torch.ones(4, 64, dtype=torch.int8), "a.weight_scale": torch.ones(4, 1)}
+    save_file({**tensors, "a.comfy_quant": declared(**said)}, tmp_path / "x.safetensors")
+    with pytest.raises(PiyingError, match=f"stored as .*{reason.removeprefix('stored as ')}"):
+        open_tensors(tmp_path / "x.safetensors")
+
+
+def test_rotated_weights_are_those_of_comfy_kitchen():
+    eager = pytest.importorskip("comfy_kitchen.backends.eager.quantization", reason="comfy-kitchen is not installed")
+    weight = torch.randn(33, 1024, generator=torch.Generator().manual_seed(4))
+    values, scale = eager.quantize_int8_convrot_weight(weight, 256)[:2]
+    assert torch.equal(values, quantize(rotated(weight, 256))[0])
+    layer = Int8().layer({"values": values, "scale": scale, "group": torch.tensor(256)}, None, None)
+    assert torch.equal(layer.dense(torch.float32), eager.dequantize_int8_convrot_weight(values, scale, 256))
