@@ -109,11 +109,13 @@ def test_layers(tmp_path):
     ran = inspect(path, "--layers")
     assert ran.returncode == 0, ran.stderr
     told = [" ".join(line.split()) for line in ran.stdout.splitlines()]
-    assert "Wan2.1-VACE transformer with weights in FP8: 17.88 GB" in told
-    assert told[-6].startswith("fp8 16.87 GB 480 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
-    assert told[-4].startswith("bf16 0.41 GB 12 tensors outside the blocks: proj_out, proj_out.bias, ")
-    assert told[-3].startswith("fp32 0.12 GB 149 tensors held in fp32 by its class: scale_shift_table, ")
-    (found,) = json.loads(inspect(path, "--layers", "--json").stdout)["layers"]
+    assert "Wan2.1-VACE transformer with weights in INT8: 17.88 GB" in told
+    told = told[told.index("Wan2.1-VACE transformer with weights in FP8: 17.88 GB") :]
+    assert told[1].startswith("fp8 16.87 GB 480 tensors Linear layers inside the blocks: blocks.*.attn1.to_q, ")
+    assert told[3].startswith("bf16 0.41 GB 12 tensors outside the blocks: proj_out, proj_out.bias, ")
+    assert told[4].startswith("fp32 0.12 GB 149 tensors held in fp32 by its class: scale_shift_table, ")
+    found, in_int8 = json.loads(inspect(path, "--layers", "--json").stdout)["layers"]
+    assert in_int8["storage"] == "int8"
     cast, kept, outside, in_fp32, also_kept, tables = found["groups"]
     assert (found["kind"], found["storage"]) == ("transformer", "fp8")
     weights, rows = 48 * (8 * WIDTH**2 + 2 * 13824 * WIDTH), 48 * (9 * WIDTH + 13824)
@@ -131,14 +133,14 @@ def test_layers(tmp_path):
 
 def test_layers_of_what_is_kept_and_stored(tmp_path):
     shapes = wan(2, 1)
-    (found,) = json.loads(inspect(write(tmp_path / "a", shapes), "--layers", "--json").stdout)["layers"]
+    found = json.loads(inspect(write(tmp_path / "a", shapes), "--layers", "--json").stdout)["layers"][0]
     kept = [group for group in found["groups"] if group["why"].startswith("kept: ")]
     assert [(one["type"], one["names"]) for one in kept] == [
         ("bf16", ["vace_blocks.*.proj_out"]),
         ("bf16", ["vace_blocks.*.proj_in"]),
     ]
     ran = inspect(write(tmp_path / "b", shapes, "F8_E4M3", 1), "--layers", "--json")
-    (found,) = json.loads(ran.stdout)["layers"]
+    found = json.loads(ran.stdout)["layers"][0]
     whys = {"stored so in the file", "outside the blocks", "held in fp32 by its class", "norms, biases and tables"}
     assert {group["why"] for group in found["groups"]} == whys
     assert "vace_blocks.*.proj_in" in found["groups"][0]["names"]

@@ -99,7 +99,7 @@ def test_running_out_of_memory_takes_a_cheaper_plan(host, built_in, monkeypatch,
     monkeypatch.setattr(local_model, "generate", generate)
     _, record = expand(built_in, RED, host)
     assert record["source"] == "model"
-    assert record["storage"] == "fp8"
+    assert record["storage"] in ("fp8", "int8")  # the one that is unpacked faster, as measured
     assert "going on with a cheaper plan" in caplog.text
 
 
