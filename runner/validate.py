@@ -69,8 +69,6 @@ def validate_graph(graph: Graph, info: ObjectInfo, classes: Mapping[str, type]) 
         errors += found or check.errors(node, graph, classes)
     roots = _without(errors, graph, outputs)
     # The search for cycles follows every link, so links to nowhere must have been ruled out.
-    if roots:
-        execution_order(graph, roots)
     refused = list(_refused(KnownValues(graph, classes, info), execution_order(graph, roots)))
     return Validation(_without(refused, graph, roots), errors + refused)
 

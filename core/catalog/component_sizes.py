@@ -23,7 +23,7 @@ from ..planner.phases import Block, Component, InFile, InFp32, StoredWeights
 from ..quantization.policy import NOTHING_CAST, CastRules
 from ..quantization.registry import stored_type, weight_format
 from .installed_model import InstalledModel
-from .selection import ModelHandle, choose_model, model_choices
+from .selection import ModelHandle, choose_model, is_imagined
 
 # The last convolution of diffusers' VAEs has as many inputs as they have channels at full size.
 VAE_OUTPUT = "decoder.conv_out.weight"
@@ -291,7 +291,7 @@ def wanted_components(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str
         PiyingError: the model is neither installed nor listed with its sizes, its files are damaged, or a LoRA
             is not installed or was made for another model.
     """
-    if host.memory_rules().imagined and handle.model not in model_choices(handle.family, host):
+    if is_imagined(handle, host):
         listed = listed_components(handle.model)
         if not listed:
             raise PiyingError(

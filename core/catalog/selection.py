@@ -131,6 +131,11 @@ def _meant(installed: list[InstalledModel], name: str) -> InstalledModel | None:
     return pairs[0] if pairs else None
 
 
+def is_imagined(handle: ModelHandle, host: Host) -> bool:
+    """Return whether plans are made for a model that is not here, of which the manifest alone tells the sizes."""
+    return host.memory_rules().imagined and handle.model not in model_choices(handle.family, host)
+
+
 def choose_model(handle: ModelHandle, host: Host, *, quiet: bool = False) -> InstalledModel:
     """Return the model a handle stands for.
 

@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..catalog.selection import ChosenLora, ModelHandle, choose_model, model_choices
+from ..catalog.selection import ChosenLora, ModelHandle, choose_model, is_imagined
 from ..download.manifest import ListedModel, listed_models
 from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT, ModelFamily
@@ -184,15 +184,15 @@ def with_lora(handle: ModelHandle, name: str, strength: float, host: Host) -> Mo
         PiyingError: there is no such LoRA, it was made for another family or for a model of another size, or the
             strength is no number.
     """
-    check_lora(name, host, handle.family)
+    plain = _plain(name)
+    path = None if plain == NONE else _chosen(plain, _found(host), host, handle.family)
     if not isfinite(strength):
         raise PiyingError(f"strength of lora {name!r} is {strength}. Give a number; 1 is what it was made for.")
-    if _plain(name) == NONE or strength == 0:
+    if path is None or strength == 0:
         return handle
-    if not (host.memory_rules().imagined and handle.model not in model_choices(handle.family, host)):
-        path = _chosen(_plain(name), _found(host), host, handle.family)
-        _check_fit(path, _plain(name), choose_model(handle, host, quiet=True))
-    return replace(handle, loras=(*handle.loras, ChosenLora(_plain(name), strength)))
+    if not is_imagined(handle, host):
+        _check_fit(path, plain, choose_model(handle, host, quiet=True))
+    return replace(handle, loras=(*handle.loras, ChosenLora(plain, strength)))
 
 
 def _check_fit(path: Path, name: str, model: InstalledModel) -> None:

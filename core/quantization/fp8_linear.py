@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..files.stored_tensor import PIECE
+from . import scaled_tensor
 from .base import FP8_TENSOR_CORES
 from .scaled_tensor import dequantize
 from .stored_linear import StoredLinear
@@ -31,16 +31,7 @@ def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Args:
         weight: [out, in], any floating type, finite.
     """
-    values = torch.empty(weight.shape, dtype=VALUES, device=weight.device)
-    scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
-    step = max(1, PIECE // max(1, weight.shape[1]))
-    for start in range(0, weight.shape[0], step):
-        part = slice(start, start + step)
-        rows = weight.detach()[part].float()
-        largest = rows.abs().amax(dim=1, keepdim=True)
-        scale[part] = torch.where(largest > 0, largest / LARGEST, 1.0)
-        values[part] = (rows / scale[part]).clamp_(-LARGEST, LARGEST)
-    return values, scale
+    return scaled_tensor.quantize(weight, VALUES, LARGEST)
 
 
 class Fp8Linear(StoredLinear):
