@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -171,8 +172,13 @@ def declared_in_text(text: str) -> dict[str, dict[str, Any]]:
 
 def _declaration(beside: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """Return what the tensors beside a weight declare of it, by the last parts of their names; empty for nothing."""
+    import torch
+
     stored = beside.get(DECLARATION)
-    return {} if stored is None else _declared(bytes(stored.read().flatten().tolist()))
+    # What is too long for one is passed over in the header too, where it would have been checked.
+    if stored is None or math.prod(stored.shape) * stored.dtype.itemsize > MARKER_BYTES:
+        return {}
+    return _declared(bytes(stored.read().flatten().view(torch.uint8).tolist()))
 
 
 def _declared(value: object) -> dict[str, Any]:

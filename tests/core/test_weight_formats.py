@@ -24,6 +24,7 @@ from piying.core.quantization.base import WeightFormat
 from piying.core.quantization.int8 import Int8
 from piying.core.quantization.int8_linear import Int8Linear, hadamard, quantize, rotated
 from piying.core.quantization.registry import FORMATS, weight_format
+from piying.core.quantization.stored_formats import join_scales
 from piying.core.wan import phases as wan
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load
@@ -248,6 +249,19 @@ def test_what_cannot_be_rotated_back_is_refused_by_its_header(tmp_path, said, re
     save_file({**tensors, "a.comfy_quant": declared(**said)}, tmp_path / "x.safetensors")
     with pytest.raises(PiyingError, match=f"stored as .*{reason.removeprefix('stored as ')}"):
         open_tensors(tmp_path / "x.safetensors")
+
+
+def test_a_declaration_is_read_as_its_header_was(tmp_path):
+    said = {"convrot": True, "convrot_groupsize": 16}
+    weight = {"a.weight": torch.ones(4, 64, dtype=torch.int8), "a.weight_scale": torch.ones(4, 1)}
+    long = declared(convrot=True, convrot_groupsize=1 << 40, filling="x" * 5000)
+    wide = torch.cat([declared(**said), torch.zeros(-len(declared(**said)) % 4, dtype=torch.uint8)]).view(
+        torch.float32
+    )
+    for number, (declaration, group) in enumerate(((declared(**said), 16), (wide, 16), (long, 0))):
+        save_file({**weight, "a.comfy_quant": declaration}, tmp_path / f"{number}.safetensors")
+        (stored,) = join_scales(open_tensors(tmp_path / f"{number}.safetensors")).values()
+        assert Int8().from_stored(stored)["group"] == group
 
 
 def test_rotated_weights_are_those_of_comfy_kitchen():
