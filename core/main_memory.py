@@ -101,7 +101,8 @@ def shortage(error: BaseException) -> str:
     said = f"at {int(tried[1]) / 2**30:.1f} GB wanted at once" if tried else first_line
     tight = [limit for limit in memory_limits() if limit.free < MODEST]
     if not tight:
-        return f"memory ran out ({said}). Choose a smaller size or model, fewer images or frames, or close other programs."
+        advice = "Choose a smaller size or model, fewer images or frames, or close other programs."
+        return f"memory ran out ({said}). {advice}"
     limits = " and ".join(f"{limit.total / 2**30:.1f} GB by {limit.source}" for limit in tight)
     return f"memory ran out ({said}). It is limited to {limits}: raise the limit, or run outside it."
 

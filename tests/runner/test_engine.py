@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from piying.runner.cache import Cache
 from piying.runner.definitions import object_info
-from piying.runner.errors import NodeFailed, NodeMisused, WorkflowError
+from piying.runner.errors import NodeFailed, WorkflowError
 from piying.runner.execute import Executor, Hidden
 from piying.runner.graph import execution_order, parse_graph
 from piying.runner.validate import validate_graph
