@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +78,6 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
     sizes = list(handle.family.sizes)
-    refused = _refused(asked)
-    if refused is not None:
-        return {"verdict": WRONG, "error": refused, "sizes": sizes}
     family = handle.family.key
     try:
         check_model(handle.family, handle.model, get_host())
@@ -90,6 +86,9 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, "sizes": sizes}
+    refused = asked.node_class.refusal(asked.known)
+    if refused:
+        return {"verdict": WRONG, "error": refused, "sizes": sizes}
     return {**_planned(asked, handle), "sizes": sizes, "offer": first_of(family).id}
 
 
@@ -101,14 +100,6 @@ def _as_last_time(asked: WidgetQuery, last: object) -> None:
             check(name, declared[name], sizes[name])
             asked.known[name] = sizes[name]
             asked.unknown.remove(name)
-
-
-def _refused(asked: WidgetQuery) -> str | None:
-    """Return the sentence with which ComfyUI would refuse the values, None where it would take them."""
-    validate = asked.node_class.VALIDATE_INPUTS
-    # Unknown values are None, as ComfyUI passes those of wired inputs.
-    answer = validate(**{name: asked.known.get(name) for name in signature(validate).parameters})
-    return None if answer is True else str(answer)
 
 
 def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
