@@ -59,7 +59,8 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What `Estimate.to_json` gives, and `verdict` (one of the words above), `text` (the plan in sentences), `toy`
         (whether the built-in model would run), `offer` (the id of a model to download), `sizes` ([width, height] to
-        choose from) and `unknown` (planned inputs that only the run will know). Where the model is not installed:
+        choose from), `from_task` (sizes that the task sets in place of the widgets) and `unknown` (planned inputs that
+        only the run will know). Where the model is not installed:
         `verdict`, `model`, `error`, `offer` and `sizes`. Where a run would refuse the values: `verdict`, `error` and
         `sizes`. Where a size comes over a wire that only the run knows: `verdict`, `model`, `toy`, `unknown`, `offer`
         and `sizes`. `fitting` has the values of each smaller run that would fit where this one does not; `seconds`
@@ -72,6 +73,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
 
     try:
         asked = read(question)
+        from_task = asked.take_sizes() if issubclass(asked.node_class, PlannedNode) else {}
         _as_last_time(asked, question.get("last"))
     except OutOfRangeError as error:
         return {"verdict": WRONG, "error": str(error), "sizes": []}
@@ -90,7 +92,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, "sizes": sizes}
-    return {**_planned(asked, handle), "sizes": sizes, "offer": first_of(family).id}
+    return {**_planned(asked, handle), "sizes": sizes, "offer": first_of(family).id, "from_task": from_task}
 
 
 def _as_last_time(asked: WidgetQuery, last: object) -> None:

@@ -94,6 +94,8 @@ def test_the_time_of_a_toy_is_told_where_a_plan_counts_most_of_it():
 def test_what_only_the_run_knows_is_named():
     """A plan for other sizes than the run's would call a small run too big, or a large one fitting."""
     found = routes.plan(asked(width=None, height=None, task=None))
+    assert (found["verdict"], found["unknown"]) == ("unknown", ["width", "height", "num_frames"])
+    found = routes.plan(asked(width=None, height=None, task=None, size_from="widgets"))
     assert (found["verdict"], found["unknown"]) == ("unknown", ["width", "height"])
     assert "text" not in found and "seconds" not in found
     found = routes.plan(asked(cfg=None))
@@ -103,12 +105,48 @@ def test_what_only_the_run_knows_is_named():
 def test_sizes_that_only_the_run_knows_are_those_of_the_last_run():
     last = {"width": 96, "height": 64, "num_frames": 17}
     wired = asked(width=None, height=None, num_frames=None, task=None)
-    planned, known = routes.plan({**wired, "last": last}), routes.plan(asked(**last, task=None))
+    planned, known = routes.plan({**wired, "last": last}), routes.plan(asked(**last, task=None, size_from="widgets"))
     assert (planned["verdict"], planned["unknown"]) == ("streams", [])
     assert planned["peak_vram_gb"] == known["peak_vram_gb"]
     assert routes.plan({**asked(), "last": {**last, "width": 832}}) == routes.plan(asked()), "a widget counts first"
     assert routes.plan({**wired, "last": {"width": 0}})["verdict"] == "wrong"
     assert routes.plan({**wired, "last": "none"})["verdict"] == "unknown"
+
+
+def task_node(name="PiyingVACEInpaint", **inputs):
+    return {"class_type": name, "inputs": {"video": None, "mask": None, "fit": "refuse", "length": "refuse", **inputs}}
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "unknown"),
+    [
+        (task_node(), {}, ["width", "height", "num_frames"]),
+        (task_node(fit="crop", length="trim"), {}, []),
+        (task_node(fit="crop", length="trim"), {"size_from": "task"}, ["width", "height", "num_frames"]),
+        (task_node(fit="crop"), {}, ["num_frames"]),
+        (task_node(), {"size_from": "widgets"}, []),
+        (task_node("PiyingVACEReference"), {"size_from": "task"}, []),
+        (task_node(fit="crop", length="trim", task=task_node()), {}, ["width", "height", "num_frames"]),
+        (task_node("PiyingVACEExtend", fit="crop", num_frames=49, count="new"), {}, ["num_frames"]),
+    ],
+)
+def test_sizes_that_a_run_takes_from_its_task_are_not_those_of_the_widgets(task, more, unknown):
+    found = routes.plan(asked(task=task, **more))
+    assert [name for name in found["unknown"] if name != "task"] == unknown
+    assert (found["verdict"] == "unknown") == bool(unknown)
+
+
+def test_a_length_that_a_task_sets_is_planned_with():
+    given = task_node("PiyingVACEExtend", fit="crop", num_frames=17, count="in all")
+    found = routes.plan(asked(task=given))
+    assert found["from_task"] == {"num_frames": 17}
+    assert found["peak_vram_gb"] == routes.plan(asked(num_frames=17, task=None, size_from="widgets"))["peak_vram_gb"]
+
+
+def test_a_wired_size_counts_before_the_tasks():
+    """The value of a primitive is known, and comes over a wire all the same."""
+    found = routes.plan({**asked(task=task_node()), "wired": ["width", "height", "num_frames"]})
+    assert (found["verdict"], found["from_task"]) == ("streams", {})
 
 
 def test_images_too():

@@ -170,6 +170,8 @@ function details({ plan, record }) {
   if (plan?.verdict === "missing") return t("fetchable", { button: t("get") });
   const parts = [];
   if (plan?.model) parts.push(plan.toy ? t("toy") : plan.model);
+  const sized = Object.entries(plan?.from_task ?? {}).map(([name, value]) => (value === null ? name : `${name} ${value}`));
+  if (sized.length) parts.push(t("fromTask", { names: sized.join(", ") }));
   if (record?.seconds) {
     const sum = Object.values(record.seconds).reduce((a, b) => a + b, 0);
     parts.push(t("took", { time: time(sum) }));
