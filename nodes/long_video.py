@@ -138,6 +138,16 @@ class PiyingVACELongVideo(PlannedNode):
         return task_sizes_before_run(known, sources)
 
     @staticmethod
+    def trained_settings(settings: Mapping[str, float]) -> dict[str, float]:
+        """Return the model's settings: its length is that of a window, and the whole may be of any."""
+        window = settings["num_frames"]
+        overlap = long.DEFAULT_OVERLAP if window >= long.DEFAULT_WINDOW else vace.FRAME_STEP + 1
+        return {name: value for name, value in settings.items() if name != "num_frames"} | {
+            "window": window,
+            "overlap": overlap,
+        }
+
+    @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
         """Return what a memory plan is made from: one window at a time is in memory."""
         # With or without a task: later windows are conditioned on the overlap with the one before.

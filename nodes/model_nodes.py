@@ -139,6 +139,15 @@ class PlannedNode:
         return {}
 
     @staticmethod
+    def trained_settings(settings: Mapping[str, float]) -> dict[str, float]:
+        """Return the values of the widgets that use a model as it was trained.
+
+        Args:
+            settings: `TrainedOn.settings` of the model, with those of a LoRA that it wears.
+        """
+        return dict(settings)
+
+    @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
         """Return what the plan is made from.
 

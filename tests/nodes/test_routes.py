@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import piying
 import pytest
 from piying.core.errors import PiyingError
@@ -149,6 +151,45 @@ def test_a_wired_size_counts_before_the_tasks():
     assert (found["verdict"], found["from_task"]) == ("streams", {})
 
 
+WAN_SETTINGS = {"width": 832, "height": 480, "num_frames": 81, "steps": 50, "cfg": 5.0, "shift": 16.0}
+TOY_SETTINGS = {"width": 96, "height": 64, "num_frames": 17, "steps": 20, "cfg": 3.0, "shift": 16.0}
+
+
+@pytest.mark.parametrize(("model", "settings"), [("wan2.1-vace-14b", WAN_SETTINGS), ("built-in", TOY_SETTINGS)])
+@pytest.mark.parametrize("more", [{}, {"num_frames": 10}, {"width": None}])
+def test_the_settings_of_the_model_are_told_whatever_the_widgets_say(model, settings, more):
+    assert routes.plan(asked(model=loader(model), **more))["settings"] == settings
+
+
+def test_the_settings_of_a_long_video_are_those_of_a_window():
+    joined = {"window": 81, "overlap": 13}
+    found = routes.plan({**asked(**joined), "class_type": "PiyingVACELongVideo"})["settings"]
+    assert {**found, "num_frames": 81} == {**WAN_SETTINGS, **joined}
+    found = routes.plan({**asked(model=loader("built-in"), **joined), "class_type": "PiyingVACELongVideo"})["settings"]
+    assert (found["window"], found["overlap"], found["width"]) == (17, 5, 96)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "sentence"),
+    [
+        ("wan2.1-vace-14b", {"width": 96, "height": 64}, "96×64 is far below what wan2.1-vace-14b was trained on"),
+        ("built-in", {}, "832×480 is far above what the built-in toy model was trained on (96×64, 17 frames)"),
+        ("wan2.1-vace-1.3b", {"num_frames": 121}, "num_frames is 121, and wan2.1-vace-1.3b was trained on 81"),
+        ("wan2.1-vace-14b", {}, None),
+        ("built-in", {"width": 64, "height": 64, "num_frames": 33}, None),
+    ],
+)
+def test_a_size_that_the_model_was_not_trained_on_is_warned_of_with_the_time(model, size, sentence):
+    found = routes.plan(asked(model=loader(model), **size))
+    if sentence is None:
+        assert found["caution"] == ""
+        return
+    caution = found["caution"]
+    assert caution.startswith(sentence)
+    assert re.search(r"\. The run takes about [\d.]+ (s|min|h)\.$", caution), caution
+    assert f"- {caution}" in found["text"].splitlines()
+
+
 def test_images_too():
     question = {
         "class_type": "PiyingHunyuanDiT",
@@ -184,7 +225,7 @@ def test_a_model_that_is_not_here_says_what_to_fetch():
 )
 def test_values_that_a_run_would_refuse_get_its_sentence(value, sentence):
     found = routes.plan(asked(**value))
-    assert set(found) == {"verdict", "error", "sizes"}
+    assert set(found) - {"settings"} == {"verdict", "error", "sizes"}
     assert found["verdict"] == "wrong"
     assert sentence in found["error"]
 
