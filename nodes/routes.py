@@ -47,6 +47,7 @@ def offer_routes() -> None:
         }
     )
     comfy_server.offer_files(Path(__file__).parents[1])
+    comfy_server.offer_clips()
 
 
 def plan(question: dict[str, Any]) -> dict[str, Any]:
