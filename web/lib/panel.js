@@ -86,9 +86,10 @@ function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
   const refusal = role === SAMPLER ? refusalOf(panel) : null;
-  if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal)) + BUTTON_ROW;
+  if (role === SAMPLER) height += BUTTON_ROW * (offeredChanges(panel).length ? 2 : 1);
+  if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal));
   else if (role === SAMPLER) {
-    height += 2 * LINE + BUTTON_ROW * (panel.plan?.fitting?.length ? 2 : 1);
+    height += 2 * LINE;
     if (cautionOf(panel)) height += sentenceHeight(panel, cautionOf(panel)) + 2;
   }
   if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure) + 4;
@@ -145,21 +146,25 @@ function samplerParts(panel) {
     "div", { class: "piying-row" },
     plan?.text ? element("button", { onclick: () => showPlan(plan) }, t("plan")) : null,
     panel.record ? recordButton(panel) : null,
-    trainedButton(panel),
     sizeSelect(panel),
     plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
   );
-  if (refusal) return [sentenceLine(verdict, word, inPageLanguage(refusal)), buttons];
+  const offers = offeredChanges(panel);
+  const offerRow = offers.length ? element("div", { class: "piying-row" }, ...offers) : "";
+  if (refusal) return [sentenceLine(verdict, word, inPageLanguage(refusal)), offerRow, buttons];
   return [
     element(
       "div", { class: "piying-line", title: inPageLanguage(plan?.reasons?.join("\n") ?? plan?.error ?? "") || undefined },
       element("span", { class: "piying-verdict", "data-verdict": verdict }, word),
-      plan?.toy ? element("span", { class: "piying-verdict", "data-verdict": "toy" }, t("toy")) : null,
       element("span", {}, figures(plan)),
     ),
-    element("div", { class: "piying-small" }, details(panel)),
+    element(
+      "div", { class: "piying-line" },
+      plan?.toy ? element("span", { class: "piying-verdict", "data-verdict": "toy" }, t("toy")) : null,
+      element("span", { class: "piying-small" }, details(panel)),
+    ),
     cautionOf(panel) ? sentenceLine("caution", t("caution"), cautionOf(panel)) : "",
-    plan?.fitting?.length ? element("div", { class: "piying-row" }, ...plan.fitting.map((one) => fittingButton(panel, one))) : "",
+    offerRow,
     buttons,
   ];
 }
@@ -197,6 +202,10 @@ function changesTo({ node, plan }, values) {
     return widget && widget.value !== value && !isWired(node, name) && !(name in (plan?.from_task ?? {}));
   });
 }
+
+const offeredChanges = (panel) => (
+  [trainedButton(panel), ...(panel.plan?.fitting ?? []).map((one) => fittingButton(panel, one))].filter(Boolean)
+);
 
 function trainedButton(panel) {
   const changes = changesTo(panel, panel.plan?.settings);
