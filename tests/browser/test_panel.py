@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import piying
@@ -101,7 +102,7 @@ def judged(drive, screenshots):
         "use": click(".piying-fitting", "×"),
         "then": until(f"{PANELS}.find((text) => /On the CPU/.test(text))"),
         "values": evaluate(WIDGETS),
-        "wired": opened("first_last_frame"),
+        "wired": opened("inpaint"),
         "before": until(f"{PANELS}.find((text) => /known when it runs/.test(text))"),
         "run": {"do": "run"},
         "after": until(f"{PANELS}.find((text) => /Took/.test(text) && /main memory/.test(text))"),
@@ -116,6 +117,25 @@ def test_what_would_fit_is_a_button(judged):
     width, height, frames = judged["values"]
     assert f"{width}×{height}" in judged["offers"][1]
     assert (width < 2048, frames) == (True, 241)
+
+
+def test_the_models_settings_are_one_click_away(drive, screenshots):
+    """A toy at a real size is warned of with the time; the button brings it back to what it was trained on."""
+    actions = {
+        "graph": opened("t2v"),
+        **dict(enumerate(set_widgets("PiyingVACESample", width=832, height=480, steps=50))),
+        "warned": until(f"{PANELS}.find((text) => /Caution/.test(text))"),
+        "picture": picture(screenshots / "caution.png"),
+        "use": click(".piying-trained"),
+        "then": until(f"{PANELS}.find((text) => /On the CPU/.test(text) && !/Caution/.test(text))"),
+        "values": evaluate(WIDGETS),
+    }
+    found = dict(zip(actions, drive(list(actions.values())).results, strict=True))
+    assert "832×480 is far above what the built-in toy model was trained on (96×64, 17 frames)" in found["warned"]
+    assert re.search(r"The run takes about [\d.]+ (s|min|h)\.", found["warned"])
+    assert found["values"] == [96, 64, 17]
+    assert "Toy model" in found["then"]
+    assert "Use the model's settings" not in found["then"], "nothing is left to change"
 
 
 def test_sizes_over_wires_are_not_planned_at_the_defaults(judged):

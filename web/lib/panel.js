@@ -73,6 +73,9 @@ const refusalOf = ({ plan, problem }) => problem ?? (plan?.verdict === "wrong" ?
 // The refusal of a run is often the one that the plan has told already.
 const ownFailure = (panel) => (panel.failure === inPageLanguage(refusalOf(panel) ?? "") ? null : panel.failure);
 
+// What the model was not trained for, and the time that it takes to see that.
+const cautionOf = ({ plan }) => inPageLanguage(plan?.caution ?? "");
+
 function sentenceHeight({ node }, sentence) {
   const wide = sentence.match(/[\u2e80-\uffff]/g)?.length ?? 0;
   const length = wide * WIDE_LETTER + (sentence.length - wide) * LETTER;
@@ -83,8 +86,12 @@ function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
   const refusal = role === SAMPLER ? refusalOf(panel) : null;
-  if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal)) + BUTTON_ROW;
-  else if (role === SAMPLER) height += 2 * LINE + BUTTON_ROW * (panel.plan?.fitting?.length ? 2 : 1);
+  if (role === SAMPLER) height += BUTTON_ROW * (offeredChanges(panel).length ? 2 : 1);
+  if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal));
+  else if (role === SAMPLER) {
+    height += 2 * LINE;
+    if (cautionOf(panel)) height += sentenceHeight(panel, cautionOf(panel)) + 2;
+  }
   if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure) + 4;
   if (role === LOADER) height += BUTTON_ROW;
   if (panel.running) height += BAR;
@@ -142,14 +149,22 @@ function samplerParts(panel) {
     sizeSelect(panel),
     plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
   );
-  if (refusal) return [sentenceLine(verdict, word, inPageLanguage(refusal)), buttons];
+  const offers = offeredChanges(panel);
+  const offerRow = offers.length ? element("div", { class: "piying-row" }, ...offers) : "";
+  if (refusal) return [sentenceLine(verdict, word, inPageLanguage(refusal)), offerRow, buttons];
   return [
     element(
       "div", { class: "piying-line", title: inPageLanguage(plan?.reasons?.join("\n") ?? plan?.error ?? "") || undefined },
-      element("span", { class: "piying-verdict", "data-verdict": verdict }, word), element("span", {}, figures(plan)),
+      element("span", { class: "piying-verdict", "data-verdict": verdict }, word),
+      element("span", {}, figures(plan)),
     ),
-    element("div", { class: "piying-small" }, details(panel)),
-    plan?.fitting?.length ? element("div", { class: "piying-row" }, ...plan.fitting.map((one) => fittingButton(panel, one))) : "",
+    element(
+      "div", { class: "piying-line" },
+      plan?.toy ? element("span", { class: "piying-verdict", "data-verdict": "toy" }, t("toy")) : null,
+      element("span", { class: "piying-small" }, details(panel)),
+    ),
+    cautionOf(panel) ? sentenceLine("caution", t("caution"), cautionOf(panel)) : "",
+    offerRow,
     buttons,
   ];
 }
@@ -169,13 +184,35 @@ function figures(plan) {
 function details({ plan, record }) {
   if (plan?.verdict === "missing") return t("fetchable", { button: t("get") });
   const parts = [];
-  if (plan?.model) parts.push(plan.toy ? t("toy") : plan.model);
+  if (plan?.model && !plan.toy) parts.push(plan.model);
+  const sized = Object.entries(plan?.from_task ?? {}).map(([name, value]) => (value === null ? name : `${name} ${value}`));
+  if (sized.length) parts.push(t("fromTask", { names: sized.join(", ") }));
   if (record?.seconds) {
     const sum = Object.values(record.seconds).reduce((a, b) => a + b, 0);
     parts.push(t("took", { time: time(sum) }));
     if (record.peak_vram_gb) parts.push(t("peak", { gb: record.peak_vram_gb }));
   } else if (plan?.unknown?.length && plan.verdict !== "unknown") parts.push(t("assumed", { names: plan.unknown.join(", ") }));
   return parts.join(" · ");
+}
+
+// What the widgets would be changed to, if they are not wired: a wired or a task's size is not the widget's to set.
+function changesTo({ node, plan }, values) {
+  return Object.entries(values ?? {}).filter(([name, value]) => {
+    const widget = node.widgets?.find((one) => one.name === name);
+    return widget && widget.value !== value && !isWired(node, name) && !(name in (plan?.from_task ?? {}));
+  });
+}
+
+const offeredChanges = (panel) => (
+  [trainedButton(panel), ...(panel.plan?.fitting ?? []).map((one) => fittingButton(panel, one))].filter(Boolean)
+);
+
+function trainedButton(panel) {
+  const changes = changesTo(panel, panel.plan?.settings);
+  if (!changes.length) return null;
+  const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
+  const told = changes.map(([name, value]) => `${name} ${value}`).join(", ");
+  return element("button", { class: "piying-trained", title: told, onclick: use }, t("trained"));
 }
 
 function sizeSelect({ node, plan }) {
@@ -191,11 +228,11 @@ function sizeSelect({ node, plan }) {
 }
 
 // Sets what would fit in place of what does not.
-function fittingButton({ node }, values) {
-  const changes = Object.entries(values).filter(([name, value]) => node.widgets.find((w) => w.name === name)?.value !== value);
+function fittingButton(panel, values) {
+  const changes = changesTo(panel, values);
   const { width, height, num_frames: frames } = Object.fromEntries(changes);
   const label = width || height ? `${values.width}×${values.height}` : t("frames", { count: frames });
-  const use = () => changes.forEach(([name, value]) => setWidget(node, name, value));
+  const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
   return changes.length ? element("button", { class: "piying-fitting", onclick: use }, t("use", { label })) : null;
 }
 
