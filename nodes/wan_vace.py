@@ -14,7 +14,7 @@ from ..core.wan.family import WAN_VACE
 from ..core.wan.task.vace_task import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
 from .shared import CATEGORY, checked, record_run, seed_input, shown, wired_inputs
-from .widgets import choice, number, toggle
+from .widgets import advanced, choice, number, toggle
 
 if TYPE_CHECKING:
     from ..core.wan.task.vace_task import VACETask
@@ -225,7 +225,7 @@ def speed_inputs() -> dict[str, Any]:
     low, high, step = 0.0, 1.0, 0.05
     # Workflow files hold the values of widgets by position: a new one goes last. Each default is the reference, so
     # that a workflow saved before a widget came gives the same frames.
-    return {
+    declared = {
         "speed": choice(
             vace.SPEEDS,
             "reference: every step in full, as published. balanced: steps that hardly differ are skipped and "
@@ -270,6 +270,7 @@ def speed_inputs() -> dict[str, Any]:
             "takes half the memory; on overflow it falls back to a wider type.",
         ),
     }
+    return advanced(declared, "speed")
 
 
 def size_inputs() -> dict[str, Any]:

@@ -4,12 +4,13 @@ import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
 import { showPlan, showRecord } from "./dialogs.js";
 import { inPageLanguage, t, time } from "./i18n.js";
+import { isAdvanced } from "./widgets.js";
 
 export const panels = new Map(); // by node
 
 // Heights and widths in pixels.
-const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 140, EDGE = 10;
-const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90;
+const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 140, PLAN_LINE = 15, MAX_PLAN = 420, PLAN_WIDTH = 640, EDGE = 10;
+const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90, RAGGED = 1.12;
 
 export function addPanel(node, role) {
   const box = element("div", { class: "piying-panel" });
@@ -36,6 +37,15 @@ export function addPanel(node, role) {
   return panel;
 }
 
+// A node without a panel gets one where its run has something to say, such as a mask that nothing is in.
+export function watchNotes(node) {
+  const executed = node.onExecuted;
+  node.onExecuted = function (output, ...rest) {
+    if (output?.piying?.[0]?.note && !panels.has(node)) setOutput(addPanel(node, BARE), output);
+    return executed?.call(this, output, ...rest);
+  };
+}
+
 export function showFailure(node, sentence) {
   const panel = panels.get(node) ?? addPanel(node, BARE);
   panel.failure = sentence;
@@ -55,11 +65,20 @@ export function setOutput(panel, output) {
   panel.output = output;
   panel.record = output?.piying?.[0] ?? panel.record;
   if (panel.role === TEXT) panel.text = output?.text?.[0] ?? panel.text;
+  const { size } = panel.node;
+  if (isPlan(panel) && panel.text && size[0] < PLAN_WIDTH) panel.node.setSize([PLAN_WIDTH, size[1]]);
   render(panel);
 }
 
 // Newer versions of ComfyUI stream text into a preview widget of their own.
 const ownText = ({ node, text }) => text && !node.widgets?.some((w) => w.name === "$$node-text-preview");
+
+// A table, whose columns stand below each other and whose lines are not broken.
+const isPlan = ({ node }) => node.comfyClass === "PiyingMemoryPlan";
+
+const textHeight = (panel) => (
+  isPlan(panel) ? Math.min(MAX_PLAN, panel.text.split("\n").length * PLAN_LINE + 2 * EDGE) : TEXT_BOX
+);
 
 // Why an expanded prompt is the line itself: the facts that the model lost, else the reason in full.
 function fallbackNote(record) {
@@ -79,7 +98,7 @@ const cautionOf = ({ plan }) => inPageLanguage(plan?.caution ?? "");
 function sentenceHeight({ node }, sentence) {
   const wide = sentence.match(/[\u2e80-\uffff]/g)?.length ?? 0;
   const length = wide * WIDE_LETTER + (sentence.length - wide) * LETTER;
-  return Math.max(LINE, Math.ceil(length / Math.max(80, node.size[0] - BESIDE)) * SENTENCE_LINE + 2);
+  return Math.max(LINE, Math.ceil((length * RAGGED) / Math.max(80, node.size[0] - BESIDE)) * SENTENCE_LINE + 2);
 }
 
 function neededHeight(panel) {
@@ -96,7 +115,8 @@ function neededHeight(panel) {
   if (role === LOADER) height += BUTTON_ROW;
   if (panel.running) height += BAR;
   if (panel.motion) height += MOTION;
-  if (ownText(panel)) height += TEXT_BOX;
+  if (ownText(panel)) height += textHeight(panel);
+  if (panel.record?.note) height += sentenceHeight(panel, inPageLanguage(panel.record.note)) + 4;
   if (fallbackNote(panel.record)) height += LINE;
   if (panel.record && role !== SAMPLER) height += BUTTON_ROW;
   return height > EDGE ? height : 0;
@@ -109,8 +129,10 @@ export function render(panel) {
   if (panel.role === SAMPLER) parts.push(...samplerParts(panel));
   if (panel.role === LOADER) parts.push(element("div", { class: "piying-row" }, modelsButton(panel, "models")));
   if (ownText(panel)) {
-    parts.push(element("div", { class: "piying-text", onwheel: (e) => e.stopPropagation() }, panel.text));
+    const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (e) => e.stopPropagation() };
+    parts.push(element("div", box, isPlan(panel) ? inPageLanguage(panel.text) : panel.text));
   }
+  if (panel.record?.note) parts.push(sentenceLine("caution", t("caution"), inPageLanguage(panel.record.note)));
   const note = fallbackNote(panel.record);
   if (note) parts.push(element("div", { class: "piying-small piying-note", title: inPageLanguage(panel.record.problem) }, note));
   if (panel.record && panel.role !== SAMPLER) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
@@ -148,6 +170,7 @@ function samplerParts(panel) {
     panel.record ? recordButton(panel) : null,
     sizeSelect(panel),
     plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
+    advancedButton(panel),
   );
   const offers = offeredChanges(panel);
   const offerRow = offers.length ? element("div", { class: "piying-row" }, ...offers) : "";
@@ -234,6 +257,17 @@ function fittingButton(panel, values) {
   const label = width || height ? `${values.width}×${values.height}` : t("frames", { count: frames });
   const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
   return changes.length ? element("button", { class: "piying-fitting", onclick: use }, t("use", { label })) : null;
+}
+
+// Rarely used widgets: frontends before Nodes 2.0 show them by the node's menu alone.
+function advancedButton(panel) {
+  const { node } = panel;
+  if (!node.toggleAdvanced || window.LiteGraph.vueNodesMode || !node.widgets.some(isAdvanced)) return null;
+  const toggle = () => {
+    node.toggleAdvanced();
+    render(panel);
+  };
+  return element("button", { onclick: toggle }, t(node.showAdvanced ? "less" : "more"));
 }
 
 const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record) }, t("record"));
