@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
 # The nodes whose pictures are shown, in the order of the rows.
 SHOWN = (
-    *("PiyingSampleClip", "PiyingSampleImage", "PiyingControlDepth", "PiyingHunyuanDiT"),
+    *("GetVideoComponents", "PiyingSampleImage", "PiyingControlDepth", "PiyingHunyuanDiT"),
     *("PiyingVACESample", "PiyingVACELongVideo"),
 )
 HEIGHT, COLUMNS = 64, 9

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .catalog.installed_model import BUILT_IN_ROOT
+from .atomic_write import write_bytes
 from .errors import PiyingError
 
 if TYPE_CHECKING:
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
 
     import torch
 
-FOLDER = BUILT_IN_ROOT / "samples"
+log = logging.getLogger("piying")
+
+FOLDER = Path(__file__).parents[1] / "builtin_models" / "samples"
 # Name in the widget → file, without its ending. `training/samples.py` draws them.
 CLIPS = {
     "moving circle": "moving_circle",
@@ -20,6 +24,25 @@ CLIPS = {
     "waving person, pose": "waving_person_pose",
 }
 PICTURES = {"red triangle": "red_triangle", "first frame": "first_frame", "last frame": "last_frame"}
+
+# Names under which clips lie in an input folder, for ComfyUI's Load Video, which reads nowhere else.
+INPUT_FILES = {
+    "piying_moving_circle.mp4": FOLDER / "moving_circle.mp4",
+    "piying_waving_person_pose.mp4": FOLDER / "waving_person_pose_small.mp4",
+}
+
+
+def place_clips(folder: Path) -> None:
+    """Copy the clips that an input folder lacks into it; a folder that refuses them is named in the log."""
+    for name, source in INPUT_FILES.items():
+        if (folder / name).exists():
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(folder / name, source.read_bytes())
+        except OSError as error:
+            log.warning("The sample %s cannot be put into %s (%s).", name, folder, error.strerror)
+            return
 
 
 def sample_clip(name: str) -> tuple[torch.Tensor, dict[str, Any] | None, Fraction, torch.Tensor]:

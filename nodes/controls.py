@@ -9,7 +9,7 @@ from ..core.catalog.selection import model_choices
 from ..core.controls import choices, models
 from ..core.controls.family import DEPTH, DETECTOR, POSE, SEGMENTATION, AnnotatorFamily
 from ..core.host.current import get_host
-from .shared import CATEGORY, checked, record_run
+from .shared import CATEGORY, checked, record_run, shown
 from .widgets import Declared, choice, number, socket, whole
 
 CONTROLS = f"{CATEGORY}/controls"
@@ -329,13 +329,13 @@ class PiyingSegment(_Control):
 
     def make(
         self, frames: Any, model: str, names: str, extra_pnginfo: Any = None, unique_id: str | None = None
-    ) -> tuple[Any]:
-        """Return the mask [N, H, W]."""
+    ) -> dict[str, Any]:
+        """Return the mask [N, H, W], and show on the node what was found."""
         from ..core.controls.segmentation import segment
 
         mask, record = segment(frames, model, names, get_host())
         record_run(extra_pnginfo, unique_id, record)
-        return (mask,)
+        return shown(record, mask)
 
 
 # A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.

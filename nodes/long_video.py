@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..core.catalog.selection import ModelHandle
@@ -10,8 +10,16 @@ from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
 from .model_nodes import PlannedNode
-from .shared import checked, record_run, shown
-from .wan_vace import VACE, WAN, PiyingVACESample, speed_inputs
+from .shared import checked, record_run, shown, wired_inputs
+from .wan_vace import (
+    VACE,
+    WAN,
+    PiyingVACESample,
+    size_inputs,
+    speed_inputs,
+    task_sizes_before_run,
+    with_task_sizes,
+)
 from .widgets import choice, socket
 
 JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
@@ -81,11 +89,12 @@ class PiyingVACELongVideo(PlannedNode):
             "optional": {
                 "task": socket(
                     "VACE_TASK",
-                    "From a VACE node, made for the whole length: each window takes its part. Give both the same "
-                    "num_frames.",
+                    "From a VACE node, made for the whole length: each window takes its part. Size and length come "
+                    "from it as size_from says.",
                 ),
                 "audio": socket("AUDIO", "Sound of the video; trimmed to its length."),
                 **speed_inputs(),
+                **size_inputs(),
             },
             "hidden": declared["hidden"],
         }
@@ -108,11 +117,13 @@ class PiyingVACELongVideo(PlannedNode):
         audio: Any = None,
         extra_pnginfo: Any = None,
         unique_id: str | None = None,
+        dynprompt: Any = None,
         **widgets: Any,
     ) -> dict[str, Any]:
         """Return the video, and show on the node how it was made."""
         from ..core.wan.long.sample import make_long_video
 
+        widgets = with_task_sizes(widgets, task, wired_inputs(dynprompt, unique_id))
         # What is left over is VACE Sample's own request, whose checks and defaults hold here too.
         joining = {name: widgets.pop(name) for name in JOINING}
         request = long.LongRequest(vace.VACERequest(**widgets), **joining)
@@ -120,6 +131,21 @@ class PiyingVACELongVideo(PlannedNode):
         path, record = make_long_video(model, request, host, task, audio=audio)
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, host.video_file(path))
+
+    @staticmethod
+    def sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:
+        """Return the sizes that the task sets in place of the widgets; see `task_sizes_before_run`."""
+        return task_sizes_before_run(known, sources)
+
+    @staticmethod
+    def trained_settings(settings: Mapping[str, float]) -> dict[str, float]:
+        """Return the model's settings: its length is that of a window, and the whole may be of any."""
+        window = settings["num_frames"]
+        overlap = long.DEFAULT_OVERLAP if window >= long.DEFAULT_WINDOW else vace.FRAME_STEP + 1
+        return {name: value for name, value in settings.items() if name != "num_frames"} | {
+            "window": window,
+            "overlap": overlap,
+        }
 
     @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:

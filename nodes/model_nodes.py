@@ -152,6 +152,27 @@ class PlannedNode:
         return "" if answer is True else str(answer)
 
     @staticmethod
+    def sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:
+        """Return the sizes that a wired node sets in place of the widgets, None where only the run knows.
+
+        Args:
+            known: the inputs whose values are known before a run.
+            sources: {wired input: the node it comes from, or None where that is none of ours}; of a node `node_class`,
+                `known` and `sources`.
+        """
+        del known, sources
+        return {}
+
+    @staticmethod
+    def trained_settings(settings: Mapping[str, float]) -> dict[str, float]:
+        """Return the values of the widgets that use a model as it was trained.
+
+        Args:
+            settings: `TrainedOn.settings` of the model, with those of a LoRA that it wears.
+        """
+        return dict(settings)
+
+    @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
         """Return what the plan is made from.
 

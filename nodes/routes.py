@@ -46,6 +46,7 @@ def offer_routes() -> None:
         }
     )
     comfy_server.offer_files(Path(__file__).parents[1])
+    comfy_server.offer_clips()
 
 
 def plan(question: dict[str, Any]) -> dict[str, Any]:
@@ -58,11 +59,13 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What `Estimate.to_json` gives, and `verdict` (one of the words above), `text` (the plan in sentences), `toy`
         (whether the built-in model would run), `offer` (the id of a model to download), `sizes` ([width, height] to
-        choose from) and `unknown` (planned inputs that only the run will know). Where the model is not installed:
-        `verdict`, `model`, `error`, `offer` and `sizes`. Where a run would refuse the values: `verdict`, `error` and
-        `sizes`. Where a size comes over a wire that only the run knows: `verdict`, `model`, `toy`, `unknown`, `offer`
-        and `sizes`. `fitting` has the values of each smaller run that would fit where this one does not; `seconds`
-        is None where the time is mostly overhead, which no plan counts.
+        choose from), `settings` (values of widgets with which the model is used as it was trained), `from_task` (sizes
+        that the task sets in place of the widgets) and `unknown` (planned inputs that only the run will know). Where
+        the model is not installed: `verdict`, `model`, `error`, `offer`, `sizes` and `settings`. Where a run would
+        refuse the values: `verdict`, `error`, `sizes` and `settings`. Where a size comes over a wire that only the run
+        knows: `verdict`, `model`, `toy`, `unknown`, `offer`, `sizes`, `settings` and `from_task`. `fitting` has the
+        values of each smaller run that would fit where this one does not; `seconds` is None where the time is mostly
+        overhead, which no plan counts.
 
     Raises:
         PiyingError: the node is no sampler, or its model cannot be planned for.
@@ -71,25 +74,26 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
 
     try:
         asked = read(question)
+        from_task = asked.take_sizes() if issubclass(asked.node_class, PlannedNode) else {}
         _as_last_time(asked, question.get("last"))
     except OutOfRangeError as error:
         return {"verdict": WRONG, "error": str(error), "sizes": []}
     handle = asked.known.get("model")
     if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
-    sizes = list(handle.family.sizes)
     family = handle.family.key
+    trained = {"sizes": list(handle.family.trained_on(handle.model).sizes), "settings": _settings(asked, handle)}
     try:
         check_model(handle.family, handle.model, get_host())
     except PiyingError as error:
         # A name that the manifest lists can be downloaded; for any other the default model is offered.
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
-        return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, "sizes": sizes}
+        return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, **trained}
     refused = asked.node_class.refusal(asked.known)
     if refused:
-        return {"verdict": WRONG, "error": refused, "sizes": sizes}
-    return {**_planned(asked, handle), "sizes": sizes, "offer": first_of(family).id}
+        return {"verdict": WRONG, "error": refused, **trained}
+    return {**trained, **_planned(asked, handle), "offer": first_of(family).id, "from_task": from_task}
 
 
 def _as_last_time(asked: WidgetQuery, last: object) -> None:
@@ -102,20 +106,37 @@ def _as_last_time(asked: WidgetQuery, last: object) -> None:
             asked.unknown.remove(name)
 
 
+def _settings(asked: WidgetQuery, handle: ModelHandle, model: str | None = None) -> dict[str, float]:
+    """Return the values of the node's widgets with which a model is used as it was trained."""
+    from ..core.lora.catalog import lora_files, made_for
+
+    published = handle.family.trained_on(model or handle.model).settings
+    loras = made_for(lora_files(handle, get_host()))
+    distilled = {name: value for name, value in loras.items() if name in published}
+    settings: dict[str, float] = asked.node_class.trained_settings({**published, **distilled})
+    return settings
+
+
 def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
     answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
     found = answer.to_json()
     toy = found["model"] == BUILT_IN
+    # Which model auto is, only the plan tells.
+    trained = {
+        "sizes": list(handle.family.trained_on(found["model"]).sizes),
+        "settings": _settings(asked, handle, found["model"]),
+    }
     unknown = [name for name in asked.unknown if name in handle.family.planned_inputs]
     if any(name in SIZES for name in unknown):
         # A plan for the widgets' values would be one for another run.
-        return {"verdict": UNKNOWN, "model": found["model"], "toy": toy, "unknown": unknown}
+        return {"verdict": UNKNOWN, "model": found["model"], "toy": toy, "unknown": unknown, **trained}
     text = answer.to_text()
     if toy and found["seconds"] < OVERHEAD:
         found["seconds"] = None
         text = f"{text}\n- The model is small: the times leave out overhead, which takes most of a run's seconds."
     return {
         **found,
+        **trained,
         "verdict": verdict(found, answer.machine.is_cpu),
         "text": text,
         "toy": toy,

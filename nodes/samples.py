@@ -16,7 +16,6 @@ class PiyingSampleClip:
 
     CATEGORY = SAMPLES
     DESCRIPTION = "A small clip that comes with Piying. Put Load Video and Get Video Components in its place."
-    # Load Video reads the input folder, which is empty in a fresh installation.
     SEARCH_ALIASES = ["example video", "示例"]
     RETURN_TYPES = ("IMAGE", "AUDIO", "FLOAT", "MASK")
     RETURN_NAMES = ("images", "audio", "fps", "mask")

@@ -25,6 +25,14 @@ def seed_input(default: int = 0) -> tuple[str, dict[str, Any]]:
     )
 
 
+def wired_inputs(dynprompt: Any, unique_id: str | None) -> frozenset[str]:
+    """Return the names of a node's inputs that come over wires, from ComfyUI's DYNPROMPT; none outside of a graph."""
+    if dynprompt is None or unique_id is None:
+        return frozenset()
+    inputs = dynprompt.get_node(unique_id)["inputs"]
+    return frozenset(name for name, value in inputs.items() if isinstance(value, list))
+
+
 def checked(check: Callable[..., object], *values: Any) -> bool | str:
     """Return True where `check` accepts the values, its sentence where not (ComfyUI's convention)."""
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.wan.request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_SIDE
-from ..core.wan.task.vace_task import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS
+from ..core.wan.task.vace_task import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS, check_asked_length
 from .shared import checked
-from .wan_vace import VACE, WAN
+from .wan_vace import VACE, WAN, sizes_of_source
 from .widgets import Declared, choice, line, number, socket, toggle, whole
 
 MORE = (2, 3, 4)  # further pictures a Reference node takes; for still more, one follows another
@@ -22,6 +23,21 @@ class _Task:
     OUTPUT_TOOLTIPS: tuple[str, ...] = ("For VACE Sample, or for another VACE node to build on.",)
     FUNCTION = "make"
 
+    @classmethod
+    def sizes_before_run(
+        cls, known: Mapping[str, Any], sources: Mapping[str, Any], size_from: str
+    ) -> dict[str, int | None]:
+        """Return the sizes that the task sets, None where only the run knows; see `task_sizes_before_run`."""
+        own = cls._own_sizes(known, sources, size_from)
+        earlier = sizes_of_source(sources["task"], size_from) if "task" in sources else {}
+        # What one of the two knows holds: they go together, or the run refuses them.
+        return own | {name: own.get(name) if value is None else value for name, value in earlier.items()}
+
+    @classmethod
+    def _own_sizes(cls, known: Mapping[str, Any], sources: Mapping[str, Any], size_from: str) -> dict[str, int | None]:
+        del known, sources, size_from
+        return {}
+
 
 class _SizedTask(_Task):
     """A task with pictures of its own, which says the size and length it is to be sampled at."""
@@ -35,6 +51,15 @@ class _SizedTask(_Task):
         "The task's height, for VACE Sample; the nearest multiple of 16 below where a fit is chosen.",
         "The task's number of frames, for VACE Sample: 4n+1.",
     )
+
+    @classmethod
+    def _own_sizes(cls, known: Mapping[str, Any], sources: Mapping[str, Any], size_from: str) -> dict[str, int | None]:
+        fitted = {"width": "fit", "height": "fit", "num_frames": "length"}
+        return {
+            name: None
+            for name, widget in fitted.items()
+            if size_from == "task" or widget in sources or known.get(widget, "refuse") == "refuse"
+        }
 
 
 class PiyingVACEReference(_Task):
@@ -201,7 +226,7 @@ class PiyingVACEOutpaint(_SizedTask):
 
     DESCRIPTION = (
         "Puts a video on a larger canvas and generates what is around it. The canvas, not the video, is the size to "
-        "sample at: wire width and height into VACE Sample."
+        "sample at: VACE Sample takes it from here."
     )
     SEARCH_ALIASES = [*WAN, "outpaint video", "expand video", "扩图", "扩画面"]
 
@@ -307,6 +332,18 @@ class PiyingVACEExtend(_SizedTask):
                 "between": socket("IMAGE", "Keyframes; times has their positions."),
             },
         }
+
+    @classmethod
+    def _own_sizes(cls, known: Mapping[str, Any], sources: Mapping[str, Any], size_from: str) -> dict[str, int | None]:
+        in_all = known.get("count") == "in all"
+        return super()._own_sizes(known, sources, size_from) | {
+            "num_frames": known.get("num_frames") if in_all else None
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, num_frames: int | None, count: str | None) -> bool | str:
+        """Say so where the length in all cannot be made; how many new ones go with a clip only the run knows."""
+        return num_frames is None or count is None or checked(check_asked_length, num_frames, count)
 
     def make(
         self,

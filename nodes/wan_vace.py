@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+import logging
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
+from ..core.wan.task.vace_task import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
-from .shared import CATEGORY, checked, record_run, seed_input, shown
-from .widgets import choice, number, toggle
+from .shared import CATEGORY, checked, record_run, seed_input, shown, wired_inputs
+from .widgets import advanced, choice, number, toggle
+
+if TYPE_CHECKING:
+    from ..core.wan.task.vace_task import VACETask
+
+log = logging.getLogger("piying")
 
 VACE = f"{CATEGORY}/VACE"
 WAN = ["wan", "wan2.1", "vace", "万相"]  # what people type to find any of these nodes
@@ -150,13 +157,15 @@ class PiyingVACESample(PlannedNode):
                     "VACE_TASK",
                     {
                         "tooltip": "From a VACE node: what the video is made from beside its prompt. Without one it "
-                        "is text to video. Wire the node's width, height and num_frames here too."
+                        "is text to video. Size and length come from it as size_from says."
                     },
                 ),
                 **speed_inputs(),
+                **size_inputs(),
             },
-            # Filled by ComfyUI: the texts that savers embed in the file, and the node's id in the workflow.
-            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
+            # Filled by ComfyUI: the texts that savers embed in the file, the node's id in the workflow, and the graph,
+            # which tells a wired size from one of a widget.
+            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID", "dynprompt": "DYNPROMPT"},
         }
 
     @classmethod
@@ -175,12 +184,14 @@ class PiyingVACESample(PlannedNode):
         task: Any = None,
         extra_pnginfo: Any = None,
         unique_id: str | None = None,
+        dynprompt: Any = None,
         **widgets: Any,
     ) -> dict[str, Any]:
         """Return the frames [N, H, W, 3], and show on the node how they were made."""
         from ..core.wan.run import sample
 
-        frames, record = sample(model, vace.VACERequest(**widgets), get_host(), task)
+        sized = with_task_sizes(widgets, task, wired_inputs(dynprompt, unique_id))
+        frames, record = sample(model, vace.VACERequest(**sized), get_host(), task)
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, frames)
 
@@ -199,6 +210,11 @@ class PiyingVACESample(PlannedNode):
         return convert(graph, info)
 
     @staticmethod
+    def sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:
+        """Return the sizes that the task sets in place of the widgets; see `task_sizes_before_run`."""
+        return task_sizes_before_run(known, sources)
+
+    @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
         """Return what a memory plan is made from; whether there is a task only its wire tells before a run."""
         return {**known, "task": "task" in linked}
@@ -209,7 +225,7 @@ def speed_inputs() -> dict[str, Any]:
     low, high, step = 0.0, 1.0, 0.05
     # Workflow files hold the values of widgets by position: a new one goes last. Each default is the reference, so
     # that a workflow saved before a widget came gives the same frames.
-    return {
+    declared = {
         "speed": choice(
             vace.SPEEDS,
             "reference: every step in full, as published. balanced: steps that hardly differ are skipped and "
@@ -254,6 +270,49 @@ def speed_inputs() -> dict[str, Any]:
             "takes half the memory; on overflow it falls back to a wider type.",
         ),
     }
+    return advanced(declared, "speed")
+
+
+def size_inputs() -> dict[str, Any]:
+    """Return the widget that says where size and length come from; a file saved before it came means what it meant."""
+    return {
+        "size_from": choice(
+            SIZES_FROM,
+            "Where size and length come from if they are not wired. auto: from the task, where its frames are of one "
+            "size or length only (fit or length: refuse, and the num_frames of VACE: Extend); else from the widgets. "
+            "task: from the task's video, at the nearest multiple of 16 below. widgets: from the widgets.",
+        )
+    }
+
+
+def with_task_sizes(widgets: dict[str, Any], task: VACETask | None, wired: Collection[str]) -> dict[str, Any]:
+    """Return a sampler's widgets without `size_from`, with the task's size and length where it takes those."""
+    own = {name: value for name, value in widgets.items() if name != "size_from"}
+    found = {} if task is None else task.sampler_sizes(widgets.get("size_from", "auto"), wired)
+    changed = [name for name, value in found.items() if own[name] != value]
+    if changed:
+        log.info("From the task: %s.", ", ".join(f"{name} {found[name]}" for name in changed))
+    return own | found
+
+
+def task_sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return what `with_task_sizes` will set, as far as a graph tells; see `PlannedNode.sizes_before_run`."""
+    size_from = known.get("size_from", "auto")
+    if "task" not in sources or size_from == "widgets":
+        return {}
+    found = sizes_of_source(sources["task"], size_from)
+    if {"width", "height"}.intersection(sources):
+        found = {name: value for name, value in found.items() if name == "num_frames"}
+    return {name: value for name, value in found.items() if name not in sources}
+
+
+def sizes_of_source(source: Any, size_from: str) -> dict[str, int | None]:
+    """Return the sizes that the task of a node sets; all of them may be set by a node that is none of ours."""
+    sizes = getattr(source and source.node_class, "sizes_before_run", None)
+    if sizes is None:
+        return dict.fromkeys(("width", "height", "num_frames"))
+    found: dict[str, int | None] = sizes(source.known, source.sources, size_from)
+    return found
 
 
 def _side(default: int, name: str) -> dict[str, Any]:

@@ -26,11 +26,24 @@ class WidgetQuery:
         node_class: its class.
         known: inputs whose values are known before a run.
         unknown: names of inputs that only the run will know.
+        sources: {wired input: the node that the wire leads to, or None where that is none of ours}.
     """
 
     node_class: Any
     known: dict[str, Any] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    sources: dict[str, WidgetQuery | None] = field(default_factory=dict)
+
+    def take_sizes(self) -> dict[str, int | None]:
+        """Put in the sizes that a wired node sets in place of the widgets, and return them."""
+        found: dict[str, int | None] = self.node_class.sizes_before_run(self.known, self.sources)
+        for name, value in found.items():
+            if value is None:
+                self.known.pop(name, None)
+                self.unknown.append(name)
+            else:
+                self.known[name] = value
+        return found
 
 
 def class_of(name: object) -> Any:
@@ -49,8 +62,9 @@ def read(question: Mapping[str, Any], depth: int = 0) -> WidgetQuery:
 
     Args:
         question: `class_type`; `inputs`, for each name its value, or for a wire another such question with the
-            `slot` it comes from, or null where what it comes from is no node of ours. Inputs that are not declared
-            are left out: those of a newer or older browser page.
+            `slot` it comes from, or null where what it comes from is no node of ours; `wired`, the names of the wired
+            inputs that are given as values, such as those of primitives. Inputs that are not declared are left out:
+            those of a newer or older browser page.
 
     Raises:
         PiyingError: a value is not what its input takes.
@@ -60,14 +74,20 @@ def read(question: Mapping[str, Any], depth: int = 0) -> WidgetQuery:
     inputs = question.get("inputs", {})
     if not isinstance(inputs, dict):
         raise PiyingError("inputs is no JSON object.")
+    wired = question.get("wired", [])
+    if not isinstance(wired, list):
+        raise PiyingError("wired is no JSON list.")
     asked = WidgetQuery(class_of(question.get("class_type")))
     declared = asked.node_class.INPUT_TYPES()
     for name, spec in {**declared.get("required", {}), **declared.get("optional", {})}.items():
         if name not in inputs:
             continue
         value = inputs[name]
+        if value is None or name in wired:
+            asked.sources[name] = None
         if isinstance(value, dict):
-            value = _output(value, depth)
+            source = asked.sources[name] = read(value, depth + 1)
+            value = _output(source, value)
         elif value is not None:
             check(name, spec, value)
         if value is None:
@@ -77,9 +97,8 @@ def read(question: Mapping[str, Any], depth: int = 0) -> WidgetQuery:
     return asked
 
 
-def _output(question: Mapping[str, Any], depth: int) -> Any:
+def _output(asked: WidgetQuery, question: Mapping[str, Any]) -> Any:
     """Return what a node gives at once; None where only a run would tell."""
-    asked = read(question, depth + 1)
     if not getattr(asked.node_class, "RUNS_AT_ONCE", False) or asked.unknown:
         return None
     # The arguments come from a browser page: a missing one would otherwise raise a TypeError.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # ComfyUI's V1 form, which all its versions read: a type or the list of words, and options.
@@ -32,6 +32,14 @@ def whole(default: int, low: int, high: int, tooltip: str) -> Declared:
 def number(default: float, low: float, high: float, step: float, *, tooltip: str) -> Declared:
     """Return a number between two limits."""
     return "FLOAT", {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip}
+
+
+def advanced(declared: Mapping[str, Declared], *usual: str) -> dict[str, Declared]:
+    """Return inputs of which all but the `usual` ones are shown only where the page is asked for more."""
+    return {
+        name: (kind, options if name in usual else {**options, "advanced": True})
+        for name, (kind, options) in declared.items()
+    }
 
 
 def line(tooltip: str) -> Declared:

@@ -4,12 +4,17 @@ A node class that can tell has a method `plan_memory(**known, linked=names)`: ca
 are known before a run, and the names of those that only the run will know. It returns something with
 `to_json()`, a dictionary with `fits`, `peak_vram_gb`, `peak_ram_gb`, `seconds`, `components`, `reasons` and
 `rejected`, and with `to_text()`.
+
+Where it has `sizes_before_run(known, sources)`, that gives the inputs that a node before it sets in place of its
+widgets, None where only the run knows. A source is the node of a wired input, with `node_class`, `known` and `sources`
+of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from .errors import WorkflowError
@@ -17,6 +22,41 @@ from .graph import Graph, Node, execution_order
 from .known_values import UNKNOWN, KnownValues
 
 SIZES = ("width", "height", "num_frames", "steps", "cfg")
+
+
+class Source:
+    """A node of a graph as `sizes_before_run` is told of it.
+
+    Attributes:
+        node_class: its class.
+        known: inputs whose values are known before a run.
+        unknown: names of inputs that only the run will know.
+        sources: {wired input: the node that the wire leads to}.
+    """
+
+    def __init__(self, node: Node, graph: Graph, classes: Mapping[str, type], values: KnownValues) -> None:
+        self.node_class: Any = classes[node.class_type]
+        inputs = values.inputs(node)
+        self.known = {name: value for name, value in inputs.items() if value is not UNKNOWN}
+        self.unknown = [name for name, value in inputs.items() if value is UNKNOWN]
+        self._links = {name: graph[link.source] for name, link in node.links()}
+        self._of = graph, classes, values
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """The nodes that its wires lead to."""
+        return {name: Source(node, *self._of) for name, node in self._links.items()}
+
+    def take_sizes(self) -> None:
+        """Put in the sizes that a wired node sets in place of the widgets."""
+        sizes_before_run = getattr(self.node_class, "sizes_before_run", None)
+        found = {} if sizes_before_run is None else sizes_before_run(self.known, self.sources)
+        for name, value in found.items():
+            if value is None:
+                self.known.pop(name, None)
+                self.unknown.append(name)
+            else:
+                self.known[name] = value
 
 
 @dataclass(frozen=True)
@@ -43,12 +83,11 @@ def plan_graph(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> l
     values = KnownValues(graph, classes)
     plans = []
     for node in execution_order(graph, roots):
-        node_class = classes[node.class_type]
-        known = values.inputs(node)
-        unknown = [name for name, value in known.items() if value is UNKNOWN]
-        known = {name: value for name, value in known.items() if value is not UNKNOWN}
-        if hasattr(node_class, "plan_memory"):
-            plans.append(NodePlan(node, node_class().plan_memory(linked=frozenset(unknown), **known), unknown))
+        asked = Source(node, graph, classes, values)
+        if hasattr(asked.node_class, "plan_memory"):
+            asked.take_sizes()
+            answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
+            plans.append(NodePlan(node, answer, asked.unknown))
     if not plans:
         raise WorkflowError("--plan: no node of the workflow can tell what it would need.")
     return plans

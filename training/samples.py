@@ -110,7 +110,11 @@ def save_clips(out: Path, write: Callable[..., None]) -> None:
     )
     square = covered_by("square", journey((0.5, 0.72), (0.5, 0.28)))
     write(out / "moving_square_depth.mp4", square[..., None].expand(-1, -1, -1, 3).contiguous(), Fraction(FPS))
-    write(out / "waving_person_pose.mp4", waving(), Fraction(FPS))
+    person = waving()
+    write(out / "waving_person_pose.mp4", person, Fraction(FPS))
+    # Of the toy's size, for the workflow whose video is made at the size of its input.
+    small = torch.nn.functional.interpolate(person.permute(0, 3, 1, 2), size=(SIDE, SIDE), mode="area")
+    write(out / "waving_person_pose_small.mp4", small.permute(0, 2, 3, 1).contiguous(), Fraction(FPS))
 
 
 def main() -> None:

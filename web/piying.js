@@ -4,8 +4,9 @@ import { api } from "../../scripts/api.js";
 import { callRoute } from "./lib/routes.js";
 import { roleOf } from "./lib/graph.js";
 import { migrateWidgets } from "./lib/widget_migration.js";
-import { addPanel } from "./lib/panel.js";
+import { addPanel, watchNotes } from "./lib/panel.js";
 import { pollPlans } from "./lib/plan.js";
+import { arrangeWidgets, showUsed } from "./lib/widgets.js";
 import { listenToRun, restoreRecords } from "./lib/run_events.js";
 import { watchFailures } from "./lib/failures.js";
 import { titleTemplates } from "./lib/templates.js";
@@ -71,7 +72,13 @@ app.registerExtension({
     migrateWidgets(graph, (type) => window.LiteGraph.registered_node_types[type]?.nodeData?.input);
   },
   nodeCreated(node) {
+    if (!/^Piying/.test(node.comfyClass ?? "")) return;
     const role = roleOf(node);
     if (role) addPanel(node, role);
+    else watchNotes(node);
+    arrangeWidgets(node);
+  },
+  loadedGraphNode(node) {
+    if (/^Piying/.test(node.comfyClass ?? "")) showUsed(node, node.constructor.nodeData?.input);
   },
 });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
@@ -13,6 +15,8 @@ from .models import choose, image_processor, load
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger("piying")
 
 SHOWN = 12  # names in a message
 
@@ -40,6 +44,7 @@ def segment(images: Any, model: str, names: str, host: Host) -> tuple[torch.Tens
     # Before the first frame: an unknown name should not cost a pass over the clip.
     wanted = torch.tensor(class_numbers(names, labels), device=device)
     masks = torch.empty(frames.shape[:3])
+    counts = torch.zeros(len(labels), dtype=torch.int64)
     progress = host.progress("Segmentation", len(frames))
     with torch.no_grad(), resident([network], device, host):
         for index, frame in enumerate(frames):
@@ -47,8 +52,25 @@ def segment(images: Any, model: str, names: str, host: Host) -> tuple[torch.Tens
             size = [tuple(frame.shape[:2])]
             (classes,) = processor.post_process_semantic_segmentation(network(**pixels), target_sizes=size)
             masks[index] = torch.isin(classes, wanted)
+            counts += torch.bincount(classes.flatten().cpu(), minlength=len(labels))
             progress.step(index + 1)
-    return masks, {"model": found.name, "device": device, "names": names}
+    seen = shares(counts.tolist(), labels)
+    record: dict[str, Any] = {"model": found.name, "device": device, "names": names, "found": seen}
+    if not masks.any():
+        listed = ", ".join(f"{name} {share} %" for name, share in seen.items())
+        record["note"] = f"Nothing named {names} was found in {len(frames)} frames. Found: {listed}."
+        log.warning("Segment by Name: %s", record["note"])
+    return masks, record
+
+
+def shares(counts: Sequence[int], labels: Mapping[int, str]) -> dict[str, float]:
+    """Return how much of all pixels each class covers, in percent, the largest first."""
+    found = {
+        labels.get(number, str(number)): round(100 * count / sum(counts), 1)
+        for number, count in enumerate(counts)
+        if count
+    }
+    return dict(sorted(found.items(), key=lambda entry: -entry[1])[:SHOWN])
 
 
 def class_numbers(names: str, known: dict[int, str]) -> list[int]:

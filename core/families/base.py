@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..catalog.installed_model import BUILT_IN
 from ..quantization.policy import NOTHING_CAST, CastRules
 
 if TYPE_CHECKING:
@@ -54,6 +55,29 @@ class ComponentSpec:
         return self.name.removesuffix("_2")
 
 
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a model was trained on, or published with.
+
+    Attributes:
+        settings: values of the widgets of its sampler.
+        sizes: (width, height) pairs to offer.
+        areas: the smallest and the largest number of pixels that it makes something of; None: any larger one.
+        frames: the length of a video beyond which it repeats itself; None for images.
+    """
+
+    settings: Mapping[str, float] = field(default_factory=dict)
+    sizes: tuple[Size, ...] = ()
+    areas: tuple[int, int | None] = (0, None)
+    frames: int | None = None
+
+    @property
+    def words(self) -> str:
+        """Return "832×480, 81 frames", for use in a sentence."""
+        words = f"{self.settings['width']}×{self.settings['height']}"
+        return f"{words}, {self.settings['num_frames']} frames" if "num_frames" in self.settings else words
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ModelFamily:
     """What a family says of itself; its methods say what depends on a run.
@@ -72,7 +96,8 @@ class ModelFamily:
         missing: {component or tokenizer: what to put where, in a few words} for what single files may lack.
         remedy: what to do where something is missing, as the beginning of a sentence.
         lora_widths: {width of the transformer: the model a LoRA of that width was made for}.
-        sizes: (width, height) pairs to offer.
+        published: what its models were trained on.
+        toy: what its built-in model was trained on.
         planned_inputs: the widgets of its sampler that a memory plan depends on.
     """
 
@@ -89,7 +114,8 @@ class ModelFamily:
     missing: Mapping[str, str] = field(default_factory=dict)
     remedy: str = ""
     lora_widths: Mapping[int, str] = field(default_factory=dict)
-    sizes: tuple[Size, ...] = ()
+    published: TrainedOn = field(default_factory=TrainedOn)
+    toy: TrainedOn = field(default_factory=TrainedOn)
     planned_inputs: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -104,6 +130,27 @@ class ModelFamily:
     def rules(self) -> dict[str, CastRules]:
         """Which layers of each component may be stored in fewer bits."""
         return {spec.name: spec.rules for spec in self.components}
+
+    def trained_on(self, model: str) -> TrainedOn:
+        """Return what the model of that name was trained on."""
+        return self.toy if model == BUILT_IN else self.published
+
+    def cautions(self, model: str, work: Any) -> list[str]:
+        """Return sentences on what the model of that name was not trained to do of a work."""
+        trained = self.trained_on(model)
+        if not trained.sizes:
+            return []
+        size = f"{work.width}×{work.height}"
+        name = "the built-in toy model" if model == BUILT_IN else model
+        (least, most), area, found = trained.areas, work.width * work.height, []
+        if area < least:
+            found.append(f"{size} is far below what {name} was trained on ({trained.words}): expect noise.")
+        if most is not None and area > most:
+            found.append(f"{size} is far above what {name} was trained on ({trained.words}): expect noise.")
+        if trained.frames is not None and work.num_frames > trained.frames:
+            count = work.num_frames
+            found.append(f"num_frames is {count}, and {name} was trained on {trained.frames}: expect repetitions.")
+        return found
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return the family's models that lie in single files.

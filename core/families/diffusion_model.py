@@ -66,7 +66,7 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         advise=lambda: family.what_fits(fitting(), work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
-    return Estimate(name, made, machine, () if made.fits else fitting())
+    return Estimate(name, made, machine, () if made.fits else fitting(), tuple(family.cautions(name, work)))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import PiyingError
+from ..samples import place_clips
 from .base import MemoryRules, Progress
 from .comfy import ComfyHost, settle_comfyui_device
 from .headless import HeadlessHost
@@ -269,6 +270,7 @@ class Checkout:
             return
         # A folder that is not there is an empty one here, as the input folder is that ComfyUI makes at its start.
         inputs = host.input if host.input.is_dir() else host.temp / "input"
+        place_clips(inputs)
         inputs.mkdir(parents=True, exist_ok=True)
         folder_paths.set_input_directory(str(inputs.absolute()))
         folder_paths.set_output_directory(str(host.output.absolute()))

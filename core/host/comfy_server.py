@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from ..files.json_file import parse_json
+from ..samples import place_clips
 from .base import MODEL_CATEGORIES
 from .model_folders import ModelFolders
 
@@ -95,6 +96,15 @@ def offer_files(pack: Path) -> None:
         forms = dict.fromkeys((name, name.replace("%", "%25"), quote(name)))
         pattern = re.sub(r"\\?[{}]", ".", "|".join(map(re.escape, forms)))  # aiohttp takes braces for its own
         server.routes.get(f"{place}/{{pack:{pattern}}}{below}/{{file:.+}}")(_files((pack / folder).resolve()))
+
+
+def offer_clips() -> None:
+    """Put the pack's clips into ComfyUI's input folder, so that its Load Video lists what the templates begin with."""
+    if comfy_server() is None:
+        return
+    import folder_paths
+
+    place_clips(Path(folder_paths.get_input_directory()))
 
 
 def _files(folder: Path) -> Callable[[Request], Any]:

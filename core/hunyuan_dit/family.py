@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.layouts import kl_vae, t5
-from ..families.base import ComponentSpec, ModelFamily
+from ..families.base import ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
 from .layouts import BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, bert_tensors, tensors
-from .request import SIZES, check_size
+from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, TOY_SIZES, check_size
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
@@ -165,6 +165,14 @@ HUNYUAN_DIT = HunyuanDiTFamily(
     },
     remedy="Fetch it with `python install.py --models hunyuan-dit-v1.2`, whose folder lends its parts",
     lora_widths={1408: "Hunyuan-DiT"},
-    sizes=tuple(SIZES),
+    published=TrainedOn(
+        settings={"width": DEFAULT_WIDTH, "height": DEFAULT_HEIGHT, "steps": DEFAULT_STEPS, "cfg": DEFAULT_CFG},
+        sizes=tuple(SIZES),
+    ),
+    toy=TrainedOn(
+        settings={"width": 128, "height": 128, "steps": 25, "cfg": 3.0},
+        sizes=tuple(reversed(TOY_SIZES)),
+        areas=(0, 128 * 128),
+    ),
     planned_inputs=("width", "height", "cfg", "steps"),
 )

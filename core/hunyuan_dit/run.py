@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from ..planner.phases import Component
     from ..planner.plan_types import PhasePlan, Plan
+
+log = logging.getLogger("piying")
 
 
 class Encoder(NamedTuple):
@@ -72,6 +75,8 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
     check_size(request.width, request.height, model.found.is_built_in)
     components = model.components()
     work = ImageWork.of(request)
+    for sentence in handle.family.cautions(model.found.name, work):
+        log.warning("%s", sentence)
     with torch.no_grad():
         image, ran = execute_plan(
             phases(components, work),

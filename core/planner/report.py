@@ -23,12 +23,21 @@ class Estimate:
         plan: what was chosen.
         machine: what it was chosen for.
         fitting: where nothing fits, smaller works of the model's family that would.
+        warnings: sentences on what the model was not trained to do.
     """
 
     model: str
     plan: Plan
     machine: Machine
     fitting: tuple[Any, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def caution(self) -> str:
+        """The warnings, with the time that a run would take to find out; "" where there are none."""
+        if not self.warnings or not self.plan.fits:
+            return " ".join(self.warnings)
+        return " ".join([*self.warnings, f"The run takes about {duration(self.plan.seconds)}."])
 
     def to_json(self) -> dict[str, Any]:
         """Return it fit for JSON; sizes in GB of 2**30 bytes."""
@@ -36,6 +45,7 @@ class Estimate:
         return {
             "model": self.model,
             **self.plan.to_json(),
+            "caution": self.caution,
             "machine": {
                 "name": machine.name,
                 "vram_gb": gigabytes(machine.vram_total),
@@ -47,7 +57,8 @@ class Estimate:
 
     def to_text(self) -> str:
         """Return it as lines for people."""
-        return f"{self.model}\n{table(self.plan, self.machine)}"
+        caution = f"\n- {self.caution}" if self.warnings else ""
+        return f"{self.model}\n{table(self.plan, self.machine)}{caution}"
 
 
 LIMITED_BY = {

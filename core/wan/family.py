@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.layouts.t5 import UMT5, umt5_tensors
-from ..families.base import ComponentSpec, ModelFamily
+from ..families.base import ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
 from .layouts import (
     TEXT_TO_VIDEO,
@@ -21,6 +21,7 @@ from .layouts import (
     tensors,
     vae_tensors,
 )
+from .request import DEFAULT_CFG, DEFAULT_FRAMES, DEFAULT_HEIGHT, DEFAULT_SHIFT, DEFAULT_STEPS, DEFAULT_WIDTH
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
@@ -29,6 +30,28 @@ if TYPE_CHECKING:
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import VideoWork
+
+PUBLISHED = TrainedOn(
+    settings={
+        "width": DEFAULT_WIDTH,
+        "height": DEFAULT_HEIGHT,
+        "num_frames": DEFAULT_FRAMES,
+        "steps": DEFAULT_STEPS,
+        "cfg": DEFAULT_CFG,
+        "shift": DEFAULT_SHIFT,
+    },
+    # 1.3B was trained on the first two.
+    sizes=((832, 480), (480, 832), (1280, 720), (720, 1280), (624, 624), (960, 960)),
+    # A picture of under 200×200 has too few patches for a model trained at 480×832.
+    areas=(256 * 256, None),
+    frames=DEFAULT_FRAMES,
+)
+TOY = TrainedOn(
+    settings={"width": 96, "height": 64, "num_frames": 17, "steps": 20, "cfg": 3.0, "shift": DEFAULT_SHIFT},
+    sizes=((96, 64), (64, 64), (64, 96)),
+    areas=(0, 128 * 128),
+    frames=33,
+)
 
 
 class WanVACEFamily(ModelFamily):
@@ -184,8 +207,8 @@ WAN_VACE = WanVACEFamily(
     remedy="Put it there",
     # Those of Wan2.2 are built as those of Wan2.1 are.
     lora_widths={1536: "Wan 1.3B", 5120: "Wan 14B"},
-    # Those Wan2.1-VACE was trained on, 1.3B at the first two.
-    sizes=((832, 480), (480, 832), (1280, 720), (720, 1280), (624, 624), (960, 960)),
+    published=PUBLISHED,
+    toy=TOY,
     planned_inputs=(
         "width",
         "height",

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("piying")
 
 
-# A picture of under 200×200 has too few patches for a model trained at 480×832.
-SMALLEST_TRAINED_AREA = 256 * 256
-
-
 @dataclass(frozen=True)
 class WanVACEModel:
     """One installed model, by its parts."""
@@ -78,22 +74,6 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
         PiyingError: the model or a LoRA is not installed.
     """
     return WanVACEModel(ModelParts.of(handle, host))
-
-
-def warn_if_untrained(request: VACERequest, found: InstalledModel) -> None:
-    """Say so when a real model is asked for a size it never saw."""
-    if not found.is_built_in and request.width * request.height < SMALLEST_TRAINED_AREA:
-        log.warning(
-            "%d×%d is far below what %s was trained for (832×480, 81 frames); expect noise.",
-            request.width,
-            request.height,
-            found.name,
-        )
-    if request.num_frames > 81:
-        log.warning(
-            "num_frames is %d; Wan2.1 was trained on 81 and tends to repeat itself beyond.",
-            request.num_frames,
-        )
 
 
 def warn_if_not_made_for(request: VACERequest, loras: tuple[LoraFile, ...]) -> None:

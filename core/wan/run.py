@@ -32,7 +32,7 @@ from .conditioning import (
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
-from .model import WanVACEModel, load, warn_if_not_made_for, warn_if_untrained
+from .model import WanVACEModel, load, warn_if_not_made_for
 from .phases import BATCHED, VideoWork, fitting, phases, what_fits
 from .request import AUTO_VAE, SDPA, VACERequest, check_request
 from .speed import speed_notes, with_speed
@@ -110,7 +110,8 @@ def sample_inputs(
     if not logged_plans:
         for sentence in speed_notes(asked, request):
             log.info("Speed: %s", sentence)
-        warn_if_untrained(request, model.found)
+        for sentence in handle.family.cautions(model.found.name, request):
+            log.warning("%s", sentence)
         warn_if_not_made_for(request, model.parts.loras)
     components, device = model.components(), host.device()
     attention = attention_for(request.attention, request.speed, device, model.found.is_built_in)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.layouts import kl_vae
 from ..checkpoints.layouts.kl_vae import FLUX_DIFFUSERS, FLUX_ORIGINAL, FLUX_TITLE
 from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, qwen3_encoder_tensors
-from ..families.base import ComponentSpec, ModelFamily
+from ..families.base import ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
 from .layouts import BLOCK_LISTS, Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL, tensors
-from .request import SIZES
+from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_SHIFT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +150,16 @@ Z_IMAGE = ZImageFamily(
     },
     remedy="Put it there, or fetch the whole model with `python install.py --models z-image-turbo-bf16`",
     lora_widths={3840: "Z-Image"},
-    sizes=SIZES,
+    published=TrainedOn(
+        settings={
+            "width": DEFAULT_WIDTH,
+            "height": DEFAULT_HEIGHT,
+            "steps": DEFAULT_STEPS,
+            "cfg": DEFAULT_CFG,
+            "shift": DEFAULT_SHIFT,
+        },
+        sizes=SIZES,
+        areas=(512 * 512, None),
+    ),
     planned_inputs=("width", "height", "cfg", "steps"),
 )

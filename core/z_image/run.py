@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ TEMPLATE = (
 )
 THINKING = "enable_thinking"  # in the templates of Qwen3
 
+log = logging.getLogger("piying")
+
 
 def sample(
     handle: ModelHandle, request: ZImageRequest, host: Host, image: torch.Tensor | None = None
@@ -63,6 +66,8 @@ def sample(
     picture = None if image is None else _picture(image, request)
     parts = ModelParts.of(handle, host)
     components, work = parts.components(), ZImageWork.of(request, picture is not None)
+    for sentence in handle.family.cautions(parts.found.name, work):
+        log.warning("%s", sentence)
     with torch.no_grad():
         made, ran = execute_plan(
             phases(components, work),

@@ -11,6 +11,7 @@ from ...core.host.base import FolderKind
 from ...core.host.current import get_host
 from ...core.media.images import CHANNELS, read_channel, read_image, write_png
 from ...core.media.naming import numbered, writing
+from ...core.samples import INPUT_FILES
 from .images import checked_choice, checked_image
 
 # The folders that a workflow may name files in.
@@ -24,6 +25,8 @@ SAVER_HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 def input_file(name: str, what: str = "image") -> Path:
     """Return the path of a file named as ComfyUI does: "a.png", "sub/a.png", "a.png [output]", "a.png [temp]".
+
+    The pack's clips are found where the input folder lacks them; ComfyUI has them there from its start.
 
     Raises PiyingError for what is not a regular file inside that folder, links followed.
     """
@@ -40,6 +43,8 @@ def input_file(name: str, what: str = "image") -> Path:
         found = path.is_relative_to(root) and path.is_file() and not bare.endswith(("/", "/."))
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or a circle of links
         found = False
+    if not found and kind is None and bare in INPUT_FILES:
+        return INPUT_FILES[bare]
     if not found:
         raise PiyingError(
             f"{what} {name!r} is not a file in the {kind or 'input'} folder {folder.absolute()}. Put it there, or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import piying
@@ -34,6 +35,7 @@ OFFERED = "window.drive.find('PiyingLoadPromptModel').widgets.find((w) => w.name
 
 
 SAMPLERS = [name for name, node in piying.NODE_CLASS_MAPPINGS.items() if issubclass(node, PlannedNode)]
+WITH_MORE = {"PiyingVACESample", "PiyingVACELongVideo"}
 LOADERS = [name for name, node in piying.NODE_CLASS_MAPPINGS.items() if issubclass(node, ModelLoader)]
 BUTTONS = """((name) => {
   const node = window.LiteGraph.createNode(name);
@@ -101,7 +103,7 @@ def judged(drive, screenshots):
         "use": click(".piying-fitting", "×"),
         "then": until(f"{PANELS}.find((text) => /On the CPU/.test(text))"),
         "values": evaluate(WIDGETS),
-        "wired": opened("first_last_frame"),
+        "wired": opened("inpaint"),
         "before": until(f"{PANELS}.find((text) => /known when it runs/.test(text))"),
         "run": {"do": "run"},
         "after": until(f"{PANELS}.find((text) => /Took/.test(text) && /main memory/.test(text))"),
@@ -118,17 +120,139 @@ def test_what_would_fit_is_a_button(judged):
     assert (width < 2048, frames) == (True, 241)
 
 
+def test_the_models_settings_are_one_click_away(drive, screenshots):
+    """A toy at a real size is warned of with the time; the button brings it back to what it was trained on."""
+    actions = {
+        "graph": opened("t2v"),
+        **dict(enumerate(set_widgets("PiyingVACESample", width=832, height=480, steps=50))),
+        "warned": until(f"{PANELS}.find((text) => /Caution/.test(text) && /832×480/.test(text))"),
+        "picture": picture(screenshots / "caution.png"),
+        "use": click(".piying-trained"),
+        "then": until(f"{PANELS}.find((text) => /On the CPU/.test(text) && !/Caution/.test(text))"),
+        "values": evaluate(WIDGETS),
+    }
+    found = dict(zip(actions, drive(list(actions.values())).results, strict=True))
+    assert "832×480 is far above what the built-in toy model was trained on (96×64, 17 frames)" in found["warned"]
+    assert re.search(r"The run takes about [\d.]+ (s|min|h)\.", found["warned"])
+    assert found["values"] == [96, 64, 17]
+    assert "Toy model" in found["then"]
+    assert "Use the model's settings" not in found["then"], "nothing is left to change"
+
+
 def test_sizes_over_wires_are_not_planned_at_the_defaults(judged):
     assert "Not known yet" in judged["before"]
     assert "GB" not in judged["before"]
     assert "On the CPU" in judged["after"]
 
 
+MANY = """(() => {
+  const { app, LiteGraph } = window, fetchApi = app.api.fetchApi;
+  window.asked = 0;
+  app.api.fetchApi = function (route, ...rest) {
+    if (/piying\\/plan/.test(route)) window.asked += 1;
+    return fetchApi.call(this, route, ...rest);
+  };
+  const loader = window.drive.find("PiyingLoadWanVACE");
+  for (let index = 0; index < 100; index += 1) {
+    const node = LiteGraph.createNode("PiyingVACESample");
+    app.graph.add(node);
+    node.pos = [2000 + 450 * (index % 10), 700 * Math.floor(index / 10)];
+    loader.connect(0, node, node.inputs.findIndex((input) => input.name === "model"));
+  }
+})()"""
+
+
+def test_many_new_samplers_make_few_requests(drive):
+    told = f"{PANELS}.filter((text) => /far above/.test(text)).length >= 100 && window.asked"
+    asked = drive([opened("t2v"), evaluate(MANY), until(told)]).results[-1]
+    assert asked <= 3
+
+
+DIALOG = "document.querySelector('.piying-dialog')"
+OUTSIDE = f"""(() => {{
+  const box = {DIALOG}.getBoundingClientRect();
+  const at = {{ bubbles: true, clientX: box.left - 20, clientY: box.top - 20 }};
+  {DIALOG}.dispatchEvent(new MouseEvent("click", at));
+}})()"""
+
+
+@pytest.mark.parametrize("leave", [{"do": "press", "key": "Escape"}, evaluate(OUTSIDE)], ids=["escape", "backdrop"])
+def test_a_dialog_is_left_by_escape_and_by_a_click_beside_it(drive, leave):
+    opening = [opened("t2v"), until(PLAN), click(".piying-panel button", "Plan"), until(f"Boolean({DIALOG})")]
+    within = evaluate(f"{DIALOG}.querySelector('pre').click()")
+    *_, still, _, gone = drive([*opening, within, until(f"Boolean({DIALOG})"), leave, until(f"!{DIALOG}")]).results
+    assert (still, gone) == (True, True)
+
+
+ADVANCED = """(() => {
+  const node = window.drive.find("PiyingVACESample");
+  const shown = node.widgets.filter((widget) => node.isWidgetVisible(widget)).map((widget) => widget.name);
+  return { shown, height: node.computeSize()[1] };
+})()"""
+
+
+def test_rare_widgets_are_shown_when_asked_for_and_where_a_file_sets_them(drive):
+    shipped = json.loads((WORKFLOWS / "t2v.json").read_text(encoding="utf-8"))
+    changed = json.loads(json.dumps(shipped))
+    sampler = next(node for node in changed["nodes"] if node["type"] == "PiyingVACESample")
+    sampler["widgets_values"][12] = 0.8  # cfg_end
+    actions = [
+        *({"do": "load_graph", "workflow": shipped}, until(PLAN), evaluate(ADVANCED)),
+        *(click(".piying-panel button", "More"), evaluate(ADVANCED)),
+        *({"do": "load_graph", "workflow": changed}, evaluate(ADVANCED)),
+    ]
+    results = drive(actions).results
+    few, more, set_by_file = results[2], results[4], results[6]
+    assert "speed" in few["shown"] and "cfg_end" not in few["shown"]
+    assert more["shown"] == set_by_file["shown"]
+    assert {"cfg_end", "attention"} <= set(more["shown"])
+    assert more["height"] > few["height"] + 100, "the widgets that are not shown take no room"
+
+
+def test_a_mask_of_nothing_is_told_on_its_node_with_what_was_found(drive, screenshots):
+    """Before the node behind it says that the mask is black."""
+    actions = [
+        opened("inpaint"),
+        *set_widgets("PiyingSegment", names="square"),
+        {"do": "run"},
+        until(f"{PANELS}.find((text) => /Nothing named/.test(text))"),
+    ]
+    told = drive(actions).results[-1]
+    assert re.search(
+        r"Nothing named square was found in 17 frames\. Found: background [\d.]+ %, circle [\d.]+ %\.", told
+    )
+
+
+MEMORY_PLAN = """(() => {
+  const { app, LiteGraph } = window;
+  const node = LiteGraph.createNode("PiyingMemoryPlan");
+  app.graph.add(node);
+  window.drive.find("PiyingLoadWanVACE").connect(0, node, node.inputs.findIndex((one) => one.name === "wan_vace"));
+})()"""
+TABLE = """(() => {
+  const box = document.querySelector(".piying-plan");
+  if (!box) return null;
+  const style = getComputedStyle(box);
+  return { font: style.fontFamily, height: box.clientHeight, lines: box.innerText.split("\\n").length };
+})()"""
+
+
+def test_a_memory_plan_is_a_table_with_room_of_its_own(drive, screenshots):
+    actions = [
+        *(opened("t2v"), evaluate(MEMORY_PLAN), *set_widgets("PiyingVACESample", steps=1), {"do": "run"}),
+        *(until(TABLE), picture(screenshots / "memory_plan.png")),
+    ]
+    found = drive(actions).results[-2]
+    assert "monospace" in found["font"]
+    assert found["lines"] > 6
+    assert found["height"] > 140
+
+
 def test_samplers_and_loaders_of_every_family_have_a_panel(drive):
     actions = [opened("t2v"), *(evaluate(f"{BUTTONS}({json.dumps(name)})") for name in [*SAMPLERS, *LOADERS])]
     _, *shown = drive(actions).results
     assert dict(zip([*SAMPLERS, *LOADERS], shown, strict=True)) == {
-        **{name: ["piying-verdict"] for name in SAMPLERS},
+        **{name: ["piying-verdict", *(["More…"] if name in WITH_MORE else [])] for name in SAMPLERS},
         **{name: ["Models…"] for name in LOADERS},
     }
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.samples import CLIPS, FOLDER, PICTURES, sample_clip, sample_picture
+from piying.core.samples import CLIPS, FOLDER, INPUT_FILES, PICTURES, place_clips, sample_clip, sample_picture
 from piying.training.reading import read_picture, read_video
 
 
 def test_every_sample_is_there_and_small():
     files = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
     named = {f"{file}.mp4" for file in CLIPS.values()} | {f"{file}.png" for file in PICTURES.values()}
-    assert set(files) == named | {"moving_circle_mask.webp"}
+    assert set(files) == named | {"moving_circle_mask.webp", "waving_person_pose_small.mp4"}
     assert max(files.values()) < 20_000
 
 
@@ -59,3 +59,18 @@ def test_first_and_last_frame_belong_together():
 def test_unknown_samples_are_refused():
     with pytest.raises(PiyingError, match="sample is 'cat'. Choose one of: moving circle"):
         sample_clip("cat")
+
+
+def test_clips_are_put_into_an_input_folder_once(tmp_path):
+    own = tmp_path / "piying_moving_circle.mp4"
+    own.write_bytes(b"a person's own")
+    place_clips(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(INPUT_FILES)
+    assert own.read_bytes() == b"a person's own"
+    assert (tmp_path / "piying_waving_person_pose.mp4").stat().st_size > 1000
+
+
+def test_a_folder_that_takes_no_file_is_named(tmp_path, caplog):
+    (tmp_path / "input").write_text("a file")
+    place_clips(tmp_path / "input")
+    assert f"cannot be put into {tmp_path / 'input'}" in caplog.text

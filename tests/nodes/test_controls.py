@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -63,6 +64,19 @@ def test_a_thing_is_named_masked_and_outlined(tmp_path):
     finished = run(nodes, tmp_path, images=["3", 0], filename_prefix="layout")
     found, (sample_mask,) = finished.outputs("PiyingSegment")[0][0], finished.outputs("PiyingSampleClip")[3]
     assert (found != sample_mask).float().mean() < 0.02
+
+
+def test_a_name_of_which_nothing_is_seen_is_told_with_what_is(tmp_path, caplog):
+    nodes = [
+        node("PiyingSegment", frames=FRAMES, model="auto", names="square, triangle"),
+        node("PiyingControlLayoutMask", mask=["2", 0], outline="hull", lines="black on white"),
+    ]
+    finished = run(nodes, tmp_path, images=["3", 0], filename_prefix="layout")
+    assert finished.outputs("PiyingSegment")[0][0].max() == 0
+    pattern = (
+        r"Nothing named square, triangle was found in 17 frames\. Found: background 8\d\.\d %, circle 1\d\.\d %\."
+    )
+    assert re.search(pattern, caplog.text), caplog.text
 
 
 @pytest.mark.parametrize(

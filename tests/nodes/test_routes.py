@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import piying
 import pytest
 from piying.core.errors import PiyingError
@@ -94,6 +96,8 @@ def test_the_time_of_a_toy_is_told_where_a_plan_counts_most_of_it():
 def test_what_only_the_run_knows_is_named():
     """A plan for other sizes than the run's would call a small run too big, or a large one fitting."""
     found = routes.plan(asked(width=None, height=None, task=None))
+    assert (found["verdict"], found["unknown"]) == ("unknown", ["width", "height", "num_frames"])
+    found = routes.plan(asked(width=None, height=None, task=None, size_from="widgets"))
     assert (found["verdict"], found["unknown"]) == ("unknown", ["width", "height"])
     assert "text" not in found and "seconds" not in found
     found = routes.plan(asked(cfg=None))
@@ -103,12 +107,87 @@ def test_what_only_the_run_knows_is_named():
 def test_sizes_that_only_the_run_knows_are_those_of_the_last_run():
     last = {"width": 96, "height": 64, "num_frames": 17}
     wired = asked(width=None, height=None, num_frames=None, task=None)
-    planned, known = routes.plan({**wired, "last": last}), routes.plan(asked(**last, task=None))
+    planned, known = routes.plan({**wired, "last": last}), routes.plan(asked(**last, task=None, size_from="widgets"))
     assert (planned["verdict"], planned["unknown"]) == ("streams", [])
     assert planned["peak_vram_gb"] == known["peak_vram_gb"]
     assert routes.plan({**asked(), "last": {**last, "width": 832}}) == routes.plan(asked()), "a widget counts first"
     assert routes.plan({**wired, "last": {"width": 0}})["verdict"] == "wrong"
     assert routes.plan({**wired, "last": "none"})["verdict"] == "unknown"
+
+
+def task_node(name="PiyingVACEInpaint", **inputs):
+    return {"class_type": name, "inputs": {"video": None, "mask": None, "fit": "refuse", "length": "refuse", **inputs}}
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "unknown"),
+    [
+        (task_node(), {}, ["width", "height", "num_frames"]),
+        (task_node(fit="crop", length="trim"), {}, []),
+        (task_node(fit="crop", length="trim"), {"size_from": "task"}, ["width", "height", "num_frames"]),
+        (task_node(fit="crop"), {}, ["num_frames"]),
+        (task_node(), {"size_from": "widgets"}, []),
+        (task_node("PiyingVACEReference"), {"size_from": "task"}, []),
+        (task_node(fit="crop", length="trim", task=task_node()), {}, ["width", "height", "num_frames"]),
+        (task_node("PiyingVACEExtend", fit="crop", num_frames=49, count="new"), {}, ["num_frames"]),
+    ],
+)
+def test_sizes_that_a_run_takes_from_its_task_are_not_those_of_the_widgets(task, more, unknown):
+    found = routes.plan(asked(task=task, **more))
+    assert [name for name in found["unknown"] if name != "task"] == unknown
+    assert (found["verdict"] == "unknown") == bool(unknown)
+
+
+def test_a_length_that_a_task_sets_is_planned_with():
+    given = task_node("PiyingVACEExtend", fit="crop", num_frames=17, count="in all")
+    found = routes.plan(asked(task=given))
+    assert found["from_task"] == {"num_frames": 17}
+    assert found["peak_vram_gb"] == routes.plan(asked(num_frames=17, task=None, size_from="widgets"))["peak_vram_gb"]
+
+
+def test_a_wired_size_counts_before_the_tasks():
+    """The value of a primitive is known, and comes over a wire all the same."""
+    found = routes.plan({**asked(task=task_node()), "wired": ["width", "height", "num_frames"]})
+    assert (found["verdict"], found["from_task"]) == ("streams", {})
+
+
+WAN_SETTINGS = {"width": 832, "height": 480, "num_frames": 81, "steps": 50, "cfg": 5.0, "shift": 16.0}
+TOY_SETTINGS = {"width": 96, "height": 64, "num_frames": 17, "steps": 20, "cfg": 3.0, "shift": 16.0}
+
+
+@pytest.mark.parametrize(("model", "settings"), [("wan2.1-vace-14b", WAN_SETTINGS), ("built-in", TOY_SETTINGS)])
+@pytest.mark.parametrize("more", [{}, {"num_frames": 10}, {"width": None}])
+def test_the_settings_of_the_model_are_told_whatever_the_widgets_say(model, settings, more):
+    assert routes.plan(asked(model=loader(model), **more))["settings"] == settings
+
+
+def test_the_settings_of_a_long_video_are_those_of_a_window():
+    joined = {"window": 81, "overlap": 13}
+    found = routes.plan({**asked(**joined), "class_type": "PiyingVACELongVideo"})["settings"]
+    assert {**found, "num_frames": 81} == {**WAN_SETTINGS, **joined}
+    found = routes.plan({**asked(model=loader("built-in"), **joined), "class_type": "PiyingVACELongVideo"})["settings"]
+    assert (found["window"], found["overlap"], found["width"]) == (17, 5, 96)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "sentence"),
+    [
+        ("wan2.1-vace-14b", {"width": 96, "height": 64}, "96×64 is far below what wan2.1-vace-14b was trained on"),
+        ("built-in", {}, "832×480 is far above what the built-in toy model was trained on (96×64, 17 frames)"),
+        ("wan2.1-vace-1.3b", {"num_frames": 121}, "num_frames is 121, and wan2.1-vace-1.3b was trained on 81"),
+        ("wan2.1-vace-14b", {}, None),
+        ("built-in", {"width": 64, "height": 64, "num_frames": 33}, None),
+    ],
+)
+def test_a_size_that_the_model_was_not_trained_on_is_warned_of_with_the_time(model, size, sentence):
+    found = routes.plan(asked(model=loader(model), **size))
+    if sentence is None:
+        assert found["caution"] == ""
+        return
+    caution = found["caution"]
+    assert caution.startswith(sentence)
+    assert re.search(r"\. The run takes about [\d.]+ (s|min|h)\.$", caution), caution
+    assert f"- {caution}" in found["text"].splitlines()
 
 
 def test_images_too():
@@ -146,7 +225,7 @@ def test_a_model_that_is_not_here_says_what_to_fetch():
 )
 def test_values_that_a_run_would_refuse_get_its_sentence(value, sentence):
     found = routes.plan(asked(**value))
-    assert set(found) == {"verdict", "error", "sizes"}
+    assert set(found) - {"settings"} == {"verdict", "error", "sizes"}
     assert found["verdict"] == "wrong"
     assert sentence in found["error"]
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import piying.runner
 import pytest
 import torch
+from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.host.current import set_host
+from piying.core.host.headless import HeadlessHost
+from piying.core.wan.family import WAN_VACE
 
 from ..core.vace_clips import box, clip, moving_box
 
@@ -48,6 +51,86 @@ def test_each_node_with_its_defaults():
     assert call("PiyingVACEInpaint", video=clip(), mask=box())[1:] == (64, 48, 9)
     assert call("PiyingVACEOutpaint", video=clip())[1:] == (96, 48, 9)
     assert call("PiyingVACEExtend", first=clip(1))[1:] == (64, 48, 81)
+
+
+@pytest.mark.parametrize(
+    ("fitting", "size_from", "wired", "sizes"),
+    [
+        ({}, "auto", (), {"width": 64, "height": 48, "num_frames": 9}),
+        ({}, "auto", ("width",), {"num_frames": 9}),
+        ({}, "auto", ("num_frames",), {"width": 64, "height": 48}),
+        ({}, "widgets", (), {}),
+        ({"fit": "crop", "length": "trim"}, "auto", (), {}),
+        ({"fit": "crop", "length": "trim"}, "task", (), {"width": 64, "height": 48, "num_frames": 9}),
+        ({"fit": "crop", "length": "trim"}, "task", ("height", "num_frames"), {}),
+    ],
+)
+def test_a_sampler_takes_the_sizes_of_its_task(fitting, size_from, wired, sizes):
+    task = call("PiyingVACEInpaint", video=clip(), mask=box(), **fitting)[0]
+    assert task.sampler_sizes(size_from, wired) == sizes
+
+
+def test_of_a_video_with_odd_sides_the_nearest_size_below_is_taken():
+    task = call("PiyingVACEInpaint", video=clip(11, 70, 53), mask=box(70, 53), fit="crop", length="trim")[0]
+    assert task.sampler_sizes("task", ()) == {"width": 48, "height": 64, "num_frames": 9}
+
+
+def test_references_set_no_size():
+    assert call("PiyingVACEReference", image=clip(2))[0].sampler_sizes("task", ()) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "frames"), [("PiyingVACESample", {}, 5), ("PiyingVACELongVideo", {"window": 5, "overlap": 1}, 9)]
+)
+def test_a_run_has_the_size_of_its_task_whatever_its_widgets_say(tmp_path, caplog, name, more, frames):
+    set_host(HeadlessHost(output=tmp_path, chosen_device="cpu"))
+    caplog.set_level("INFO", logger="piying")
+    task = call("PiyingVACEExtend", first=clip(1), num_frames=frames)[0]
+    model = ModelHandle(WAN_VACE, "built-in")
+    node = piying.NODE_CLASS_MAPPINGS[name]()
+    chosen = {**widgets(name), "prompt": "a red circle", "steps": 1, "cfg": 1.0, **more}
+    (shown,) = node.sample(model, task, **chosen)["ui"]["piying"]
+    assert (shown["width"], shown["height"], shown["num_frames"]) == (64, 48, frames)
+    assert f"From the task: width 64, height 48, num_frames {frames}." in caplog.text
+
+
+class Graph:
+    """A graph as ComfyUI and the runner hand it to nodes."""
+
+    def __init__(self, inputs):
+        self.inputs = inputs
+
+    def get_node(self, name):
+        return {"7": {"class_type": "PiyingVACESample", "inputs": self.inputs}}[name]
+
+
+def test_a_wired_size_that_the_task_cannot_have_is_refused(tmp_path):
+    """Not replaced: whoever wires a size means it."""
+    set_host(HeadlessHost(output=tmp_path, chosen_device="cpu"))
+    task = call("PiyingVACEExtend", first=clip(1), num_frames=5)[0]
+    graph = Graph({"width": ["3", 0], "height": 64, "num_frames": 81})
+    sampler = piying.NODE_CLASS_MAPPINGS["PiyingVACESample"]()
+    with pytest.raises(PiyingError, match=r"first frame is 64×48, the sampler is set to 96×64"):
+        sampler.sample(
+            ModelHandle(WAN_VACE, "built-in"), task, dynprompt=graph, unique_id="7",
+            prompt="a red circle", width=96, height=64, num_frames=81, steps=1, cfg=1.0,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "count", "sentence"),
+    [
+        (48, "in all", "num_frames is 48. It is 4n+1 frames, from 5 to 9601: use 45 or 49."),
+        (1, "in all", "num_frames is 1. It is 4n+1 frames, from 5 to 9601: use 5."),
+        (0, "new", "num_frames is 0. It goes from 1 to 9601."),
+        (9, "some", "count is 'some'. Choose one of: in all, new."),
+        (49, "in all", True),
+        (48, "new", True),
+        (None, "in all", True),
+    ],
+)
+def test_a_length_that_cannot_be_made_is_refused_before_the_run(num_frames, count, sentence):
+    assert piying.NODE_CLASS_MAPPINGS["PiyingVACEExtend"].VALIDATE_INPUTS(num_frames, count) == sentence
 
 
 def test_references_come_in_the_order_of_the_sockets():

@@ -192,7 +192,7 @@ def test_the_long_video_is_made_in_windows_and_begins_with_its_picture(ran):
 
 def test_outpainting_keeps_the_video_in_the_middle(ran):
     finished = ran("outpaint")
-    kept = finished.outputs("ImageScale")[0][0]
+    kept = finished.outputs("PiyingFrameRate")[0][0]
     feather = 4
     inner = slice(16 + feather, 80 - feather)
     assert torch.equal(sampled(finished)[:, :, inner], kept[:, :, feather:-feather])

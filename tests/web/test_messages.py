@@ -37,7 +37,15 @@ JUDGES = [
 ]
 RAISED = ("PiyingError", "OutOfRangeError")
 # Said to programs: the page never sends such a request, and converts no workflow.
-TO_PROGRAMS = ("class_type is", "inputs is no", "More than ", "model is no id", "client is a text", "That node loads")
+TO_PROGRAMS = (
+    "class_type is",
+    "inputs is no",
+    "wired is no",
+    "More than ",
+    "model is no id",
+    "client is a text",
+    "That node loads",
+)
 TO_PROGRAMS += ("The workflow cannot be converted",)
 
 

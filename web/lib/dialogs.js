@@ -1,30 +1,54 @@
 // Dialogs for the whole memory plan and for a run record.
 import { dialog, element } from "./dom.js";
-import { t } from "./i18n.js";
+import { inPageLanguage, t, time } from "./i18n.js";
 
 export function showPlan(plan) {
-  dialog(t("title.plan"), t("close"), element("pre", {}, plan.text));
+  dialog(t("title.plan"), t("close"), element("pre", {}, inPageLanguage(plan.text)));
 }
 
-const LONG_TEXTS = new Set(["prompt", "negative_prompt", "expanded", "frozen_prompt"]);
+const LONG_TEXTS = ["prompt", "negative_prompt", "expanded", "frozen_prompt"];
+const SETTINGS = ["steps", "cfg", "shift", "strength", "seed", "speed"];
 
 export function showRecord(record) {
   const rows = Object.entries(record).filter(([, value]) => value !== null && value !== "");
-  const short = rows.filter(([name]) => !LONG_TEXTS.has(name) && name !== "seconds");
-  const texts = rows.filter(([name]) => LONG_TEXTS.has(name)).map(([name, value]) => textSection(name, value));
+  const texts = rows.filter(([name]) => LONG_TEXTS.includes(name)).map(([name, value]) => textSection(name, value));
+  const rest = rows.filter(([name]) => !LONG_TEXTS.includes(name));
   dialog(
-    t("title.record"), t("close"), ...texts,
+    t("title.record"), t("close"), table(factsOf(record)), ...texts,
     record.seconds ? element("h4", {}, t("phases")) : null,
-    record.seconds ? table(Object.entries(record.seconds)) : null,
-    table(short.map(([name, value]) => [name, formatValue(value)])),
+    record.seconds ? table(Object.entries(record.seconds).map(([name, value]) => [t(`phase.${name}`), time(value)])) : null,
+    element(
+      "details", {}, element("summary", {}, t("allValues")),
+      table(rest.map(([name, value]) => [name, formatValue(value)])),
+    ),
   );
+}
+
+// What a person asks first: which model, how large, with which settings, how long it took.
+export function factsOf(record) {
+  const { width, height, num_frames: frames, seconds, loras, found } = record;
+  const took = seconds ? Object.values(seconds).reduce((sum, value) => sum + value, 0) : null;
+  const facts = {
+    model: record.model === "built-in" ? t("toy") : record.model,
+    loras: loras?.map((lora) => lora.name ?? lora).join(", "),
+    size: width && height ? `${width}×${height}` : null,
+    length: frames ? t("frames", { count: frames }) : null,
+    ...Object.fromEntries(SETTINGS.map((name) => [name, record[name]])),
+    found: found && Object.entries(found).map(([name, share]) => `${name} ${share} %`).join(", "),
+    device: record.device,
+    time: took === null ? null : time(took),
+    peak: record.peak_vram_gb ? `${record.peak_vram_gb} GB` : null,
+  };
+  return Object.entries(facts)
+    .filter(([, value]) => value !== null && value !== undefined && value !== "")
+    .map(([name, value]) => [t(`fact.${name}`), value]);
 }
 
 function textSection(name, text) {
   const copy = () => navigator.clipboard?.writeText(text);
   return element(
     "section", {},
-    element("h4", {}, name, " ", element("button", { onclick: copy }, t("copy"))),
+    element("h4", {}, t(`fact.${name}`), " ", element("button", { onclick: copy }, t("copy"))),
     element("p", { class: "piying-long" }, text),
   );
 }

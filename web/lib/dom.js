@@ -16,6 +16,13 @@ export function dialog(title, closeText, ...children) {
     ...children,
   );
   made.addEventListener("close", () => made.remove());
+  // The backdrop counts as the dialog itself; its contents are elements of their own, but for its padding.
+  made.addEventListener("click", ({ target, clientX: x, clientY: y }) => {
+    const { left, right, top, bottom } = made.getBoundingClientRect();
+    if (target === made && (x < left || x > right || y < top || y > bottom)) made.close();
+  });
+  // ComfyUI's own shortcuts, such as Escape, would act on the canvas behind.
+  made.addEventListener("keydown", (event) => event.stopPropagation());
   document.body.append(made);
   made.showModal();
   return made;

@@ -64,17 +64,18 @@ function followBypassed(node, slot, depth) {
 
 // The body of the plan route: see nodes/widget_query.py.
 export function describe(node, depth = 0) {
-  const inputs = {};
+  const inputs = {}, wired = [];
   for (const widget of node.widgets ?? []) if (isPlain(widget.value)) inputs[widget.name] = widget.value;
   for (const input of node.inputs ?? []) {
     if (input.link == null) continue;
     const found = follow(node.graph, input.link, depth);
+    wired.push(input.name);
     if (found && "value" in found) inputs[input.name] = found.value;
     else if (found && /^Piying/.test(found.node.comfyClass ?? "") && depth < 6) {
       inputs[input.name] = { ...describe(found.node, depth + 1), slot: found.slot };
     } else inputs[input.name] = null;
   }
-  return { class_type: node.comfyClass, inputs };
+  return { class_type: node.comfyClass, inputs, wired };
 }
 
 // The class of the loader at the end of a node's chain of `model` links; null where there is none.

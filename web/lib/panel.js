@@ -4,12 +4,13 @@ import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
 import { showPlan, showRecord } from "./dialogs.js";
 import { inPageLanguage, t, time } from "./i18n.js";
+import { isAdvanced } from "./widgets.js";
 
 export const panels = new Map(); // by node
 
 // Heights and widths in pixels.
-const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 140, EDGE = 10;
-const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90;
+const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 140, PLAN_LINE = 15, MAX_PLAN = 420, PLAN_WIDTH = 640, EDGE = 10;
+const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90, RAGGED = 1.12;
 
 export function addPanel(node, role) {
   const box = element("div", { class: "piying-panel" });
@@ -36,6 +37,15 @@ export function addPanel(node, role) {
   return panel;
 }
 
+// A node without a panel gets one where its run has something to say, such as a mask that nothing is in.
+export function watchNotes(node) {
+  const executed = node.onExecuted;
+  node.onExecuted = function (output, ...rest) {
+    if (output?.piying?.[0]?.note && !panels.has(node)) setOutput(addPanel(node, BARE), output);
+    return executed?.call(this, output, ...rest);
+  };
+}
+
 export function showFailure(node, sentence) {
   const panel = panels.get(node) ?? addPanel(node, BARE);
   panel.failure = sentence;
@@ -55,11 +65,20 @@ export function setOutput(panel, output) {
   panel.output = output;
   panel.record = output?.piying?.[0] ?? panel.record;
   if (panel.role === TEXT) panel.text = output?.text?.[0] ?? panel.text;
+  const { size } = panel.node;
+  if (isPlan(panel) && panel.text && size[0] < PLAN_WIDTH) panel.node.setSize([PLAN_WIDTH, size[1]]);
   render(panel);
 }
 
 // Newer versions of ComfyUI stream text into a preview widget of their own.
 const ownText = ({ node, text }) => text && !node.widgets?.some((w) => w.name === "$$node-text-preview");
+
+// A table, whose columns stand below each other and whose lines are not broken.
+const isPlan = ({ node }) => node.comfyClass === "PiyingMemoryPlan";
+
+const textHeight = (panel) => (
+  isPlan(panel) ? Math.min(MAX_PLAN, panel.text.split("\n").length * PLAN_LINE + 2 * EDGE) : TEXT_BOX
+);
 
 // Why an expanded prompt is the line itself: the facts that the model lost, else the reason in full.
 function fallbackNote(record) {
@@ -73,23 +92,31 @@ const refusalOf = ({ plan, problem }) => problem ?? (plan?.verdict === "wrong" ?
 // The refusal of a run is often the one that the plan has told already.
 const ownFailure = (panel) => (panel.failure === inPageLanguage(refusalOf(panel) ?? "") ? null : panel.failure);
 
+// What the model was not trained for, and the time that it takes to see that.
+const cautionOf = ({ plan }) => inPageLanguage(plan?.caution ?? "");
+
 function sentenceHeight({ node }, sentence) {
   const wide = sentence.match(/[\u2e80-\uffff]/g)?.length ?? 0;
   const length = wide * WIDE_LETTER + (sentence.length - wide) * LETTER;
-  return Math.max(LINE, Math.ceil(length / Math.max(80, node.size[0] - BESIDE)) * SENTENCE_LINE + 2);
+  return Math.max(LINE, Math.ceil((length * RAGGED) / Math.max(80, node.size[0] - BESIDE)) * SENTENCE_LINE + 2);
 }
 
 function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
   const refusal = role === SAMPLER ? refusalOf(panel) : null;
-  if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal)) + BUTTON_ROW;
-  else if (role === SAMPLER) height += 2 * LINE + BUTTON_ROW * (panel.plan?.fitting?.length ? 2 : 1);
+  if (role === SAMPLER) height += BUTTON_ROW * (offeredChanges(panel).length ? 2 : 1);
+  if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal));
+  else if (role === SAMPLER) {
+    height += 2 * LINE;
+    if (cautionOf(panel)) height += sentenceHeight(panel, cautionOf(panel)) + 2;
+  }
   if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure) + 4;
   if (role === LOADER) height += BUTTON_ROW;
   if (panel.running) height += BAR;
   if (panel.motion) height += MOTION;
-  if (ownText(panel)) height += TEXT_BOX;
+  if (ownText(panel)) height += textHeight(panel);
+  if (panel.record?.note) height += sentenceHeight(panel, inPageLanguage(panel.record.note)) + 4;
   if (fallbackNote(panel.record)) height += LINE;
   if (panel.record && role !== SAMPLER) height += BUTTON_ROW;
   return height > EDGE ? height : 0;
@@ -102,8 +129,10 @@ export function render(panel) {
   if (panel.role === SAMPLER) parts.push(...samplerParts(panel));
   if (panel.role === LOADER) parts.push(element("div", { class: "piying-row" }, modelsButton(panel, "models")));
   if (ownText(panel)) {
-    parts.push(element("div", { class: "piying-text", onwheel: (e) => e.stopPropagation() }, panel.text));
+    const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (e) => e.stopPropagation() };
+    parts.push(element("div", box, isPlan(panel) ? inPageLanguage(panel.text) : panel.text));
   }
+  if (panel.record?.note) parts.push(sentenceLine("caution", t("caution"), inPageLanguage(panel.record.note)));
   const note = fallbackNote(panel.record);
   if (note) parts.push(element("div", { class: "piying-small piying-note", title: inPageLanguage(panel.record.problem) }, note));
   if (panel.record && panel.role !== SAMPLER) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
@@ -141,15 +170,24 @@ function samplerParts(panel) {
     panel.record ? recordButton(panel) : null,
     sizeSelect(panel),
     plan?.toy || plan?.verdict === "missing" ? modelsButton(panel, "get") : null,
+    advancedButton(panel),
   );
-  if (refusal) return [sentenceLine(verdict, word, inPageLanguage(refusal)), buttons];
+  const offers = offeredChanges(panel);
+  const offerRow = offers.length ? element("div", { class: "piying-row" }, ...offers) : "";
+  if (refusal) return [sentenceLine(verdict, word, inPageLanguage(refusal)), offerRow, buttons];
   return [
     element(
       "div", { class: "piying-line", title: inPageLanguage(plan?.reasons?.join("\n") ?? plan?.error ?? "") || undefined },
-      element("span", { class: "piying-verdict", "data-verdict": verdict }, word), element("span", {}, figures(plan)),
+      element("span", { class: "piying-verdict", "data-verdict": verdict }, word),
+      element("span", {}, figures(plan)),
     ),
-    element("div", { class: "piying-small" }, details(panel)),
-    plan?.fitting?.length ? element("div", { class: "piying-row" }, ...plan.fitting.map((one) => fittingButton(panel, one))) : "",
+    element(
+      "div", { class: "piying-line" },
+      plan?.toy ? element("span", { class: "piying-verdict", "data-verdict": "toy" }, t("toy")) : null,
+      element("span", { class: "piying-small" }, details(panel)),
+    ),
+    cautionOf(panel) ? sentenceLine("caution", t("caution"), cautionOf(panel)) : "",
+    offerRow,
     buttons,
   ];
 }
@@ -169,13 +207,35 @@ function figures(plan) {
 function details({ plan, record }) {
   if (plan?.verdict === "missing") return t("fetchable", { button: t("get") });
   const parts = [];
-  if (plan?.model) parts.push(plan.toy ? t("toy") : plan.model);
+  if (plan?.model && !plan.toy) parts.push(plan.model);
+  const sized = Object.entries(plan?.from_task ?? {}).map(([name, value]) => (value === null ? name : `${name} ${value}`));
+  if (sized.length) parts.push(t("fromTask", { names: sized.join(", ") }));
   if (record?.seconds) {
     const sum = Object.values(record.seconds).reduce((a, b) => a + b, 0);
     parts.push(t("took", { time: time(sum) }));
     if (record.peak_vram_gb) parts.push(t("peak", { gb: record.peak_vram_gb }));
   } else if (plan?.unknown?.length && plan.verdict !== "unknown") parts.push(t("assumed", { names: plan.unknown.join(", ") }));
   return parts.join(" · ");
+}
+
+// What the widgets would be changed to, if they are not wired: a wired or a task's size is not the widget's to set.
+function changesTo({ node, plan }, values) {
+  return Object.entries(values ?? {}).filter(([name, value]) => {
+    const widget = node.widgets?.find((one) => one.name === name);
+    return widget && widget.value !== value && !isWired(node, name) && !(name in (plan?.from_task ?? {}));
+  });
+}
+
+const offeredChanges = (panel) => (
+  [trainedButton(panel), ...(panel.plan?.fitting ?? []).map((one) => fittingButton(panel, one))].filter(Boolean)
+);
+
+function trainedButton(panel) {
+  const changes = changesTo(panel, panel.plan?.settings);
+  if (!changes.length) return null;
+  const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
+  const told = changes.map(([name, value]) => `${name} ${value}`).join(", ");
+  return element("button", { class: "piying-trained", title: told, onclick: use }, t("trained"));
 }
 
 function sizeSelect({ node, plan }) {
@@ -191,12 +251,23 @@ function sizeSelect({ node, plan }) {
 }
 
 // Sets what would fit in place of what does not.
-function fittingButton({ node }, values) {
-  const changes = Object.entries(values).filter(([name, value]) => node.widgets.find((w) => w.name === name)?.value !== value);
+function fittingButton(panel, values) {
+  const changes = changesTo(panel, values);
   const { width, height, num_frames: frames } = Object.fromEntries(changes);
   const label = width || height ? `${values.width}×${values.height}` : t("frames", { count: frames });
-  const use = () => changes.forEach(([name, value]) => setWidget(node, name, value));
+  const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
   return changes.length ? element("button", { class: "piying-fitting", onclick: use }, t("use", { label })) : null;
+}
+
+// Rarely used widgets: frontends before Nodes 2.0 show them by the node's menu alone.
+function advancedButton(panel) {
+  const { node } = panel;
+  if (!node.toggleAdvanced || window.LiteGraph.vueNodesMode || !node.widgets.some(isAdvanced)) return null;
+  const toggle = () => {
+    node.toggleAdvanced();
+    render(panel);
+  };
+  return element("button", { onclick: toggle }, t(node.showAdvanced ? "less" : "more"));
 }
 
 const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record) }, t("record"));

@@ -4,6 +4,17 @@ import { SAMPLER, describe } from "./graph.js";
 import { panels, render } from "./panel.js";
 import { language, t } from "./i18n.js";
 
+const SHARED_FOR = 10_000; // milliseconds; memory may be taken or freed meanwhile
+
+const answers = new Map(); // by question: { time, promise }
+
+// Samplers that are alike, such as copies, share one request.
+export function planOf(key, body, now = Date.now()) {
+  for (const [old, { time }] of answers) if (now - time > SHARED_FOR) answers.delete(old);
+  if (!answers.has(key)) answers.set(key, { time: now, promise: callRoute("plan", body) });
+  return answers.get(key).promise;
+}
+
 export function pollPlans() {
   for (const panel of panels.values()) {
     if (panel.role === SAMPLER && panel.node.graph && !panel.busy) updatePlan(panel);
@@ -12,6 +23,7 @@ export function pollPlans() {
 
 // A run changes how much memory is free.
 export function invalidatePlans() {
+  answers.clear();
   for (const panel of panels.values()) panel.key = null;
 }
 
@@ -24,7 +36,7 @@ async function updatePlan(panel) {
   panel.busy = true;
   try {
     const connected = body.inputs.model;
-    panel.plan = connected ? await callRoute("plan", body) : null;
+    panel.plan = connected ? await planOf(key, body) : null;
     panel.problem = connected ? null : t("connect");
   } catch (error) {
     panel.plan = null;

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...errors import PiyingError
 from ...image_sizes import MULTIPLE, Fit, either, nearest_multiples
-from ..request import DEFAULT_FRAMES, FPS, FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MAX_SIDE, MIN_SIDE
+from ..long.request import check_length
+from ..request import DEFAULT_FRAMES, FPS, FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MAX_SIDE, MIN_FRAMES, MIN_SIDE
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,7 @@ Length = Literal["refuse", "trim", "hold", "resample", "spread", "continue"]
 Shape = Literal["as drawn", "box", "hull"]
 Unit = Literal["percent", "pixels"]
 Count = Literal["in all", "new"]
+SizeFrom = Literal["auto", "task", "widgets"]
 Aspect = Literal["as given", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "1:1", "21:9"]
 
 FITS: tuple[Fit, ...] = get_args(Fit)
@@ -27,6 +30,7 @@ SHAPES: tuple[Shape, ...] = get_args(Shape)
 UNITS: tuple[Unit, ...] = get_args(Unit)
 COUNTS: tuple[Count, ...] = get_args(Count)
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
+SIZES_FROM: tuple[SizeFrom, ...] = get_args(SizeFrom)
 
 # control: shown to the model where `area` says, and drawn over by it.
 # edit: kept outside `area`, generated inside.
@@ -123,6 +127,24 @@ def check_steps(start: float, end: float) -> None:
         )
 
 
+def check_asked_length(num_frames: int, count: str) -> None:
+    """Accept a number of frames that some given frames can be extended to.
+
+    Args:
+        num_frames: how many in all, of which at least one is given and one new; or how many new ones.
+        count: one of `COUNTS`, which of the two.
+
+    Raises:
+        PiyingError: another number; the nearest good ones are named.
+    """
+    if count not in COUNTS:
+        raise PiyingError(f"count is {count!r}. Choose one of: {', '.join(COUNTS)}.")
+    if count == "in all":
+        check_length("num_frames", num_frames, MIN_FRAMES + FRAME_STEP, LONGEST_FRAMES)
+    elif not 1 <= num_frames <= LONGEST_FRAMES:
+        raise PiyingError(f"num_frames is {num_frames}. It goes from 1 to {LONGEST_FRAMES}.")
+
+
 @dataclass(frozen=True, eq=False)
 class VACETask:
     """What a video is to be made from, beside its prompt.
@@ -170,21 +192,48 @@ class VACETask:
             )
         return replace(self, strength=strength)
 
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The only width and height the task can be made at, where a layer refuses to be fitted."""
+        return next((layer.size for layer in self.layers if layer.fixed_size), None)
+
+    @property
+    def fixed_length(self) -> int | None:
+        """The only number of frames the task can be made with, where a layer has one."""
+        return next((layer.fixed_length for layer in self.layers if layer.fixed_length), None)
+
     def offered_size(self) -> tuple[int, int] | None:
         """Return a width and height the task can be made at, its own or the nearest below; None if it has none."""
         if not self.layers:
             return None
-        fixed = [layer.size for layer in self.layers if layer.fixed_size]
-        width, height = fixed[0] if fixed else self.layers[0].size
+        width, height = self.fixed_size or self.layers[0].size
         return _round_side(width), _round_side(height)
 
     def offered_length(self) -> int | None:
         """Return a number of frames the task can be made with; None if it has none of its own."""
         if not self.layers:
             return None
-        fixed = [layer.fixed_length for layer in self.layers if layer.fixed_length]
         first = self.layers[0]
-        return fixed[0] if fixed else offered_length(len(first.frames), first.length, first.fps)
+        return self.fixed_length or offered_length(len(first.frames), first.length, first.fps)
+
+    def sampler_sizes(self, size_from: SizeFrom, wired: Collection[str]) -> dict[str, int]:
+        """Return the width, height and num_frames that a sampler takes from the task in place of its own.
+
+        Args:
+            size_from: `auto` is what the task fixes, `task` also what it offers where its frames may be fitted.
+            wired: inputs of the sampler whose values come over a wire, which they keep; width and height go together.
+        """
+        if size_from == "widgets":
+            return {}
+        offers = size_from == "task"
+        size = self.offered_size() if offers else self.fixed_size
+        length = self.offered_length() if offers else self.fixed_length
+        found: dict[str, int] = {}
+        if size is not None and not {"width", "height"}.intersection(wired):
+            found |= {"width": size[0], "height": size[1]}
+        if length is not None and "num_frames" not in wired:
+            found["num_frames"] = length
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Return what the task is made of, fit for JSON."""
