@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FITS, STREAMS, TOO_BIG, ON_CPU, MISSING, WRONG = "fits", "streams", "too big", "cpu", "missing", "wrong"
 UNKNOWN = "unknown"
 SIZES = ("width", "height", "num_frames")  # the widgets on which a plan depends most
+SMALL = "The model is small: the times leave out overhead, which takes most of a run's seconds."
 OVERHEAD = 10.0  # seconds; below, a toy's time is mostly what a plan does not count
 MAX_CLIENT = 100  # characters of a tab's name
 
@@ -142,7 +143,7 @@ def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
     text = answer.to_text()
     if toy and found["seconds"] < OVERHEAD:
         found["seconds"] = None
-        text = f"{text}\n- The model is small: the times leave out overhead, which takes most of a run's seconds."
+        text = f"{text}\n- {SMALL}"
     return {
         **found,
         **trained,

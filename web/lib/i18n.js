@@ -11,7 +11,7 @@ export async function loadTexts() {
   const response = await api.fetchApi("/i18n");
   const served = response.ok ? await response.json() : {};
   for (const code of LANGUAGES) Object.assign(texts[code], served[code]?.piying);
-  templates = readTemplates(texts.zh.messages);
+  templates = [...readTemplates(texts.zh.messages), WAY];
 }
 
 export function language() {
@@ -43,6 +43,12 @@ export function readTemplates(messages) {
     .sort((one, other) => other.size - one.size);
 }
 
+// A way of running a phase and what is said of it, as plans put them together: "fp32, cpu, whole is no faster".
+const WAY = {
+  names: ["way", "why"], own: "{way} {why}",
+  pattern: /^((?:bf16|fp16|fp32)\b[^;]*?, (?:resident|streamed|cpu), \w+(?:, \w+ matmul)?) (.+)$/,
+};
+
 const englishWords = (text) => text.match(/[A-Za-z]{2,}/g)?.length ?? 0;
 
 // All readings of a text: as one message, and as one message after another. Where a value ends is not written in it.
@@ -53,6 +59,9 @@ function* readings(text, known, seen) {
     const values = found.slice(1)
       .map((value) => best(value.replace(/^([^.,]{1,20}) or ([^.,]{1,20})$/, `$1 ${t("or")} $2`), known, seen));
     yield filled(own, Object.fromEntries(names.map((name, index) => [name, values[index]])));
+  }
+  for (const [between, own] of [[", or ", t("or")], [" and ", t("and")]]) {
+    if (text.includes(between)) yield text.split(between).map((part) => best(part, known, seen)).join(own);
   }
   for (const end of text.matchAll(/(?<=\.)\s+/g)) {
     const [first, rest] = [text.slice(0, end.index), text.slice(end.index + end[0].length)];

@@ -2,7 +2,7 @@
 import { BARE, LOADER, SAMPLER, TEXT, isWired, loaderOf, setWidget } from "./graph.js";
 import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
-import { showPlan, showRecord } from "./dialogs.js";
+import { planParts, showPlan, showRecord } from "./dialogs.js";
 import { inPageLanguage, t, time } from "./i18n.js";
 import { isAdvanced } from "./widgets.js";
 
@@ -130,7 +130,7 @@ export function render(panel) {
   if (panel.role === LOADER) parts.push(element("div", { class: "piying-row" }, modelsButton(panel, "models")));
   if (ownText(panel)) {
     const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (e) => e.stopPropagation() };
-    parts.push(element("div", box, isPlan(panel) ? inPageLanguage(panel.text) : panel.text));
+    parts.push(element("div", box, ...(isPlan(panel) ? planParts(panel.text) : [panel.text])));
   }
   if (panel.record?.note) parts.push(sentenceLine("caution", t("caution"), inPageLanguage(panel.record.note)));
   const note = fallbackNote(panel.record);
