@@ -3,7 +3,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
 export const LANGUAGES = ["en", "zh"];
-const texts = Object.fromEntries(LANGUAGES.map((code) => [code, { page: {}, phases: {}, templates: {}, messages: {} }]));
+const texts = Object.fromEntries(LANGUAGES.map((code) => [code, { page: {}, phases: {}, templates: {}, messages: {}, models: {} }]));
 let templates = []; // of the server's messages, the one with most words of its own first
 
 // ComfyUI serves the locales of all packs at once.
@@ -25,6 +25,9 @@ export function t(key, values = {}) {
   const { page, phases } = texts[language()];
   return filled(page[key] ?? phases[key] ?? texts.en.page[key] ?? key, values);
 }
+
+// What a person reads of a model of the manifest: { title, about }.
+export const modelTexts = (id) => texts[language()].models[id] ?? {};
 
 export const templateTitles = (code = language()) => texts[code].templates;
 
