@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from functools import cache
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,9 +91,6 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
     family = handle.family.key
     trained = {"sizes": list(handle.family.trained_on(handle.model).sizes), "settings": _settings(asked, handle)}
-    refused = _refused(asked)
-    if refused is not None:
-        return {"verdict": WRONG, "error": refused, **trained}
     try:
         check_model(handle.family, handle.model, get_host())
     except PiyingError as error:
@@ -102,6 +98,9 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, **trained}
+    refused = asked.node_class.refusal(asked.known)
+    if refused:
+        return {"verdict": WRONG, "error": refused, **trained}
     return {**trained, **_planned(asked, handle), "offer": first_of(family).id, "from_task": from_task}
 
 
@@ -113,14 +112,6 @@ def _as_last_time(asked: WidgetQuery, last: object) -> None:
             check(name, declared[name], sizes[name])
             asked.known[name] = sizes[name]
             asked.unknown.remove(name)
-
-
-def _refused(asked: WidgetQuery) -> str | None:
-    """Return the sentence with which ComfyUI would refuse the values, None where it would take them."""
-    validate = asked.node_class.VALIDATE_INPUTS
-    # Unknown values are None, as ComfyUI passes those of wired inputs.
-    answer = validate(**{name: asked.known.get(name) for name in signature(validate).parameters})
-    return None if answer is True else str(answer)
 
 
 def _settings(asked: WidgetQuery, handle: ModelHandle, model: str | None = None) -> dict[str, float]:

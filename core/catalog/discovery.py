@@ -204,7 +204,9 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
             continue
         index = next((file for file in INDEXES if (folder / file).is_file()), None)
         if index is None:
-            return f"the folder {folder} has neither {' nor '.join(INDEXES)}"
+            in_shards = any(SHARD.fullmatch(path.name) for path in folder.glob("*.safetensors"))
+            reason = what_is(name, host, "model", of_folder=True) if in_shards else None
+            return reason or f"the folder {folder} has neither {' nor '.join(INDEXES)}"
         found = _class_name(folder)
         if found is None:
             named = read_json_or_empty(folder / index, CONFIG_BYTES).get("_class_name")

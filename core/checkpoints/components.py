@@ -14,12 +14,12 @@ from pathlib import Path
 
 from ..errors import PiyingError
 from ..families.registry import component_specs, description, layout_kinds, layouts, model_types
-from ..files.folder import CONFIG, SHARD, STEMS, component_files, component_folder
+from ..files.folder import CONFIG, SHARD, STEMS, component_folder
 from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import judge
 from ..lora.names import lora_names
-from ..quantization.stored_formats import check_readable, check_scales, describes
+from ..quantization.stored_formats import check_readable, describes
 from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors, part_tensors
 from .layouts.base import Config, Layout, Metadata, Shapes
 from .pretrained import check_counts, class_name, read_config
@@ -186,9 +186,8 @@ def find_source(place: Path, kind: str, config: Config | None = None) -> Source:
     folder = component_folder(place, kind) if place.is_dir() else None
     if folder is None and not place.is_file():
         raise PiyingError(f"{place}: there is no such file or folder.")
-    files = [place] if folder is None else component_files(folder)
-    headers = tuple(map(readable_header, files))
-    entries = {name: entry for header in headers for name, entry in header.entries.items()}
+    header = readable_header(place if folder is None else folder)
+    entries = header.entries
     is_given = config is not None
     if config is None and folder and (folder / CONFIG).is_file():
         config = read_config(folder)
@@ -201,17 +200,16 @@ def find_source(place: Path, kind: str, config: Config | None = None) -> Source:
     elif config is not None and len(parts) == 1 and parts[0].layout is None:
         part = parts[0]  # names that no layout knows: the configuration beside them says what they are
     else:
-        raise PiyingError(f"{place}: {other_model(entries, headers[0].metadata, kind)}")
+        raise PiyingError(f"{place}: {other_model(entries, header.metadata, kind)}")
     original = part.layout is not None and part.layout.style == "original"
     if config is not None and not is_given and original and class_name(config) not in classes_of(kind):
         config = None  # what its authors put beside it is none of diffusers
-    return Source(place, headers, part, _entries_of(part, entries, place), config)
+    return Source(place, header.files, part, _entries_of(part, entries, place), config)
 
 
 def _entries_of(part: FileComponent, entries: Mapping[str, TensorEntry], place: Path) -> dict[str, TensorEntry]:
     own = {name: entries[full] for name, full in part.names.items()}
     try:
-        check_scales(own)  # of a folder's files one may hold the weights, another their scales
         return own if part.layout is None else class_entries(part.layout, own)
     except PiyingError as error:
         raise PiyingError(f"{place}: {error}") from error
@@ -357,9 +355,7 @@ def check_pretrained(folder: Path, config: Config, name: str) -> None:
     Raises:
         PiyingError: its files are incomplete, damaged, or in a format that is not read here.
     """
-    entries: dict[str, TensorEntry] = {}
-    for file in component_files(folder):
-        entries |= readable_header(file).entries
+    entries = readable_header(folder).entries
     check_counts(config, len(entries), str(folder))
     try:
         check_settings(config, description(name) is not None)

@@ -16,7 +16,7 @@ from ..files.file_state import cached_by_state
 from ..files.folder import CONFIG
 from ..files.gguf_file import gguf_values
 from ..files.json_file import read_json_or_empty
-from ..files.open import header_tensors, read_header
+from ..files.open import open_tensors, read_header
 from ..files.scan import find_folders, name_left_out
 from ..host.base import Host
 from ..main_memory import is_out_of_memory
@@ -172,7 +172,7 @@ def tokenizer_in(path: str | Path) -> Any | None:
                 return SentencePieceTokenizer(_sentencepiece_model(values))
             is_bytes = values["tokenizer.ggml.model"] == BYTE_BPE
             return _fast_tokenizer(values, _byte_bpe(values) if is_bytes else _piece_bpe(values))
-    tensors = header_tensors(header)
+    tensors = open_tensors(path)
     found = next((stored for name, stored in tensors.items() if name.rpartition(".")[2] == TOKENIZER_TENSOR), None)
     if found is None:
         return None

@@ -106,7 +106,8 @@ class ModelParts:
         Raises:
             PiyingError: the model or a LoRA is not installed.
         """
-        return cls(handle.family, choose_model(handle, host), host, lora_files(handle, host))
+        found = choose_model(handle, host)
+        return cls(handle.family, found, host, lora_files(handle, host, found))
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of the parts, read from the headers of their files."""

@@ -40,9 +40,9 @@ def read_header(path: Path) -> FileHeader:
         PiyingError: it is damaged or no file of weights.
     """
     if path.is_dir():
-        headers = [read_header(file) for file in component_files(path)]
+        headers = tuple(read_header(file) for file in component_files(path))
         entries = {name: entry for header in headers for name, entry in header.entries.items()}
-        return replace(headers[0], path=path, entries=entries)
+        return replace(headers[0], path=path, entries=entries, shards=headers)
     try:
         return _header(path)
     except OSError as error:
@@ -68,12 +68,17 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         PiyingError: it is damaged, or holds weights in a format that is not read here.
     """
-    return header_tensors(read_header(path))
+    header = read_header(path)
+    check_readable(header)
+    return header_tensors(header)
 
 
 def header_tensors(header: FileHeader) -> dict[str, StoredTensor]:
-    """Return the tensors of a file whose header is known, see `open_tensors`."""
-    check_readable(header)
+    """Return the tensors of a file by name, none of them read.
+
+    Args:
+        header: of one file, that `check_readable` accepts: alone, or with those of the other shards.
+    """
     if isinstance(header, PthHeader):
         return pth_tensors(header)
     if header.format == "gguf":

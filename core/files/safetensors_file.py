@@ -62,12 +62,19 @@ class FileHeader:
     Attributes:
         format: "safetensors", "gguf" or "pth".
         metadata: texts, and in GGUF files numbers too.
+        shards: the headers of its files, where it is that of several together.
     """
 
     path: Path
     format: str
     entries: dict[str, TensorEntry]
     metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    shards: tuple[FileHeader, ...] = ()
+
+    @property
+    def files(self) -> tuple[FileHeader, ...]:
+        """Return the headers of its files, each with the places of its tensors."""
+        return self.shards or (self,)
 
 
 def open_regular(path: Path) -> io.BufferedReader:

@@ -40,7 +40,7 @@ class WeightFormat(ABC):
         title: in sentences: "FP8".
         readable: the forms of it that are read, for the error about those that are not.
         number_types: the safetensors names of its values' types.
-        declarations: the names that files declare it by, for each layer or for all.
+        declarations: {name that files declare it by, for each layer or for all: safetensors name of its values' type}.
         scales: the last parts of the names of tensors beside a weight that scale it.
         file_names: {attribute of the layer's module: last part of its tensor's name in a file}.
         rounding_error: the root mean square of what is lost, relative to that of Gaussian weights.
@@ -53,7 +53,7 @@ class WeightFormat(ABC):
     title: ClassVar[str]
     readable: ClassVar[str]
     number_types: ClassVar[tuple[str, ...]]
-    declarations: ClassVar[frozenset[str]] = frozenset()
+    declarations: ClassVar[Mapping[str, str]] = {}
     scales: ClassVar[tuple[str, ...]] = ()
     file_names: ClassVar[Mapping[str, str]]
     rounding_error: ClassVar[float]

@@ -24,7 +24,12 @@ class Fp8(WeightFormat):
     title = "FP8"
     readable = "fp8 (plain or scaled)"
     number_types = ("F8_E4M3", "F8_E5M2")
-    declarations = frozenset({"float8_e4m3fn", "float8_e5m2", "float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise"})
+    declarations = {
+        "float8_e4m3fn": "F8_E4M3",
+        "float8_e5m2": "F8_E5M2",
+        "float8_e4m3fn_rowwise": "F8_E4M3",
+        "float8_e4m3fn_blockwise": "F8_E4M3",
+    }
     # ComfyUI's until 2025 and since, and that of DeepSeek's and Qwen's releases; all are multiplied with.
     scales = ("scale_weight", "weight_scale", "weight_scale_inv")
     file_names = {"values": "weight", "scale": "weight_scale"}

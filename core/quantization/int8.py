@@ -26,7 +26,7 @@ class Int8(WeightFormat):
     title = "INT8"
     readable = "int8 (scaled, convrot)"
     number_types = ("I8",)
-    declarations = frozenset({"int8_tensorwise"})
+    declarations = {"int8_tensorwise": "I8"}
     scales = ("weight_scale",)
     file_names = {"values": "weight", "scale": "weight_scale"}
     rounding_error = 0.0081  # measured on 1536 × 1536 weights; tests/core/test_weight_formats.py holds it to theory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -89,22 +88,46 @@ def check_readable(header: FileHeader) -> None:
     Raises:
         PiyingError: some are not; the format is named.
     """
-    foreign = _foreign(header)
+    declared = layer_declarations(header)
+    foreign = _foreign(header, declared)
     if foreign:
         packed = ", ".join(stored.readable for stored in FORMATS.values())
         raise PiyingError(
             f"{header.path}: stored as {foreign[:160]}, which this pack cannot read. "
             f"Readable: bf16, fp16, fp32, {packed}."
         )
-    if header.format == "safetensors":
-        check_types(header)
+    for one in header.files:
+        if one.format == "safetensors":
+            check_types(one)
     try:
-        check_scales(header.entries)
+        _check_scales(header.entries)
+        _check_declarations(header.entries, declared)
     except PiyingError as error:
         raise PiyingError(f"{header.path}: {error}") from error
 
 
-def check_scales(entries: Mapping[str, TensorEntry]) -> None:
+def _check_declarations(entries: Mapping[str, TensorEntry], declared: Mapping[str, dict[str, Any]]) -> None:
+    """Accept weights that are stored in the type that their file declares, with the scale that belongs to it.
+
+    Raises:
+        PiyingError: one is not: it would be read without its scale or its rotation.
+    """
+    for layer, said in declared.items():
+        weight = entries.get(f"{layer}.weight")
+        if weight is None:
+            continue
+        chosen = next(one for one in FORMATS.values() if said["format"] in one.declarations)
+        wanted = chosen.declarations[said["format"]]
+        lacking = not any(f"{layer}.{name}" in entries for name in chosen.scales)
+        if weight.dtype != wanted or lacking:
+            stored = "without a scale" if weight.dtype == wanted else f"as {short_name(weight.dtype)}"
+            raise PiyingError(
+                f"{layer[:80]}.weight is declared as {said['format']} and stored {stored}. "
+                "The file is damaged, or was converted by a tool that does not know the format; fetch it again."
+            )
+
+
+def _check_scales(entries: Mapping[str, TensorEntry]) -> None:
     """Accept tensors that are scaled by ones of a shape that goes with theirs.
 
     Raises:
@@ -125,9 +148,9 @@ def check_scales(entries: Mapping[str, TensorEntry]) -> None:
             )
 
 
-def _foreign(header: FileHeader) -> str | None:
+def _foreign(header: FileHeader, declarations: Mapping[str, dict[str, Any]]) -> str | None:
     declared = {name: stored for stored in FORMATS.values() for name in stored.declarations}
-    for layer, said in layer_declarations(header).items():
+    for layer, said in declarations.items():
         weight = header.entries.get(f"{layer}.weight")
         if said["format"] not in declared:
             return str(said["format"])
@@ -154,10 +177,14 @@ def layer_declarations(header: FileHeader) -> dict[str, dict[str, Any]]:
 
     ComfyUI writes it into the header's text or into a small tensor beside each layer.
     """
-    found = declared_in_text(str(header.metadata.get(QUANTIZATION_TEXT, "")))
-    for name, entry in header.entries.items():
-        if re.search(r"(^|\.)comfy_quant$", name) and entry.end - entry.start <= MARKER_BYTES:
-            found[name.removesuffix(DECLARATION).rstrip(".")] = _declared(_read(header, entry))
+    found: dict[str, dict[str, Any]] = {}
+    for one in header.files:
+        found |= declared_in_text(str(one.metadata.get(QUANTIZATION_TEXT, "")))
+    for one in header.files:
+        for name, entry in one.entries.items():
+            if re.search(r"(^|\.)comfy_quant$", name):
+                said = _read(one, entry) if entry.end - entry.start <= MARKER_BYTES else None
+                found[name.removesuffix(DECLARATION).rstrip(".")] = _declared(said)
     return found
 
 
@@ -175,8 +202,7 @@ def _declaration(beside: Mapping[str, StoredTensor]) -> dict[str, Any]:
     import torch
 
     stored = beside.get(DECLARATION)
-    # What is too long for one is passed over in the header too, where it would have been checked.
-    if stored is None or math.prod(stored.shape) * stored.dtype.itemsize > MARKER_BYTES:
+    if stored is None:
         return {}
     return _declared(bytes(stored.read().flatten().view(torch.uint8).tolist()))
 

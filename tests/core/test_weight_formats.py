@@ -258,10 +258,13 @@ def test_a_declaration_is_read_as_its_header_was(tmp_path):
     wide = torch.cat([declared(**said), torch.zeros(-len(declared(**said)) % 4, dtype=torch.uint8)]).view(
         torch.float32
     )
-    for number, (declaration, group) in enumerate(((declared(**said), 16), (wide, 16), (long, 0))):
+    for number, declaration in enumerate((declared(**said), wide)):
         save_file({**weight, "a.comfy_quant": declaration}, tmp_path / f"{number}.safetensors")
         (stored,) = join_scales(open_tensors(tmp_path / f"{number}.safetensors")).values()
-        assert Int8().from_stored(stored)["group"] == group
+        assert Int8().from_stored(stored)["group"] == 16
+    save_file({**weight, "a.comfy_quant": long}, tmp_path / "long.safetensors")
+    with pytest.raises(PiyingError, match="stored as an undeclared format"):
+        open_tensors(tmp_path / "long.safetensors")
 
 
 def test_rotated_weights_are_those_of_comfy_kitchen():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import model_choices_and_details
+from piying.core.checkpoints import load_component
 from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
+from piying.core.quantization.int8_linear import rotated
 from piying.core.wan.family import WAN_VACE
 from piying.runner.errors import WorkflowError
 from piying.runner.session import Session
@@ -200,6 +203,71 @@ def test_a_renamed_shard_lacks_tensors(root, tmp_path):
     assert "tensors of a Wan2.1 transformer are missing" in said
     assert listed(root)[0] == []
     assert said.removesuffix(".") in checked(root, tmp_path, "diffusion_models/wan.safetensors")
+
+
+# What a file declares of its weights
+
+INT8 = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 16}
+FP8, FP8_E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+
+
+def declaring(said, dtype, scaled=True, in_text=False):
+    """Return a transformer one of whose layers is declared as something, and what its header's text says."""
+    layer, tensors = "blocks.0.self_attn.q", transformer()
+    weight = tensors[f"{layer}.weight"]
+    values = (weight / weight.abs().max() * (1 if dtype.is_floating_point else 127)).to(dtype)
+    tensors |= {f"{layer}.weight": values} | ({f"{layer}.weight_scale": torch.ones(128, 1)} if scaled else {})
+    if in_text:
+        return tensors, {"_quantization_metadata": json.dumps({"layers": {layer: said}})}
+    declaration = torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+    return tensors | {f"{layer}.comfy_quant": declaration}, None
+
+
+@pytest.mark.parametrize(
+    ("said", "dtype", "form", "reason"),
+    [
+        (INT8, FP8, "scaled", "int8_tensorwise and stored as fp8"),
+        (INT8, torch.bfloat16, "scaled, in text, in shards", "int8_tensorwise and stored as bf16"),
+        (INT8, torch.float32, "", "int8_tensorwise and stored as fp32"),
+        ({"format": "float8_e4m3fn"}, torch.int8, "scaled, in shards", "float8_e4m3fn and stored as I8"),
+        ({"format": "float8_e4m3fn"}, FP8_E5M2, "scaled, in text", "float8_e4m3fn and stored as fp8 e5m2"),
+        ({"format": "float8_e5m2"}, torch.float16, "", "float8_e5m2 and stored as fp16"),
+        ({"format": "float8_e4m3fn_rowwise"}, FP8, "in text", "float8_e4m3fn_rowwise and stored without a scale"),
+    ],
+)
+def test_what_is_declared_and_stored_otherwise_is_refused_everywhere(root, tmp_path, said, dtype, form, reason):
+    tensors, text = declaring(said, dtype, "scaled" in form, "in text" in form)
+    folder = root / "diffusion_models" / "wan"
+    folder.mkdir(parents=True)
+    place = folder if "shards" in form else folder / "wan.safetensors"
+    if place != folder:
+        writers.save(tensors, place, text)
+    else:  # the declaration and the scale in another file than the weight
+        beside = {name for name in tensors if name.endswith(("comfy_quant", "_scale", "head.head.weight"))}
+        for number, part in ((1, tensors.keys() - beside), (2, beside)):
+            file = folder / f"{STEM}-{number:05}-of-00002.safetensors"
+            writers.save({name: tensors[name] for name in part}, file, text if number == 2 else None)
+    write_beside(root)
+    reason = f"blocks.0.self_attn.q.weight is declared as {reason}. The file is damaged"
+    assert reason in inspect(place).reason
+    assert listed(root)[0] == []
+    name = place.relative_to(root).as_posix()
+    assert reason in checked(root, tmp_path, name)
+    with pytest.raises(PiyingError, match=re.escape(reason)):
+        load_component("transformer", place)
+
+
+def test_a_declaration_and_a_scale_may_lie_in_another_shard(root):
+    tensors, _ = declaring(INT8, torch.int8)
+    layer = "blocks.0.self_attn.q"
+    beside = {f"{layer}.comfy_quant", f"{layer}.weight_scale"}
+    for number, part in ((1, tensors.keys() - beside), (2, beside)):
+        root.mkdir(exist_ok=True)
+        file = root / f"{STEM}-{number:05}-of-00002.safetensors"
+        writers.save({name: tensors[name] for name in part}, file)
+    assert inspect(root).reason == ""
+    found = load_component("transformer", root, storage="fp32", dtype="fp32").blocks[0].attn1.to_q.weight
+    assert torch.allclose(found, rotated(tensors[f"{layer}.weight"].float(), 16), atol=1e-4)
 
 
 # Tokenizers
