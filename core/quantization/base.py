@@ -47,6 +47,7 @@ class WeightFormat(ABC):
         matmul_computes: the number types of inputs that its kernels multiply with it.
         unsupported_devices: kinds of devices that cannot hold it.
         can_cast: whether weights are cast to it; else it is held where a file has it alone.
+        declared_only: whether it is read only where a file declares it: others lay out the same tensors otherwise.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class WeightFormat(ABC):
     matmul_computes: ClassVar[tuple[str, ...]] = ()
     unsupported_devices: ClassVar[frozenset[str]] = frozenset()
     can_cast: ClassVar[bool] = True
+    declared_only: ClassVar[bool] = False
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
         """Return whether a tensor of a file is a weight in this format.
@@ -69,6 +71,14 @@ class WeightFormat(ABC):
             types: the safetensors names of the types of all tensors of the file.
         """
         return types[name] in self.number_types
+
+    def meaning(self, dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+        """Return type and shape of the weights that a tensor of a file which it `recognises` stands for.
+
+        Args:
+            dtype, shape: as the header has them.
+        """
+        return dtype, shape
 
     @abstractmethod
     def bytes(self, weights: int, rows: int) -> int:
@@ -108,8 +118,13 @@ class WeightFormat(ABC):
         scale = next((beside[name] for name in self.scales if name in beside), None)
         return weight if scale is None else ScaledTensor(weight, scale)
 
-    def takes_scale(self, weight: Sequence[int], scale: Sequence[int]) -> bool:
-        """Return whether a weight of one shape can have a scale of another; see `ScaledTensor` for those there are."""
+    def takes_scale(self, name: str, weight: Sequence[int], scale: Sequence[int]) -> bool:
+        """Return whether a weight of one shape can have a scale of another; see `ScaledTensor` for those there are.
+
+        Args:
+            name: which one of `scales`.
+            weight, scale: shapes as the header has them.
+        """
         from .scaled_tensor import takes_scale
 
         return takes_scale(weight, scale)

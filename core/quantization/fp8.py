@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .base import FP8_TENSOR_CORES, WeightFormat
@@ -36,6 +37,10 @@ class Fp8(WeightFormat):
     rounding_error = 0.0265  # measured on 1536 × 1536 weights; tests/core/test_fp8.py holds it to theory
     matmul_computes = ("bf16",)  # rowwise scales give nothing else (torch._scaled_mm)
     unsupported_devices = frozenset({"mps"})
+
+    def recognises(self, name: str, types: Mapping[str, str]) -> bool:
+        """Return whether a tensor is float8; bytes beside it are the scales of another format."""
+        return super().recognises(name, types) and types.get(f"{name}_scale") != "U8"
 
     def bytes(self, weights: int, rows: int) -> int:
         """Return a byte for each weight, and its scale for each row."""
