@@ -16,7 +16,7 @@ from ..families.base import LORA_COMPONENT
 from ..files.folder import component_files, component_folder
 from ..files.gguf_blocks import stored_bytes
 from ..files.json_file import read_json
-from ..files.safetensors_file import read_safetensors_header
+from ..files.open import read_header
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files, other_width
 from ..planner.phases import Block, Component, InFile, InFp32, StoredWeights
@@ -71,14 +71,14 @@ def _in_class(places: Iterable[Path], part: str) -> dict[str, TensorInfo]:
 
 
 def file_tensors(files: Iterable[Path]) -> dict[str, TensorInfo]:
-    """Return the tensors of safetensors files by name.
+    """Return the tensors of files by name.
 
     Raises:
         PiyingError: a header is damaged.
     """
     found = {}
     for file in files:
-        for name, entry in read_safetensors_header(file).entries.items():
+        for name, entry in read_header(file).entries.items():
             found[name] = TensorInfo(entry.shape, entry.dtype)
     return found
 
