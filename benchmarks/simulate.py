@@ -54,6 +54,7 @@ from piying.core.planner.machine import ALLOCATOR_BYTES, WORKSPACES, Allocator, 
 from piying.core.planner.phases import Component, Phase  # noqa: E402
 from piying.core.planner.plan import plan  # noqa: E402
 from piying.core.planner.plan_types import PhasePlan  # noqa: E402
+from piying.core.quantization.registry import weight_format  # noqa: E402
 from piying.core.quantization.scaled_tensor import ScaledTensor  # noqa: E402
 from published_models import CONFIGURATIONS  # noqa: E402
 from simulated_card import CUDA, Count, SimulatedCard  # noqa: E402
@@ -66,6 +67,7 @@ ALLOCATORS: dict[Allocator, dict[str, Any]] = {
     "unsplit": {"expandable": False, "max_split_size": 64 * MIB},
     "default": {"expandable": False},
 }
+SCALED = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}  # the values of what plans cast to, beside a scale per row
 TOLERANCE = 1.05  # of what a plan sets aside, beside the bytes that are the same for all phases
 PAIRS = 6  # main blocks that are run, with their VACE blocks
 TILED_FRAMES = 9  # of videos in tiles: one tile is like another, and a later latent frame like the one before
@@ -140,8 +142,8 @@ class SimulatedParts(ModelParts):
         for name, tensor in module.named_parameters():
             shape = tuple(tensor.shape)
             tensors[name] = Weight(self.card, shape, dtype)
-            if choice.storage == "fp8" and not rules.why_dense(name, shape):
-                values = Weight(self.card, shape, torch.float8_e4m3fn)
+            if weight_format(choice.storage) and not rules.why_dense(name, shape):
+                values = Weight(self.card, shape, SCALED[choice.storage])
                 tensors[name] = ScaledTensor(values, Weight(self.card, (shape[0], 1), torch.float32))
         assembly = "piying.core.checkpoints.assemble"
         # A fake mode is of one thread: no tensor is large enough for another.
@@ -382,7 +384,7 @@ def _run_z_image(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choic
 
 
 def _run_prompt(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: PhasePlan) -> None:
-    from piying.core.prompting import generation
+    from piying.core.prompting import generation, sampling
     from piying.core.prompting.local_model import PromptRun
     from piying.core.prompting.messages import Chat
     from piying.core.prompting.request import ExpandRequest
@@ -407,13 +409,13 @@ def _run_prompt(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice
         host=host,
         meter=meter,
         compile_step=False,
-        may_pack=False,
+        stays_packed=False,
     )
     made: Any = SimpleNamespace(phase=lambda _name: choice)
     # A build of torch without CUDA has no generators to keep; scores are judged by numbers.
     with (
         mock.patch.object(torch.random, "fork_rng", lambda **_: nullcontext()),
-        mock.patch.object(generation, "_check_logits", lambda _tokens, logits: logits),
+        mock.patch.object(sampling, "_check_logits", lambda _tokens, logits: logits),
     ):
         run.attempt(made)
 

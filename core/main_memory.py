@@ -96,10 +96,13 @@ def is_memory_short(error: BaseException) -> bool:
 
 def shortage(error: BaseException) -> str:
     """Return for people that memory ran out with an exception, what limits it here, and what to do."""
-    said = str(error).strip().partition("\n")[0] or type(error).__name__
+    tried = TRIED.search(str(error))
+    first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+    said = f"at {int(tried[1]) / 2**30:.1f} GB wanted at once" if tried else first_line
     tight = [limit for limit in memory_limits() if limit.free < MODEST]
     if not tight:
-        return f"memory ran out ({said}). Choose a smaller size or model, or close other programs."
+        advice = "Choose a smaller size or model, fewer images or frames, or close other programs."
+        return f"memory ran out ({said}). {advice}"
     limits = " and ".join(f"{limit.total / 2**30:.1f} GB by {limit.source}" for limit in tight)
     return f"memory ran out ({said}). It is limited to {limits}: raise the limit, or run outside it."
 

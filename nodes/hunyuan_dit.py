@@ -121,8 +121,8 @@ class PiyingHunyuanDiT(PlannedNode):
     @classmethod
     def VALIDATE_INPUTS(cls, width: int | None, height: int | None) -> bool | str:
         """Name the nearest size when the model was not trained on this one."""
-        # Which model it is only the run knows: the sizes of the toy pass here, and a published model refuses them.
-        return width is None or height is None or checked(dit.check_size, width, height, ALL_SIZES)
+        # Which model it is `refusal` knows: the sizes of the toy pass here.
+        return width is None or height is None or checked(dit.check_size, width, height, True)
 
     def draw(
         self, model: ModelHandle, extra_pnginfo: Any = None, unique_id: str | None = None, **widgets: Any

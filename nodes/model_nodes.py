@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.installed_model import has_built_in
-from ..core.catalog.selection import ModelHandle, check_model, model_choices_and_details
+from ..core.catalog.selection import (
+    ModelHandle,
+    check_model,
+    choose_model,
+    is_imagined,
+    model_choices_and_details,
+)
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
 from .shared import checked
@@ -125,6 +132,24 @@ class LoRANode:
 
 class PlannedNode:
     """A node whose run has a memory plan: its `model` input carries a handle."""
+
+    VALIDATE_INPUTS: Callable[..., bool | str]
+
+    @classmethod
+    def refusal(cls, known: Mapping[str, Any]) -> str:
+        """Return why a run would refuse inputs, as far as they are known before it, by wires too, else "".
+
+        Raises:
+            PiyingError: the model is not installed, or cannot be used.
+        """
+        # ComfyUI tells VALIDATE_INPUTS of widgets alone; it takes None for what is not known.
+        names = signature(cls.VALIDATE_INPUTS).parameters
+        answer = cls.VALIDATE_INPUTS(**{name: known.get(name) for name in names})
+        handle, host = known.get("model"), get_host()
+        if answer is True and isinstance(handle, ModelHandle) and not is_imagined(handle, host):
+            model = choose_model(handle, host, quiet=True)
+            answer = checked(handle.family.check_inputs, known, model)
+        return "" if answer is True else str(answer)
 
     @staticmethod
     def sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
 from functools import cache
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +20,16 @@ from .model_nodes import PlannedNode
 from .widget_query import OutOfRangeError, WidgetQuery, check, class_of, read
 
 if TYPE_CHECKING:
+    from ..core.download.downloadable import Downloadable
     from ..core.download.jobs import Downloader
+    from ..core.families.base import ModelFamily
 
 FITS, STREAMS, TOO_BIG, ON_CPU, MISSING, WRONG = "fits", "streams", "too big", "cpu", "missing", "wrong"
 UNKNOWN = "unknown"
 SIZES = ("width", "height", "num_frames")  # the widgets on which a plan depends most
+SMALL = "The model is small: the times leave out overhead, which takes most of a run's seconds."
 OVERHEAD = 10.0  # seconds; below, a toy's time is mostly what a plan does not count
+PATIENCE = 3600.0  # seconds of a run that a person may wait for
 MAX_CLIENT = 100  # characters of a tab's name
 
 
@@ -84,9 +91,6 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         raise PiyingError("Connect a loader of Piying to model to see what it would need.")
     family = handle.family.key
     trained = {"sizes": list(handle.family.trained_on(handle.model).sizes), "settings": _settings(asked, handle)}
-    refused = _refused(asked)
-    if refused is not None:
-        return {"verdict": WRONG, "error": refused, **trained}
     try:
         check_model(handle.family, handle.model, get_host())
     except PiyingError as error:
@@ -94,6 +98,9 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, **trained}
+    refused = asked.node_class.refusal(asked.known)
+    if refused:
+        return {"verdict": WRONG, "error": refused, **trained}
     return {**trained, **_planned(asked, handle), "offer": first_of(family).id, "from_task": from_task}
 
 
@@ -105,14 +112,6 @@ def _as_last_time(asked: WidgetQuery, last: object) -> None:
             check(name, declared[name], sizes[name])
             asked.known[name] = sizes[name]
             asked.unknown.remove(name)
-
-
-def _refused(asked: WidgetQuery) -> str | None:
-    """Return the sentence with which ComfyUI would refuse the values, None where it would take them."""
-    validate = asked.node_class.VALIDATE_INPUTS
-    # Unknown values are None, as ComfyUI passes those of wired inputs.
-    answer = validate(**{name: asked.known.get(name) for name in signature(validate).parameters})
-    return None if answer is True else str(answer)
 
 
 def _settings(asked: WidgetQuery, handle: ModelHandle, model: str | None = None) -> dict[str, float]:
@@ -142,7 +141,7 @@ def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
     text = answer.to_text()
     if toy and found["seconds"] < OVERHEAD:
         found["seconds"] = None
-        text = f"{text}\n- The model is small: the times leave out overhead, which takes most of a run's seconds."
+        text = f"{text}\n- {SMALL}"
     return {
         **found,
         **trained,
@@ -167,20 +166,71 @@ def models(question: dict[str, Any], downloader: Downloader) -> dict[str, Any]:
     """Return what is installed and what can be downloaded for a loader, and the running download; no hub is asked.
 
     Args:
-        question: `class_type`, a loader.
+        question: `class_type`, a loader; `advice`, whether the models are to be planned for on this machine.
+
+    Returns:
+        `installed`; `offers`, see `Downloadable`; `folder`, where most of them go, and `free`, the bytes left on its
+        disk; `hubs`, {name: address}; `commands`, what to run in a terminal, with MODEL for the model; `job`. With
+        `advice` also `plans`, {id: {`fits`, `seconds`, `words`, the size}}, and `recommended`, the id of the model for
+        this machine.
     """
     from ..core.download.downloadable import download_folder, downloadable_models
+    from ..core.download.hubs import HuggingFace, ModelScope
 
     family = getattr(class_of(question.get("class_type")), "FAMILY", None)
     if family is None:
         raise PiyingError("That node loads no model.")
     root = comfy_server.models_root()
+    folder = download_folder(family.key, root)
+    offers = downloadable_models(family.key, root)
     installed = [name for name in model_choices(family, get_host()) if name not in (AUTO, BUILT_IN)]
     return {
         "installed": installed,
-        "offers": [offer.to_json() for offer in downloadable_models(family.key, root)],
-        "folder": str(download_folder(family.key, root)),
+        "offers": [offer.to_json() for offer in offers],
+        "folder": str(folder),
+        "free": free_bytes(folder),
+        "hubs": {"huggingface": HuggingFace().endpoint, "modelscope": ModelScope().endpoint},
+        "commands": commands(str(root)),
+        **(advice(family, offers) if question.get("advice") is True else {}),
         **_job(downloader),
+    }
+
+
+def advice(family: ModelFamily, offers: Sequence[Downloadable]) -> dict[str, Any]:
+    """Return how long each model would take on this machine, used as it was trained, and which to choose.
+
+    That is the largest of those that fit and take no longer than `PATIENCE`, the smallest download of those that are
+    as large.
+    """
+    from ..core.families.diffusion_model import estimate_listed
+
+    if not family.published.sizes:
+        return {"plans": {}, "recommended": None}
+    found = {offer: estimate_listed(family, offer.id, get_host()) for offer in offers}
+    planned = {offer: made for offer, made in found.items() if made is not None}
+    quick = [offer for offer, made in planned.items() if made.fits and made.seconds <= PATIENCE]
+    best = max(quick, key=lambda offer: (offer.min_vram_gb or 0, -(offer.bytes or 0)), default=None)
+    return {
+        "plans": {
+            offer.id: {"fits": made.fits, "seconds": made.seconds, "words": family.published.words}
+            for offer, made in planned.items()
+        },
+        "recommended": None if best is None else best.id,
+    }
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that are free on the disk of a folder, which need not be there yet."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+
+
+def commands(root: str) -> dict[str, str]:
+    """Return what to run in a terminal to get a model, here and for a machine without a network."""
+    install = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).parents[1] / 'install.py'))}"
+    return {
+        "here": f"{install} --no-dependencies --models MODEL --to {shlex.quote(root)}",
+        "elsewhere": "python install.py --models MODEL --print-files > files.txt",
+        "verify": f"{install} --models MODEL --verify files.txt --to {shlex.quote(root)}",
     }
 
 

@@ -234,9 +234,8 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
         text = "stopped; no unfinished file is left."
     elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
-        kind = f"{type(error.cause).__name__}: {error.cause}."
-        said = shortage(error.cause) if is_out_of_memory(error.cause) else kind
-        text = f"{error.node}: {said} Run with --verbose for the traceback."
+        kind = f"{type(error.cause).__name__}: {error.cause}. Run with --verbose for the traceback."
+        text = f"{error.node}: {shortage(error.cause) if is_out_of_memory(error.cause) else kind}"
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         traceback.print_exception(error)

@@ -103,7 +103,7 @@ class NodeFailed(Exception):
     """A node raised while running; the original exception is the cause. Exit code 1."""
 
     def __init__(self, node: str, node_id: str, cause: BaseException) -> None:
-        super().__init__(f"{node}: {cause}")
+        super().__init__(f"{node}: {str(cause) or type(cause).__name__}")
         self.node = node
         self.node_id = node_id
         self.cause = cause

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -232,14 +231,7 @@ class Run:
             self._events.node_finished(node, result.ui, False)
             return True
         except (Exception, SystemExit) as error:  # a node's code is anybody's and may raise anything
-            wanted = re.search(
-                "tried to allocate ([0-9]+) bytes", str(error)[:2000]
-            )  # torch's words, of a RuntimeError
-            if wanted is None and not isinstance(error, MemoryError):
-                raise NodeFailed(str(node), node.id, error) from error
-            size = f" for {int(wanted[1]) / 2**30:.1f} GB at once" if wanted else ""
-            short = NodeMisused(f"main memory is too small{size}. Use fewer or smaller images.")
-            raise NodeFailed(str(node), node.id, short) from error
+            raise NodeFailed(str(node), node.id, error) from error
 
     async def _call(self, node: Node) -> list[Any] | None:
         """Return the result of each call of a node; None where it first waits for lazy inputs or async calls."""

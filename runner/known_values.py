@@ -1,6 +1,7 @@
 """Values known before a run: literals, and what nodes give that load nothing, such as loaders and primitives.
 
-A node class says `RUNS_AT_ONCE` where it may be run to learn what it gives.
+A node class says `RUNS_AT_ONCE` where it may be run to learn what it gives, and its `refusal(known)` returns why it
+would refuse the inputs that are known, "" where it would not.
 """
 
 from __future__ import annotations
@@ -61,11 +62,16 @@ class KnownValues:
         if not runs and all(self._value(link) is UNKNOWN for _, link in node.links()):
             return
         inputs = self.inputs(node)
-        if runs and all(each is not UNKNOWN for each in inputs.values()):
-            try:
+        known = {name: value for name, value in inputs.items() if value is not UNKNOWN}
+        refusal = getattr(node_class, "refusal", None)
+        try:
+            why = "" if refusal is None else refusal(known)
+            if not why and runs and len(known) == len(inputs):
                 self._outputs[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
-            except PiyingError as error:
-                raise NodeMisused(str(error)) from error
+        except PiyingError as error:
+            why = str(error)
+        if why:
+            raise NodeMisused(why)
 
     def _type(self, node: Node) -> NodeType:
         name = node.class_type

@@ -14,13 +14,15 @@ from .hubs import HuggingFace, ModelScope
 from .manifest import files_of, listed_models
 from .verify import presence
 
+LORA = "lora"
+
 
 @dataclass(frozen=True)
 class Downloadable:
     """A model that can be fetched.
 
     Attributes:
-        id, title, licence, min_vram_gb: as in the manifest.
+        id, kind, title, licence, min_vram_gb: as in the manifest; of kind `model` or `lora`.
         bytes: of the model and the parts it needs; None where only the hub knows.
         exact: whether `bytes` is what the files weigh, and not what their weights come to.
         sources: addresses of the repositories that keep it, for a person to look at.
@@ -30,6 +32,7 @@ class Downloadable:
     """
 
     id: str
+    kind: str
     title: str
     licence: str
     min_vram_gb: int | None
@@ -46,7 +49,7 @@ class Downloadable:
 
 
 def downloadable_models(family: str, root: ModelsRoot) -> list[Downloadable]:
-    """Return the models of a family, the one to begin with first.
+    """Return the models of a family, the one to begin with first, and its LoRAs.
 
     Args:
         root: the models folder. No hub is asked.
@@ -55,7 +58,7 @@ def downloadable_models(family: str, root: ModelsRoot) -> list[Downloadable]:
     places = {"huggingface": HuggingFace().endpoint, "modelscope": f"{ModelScope().endpoint}/models"}
     found = []
     for model in listed_models():
-        if (model.family, model.kind) != (family, "model"):
+        if model.family != family or model.kind not in ("model", LORA):
             continue
         sizes = [file.bytes for file in files_of([model])]
         size, exact = sum(size for size in sizes if size is not None), None not in sizes
@@ -66,6 +69,7 @@ def downloadable_models(family: str, root: ModelsRoot) -> list[Downloadable]:
         found.append(
             Downloadable(
                 id=model.id,
+                kind=model.kind,
                 title=model.title,
                 licence=model.licence,
                 min_vram_gb=model.min_vram_gb,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,14 +35,14 @@ class ModuleTensors:
     puts back the very objects that were there. The originals themselves are never touched.
     """
 
-    def __init__(self, modules: Iterable[torch.nn.Module], leave: Collection[int] = ()) -> None:
-        """Take the tensors of `modules` themselves, not of their children, but for the ids in `leave`."""
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        """Take the tensors of `modules` themselves, not of their children."""
         found: dict[int, _Held] = {}
         for module in modules:
             tables: list[dict[str, Any]] = [module._parameters, module._buffers]
             for table in tables:
                 for name, tensor in table.items():
-                    if tensor is not None and id(tensor) not in leave:
+                    if tensor is not None:
                         found.setdefault(id(tensor), _Held(tensor)).entries.append((table, name))
         self._held = list(found.values())
 
@@ -85,14 +85,14 @@ class PackedTensors(ModuleTensors):
         size: bytes of such a buffer, the gaps between tensors included.
     """
 
-    def __init__(self, modules: Iterable[torch.nn.Module], leave: Collection[int] = ()) -> None:
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
         """Lay the tensors out.
 
         Raises:
             ValueError: a tensor is not in host memory.
             TypeError: a tensor is of a class of its own, whose memory is not the numbers themselves.
         """
-        super().__init__(modules, leave)
+        super().__init__(modules)
         self._parts: list[_Part] = []
         self.size = 0
         for tensor in self.originals:

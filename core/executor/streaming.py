@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -168,7 +168,6 @@ def streamed(
     device: str | torch.device,
     *,
     slots: int = 2,
-    on_host: Collection[torch.nn.Module] = (),
 ) -> Iterator[Traffic]:
     """Hold `module` ready to run on `device` inside the block, with room for `slots` of its blocks.
 
@@ -187,8 +186,6 @@ def streamed(
         device: a torch device; on the CPU the slots are ordinary memory, so that everything but the
             overlap can be tried without a card.
         slots: blocks on the device at a time, 2 or more.
-        on_host: modules outside the blocks that stay in host memory and run there, such as an
-            embedding table of gigabytes of which a prompt reads a few rows.
 
     Raises:
         ValueError: `slots` is below 2, `order` is empty, or a block is not inside `module`, is inside
@@ -204,10 +201,9 @@ def streamed(
     _check(module, blocks, slots)
     outside = _modules_outside(module, set(blocks))
     with ExitStack() as undo:
-        stays = {id(tensor) for each in on_host for tensor in [*each.parameters(), *each.buffers()]}
         # What a block shares with the outside is on the device throughout, and is not copied with the block.
         packed = {block: PackedTensors(part for part in block.modules() if part not in outside) for block in blocks}
-        root = ModuleTensors(outside, leave=stays)
+        root = ModuleTensors(outside)
         moved = [tensor.detach().to(device) for tensor in root.originals]
         traffic.device_bytes += sum(tensor.nbytes for tensor in moved)
         undo.callback(root.restore)
@@ -216,8 +212,6 @@ def streamed(
         copier = copier_for(device, largest, min(slots, len(blocks)), traffic)
         undo.callback(copier.close)
         _Prefetcher([packed[block] for block in order], copier).attach(undo, list(order))
-        for each in on_host:
-            _run_on_host(each, device, undo)
         restore = undo.pop_all()
     with restore:
         yield traffic
@@ -245,19 +239,6 @@ def _modules_outside(module: torch.nn.Module, blocks: set[torch.nn.Module]) -> d
             found[each] = None
             waiting += each.children()
     return found
-
-
-def _run_on_host(module: torch.nn.Module, device: torch.device, undo: ExitStack) -> None:
-    """Bring a module's tensor inputs to host memory and its result to the device, until `undo`."""
-
-    def fetch(_module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(each.to("cpu") if isinstance(each, torch.Tensor) else each for each in args)
-
-    def deliver(_module: torch.nn.Module, _args: tuple[Any, ...], result: torch.Tensor) -> torch.Tensor:
-        return result.to(device)
-
-    undo.callback(module.register_forward_pre_hook(fetch).remove)
-    undo.callback(module.register_forward_hook(deliver).remove)
 
 
 class _Prefetcher:

@@ -179,6 +179,14 @@ class ModelFamily:
         del file, files
         return None
 
+    def check_inputs(self, inputs: Mapping[str, Any], model: InstalledModel) -> None:
+        """Accept the inputs of the family's sampler, as far as they are known, for a model.
+
+        Raises:
+            PiyingError: the model cannot take them.
+        """
+        del inputs, model
+
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> Any:
         """Return what a run has to do, for `phases`.
 

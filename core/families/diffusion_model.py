@@ -9,7 +9,7 @@ from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..catalog.component_sizes import found_components, wanted_components, with_loras
+from ..catalog.component_sizes import found_components, listed_components, wanted_components, with_loras
 from ..catalog.installed_model import FOLDER_DEPTH
 from ..catalog.selection import ModelHandle, choose_model
 from ..executor.model_cache import cached_model
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host
     from ..planner.phases import Component
-    from ..planner.plan_types import PhasePlan
+    from ..planner.plan_types import PhasePlan, Plan
 
 log = logging.getLogger("piying")
 
@@ -69,6 +69,20 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
     return Estimate(name, made, machine, () if made.fits else fitting(), tuple(family.cautions(name, work)))
 
 
+def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:
+    """Return the plan of a model of the manifest used as it was trained; None where the manifest has no sizes.
+
+    Args:
+        model: its id; it need not be installed.
+    """
+    components = listed_components(model)
+    if not components:
+        return None
+    handle = ModelHandle(family, model)
+    work = family.work({**family.published.settings, "task": False}, handle)
+    return plan(family.phases(components, work), read_machine(host))
+
+
 @dataclass(frozen=True)
 class ModelParts:
     """Where an installed model's parts are, and how they are read.
@@ -92,7 +106,8 @@ class ModelParts:
         Raises:
             PiyingError: the model or a LoRA is not installed.
         """
-        return cls(handle.family, choose_model(handle, host), host, lora_files(handle, host))
+        found = choose_model(handle, host)
+        return cls(handle.family, found, host, lora_files(handle, host, found))
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of the parts, read from the headers of their files."""

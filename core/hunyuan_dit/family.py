@@ -10,7 +10,7 @@ from ..checkpoints.layouts import kl_vae, t5
 from ..families.base import ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
 from .layouts import BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, bert_tensors, tensors
-from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, TOY_SIZES
+from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, TOY_SIZES, check_size
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
@@ -61,6 +61,11 @@ class HunyuanDiTFamily(ModelFamily):
                 tokenizer = find_tokenizer(kind, rows, files.host, near=one.folder)
                 found |= {} if tokenizer is None else {name: (tokenizer,)}
         return found
+
+    def check_inputs(self, inputs: Mapping[str, Any], model: InstalledModel) -> None:
+        """Refuse a size that the model was not trained on: those of the toy are no others'."""
+        if {"width", "height"} <= inputs.keys():
+            check_size(inputs["width"], inputs["height"], model.is_built_in)
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> ImageWork:
         """Return what an image has to do, from the inputs of Hunyuan-DiT Text to Image or Memory Plan."""

@@ -50,12 +50,13 @@ class ImageRequest:
     seed: int = 0
 
 
-def check_size(width: int, height: int, sizes: list[tuple[int, int]]) -> None:
-    """Accept a (width, height) of `sizes`.
+def check_size(width: int, height: int, is_built_in: bool) -> None:
+    """Accept a (width, height) that the built-in model draws, or that published ones do.
 
     Raises:
         PiyingError: any other size; the nearest good one and the whole list are named.
     """
+    sizes = SIZES + TOY_SIZES if is_built_in else SIZES
     if (width, height) in sizes:
         return
     near = nearest_shape(width, height, sizes)

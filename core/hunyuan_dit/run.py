@@ -22,7 +22,7 @@ from ..host.base import Host
 from ..lora.catalog import record_of
 from ..preview import LatentPreview, fit_colours, step_callback
 from .phases import BERT_TOKENS, T5_TOKENS, ImageWork, fitting, phases, what_fits
-from .request import SIZES, TOY_SIZES, ImageRequest, check_size
+from .request import ImageRequest, check_size
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
     import torch
 
     model = load_model(handle, host)
-    check_size(request.width, request.height, SIZES + TOY_SIZES if model.found.is_built_in else SIZES)
+    check_size(request.width, request.height, model.found.is_built_in)
     components = model.components()
     work = ImageWork.of(request)
     for sentence in handle.family.cautions(model.found.name, work):

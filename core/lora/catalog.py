@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -191,12 +192,12 @@ def with_lora(handle: ModelHandle, name: str, strength: float, host: Host) -> Mo
     if path is None or strength == 0:
         return handle
     if not is_imagined(handle, host):
-        _check_fit(path, plain, choose_model(handle, host, quiet=True))
+        _left_out_of(path, plain, choose_model(handle, host, quiet=True))
     return replace(handle, loras=(*handle.loras, ChosenLora(plain, strength)))
 
 
-def _check_fit(path: Path, name: str, model: InstalledModel) -> None:
-    """Accept a LoRA of the size of a model, as far as headers tell.
+def _left_out_of(path: Path, name: str, model: InstalledModel) -> str:
+    """Return what of a LoRA is not applied to a model and why, as far as headers tell; "" where all is.
 
     Raises:
         PiyingError: it is of another size, or a file of the model is damaged.
@@ -209,16 +210,17 @@ def _check_fit(path: Path, name: str, model: InstalledModel) -> None:
     component = find_component(LORA_COMPONENT, model.place(LORA_COMPONENT))
     described = described_tensors(component.class_name, component.config)
     if described is None:
-        return  # of a class whose tensors nothing tells before it is made
+        return _header_once(path, component.class_name).left_out  # nothing tells the tensors of such a class
     sizes = {**described.needed, **described.optional}
     present = sizes.keys() | {name.rpartition(".")[0] for name in sizes}
     verdict = judge(read_header(path).entries, component.class_name, present)
     if verdict.reason:
         raise PiyingError(f"lora {name!r} cannot be used with model {model.name}: {verdict.reason}")
     try:
-        unfitting(verdict, sizes.get)
+        verdict.placement.left_out.update(unfitting(verdict, sizes.get))
     except ValueError as error:
         raise other_width(name, verdict.shape, model.name, str(error)) from error
+    return verdict.left_out
 
 
 def other_width(name: str, shape: LoraShape, model: str, why: str) -> PiyingError:
@@ -229,21 +231,31 @@ def other_width(name: str, shape: LoraShape, model: str, why: str) -> PiyingErro
     )
 
 
-def lora_files(handle: ModelHandle, host: Host) -> tuple[LoraFile, ...]:
+def lora_files(handle: ModelHandle, host: Host, model: InstalledModel | None = None) -> tuple[LoraFile, ...]:
     """Return the LoRAs of a handle, in the order in which they were added.
 
+    Args:
+        model: the one that they are put on; what is left out of a LoRA is told for it. None tells it for the class.
+
     Raises:
-        PiyingError: one is not there any more, or is damaged.
+        PiyingError: one is not there any more, or is damaged; with `model`, one is of another size.
     """
-    if not handle.loras:
-        return ()
-    installed = _found(host)
-    files = []
-    for chosen in handle.loras:
-        path = _chosen(chosen.name, installed, host, handle.family)
+    from ..catalog.discovery import once_in_pass
+
+    installed = lru_cache(lambda: _found(host))
+
+    def look(chosen: ChosenLora) -> LoraFile:
+        path = _chosen(chosen.name, installed(), host, handle.family)
         header = _header_of(path, handle.family)
-        files.append(LoraFile(chosen.name, path, chosen.strength, header.shape, header.left_out, settings_of(path)))
-    return tuple(files)
+        left_out = header.left_out if model is None else _left_out_of(path, chosen.name, model)
+        return LoraFile(chosen.name, path, chosen.strength, header.shape, left_out, settings_of(path))
+
+    place = None if model is None else model.place(LORA_COMPONENT)
+    # Once in a pass: each node of a chain of LoRAs asks for all those before it.
+    return tuple(
+        once_in_pass(host, ("lora", chosen, handle.family.key, place), lambda: look(chosen))  # noqa: B023
+        for chosen in handle.loras
+    )
 
 
 def made_for(files: tuple[LoraFile, ...]) -> Mapping[str, float]:

@@ -216,14 +216,16 @@ def table(plan: Plan, machine: Machine) -> str:
     for limit in (machine.ram_limit, machine.map_limit):
         if limit is not None:
             memory += f" ({amount(limit.free)} left of {amount(limit.total)} by {limit.source})"
-    if plan.fits:
-        card = "" if machine.is_cpu else f"{amount(plan.peak_vram)} of the card and "
-        verdict = (
-            f"Plan for {place}, {memory}: peak {card}{amount(plan.peak_ram)} of main memory, "
-            f"about {duration(plan.seconds)}."
-        )
-    else:
+    ram, time = amount(plan.peak_ram), duration(plan.seconds)
+    if not plan.fits:
         verdict = f"This does not fit {place}, {memory}."
+    elif machine.is_cpu:
+        verdict = f"Plan for {place}, {memory}: peak {ram} of main memory, about {time}."
+    else:
+        verdict = (
+            f"Plan for {place}, {memory}: peak {amount(plan.peak_vram)} of the card and {ram} of main memory, "
+            f"about {time}."
+        )
     return "\n".join([verdict, *lines, *(f"- {reason}" for reason in plan.reasons)])
 
 

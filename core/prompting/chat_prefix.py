@@ -70,6 +70,7 @@ def chat_prefix(
         kept[key] = _moved(cache, "cpu")
         while len(kept) > MOST_PREFIXES:
             kept.popitem(last=False)
+        return cache  # a second copy would need its room on the device once more
     kept.move_to_end(key)
     return _moved(kept[key], device)
 

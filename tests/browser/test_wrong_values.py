@@ -17,11 +17,7 @@ DIALOG = "document.querySelector('[role=dialog]')?.innerText ?? ''"
 TOASTS = """[...document.querySelectorAll("body *")]
   .filter((one) => !one.children.length && one.textContent.trim() === "只运行了一部分")
   .map((title) => title.parentElement.parentElement.innerText)"""
-UNWIRED = """(() => {
-  const sampler = window.drive.find("PiyingVACESample");
-  sampler.disconnectInput(sampler.inputs.findIndex((input) => input.name === "num_frames"));
-  window.drive.setWidget("PiyingVACESample", "num_frames", 33);
-})()"""
+OTHER_LENGTH = set_widgets("PiyingVACESample", size_from="widgets", num_frames=33)
 ALL_OF_NODE = """((ref) => {
   const node = window.drive.find(ref);
   return node.widgets.find((widget) => widget.name === "piying")?.element.innerText ?? "";
@@ -78,7 +74,7 @@ def failed(drive, screenshots):
     actions = {
         "chinese": {"do": "locale", "language": "zh"},
         "graph": opened("first_last_frame"),
-        "unwire": evaluate(UNWIRED),
+        **dict(enumerate(OTHER_LENGTH)),
         "run": {"do": "run"},
         "shown": until(f"{ALL_OF_NODE}('PiyingVACESample').includes('17 帧') && {ALL_OF_NODE}('PiyingVACESample')"),
         "dialog": evaluate(DIALOG),

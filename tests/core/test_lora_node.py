@@ -496,6 +496,8 @@ def test_what_the_node_accepts_is_what_the_model_takes(host, tmp_path, layers, o
     wanted = {**layers, "patch_embedding": (7, 7)} if outside else layers
     write(tmp_path / "loras" / "good.safetensors", wanted)
     handle = add(HANDLE, "good.safetensors")
-    [file] = loras.lora_files(handle, host)
-    module = load_component("transformer", load_model(HANDLE, host).parts.found.place("transformer"))
-    assert ("patch_embedding" in apply_lora(module, file.path).left_out) == outside
+    parts = load_model(HANDLE, host).parts
+    [file] = loras.lora_files(handle, host, parts.found)
+    module = load_component("transformer", parts.found.place("transformer"))
+    assert ("patch_embedding" in file.left_out) == outside
+    assert apply_lora(module, file.path).left_out == file.left_out

@@ -325,7 +325,8 @@ def test_a_shortage_is_told_with_the_limit_that_is_tight(monkeypatch):
     wide = MemoryLimit(64 * GB, 40 * GB, "memory.max of this container's cgroup")
     monkeypatch.setattr(main_memory, "memory_limits", lambda: [wide])
     assert shortage(MemoryError()) == (
-        "memory ran out (MemoryError). Choose a smaller size or model, or close other programs."
+        "memory ran out (MemoryError). Choose a smaller size or model, fewer images or frames, or close other "
+        "programs."
     )
     monkeypatch.setattr(main_memory, "memory_limits", lambda: [wide, tight])
     assert shortage(ImportError("x.so: failed to map segment\nmore")) == (

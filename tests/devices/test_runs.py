@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import random
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from piying.core.catalog.selection import ModelHandle
 from piying.core.executor import model_cache
+from piying.core.executor.retry import FailedPlans, catch_out_of_memory, retry_with_next_plan
 from piying.core.host.base import MemoryRules
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.run import sample as draw
+from piying.core.planner.machine import synthetic
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
 from piying.core.wan.family import WAN_VACE
@@ -145,6 +148,39 @@ def test_less_memory_than_there_was_costs_time_and_not_the_result(host, caplog, 
         assert device.refused == len(failed)
         assert torch.equal(frames, on_the_cpu)
         assert nothing_left(here)
+
+
+@pytest.mark.parametrize("holder", ["an exception", "a cycle", "the allocator"])
+def test_the_next_attempt_begins_on_an_empty_device(tmp_path, holder):
+    """Whatever still holds the tensors of the one before: a library its exception, or the allocator their memory."""
+    kept, found = [], []
+    with attached(8 * GB) as here:
+        device = here.devices[0]
+
+        def fail():
+            tensor = torch.zeros(MIB, device="pretend:0")
+            if holder == "a cycle":
+                cycle = [tensor]
+                cycle.append(cycle)
+            error = torch.OutOfMemoryError("out of memory")
+            if holder == "an exception":
+                kept.append(error)
+            raise error
+
+        def attempt(plan):
+            found.append((device.allocated, device.cached))
+            with catch_out_of_memory(f"attempt {len(found)}"):
+                if len(found) == 1:
+                    fail()
+
+        gc.disable()
+        try:
+            failures = FailedPlans(tmp_path, synthetic(8 * GB, 8 * GB), ())
+            retry_with_next_plan(lambda refused: SimpleNamespace(fits=len(refused) < 2), attempt, failures)
+        finally:
+            gc.enable()
+    assert found == [(0, 0), (0, 0)]
+    assert failures.load() == {"attempt 1"}
 
 
 class Tenants(HeadlessHost):

@@ -299,10 +299,36 @@ def test_after_a_run_that_was_stopped_nothing_is_on_the_device(when, error):
             model(given)
         side = here.timeline.queues[1]
         assert side.done == len(side.tasks)
+        gc.collect()
+        # While somebody still looks at the traceback: results of a few layers, and no weights.
+        assert here.devices[0].allocated < largest(model)
         del raised, given
         gc.collect()
         assert (here.devices[0].allocated, here.pinned) == (0, 0)
     assert all(tensor.device.type == "cpu" for tensor in model.parameters())
+
+
+def test_a_block_that_arrived_in_part_is_copied_again(monkeypatch):
+    """A copy that was stopped left part of a block where another was whole: neither counts as there."""
+    model, read, calls = Stack(), PackedTensors.read, []
+    last, hidden = model.blocks[-1], torch.linspace(-1, 1, 96).view(3, 32)
+    expected = model(GIVEN), last(hidden)
+
+    def stop_once(packed, start, into):
+        calls.append(start)
+        if len(calls) == 2:  # of the chunks of one block
+            raise KeyboardInterrupt
+        read(packed, start, into)
+
+    with attached(MIB):
+        given = GIVEN.to(DEVICE)
+        with streaming.streamed(model, list(model.blocks), DEVICE):
+            model(given)
+            monkeypatch.setattr(PackedTensors, "read", stop_once)
+            with pytest.raises(KeyboardInterrupt):
+                model(given)  # while the second block arrives where the last one is
+            assert torch.equal(last(hidden.to(DEVICE)).cpu(), expected[1])
+            assert torch.equal(model(given).cpu(), expected[0])
 
 
 def test_memory_is_that_of_the_slots():

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
 
 import piying
 import pytest
+from piying.core.download.jobs import Downloader
+from piying.core.download.manifest import listed_models
 from piying.core.errors import PiyingError
 from piying.core.host import comfy_server
 from piying.core.host.comfy_server import MAX_TABS, Tabs, parse, refusal
@@ -13,6 +20,7 @@ from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.nodes import routes
 
+ROOT = Path(__file__).resolve().parents[2]
 GB = 2**30
 JSON = {"Content-Type": "application/json", "Host": "127.0.0.1:8188"}
 SIZE = {"width": 832, "height": 480, "num_frames": 81, "steps": 20, "cfg": 5.0}
@@ -268,6 +276,61 @@ def test_every_node_tells_the_words_it_is_found_by():
     words = routes.aliases({})
     assert list(words) == list(piying.NODE_CLASS_MAPPINGS)
     assert {"image to video", "first frame", "首帧", "首尾帧"} <= set(words["PiyingVACEExtend"])
+
+
+@pytest.fixture
+def dialog(tmp_path, monkeypatch):
+    """What the models dialog is told on a card of so many GB."""
+    monkeypatch.setattr(comfy_server, "models_root", lambda: tmp_path / "not made yet")
+
+    def tell(loader, vram=8, **more):
+        set_host(HeadlessHost(models=[tmp_path], chosen_device="cpu", vram=vram * GB, ram=32 * GB, imagined=True))
+        return routes.models({"class_type": loader, **more}, Downloader())
+
+    return tell
+
+
+@pytest.mark.parametrize(
+    ("loader", "vram", "recommended"),
+    [
+        ("PiyingLoadWanVACE", 4, "wan2.1-vace-1.3b-fp16"),
+        ("PiyingLoadHunyuanDiT", 8, "hunyuan-dit-v1.2"),
+        ("PiyingLoadZImage", 8, "z-image-turbo-bf16"),
+        ("PiyingLoadPromptModel", 8, None),
+    ],
+)
+def test_a_model_is_recommended_for_the_card(dialog, loader, vram, recommended):
+    assert dialog(loader, vram, advice=True)["recommended"] == recommended
+
+
+def test_what_does_not_fit_is_not_recommended(dialog):
+    plans = dialog("PiyingLoadWanVACE", 4, advice=True)["plans"]
+    assert plans["wan2.1-vace-1.3b"]["fits"] and not plans["wan2.1-vace-14b"]["fits"]
+    assert plans["wan2.1-vace-1.3b"]["words"] == "832×480, 81 frames"
+    assert "plans" not in dialog("PiyingLoadWanVACE", 4), "planned for once, and not with every look at a download"
+
+
+def test_the_models_dialog_tells_loras_disk_hubs_and_commands(dialog, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://hf-mirror.com")
+    found = dialog("PiyingLoadWanVACE")
+    kinds = {offer["id"]: offer["kind"] for offer in found["offers"]}
+    assert (kinds["wan2.1-vace-14b"], kinds["wan2.1-lora-lightx2v-14b"]) == ("model", "lora")
+    assert found["free"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
+    assert found["hubs"]["huggingface"] == "https://hf-mirror.com"
+    words = shlex.split(found["commands"]["here"])
+    assert words[0] == sys.executable
+    assert words[2:] == ["--no-dependencies", "--models", "MODEL", "--to", str(tmp_path / "not made yet")]
+    assert Path(words[1]).is_file()
+
+
+def test_every_model_has_a_line_in_both_languages():
+    for language in ("en", "zh"):
+        texts = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["piying"]["models"]
+        shown = {model.id for model in listed_models() if model.kind in ("model", "lora")}
+        shown -= {model.id for model in listed_models() if model.family in ("depth", "pose", "detector")}
+        assert set(texts) == shown
+        assert all(set(text) == {"title", "about"} and all(text.values()) for text in texts.values())
+        assert len({text["about"] for text in texts.values()}) == len(texts), "the lines tell versions apart"
 
 
 def test_endless_questions_end():

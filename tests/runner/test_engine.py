@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from piying.runner.cache import Cache
 from piying.runner.definitions import object_info
-from piying.runner.errors import NodeFailed, NodeMisused, WorkflowError
+from piying.runner.errors import NodeFailed, WorkflowError
 from piying.runner.execute import Executor, Hidden
 from piying.runner.graph import execution_order, parse_graph
 from piying.runner.validate import validate_graph
@@ -208,14 +208,10 @@ def test_a_failure_names_the_node_and_keeps_the_rest():
     assert run(api, cache)[1].cached == ["1"]
 
 
-def test_too_little_memory_is_said_in_a_sentence(monkeypatch):
-    api = {"1": node("Fails", value=1), "2": node("Show", value=["1", 0])}
-    torch_says = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12884901888 bytes.")
-    for cause, words in ((MemoryError(), "too small. Use"), (torch_says, "too small for 12.0 GB at once. Use")):
-        monkeypatch.setattr(Fails, "error", cause)
-        with pytest.raises(NodeFailed, match=rf"Fails \(node 1\): main memory is {words}") as caught:
-            run(api)
-        assert isinstance(caught.value.cause, NodeMisused)
+def test_a_failure_without_words_is_named_by_its_kind(monkeypatch):
+    monkeypatch.setattr(Fails, "error", MemoryError())
+    with pytest.raises(NodeFailed, match=r"Fails \(node 1\): MemoryError$"):
+        run({"1": node("Fails", value=1), "2": node("Show", value=["1", 0])})
 
 
 def test_the_cache_keeps_one_graph():

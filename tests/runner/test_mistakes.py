@@ -58,6 +58,36 @@ def test_hunyuan_sizes(command):
     assert_refused(ran, 2, "1000×1000", "Nearest: 1024×1024", "1280×768")
 
 
+def test_a_size_of_the_toy_is_refused_for_another_model_before_it_runs(command, tmp_path):
+    folder = tmp_path / "models" / "diffusers" / "mine"
+    shutil.copytree(ROOT / "builtin_models" / "hunyuan_dit", folder)
+    for model, code in (("auto", 2), ("diffusers/mine", 2), ("built-in", 0)):
+        sizes = [f"--set=PiyingLoadHunyuanDiT.model={model}", "--set=PiyingHunyuanDiT.width=96"]
+        ran = command(
+            "workflows/t2i.json",
+            "--check",
+            "--models",
+            tmp_path / "models",
+            *sizes,
+            "--set=PiyingHunyuanDiT.height=64",
+        )
+        assert ran.returncode == code, ran.stderr
+        if code:
+            assert_refused(ran, 2, "96×64", "which this model was not trained on. Nearest: 1024×768")
+
+
+def test_a_number_that_comes_by_wire_is_refused_as_a_widgets_is(command, write):
+    number = {"class_type": "PrimitiveInt", "inputs": {"value": 10}}
+    loaded = {"class_type": "PiyingLoadWanVACE", "inputs": {"model": "built-in", "precision": "auto"}}
+    widgets = {"prompt": "a cat", "negative_prompt": "", "width": 32, "height": 32, "steps": 1}
+    widgets |= {"cfg": 1.0, "shift": 5.0, "seed": 1}
+    sampler = {"class_type": "PiyingVACESample", "inputs": {"model": ["1", 0], "num_frames": ["2", 0], **widgets}}
+    shown = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
+    graph = write({"1": loaded, "2": number, "3": sampler, "4": shown})
+    assert_refused(command(graph, "--check"), 2, "VACE Sample (node 3): num_frames is 10", "use 9 or 13")
+    assert command(graph, "--check", "--set=2.value=9").returncode == 0
+
+
 def test_titles_classes_and_ids_name_nodes(command):
     for name in ("VACE Sample", "PiyingVACESample", "5"):
         assert command("workflows/t2v.json", "--check", "--set", f"{name}.steps=3").returncode == 0
@@ -151,12 +181,15 @@ def test_models_that_are_not_there(command):
     assert_refused(command("workflows/t2v.json", "--models", "nowhere"), 2, "nowhere", "no such folder")
 
 
-def test_a_damaged_model(command, tmp_path):
+@pytest.mark.parametrize("model", ["auto", "diffusers/wan"])
+def test_a_damaged_model_is_refused_by_a_check_as_by_a_run(command, tmp_path, model):
     folder = tmp_path / "models" / "diffusers" / "wan"
     shutil.copytree(ROOT / "builtin_models" / "wan_vace", folder)
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 100)
-    ran = command("workflows/t2v.json", *SMALL, "--models", tmp_path / "models")
-    assert_refused(ran, 1, "VACE Sample (node", str(folder), "The file is cut short or damaged")
+    options = [*SMALL, "--models", tmp_path / "models", f"--set=PiyingLoadWanVACE.model={model}"]
+    for more in ([], ["--check"]):
+        ran = command("workflows/t2v.json", *options, *more)
+        assert_refused(ran, 2, "(node ", str(folder), "The file is cut short or damaged")
     assert command.files() == []
 
 

@@ -346,7 +346,8 @@ class Hungry:
     INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING", {})}})
 
     def run(self, text):
-        raise (OSError if text.startswith("[Errno") else ImportError)(text)
+        kinds = {"[Errno": OSError, "Default": RuntimeError, "": MemoryError}
+        raise kinds.get(text.split(" ")[0].split("CPU")[0], ImportError)(text)
 
 NODE_CLASS_MAPPINGS = {"Hungry": Hungry}
 """
@@ -356,6 +357,11 @@ NODE_CLASS_MAPPINGS = {"Hungry": Hungry}
     ("text", "words"),
     [
         ("[Errno 12] Cannot allocate memory", "Hungry (node 1): memory ran out ([Errno 12] Cannot allocate memory)."),
+        ("", "Hungry (node 1): memory ran out (MemoryError). Choose a smaller size or model, fewer images or frames,"),
+        (
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 12884901888 bytes. Error code 12",
+            "Hungry (node 1): memory ran out (at 12.0 GB wanted at once). Choose",
+        ),
         ("libQt5Core.so.5: failed to map segment from shared object", "Hungry (node 1): memory ran out (libQt5Core."),
         ("No module named 'x'", "Hungry (node 1): ImportError: No module named 'x'. Run with"),
     ],

@@ -12,6 +12,7 @@ import torch
 from piying.core.errors import PiyingError
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
+from piying.nodes import routes
 from piying.tests.web.node import ROOT, Page, node_or_skip
 
 TEXTS = json.loads((ROOT / "locales/zh/main.json").read_text(encoding="utf-8"))["piying"]
@@ -173,3 +174,43 @@ def test_values_stay_in_the_translation(page):
 def test_what_is_not_known_stays_as_it_is(page):
     said = ["An error of torch. width: 3", "", "C:\\models\\x.safetensors: cannot be opened (No such file)."]
     assert page.run(TRANSLATE, language="zh", given=said) == said
+
+
+PLANNED = """
+  const texts = await lib("i18n");
+  const { planLine } = await lib("dialogs");
+  await texts.loadTexts();
+  return given.map(planLine);
+"""
+# Names of number types, of ways to run a phase and of widgets, and units.
+TERMS = re.compile(r"\b(bf16|fp16|fp32|fp8|int8|stored as|resident|streamed|cpu|whole|tiled|batched|matmul)\b", re.I)
+
+
+def plans():
+    """Lines of plans."""
+    for vram, ram in ((4, 16), (8, 32), (24, 64), (None, 32)):
+        host = HeadlessHost(
+            chosen_device="cpu", vram=vram and vram * 2**30, ram=ram * 2**30, imagined=True, models=[ROOT / "tests"]
+        )
+        set_host(host)
+        for sampler, loader, model in (
+            ("PiyingVACESample", "PiyingLoadWanVACE", "wan2.1-vace-14b"),
+            ("PiyingVACESample", "PiyingLoadWanVACE", "built-in"),
+            ("PiyingHunyuanDiT", "PiyingLoadHunyuanDiT", "hunyuan-dit-v1.2"),
+            ("PiyingZImage", "PiyingLoadZImage", "z-image-turbo"),
+        ):
+            for memory in ("auto", "streamed", "fp8"):
+                loaded = {"model": model, "precision": "auto", "memory": memory}
+                size = {"width": 1024, "height": 1024, "steps": 20, "cfg": 5.0, "num_frames": 81, "speed": "fast"}
+                inputs = {"model": {"class_type": loader, "inputs": loaded}, **size}
+                yield from routes.plan({"class_type": sampler, "inputs": inputs})["text"].splitlines()
+
+
+def test_plans_are_in_chinese(page):
+    """But for number types and the names of ways, which are the widgets' own words."""
+    said = sorted({line for line in plans() if "  " not in line and " " in line})
+    assert len(said) > 60
+    shown = page.run(PLANNED, language="zh", given=said)
+    english = [line for line in shown if ENGLISH.search(TERMS.sub("", line))]
+    assert "\n".join(english) == ""
+    assert page.run(PLANNED, given=said) == said

@@ -3,7 +3,29 @@ import { dialog, element } from "./dom.js";
 import { inPageLanguage, t, time } from "./i18n.js";
 
 export function showPlan(plan) {
-  dialog(t("title.plan"), t("close"), element("pre", {}, inPageLanguage(plan.text)));
+  dialog(t("title.plan"), t("close"), element("pre", {}, ...planParts(plan.text)));
+}
+
+// A plan's text as a table between lines, so that columns stay below each other in any language.
+export function planParts(text) {
+  const parts = [];
+  let table = null;
+  for (const line of text.split("\n")) {
+    const cells = line.split(/ {2,}/);
+    if (cells[0] === "phase") parts.push((table = element("table", {})));
+    if (cells.length < 3) table = null;
+    if (table) table.append(element("tr", {}, ...cells.map((cell) => element("td", {}, inPageLanguage(cell)))));
+    else parts.push(element("div", {}, planLine(line) || "\u00a0"));
+  }
+  return parts;
+}
+
+// "- sample: …", where the sentence may be known without the phase it is about.
+export function planLine(line) {
+  const [, dash, sentence] = /^(- )?(.*)$/.exec(line);
+  const shown = inPageLanguage(sentence);
+  const [, phase, rest] = /^(\w+): (.+)$/.exec(sentence) ?? [];
+  return (dash ?? "") + (phase && shown === sentence ? `${inPageLanguage(phase)}: ${inPageLanguage(rest)}` : shown);
 }
 
 const LONG_TEXTS = ["prompt", "negative_prompt", "expanded", "frozen_prompt"];

@@ -3,7 +3,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
 export const LANGUAGES = ["en", "zh"];
-const texts = Object.fromEntries(LANGUAGES.map((code) => [code, { page: {}, phases: {}, templates: {}, messages: {} }]));
+const texts = Object.fromEntries(LANGUAGES.map((code) => [code, { page: {}, phases: {}, templates: {}, messages: {}, models: {} }]));
 let templates = []; // of the server's messages, the one with most words of its own first
 
 // ComfyUI serves the locales of all packs at once.
@@ -11,7 +11,7 @@ export async function loadTexts() {
   const response = await api.fetchApi("/i18n");
   const served = response.ok ? await response.json() : {};
   for (const code of LANGUAGES) Object.assign(texts[code], served[code]?.piying);
-  templates = readTemplates(texts.zh.messages);
+  templates = [...readTemplates(texts.zh.messages), WAY];
 }
 
 export function language() {
@@ -25,6 +25,9 @@ export function t(key, values = {}) {
   const { page, phases } = texts[language()];
   return filled(page[key] ?? phases[key] ?? texts.en.page[key] ?? key, values);
 }
+
+// What a person reads of a model of the manifest: { title, about }.
+export const modelTexts = (id) => texts[language()].models[id] ?? {};
 
 export const templateTitles = (code = language()) => texts[code].templates;
 
@@ -43,6 +46,12 @@ export function readTemplates(messages) {
     .sort((one, other) => other.size - one.size);
 }
 
+// A way of running a phase and what is said of it, as plans put them together: "fp32, cpu, whole is no faster".
+const WAY = {
+  names: ["way", "why"], own: "{way} {why}",
+  pattern: /^((?:bf16|fp16|fp32)\b[^;]*?, (?:resident|streamed|cpu), \w+(?:, \w+ matmul)?) (.+)$/,
+};
+
 const englishWords = (text) => text.match(/[A-Za-z]{2,}/g)?.length ?? 0;
 
 // All readings of a text: as one message, and as one message after another. Where a value ends is not written in it.
@@ -53,6 +62,9 @@ function* readings(text, known, seen) {
     const values = found.slice(1)
       .map((value) => best(value.replace(/^([^.,]{1,20}) or ([^.,]{1,20})$/, `$1 ${t("or")} $2`), known, seen));
     yield filled(own, Object.fromEntries(names.map((name, index) => [name, values[index]])));
+  }
+  for (const [between, own] of [[", or ", t("or")], [" and ", t("and")]]) {
+    if (text.includes(between)) yield text.split(between).map((part) => best(part, known, seen)).join(own);
   }
   for (const end of text.matchAll(/(?<=\.)\s+/g)) {
     const [first, rest] = [text.slice(0, end.index), text.slice(end.index + end[0].length)];

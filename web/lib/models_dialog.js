@@ -2,7 +2,7 @@
 import { app } from "../../../scripts/app.js";
 import { callRoute } from "./routes.js";
 import { dialog, element } from "./dom.js";
-import { bytes, t } from "./i18n.js";
+import { bytes, inPageLanguage, modelTexts, t, time } from "./i18n.js";
 
 const POLL_INTERVAL = 700; // milliseconds
 
@@ -18,7 +18,10 @@ export function openModels(loader, preferred) {
 async function refresh(state) {
   clearTimeout(state.timer);
   try {
-    draw(state, await callRoute("models", { class_type: state.loader }));
+    // Planning for every model takes a moment, and is asked for once.
+    const found = await callRoute("models", { class_type: state.loader, advice: !state.advice });
+    state.advice ??= { plans: found.plans, recommended: found.recommended };
+    draw(state, found);
   } catch (error) {
     state.problem.textContent = error.message;
   }
@@ -35,37 +38,73 @@ async function act(state, route, body) {
   await refresh(state);
 }
 
-function draw(state, { offers, installed, folder, job }) {
+function draw(state, found) {
+  const { offers, installed, folder, free, hubs, job } = found;
   const fetching = job?.state === "fetching";
   if (state.fetching && !fetching) app.refreshComboInNodes?.();
   state.fetching = fetching;
   const key = JSON.stringify([offers, installed, job]);
   if (key === state.key) return;
   state.key = key;
-  const order = [...offers].sort((a, b) => (b.id === state.preferred) - (a.id === state.preferred));
+  const { recommended } = state.advice;
+  const rank = (offer) => 2 * (offer.id === state.preferred) + (offer.id === recommended);
+  const cards = [...offers].sort((a, b) => rank(b) - rank(a)).map((offer) => (
+    [offer.kind, card(state, offer, job?.model === offer.id ? job : null, fetching)]
+  ));
+  const of = (kind) => cards.filter(([one]) => one === kind).map(([, made]) => made);
+  const hub = Object.values(hubs).map(bare).join(", ");
   state.list.replaceChildren(
     element("p", { class: "piying-small" }, installed.length ? t("installed", { names: installed.join(", ") }) : t("none")),
-    ...order.map((offer) => card(state, offer, job?.model === offer.id ? job : null, fetching)),
-    element("p", { class: "piying-small" }, t("into", { folder })),
+    element("p", { class: "piying-small" }, t("room", { free: bytes(free), folder }), " · ", t("hub", { hub })),
+    ...of("model"),
+    of("lora").length ? element("h4", {}, t("title.loras")) : "",
+    ...of("lora"),
+    terminal(found.commands, recommended ?? offers[0]?.id),
   );
 }
 
+const bare = (address) => address.replace(/^https?:\/\//, "");
+
+function terminal(commands, model) {
+  const steps = Object.entries(commands).flatMap(([name, command]) => [
+    element("p", { class: "piying-small" }, t(`step.${name}`)),
+    element("pre", {}, command.replace("MODEL", model ?? "MODEL")),
+  ]);
+  return element("details", {}, element("summary", {}, t("terminal")), ...steps);
+}
+
 function card(state, offer, job, fetching) {
+  const { plans, recommended } = state.advice;
+  const { title, about } = modelTexts(offer.id);
   const facts = [
     offer.bytes === null ? t("unsized") : `${offer.exact ? "" : "≈ "}${bytes(offer.bytes)}`,
     `${t("licence")}: ${offer.licence}`,
     offer.min_vram_gb ? t("smallest", { gb: offer.min_vram_gb }) : null,
+    onThisMachine(plans?.[offer.id]),
   ];
   const links = offer.sources.flatMap((url) => [
-    " ", element("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, url.replace(/^https?:\/\//, "")),
+    " ", element("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, bare(url)),
   ]);
   return element(
     "article", { "data-model": offer.id },
-    element("div", { class: "piying-line" }, element("b", {}, offer.title), button(state, offer, job, fetching)),
+    element(
+      "div", { class: "piying-line" },
+      element(
+        "span", {}, element("b", {}, title ?? offer.title), " ",
+        offer.id === recommended ? element("span", { class: "piying-verdict", "data-verdict": "fits" }, t("recommended")) : null,
+      ),
+      button(state, offer, job, fetching),
+    ),
+    about ? element("div", {}, about) : null,
     element("div", { class: "piying-small" }, facts.filter(Boolean).join(" · ")),
     element("div", { class: "piying-small" }, t("from"), ...links),
     job ? progress(offer, job) : null,
   );
+}
+
+function onThisMachine(plan) {
+  if (!plan) return null;
+  return plan.fits ? t("takes", { size: inPageLanguage(plan.words), time: time(plan.seconds) }) : t("tooBig");
 }
 
 function button(state, offer, job, fetching) {

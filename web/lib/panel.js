@@ -2,7 +2,7 @@
 import { BARE, LOADER, SAMPLER, TEXT, isWired, loaderOf, setWidget } from "./graph.js";
 import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
-import { showPlan, showRecord } from "./dialogs.js";
+import { planParts, showPlan, showRecord } from "./dialogs.js";
 import { inPageLanguage, t, time } from "./i18n.js";
 import { isAdvanced } from "./widgets.js";
 
@@ -118,7 +118,7 @@ function neededHeight(panel) {
   if (ownText(panel)) height += textHeight(panel);
   if (panel.record?.note) height += sentenceHeight(panel, inPageLanguage(panel.record.note)) + 4;
   if (fallbackNote(panel.record)) height += LINE;
-  if (panel.record && role !== SAMPLER) height += BUTTON_ROW;
+  if (hasDetails(panel)) height += BUTTON_ROW;
   return height > EDGE ? height : 0;
 }
 
@@ -130,12 +130,12 @@ export function render(panel) {
   if (panel.role === LOADER) parts.push(element("div", { class: "piying-row" }, modelsButton(panel, "models")));
   if (ownText(panel)) {
     const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (e) => e.stopPropagation() };
-    parts.push(element("div", box, isPlan(panel) ? inPageLanguage(panel.text) : panel.text));
+    parts.push(element("div", box, ...(isPlan(panel) ? planParts(panel.text) : [panel.text])));
   }
   if (panel.record?.note) parts.push(sentenceLine("caution", t("caution"), inPageLanguage(panel.record.note)));
   const note = fallbackNote(panel.record);
   if (note) parts.push(element("div", { class: "piying-small piying-note", title: inPageLanguage(panel.record.problem) }, note));
-  if (panel.record && panel.role !== SAMPLER) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
+  if (hasDetails(panel)) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
   if (panel.running) parts.push(progressBar(panel.running));
   if (panel.motion) parts.push(element("img", { class: "piying-motion", src: panel.motion, alt: "" }));
   panel.box.replaceChildren(...parts);
@@ -269,6 +269,9 @@ function advancedButton(panel) {
   };
   return element("button", { onclick: toggle }, t(node.showAdvanced ? "less" : "more"));
 }
+
+// A sampler has them in its row of buttons.
+const hasDetails = ({ role, record }) => role !== SAMPLER && Boolean(role === BARE ? record?.note : record);
 
 const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record) }, t("record"));
 
