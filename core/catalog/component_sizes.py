@@ -17,11 +17,13 @@ from ..files.folder import component_files, component_folder
 from ..files.gguf_blocks import stored_bytes
 from ..files.json_file import read_json
 from ..files.open import read_header
+from ..files.safetensors_file import TensorEntry
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files, other_width
 from ..planner.phases import Block, Component, InFile, InFp32, StoredWeights
 from ..quantization.policy import NOTHING_CAST, CastRules
 from ..quantization.registry import stored_type, weight_format
+from ..quantization.stored_formats import weight_entries
 from .installed_model import InstalledModel
 from .selection import ModelHandle, choose_model, is_imagined
 
@@ -76,11 +78,10 @@ def file_tensors(files: Iterable[Path]) -> dict[str, TensorInfo]:
     Raises:
         PiyingError: a header is damaged.
     """
-    found = {}
+    found: dict[str, TensorEntry] = {}
     for file in files:
-        for name, entry in read_header(file).entries.items():
-            found[name] = TensorInfo(entry.shape, entry.dtype)
-    return found
+        found |= read_header(file).entries
+    return {name: TensorInfo(entry.shape, entry.dtype) for name, entry in weight_entries(found).items()}
 
 
 def component(name: str, tensors: Mapping[str, TensorInfo], rules: CastRules = NOTHING_CAST) -> Component:
@@ -120,7 +121,7 @@ def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tupl
         StoredWeights(
             type=kind,
             weights=sum(map(_count, group)),
-            file_bytes=sum(stored_bytes(tensor.dtype, _count(tensor)) for tensor in group),
+            file_bytes=sum(map(_file_bytes, group)),
             rows=sum(tensor.shape[0] for tensor in group) if linear else 0,
             linear=linear,
             castable=castable,
@@ -128,6 +129,13 @@ def _stored_weights(tensors: Mapping[str, TensorInfo], rules: CastRules) -> tupl
         )
         for (kind, linear, castable, in_fp32), group in sorted(groups.items())
     )
+
+
+def _file_bytes(tensor: TensorInfo) -> int:
+    packed = weight_format(stored_type(tensor.dtype))
+    if packed is not None and packed.declared_only:  # a type that only its format knows the size of
+        return packed.stored_bytes(tensor.dtype, _count(tensor), tensor.shape[0])
+    return stored_bytes(tensor.dtype, _count(tensor))
 
 
 def _count(tensor: TensorInfo) -> int:

@@ -19,7 +19,7 @@ from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import judge
 from ..lora.names import lora_names
-from ..quantization.stored_formats import check_readable, describes
+from ..quantization.stored_formats import check_readable, describes, weight_entries
 from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors, part_tensors
 from .layouts.base import Config, Layout, Metadata, Shapes
 from .pretrained import check_counts, class_name, read_config
@@ -210,7 +210,7 @@ def find_source(place: Path, kind: str, config: Config | None = None) -> Source:
 def _entries_of(part: FileComponent, entries: Mapping[str, TensorEntry], place: Path) -> dict[str, TensorEntry]:
     own = {name: entries[full] for name, full in part.names.items()}
     try:
-        return own if part.layout is None else class_entries(part.layout, own)
+        return weight_entries(own) if part.layout is None else class_entries(part.layout, own)
     except PiyingError as error:
         raise PiyingError(f"{place}: {error}") from error
 
@@ -355,7 +355,7 @@ def check_pretrained(folder: Path, config: Config, name: str) -> None:
     Raises:
         PiyingError: its files are incomplete, damaged, or in a format that is not read here.
     """
-    entries = readable_header(folder).entries
+    entries = weight_entries(readable_header(folder).entries)
     check_counts(config, len(entries), str(folder))
     try:
         check_settings(config, description(name) is not None)

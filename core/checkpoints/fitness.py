@@ -15,7 +15,7 @@ from ..families.registry import component_specs, description
 from ..files.pth_file import is_size
 from ..files.safetensors_file import TensorEntry
 from ..quantization.registry import FORMATS, stored_type
-from ..quantization.stored_formats import describes
+from ..quantization.stored_formats import weight_entries
 from .layouts import Layout
 from .layouts.base import Config, LeftOut, Metadata, Place, Shapes, Split, SwapHalves, Tensors, Whole
 
@@ -63,7 +63,7 @@ def class_entries(layout: Layout, entries: Mapping[str, TensorEntry]) -> dict[st
     Raises:
         PiyingError: see `places`.
     """
-    weights = {name: entry for name, entry in entries.items() if not describes(name)}
+    weights = weight_entries(entries)
     found = {}
     for name, place in places(layout, {name: entry.shape for name, entry in weights.items()}):
         entry = weights[name]

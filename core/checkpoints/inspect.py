@@ -14,7 +14,7 @@ from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import Verdict, check_numbers, judge
 from ..lora.names import lora_names
-from ..quantization.stored_formats import check_readable, describes, precision_of, types_of
+from ..quantization.stored_formats import check_readable, precision_of, types_of, weight_entries
 from .components import FileComponent, check_file, describe, file_components
 from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
 
@@ -44,8 +44,8 @@ class ComponentInfo:
     def of(cls, part: FileComponent, entries: dict[str, TensorEntry], has_tokenizer: bool) -> ComponentInfo:
         """Return what the entries of a file's header tell of one of its components."""
         assert part.layout is not None
-        described = (name for name in part.names if not describes(name) and name != TOKENIZER_TENSOR)
-        weights = [entries[part.names[name]] for name in described]
+        own = weight_entries({name: entries[full] for name, full in part.names.items()})
+        weights = [entry for name, entry in own.items() if name != TOKENIZER_TENSOR]
         # Most layers of a transformer map its width to itself.
         squares = Counter(one.shape[0] for one in weights if len(one.shape) == 2 and one.shape[0] == one.shape[1])
         return cls(

@@ -50,6 +50,7 @@ class WeightFormat(ABC):
         target: the name by which a person asks for a file in it; "" where none is written.
         marker: the name of an empty tensor beside the layers of a component of such a file; "" for none.
         declared_as: which of the `declarations` such a file has for each layer; "" for none.
+        declared_only: whether it is read only where a file declares it: others lay out the same tensors otherwise.
     """
 
     name: ClassVar[str]
@@ -66,6 +67,7 @@ class WeightFormat(ABC):
     target: ClassVar[str] = ""
     declared_as: ClassVar[str] = ""
     marker: ClassVar[str] = ""
+    declared_only: ClassVar[bool] = False
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
         """Return whether a tensor of a file is a weight in this format.
@@ -75,6 +77,14 @@ class WeightFormat(ABC):
             types: the safetensors names of the types of all tensors of the file.
         """
         return types[name] in self.number_types
+
+    def meaning(self, dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+        """Return type and shape of the weights that a tensor of a file which it `recognises` stands for.
+
+        Args:
+            dtype, shape: as the header has them.
+        """
+        return dtype, shape
 
     @abstractmethod
     def bytes(self, weights: int, rows: int) -> int:
@@ -114,8 +124,13 @@ class WeightFormat(ABC):
         scale = next((beside[name] for name in self.scales if name in beside), None)
         return weight if scale is None else ScaledTensor(weight, scale)
 
-    def takes_scale(self, weight: Sequence[int], scale: Sequence[int]) -> bool:
-        """Return whether a weight of one shape can have a scale of another; see `ScaledTensor` for those there are."""
+    def takes_scale(self, name: str, weight: Sequence[int], scale: Sequence[int]) -> bool:
+        """Return whether a weight of one shape can have a scale of another; see `ScaledTensor` for those there are.
+
+        Args:
+            name: which one of `scales`.
+            weight, scale: shapes as the header has them.
+        """
         from .scaled_tensor import takes_scale
 
         return takes_scale(weight, scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .base import FP8_TENSOR_CORES, WeightFormat
@@ -39,6 +40,10 @@ class Fp8(WeightFormat):
     target = "fp8"
     declared_as = "float8_e4m3fn"
     marker = "scaled_fp8"  # looked for by ComfyUI until 2025
+
+    def recognises(self, name: str, types: Mapping[str, str]) -> bool:
+        """Return whether a tensor is float8; bytes beside it are the scales of another format."""
+        return super().recognises(name, types) and types.get(f"{name}_scale") != "U8"
 
     def bytes(self, weights: int, rows: int) -> int:
         """Return a byte for each weight, and its scale for each row."""

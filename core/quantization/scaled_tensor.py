@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 SQUARE = 128  # side of the squares that share a scale in DeepSeek's layout (weight_block_size)
+# cuBLAS keeps block scales in tiles of so many rows and columns, filled up with zeros at the borders.
+TILE_ROWS, TILE_COLUMNS = 128, 4
+NVFP4_BLOCK, MXFP8_BLOCK = 16, 32  # weights that share a scale
+
+
+def tiled_size(rows: int, blocks: int) -> int:
+    """Return how many scales a weight has in whole tiles."""
+    return -(-rows // TILE_ROWS) * TILE_ROWS * (-(-blocks // TILE_COLUMNS) * TILE_COLUMNS)
 
 
 def takes_scale(weight: Sequence[int], scale: Sequence[int]) -> bool:

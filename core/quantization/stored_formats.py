@@ -23,7 +23,6 @@ DECLARATION = "comfy_quant"
 DESCRIPTIONS = ("scale_input", "input_scale", DECLARATION, "scaled_fp8")
 # Formats that are not read, by the last part of the names of tensors that only they have.
 FOREIGN_ENDINGS = {
-    "weight_scale_2": "nvfp4",
     "qweight": "GPTQ or AWQ",
     "absmax": "bitsandbytes",
     "SCB": "bitsandbytes int8",
@@ -56,12 +55,23 @@ def join_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     return found
 
 
+def weight_entries(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Return the weights alone, in the types and shapes that they stand for; see `WeightFormat.meaning`."""
+    types = {name: entry.dtype for name, entry in entries.items()}
+    found = {}
+    for name, entry in entries.items():
+        if not describes(name):
+            chosen = recognised_format(name, types)
+            dtype, shape = (entry.dtype, entry.shape) if chosen is None else chosen.meaning(entry.dtype, entry.shape)
+            found[name] = TensorEntry(dtype, shape, entry.start, entry.end)
+    return found
+
+
 def types_of(entries: Mapping[str, TensorEntry]) -> dict[str, int]:
     """Return the bytes held in each type, most first, without the descriptions."""
     found: Counter[str] = Counter()
-    for name, entry in entries.items():
-        if not describes(name):
-            found[short_name(entry.dtype)] += entry.end - entry.start
+    for entry in weight_entries(entries).values():
+        found[short_name(entry.dtype)] += entry.end - entry.start
     return dict(found.most_common())
 
 
@@ -73,6 +83,8 @@ def precision_of(header: FileHeader) -> str:
     for stored in FORMATS.values():
         packed = {name: entry for name, entry in entries.items() if stored.recognises(name, types)}
         main = next(iter(types_of(packed)), None)
+        if main is not None and stored.declared_only:
+            return stored.name
         if main is not None:
             return f"{main} scaled" if any(name.endswith(stored.scales) for name in entries) else main
     return next(iter(types_of(entries)), "nothing")
@@ -100,8 +112,8 @@ def check_readable(header: FileHeader) -> None:
         if one.format == "safetensors":
             check_types(one)
     try:
-        _check_scales(header.entries)
         _check_declarations(header.entries, declared)
+        _check_scales(header.entries)
     except PiyingError as error:
         raise PiyingError(f"{header.path}: {error}") from error
 
@@ -112,6 +124,7 @@ def _check_declarations(entries: Mapping[str, TensorEntry], declared: Mapping[st
     Raises:
         PiyingError: one is not: it would be read without its scale or its rotation.
     """
+    types = {name: entry.dtype for name, entry in entries.items()}
     for layer, said in declared.items():
         weight = entries.get(f"{layer}.weight")
         if weight is None:
@@ -119,6 +132,7 @@ def _check_declarations(entries: Mapping[str, TensorEntry], declared: Mapping[st
         chosen = next(one for one in FORMATS.values() if said["format"] in one.declarations)
         wanted = chosen.declarations[said["format"]]
         lacking = not any(f"{layer}.{name}" in entries for name in chosen.scales)
+        lacking = lacking or recognised_format(f"{layer}.weight", types) is not chosen
         if weight.dtype != wanted or lacking:
             stored = "without a scale" if weight.dtype == wanted else f"as {short_name(weight.dtype)}"
             raise PiyingError(
@@ -141,7 +155,7 @@ def _check_scales(entries: Mapping[str, TensorEntry]) -> None:
             continue
         chosen = recognised_format(f"{layer}.weight", types)
         chosen = chosen or next(one for one in FORMATS.values() if own in one.scales)
-        if own in chosen.scales and not chosen.takes_scale(weight.shape, entry.shape):
+        if own in chosen.scales and not chosen.takes_scale(own, weight.shape, entry.shape):
             raise PiyingError(
                 f"{name[:80]}: a scale of shape {list(entry.shape)} fits no weight of {list(weight.shape)}. "
                 "The file is damaged; fetch it again."
@@ -165,9 +179,13 @@ def _foreign(header: FileHeader, declarations: Mapping[str, dict[str, Any]]) -> 
         if ending in FOREIGN_ENDINGS and ending not in scales:
             return FOREIGN_ENDINGS[ending]
         if ending in scales and entry.dtype == "F8_E8M0":
-            return "mxfp8"
+            return "mxfp8 with scales of the type F8_E8M0"
+        found = recognised_format(name, types) if ending == "weight" else None
+        is_declared = name.removesuffix(".weight") in declarations
+        if found is not None and found.declared_only and not is_declared:
+            return f"{found.name} without ComfyUI's comfy_quant, so that the order of its scales is not known"
         packed = entry.dtype in ("I8", "U8") and ending == "weight" and len(entry.shape) > 1
-        if packed and recognised_format(name, types) is None:
+        if packed and found is None and not is_declared:
             return "int8" if entry.dtype == "I8" else "packed 4-bit weights"
     return None
 

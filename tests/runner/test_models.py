@@ -257,6 +257,50 @@ def test_what_is_declared_and_stored_otherwise_is_refused_everywhere(root, tmp_p
         load_component("transformer", place)
 
 
+BLOCK_SCALED = {
+    "whole": "",
+    "without the layer's scale": "blocks.0.self_attn.q.weight is declared as nvfp4 and stored without a scale",
+    "a scale too short": "blocks.0.self_attn.q.weight_scale: a scale of shape [512] fits no weight of [128, 64]",
+    "undeclared": "stored as nvfp4 without ComfyUI's comfy_quant, so that the order of its scales is not known",
+    "of another type": "blocks.0.self_attn.q.weight is declared as nvfp4 and stored as fp8",
+    "mxfp8 with fp8's scale": "blocks.0.self_attn.q.weight is declared as mxfp8 and stored without a scale",
+}
+
+
+@pytest.mark.parametrize("case", BLOCK_SCALED)
+@pytest.mark.parametrize("in_text", [False, True], ids=["tensors", "header"])
+def test_block_scaled_files_are_judged_alike_everywhere(root, tmp_path, case, in_text):
+    form, layer, reason = "mxfp8" if case.startswith("mxfp8") else "nvfp4", "blocks.0.self_attn.q", BLOCK_SCALED[case]
+    tensors, restored, text = writers.block_scaled(transformer(), form, in_text)
+    if case == "without the layer's scale":
+        del tensors[f"{layer}.weight_scale_2"]
+    elif case == "a scale too short":
+        tensors[f"{layer}.weight_scale"] = torch.zeros(512, dtype=FP8)
+    elif case == "undeclared":
+        tensors = {name: one for name, one in tensors.items() if not name.endswith("comfy_quant")}
+        text = None
+    elif case == "of another type":
+        tensors[f"{layer}.weight"] = torch.zeros(128, 128, dtype=FP8)
+    elif case != "whole":
+        tensors[f"{layer}.weight_scale"] = torch.ones(())
+    (root / "diffusion_models").mkdir(parents=True)
+    place = writers.save(tensors, root / "diffusion_models" / "wan.safetensors", text)
+    write_beside(root)
+    write_tokenizer(root / "tokenizers" / "umt5-xxl")
+    name = "diffusion_models/wan.safetensors"
+    assert reason in inspect(place).reason
+    assert bool(inspect(place).reason) == bool(reason)
+    assert listed(root)[0] == ([] if reason else [name])
+    said = checked(root, tmp_path, name)
+    assert (reason in said) if reason else said == ""
+    if reason:
+        with pytest.raises(PiyingError, match=re.escape(reason)):
+            load_component("transformer", place)
+    else:
+        found = load_component("transformer", place, storage="fp32", dtype="fp32").blocks[0].attn1.to_q.weight
+        assert torch.equal(found, restored[f"{layer}.weight"])
+
+
 def test_a_declaration_and_a_scale_may_lie_in_another_shard(root):
     tensors, _ = declaring(INT8, torch.int8)
     layer = "blocks.0.self_attn.q"

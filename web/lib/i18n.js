@@ -96,7 +96,7 @@ export function time(seconds) {
 }
 
 export function bytes(count) {
-  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
+  for (const [unit, size] of Object.entries({ GB: 1e9, MB: 1e6, kB: 1e3 })) {
     if (count >= size) return `${(count / size).toFixed(1)} ${unit}`;
   }
   return `${count} B`;

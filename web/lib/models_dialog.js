@@ -47,7 +47,7 @@ function draw(state, found) {
   if (key === state.key) return;
   state.key = key;
   const { recommended } = state.advice;
-  const rank = (offer) => 2 * (offer.id === state.preferred) + (offer.id === recommended);
+  const rank = (offer) => 2 * Number(offer.id === state.preferred) + Number(offer.id === recommended);
   const cards = [...offers].sort((a, b) => rank(b) - rank(a)).map((offer) => (
     [offer.kind, card(state, offer, job?.model === offer.id ? job : null, fetching)]
   ));

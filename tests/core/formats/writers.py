@@ -120,3 +120,58 @@ def gguf(tensors, path, kind, original_shapes=True):
     writer.write_tensors_to_file()
     writer.close()
     return restored
+
+
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def cublas_tiles(scale):
+    """Return scales [rows, blocks] of one byte each where cuBLAS's manual places them, zeros in between."""
+    rows, blocks = scale.shape
+    down, across = -(-rows // 128), -(-blocks // 4)
+    row, block = torch.arange(rows)[:, None], torch.arange(blocks)[None]
+    place = ((row // 128) * across + block // 4) * 512 + row % 32 * 16 + row % 128 // 32 * 4 + block % 4
+    found = torch.zeros(down * across * 512, dtype=torch.uint8)
+    found[place.flatten()] = scale.contiguous().view(torch.uint8).flatten()
+    return found.view(down * 128, across * 4)
+
+
+def nvfp4(weight):
+    """Return a weight's tensors by the last parts of their names in ComfyUI's files, and what they stand for."""
+    blocks = weight.float().view(len(weight), -1, 16)
+    layer = blocks.abs().max() / (448 * 6)
+    scale = (blocks.abs().amax(dim=-1) / 6 / layer).to(FP8)
+    total = (layer * scale.float())[..., None]
+    codes = ((blocks / total.clamp(min=1e-30))[..., None] - E2M1).abs().argmin(dim=-1)
+    restored = (E2M1[codes] * total).view(weight.shape)
+    codes = codes.view(weight.shape).to(torch.uint8)
+    packed = codes[:, ::2] << 4 | codes[:, 1::2]
+    scales = {"weight_scale": cublas_tiles(scale).view(FP8), "weight_scale_2": layer}
+    return {"weight": packed, **scales}, restored
+
+
+def mxfp8(weight):
+    """Return the same in MXFP8."""
+    blocks = weight.float().view(len(weight), -1, 32)
+    exponent = torch.ceil(torch.log2(blocks.abs().amax(dim=-1).clamp(min=1e-30) / 448)).clamp(-126, 127)
+    values = (blocks / torch.exp2(exponent)[..., None]).to(FP8)
+    restored = (values.float() * torch.exp2(exponent)[..., None]).view(weight.shape)
+    return {
+        "weight": values.view(weight.shape),
+        "weight_scale": cublas_tiles((exponent + 127).to(torch.uint8)),
+    }, restored
+
+
+def block_scaled(tensors, form, in_text=False):
+    """Return tensors with layers as ComfyUI writes them in a form, those they stand for, and the header's text."""
+    found, restored, layers = dict(tensors), dict(tensors), {}
+    for name, tensor in tensors.items():
+        if is_layer(name, tensor):
+            layer = name.removesuffix(".weight")
+            parts, restored[name] = {"nvfp4": nvfp4, "mxfp8": mxfp8}[form](tensor)
+            found |= {f"{layer}.{own}": part for own, part in parts.items()}
+            layers[layer] = {"format": form}
+            if not in_text:
+                said = json.dumps(layers[layer]).encode()
+                found[f"{layer}.comfy_quant"] = torch.tensor(list(said), dtype=torch.uint8)
+    return found, restored, {"_quantization_metadata": json.dumps({"layers": layers})} if in_text else None
