@@ -41,6 +41,7 @@ EPILOG = (
     "Exit codes: 0 done, 1 a node failed or the output cannot be written, 2 the workflow or the options are wrong, "
     "129 the terminal was closed, 130 cancelled."
 )
+FORMATS = ("fp8", "int8", "q8_0")  # that --quantize writes
 # Looked for before a run: what is missing would stop it minutes later, in the node that imports it.
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "imageio_ffmpeg", "PIL")
 
@@ -111,6 +112,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --inspect: say which layer is held in which type where weights are cast, and why",
     )
+    modes.add_argument(
+        "--quantize", help="write a file of weights with the layers inside its blocks in fewer bits and stop", **file
+    )
+    modes.add_argument("--to", choices=FORMATS, help="with --quantize: the format")
+    modes.add_argument("--out", help="with --quantize: the file to write (default: beside the original)", **file)
     modes.add_argument("--export-api", help="write the API form and stop", **file)
     modes.add_argument(
         "--convert-to-piying",
@@ -174,7 +180,9 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
     options = parse.parse_args(arguments)
     if options.layers and options.inspect is None:
         parse.error("--layers goes with --inspect FILE")
-    if options.workflow is None and options.inspect is None:
+    if (options.quantize is None) != (options.to is None) or (options.out and not options.quantize):
+        parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
+    if options.workflow is None and options.inspect is None and options.quantize is None:
         parse.error("the following arguments are required: workflow")
     # stdout is for programs to read, so what packs print is kept out of it.
     with out.reserved(None if options.quiet else err):
@@ -188,7 +196,10 @@ def _outcome(options: argparse.Namespace, interruption: Interruption, out: Outpu
     display = PlanDisplay(partial(print_json, out)) if as_plan else choose_display(out, options.json, options.quiet)
     _prepare_process(options.verbose, display)
     try:
-        code = _inspect(options, out) if options.inspect else _run(options, display, interruption, out)
+        if options.quantize:
+            code = _quantize(options, interruption, out)
+        else:
+            code = _inspect(options, out) if options.inspect else _run(options, display, interruption, out)
         interruption.end()
         return code
     except (WorkflowError, PiyingError) as error:
@@ -247,6 +258,29 @@ def _inspect(options: argparse.Namespace, out: Output) -> int:
     else:
         text = inspect.as_text(found) + (f"\n{layers.as_text(held)}" if held else "")
         print(escaped(text), file=out)
+    return DONE
+
+
+def _quantize(options: argparse.Namespace, interruption: Interruption, out: Output) -> int:
+    """Write a file of weights in a format, and print what each layer has lost."""
+    # Not at the top: a run reaches models through their nodes alone.
+    from ..core.checkpoints import quantized_file
+
+    path: Path = options.quantize
+    if not path.is_file() and not path.is_dir():
+        raise PiyingError(f"{path}: there is no such file. Name one file of weights, or the folder of a component.")
+    is_told = not (options.json or options.quiet)
+    found = quantized_file.quantize_file(
+        path,
+        options.to,
+        options.out,
+        check=interruption.check,
+        on_layer=lambda layer: print(escaped(quantized_file.as_line(layer)), file=out) if is_told else None,
+    )
+    if options.json:
+        print_json(out, quantized_file.as_json(found))
+    else:
+        print(escaped(quantized_file.as_text(found) if is_told else found.out), file=out)
     return DONE
 
 

@@ -16,7 +16,8 @@ from ..families.base import LORA_COMPONENT
 from ..files.folder import component_files, component_folder
 from ..files.gguf_blocks import stored_bytes
 from ..files.json_file import read_json
-from ..files.safetensors_file import TensorEntry, read_safetensors_header
+from ..files.open import read_header
+from ..files.safetensors_file import TensorEntry
 from ..host.base import Host
 from ..lora.catalog import LoraFile, lora_files, other_width
 from ..planner.phases import Block, Component, InFile, InFp32, StoredWeights
@@ -72,14 +73,14 @@ def _in_class(places: Iterable[Path], part: str) -> dict[str, TensorInfo]:
 
 
 def file_tensors(files: Iterable[Path]) -> dict[str, TensorInfo]:
-    """Return the tensors of safetensors files by name.
+    """Return the tensors of files by name.
 
     Raises:
         PiyingError: a header is damaged.
     """
     found: dict[str, TensorEntry] = {}
     for file in files:
-        found |= read_safetensors_header(file).entries
+        found |= read_header(file).entries
     return {name: TensorInfo(entry.shape, entry.dtype) for name, entry in weight_entries(found).items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..quantization.registry import FORMATS, stored_type, weight_format
 from ..quantization.stored_formats import check_readable
 from .components import file_components
 from .fitness import class_entries
+from .layouts import Layout
 
 GB, MB = 1e9, 1e6  # as makers of disks and hubs count
 SHOWN = 3  # names of a group in its line
@@ -69,14 +70,24 @@ def layers(path: Path) -> list[ComponentLayers]:
         if part.layout is None:
             continue
         tensors = class_entries(part.layout, {name: header.entries[full] for name, full in part.names.items()})
-        # A file does not say which family a shared kind is of; the lists of blocks it has do.
-        specs = family_named(part.layout.family).components if part.layout.family else component_specs(part.kind)
-        offered = [spec.rules for spec in specs if spec.kind == part.kind]
-        rules = next((rules for rules in offered if any(map(rules.block_of, tensors))), NOTHING_CAST)
+        rules = rules_of(part.layout, tensors)
         in_file = {stored_type(tensor.dtype) for tensor in tensors.values()}
         for storage in (name for name, one in FORMATS.items() if one.can_cast or name in in_file):
             found.append(ComponentLayers(part.kind, part.title, storage, tuple(_groups(tensors, rules, storage))))
     return found
+
+
+def rules_of(layout: Layout, names: Iterable[str]) -> CastRules:
+    """Return which layers of a component may be stored in fewer bits.
+
+    Args:
+        layout: how it lies in its file.
+        names: of its tensors, by those of its class.
+    """
+    # A file does not say which family a shared kind is of; the lists of blocks it has do.
+    specs = family_named(layout.family).components if layout.family else component_specs(layout.kind)
+    offered, names = [spec.rules for spec in specs if spec.kind == layout.kind], list(names)
+    return next((rules for rules in offered if any(map(rules.block_of, names))), NOTHING_CAST)
 
 
 def _groups(tensors: Mapping[str, TensorEntry], rules: CastRules, storage: str) -> Iterator[LayerGroup]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from .dtypes import torch_dtype
-from .gguf_blocks import BY_NAME, PLAIN, TYPES, UNPACKERS, unpack_into
+from .gguf_blocks import BY_NAME, PLAIN, TYPES, UNPACKERS, stored_bytes, unpack_into
 from .safetensors_file import (
     MAX_DIMENSIONS,
     MAX_HEADER_BYTES,
@@ -36,6 +37,8 @@ MAX_COUNT = 1 << 16  # of tensors, of texts; the largest models have a few thous
 DEFAULT_ALIGNMENT = 32
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+UINT32, INT32 = 4, 5
+MAX_STORED_DIMENSIONS = 4
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # of tensors that were folded to fit GGUF's four dimensions
 
 
@@ -183,6 +186,46 @@ def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
     if count % kind.weights or (kind.weights > 1 and (not count or not shape or shape[-1] % kind.weights)):
         raise damaged(cursor.path, f"tensor {name[:80]!r} is no whole number of {kind.name} blocks")
     return name, kind.name, shape, offset, count // kind.weights * kind.bytes
+
+
+def written_gguf_header(
+    tensors: Mapping[str, tuple[str, Sequence[int]]], metadata: Mapping[str, str | int]
+) -> tuple[bytes, dict[str, TensorEntry]]:
+    """Return the first bytes of a GGUF file, and the places of its tensors behind them.
+
+    Tensors of more than four dimensions are folded, as ComfyUI-GGUF's converter does.
+
+    Args:
+        tensors: {name: (ggml's name of its type, shape)}.
+        metadata: texts, and numbers of 32 bits.
+    """
+    values: list[bytes] = []
+    for name, value in metadata.items():
+        is_text = isinstance(value, str)
+        raw = _text(value) if isinstance(value, str) else struct.pack("<I", value)
+        values.append(_text(name) + struct.pack("<I", STRING if is_text else UINT32) + raw)
+    numbers = {kind.name: number for number, kind in TYPES.items()}
+    lines, entries, end = [], {}, 0
+    for name, (dtype, shape) in tensors.items():
+        stored = tuple(shape) if len(shape) <= MAX_STORED_DIMENSIONS else (shape[0], math.prod(shape[1:]))
+        if stored != tuple(shape):
+            sizes = struct.pack(f"<IQ{len(shape)}i", INT32, len(shape), *shape)
+            values.append(_text(ORIGINAL_SHAPE + name) + struct.pack("<I", ARRAY) + sizes)
+        start = -(-end // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
+        end = start + stored_bytes(dtype, math.prod(shape))
+        sizes = struct.pack(f"<I{len(stored)}Q", len(stored), *reversed(stored))
+        lines.append(_text(name) + sizes + struct.pack("<IQ", numbers[dtype], start))
+        entries[name] = TensorEntry(dtype, tuple(shape), start, end)
+    first = MAGIC + struct.pack("<IQQ", VERSIONS[-1], len(lines), len(values)) + b"".join(values + lines)
+    first += b"\0" * (-len(first) % DEFAULT_ALIGNMENT)
+    return first, {
+        name: replace(one, start=one.start + len(first), end=one.end + len(first)) for name, one in entries.items()
+    }
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw
 
 
 class GgufTensor(StoredTensor):

@@ -14,7 +14,7 @@ import mmap
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 16 << 20  # the largest known, of models with thousands of tensors, are under 1 MB
 MAX_DIMENSIONS = 8
+ALIGNMENT = 8  # of the header
 MAX_TENSORS = 1 << 15  # of one file; a mixture of 128 experts in one file has 19,000
 
 
@@ -173,6 +174,31 @@ def _check_places(path: Path, entries: Iterable[TensorEntry], start: int, size: 
     # A file of cast weights ends in its checksum; weights may look like the mark of one.
     if start != size and start != payload_bytes(path):
         raise damaged(path, f"its tensors end at byte {start}, the file has {size}")
+
+
+def written_header(
+    tensors: Mapping[str, tuple[str, Sequence[int]]], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, TensorEntry]]:
+    """Return the first bytes of a safetensors file, and the places of its tensors behind them.
+
+    Args:
+        tensors: {name: (safetensors name of its type, shape)}.
+        metadata: texts.
+    """
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries, end = {}, 0
+    # Wide types first, so that every tensor lies at a multiple of its own and can be mapped.
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: -NUMBER_TYPES[item[1][0]].bytes):
+        start, end = end, end + math.prod(shape) * NUMBER_TYPES[dtype].bytes
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        entries[name] = TensorEntry(dtype, tuple(shape), start, end)
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    first = len(text).to_bytes(8, "little") + text
+    moved = {
+        name: replace(one, start=one.start + len(first), end=one.end + len(first)) for name, one in entries.items()
+    }
+    return first, moved
 
 
 class MappedFile:

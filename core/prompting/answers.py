@@ -12,7 +12,7 @@ import re
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from .language import HAN, WORD, Language, is_finished, is_in, join_sentences, sentences, word_count
+from .language import HAN, WORD, Language, is_finished, is_in, join_sentences, language_of, sentences, word_count
 
 # Cleaning
 
@@ -118,9 +118,11 @@ ABOUT_ITSELF = re.compile(
     r"|\byour? (?:can|may|want|need|text)\b"
     r"|^\W*这(?:是|种)|这个?(?:视频|图片|画作|段落|描述|文本)|这段|该(?:视频|描述|段落)|本段|以上(?:描述|内容)"
     r"|这个?(?:场景|画面)(?:是|描绘|描述|展[示现]|表现|呈现|捕捉)|用户|文本|提示词|字数|你的|您的|如果[你您]|如需"
-    r"|请(?:提供|告诉)|我(?:将|会|想|希望)",
+    r"|请(?:提供|告诉)|我(?:将|会|想|希望)|\d\s*个?字(?!母)|[简繁]体中文|\b\d+ words\b",
     re.IGNORECASE,
 )
+FRAGMENT = 3  # words; a number with so few around it says nothing of a scene
+STRAY_WORD = re.compile("(?<![A-Za-z])[a-z]{3,}(?![A-Za-z])")  # in a Chinese sentence; names and "4K" have capitals
 PHRASE = 10  # words or characters in a row that are nobody's but the example's
 SHINGLE = 5  # words or characters in a row by which copied text is recognised
 MOST_COPIED = 0.35  # of an answer; how shots and styles are named is the same in many
@@ -257,6 +259,19 @@ def is_copied(answer: str, prompt: str, examples: Sequence[str]) -> bool:
 def is_about_itself(sentence: str, prompt: str) -> bool:
     """Return whether a sentence speaks of the prompt, its writer or its reader, which the prompt does not."""
     return any(form.search(sentence) and not form.search(prompt) for form in (ABOUT_ITSELF, QUESTION, REFUSAL))
+
+
+def is_stray(sentence: str, prompt: str) -> bool:
+    """Return whether a sentence is none of a description: a number alone, or one with a word of another language.
+
+    What the prompt has may be there.
+    """
+    numbers = re.findall(r"\d+", sentence)
+    if numbers and word_count(sentence) <= FRAGMENT and not any(number in prompt for number in numbers):
+        return True
+    if language_of(sentence) == "zh":
+        return any(word not in prompt.lower() for word in STRAY_WORD.findall(sentence))
+    return any(character not in prompt for character in HAN.findall(sentence))
 
 
 def is_carried_out(answer: str, prompt: str) -> bool:

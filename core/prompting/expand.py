@@ -25,6 +25,7 @@ from .answers import (
     is_on_topic,
     is_refusal,
     is_repetitive,
+    is_stray,
     is_too_short,
     is_wrong_language,
     without_repeated_sentences,
@@ -335,7 +336,8 @@ def usable_text(text: str, job: ExpandJob) -> str:
     """Return a text without the sentences that it repeats or that are not of its prompt; no fact is lost by that.
 
     Those that are not speak of the prompt or to its reader, have a phrase of a worked example, quote what the prompt
-    does not, or name the edit. The first one states the line, and is dropped for an edit alone.
+    does not, have a word of another language or a number alone, or name the edit. The first one states the line, and
+    is dropped for an edit alone.
     """
     kept: list[str] = []
     for sentence in sentences(without_repeated_sentences(text)):
@@ -350,7 +352,9 @@ def usable_text(text: str, job: ExpandJob) -> str:
 def _is_foreign(sentence: str, job: ExpandJob) -> bool:
     """Return whether a sentence behind the first is not of its prompt, see `usable_text`."""
     prompt = job.request.prompt
-    if is_about_itself(sentence, prompt) or is_copied(sentence, prompt, [one.answer for one in job.examples]):
+    if is_about_itself(sentence, prompt) or is_stray(sentence, prompt):
+        return True
+    if is_copied(sentence, prompt, [one.answer for one in job.examples]):
         return True
     return any(fact.kind == "quoted" and not is_stated(fact, prompt) for fact in find_facts(sentence))
 

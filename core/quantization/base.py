@@ -47,6 +47,9 @@ class WeightFormat(ABC):
         matmul_computes: the number types of inputs that its kernels multiply with it.
         unsupported_devices: kinds of devices that cannot hold it.
         can_cast: whether weights are cast to it; else it is held where a file has it alone.
+        target: the name by which a person asks for a file in it; "" where none is written.
+        marker: the name of an empty tensor beside the layers of a component of such a file; "" for none.
+        declared_as: which of the `declarations` such a file has for each layer; "" for none.
         declared_only: whether it is read only where a file declares it: others lay out the same tensors otherwise.
     """
 
@@ -61,6 +64,9 @@ class WeightFormat(ABC):
     matmul_computes: ClassVar[tuple[str, ...]] = ()
     unsupported_devices: ClassVar[frozenset[str]] = frozenset()
     can_cast: ClassVar[bool] = True
+    target: ClassVar[str] = ""
+    declared_as: ClassVar[str] = ""
+    marker: ClassVar[str] = ""
     declared_only: ClassVar[bool] = False
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
@@ -158,6 +164,18 @@ class WeightFormat(ABC):
     @abstractmethod
     def to_stored(self, weight: torch.Tensor) -> Packed:
         """Return the tensors of a layer from its weight [out, in], of any floating type; rounds it."""
+
+    def for_file(self, weight: torch.Tensor) -> Packed:
+        """Return what `to_stored` does, as files of a `target` have it."""
+        return self.to_stored(weight)
+
+    def file_tensors(self, packed: Packed) -> Packed:
+        """Return the tensors that a file has of such a layer, by the last parts of their names."""
+        return {name: packed[attribute] for attribute, name in self.file_names.items()}
+
+    def why_dense(self, shape: Sequence[int]) -> str:
+        """Return why a weight of that shape cannot be written in the format of `target`; "" where it can."""
+        return ""
 
     @abstractmethod
     def layer_class(self) -> type[nn.Module]:

@@ -7,7 +7,6 @@ FP8 takes about half the room of one in 16 bits. Off unless PIYING_KEEP_FP8 is 1
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -24,6 +23,7 @@ from ..executor.placement import module_bytes
 from ..files.dtypes import safetensors_names
 from ..files.folder import component_files, component_folder
 from ..files.open import read_header
+from ..files.safetensors_file import written_header
 from .base import WeightFormat
 from .registry import FORMATS
 
@@ -32,7 +32,6 @@ log = logging.getLogger("piying")
 
 FORMAT = 2
 SPARE_DISK = 2 << 30  # bytes that stay free
-ALIGNMENT = 8  # of the header of a safetensors file
 
 
 def setting(storage: str) -> str:
@@ -135,17 +134,10 @@ def _file_tensors(module: nn.Module, stored: WeightFormat) -> Iterable[tuple[str
 
 def write_safetensors(file: BinaryIO, tensors: dict[str, torch.Tensor]) -> None:
     """Write a safetensors file, a tensor at a time: the library's own writer holds a second copy of them all."""
-    header, end = {}, 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": safetensors_names()[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for tensor in tensors.values():
-        if tensor.numel():
-            file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    first, entries = written_header(
+        {name: (safetensors_names()[tensor.dtype], tensor.shape) for name, tensor in tensors.items()}, {}
+    )
+    file.write(first)
+    for name in entries:  # in the order in which they lie there
+        if tensors[name].numel():
+            file.write(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -37,6 +37,9 @@ class Fp8(WeightFormat):
     rounding_error = 0.0265  # measured on 1536 × 1536 weights; tests/core/test_fp8.py holds it to theory
     matmul_computes = ("bf16",)  # rowwise scales give nothing else (torch._scaled_mm)
     unsupported_devices = frozenset({"mps"})
+    target = "fp8"
+    declared_as = "float8_e4m3fn"
+    marker = "scaled_fp8"  # looked for by ComfyUI until 2025
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
         """Return whether a tensor is float8; bytes beside it are the scales of another format."""
@@ -73,6 +76,19 @@ class Fp8(WeightFormat):
 
         values, scale = quantize(weight)
         return {"values": values, "scale": scale}
+
+    def for_file(self, weight: torch.Tensor) -> Packed:
+        """Return e4m3 values with one scale: ComfyUI's layers of this format have no more."""
+        from .fp8_linear import LARGEST, VALUES
+        from .scaled_tensor import quantize
+
+        values, scale = quantize(weight, VALUES, LARGEST, of_layer=True)
+        return {"values": values, "scale": scale}
+
+    def file_tensors(self, packed: Packed) -> Packed:
+        """Return the values, and the scale under the names that ComfyUI has had for it until 2025 and since."""
+        scale = packed["scale"][0, 0]
+        return {"weight": packed["values"], "weight_scale": scale, "scale_weight": scale}
 
     def layer_class(self) -> type[Fp8Linear]:
         """Return `Fp8Linear`."""

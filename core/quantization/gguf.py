@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
-from ..files.gguf_blocks import BY_NAME, DEVICE_PIECE, HALVES, TYPES, UNPACKERS, half, stored_bytes
+from ..files.gguf_blocks import BY_NAME, DEVICE_PIECE, HALVES, TYPES, UNPACKERS, half, packed_q8_0, stored_bytes
 from ..files.stored_tensor import PIECE
 from .base import WeightFormat
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 UNPACKING_BYTES = 12
 # Bytes for each weight that the operations of Q4_K read and write, counted: pieces of many fit no cache of a card.
 UNPACKING_TRAFFIC = 40
+WRITTEN = "Q8_0"  # the type that weights are quantized to
 SAMPLED = "Q4_K"  # the type that most files for small cards have
 NUMBERS = {one.name: number for number, one in TYPES.items()}
 
@@ -37,6 +38,7 @@ class Gguf(WeightFormat):
     file_names = {"blocks": "weight"}
     rounding_error = 0.0  # what the file has is computed with
     can_cast = False
+    target = "q8_0"
 
     def bytes(self, weights: int, rows: int) -> int:
         """Return the bytes of weights in the type `SAMPLED`, where no file says which."""
@@ -82,6 +84,17 @@ class Gguf(WeightFormat):
             PiyingError: always.
         """
         raise PiyingError("weights are not cast to GGUF. Choose a file that has them so, or another format.")
+
+    def for_file(self, weight: torch.Tensor) -> Packed:
+        """Return blocks of Q8_0."""
+        import torch
+
+        return {"blocks": packed_q8_0(weight.detach()), "kind": torch.tensor(NUMBERS[WRITTEN])}
+
+    def why_dense(self, shape: Sequence[int]) -> str:
+        """Return that rows which are no whole blocks are not written in them."""
+        size = BY_NAME[WRITTEN].weights
+        return f"its rows are no whole blocks of {size}" if shape[-1] % size else ""
 
     def sample(self, weight: torch.Tensor) -> Packed:
         """Return blocks of that many weights whose scales are 1."""

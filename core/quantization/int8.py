@@ -29,6 +29,8 @@ class Int8(WeightFormat):
     declarations = {"int8_tensorwise": "I8"}
     scales = ("weight_scale",)
     file_names = {"values": "weight", "scale": "weight_scale"}
+    target = "int8"
+    declared_as = "int8_tensorwise"
     rounding_error = 0.0081  # measured on 1536 × 1536 weights; tests/core/test_weight_formats.py holds it to theory
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:

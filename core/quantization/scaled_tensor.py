@@ -42,23 +42,29 @@ def takes_scale(weight: Sequence[int], scale: Sequence[int]) -> bool:
     return scale[0] == -(-rows // SQUARE) and blocks == -(-columns // SQUARE) and columns % blocks == 0
 
 
-def quantize(weight: torch.Tensor, dtype: torch.dtype, largest: float) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize(
+    weight: torch.Tensor, dtype: torch.dtype, largest: float, of_layer: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return values [out, in] and their float32 scale [out, 1]; `dequantize` gives the weights back.
 
     Args:
         weight: [out, in], any floating type, finite.
         dtype: of the values, float8 or a whole number.
         largest: what the largest weight of each output channel becomes.
+        of_layer: whether all channels have the scale of the largest of them.
     """
     import torch
 
     values = torch.empty(weight.shape, dtype=dtype, device=weight.device)
     scale = torch.empty(weight.shape[0], 1, dtype=torch.float32, device=weight.device)
     step = max(1, PIECE // max(1, weight.shape[1]))
+    of_all = (
+        torch.stack([rows.abs().amax().float() for rows in weight.detach().split(step)]).amax() if of_layer else None
+    )
     for start in range(0, weight.shape[0], step):
         part = slice(start, start + step)
         rows = weight.detach()[part].float()
-        extremes = rows.abs().amax(dim=1, keepdim=True)
+        extremes = rows.abs().amax(dim=1, keepdim=True) if of_all is None else of_all
         scale[part] = torch.where(extremes > 0, extremes / largest, 1.0)
         rows = (rows / scale[part]).clamp_(-largest, largest)
         values[part] = rows if dtype.is_floating_point else rows.round_()  # a cast to whole numbers cuts

@@ -256,6 +256,7 @@ WAN_DIFFUSERS = Layout(
 WAN_ORIGINAL = replace(
     WAN_DIFFUSERS,
     style="original",
+    gguf="wan",
     marks=(r"(vace_)?blocks\.0\.self_attn\.q\.weight", r"(vace_)?blocks\.0\.ffn\.0\.weight"),
     place=place,
     layers=(*OUTSIDE, *(f"{blocks}.{{}}.{layer}" for blocks in ("blocks", "vace_blocks") for layer in INSIDE)),

@@ -183,6 +183,7 @@ Z_IMAGE_DIFFUSERS = Layout(
 Z_IMAGE_ORIGINAL = replace(
     Z_IMAGE_DIFFUSERS,
     style="original",
+    gguf="lumina2",
     marks=("cap_embedder.1.weight", "x_embedder.weight", r"layers\.0\.attention\.(qkv|to_q)\.weight"),
     place=place,
     spare=(r"norm_final\.weight",),

@@ -67,7 +67,11 @@ def test_every_file_keeps_to_its_floor(path):
     entry = {("NODE_CLASS_MAPPINGS",), ("NODE_DISPLAY_NAME_MAPPINGS",)} if part == "runner" else set()
     assert {target[0] for target in inside - entry} <= allowed
     if part == "runner":
-        asked = {one for one in inside if one[:2] == ("core", "checkpoints") and one[2] in ("inspect", "layers")}
+        asked = {
+            one
+            for one in inside
+            if one[:2] == ("core", "checkpoints") and one[2] in ("inspect", "layers", "quantized_file")
+        }
         reached = {target[1] for target in inside - asked if target[0] == "core"}
         assert reached <= {"atomic_write", "errors", "host", "main_memory", "media", "process", "samples"}, (
             "the runner reaches models through their nodes alone"

@@ -87,6 +87,7 @@ class Layout:
         needs: what it does not run without and its file does not bring, in a few words each, from its names and the
             number of components of each kind in the same file.
         settings: what the metadata of a file says of the configuration, before what the shapes say.
+        gguf: what GGUF files of it name as their architecture; "" where there is no such name.
         part: the tensors of a file that is whole only together with another one, from its shapes; None for others.
         family: the key of the family that lists it; "" where several share it. The registry fills it in.
     """
@@ -103,6 +104,7 @@ class Layout:
     variants: Mapping[str, Callable[[Names], bool]] = field(default_factory=dict)
     needs: Callable[[Names, Mapping[str, int]], list[str]] = lambda names, together: []
     settings: Callable[[Metadata], Config] = lambda metadata: {}
+    gguf: str = ""
     part: Callable[[Shapes], Tensors | None] = lambda shapes: None
     family: str = ""
 

@@ -16,6 +16,7 @@ from piying.core.prompting.answers import (
     is_on_topic,
     is_refusal,
     is_repetitive,
+    is_stray,
     is_wrong_language,
     without_repeated_sentences,
     word_bounds,
@@ -362,3 +363,22 @@ def test_an_answer_is_written_to_well_within_its_bounds(length, is_requested, wr
 def test_sentences_about_the_prompt_are_known(sentence, is_talk):
     assert is_about_itself(sentence, "a fox") == is_talk
     assert not is_about_itself(sentence, sentence)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "stray"),
+    [
+        ("镜头缓缓移动，跟随两只黑 cat爬过屋顶。", True),
+        ("30秒左右。", True),
+        ("2023年8月25日14:30：25.789秒。", True),
+        ("0.5 km.", True),
+        ("A man walks through 雨 at night.", True),
+        ("穿着 NASA 宇航服的男孩，4K 画质，35mm 胶片质感。", False),
+        ("两只猫。", False),
+        ("At 3 in the morning the street is empty.", False),
+        ("A café in Zürich, warm light.", False),
+    ],
+)
+def test_sentences_of_no_description_are_known(sentence, stray):
+    assert is_stray(sentence, "a fox, 一只狐狸") == stray
+    assert not is_stray(sentence, sentence)
