@@ -194,9 +194,21 @@ def test_a_damaged_model_is_refused_by_a_check_as_by_a_run(command, tmp_path, mo
 
 
 def test_a_device_that_is_not_there(command):
-    assert_refused(
-        command("workflows/t2v.json", *SMALL, "--device", "cuda:7"), 2, "'cuda:7' cannot be used here", "cpu"
-    )
+    for more in ([], ["--check"]):
+        ran = command("workflows/t2v.json", *SMALL, "--device", "cuda:7", *more)
+        assert_refused(ran, 2, "'cuda:7' cannot be used here", "cpu")
+
+
+def test_what_is_no_file_is_not_replaced_by_one(command, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "real.json").touch()
+    (tmp_path / "link.json").symlink_to("real.json")
+    workflow, option = "workflows/t2v.json", "--export-api"
+    assert_refused(command(workflow, option, tmp_path / "pipe"), 2, str(tmp_path / "pipe"), "is not a file")
+    assert (tmp_path / "pipe").is_fifo()
+    assert command(workflow, option, tmp_path / "link.json").returncode == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())
 
 
 def test_an_output_folder_that_is_a_file(command):
