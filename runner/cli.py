@@ -208,6 +208,10 @@ def _outcome(options: argparse.Namespace, interruption: Interruption, out: Outpu
         if interruption.exit_code is not None:
             return _fail(KeyboardInterrupt(), interruption.exit_code, display, options.verbose)
         return _fail(error, FAILED, display, options.verbose)
+    except (MemoryError, ImportError, OSError) as error:  # between nodes, as while torch is imported
+        if interruption.exit_code is not None or not is_out_of_memory(error):
+            raise
+        return _fail(PiyingError(shortage(error)), FAILED, display, options.verbose)
     except KeyboardInterrupt as error:
         interruption.end()
         return _fail(error, interruption.exit_code or CANCELLED, display, options.verbose)

@@ -316,3 +316,10 @@ def test_a_prompt_model_without_a_tokenizer_is_refused_by_a_check(command, tmp_p
     choose = "--set=PiyingLoadPromptModel.model=LLM/mine"
     ran = command("workflows/t2i.json", "--check", "--models", tmp_path / "models", choose)
     assert_refused(ran, 2, "model 'LLM/mine' cannot be used", str(folder / name))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limits of this kind")
+def test_a_limit_below_what_torch_needs_is_told_in_a_sentence(tmp_path):
+    run = f"ulimit -v 400000; exec {sys.executable} -m runner workflows/t2v.json --output {tmp_path}"
+    ran = subprocess.run(["bash", "-c", run], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert_refused(ran, 1, "memory ran out (libtorch", "It is limited to 0.4 GB by ulimit -v")
