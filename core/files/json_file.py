@@ -21,7 +21,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is none, or nested too deep.
     """
     try:
-        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

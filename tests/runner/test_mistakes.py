@@ -85,6 +85,15 @@ def test_an_input_that_a_class_does_not_declare_is_named(command, write):
     assert "has no input 'filename_prefx'. Did you mean filename_prefix?" in ran.stderr
 
 
+def test_a_node_without_its_saved_values_is_named(command, write, t2v):
+    sample = next(node for node in t2v["nodes"] if node["type"] == "PiyingVACESample")
+    sample["widgets_values"] = None
+    ran = command(write(t2v), "--check")
+    assert ran.returncode == 0, ran.stderr
+    assert f"(node {sample['id']}): the file holds no values for its widgets" in ran.stderr
+    assert ran.stderr.count("the file holds no values") == 1
+
+
 def test_hunyuan_sizes(command):
     ran = command(
         "workflows/t2i.json", "--set", "PiyingHunyuanDiT.width=1000", "--set", "PiyingHunyuanDiT.height=1000"
