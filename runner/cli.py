@@ -346,6 +346,7 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
         for error in errors:
             display.message(f"left out: {error}", "WARNING")
         if options.check:
+            session.check_device()
             found = "the outputs that are not left out can run" if errors else "nothing wrong"
             display.message(f"{options.workflow}: {len(graph)} nodes, {found}.", "INFO")
             return WRONG if errors else DONE

@@ -165,6 +165,15 @@ class Session:
         self._cache = Cache()
         self._temp.cleanup()
 
+    def check_device(self) -> None:
+        """Accept the chosen device; torch is only loaded for one that may not be there.
+
+        Raises:
+            PiyingError: torch cannot use it here.
+        """
+        if self._host.chosen_device not in ("auto", "cpu"):
+            self._host.device()
+
     def one_pass(self) -> AbstractContextManager[None]:
         """Within it, each models folder is listed once."""
         return self._host.one_pass()

@@ -88,11 +88,15 @@ class Workflow:
 
 
 def write_workflow(path: Path, workflow: dict[str, Any], option: str) -> None:
-    """Write a workflow of either form; a file that is there stays whole until the new one is.
+    """Write a workflow of either form; a file that is there stays whole until the new one is. Links are followed.
 
     Raises:
         PiyingError: the file, which `option` of the command line names, cannot be written.
+        WorkflowError: it is a folder, a pipe or a device, in whose place a file would come.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise WorkflowError(f"{option} {path}: is there already and is not a file. Name a file to write.")
     text = json.dumps(workflow, indent=2, ensure_ascii=False) + "\n"
     with explain_os_errors(f"{option} {path}: cannot write it"):
         write_text(path, text)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -157,8 +157,25 @@ def _folder_problem(folder: Path, parts: tuple[str, ...], contents: tuple[tuple[
     """Return why a model's folder cannot be used, as far as file names, headers and configurations tell; else ""."""
     del contents  # they tell one state of the folder from another
     if not (folder / INDEXES[0]).is_file():
-        return _problem("", (folder,))
-    return next(filter(None, (_problem(part, (folder,)) for part in parts)), "")
+        return _problem("", (folder,)) or _tokenizer_problem(folder, folder)
+    encoders = [part for part in parts if part.startswith("text_encoder")]
+    problems = chain(
+        (_problem(part, (folder,)) for part in parts),
+        (_tokenizer_problem(folder / part.replace("text_encoder", "tokenizer"), folder / part) for part in encoders),
+    )
+    return next(filter(None, problems), "")
+
+
+def _tokenizer_problem(folder: Path, encoder: Path) -> str:
+    """Return why a tokenizer cannot be that of the text encoder in a folder; "" where the encoder reads no words."""
+    from ..checkpoints.tokenizers import why_unusable
+
+    config = read_json_or_empty(encoder / CONFIG)
+    inside = config.get("text_config")  # of models with vision
+    rows = config.get("vocab_size", inside.get("vocab_size") if isinstance(inside, dict) else None)
+    if folder == encoder and rows is None:
+        return ""
+    return why_unusable(folder, rows if isinstance(rows, int) else None)
 
 
 def _problem(part: str, places: tuple[Path, ...]) -> str:

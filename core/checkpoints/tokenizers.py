@@ -15,7 +15,7 @@ from ..errors import PiyingError
 from ..files.file_state import cached_by_state
 from ..files.folder import CONFIG
 from ..files.gguf_file import gguf_values
-from ..files.json_file import read_json_or_empty
+from ..files.json_file import read_json, read_json_or_empty
 from ..files.open import open_tensors, read_header
 from ..files.scan import find_folders, name_left_out
 from ..host.base import Host
@@ -321,6 +321,7 @@ def _of_pieces(model: bytes, path: Path) -> SentencePieceTokenizer:
 
 CATEGORY = "tokenizers"  # below the models folder, and what ComfyUI itself comes with
 SETTINGS, TOKENIZER = "tokenizer_config.json", "tokenizer.json"
+OWN_WORDS = (TOKENIZER, PIECES, "vocab.json", "vocab.txt", "tokenizer.model")  # in the order in which they are read
 SEARCH_DEPTH = 3
 # Rows of the embeddings beyond the tokenizer's words are padding: Qwen's have up to 151,936 for 151,669 words, UMT5's
 # 256,384 for 256,000.
@@ -367,6 +368,55 @@ def find_tokenizer(
     spare = [(rows - _count_words(folder, kind), folder) for folder in dict.fromkeys(places)]
     # The first of several that fit equally well.
     return min((one for one in spare if 0 <= one[0] <= PADDING), key=itemgetter(0), default=(0, None))[1]
+
+
+def why_unusable(folder: Path, rows: int | None) -> str:
+    """Return why a folder's tokenizer cannot be that of a text encoder, as far as its files tell; else "".
+
+    Args:
+        rows: of the encoder's table of words; None where its configuration does not say.
+    """
+    file = next((folder / name for name in OWN_WORDS if (folder / name).is_file()), None)
+    if file is None:
+        return f"{folder}: there is no tokenizer in it (one of {', '.join(OWN_WORDS)}). Fetch it again."
+    if file.name not in (TOKENIZER, PIECES):
+        return ""
+    try:
+        _, count = _words_in(file)
+        settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    except PiyingError as error:
+        return str(error)
+    if not count:
+        return f"{file}: holds no tokenizer. Fetch it again."
+    if rows is not None and count > rows:
+        fault = f"has {count} words, and the text encoder's table {rows} rows"
+        return f"{file}: {fault}. It is another model's: fetch the one that belongs to the text encoder."
+    side = settings.get("padding_side", "right")
+    if side not in ("left", "right"):
+        return f"{folder / SETTINGS}: padding_side is {side!r}; it is left or right. Fetch the file again."
+    padding = settings.get("pad_token", "")
+    padding = padding.get("content") if isinstance(padding, dict) else padding
+    if padding and padding in _added_words(settings) | _every_word(file):
+        return ""
+    stated = "pad_token" in settings and file.name == TOKENIZER
+    return f"{folder / SETTINGS}: pad_token {padding!r} is no word of {TOKENIZER}. Fetch both again." if stated else ""
+
+
+def _added_words(settings: Mapping[str, Any]) -> set[Any]:
+    added = settings.get("added_tokens_decoder")
+    return (
+        {one.get("content") for one in added.values() if isinstance(one, dict)} if isinstance(added, dict) else set()
+    )
+
+
+@cached_by_state
+def _every_word(file: Path) -> frozenset[str]:
+    """Return the words of a tokenizer.json, with those that were added; none of another file."""
+    table = read_json_or_empty(file) if file.name == TOKENIZER else {}
+    added, words = table.get("added_tokens"), table.get("model", {}).get("vocab", ())
+    found = [one[0] if isinstance(one, list) and one else one for one in words]
+    found += [one.get("content") for one in added if isinstance(one, dict)] if isinstance(added, list) else []
+    return frozenset(one for one in found if isinstance(one, str))
 
 
 def _count_words(folder: Path, kind: TokenizerKind) -> int:

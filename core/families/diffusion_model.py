@@ -37,7 +37,7 @@ log = logging.getLogger("piying")
 
 Pipeline = TypeVar("Pipeline", bound="DiffusionPipeline")
 
-READ = (".safetensors", ".gguf", ".json")
+READ = (".safetensors", ".gguf", ".json", ".model", ".txt", ".jinja")
 
 
 def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
@@ -115,9 +115,11 @@ class ModelParts:
         return with_loras(sizes, self.loras, self.found.name)
 
     def identity(self, part: str) -> str:
-        """Return a text that changes when the files of a part do, or what is put on it."""
+        """Return a text that changes when the files of a part do, a text encoder's tokenizer, or what is put on it."""
         # With the part's name: several may lie in one file.
-        return f"{part} {self._files(part)}" + "".join(f" {lora.identity}" for lora in self._loras(part))
+        parts = [part, part.replace("text_encoder", "tokenizer")] if part.startswith("text_encoder") else [part]
+        files = " ".join(self._files(one) for one in parts)
+        return f"{part} {files}" + "".join(f" {lora.identity}" for lora in self._loras(part))
 
     def _loras(self, part: str) -> tuple[LoraFile, ...]:
         return self.loras if part == LORA_COMPONENT else ()

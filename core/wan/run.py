@@ -287,7 +287,7 @@ class VACERun:
         tensors = [self.control, *self.embeds, *([] if before is None else [before.latents, before.weights()])]
         steps = self.request.steps
         return {
-            "model": self.model.parts.identity("transformer"),
+            "model": [self.model.parts.identity(part) for part in ("transformer", "scheduler")],
             "as": f"{choice.compute} {choice.storage} {choice.native_matmul} {choice.variant} {self._device_kind}",
             "attention": self.attention.name,
             # What the VAE computes in is in the control already, and decoding is not part of the latents.

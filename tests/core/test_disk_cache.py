@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
+import shutil
 import time
 
 import pytest
 import torch
 from piying.core import disk_cache
+from piying.core.catalog.installed_model import built_in
+from piying.core.catalog.selection import ModelHandle
 from piying.core.disk_cache import STALE_SECONDS, DiskCache, entry_name
 from piying.core.executor.retry import FailedPlans
 from piying.core.executor.tensor_cache import TensorCache
+from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.expand import AnswerCache
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long.window_cache import FinishedWindow, WindowCache
+from piying.core.wan.request import VACERequest
+from piying.core.wan.run import sample
 
 KEY = {"model": "umt5", "prompt": "一只红色的球", "sizes": (1, 2)}
 DATA = random.Random(0).randbytes(3000)
@@ -249,3 +257,28 @@ def test_nothing_half_written_is_left(cache, monkeypatch, error):
     with pytest.raises(type(error)), cache.writing("name") as path:
         path.write_bytes(DATA)
     assert names(cache) == ["old.bin"]
+
+
+@pytest.mark.parametrize("changed", ["tokenizer", "scheduler"])
+def test_what_else_decides_a_video_is_noticed_when_it_changes(tmp_path, changed):
+    """Embeddings and latents of a run before are those of the tokenizer and the noise schedule that made them."""
+    folder = tmp_path / "diffusers" / "mine"
+    shutil.copytree(built_in("wan_vace").path, folder)
+    host = HeadlessHost(models=[tmp_path], chosen_device="cpu", cache=tmp_path / "cache")
+    request = VACERequest("a red circle moves right", "", 32, 32, 5, steps=4, cfg=4.0, shift=5.0, seed=3)
+    handle = ModelHandle(WAN_VACE, "diffusers/mine", precision="fp32")
+    first = sample(handle, request, host)[0]
+    if changed == "tokenizer":
+        file = folder / "tokenizer" / "tokenizer.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        words = content["model"]["vocab"]
+        content["model"]["vocab"] = [*words[:10], *reversed(words[10:])]
+    else:
+        file = folder / "scheduler" / "scheduler_config.json"
+        content = json.loads(file.read_text(encoding="utf-8")) | {"solver_order": 1}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    found = sample(handle, request, host)[0]
+    fresh_host = HeadlessHost(models=[tmp_path], chosen_device="cpu", cache=tmp_path / "empty")
+    expected = sample(handle, request, fresh_host)[0]
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, first)

@@ -16,7 +16,7 @@ from piying.core.executor import execute_plan, model_cache
 from piying.core.executor.retry import NonFiniteError, finite_check, retry_after_overflow
 from piying.core.executor.tensor_cache import TensorCache
 from piying.core.host.headless import HeadlessHost
-from piying.core.hunyuan_dit import run as hunyuan_run
+from piying.core.hunyuan_dit import request as hunyuan_request
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import TOY_SIZES, ImageRequest
 from piying.core.hunyuan_dit.run import sample as draw
@@ -69,7 +69,7 @@ def large_lora(host, layer, width, size=8e18):
 @pytest.fixture
 def toy_sizes(monkeypatch):
     """A copy of the toy counts as a published model, which is not made for its size."""
-    monkeypatch.setattr(hunyuan_run, "SIZES", TOY_SIZES)
+    monkeypatch.setattr(hunyuan_request, "SIZES", TOY_SIZES)
 
 
 def saved(host):

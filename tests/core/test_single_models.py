@@ -18,6 +18,7 @@ from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
+from piying.core.hunyuan_dit import request as hunyuan_request
 from piying.core.hunyuan_dit import run as drawing
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import TOY_SIZES, ImageRequest
@@ -46,7 +47,7 @@ def host(tmp_path):
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch):
     """Only the built-in model may draw them else; the files here are as small."""
-    monkeypatch.setattr(drawing, "SIZES", TOY_SIZES)
+    monkeypatch.setattr(hunyuan_request, "SIZES", TOY_SIZES)
 
 
 # Hunyuan-DiT

@@ -237,9 +237,21 @@ def test_a_damaged_model_is_refused_by_a_check_as_by_a_run(command, tmp_path, mo
 
 
 def test_a_device_that_is_not_there(command):
-    assert_refused(
-        command("workflows/t2v.json", *SMALL, "--device", "cuda:7"), 2, "'cuda:7' cannot be used here", "cpu"
-    )
+    for more in ([], ["--check"]):
+        ran = command("workflows/t2v.json", *SMALL, "--device", "cuda:7", *more)
+        assert_refused(ran, 2, "'cuda:7' cannot be used here", "cpu")
+
+
+def test_what_is_no_file_is_not_replaced_by_one(command, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "real.json").touch()
+    (tmp_path / "link.json").symlink_to("real.json")
+    workflow, option = "workflows/t2v.json", "--export-api"
+    assert_refused(command(workflow, option, tmp_path / "pipe"), 2, str(tmp_path / "pipe"), "is not a file")
+    assert (tmp_path / "pipe").is_fifo()
+    assert command(workflow, option, tmp_path / "link.json").returncode == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())
 
 
 def test_an_output_folder_that_is_a_file(command):
@@ -309,3 +321,41 @@ def test_an_error_comes_within_two_seconds(command, t2v, write):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert ran.returncode == 2
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokenizer.json": None}, "there is no tokenizer in it"),
+        ({"tokenizer.json": "{}"}, "holds no tokenizer"),
+        ({"tokenizer.json": "another model's"}, "has 1101 words, and the text encoder's table 150 rows"),
+        ({"tokenizer_config.json": '{"pad_token": "<none>"}'}, "pad_token '<none>' is no word of tokenizer.json"),
+        ({"tokenizer_config.json": '{"pad_token": null}'}, "pad_token None is no word of tokenizer.json"),
+        ({"tokenizer_config.json": '{"padding_side": "middle"}'}, "padding_side is 'middle'; it is left or right"),
+        ({"tokenizer_config.json": "[]"}, "tokenizer_config.json"),
+    ],
+)
+def test_a_tokenizer_of_no_use_is_refused_by_a_check_as_by_a_run(command, tmp_path, changes, words):
+    folder = tmp_path / "models" / "diffusers" / "wan"
+    shutil.copytree(ROOT / "builtin_models" / "wan_vace", folder)
+    for name, text in changes.items():
+        file = folder / "tokenizer" / name
+        if text is None:
+            file.unlink()
+        elif text.startswith("another"):
+            shutil.copy(ROOT / "builtin_models" / "prompt" / name, file)
+        else:
+            file.write_text(text)
+    for more in ([], ["--check"]):
+        ran = command("workflows/t2v.json", *SMALL, "--models", tmp_path / "models", *more)
+        assert_refused(ran, 2, str(folder / "tokenizer"), words)
+
+
+@pytest.mark.parametrize(("name", "text"), [("tokenizer.json", "{}"), ("tokenizer_config.json", "[]")])
+def test_a_prompt_model_without_a_tokenizer_is_refused_by_a_check(command, tmp_path, name, text):
+    folder = tmp_path / "models" / "LLM" / "mine"
+    shutil.copytree(ROOT / "builtin_models" / "prompt", folder)
+    (folder / name).write_text(text)
+    choose = "--set=PiyingLoadPromptModel.model=LLM/mine"
+    ran = command("workflows/t2i.json", "--check", "--models", tmp_path / "models", choose)
+    assert_refused(ran, 2, "model 'LLM/mine' cannot be used", str(folder / name))

@@ -355,4 +355,5 @@ def test_memory_holds_one_tensor(tmp_path):
     small = writers.save(transformer(), tmp_path / "small.safetensors")
     command = [sys.executable, "-c", SCRIPT, Path(__file__).resolve().parents[1], small, tmp_path / "large"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert max(map(int, ran.stdout.split())) < 4 * largest
+    # Beside the tensors, 4 MiB for what Python and libraries take the first time.
+    assert max(map(int, ran.stdout.split())) < 4 * largest + (4 << 20)

@@ -32,6 +32,7 @@ log = logging.getLogger("piying")
 
 
 TITLE = "VACE Long Video"
+MODEL_PARTS = ("text_encoder", "transformer", "scheduler", "vae")  # all that decide a window's pixels
 STEPS_PER_WINDOW = 1000  # of the bar over the whole video, for each window
 # What each phase takes of a window's time, roughly, for the bar.
 SHARES = {
@@ -162,7 +163,7 @@ class _LongVideo:
             "window": asdict(window),
             "request": asdict(window_request(request, window)),
             "joining": [request.overlap, request.seams, request.match_colours, request.anchor] if window.given else [],
-            "model": [self.model.parts.identity(part) for part in ("text_encoder", "transformer", "vae")],
+            "model": [self.model.parts.identity(part) for part in MODEL_PARTS],
             "handle": str(self.handle),
             "device": self.host.device().partition(":")[0],
             "strength": str(self.task.strength),
