@@ -105,9 +105,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show what it would need and stop; models of the manifest need not be installed",
     )
-    modes.add_argument(
-        "--inspect", help="say what a file of weights, or the folder of a component, is and stop", **file
-    )
+    modes.add_argument("--inspect", help="say what a file of weights, or a component's folder, is and stop", **file)
     group.add_argument(
         "--layers",
         action="store_true",

@@ -15,7 +15,7 @@ LARGEST_JSON = 64 << 20
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; bytes are UTF-8.
+    """Return the value of a JSON text; bytes are UTF-8, with or without a byte order mark.
 
     Raises:
         ValueError: it is none, or nested too deep.
