@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,12 +125,18 @@ def _against(phase: Phase, field: str, *, chosen: PhasePlan, ways: list[PhasePla
 def _shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
     """Yield what a way needs of each kind of memory that is too small for it, and how much of it can be used."""
     machine = limits.machine
+    short: list[tuple[int, int, str]] = []
     if not machine.is_cpu and way.vram > limits.budget:
-        yield f"{amount(way.vram)} of the card", amount(limits.budget)
+        short.append((way.vram, limits.budget, "of the card"))
     if way.ram > machine.ram_free:
-        yield f"{amount(way.ram)} of main memory", amount(machine.ram_free)
+        short.append((way.ram, machine.ram_free, "of main memory"))
     if machine.map_limit is not None and limits.unmappable(way):
-        yield f"{amount(way.address_space)} of address space with its mapped files", amount(machine.map_limit.free)
+        short.append((way.address_space, machine.map_limit.free, "of address space with its mapped files"))
+    for need, room, where in short:
+        words = amount(need), amount(room)
+        if words[0] == words[1]:  # the need rounded up and the room down always differ
+            words = f"{math.ceil(need / 2**20)} MB", f"{math.floor(room / 2**20)} MB"
+        yield f"{words[0]} {where}", words[1]
 
 
 def why_rejected(phase: Phase, way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> str:

@@ -35,7 +35,9 @@ def assert_refused(ran, code, *words):
         ("PiyingVACESample.cfg=nan", ["cfg is 'nan'", "finite number"]),
         ("PiyingVACESample.steps=many", ["steps is 'many'", "whole number"]),
         ("PiyingVACESample.seed=-1", ["seed is -1", "at least 0"]),
-        ("PiyingVACESample.seed=99999999999999999999999", ["seed"]),
+        ("PiyingVACESample.seed=18446744073709551616", ["seed is", "at most 18446744073709551615"]),
+        ("PiyingVACESample.cfg=1e300", ["cfg is", "at most 30"]),
+        ("PiyingVACESample.cfg=-1e300", ["cfg is", "at least "]),
         ("PiyingLoadWanVACE.model=wan9", ["Load Wan VACE", "'wan9' is not installed", "auto, built-in"]),
         ("PiyingLoadWanVACE.precision=int1", ["precision is 'int1'", "auto, bf16, fp16, fp32"]),
         ("PiyingVACESample.framecount=5", ["no input 'framecount'", "num_frames"]),
@@ -49,6 +51,47 @@ def test_wrong_values(command, assignment, words):
     ran = command("workflows/t2v.json", "--set", assignment)
     assert_refused(ran, 2, *words)
     assert not command.output.exists()
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [("--check", "--plan"), ("--check", "--export-api=a.json"), ("--plan", "--convert-to-piying=a.json")],
+)
+def test_two_modes_are_refused_by_name(command, modes):
+    ran = command("workflows/t2v.json", *modes)
+    assert ran.returncode == 2
+    for mode in modes:
+        assert mode.partition("=")[0] in ran.stderr.splitlines()[-1]
+
+
+def test_a_workflow_beside_a_file_to_inspect_is_refused(command):
+    ran = command("workflows/t2v.json", "--inspect", "builtin_models/wan_vace/vae")
+    assert ran.returncode == 2
+    assert "--inspect: not allowed with argument workflow (workflows/t2v.json)" in ran.stderr.splitlines()[-1]
+
+
+def test_an_input_that_a_class_does_not_declare_is_named(command, write):
+    api = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": None, "bogus": 3}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": [1, 2, 3]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefx": "b"}},
+    }
+    ran = command(write(api), "--check")
+    assert ran.returncode == 2
+    assert "(node 2): has no input 'bogus'. It has: images, filename_prefix. The value is not used." in ran.stderr
+    assert "(node 2): filename_prefix is null, which becomes the text 'None', as in ComfyUI." in ran.stderr
+    assert "filename_prefix is [1, 2, 3], which is not a STRING." in ran.stderr
+    assert "has no input 'filename_prefx'. Did you mean filename_prefix?" in ran.stderr
+
+
+def test_a_node_without_its_saved_values_is_named(command, write, t2v):
+    sample = next(node for node in t2v["nodes"] if node["type"] == "PiyingVACESample")
+    sample["widgets_values"] = None
+    ran = command(write(t2v), "--check")
+    assert ran.returncode == 0, ran.stderr
+    assert f"(node {sample['id']}): the file holds no values for its widgets" in ran.stderr
+    assert ran.stderr.count("the file holds no values") == 1
 
 
 def test_hunyuan_sizes(command):
