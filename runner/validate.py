@@ -209,8 +209,9 @@ class _Declarations:
             text = f"has no input {name[:MAX_NAME]!r}.{hint} It has: {', '.join(declared)}."
             if isinstance(node.inputs[name], Link):
                 yield _error("unknown_input", node, name, text)
-            # The browser saves what it shows among the inputs: previews are objects, players empty texts.
-            elif not isinstance(node.inputs[name], dict) and node.inputs[name] not in ("", None):
+            # The browser saves what it shows among the inputs: previews are objects, players empty texts, and the
+            # button of a node that loads files is `upload`.
+            elif name != "upload" and not isinstance(node.inputs[name], dict) and node.inputs[name] not in ("", None):
                 log.warning("%s: %s The value is not used.", node, text)
         if len(strange) > MAX_STRANGE:
             log.warning("%s: %d more inputs that it does not have are not used.", node, len(strange) - MAX_STRANGE)
