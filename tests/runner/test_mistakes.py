@@ -99,8 +99,13 @@ def test_a_config_with_a_byte_order_mark_is_read(command, tmp_path):
     shutil.copytree(ROOT / "builtin_models" / "hunyuan_dit", folder)
     config = folder / "transformer" / "config.json"
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
-    chosen = "--set=PiyingLoadHunyuanDiT.model=diffusers/mine"
-    ran = command("workflows/t2i.json", "--check", "--models", tmp_path / "models", chosen)
+    values = [
+        "PiyingLoadHunyuanDiT.model=diffusers/mine",
+        "PiyingHunyuanDiT.width=1024",
+        "PiyingHunyuanDiT.height=1024",
+    ]
+    chosen = [f"--set={value}" for value in values]
+    ran = command("workflows/t2i.json", "--check", "--models", tmp_path / "models", *chosen)
     assert ran.returncode == 0, ran.stderr
 
 
