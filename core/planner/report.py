@@ -125,18 +125,23 @@ def _against(phase: Phase, field: str, *, chosen: PhasePlan, ways: list[PhasePla
 def _shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
     """Yield what a way needs of each kind of memory that is too small for it, and how much of it can be used."""
     machine = limits.machine
-    short: list[tuple[int, int, str]] = []
     if not machine.is_cpu and way.vram > limits.budget:
-        short.append((way.vram, limits.budget, "of the card"))
+        need, room = _apart(way.vram, limits.budget)
+        yield f"{need} of the card", room
     if way.ram > machine.ram_free:
-        short.append((way.ram, machine.ram_free, "of main memory"))
+        need, room = _apart(way.ram, machine.ram_free)
+        yield f"{need} of main memory", room
     if machine.map_limit is not None and limits.unmappable(way):
-        short.append((way.address_space, machine.map_limit.free, "of address space with its mapped files"))
-    for need, room, where in short:
-        words = amount(need), amount(room)
-        if words[0] == words[1]:  # the need rounded up and the room down always differ
-            words = f"{math.ceil(need / 2**20)} MB", f"{math.floor(room / 2**20)} MB"
-        yield f"{words[0]} {where}", words[1]
+        need, room = _apart(way.address_space, machine.map_limit.free)
+        yield f"{need} of address space with its mapped files", room
+
+
+def _apart(need: int, room: int) -> tuple[str, str]:
+    """Return bytes that are needed and the fewer that can be used, for people, in figures that differ."""
+    if amount(need) != amount(room):
+        return amount(need), amount(room)
+    # One rounded up and the other down, so that they differ however near they are.
+    return f"{math.ceil(need / 2**20)} MB", f"{room // 2**20} MB"
 
 
 def why_rejected(phase: Phase, way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> str:

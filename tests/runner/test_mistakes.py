@@ -94,6 +94,21 @@ def test_a_node_without_its_saved_values_is_named(command, write, t2v):
     assert ran.stderr.count("the file holds no values") == 1
 
 
+def test_a_config_with_a_byte_order_mark_is_read(command, tmp_path):
+    folder = tmp_path / "models" / "diffusers" / "mine"
+    shutil.copytree(ROOT / "builtin_models" / "hunyuan_dit", folder)
+    config = folder / "transformer" / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    values = [
+        "PiyingLoadHunyuanDiT.model=diffusers/mine",
+        "PiyingHunyuanDiT.width=1024",
+        "PiyingHunyuanDiT.height=1024",
+    ]
+    chosen = [f"--set={value}" for value in values]
+    ran = command("workflows/t2i.json", "--check", "--models", tmp_path / "models", *chosen)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_hunyuan_sizes(command):
     ran = command(
         "workflows/t2i.json", "--set", "PiyingHunyuanDiT.width=1000", "--set", "PiyingHunyuanDiT.height=1000"
