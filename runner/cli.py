@@ -97,17 +97,16 @@ def parser() -> argparse.ArgumentParser:
     )
     places.add_argument("--ram-gb", help="plan with so much main memory", **size)
 
-    modes = parse.add_argument_group("instead of running")
+    group = parse.add_argument_group("instead of running")
+    modes = group.add_mutually_exclusive_group()
     modes.add_argument("--check", action="store_true", help="validate the workflow and stop")
     modes.add_argument(
         "--plan",
         action="store_true",
         help="show what it would need and stop; models of the manifest need not be installed",
     )
-    modes.add_argument(
-        "--inspect", help="say what a file of weights, or the folder of a component, is and stop", **file
-    )
-    modes.add_argument(
+    modes.add_argument("--inspect", help="say what a file of weights, or a component's folder, is and stop", **file)
+    group.add_argument(
         "--layers",
         action="store_true",
         help="with --inspect: say which layer is held in which type where weights are cast, and why",
@@ -115,8 +114,8 @@ def parser() -> argparse.ArgumentParser:
     modes.add_argument(
         "--quantize", help="write a file of weights with the layers inside its blocks in fewer bits and stop", **file
     )
-    modes.add_argument("--to", choices=FORMATS, help="with --quantize: the format")
-    modes.add_argument("--out", help="with --quantize: the file to write (default: beside the original)", **file)
+    group.add_argument("--to", choices=FORMATS, help="with --quantize: the format")
+    group.add_argument("--out", help="with --quantize: the file to write (default: beside the original)", **file)
     modes.add_argument("--export-api", help="write the API form and stop", **file)
     modes.add_argument(
         "--convert-to-piying",
@@ -124,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         "and stop",
         **file,
     )
-    modes.add_argument(
+    group.add_argument(
         "--object-info",
         help="node definitions saved from a server's /object_info, to export workflows whose nodes are not here",
         **file,
@@ -184,6 +183,9 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
     if options.workflow is None and options.inspect is None and options.quantize is None:
         parse.error("the following arguments are required: workflow")
+    if options.workflow is not None and (options.inspect or options.quantize):
+        name = "--inspect" if options.inspect else "--quantize"
+        parse.error(f"argument {name}: not allowed with argument workflow ({options.workflow})")
     # stdout is for programs to read, so what packs print is kept out of it.
     with out.reserved(None if options.quiet else err):
         return _outcome(options, interruption, out)
@@ -208,6 +210,10 @@ def _outcome(options: argparse.Namespace, interruption: Interruption, out: Outpu
         if interruption.exit_code is not None:
             return _fail(KeyboardInterrupt(), interruption.exit_code, display, options.verbose)
         return _fail(error, FAILED, display, options.verbose)
+    except (MemoryError, ImportError, OSError) as error:  # between nodes, as while torch is imported
+        if interruption.exit_code is not None or not is_out_of_memory(error):
+            raise
+        return _fail(PiyingError(shortage(error)), FAILED, display, options.verbose)
     except KeyboardInterrupt as error:
         interruption.end()
         return _fail(error, interruption.exit_code or CANCELLED, display, options.verbose)

@@ -254,6 +254,9 @@ class Session:
         known = foreign | own | (info or {})
         workflow = read_workflow_file(Path(source), known, keep_unknown=True)
         graph = workflow.graph(self.titles)
+        used = {node.class_type for node in graph.values()}
+        if used & NODE_CLASS_MAPPINGS.keys() and used <= CLASSES.keys():
+            raise WorkflowError(f"{source}: all its nodes are Piying's or run with them: there is nothing to convert.")
         workflow = workflow.with_values(
             find_assignments(graph, known, values=set or {}, prompt=prompt, seed=seed), known
         )

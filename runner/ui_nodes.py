@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from .ui_widgets import (
     lay_out,
     migrated_settings,
 )
+
+log = logging.getLogger("piying")
 
 # KJNodes' and Easy-Use's nodes that hand on a value by its name: class of the reader → class of the writer.
 GETTERS = {"GetNode": "SetNode", "easy getNode": "easy setNode"}
@@ -187,6 +190,14 @@ def _load_node(
     if node.type == CUSTOM_COMBO and isinstance(node.widgets_values, list):
         declared, values = custom_combo(declared, node.widgets_values)
     layout = lay_out(declared, values)
+    saved = node.data.get("widgets_values", [])
+    if not isinstance(saved, list | dict) and any(widget.stored for widget in layout.widgets):
+        log.warning(
+            "%s (node %s): the file holds no values for its widgets (widgets_values is %s): defaults are used.",
+            node.title or node.type,
+            node.id,
+            str(saved)[:40],
+        )
     # The browser puts inputs without a widget first. Of growing lists of inputs (COMFY_AUTOGROW_V3 and the
     # like) the file alone knows how long they are.
     slots = [

@@ -37,6 +37,20 @@ MAX_NAME = 200
 MAX_STRANGE = 100  # inputs that a node does not have, looked at for the one that was meant
 
 
+class NumberTooLargeError(ValueError):
+    """A number beyond MAX_INT, or below its negative where `negative`."""
+
+    def __init__(self, negative: bool) -> None:
+        super().__init__(f"beyond {MAX_INT} in size")
+        self.negative = negative
+
+    def remedy(self, options: dict[str, Any]) -> str:
+        """Return what is allowed instead, by the options of the input."""
+        if self.negative:
+            return f"It must be at least {options.get('min', -MAX_INT)}."
+        return f"It must be at most {options.get('max', MAX_INT)}."
+
+
 @dataclass(frozen=True)
 class Validation:
     """What the validation found.
@@ -190,11 +204,14 @@ class _Declarations:
             else:
                 strange.append(name)
         for name in strange[:MAX_STRANGE]:
-            text = f"has no input {name!r}. It has: {', '.join(declared)}."
+            near = difflib.get_close_matches(name, declared, n=1) if len(name) <= MAX_NAME else []
+            hint = f" Did you mean {near[0]}?" if near else ""
+            text = f"has no input {name[:MAX_NAME]!r}.{hint} It has: {', '.join(declared)}."
             if isinstance(node.inputs[name], Link):
                 yield _error("unknown_input", node, name, text)
-            # The browser saves values of its own among the inputs, such as previews: only likely typos matter.
-            elif len(name) <= MAX_NAME and difflib.get_close_matches(name, declared, n=1, cutoff=0.75):
+            # The browser saves what it shows among the inputs: previews are objects, players empty texts, and the
+            # button of a node that loads files is `upload`.
+            elif name != "upload" and not isinstance(node.inputs[name], dict) and node.inputs[name] not in ("", None):
                 log.warning("%s: %s The value is not used.", node, text)
         if len(strange) > MAX_STRANGE:
             log.warning("%s: %d more inputs that it does not have are not used.", node, len(strange) - MAX_STRANGE)
@@ -251,8 +268,14 @@ def _literal_errors(
     choices = combo_choices(kind, options)
     value = node.inputs[name]
     if choices is None:
+        if value is None and kind == "STRING":
+            log.warning("%s: %s is null, which becomes the text 'None', as in ComfyUI.", node, name)
         try:
             value = node.inputs[name] = converted(value, kind)
+        except NumberTooLargeError as error:
+            kind_of_error = "value_smaller_than_min" if error.negative else "value_bigger_than_max"
+            yield _error(kind_of_error, node, name, f"{name} is {value}. {error.remedy(options)}")
+            return
         except (ValueError, TypeError, OverflowError):
             wanted = {"INT": "a whole number", "FLOAT": "a finite number"}.get(str(kind), f"a {kind}")
             yield _error("invalid_input_type", node, name, f"{name} is {value!r}, which is not {wanted}.")
@@ -278,14 +301,19 @@ def converted(value: Any, kind: Any) -> Any:
 
     Raises:
         ValueError, TypeError, OverflowError: it cannot be converted.
+        NumberTooLargeError: a number is beyond what 64 bits hold.
     """
     if isinstance(kind, list):
         return value
+    if kind in ("STRING", "BOOLEAN") and isinstance(value, list):
+        raise TypeError(value)  # ComfyUI reads every list as a link
     if kind in NUMBERS:
         number = NUMBERS[kind](value)
         # NaN passes every comparison with a range, and torch's integers end at 64 bits.
-        if (isinstance(number, float) and not math.isfinite(number)) or abs(number) > MAX_INT:
+        if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(value)
+        if abs(number) > MAX_INT:
+            raise NumberTooLargeError(number < 0)
         return number
     if kind == "BOOLEAN":
         return value.lower() not in ("false", "0", "") if isinstance(value, str) else bool(value)

@@ -18,7 +18,7 @@ from .definitions import ObjectInfo, declared_inputs
 from .errors import WorkflowError
 from .graph import Assignment, Graph, Link, find_node, parse_graph
 from .placeholders import NamedNode, filled, named_nodes
-from .validate import converted
+from .validate import NumberTooLargeError, converted
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 100
@@ -63,9 +63,11 @@ class Workflow:
         for node_id, name, value in assignments:
             node = api[node_id]
             known = node["class_type"] in info
-            kind = declared_inputs(info[node["class_type"]])[name][0] if known else "STRING"
+            kind, options = declared_inputs(info[node["class_type"]])[name][:2] if known else ("STRING", {})
             try:
                 typed.append((node_id, name, converted(value, kind)))
+            except NumberTooLargeError as error:
+                raise WorkflowError(f"{name} is {value}. {error.remedy(options)}") from error
             except (ValueError, OverflowError) as error:
                 wanted = {"INT": "a whole number", "FLOAT": "a finite number"}.get(str(kind), str(kind))
                 raise WorkflowError(f"{name} is {value!r}, which is not {wanted}.") from error

@@ -167,7 +167,7 @@ def _folder_problem(folder: Path, parts: tuple[str, ...], contents: tuple[tuple[
 
 
 def _tokenizer_problem(folder: Path, encoder: Path) -> str:
-    """Return why a tokenizer cannot be that of the text encoder in a folder; "" where the encoder reads no words."""
+    """Return why a tokenizer cannot be that of the model in a folder; "" where the model reads no words."""
     from ..checkpoints.tokenizers import why_unusable
 
     config = read_json_or_empty(encoder / CONFIG)
@@ -175,7 +175,7 @@ def _tokenizer_problem(folder: Path, encoder: Path) -> str:
     rows = config.get("vocab_size", inside.get("vocab_size") if isinstance(inside, dict) else None)
     if folder == encoder and rows is None:
         return ""
-    return why_unusable(folder, rows if isinstance(rows, int) else None)
+    return why_unusable(folder, rows if isinstance(rows, int) else None, encodes=folder != encoder)
 
 
 def _problem(part: str, places: tuple[Path, ...]) -> str:

@@ -138,7 +138,8 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"shift_factor", (number(-1e6, 1e6), NULL)),
     (r"attn_scales", (list_of(FACTOR),)),
     (r"temperal_downsample", (list_of(FLAG),)),
-    (r"rope_max_seq_len|sample_size", (whole(1, LONGEST),)),
+    (r"sample_size", (whole(1, LONGEST),)),
+    (r"rope_max_seq_len", (whole(128, LONGEST),)),  # positions along a side: one for 16 pixels, of 2048 at most
     (r"axes_lens", (list_of(whole(1, LONGEST)),)),
     (r"relative_attention_max_distance", (whole(64, LONGEST),)),  # its logarithm is divided into buckets
     (r"chunk_size_feed_forward|max_window_layers|semantic_loss_ignore_index", (COUNT,)),

@@ -370,11 +370,12 @@ def find_tokenizer(
     return min((one for one in spare if 0 <= one[0] <= PADDING), key=itemgetter(0), default=(0, None))[1]
 
 
-def why_unusable(folder: Path, rows: int | None) -> str:
-    """Return why a folder's tokenizer cannot be that of a text encoder, as far as its files tell; else "".
+def why_unusable(folder: Path, rows: int | None, *, encodes: bool) -> str:
+    """Return why a folder's tokenizer cannot be that of a model, as far as its files tell; else "".
 
     Args:
-        rows: of the encoder's table of words; None where its configuration does not say.
+        rows: of the model's table of words; None where its configuration does not say.
+        encodes: the model is a text encoder, and no language model that answers.
     """
     file = next((folder / name for name in OWN_WORDS if (folder / name).is_file()), None)
     if file is None:
@@ -389,17 +390,22 @@ def why_unusable(folder: Path, rows: int | None) -> str:
     if not count:
         return f"{file}: holds no tokenizer. Fetch it again."
     if rows is not None and count > rows:
-        fault = f"has {count} words, and the text encoder's table {rows} rows"
-        return f"{file}: {fault}. It is another model's: fetch the one that belongs to the text encoder."
+        fault = f"has {count} words, and the model's table {rows} rows"
+        return f"{file}: {fault}. It is another model's: fetch the one that belongs to it."
     side = settings.get("padding_side", "right")
     if side not in ("left", "right"):
         return f"{folder / SETTINGS}: padding_side is {side!r}; it is left or right. Fetch the file again."
-    padding = settings.get("pad_token", "")
-    padding = padding.get("content") if isinstance(padding, dict) else padding
-    if padding and padding in _added_words(settings) | _every_word(file):
+    if file.name != TOKENIZER:
         return ""
-    stated = "pad_token" in settings and file.name == TOKENIZER
-    return f"{folder / SETTINGS}: pad_token {padding!r} is no word of {TOKENIZER}. Fetch both again." if stated else ""
+    words = _added_words(settings) | _every_word(file)
+    # Language models answer one chat at a time, which needs no padding.
+    for name in ("pad_token", "eos_token") if encodes else ("eos_token",):
+        token = settings.get(name, "")
+        token = token.get("content") if isinstance(token, dict) else token
+        is_needed = bool(token) or (name == "pad_token" and name in settings)
+        if is_needed and token not in words:
+            return f"{folder / SETTINGS}: {name} {token!r} is no word of {TOKENIZER}. Fetch both again."
+    return ""
 
 
 def _added_words(settings: Mapping[str, Any]) -> set[Any]:

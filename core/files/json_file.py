@@ -15,13 +15,13 @@ LARGEST_JSON = 64 << 20
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; bytes are UTF-8.
+    """Return the value of a JSON text; bytes are UTF-8, with or without a byte order mark.
 
     Raises:
         ValueError: it is none, or nested too deep.
     """
     try:
-        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

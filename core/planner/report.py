@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -125,11 +126,22 @@ def _shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
     """Yield what a way needs of each kind of memory that is too small for it, and how much of it can be used."""
     machine = limits.machine
     if not machine.is_cpu and way.vram > limits.budget:
-        yield f"{amount(way.vram)} of the card", amount(limits.budget)
+        need, room = _apart(way.vram, limits.budget)
+        yield f"{need} of the card", room
     if way.ram > machine.ram_free:
-        yield f"{amount(way.ram)} of main memory", amount(machine.ram_free)
+        need, room = _apart(way.ram, machine.ram_free)
+        yield f"{need} of main memory", room
     if machine.map_limit is not None and limits.unmappable(way):
-        yield f"{amount(way.address_space)} of address space with its mapped files", amount(machine.map_limit.free)
+        need, room = _apart(way.address_space, machine.map_limit.free)
+        yield f"{need} of address space with its mapped files", room
+
+
+def _apart(need: int, room: int) -> tuple[str, str]:
+    """Return bytes that are needed and the fewer that can be used, for people, in figures that differ."""
+    if amount(need) != amount(room):
+        return amount(need), amount(room)
+    # One rounded up and the other down, so that they differ however near they are.
+    return f"{math.ceil(need / 2**20)} MB", f"{room // 2**20} MB"
 
 
 def why_rejected(phase: Phase, way: PhasePlan, chosen: PhasePlan | None, limits: Limits) -> str:

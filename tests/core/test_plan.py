@@ -104,7 +104,8 @@ def test_nothing_fits():
     made = one(with_vram(least - 1), advise=lambda: "Try less.")
     assert not made.fits
     assert made.phases[0].vram == least
-    assert "sample does not fit a card" in made.reasons[-2]
+    # Both are 0.7 GB: sizes that differ are told so.
+    assert "sample does not fit a card: it needs at least 678 MB of the card, of which 677 MB" in made.reasons[-2]
     assert made.reasons[-1] == "Try less."
 
 

@@ -51,6 +51,14 @@ def convert(session, write):
 # What is missing
 
 
+def test_a_workflow_of_our_own_nodes_is_not_converted(command, tmp_path):
+    out = tmp_path / "converted.json"
+    ran = command("workflows/t2v.json", "--convert-to-piying", out)
+    assert ran.returncode == 2
+    assert "there is nothing to convert" in ran.stderr
+    assert not out.exists()
+
+
 def test_all_missing_classes_are_named_at_once(session):
     with pytest.raises(UnknownClassesError) as refused:
         session.check(session.prepare(case("core_t2v_api")))

@@ -262,18 +262,23 @@ def test_findings_carry_comfyuis_types(api, kind, words):
 
 
 def test_values_of_unknown_inputs_are_not_used(caplog):
-    """The browser saves previews among the inputs; a slip of the pen is worth a word."""
-    api = {"1": node("Number", value=1, preview="text", valu=3), "2": node("Show", value=["1", 0])}
+    """Each is named, with the input that was meant where one is near."""
+    api = {
+        "1": node("Number", value=1, preview="text", shown={"frames": 2}, valu=3),
+        "2": node("Show", value=["1", 0]),
+    }
     assert run(api)[0]["2"].ui == {"seen": [1]}
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert "'valu'" in message
+    text, slip = [record.getMessage() for record in caplog.records]
+    assert text.endswith("has no input 'preview'. It has: value. The value is not used.")
+    assert slip.endswith("has no input 'valu'. Did you mean value? It has: value. The value is not used.")
 
 
 def test_nodes_that_run_at_once_are_given_what_they_declare(caplog):
-    """Files hold values of widgets that a class had once."""
+    """Files hold values of widgets that a class had once, which are named, and previews, which are objects."""
     api = {"1": node("Thing", value=1, gone="fixed"), "2": node("Use", thing=["1", 0], more=None, box={"width": 3})}
     assert run(api)[0]["2"].ui == {"seen": [1]}
-    assert caplog.records == []
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "(node 1): has no input 'gone'." in message
 
 
 def test_a_number_that_is_known_to_arrive_out_of_range_is_found_before_the_run():

@@ -35,7 +35,9 @@ def assert_refused(ran, code, *words):
         ("PiyingVACESample.cfg=nan", ["cfg is 'nan'", "finite number"]),
         ("PiyingVACESample.steps=many", ["steps is 'many'", "whole number"]),
         ("PiyingVACESample.seed=-1", ["seed is -1", "at least 0"]),
-        ("PiyingVACESample.seed=99999999999999999999999", ["seed"]),
+        ("PiyingVACESample.seed=18446744073709551616", ["seed is", "at most 18446744073709551615"]),
+        ("PiyingVACESample.cfg=1e300", ["cfg is", "at most 30"]),
+        ("PiyingVACESample.cfg=-1e300", ["cfg is", "at least "]),
         ("PiyingLoadWanVACE.model=wan9", ["Load Wan VACE", "'wan9' is not installed", "auto, built-in"]),
         ("PiyingLoadWanVACE.precision=int1", ["precision is 'int1'", "auto, bf16, fp16, fp32"]),
         ("PiyingVACESample.framecount=5", ["no input 'framecount'", "num_frames"]),
@@ -49,6 +51,62 @@ def test_wrong_values(command, assignment, words):
     ran = command("workflows/t2v.json", "--set", assignment)
     assert_refused(ran, 2, *words)
     assert not command.output.exists()
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [("--check", "--plan"), ("--check", "--export-api=a.json"), ("--plan", "--convert-to-piying=a.json")],
+)
+def test_two_modes_are_refused_by_name(command, modes):
+    ran = command("workflows/t2v.json", *modes)
+    assert ran.returncode == 2
+    for mode in modes:
+        assert mode.partition("=")[0] in ran.stderr.splitlines()[-1]
+
+
+def test_a_workflow_beside_a_file_to_inspect_is_refused(command):
+    ran = command("workflows/t2v.json", "--inspect", "builtin_models/wan_vace/vae")
+    assert ran.returncode == 2
+    assert "--inspect: not allowed with argument workflow (workflows/t2v.json)" in ran.stderr.splitlines()[-1]
+
+
+def test_an_input_that_a_class_does_not_declare_is_named(command, write):
+    api = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": None, "bogus": 3}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": [1, 2, 3]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefx": "b"}},
+    }
+    ran = command(write(api), "--check")
+    assert ran.returncode == 2
+    assert "(node 2): has no input 'bogus'. It has: images, filename_prefix. The value is not used." in ran.stderr
+    assert "(node 2): filename_prefix is null, which becomes the text 'None', as in ComfyUI." in ran.stderr
+    assert "filename_prefix is [1, 2, 3], which is not a STRING." in ran.stderr
+    assert "has no input 'filename_prefx'. Did you mean filename_prefix?" in ran.stderr
+
+
+def test_a_node_without_its_saved_values_is_named(command, write, t2v):
+    sample = next(node for node in t2v["nodes"] if node["type"] == "PiyingVACESample")
+    sample["widgets_values"] = None
+    ran = command(write(t2v), "--check")
+    assert ran.returncode == 0, ran.stderr
+    assert f"(node {sample['id']}): the file holds no values for its widgets" in ran.stderr
+    assert ran.stderr.count("the file holds no values") == 1
+
+
+def test_a_config_with_a_byte_order_mark_is_read(command, tmp_path):
+    folder = tmp_path / "models" / "diffusers" / "mine"
+    shutil.copytree(ROOT / "builtin_models" / "hunyuan_dit", folder)
+    config = folder / "transformer" / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    values = [
+        "PiyingLoadHunyuanDiT.model=diffusers/mine",
+        "PiyingHunyuanDiT.width=1024",
+        "PiyingHunyuanDiT.height=1024",
+    ]
+    chosen = [f"--set={value}" for value in values]
+    ran = command("workflows/t2i.json", "--check", "--models", tmp_path / "models", *chosen)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_hunyuan_sizes(command):
@@ -285,9 +343,10 @@ def test_an_error_comes_within_two_seconds(command, t2v, write):
     [
         ({"tokenizer.json": None}, "there is no tokenizer in it"),
         ({"tokenizer.json": "{}"}, "holds no tokenizer"),
-        ({"tokenizer.json": "another model's"}, "has 1101 words, and the text encoder's table 150 rows"),
+        ({"tokenizer.json": "another model's"}, "has 1101 words, and the model's table 150 rows"),
         ({"tokenizer_config.json": '{"pad_token": "<none>"}'}, "pad_token '<none>' is no word of tokenizer.json"),
         ({"tokenizer_config.json": '{"pad_token": null}'}, "pad_token None is no word of tokenizer.json"),
+        ({"tokenizer_config.json": '{"eos_token": "<end>"}'}, "eos_token '<end>' is no word of tokenizer.json"),
         ({"tokenizer_config.json": '{"padding_side": "middle"}'}, "padding_side is 'middle'; it is left or right"),
         ({"tokenizer_config.json": "[]"}, "tokenizer_config.json"),
     ],
@@ -308,11 +367,28 @@ def test_a_tokenizer_of_no_use_is_refused_by_a_check_as_by_a_run(command, tmp_pa
         assert_refused(ran, 2, str(folder / "tokenizer"), words)
 
 
-@pytest.mark.parametrize(("name", "text"), [("tokenizer.json", "{}"), ("tokenizer_config.json", "[]")])
-def test_a_prompt_model_without_a_tokenizer_is_refused_by_a_check(command, tmp_path, name, text):
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("tokenizer.json", "{}", 2),
+        ("tokenizer_config.json", "[]", 2),
+        ("tokenizer_config.json", '{"eos_token": "<end>"}', 2),
+        ("tokenizer_config.json", '{"eos_token": null, "pad_token": null}', 0),
+    ],
+)
+def test_a_prompt_model_without_a_tokenizer_is_refused_by_a_check(command, tmp_path, name, text, code):
     folder = tmp_path / "models" / "LLM" / "mine"
     shutil.copytree(ROOT / "builtin_models" / "prompt", folder)
     (folder / name).write_text(text)
     choose = "--set=PiyingLoadPromptModel.model=LLM/mine"
     ran = command("workflows/t2i.json", "--check", "--models", tmp_path / "models", choose)
-    assert_refused(ran, 2, "model 'LLM/mine' cannot be used", str(folder / name))
+    assert ran.returncode == code, ran.stderr
+    if code:
+        assert_refused(ran, 2, "model 'LLM/mine' cannot be used", str(folder / name))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limits of this kind")
+def test_a_limit_below_what_torch_needs_is_told_in_a_sentence(tmp_path):
+    run = f"ulimit -v 400000; exec {sys.executable} -m runner workflows/t2v.json --output {tmp_path}"
+    ran = subprocess.run(["bash", "-c", run], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert_refused(ran, 1, "memory ran out (libtorch", "It is limited to 0.4 GB by ulimit -v")

@@ -178,6 +178,7 @@ DAMAGE = {
     "a negative number": (say("eps", -1e-6), "eps is -1e-06; there can be a number"),
     "no number": (say("eps", float("nan")), "eps is NaN; there can be a number"),
     "null": (say("rope_max_seq_len", None), "rope_max_seq_len is null; there can be a whole number"),
+    "too little room": (say("rope_max_seq_len", 3), "rope_max_seq_len is 3; there can be a whole number"),
     "a huge number": (say("rope_max_seq_len", 10**30), "rope_max_seq_len is 1000000000"),
 }
 
