@@ -34,7 +34,7 @@ VALUED = frozenset({"default", "widgetType"})  # options of inputs that have a w
 MAX_INT = 2**64 - 1  # ComfyUI's largest seed
 MAX_CHOICES_LISTED = 20
 MAX_NAME = 200
-MAX_STRANGE = 100  # inputs that a node does not have, looked at for the one that was meant
+MAX_STRANGE = 5  # inputs that a node does not have, each with a line of its own
 
 
 class NumberTooLargeError(ValueError):
@@ -203,6 +203,7 @@ class _Declarations:
                 yield from self._link_errors(node, name, None)
             else:
                 strange.append(name)
+        strange.sort(key=lambda name: not isinstance(node.inputs[name], Link))  # links are errors
         for name in strange[:MAX_STRANGE]:
             near = difflib.get_close_matches(name, declared, n=1) if len(name) <= MAX_NAME else []
             hint = f" Did you mean {near[0]}?" if near else ""
