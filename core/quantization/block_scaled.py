@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -83,12 +82,6 @@ class BlockScaled(WeightFormat):
         """Return the bytes of the weights in the type computed in, twice, and of the numbers in between."""
         return super().unpacking_traffic(weights, compute) + weights * UNPACKING_TRAFFIC
 
-    @abstractmethod
-    def joined(
-        self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
-    ) -> StoredTensor:
-        """Return a weight with its scales."""
-
     def holds(self, stored: StoredTensor) -> bool:
         """Return whether a tensor is one of these blocks."""
         from .block_scaled_linear import BlockScaledTensor
@@ -118,6 +111,15 @@ class BlockScaled(WeightFormat):
             PiyingError: always.
         """
         raise PiyingError(f"weights are not cast to {self.title}. Choose a file that has them so, or another format.")
+
+    def joined(
+        self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
+    ) -> StoredTensor:
+        """Return a weight with its scales: those of the blocks and, where the format has one, the layer's."""
+        from .block_scaled_linear import BlockScaledTensor
+
+        blocks, *layer = (beside[name] for name in self.scales)
+        return BlockScaledTensor(weight, blocks, layer[0] if layer else None, block=self.block)
 
     def sample(self, weight: torch.Tensor) -> Packed:
         """Return a layer of zeros of that size."""
@@ -159,14 +161,6 @@ class Nvfp4(BlockScaled):
     scales = ("weight_scale", "weight_scale_2")
     block, values_per_byte, value_type, scale_type = NVFP4_BLOCK, 2, "U8", "F8_E4M3"
 
-    def joined(
-        self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
-    ) -> StoredTensor:
-        """Return a weight with its two scales."""
-        from .block_scaled_linear import BlockScaledTensor
-
-        return BlockScaledTensor(weight, beside["weight_scale"], beside["weight_scale_2"], block=self.block)
-
 
 class Mxfp8(BlockScaled):
     """E4M3 values and scales of 32 weights that are powers of 2 (E8M0, in a file bytes)."""
@@ -178,11 +172,3 @@ class Mxfp8(BlockScaled):
     declarations = {"mxfp8": "F8_E4M3"}
     scales = ("weight_scale",)
     block, values_per_byte, value_type, scale_type = MXFP8_BLOCK, 1, "F8_E4M3", "U8"
-
-    def joined(
-        self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
-    ) -> StoredTensor:
-        """Return a weight with its scale."""
-        from .block_scaled_linear import BlockScaledTensor
-
-        return BlockScaledTensor(weight, beside["weight_scale"], None, block=self.block)
