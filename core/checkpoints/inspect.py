@@ -105,7 +105,9 @@ def components_in(path: Path) -> list[Path]:
     named = read_json(path / INDEX, limit=CONFIG_BYTES)
     found = [path / name for name in named if Path(name).name == name and (path / name / CONFIG).is_file()]
     if not found:
-        raise PiyingError(f"{path}: is the folder of a whole model, and none of its components is in it. Fetch it again.")
+        raise PiyingError(
+            f"{path}: is the folder of a whole model, and none of its components is in it. Fetch it again."
+        )
     return found
 
 

@@ -226,7 +226,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
     # transformers puts aside the window of a model that does not use it.
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
     slides = "sliding_attention" in (types or ()) and "use_sliding_window" in config
-    if window is not None and window < 2 or window is None and slides:
+    if (window is not None and window < 2) or (window is None and slides):
         raise PiyingError(
             f"its configuration says some layers see a sliding window, and sliding_window is {json.dumps(window)}; "
             "there can be a whole number from 2, with use_sliding_window. Fetch it again."

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NO_TEMPLATE = "has no chat template: it was not taught to answer. Choose an instruct model, such as Qwen3-0.6B."
 TEMPLATE_FILE, TEMPLATE_KEY = "chat_template.jinja", "chat_template"
-TEMPLATE_TABLE = "chat_template.json"  # where Qwen-VL folders keep it for their processor class, which needs torchvision
+TEMPLATE_TABLE = "chat_template.json"  # of Qwen-VL folders: for their processor class, which needs torchvision
 TEMPLATE_CODE = "<template>"  # what Jinja calls the file of the code it makes
 MAX_SECONDS = 10.0  # of a template; published ones take milliseconds
 IMAGE_TOKEN = "<|image_pad|>"  # of Qwen2-VL, Qwen2.5-VL and Qwen3-VL; one for each merged patch
