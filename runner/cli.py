@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-import math
 import os
 import sys
 import tempfile
@@ -41,6 +40,8 @@ EPILOG = (
     "Exit codes: 0 done, 1 a node failed or the output cannot be written, 2 the workflow or the options are wrong, "
     "129 the terminal was closed, 130 cancelled."
 )
+STDOUT = Path("-")  # in place of a file to write
+MOST_GB = 1 << 20  # a PiB; what is larger is a slip
 FORMATS = ("fp8", "int8", "q8_0")  # that --quantize writes
 # Looked for before a run: what is missing would stop it minutes later, in the node that imports it.
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "imageio_ffmpeg", "PIL")
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show what it would need and stop; models of the manifest need not be installed",
     )
-    modes.add_argument("--inspect", help="say what a file of weights, or a component's folder, is and stop", **file)
+    modes.add_argument("--inspect", help="say what a file of weights, or a folder, is and stop", **file)
     group.add_argument(
         "--layers",
         action="store_true",
@@ -116,11 +117,11 @@ def parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--to", choices=FORMATS, help="with --quantize: the format")
     group.add_argument("--out", help="with --quantize: the file to write (default: beside the original)", **file)
-    modes.add_argument("--export-api", help="write the API form and stop", **file)
+    modes.add_argument("--export-api", help="write the API form, to stdout where FILE is -, and stop", **file)
     modes.add_argument(
         "--convert-to-piying",
         help="write a workflow of ComfyUI's or another pack's nodes in Piying's, say what it could not carry over, "
-        "and stop",
+        "and stop; FILE may be - too",
         **file,
     )
     group.add_argument(
@@ -151,8 +152,8 @@ def _gigabytes(text: str) -> int:
         size = float(text)
     except ValueError:
         size = 0.0
-    if not 0 < size < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of GB above 0, such as 16.")
+    if not 0 < size <= MOST_GB:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GB above 0, up to {MOST_GB}, such as 16.")
     return int(size * 2**30)
 
 
@@ -183,6 +184,8 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
     if options.workflow is None and options.inspect is None and options.quantize is None:
         parse.error("the following arguments are required: workflow")
+    if options.json and STDOUT in (options.export_api, options.convert_to_piying):
+        parse.error("a workflow written to - and the events of --json would be mixed on stdout: leave one out")
     if options.workflow is not None and (options.inspect or options.quantize):
         name = "--inspect" if options.inspect else "--quantize"
         parse.error(f"argument {name}: not allowed with argument workflow ({options.workflow})")
@@ -249,21 +252,25 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
 
 
 def _inspect(options: argparse.Namespace, out: Output) -> int:
-    """Print what a file of weights is and, with --layers, which type each of its layers is held in, and why."""
+    """Print what a file of weights is and, with --layers, which type each of its layers is held in, and why.
+
+    Of the folder of a whole model it prints so much of each component.
+    """
     # Not at the top: a run reaches models through their nodes alone.
     from ..core.checkpoints import inspect, layers
 
     path: Path = options.inspect
     if not path.is_file() and not path.is_dir():
         raise PiyingError(f"{path}: there is no such file. Name one file of weights, or the folder of a component.")
-    found = inspect.inspect(path, numbers=True)
-    held = layers.layers(path) if options.layers else None
-    if options.json:
-        table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
-        print_json(out, table)
-    else:
-        text = inspect.as_text(found) + (f"\n{layers.as_text(held)}" if held else "")
-        print(escaped(text), file=out)
+    for place in inspect.components_in(path):
+        found = inspect.inspect(place, numbers=True)
+        held = layers.layers(place) if options.layers else None
+        if options.json:
+            table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
+            print_json(out, table)
+        else:
+            text = inspect.as_text(found) + (f"\n{layers.as_text(held)}" if held else "")
+            print(escaped(text), file=out)
     return DONE
 
 
@@ -320,7 +327,7 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
 
 def _run_in(session: Session, options: argparse.Namespace, display: Display, out: Output) -> int:
     from .plan import as_json, as_text
-    from .workflow_file import split_set, write_workflow
+    from .workflow_file import split_set
 
     with session.one_pass():
         values = dict(map(split_set, options.set))
@@ -333,15 +340,13 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
         settings = {"set": values, "prompt": options.prompt, "seed": options.seed}
         if options.convert_to_piying:
             converted, notes = session.convert(options.workflow, info=given, **settings)
-            write_workflow(options.convert_to_piying, converted, "--convert-to-piying")
+            _write(options.convert_to_piying, converted, "--convert-to-piying", display=display, out=out)
             for note in notes:
                 display.message(note, "WARNING")
-            display.saved(options.convert_to_piying)
             return DONE
         workflow = session.prepare(options.workflow, info=info, **settings)
         if options.export_api:
-            write_workflow(options.export_api, workflow.api, "--export-api")
-            display.saved(options.export_api)
+            _write(options.export_api, workflow.api, "--export-api", display=display, out=out)
             _name_refused(session, workflow, info, display)
             return DONE
         graph, roots, errors = session.check(workflow, options.partial, own)
@@ -366,6 +371,17 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
     for path in session.execute(workflow, graph, roots).files:
         display.saved(path)
     return WRONG if errors else DONE
+
+
+def _write(path: Path, workflow: dict[str, Any], option: str, *, display: Display, out: Output) -> None:
+    """Write a workflow into a file and name it, or print it where the file is `-`."""
+    from .workflow_file import workflow_text, write_workflow
+
+    if path == STDOUT:
+        print(workflow_text(workflow), end="", file=out)
+    else:
+        write_workflow(path, workflow, option)
+        display.saved(path)
 
 
 def _name_refused(session: Session, workflow: Workflow, info: ObjectInfo, display: Display) -> None:

@@ -87,6 +87,11 @@ class Workflow:
         return Workflow(filled(api, named or named_nodes(api), datetime.now()), extra, named)
 
 
+def workflow_text(workflow: dict[str, Any]) -> str:
+    """Return what a file of a workflow of either form holds."""
+    return json.dumps(workflow, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_workflow(path: Path, workflow: dict[str, Any], option: str) -> None:
     """Write a workflow of either form; a file that is there stays whole until the new one is. Links are followed.
 
@@ -97,7 +102,7 @@ def write_workflow(path: Path, workflow: dict[str, Any], option: str) -> None:
     path = path.resolve()
     if path.exists() and not path.is_file():
         raise WorkflowError(f"{option} {path}: is there already and is not a file. Name a file to write.")
-    text = json.dumps(workflow, indent=2, ensure_ascii=False) + "\n"
+    text = workflow_text(workflow)
     with explain_os_errors(f"{option} {path}: cannot write it"):
         write_text(path, text)
 

@@ -72,7 +72,7 @@ def _installed(family: ModelFamily, host: Host) -> list[InstalledModel]:
                 partial.setdefault(entry.real, (name, folder))
             else:
                 size = sum(state.size for file, state in contents if file.lower().endswith(".safetensors"))
-                problem = _folder_problem(folder, _parts(family), contents)
+                problem = _folder_problem(folder, _parts(family), contents) or family.folder_problem(folder)
                 found[entry.real] = InstalledModel(name, Path(entry.real), size, problem=problem)
     folders, files = list(found.values()), FileCatalog(host)
     completed = [_completed(family, name, folder, files=files, folders=folders) for name, folder in partial.values()]
@@ -238,7 +238,7 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
         if _is_downloading(_contents(folder)):
             return f"{folder} is not all here yet: fetch it again, it goes on where it stopped"
         if found in family.index_classes:
-            return _folder_problem(folder, _parts(family), _contents(folder)) or None
+            return _folder_problem(folder, _parts(family), _contents(folder)) or family.folder_problem(folder) or None
         return f"{folder} is a {found}, not a {' or '.join(family.index_classes)}"
     return family.why_unusable(name, FileCatalog(host)) or what_is(name, host, "model")
 

@@ -118,9 +118,10 @@ def _check(family: ModelFamily, model: str, host: Host, installed: list[Installe
 
 
 def _meant(installed: list[InstalledModel], name: str) -> InstalledModel | None:
-    """Return the model that a name stands for that is none: a folder with one model in it, or a file of several pairs.
+    """Return the model that a name stands for that is none.
 
-    Workflows were saved when the file was of one pair.
+    That is a folder with one model in it; a file of several pairs, since workflows were saved when it was of one; or
+    the last part of one model's name, since models lie in other folders where a workflow comes from.
     """
     inside = [found for found in installed if found.can_run and found.name.rpartition("/")[0] == name]
     if len(inside) == 1:
@@ -128,7 +129,13 @@ def _meant(installed: list[InstalledModel], name: str) -> InstalledModel | None:
     pairs = [found for found in installed if found.can_run and found.name.startswith(f"{name} + ")]
     if len(pairs) > 1:
         log.info("model %s goes with %d others here: using %s.", name, len(pairs), pairs[0].name)
-    return pairs[0] if pairs else None
+    if pairs:
+        return pairs[0]
+    elsewhere = [found for found in installed if found.can_run and found.name.endswith(f"/{name}")]
+    if len(elsewhere) != 1:
+        return None
+    log.info("model %s is not here under this name: using %s.", name, elsewhere[0].name)
+    return elsewhere[0]
 
 
 def is_imagined(handle: ModelHandle, host: Host) -> bool:

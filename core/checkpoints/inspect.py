@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PiyingError
-from ..files.folder import component_files
+from ..files.folder import CONFIG, CONFIG_BYTES, INDEX, component_files
+from ..files.json_file import read_json
 from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import Verdict, check_numbers, judge
@@ -91,6 +92,23 @@ class FileInfo:
     needs: tuple[str, ...]
     is_lora: bool = False
     left_out: str = ""
+
+
+def components_in(path: Path) -> list[Path]:
+    """Return the folders of weights in the folder of a whole model, as diffusers writes it; else the path itself.
+
+    Raises:
+        PiyingError: it has none.
+    """
+    if not (path / INDEX).is_file():
+        return [path]
+    named = read_json(path / INDEX, limit=CONFIG_BYTES)
+    found = [path / name for name in named if Path(name).name == name and (path / name / CONFIG).is_file()]
+    if not found:
+        raise PiyingError(
+            f"{path}: is the folder of a whole model, and none of its components is in it. Fetch it again."
+        )
+    return found
 
 
 def inspect(path: Path, numbers: bool = False) -> FileInfo:

@@ -97,6 +97,19 @@ ACTIVATIONS = [
 VAE_ACTIVATIONS = ("swish", "silu", "mish", "gelu", "relu")
 FEED_FORWARD = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu")
 BLOCKS = [f"{attention}{half}Block2D" for half in ("DownEncoder", "UpDecoder") for attention in ("", "Attn")]
+LAYER_TYPES = ("full_attention", "sliding_attention")  # of the language models that are read here
+# What transformers' functions of rotary positions need beside their defaults (modeling_rope_utils.py).
+ROPE_NEEDS = {
+    "default": (),
+    "mrope": (),
+    "axial": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "proportional": (),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 DTYPES = ("float16", "bfloat16", "float32", "float64", "auto")
 
 NOT_READ = re.compile(r"quantization_config|task_specific_params|pruned_heads|id2label|label2id")
@@ -104,8 +117,10 @@ NOT_READ = re.compile(r"quantization_config|task_specific_params|pruned_heads|id
 RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"(torch_)?dtype", (one_of(DTYPES), NULL)),
     (r"rope_(parameters|scaling)|\w+_config|id2label|label2id", (TABLE, NULL)),
-    (r"architectures|stage_names|_?out_features|layer_types", (list_of(TEXT), NULL)),
-    (r"model_type|norm_type|rope_type", (TEXT,)),
+    (r"architectures|stage_names|_?out_features", (list_of(TEXT), NULL)),
+    (r"layer_types", (list_of(one_of(LAYER_TYPES)), NULL)),
+    (r"rope_type", (one_of(ROPE_NEEDS),)),
+    (r"model_type|norm_type", (TEXT,)),
     (r"depth_estimation_type", (one_of(("relative", "metric")),)),
     (r"qk_norm", (FLAG, TEXT, NULL)),
     (r"hidden_act|hidden_activation|dense_act_fn", (one_of(ACTIVATIONS),)),
@@ -134,6 +149,9 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"latents_(mean|std)", (FINITE, NULL)),
     (r"mlp_ratios|reassemble_factors", (list_of(FACTOR),)),
     (r"scaling_factor|mlp_ratio|rope_theta|t_scale", (FACTOR,)),
+    (r"factor|(low|high)_freq_factor|beta_(fast|slow)|attention_factor", (FACTOR, NULL)),
+    (r"(short|long)_factor", (list_of(FACTOR), NULL)),
+    (r"original_max_position_embeddings", (SIZE,)),
     (r"partial_rotary_factor|max_depth", (FACTOR, NULL)),
     (r"shift_factor", (number(-1e6, 1e6), NULL)),
     (r"attn_scales", (list_of(FACTOR),)),
@@ -188,6 +206,40 @@ def check_settings(config: Mapping[str, Any], is_described: bool) -> None:
             )
         if isinstance(value, Mapping) and not NOT_READ.fullmatch(name):
             check_settings(value, is_described)
+    _check_together(config)
+
+
+def _check_together(config: Mapping[str, Any]) -> None:
+    """Accept values of one table that are only right beside each other; each alone has been accepted.
+
+    Raises:
+        PiyingError: two of them contradict each other, or one lacks what it needs.
+    """
     padding, words = config.get("pad_token_id"), config.get("vocab_size")
     if isinstance(padding, int) and isinstance(words, int) and padding >= words:
         raise PiyingError(f"its configuration says pad_token_id is {padding}, and vocab_size {words}. Fetch it again.")
+    types, count = config.get("layer_types"), config.get("num_hidden_layers")
+    if types is not None and isinstance(count, int) and len(types) != count:
+        raise PiyingError(
+            f"its configuration has {len(types)} layer_types, and num_hidden_layers is {count}. Fetch it again."
+        )
+    # transformers puts aside the window of a model that does not use it.
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    slides = "sliding_attention" in (types or ()) and "use_sliding_window" in config
+    if (window is not None and window < 2) or (window is None and slides):
+        raise PiyingError(
+            f"its configuration says some layers see a sliding window, and sliding_window is {json.dumps(window)}; "
+            "there can be a whole number from 2, with use_sliding_window. Fetch it again."
+        )
+    for table in (config.get("rope_scaling"), config.get("rope_parameters")):
+        rope = table.get("rope_type", table.get("type", "default")) if isinstance(table, Mapping) else "default"
+        if rope not in ROPE_NEEDS:
+            raise PiyingError(
+                f"its configuration says the type of its rotary positions is {json.dumps(rope)[:40]}; there can be "
+                f"{', '.join(ROPE_NEEDS)}. Fetch it again."
+            )
+        missing = [name for name in ROPE_NEEDS[rope] if table.get(name) is None] if table else []
+        if missing:
+            raise PiyingError(
+                f"its configuration says rope_type is {rope}, without {', '.join(missing)}. Fetch it again."
+            )

@@ -174,6 +174,11 @@ class ModelFamily:
         del transformer, files, folders
         return {}
 
+    def folder_problem(self, folder: Path) -> str:
+        """Return why a model's folder, whose weights and tokenizers are in order, cannot be used; else ""."""
+        del folder
+        return ""
+
     def why_unusable(self, file: str, files: FileCatalog) -> str | None:
         """Return why the file of that name, which looks like one of the family's, is not offered; None if it is."""
         del file, files

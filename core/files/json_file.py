@@ -22,6 +22,8 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except UnicodeDecodeError as error:
+        raise ValueError("not in UTF-8; an editor may have saved it in another encoding") from error
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

@@ -7,11 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.tokenizers import tokenized
-from ..errors import PiyingError
+from ..checkpoints.tokenizers import SETTINGS, tokenized
+from ..errors import PiyingError, explain_os_errors
+from ..files.file_state import cached_by_state
+from ..files.json_file import read_json
+from ..files.open import read_header
 from ..main_memory import is_memory_short
 from .messages import Chat, Picture
 
@@ -20,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+NO_TEMPLATE = "has no chat template: it was not taught to answer. Choose an instruct model, such as Qwen3-0.6B."
+TEMPLATE_FILE, TEMPLATE_KEY = "chat_template.jinja", "chat_template"
+TEMPLATE_TABLE = "chat_template.json"  # of Qwen-VL folders: for their processor class, which needs torchvision
 TEMPLATE_CODE = "<template>"  # what Jinja calls the file of the code it makes
 MAX_SECONDS = 10.0  # of a template; published ones take milliseconds
 IMAGE_TOKEN = "<|image_pad|>"  # of Qwen2-VL, Qwen2.5-VL and Qwen3-VL; one for each merged patch
@@ -78,10 +86,7 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, picture: bool = False
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
-        raise PiyingError(
-            "The prompt model has no chat template: it was not taught to answer. "
-            "Choose an instruct model, such as Qwen3-0.6B."
-        )
+        raise PiyingError(f"The prompt model {NO_TEMPLATE}")
     system, user, opening = (without_control_tokens(t, tokenizer) for t in (chat.system, chat.user, chat.opening))
     turns = [message for line, answer in chat.examples for message in _turn(line, answer, tokenizer)]
     # Templates raise where they know no system prompt, as Gemma's does: then it goes into the first user message.
@@ -98,14 +103,81 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, picture: bool = False
         raise _broken(error) from error
 
 
+def why_no_template(place: Path) -> str:
+    """Return why no chat can be rendered with the template of a model's folder, or inside its GGUF file; else "".
+
+    Whether it compiles is looked at, not what it makes of a chat.
+    """
+    try:
+        template = folder_template(place) if place.is_dir() else _template_inside(place)
+    except (PiyingError, OSError) as error:
+        return str(error)
+    if isinstance(template, list):  # of several for several uses; the tokenizer takes that of this name
+        named = [each.get("template") for each in template if isinstance(each, dict) and each.get("name") == "default"]
+        template = named[0] if named else None
+    if not template:
+        return f"{place}: {NO_TEMPLATE}"
+    reason = _why_not_compiled(template) if isinstance(template, str) else _is_broken("it is no text")
+    return f"{place}: {reason}" if reason else ""
+
+
+def folder_template(folder: Path) -> Any:
+    """Return the chat template of a model's folder, from the first place that has one; None where none has.
+
+    Raises:
+        PiyingError: the file that holds it cannot be read.
+    """
+    if (folder / TEMPLATE_FILE).is_file():
+        with explain_os_errors(f"Cannot read {folder / TEMPLATE_FILE}"):
+            return (folder / TEMPLATE_FILE).read_text(encoding="utf-8", errors="replace")
+    for name in (SETTINGS, TEMPLATE_TABLE):
+        table = read_json(folder / name) if (folder / name).is_file() else {}
+        if table.get(TEMPLATE_KEY) is not None:
+            return table[TEMPLATE_KEY]
+    return None
+
+
+@cached_by_state
+def _template_inside(file: Path) -> Any:
+    return read_header(file).metadata.get(f"tokenizer.{TEMPLATE_KEY}")
+
+
+@lru_cache(maxsize=64)
+def _why_not_compiled(template: str) -> str:
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """The tag around an answer, which transformers adds to Jinja's."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> list[nodes.Node]:
+            next(parser.stream)
+            found: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return found
+
+    try:
+        ImmutableSandboxedEnvironment(extensions=[Generation, loopcontrols]).from_string(template)
+    # Python compiles what Jinja makes of it, and refuses what is nested too deep.
+    except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError) as error:
+        return _is_broken(error)
+    return ""
+
+
 def _turn(line: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     said = {"user": line, "assistant": answer}
     return [{"role": role, "content": without_control_tokens(text, tokenizer)} for role, text in said.items()]
 
 
 def _broken(error: BaseException) -> PiyingError:
+    return PiyingError(f"The prompt model {_is_broken(error)}")
+
+
+def _is_broken(error: BaseException | str) -> str:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return PiyingError(f"The prompt model's chat template is broken ({reason}). Fetch it again.")
+    return f"has a broken chat template ({reason}). Fetch it again."
 
 
 def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -129,6 +201,7 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -
         AttributeError,
         LookupError,
         RecursionError,
+        SyntaxError,
         TimeoutError,
         TypeError,
         ValueError,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.layouts.language_model import (
@@ -39,6 +41,7 @@ class PromptFamily(ModelFamily):
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return Qwen models in one file: ComfyUI's text encoders, then those that Ollama and LM Studio keep."""
         from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
+        from .chat_template import why_no_template
         from .shared_models import shared_models
 
         found, lenders = [], [folder.path for folder in folders]
@@ -50,8 +53,16 @@ class PromptFamily(ModelFamily):
             elsewhere = find_tokenizer(TokenizerKind.BPE, rows, files.host, lenders=lenders, near=one.folder)
             tokenizer = one.path if one.has_tokenizer else elsewhere
             parts = {"prompt_model": (one.path,)} | ({"tokenizer": (tokenizer,)} if tokenizer is not None else {})
-            found.append(files.model(self, (one,), parts))
+            model = files.model(self, (one,), parts)
+            reason = "" if tokenizer is None or model.problem else why_no_template(tokenizer)
+            found.append(replace(model, problem=reason) if reason else model)
         return found
+
+    def folder_problem(self, folder: Path) -> str:
+        """Return why the chat template of a model's folder cannot be used; else ""."""
+        from .chat_template import why_no_template
+
+        return why_no_template(folder)
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> PromptWork:
         """Return what writing a prompt has to do, from the inputs of Expand Prompt."""

@@ -11,12 +11,12 @@ from ..checkpoints.tokenizers import TURN_END, tokenizer_of
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..files.folder import CONFIG, CONFIG_BYTES
-from ..files.json_file import read_json, read_json_or_empty
+from ..files.json_file import read_json_or_empty
 from ..files.scan import find_files
 from ..main_memory import is_out_of_memory
 from .answers import clean_answer
 from .chat_prefix import cache_argument, chat_prefix
-from .chat_template import encode
+from .chat_template import encode, folder_template
 from .family import PROMPT, SEEING
 from .messages import Answer, Chat, Picture
 from .request import ExpandRequest
@@ -130,9 +130,8 @@ def load_processor(found: InstalledModel) -> Processor:
                 image_processor = AutoImageProcessor.from_pretrained(
                     folder, local_files_only=True, trust_remote_code=False
                 )
-            if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
-                # Qwen-VL folders keep it there for their processor class, which needs torchvision.
-                tokenizer.chat_template = read_json(folder / "chat_template.json")["chat_template"]
+            if tokenizer.chat_template is None:
+                tokenizer.chat_template = folder_template(folder)
         return Processor(tokenizer, image_processor)
 
     return cached_model("prompt/processor", str(model_files(found)), read)

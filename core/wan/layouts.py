@@ -153,8 +153,8 @@ def tensors(config: Config) -> Tensors:
         raise ValueError(f"{odd} is {config[odd]}, and models for pictures are not read")
     known = OPTIONS | config
     vace_layers, layers = known["vace_layers"], known["num_layers"]
-    if 0 not in vace_layers or max(vace_layers) >= layers:
-        raise ValueError(f"vace_layers {vace_layers} do not begin with 0 or exceed its {layers} layers")
+    if 0 not in vace_layers or max(vace_layers) >= layers or len(set(vace_layers)) < len(vace_layers):
+        raise ValueError(f"vace_layers {vace_layers} lack 0, name a layer twice or exceed its {layers} layers")
     width, patch = known["num_attention_heads"] * known["attention_head_dim"], tuple(known["patch_size"])
     if len(patch) != 3:
         raise ValueError(f"patch_size {list(patch)} has not three sides")

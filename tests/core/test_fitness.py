@@ -121,6 +121,7 @@ def test_of_options_that_are_not_known_nothing_is_said(name, config):
     ("name", "config"),
     [
         ("WanVACETransformer3DModel", {"image_dim": 1280}),
+        ("WanVACETransformer3DModel", {"vace_layers": [0, 0]}),
         ("WanVACETransformer3DModel", {"added_kv_proj_dim": 128}),
         ("AutoencoderKLWan", {"is_residual": True}),
         ("AutoencoderKLWan", {"attn_scales": [1.0]}),
@@ -155,6 +156,28 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings_are_accepted(name):
     check_settings(without_code(PUBLISHED[name]), is_described=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"layer_types": ["mamba"]}, "layer_types is .*each is one of full_attention, sliding_attention"),
+        ({"layer_types": ["full_attention"], "num_hidden_layers": 2}, "has 1 layer_types, and num_hidden_layers is 2"),
+        ({"layer_types": ["sliding_attention"], "use_sliding_window": False}, "sliding_window is null"),
+        ({"use_sliding_window": True, "sliding_window": 1}, "sliding_window is 1"),
+        ({"rope_scaling": {"type": "x"}}, 'rotary positions is "x"; there can be default'),
+        ({"rope_parameters": {"rope_type": "x"}}, "rope_type"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is yarn, without factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor is 0"),
+    ],
+)
+def test_settings_that_a_language_model_cannot_run_with_are_refused(config, said):
+    with pytest.raises(PiyingError, match=said):
+        check_settings(config, is_described=True)
+
+
+def test_a_window_that_is_not_used_is_accepted():
+    check_settings({"layer_types": ["full_attention"], "use_sliding_window": False, "sliding_window": 0}, True)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

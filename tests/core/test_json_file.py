@@ -26,6 +26,12 @@ def test_what_holds_no_object_is_refused(tmp_path, content):
     assert read_json_or_empty(path) == {}
 
 
+def test_another_encoding_is_named(tmp_path):
+    (tmp_path / "a.json").write_text("{}", encoding="utf-16")
+    with pytest.raises(PiyingError, match="not in UTF-8; an editor may have saved it in another encoding"):
+        read_json(tmp_path / "a.json")
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "missing.json", tmp_path):
         with pytest.raises(PiyingError, match="Install Piying anew"):

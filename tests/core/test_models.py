@@ -81,6 +81,16 @@ def test_names_of_other_systems_are_understood(models):
     assert choose_model(handle, host(models)).path.name == "Wan2.1-VACE-1.3B-diffusers"
 
 
+def test_a_name_without_its_folder_stands_for_the_one_model_of_that_name(models, caplog):
+    caplog.set_level("INFO")
+    chosen = choose_model(ModelHandle(WAN_VACE, "Wan2.1-VACE-1.3B-diffusers"), host(models))
+    assert chosen.name == "diffusers/Wan-AI/Wan2.1-VACE-1.3B-diffusers"
+    assert "is not here under this name: using diffusers/Wan-AI/Wan2.1-VACE-1.3B-diffusers" in caplog.text
+    shutil.copytree(BUILT_IN_ROOT / "wan_vace", models / "diffusers" / "again" / "Wan2.1-VACE-1.3B-diffusers")
+    with pytest.raises(PiyingError, match="'Wan2.1-VACE-1.3B-diffusers' is not installed. Here are: auto"):
+        choose_model(ModelHandle(WAN_VACE, "Wan2.1-VACE-1.3B-diffusers"), host(models))
+
+
 def test_an_unknown_name_lists_what_is_here(models):
     with pytest.raises(PiyingError, match="model 'wan9' is not installed. Here are: auto, diffusers/.*built-in"):
         choose_model(ModelHandle(WAN_VACE, "wan9"), host(models))

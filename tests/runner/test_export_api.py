@@ -37,6 +37,15 @@ def test_nodes_that_are_not_here_export_with_definitions_from_a_server(command, 
     assert command.files() == []
 
 
+def test_to_stdout(command, made, tmp_path):
+    workflow, info, api = made
+    ran = command(workflow, "--object-info", info, "--export-api", "-")
+    assert (ran.returncode, json.loads(ran.stdout).keys()) == (0, api.keys()), ran.stderr
+    ran = command(workflow, "--object-info", info, "--export-api", "-", "--json")
+    assert (ran.returncode, ran.stdout) == (2, ""), "a program that reads events meets nothing else"
+    assert command.files() == []
+
+
 def test_values_are_written_into_what_is_exported(command, made, tmp_path):
     workflow, info, api = made
     node_id = next(key for key, node in api.items() if node["class_type"] == "PairMake")

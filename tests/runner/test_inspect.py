@@ -214,3 +214,15 @@ def test_a_damaged_file_or_none(tmp_path):
         assert ran.returncode == 2
         assert reason in ran.stderr
         assert "Traceback" not in ran.stderr
+
+
+def test_the_folder_of_a_whole_model_is_told_by_its_components(tmp_path):
+    folder = ROOT / "builtin_models" / "wan_vace"
+    ran = inspect(folder, "--json")
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [Path(each["file"]).name for each in found] == ["text_encoder", "transformer", "vae"], ran.stderr
+    assert all(each["readable"] for each in found)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanVACEPipeline", "vae": ["diffusers", "x"]}')
+    ran = inspect(tmp_path)
+    assert ran.returncode == 2
+    assert "is the folder of a whole model, and none of its components is in it" in ran.stderr

@@ -374,17 +374,29 @@ def test_a_tokenizer_of_no_use_is_refused_by_a_check_as_by_a_run(command, tmp_pa
         ("tokenizer_config.json", "[]", 2),
         ("tokenizer_config.json", '{"eos_token": "<end>"}', 2),
         ("tokenizer_config.json", '{"eos_token": null, "pad_token": null}', 0),
+        ("chat_template.jinja", None, 2),
+        ("chat_template.jinja", "{% for %}", 2),
+        ("chat_template.jinja", "{{ messages | unheard }}", 2),
+        ("chat_template.jinja", "{% for a in messages %}" * 25 + "{% endfor %}" * 25, 2),
+        ("chat_template.jinja", "{% generation %}{{ messages[0].content }}{% endgeneration %}", 0),
+        ("config.json", '{"layer_types": ["mamba", "mamba", "mamba", "mamba"]}', 2),
     ],
 )
-def test_a_prompt_model_without_a_tokenizer_is_refused_by_a_check(command, tmp_path, name, text, code):
+def test_a_prompt_model_that_cannot_answer_is_refused_by_a_check(command, tmp_path, name, text, code):
     folder = tmp_path / "models" / "LLM" / "mine"
     shutil.copytree(ROOT / "builtin_models" / "prompt", folder)
-    (folder / name).write_text(text)
+    if text is None:
+        (folder / name).unlink()
+    elif name == "config.json":
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | json.loads(text)))
+    else:
+        (folder / name).write_text(text)
     choose = "--set=PiyingLoadPromptModel.model=LLM/mine"
     ran = command("workflows/t2i.json", "--check", "--models", tmp_path / "models", choose)
     assert ran.returncode == code, ran.stderr
     if code:
-        assert_refused(ran, 2, "model 'LLM/mine' cannot be used", str(folder / name))
+        place = folder if name in ("chat_template.jinja", "config.json") else folder / name
+        assert_refused(ran, 2, "model 'LLM/mine' cannot be used", str(place))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limits of this kind")

@@ -202,7 +202,7 @@ def test_a_broken_model_costs_a_warning(models, tmp_path, caplog, damage):
     text, record = expand(ModelHandle(PROMPT), RED, host)
     assert text == RED.prompt
     # A damaged file is found when the model is chosen, the rest when it is read.
-    chosen = None if damage in (damage_weights, damage_tokenizer) else "LLM/Qwen3-0.6B"
+    chosen = None if damage is not other_vocabulary else "LLM/Qwen3-0.6B"
     assert (record["source"], record.get("model")) == ("original", chosen)
     (warning,) = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
     assert warning.endswith("Using the prompt as it was written.")
