@@ -55,6 +55,10 @@ Graph = dict[str, Node]
 Assignment = tuple[str, str, Any]  # node id, input, value
 
 
+class ValueList(list[Any]):
+    """A list that a workflow marks as a value."""
+
+
 def is_link(value: Any) -> bool:
     """Return whether a JSON value has the form of a link."""
     return (
@@ -101,7 +105,8 @@ def parse_node(node_id: str, node: Any, titles: dict[str, str]) -> Node:
             inputs[name] = Link(str(value[0]), value[1])
         elif isinstance(value, dict) and set(value) == {"__value__"}:
             # The browser wraps a list that is a value, since one of two items would pass for a link.
-            inputs[name] = value["__value__"]
+            wrapped = value["__value__"]
+            inputs[name] = ValueList(wrapped) if isinstance(wrapped, list) else wrapped
         else:
             inputs[name] = value
     meta = meta if isinstance(meta, dict) else {}

@@ -21,7 +21,7 @@ from .definitions import (
     replacements,
 )
 from .errors import NodeError, NodeMisused, UnknownClassesError, UnknownNode, WorkflowError
-from .graph import Graph, Link, Node, execution_order
+from .graph import Graph, Link, Node, ValueList, execution_order
 from .known_values import KnownValues
 from .ui_widgets import WIDGET_TYPES
 
@@ -306,8 +306,8 @@ def converted(value: Any, kind: Any) -> Any:
     """
     if isinstance(kind, list):
         return value
-    if kind in ("STRING", "BOOLEAN") and isinstance(value, list):
-        raise TypeError(value)  # ComfyUI reads every list as a link
+    if kind in ("STRING", "BOOLEAN") and isinstance(value, list) and not isinstance(value, ValueList):
+        raise TypeError(value)  # ComfyUI reads every other list as a link
     if kind in NUMBERS:
         number = NUMBERS[kind](value)
         # NaN passes every comparison with a range, and torch's integers end at 64 bits.

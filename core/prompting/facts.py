@@ -109,11 +109,13 @@ CAMERA = (
 _MOTION = (
     r"to|toward|towards|from|mov(?:es?|ing)|turn(?:s|ing)?|runs?|walks?|go(?:es|ing)?|slid(?:es?|ing)|fl(?:ies|ying)"
 )
+SIGNS = {"left": "左", "right": "右", "up": "上", "down": "下"}
 # direction → patterns that ask for it in a prompt. "Left" alone does not: it may be a side or a past tense.
 DIRECTIONS: dict[str, tuple[str, str]] = {
     way: (rf"(?:{_MOTION}) (?:the |its )?{way}(?:wards?)?", rf"[向往朝](?:着|画面)?{sign}|{sign}移")
-    for way, sign in (("left", "左"), ("right", "右"), ("up", "上"), ("down", "下"))
+    for way, sign in SIGNS.items()
 }
+OPPOSITES = {"left": "right", "right": "left", "up": "down", "down": "up"}
 # direction → patterns that state it in an answer, which need only mention it.
 DIRECTION_SYNONYMS: dict[str, tuple[str, str]] = {
     "left": (r"left(?:wards?)?", "左"),
@@ -225,13 +227,17 @@ def is_stated(fact: Fact, answer: str) -> bool:
 
 
 def contradicted_facts(facts: Sequence[Fact], prompt: str, answer: str) -> list[Fact]:
-    """Return the colours and counts of which an answer says another about the same thing.
+    """Return the colours and counts of which an answer says another about the same thing, and directions turned round.
 
     The thing is the word behind the colour or count, in the prompt's language: "red car", 红色的汽车. Smaller counts
-    are no contradiction, one of five children is one of the five; nor is a second colour beside the prompt's.
+    are no contradiction, one of five children is one of the five; nor is a second colour beside the prompt's. A
+    direction is turned round where the answer has the prompt's verb with the opposite one.
     """
     found = []
+    ways = {fact.value for fact in facts if fact.kind == "direction"}
     for fact in facts:
+        if fact.kind == "direction" and OPPOSITES[fact.value] not in ways and _is_turned(fact.value, prompt, answer):
+            found.append(fact)
         if fact.kind not in ("colour", "count"):
             continue
         thing = _thing_behind(fact, prompt)
@@ -242,6 +248,19 @@ def contradicted_facts(facts: Sequence[Fact], prompt: str, answer: str) -> list[
         if stated and larger and fact.value not in stated:
             found.append(fact)
     return found
+
+
+def _is_turned(way: str, prompt: str, answer: str) -> bool:
+    """Return whether what moves one way in a prompt moves the opposite way in an answer, in the prompt's language."""
+    toward = r"\s+(?:to(?:wards?)?\s+)?(?:the\s+|its\s+)?"
+    verb = re.search(rf"([a-z]{{2,}}){toward}{way}", prompt, re.IGNORECASE)
+    if verb is not None:
+        stem = re.sub("(?:ing|es|s|e)$", "", verb[1].lower())
+        turned = rf"\b{stem}(?:ing|es|s|e)?(?:\s+\w+ly)?{toward}{OPPOSITES[way]}(?:wards?)?\b"
+        return re.search(turned, answer, re.IGNORECASE) is not None
+    moved = re.search(f"[向往朝](?:着|画面)?{SIGNS[way]}[侧边方]?([\u4e00-\u9fff])", prompt)
+    opposite = SIGNS[OPPOSITES[way]]
+    return moved is not None and re.search(f"[向往朝](?:着|画面)?{opposite}[侧边方]?{moved[1]}", answer) is not None
 
 
 def _thing_behind(fact: Fact, prompt: str) -> str:

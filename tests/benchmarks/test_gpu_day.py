@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -179,3 +180,10 @@ def test_the_machine_s_own_packages_are_kept_where_they_serve(day, tmp_path):
     with tarfile.open(folder / pack.ARCHIVE, "w:gz") as archive:
         archive.add(folder / "pluggy-0.1-py3-none-any.whl", "ComfyUI/comfyui_version.py")
     assert (pack.comfyui_checkout(folder, tmp_path) / "comfyui_version.py").is_file()
+
+
+def test_the_card_that_is_not_there_has_a_number_as_torch_counts_cards():
+    code = "import torch; print(torch.device(torch.cuda.current_device()), torch.device('cuda'))"
+    environment = os.environ | {"PYTHONPATH": str(FAKE_CARD)}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.stdout.split() == ["cuda:0", "cuda"], ran.stderr

@@ -8,7 +8,7 @@ from piying.runner.definitions import object_info
 from piying.runner.errors import NodeFailed, WorkflowError
 from piying.runner.execute import Executor, Hidden
 from piying.runner.graph import execution_order, parse_graph
-from piying.runner.validate import validate_graph
+from piying.runner.validate import converted, validate_graph
 
 
 class Number:
@@ -312,3 +312,11 @@ def test_circles_are_refused():
 def test_too_many_nodes():
     with pytest.raises(WorkflowError, match="at most 20000"):
         parse_graph({str(index): node("Number", value=1) for index in range(20_001)})
+
+
+def test_a_list_is_a_value_where_the_workflow_says_so():
+    node = {"class_type": "Text", "inputs": {"plain": [1, 2, 3], "wrapped": {"__value__": [1, 2]}}}
+    inputs = parse_graph({"1": node})["1"].inputs
+    assert converted(inputs["wrapped"], "STRING") == "[1, 2]"
+    with pytest.raises(TypeError):
+        converted(inputs["plain"], "STRING")

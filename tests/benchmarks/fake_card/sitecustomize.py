@@ -74,6 +74,8 @@ def pretend(torch):  # noqa: C901 - a table of what torch.cuda answers
 
         def __torch_function__(self, function, types, args=(), kwargs=None):
             if function is torch.device:
+                # A number alone is of the card that torch was built for.
+                args = ("cuda", *args) if args and isinstance(args[0], int) else args
                 return function(*args, **(kwargs or {}))
             if function is torch.randn and args == ROOFLINE:
                 args = (64, 64)

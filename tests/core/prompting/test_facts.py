@@ -145,7 +145,14 @@ def test_answers_that_tell_of_an_edit(answer):
         ("红色的汽车在雨中", "红色的汽车驶过，远处有一辆蓝色的汽车。", set()),
         ("两只小猫", "三只小猫趴着，两盏灯亮着。", {"两只"}),
         ("两只小猫", "两只小猫趴着，其中一只打哈欠。", set()),
+        ("a ball moves right", "A ball moves to the right. It is slowly moving towards the left.", {"moves right"}),
+        ("a ball moves right", "A ball moves right, and a light on its left side glows.", set()),
+        ("a ball moves right", "A ball moves from left to right.", set()),
+        ("a ball moves right", "A ball moves right; the camera pans left.", set()),
+        ("a ball moves left, then moves right", "A ball moves left, then moves right.", set()),
+        ("一只球向右移动", "一只球朝右移动，又向左移动。", {"向右"}),
+        ("一只球向右移动", "一只球向右移动，小猫向左看。", set()),
     ],
 )
-def test_another_colour_or_a_larger_count_of_the_same_thing_contradicts(prompt, answer, wrong):
+def test_another_colour_or_a_larger_count_of_the_same_thing_contradicts_and_the_opposite_way(prompt, answer, wrong):
     assert {fact.text for fact in contradicted_facts(find_facts(prompt), prompt, answer)} == wrong
