@@ -68,7 +68,7 @@ def unpacked_pieces(packed: dict[str, torch.Tensor], columns: int, block: int) -
     for rows, scale in zip(values.split(at_once), scales.split(at_once), strict=True):
         if block == NVFP4_BLOCK:
             pairs = torch.stack((rows >> 4, rows & 15), dim=-1)  # the first of two weights in the high bits
-            numbers = table[pairs.flatten(1).int()]
+            numbers = table.index_select(0, pairs.flatten().int()).view(len(rows), -1)
         else:
             numbers = torch.empty(rows.shape, device=device)
             convert_into(numbers, rows.view(torch.float8_e4m3fn))

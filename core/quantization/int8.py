@@ -20,6 +20,16 @@ SCALE_BYTES = 4  # float32
 GROUP = 256  # of inputs that are rotated together, where a file does not say how many
 
 
+def why_not_rotated(group: object, shape: Sequence[int]) -> str:
+    """Return why weights of a shape cannot be rotated in groups of so many inputs; "" where they can."""
+    # A regular Hadamard matrix is made of those of 4 × 4.
+    is_size = isinstance(group, int) and group >= 4 and group.bit_count() == 1 and group.bit_length() % 2 == 1
+    if is_size and len(shape) == 2 and shape[1] % group == 0:
+        return ""
+    inputs = clipped(str(group), 20)
+    return f"rotated in groups of {inputs} inputs; groups are a power of 4 that divides {list(shape)[1:]}"
+
+
 class Int8(WeightFormat):
     """Whole numbers from -127 to 127; ComfyUI's int8_tensorwise files may hold them rotated (ConvRot)."""
 
@@ -45,15 +55,7 @@ class Int8(WeightFormat):
 
     def why_unreadable(self, declared: Mapping[str, Any], shape: Sequence[int]) -> str:
         """Return why a weight's groups cannot be rotated back."""
-        if not declared.get("convrot"):
-            return ""
-        group = declared.get("convrot_groupsize", GROUP)
-        # A regular Hadamard matrix made of those of 4 × 4.
-        is_size = type(group) is int and group >= 4 and group.bit_count() == 1 and group.bit_length() % 2 == 1
-        if is_size and len(shape) == 2 and shape[1] % group == 0:
-            return ""
-        inputs = clipped(str(group), 20)
-        return f"rotated in groups of {inputs} inputs; groups are a power of 4 that divides {list(shape)[1:]}"
+        return why_not_rotated(declared.get("convrot_groupsize", GROUP), shape) if declared.get("convrot") else ""
 
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]

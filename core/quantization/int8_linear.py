@@ -45,7 +45,8 @@ def hadamard(size: int) -> torch.Tensor:
 
 def rotated(numbers: torch.Tensor, group: int) -> torch.Tensor:
     """Return numbers [..., in] with each group of the last dimension times the Hadamard matrix; it undoes itself."""
-    matrix = hadamard(group).to(numbers.device, numbers.dtype)
+    # It is symmetric; comfy-kitchen transposes it, and matrix products may round another way then.
+    matrix = hadamard(group).to(numbers.device, numbers.dtype).t()
     return (numbers.reshape(*numbers.shape[:-1], -1, group) @ matrix).reshape(numbers.shape)
 
 
