@@ -123,8 +123,8 @@ def held_types(
         tensors: by the names that the module's own state has.
         compute: the type of all that is not stored in fewer bits.
         storage: the name of a format: Linear layers inside the blocks are cast to it, where that can be, and all
-            stay in it that the file has in it. None: every layer stays in the format that the file has it in. Any other
-            name: all formats are unpacked.
+            stay in it that the file has in it. None: every layer stays in the format that the file has it in. Any
+            other name: all formats are unpacked.
         linear: the names of the weights of Linear layers, where the module is known; else see `CastRules.is_linear`.
     """
     wanted = weight_format(storage)

@@ -79,7 +79,9 @@ def test_w4a8_is_comfy_kitchens(tmp_path, codebook):
 @pytest.mark.parametrize("block", [64, 256])
 def test_nf4_is_that_of_bitsandbytes(tmp_path, nested, block):
     library = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
-    values, state = library.quantize_4bit(weight_of(160, 512), blocksize=block, compress_statistics=nested, quant_type="nf4")
+    values, state = library.quantize_4bit(
+        weight_of(160, 512), blocksize=block, compress_statistics=nested, quant_type="nf4"
+    )
     tensors = {"weight": values} | {f"weight.{name}": one for name, one in state.as_dict(packed=True).items()}
     assert_is(joined(tensors, tmp_path / "x.safetensors"), library.dequantize_4bit(values, state), "nf4")
 
