@@ -109,11 +109,13 @@ class Codebook(WeightFormat):
         import torch
 
         rows, columns = weight.shape
+        scale = torch.zeros(rows, columns // self.block if self.block else 1)
+        packed_scales = self.scale_bytes == 1
         return {
             "values": torch.zeros(rows, columns // 2, dtype=torch.uint8),
             "levels": torch.zeros(LEVELS),
-            "scale": torch.ones(rows, columns // self.block if self.block else 1),
-            "channel": torch.empty(0, 1),
+            "scale": scale.to(torch.uint8) if packed_scales else scale,
+            "channel": torch.ones(rows, 1) if packed_scales else torch.empty(0, 1),
             "group": torch.tensor(0),
         }
 
