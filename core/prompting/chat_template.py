@@ -22,6 +22,7 @@ from .messages import Chat, Picture
 
 if TYPE_CHECKING:
     import torch
+    from jinja2.nodes import Template
     from transformers import PreTrainedTokenizerBase
 
 
@@ -29,6 +30,9 @@ NO_TEMPLATE = "has no chat template: it was not taught to answer. Choose an inst
 TEMPLATE_FILE, TEMPLATE_KEY = "chat_template.jinja", "chat_template"
 TEMPLATE_TABLE = "chat_template.json"  # of Qwen-VL folders: for their processor class, which needs torchvision
 TEMPLATE_CODE = "<template>"  # what Jinja calls the file of the code it makes
+LARGEST = 1e6  # number in a template
+MOST_REPEATS = 1000  # of a text in one
+TEMPLATE_BYTES = 1 << 20  # the longest published have 20 KB
 MAX_SECONDS = 10.0  # of a template; published ones take milliseconds
 IMAGE_TOKEN = "<|image_pad|>"  # of Qwen2-VL, Qwen2.5-VL and Qwen3-VL; one for each merged patch
 CONTROL_MARKS = "<[◁|"  # control tokens contain one of these; words added to a vocabulary do not
@@ -87,6 +91,8 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, picture: bool = False
 
     if not tokenizer.chat_template:
         raise PiyingError(f"The prompt model {NO_TEMPLATE}")
+    if reason := _why_not_compiled(tokenizer.get_chat_template()):
+        raise PiyingError(f"The prompt model {reason}")
     system, user, opening = (without_control_tokens(t, tokenizer) for t in (chat.system, chat.user, chat.opening))
     turns = [message for line, answer in chat.examples for message in _turn(line, answer, tokenizer)]
     # Templates raise where they know no system prompt, as Gemma's does: then it goes into the first user message.
@@ -128,8 +134,8 @@ def folder_template(folder: Path) -> Any:
         PiyingError: the file that holds it cannot be read.
     """
     if (folder / TEMPLATE_FILE).is_file():
-        with explain_os_errors(f"Cannot read {folder / TEMPLATE_FILE}"):
-            return (folder / TEMPLATE_FILE).read_text(encoding="utf-8", errors="replace")
+        with explain_os_errors(f"Cannot read {folder / TEMPLATE_FILE}"), (folder / TEMPLATE_FILE).open("rb") as file:
+            return file.read(TEMPLATE_BYTES).decode("utf-8", "replace")
     for name in (SETTINGS, TEMPLATE_TABLE):
         table = read_json(folder / name) if (folder / name).is_file() else {}
         if table.get(TEMPLATE_KEY) is not None:
@@ -158,12 +164,33 @@ def _why_not_compiled(template: str) -> str:
             found: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return found
 
+    environment = ImmutableSandboxedEnvironment(extensions=[Generation, loopcontrols])
     try:
-        ImmutableSandboxedEnvironment(extensions=[Generation, loopcontrols]).from_string(template)
+        # Before it is compiled: Jinja computes what is constant then, in Python's C code, which nothing stops.
+        if _is_costly(environment.parse(template)):
+            return _is_broken("it computes with numbers that no chat needs")
+        environment.from_string(template)
     # Python compiles what Jinja makes of it, and refuses what is nested too deep.
     except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError) as error:
         return _is_broken(error)
     return ""
+
+
+def _is_costly(template: Template) -> bool:
+    """Return whether a template has a power, a large number, or text that is repeated a large number of times."""
+    from jinja2 import nodes
+
+    if template.find(nodes.Pow) is not None:
+        return True
+    if any(isinstance(one.value, (int, float)) and abs(one.value) > LARGEST for one in template.find_all(nodes.Const)):
+        return True
+    for product in template.find_all(nodes.Mul):
+        parts = [product.left, product.right, *product.find_all((nodes.Const, nodes.List, nodes.Mul))]
+        repeats = any(isinstance(p, nodes.List) or isinstance(getattr(p, "value", 0), str) for p in parts)
+        factors = [p.value for p in parts if isinstance(p, nodes.Const) and isinstance(p.value, int)]
+        if repeats and (product.find(nodes.Mul) is not None or max(factors, default=0) > MOST_REPEATS):
+            return True
+    return False
 
 
 def _turn(line: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
