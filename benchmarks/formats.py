@@ -81,9 +81,8 @@ def as_table(rows: list[Row]) -> str:
     for row in rows:
         took = {name: f"{1000 * value:.0f}" for name, value in row["seconds"].items()}
         error = f"{row['error']:.2%}{'' if row['of_these_weights'] else ' *'}"
-        lines.append(
-            f"| {row['name']} | {row['bits']:.2f} | {error} | {took.get('unpack', '–')} | {took['one']} | {took['many']} |"
-        )
+        times = f"{took.get('unpack', '–')} | {took['one']} | {took['many']}"
+        lines.append(f"| {row['name']} | {row['bits']:.2f} | {error} | {times} |")
     return "\n".join(lines)
 
 

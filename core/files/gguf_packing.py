@@ -55,8 +55,9 @@ def _q8_0(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scale = blocks.abs().amax(dim=2, keepdim=True) / 127
     scaled = blocks * _inverse(scale)
     # ggml rounds halves away from zero, torch to the even neighbour.
-    whole = scaled.abs().floor()
-    whole += (2 * (scaled.abs() - whole)).floor()
+    size = scaled.abs()
+    whole = size.floor()
+    whole += size.sub_(whole).mul_(2).floor_()
     return scale, whole.copysign_(scaled).to(torch.int8).view(torch.uint8)
 
 

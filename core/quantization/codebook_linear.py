@@ -23,7 +23,8 @@ SHIFTED = (-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4
 
 def scale_numbers(scale: torch.Tensor) -> torch.Tensor:
     """Return scales as float32; bytes are E4M3."""
-    return (scale.view(torch.float8_e4m3fn) if scale.dtype == torch.uint8 else scale).float()
+    numbers: torch.Tensor = (scale.view(torch.float8_e4m3fn) if scale.dtype == torch.uint8 else scale).float()
+    return numbers
 
 
 def nf4_scales(weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]) -> StoredTensor:

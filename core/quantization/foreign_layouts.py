@@ -62,7 +62,7 @@ class _Reader:
     def __init__(self, file: BinaryIO, header: FileHeader) -> None:
         self._file, self._header = file, header
 
-    def bytes(self, entry: TensorEntry, most: int = DECLARATION_BYTES) -> bytes:
+    def read(self, entry: TensorEntry, most: int = DECLARATION_BYTES) -> bytes:
         """Return a tensor's bytes; none of one that is larger than what is looked for."""
         if entry.end - entry.start > most:
             return b""
@@ -99,7 +99,7 @@ def _torchao(reader: _Reader, entries: dict[str, TensorEntry], declared: dict[st
             continue
         kind = str(reader.said(f"{layer}.weight").get("_type", "tensor"))
         zeros = names.pop("zero_point", None)
-        has_offset = zeros is not None and any(reader.bytes(entries[zeros], ZERO_POINT_BYTES) or b"?")
+        has_offset = zeros is not None and any(reader.read(entries[zeros], ZERO_POINT_BYTES) or b"?")
         extra = sorted(names.keys() - TORCHAO_NAMES.keys())
         why = f"with {', '.join(extra)}" if extra else "with zero points that are not 0" if has_offset else ""
         if why or kind not in TORCHAO_FORMATS:
@@ -116,7 +116,7 @@ def _nf4(reader: _Reader, entries: dict[str, TensorEntry], declared: dict[str, d
     for name in [name for name in entries if name.endswith(f".weight.{NF4_STATE}")]:
         whole = name.removesuffix(f".{NF4_STATE}")
         layer, weight = whole.removesuffix(".weight"), entries.get(whole)
-        state = reader.table(reader.bytes(entries.pop(name)))
+        state = reader.table(reader.read(entries.pop(name)))
         beside = {own: entries.pop(f"{whole}.{own}") for own in NF4_NAMES if f"{whole}.{own}" in entries}
         if weight is None:
             continue
@@ -160,7 +160,7 @@ def _comfy(reader: _Reader, entries: dict[str, TensorEntry], declared: dict[str,
         scale, marker = entries.get(f"{name}_scale"), entries.get(f"{layer}.{DECLARATION}")
         if scale is None and f"{layer}.{W4A8_GROUPS}" not in entries:
             continue
-        said = in_text.get(layer) if marker is None else reader.table(reader.bytes(marker))
+        said = in_text.get(layer) if marker is None else reader.table(reader.read(marker))
         said = said if isinstance(said, dict) else {"format": said}
         if said.get("format") not in (INT4, W4A8):
             continue

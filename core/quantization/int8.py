@@ -28,8 +28,9 @@ def _group_of(columns: int) -> int:
 def why_not_rotated(group: object, shape: Sequence[int]) -> str:
     """Return why weights of a shape cannot be rotated in groups of so many inputs; "" where they can."""
     # A regular Hadamard matrix is made of those of 4 × 4.
-    is_size = isinstance(group, int) and group >= 4 and group.bit_count() == 1 and group.bit_length() % 2 == 1
-    if is_size and len(shape) == 2 and shape[1] % group == 0:
+    size = group if type(group) is int else 0
+    is_power_of_4 = size >= 4 and size.bit_count() == 1 and size.bit_length() % 2 == 1
+    if is_power_of_4 and len(shape) == 2 and shape[1] % size == 0:
         return ""
     inputs = clipped(str(group), 20)
     return f"rotated in groups of {inputs} inputs; groups are a power of 4 that divides {list(shape)[1:]}"
