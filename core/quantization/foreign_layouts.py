@@ -102,6 +102,7 @@ def _torchao(reader: _Reader, entries: dict[str, TensorEntry], declared: dict[st
         has_offset = zeros is not None and any(reader.read(entries[zeros], ZERO_POINT_BYTES) or b"?")
         extra = sorted(names.keys() - TORCHAO_NAMES.keys())
         why = f"with {', '.join(extra)}" if extra else "with zero points that are not 0" if has_offset else ""
+        why = why or ("beside a weight of the same name" if f"{layer}.weight" in entries else "")
         if why or kind not in TORCHAO_FORMATS:
             declared[layer] = {"format": f"torchao {kind} {why}".rstrip()}
         else:

@@ -99,6 +99,21 @@ def test_torchaos_files(tmp_path, form):
     assert torch.equal(stored.read(), module.weight.dequantize())
 
 
+def test_a_folder_that_diffusers_wrote_with_torchao(tmp_path):
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    from diffusers import TorchAoConfig, WanVACETransformer3DModel
+
+    models.wan_transformer().save_pretrained(tmp_path / "plain")
+    quantized = WanVACETransformer3DModel.from_pretrained(
+        tmp_path / "plain",
+        quantization_config=TorchAoConfig(torchao.Int8WeightOnlyConfig()),
+        torch_dtype=torch.float32,
+    )
+    quantized.save_pretrained(tmp_path / "quantized")
+    loaded = load_component("transformer", tmp_path / "quantized", dtype="fp32")
+    assert close(models.run_wan(loaded), models.run_wan(quantized))
+
+
 # A model
 
 

@@ -13,9 +13,10 @@ from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.quantization.casting import dense_weight, format_of
 from piying.core.wan.family import WAN_VACE
+from piying.core.wan.run import sample
 
 from .formats import models, names, packed, writers
-from .test_single_files import spiece
+from .test_single_files import REQUEST, spiece
 
 READ = list(packed.READ)
 WAN = "diffusion_models/of the zoo.safetensors"
@@ -124,6 +125,22 @@ def test_what_is_offered_and_accepted(folders, originals, form):
     assert model_choices(WAN_VACE, host) == ["auto", WAN, "built-in"]
     check_model(WAN_VACE, WAN, host)
     assert choose_model(ModelHandle(WAN_VACE, WAN), host).place("transformer") == (folders / WAN,)
+
+
+@pytest.mark.parametrize("form", [packed.nvfp4, packed.int4_convrot, packed.w4a8, packed.nf4, packed.torchao_int8])
+def test_a_run_makes_what_the_weights_stand_for_make(folders, originals, form):
+    """With the format asked for; some layers of the file are plain."""
+    found, restored, texts = packed.written(originals["original"][1], form, blocks=r"\d+")
+    host, frames = HeadlessHost(models=[folders], chosen_device="cpu"), []
+    memory = "int8" if form is packed.torchao_int8 else packed.READ[form]
+    for tensors, of_file, asked in ((found, texts, memory), (restored, {}, "auto")):
+        writers.save(tensors, folders / WAN, of_file or None)
+        frames.append(sample(ModelHandle(WAN_VACE, WAN, "auto", asked), REQUEST, host)[0])
+    if form is packed.torchao_int8:
+        assert (frames[0] - frames[1]).abs().max() < 0.05, "plain layers are cast"
+    else:
+        assert torch.allclose(*frames, atol=1e-4)
+    assert frames[1].std() > 0.01
 
 
 @pytest.mark.parametrize("form", packed.REFUSED, ids=lambda one: one.__name__)

@@ -267,6 +267,10 @@ def torchao_asymmetric(weight):
     return _without(torchao_int8(weight), _weight_zero_point=zeros)
 
 
+def torchao_twice(weight):
+    return _without(torchao_int8(weight), weight=weight)
+
+
 def undeclared_nvfp4(weight):
     return Packed(nvfp4(weight).parts, weight)
 
@@ -284,6 +288,7 @@ REFUSED = {
     torchao_int4: "torchao Int4Tensor",
     torchao_smooth: "torchao Int8Tensor with act_pre_scale",
     torchao_asymmetric: "torchao Int8Tensor with zero points that are not 0",
+    torchao_twice: "torchao Int8Tensor beside a weight of the same name",
     undeclared_nvfp4: "nvfp4 without ComfyUI's comfy_quant",
 }
 
