@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from ..errors import PiyingError
 from ..files.stored_tensor import StoredTensor, TransformedTensor
-from ..quantization.foreign_layouts import DECLARATION
 from ..quantization.policy import WEIGHT
-from ..quantization.stored_formats import join_scales
+from ..quantization.stored_formats import DECLARATION, join_scales
 from .components import FileComponent
 from .fitness import places
 from .layouts.base import LeftOut, Place, Split, SwapHalves

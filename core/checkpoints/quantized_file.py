@@ -24,10 +24,9 @@ from ..files.safetensors_file import FileHeader, TensorEntry, written_header
 from ..files.stored_tensor import PIECE, StoredTensor
 from ..lora.names import lora_names
 from ..quantization.base import ROWS_TOGETHER, WeightFormat
-from ..quantization.foreign_layouts import DECLARATION, QUANTIZATION_TEXT
 from ..quantization.policy import CAST, WEIGHT, held_types
 from ..quantization.registry import FORMATS, recognised_format
-from ..quantization.stored_formats import check_readable, describes, precision_of
+from ..quantization.stored_formats import DECLARATION, QUANTIZATION_TEXT, check_readable, describes, precision_of
 from .components import FileComponent, check_file, file_components
 from .fitness import class_entries, places
 from .inspect import inspect

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import PiyingError, file_error
-from ..quantization.foreign_layouts import DECLARATION, QUANTIZATION_TEXT, canonical
-from ..quantization.stored_formats import check_readable, declared_in_text
+from ..quantization.stored_formats import DECLARATION, QUANTIZATION_TEXT, check_readable, declared_in_text
 from .folder import component_files
 from .gguf_file import MAGIC, gguf_tensors, read_gguf_header
 from .pth_file import PthHeader, pth_tensors, read_pth_header
@@ -59,6 +58,8 @@ def _header(path: Path) -> FileHeader:
     if kind == "pth":
         return read_pth_header(path)
     if kind == "safetensors":
+        from ..quantization.foreign_layouts import canonical
+
         return canonical(read_safetensors_header(path))
     raise damaged(path, "it is neither a safetensors, a GGUF nor a PyTorch file")
 

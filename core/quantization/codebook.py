@@ -11,7 +11,6 @@ from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import DEVICE_PIECE
 from ..files.stored_tensor import PLAIN_PIECE
 from .base import WeightFormat
-from .foreign_layouts import INT4, NF4, W4A8
 from .int8 import GROUP, why_not_rotated
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from .base import Packed
     from .codebook_linear import CodebookLinear
 
+# What files declare them as.
+INT4, W4A8, NF4 = "convrot_w4a4", "asym_w4a8_int8", "bitsandbytes_nf4"
 LEVELS = 16
 LEVEL_BYTES = LEVELS * 4
 # Bytes for each weight of a piece while it is unpacked: codes as bytes and as indices, and the numbers in fp32.

@@ -36,7 +36,8 @@ def nf4_scales(weight: StoredTensor, beside: Mapping[str, StoredTensor], declare
             return absmax.reshape(shape)
         scales = nested.read().repeat_interleave(declared["nested_blocksize"])[: absmax.numel()]
         levels = beside["weight_nested_quant_map"].read()
-        return (levels[absmax.flatten().int()] * scales + declared["nested_offset"]).reshape(shape)
+        numbers: torch.Tensor = levels[absmax.flatten().int()] * scales + declared["nested_offset"]
+        return numbers.reshape(shape)
 
     shape = (weight.shape[0], weight.shape[1] * 2 // declared["blocksize"])
     return TransformedTensor(beside["weight_absmax"], shape, unpacked)

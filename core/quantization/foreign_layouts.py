@@ -15,10 +15,9 @@ from typing import Any, BinaryIO
 
 from ..files.json_file import parse_json
 from ..files.safetensors_file import FileHeader, TensorEntry
+from .codebook import INT4, NF4, W4A8
+from .stored_formats import DECLARATION, DECLARATION_BYTES, QUANTIZATION_TEXT
 
-QUANTIZATION_TEXT = "_quantization_metadata"
-DECLARATION = "comfy_quant"
-DECLARATION_BYTES = 4096  # a layer's description is a line of JSON
 ZERO_POINT_BYTES = 1 << 20  # of a layer; one for each output channel
 
 # torchao's names (`flatten_tensor_state_dict`), and its classes whose numbers are values times scales.
@@ -33,9 +32,7 @@ NF4_NAMES = {
     "nested_absmax": "weight_nested_absmax",
     "nested_quant_map": "weight_nested_quant_map",
 }
-NF4 = "bitsandbytes_nf4"
-# ComfyUI's 4-bit formats; the scale of the first has the name of INT8's, whose type its values have too.
-INT4, W4A8 = "convrot_w4a4", "asym_w4a8_int8"
+# Of ComfyUI's W4A8; its INT4 has a scale with the name of INT8's, whose type its values have too.
 W4A8_GROUPS = "weight_s_rel"
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import BY_NAME, DEVICE_PIECE, HALVES, TYPES, UNPACKERS, half, stored_bytes
-from ..files.gguf_packing import PACKERS
 from ..files.stored_tensor import PIECE
 from .base import WeightFormat
 
@@ -40,7 +39,7 @@ class Gguf(WeightFormat):
     errors = {"Q8_0": 0.0054, "Q6_K": 0.0173, "Q5_K": 0.0356, "Q4_K": 0.0711, "Q4_0": 0.086}
     rounding_error = 0.0  # what the file has is computed with
     can_cast = False
-    targets = tuple(name.lower() for name in PACKERS)
+    targets = ("q8_0", "q4_0")
 
     def bytes(self, weights: int, rows: int) -> int:
         """Return the bytes of weights in the type `SAMPLED`, where no file says which."""
@@ -94,6 +93,8 @@ class Gguf(WeightFormat):
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return blocks of the type of that name."""
         import torch
+
+        from ..files.gguf_packing import PACKERS
 
         kind = target.upper()
         return {"blocks": PACKERS[kind](weight.detach()), "kind": torch.tensor(NUMBERS[kind])}

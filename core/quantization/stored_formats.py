@@ -13,8 +13,11 @@ from ..files.gguf_blocks import PLAIN, UNPACKERS
 from ..files.json_file import parse_json
 from ..files.safetensors_file import FileHeader, TensorEntry, check_types
 from ..files.stored_tensor import StoredTensor
-from .foreign_layouts import DECLARATION, DECLARATION_BYTES, QUANTIZATION_TEXT
 from .registry import FORMATS, recognised_format, scale_names
+
+QUANTIZATION_TEXT = "_quantization_metadata"
+DECLARATION = "comfy_quant"
+DECLARATION_BYTES = 4096  # a layer's description is a line of JSON
 
 # Tensors that describe the weight of a layer beside its scales, by the last part of their names.
 DESCRIPTIONS = ("scale_input", "input_scale", DECLARATION, "scaled_fp8")

@@ -372,5 +372,5 @@ def test_memory_holds_one_tensor(tmp_path):
     small = writers.save(transformer(), tmp_path / "small.safetensors")
     command = [sys.executable, "-c", SCRIPT, Path(__file__).resolve().parents[1], small, tmp_path / "large"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    # Beside the tensors, 4 MiB for what Python and libraries take the first time.
-    assert max(map(int, ran.stdout.split())) < 4 * largest + (4 << 20)
+    # Beside the tensors, 8 MiB for what Python, libraries and the allocator take, which differs from run to run by 3.
+    assert max(map(int, ran.stdout.split())) < 4 * largest + (8 << 20)
