@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from piying.core.media.video import load_frames, probe
-from piying.tests.browser.page import evaluate, picture, set_widgets
+from piying.tests.browser.page import evaluate, picture, set_widgets, until
 from piying.tests.comfyui.convert import WORKFLOWS
 
 pytestmark = pytest.mark.browser
@@ -18,7 +18,16 @@ FACE = """(() => {
   const [node] = window.drive.ofClass(/./);
   return { title: node.title, widgets: node.widgets.map((w) => w.name), outputs: node.outputs.map((o) => o.name) };
 })()"""
-QUICK = {"prompt": "a red circle moves right on a blue background", "width": 96, "height": 64, "num_frames": 9, "steps": 2}
+WIDGET = "window.drive.find('Text to Video (Piying)').widgets.find((widget) => widget.name === 'piying')?.element"
+QUICK = {
+    "prompt": "a red circle moves right on a blue background",
+    "width": 96,
+    "height": 64,
+    "num_frames": 9,
+    "steps": 2,
+}
+# The plan of the sampler inside, and then what it took, on the node that is seen.
+PANEL = f"(({WIDGET})?.innerText.includes('%s'))"
 TO_VIDEO = "Text to Video (Piying)"
 
 
@@ -41,13 +50,15 @@ def placed(drive, comfyui, screenshots):
         {**saver, "widgets": {"filename_prefix": "video/blueprint"}},
         {"do": "link", "from": TO_VIDEO, "output": "video", "to": "saver", "input": "video"},
         *set_widgets(TO_VIDEO, **QUICK),
+        until(PANEL % "main memory"),
         picture(screenshots / "blueprint.png"),
         {"do": "run", "timeout_s": 400},
+        until(PANEL % "Took"),
         picture(screenshots / "blueprint_run.png"),
     ]
     results = drive(actions).results
     shutil.rmtree(own)
-    return dict(zip(NAMES, results[2 : 3 * len(NAMES) : 3], strict=True)), results[-2]
+    return dict(zip(NAMES, results[2 : 3 * len(NAMES) : 3], strict=True)), results[-3]
 
 
 @pytest.mark.parametrize("name", NAMES)

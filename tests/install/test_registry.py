@@ -13,7 +13,13 @@ import pytest
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
 
 ROOT = Path(__file__).resolve().parents[2]
-ACCELERATORS = {"GPU :: NVIDIA CUDA", "GPU :: AMD ROCm", "GPU :: Intel Arc", "NPU :: Huawei Ascend", "GPU :: Apple Metal"}
+ACCELERATORS = {
+    "GPU :: NVIDIA CUDA",
+    "GPU :: AMD ROCm",
+    "GPU :: Intel Arc",
+    "NPU :: Huawei Ascend",
+    "GPU :: Apple Metal",
+}
 SYSTEMS = ("Microsoft", "POSIX", "MacOS", "OS Independent")
 VERSION = re.compile(r"(==|>=|<=|!=|~=|>|<)?\s*\d+\.\d+\.\d+(-[a-zA-Z0-9]+)?")
 
@@ -52,7 +58,7 @@ def test_licence_description_and_publisher_are_given(project):
 
 
 def test_addresses_are_of_one_repository(project):
-    """There are none before the pack is published; an icon or banner of another repository would be somebody else's."""
+    """None before the pack is published; a picture from another repository would be somebody else's."""
     urls, comfy = project["project"].get("urls", {}), project["tool"]["comfy"]
     pictures = [comfy[name] for name in ("Icon", "Banner") if name in comfy]
     repository = urls.get("Repository", "")
