@@ -63,6 +63,11 @@ def shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - half]} … {text[-half:]}"
 
 
+def clipped(text: str, limit: int = 80) -> str:
+    """Return the first `limit` characters of a text, with a mark where it goes on."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 def escaped(text: str) -> str:
     """Return a text whose control characters, but for line breaks and tabs, are written as Python writes them."""
     return text if text.isprintable() else "".join(map(_escaped_character, text))
@@ -129,4 +134,4 @@ def short_text(error: Exception) -> str:
     What follows the first paragraph of torch's compiler errors is advice for its own developers.
     """
     paragraph = str(error).partition("\n\n")[0]
-    return f"{type(error).__name__}: {' '.join(paragraph.split())[:300]}"
+    return f"{type(error).__name__}: {clipped(' '.join(paragraph.split()), 300)}"

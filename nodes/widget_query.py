@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.errors import PiyingError
+from ..core.errors import PiyingError, clipped
 from . import NODE_CLASS_MAPPINGS
 
 MAX_DEPTH = 8  # loaders behind loaders
@@ -53,7 +53,7 @@ def class_of(name: object) -> Any:
         PiyingError: there is none of that name.
     """
     if not isinstance(name, str) or name not in NODE_CLASS_MAPPINGS:
-        raise PiyingError(f"class_type is {str(name)[:80]!r}, which is no node of Piying.")
+        raise PiyingError(f"class_type is {clipped(str(name))!r}, which is no node of Piying.")
     return NODE_CLASS_MAPPINGS[name]
 
 
@@ -109,7 +109,7 @@ def _output(asked: WidgetQuery, question: Mapping[str, Any]) -> Any:
     outputs = getattr(asked.node_class(), asked.node_class.FUNCTION)(**asked.known)
     slot = question.get("slot", 0)
     if type(slot) is not int or not 0 <= slot < len(outputs):
-        raise PiyingError(f"{question['class_type']} has no output {str(slot)[:20]}.")
+        raise PiyingError(f"{question['class_type']} has no output {clipped(str(slot), 20)}.")
     return outputs[slot]
 
 

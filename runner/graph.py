@@ -97,7 +97,8 @@ def parse_node(node_id: str, node: Any, titles: dict[str, str]) -> Node:
     """
     if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
         raise WorkflowError(f"Node {node_id} has no class_type. Is this a workflow in ComfyUI's API or UI form?")
-    class_type, inputs, meta = node["class_type"], {}, node.get("_meta")
+    class_type, meta = node["class_type"], node.get("_meta")
+    inputs: dict[str, Any] = {}
     if not isinstance(node.get("inputs", {}), dict):
         raise WorkflowError(f"Node {node_id} ({class_type}): inputs is not an object.")
     for name, value in node.get("inputs", {}).items():

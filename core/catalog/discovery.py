@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..families.base import LORA_COMPONENT, ModelFamily
 from ..files.file_state import CACHED, FileState, cached_by_state, file_state
 from ..files.folder import CONFIG, CONFIG_BYTES, INDEX, SHARD, STEMS, component_files, component_folder
@@ -231,7 +231,7 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
                 has_weights = next(folder.glob("*.safetensors*"), None) is not None
                 reason = what_is(name, host, "model", of_folder=True) if has_weights else None
                 return reason or (
-                    f"{folder} holds one component alone, a {named[:80]}; models are read from folders with a "
+                    f"{folder} holds one component alone, a {clipped(named)}; models are read from folders with a "
                     f"{INDEXES[0]}, or from single files"
                 )
             return f"{folder / index} cannot be read"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..files.dtypes import all_finite, convert_into, safetensors_names
 from ..files.stored_tensor import PIECE, PLAIN_PIECE, StoredTensor, TransformedTensor
 from ..quantization.base import WeightFormat
@@ -136,7 +136,7 @@ def _fitting(module: nn.Module, tensors: Mapping[str, StoredTensor], source: str
     fitted = {place: tensors[name] for place, name in fitting(tensors, places, prefix, ignored).items()}
     unexpected = [name for name in fitted if name not in places]
     if unexpected:
-        raise _misfit(module, source, f"{len(unexpected)} tensors have no place in it, {unexpected[0][:80]} first")
+        raise _misfit(module, source, f"{len(unexpected)} tensors have no place in it, {clipped(unexpected[0])} first")
     for name, stored in fitted.items():
         shape = tuple(places[name].shape)
         if not is_same_shape(stored.shape, shape):

@@ -12,7 +12,7 @@ from itertools import islice
 from os.path import commonprefix
 from pathlib import Path
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..families.registry import component_specs, description, layout_kinds, layouts, model_types
 from ..files.folder import CONFIG, SHARD, STEMS, component_folder
 from ..files.open import read_header
@@ -135,7 +135,7 @@ def other_model(entries: Mapping[str, TensorEntry], metadata: Metadata, wanted: 
         wanted: the kind of component; "" for any.
     """
     what, architecture = describe(entries), metadata.get("general.architecture")
-    said = f"{what} ({str(architecture)[:40]})" if architecture else what
+    said = f"{what} ({clipped(str(architecture), 40)})" if architecture else what
     # Of what is not known every door says the same.
     also = f", not a {wanted.replace('_', ' ')}" if wanted and what != UNKNOWN else ""
     return PiyingError(f"this is {said}{also}. Choose another file.")

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..families.registry import component_specs, description
 from ..files.pth_file import is_size
 from ..files.safetensors_file import TensorEntry
@@ -40,10 +40,10 @@ def places(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, Place]]:
         place = layout.place(name, shapes)
         if place is None:
             # Another layer of the same family: an image-to-video model's, a motion encoder's.
-            raise PiyingError(f"{repr(name[:80])[1:-1]} is no tensor of a {layout.title}. Choose another file.")
+            raise PiyingError(f"{repr(clipped(name))[1:-1]} is no tensor of a {layout.title}. Choose another file.")
         if isinstance(place, Split) and (not shape or shape[0] % len(place.names)):
             raise PiyingError(
-                f"{name[:80]} of shape {list(shape)} does not part into {len(place.names)}. "
+                f"{clipped(name)} of shape {list(shape)} does not part into {len(place.names)}. "
                 "The file is damaged; fetch it again."
             )
         for new in place.names if isinstance(place, Split) else () if isinstance(place, LeftOut) else (place.name,):
@@ -133,7 +133,7 @@ def described_tensors(class_name: str, config: Config) -> Tensors | None:
 
 def no_class(class_name: str, error: Exception) -> PiyingError:
     """Return what to raise where the values of a configuration make no model."""
-    reason = " ".join(str(error).split())[:200]
+    reason = clipped(" ".join(str(error).split()), 200)
     return PiyingError(f"its configuration makes no {class_name} ({reason}). Fetch it again.")
 
 
@@ -186,7 +186,7 @@ def check_tensors(
         raise misfit(class_name, f"{len(missing)} tensors are not in it, {missing[0]} first")
     unexpected = [name for name in found if name not in shapes]
     if unexpected and not passes_over:
-        raise misfit(class_name, f"{len(unexpected)} tensors have no place in it, {unexpected[0][:80]} first")
+        raise misfit(class_name, f"{len(unexpected)} tensors have no place in it, {clipped(unexpected[0])} first")
     for name, full in found.items():
         entry = entries[full]
         if name not in shapes:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..files.folder import CONFIG, CONFIG_BYTES
 from ..files.json_file import read_json
 from ..main_memory import is_memory_short
@@ -98,7 +98,7 @@ def reading(folder: Path | str, title: str) -> Iterator[None]:
     except (*BAD_VALUES, OSError, SafetensorError, StrictDataclassError) as error:
         if is_memory_short(error):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = clipped(" ".join(str(error).split()), 300)
         raise PiyingError(
             f"{folder}: cannot be read as a {title} model ({type(error).__name__}: {reason}). "
             "Fetch the folder again, or choose another model."

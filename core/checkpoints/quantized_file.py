@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ..atomic_write import atomic_write
-from ..errors import PiyingError, explain_os_errors
+from ..errors import PiyingError, clipped, explain_os_errors
 from ..files.dtypes import all_finite, safetensors_names
 from ..files.gguf_blocks import PLAIN
 from ..files.gguf_file import written_gguf_header
@@ -223,7 +223,7 @@ def _planned(
     odd = next((name for name, (dtype, _) in found.items() if dtype not in (*PLAIN, chosen.target.upper())), None)
     if odd is not None:
         raise PiyingError(
-            f"{header.path}: {odd[:80]} is stored as {found[odd][0]}, which GGUF files have no room for. "
+            f"{header.path}: {clipped(odd)} is stored as {found[odd][0]}, which GGUF files have no room for. "
             "Quantize it to fp8 or int8."
         )
     architecture = next((part.layout.gguf for part in parts if part.layout and part.layout.gguf), "")
@@ -304,7 +304,7 @@ def _check_finite(name: str, numbers: torch.Tensor) -> None:
     """
     if not all_finite(numbers):
         raise PiyingError(
-            f"{name[:80]} holds values that are no numbers (NaN or infinity), or too large ones. "
+            f"{clipped(name)} holds values that are no numbers (NaN or infinity), or too large ones. "
             "The file is damaged; fetch it again."
         )
 

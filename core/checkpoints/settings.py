@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 
 LARGEST = 1 << 24  # of what is counted: longer contexts, more words or rows have no published model
 LONGEST = 1 << 16  # of tables that are computed when the module is made
@@ -201,7 +201,7 @@ def check_settings(config: Mapping[str, Any], is_described: bool) -> None:
             continue
         if kinds and not any(kind.holds(value) for kind in kinds):
             raise PiyingError(
-                f"its configuration says {name} is {json.dumps(value, default=str)[:40]}; there can be "
+                f"its configuration says {name} is {clipped(json.dumps(value, default=str), 40)}; there can be "
                 f"{' or '.join(kind.words for kind in kinds)}. Fetch it again."
             )
         if isinstance(value, Mapping) and not NOT_READ.fullmatch(name):
@@ -235,8 +235,8 @@ def _check_together(config: Mapping[str, Any]) -> None:
         rope = table.get("rope_type", table.get("type", "default")) if isinstance(table, Mapping) else "default"
         if rope not in ROPE_NEEDS:
             raise PiyingError(
-                f"its configuration says the type of its rotary positions is {json.dumps(rope)[:40]}; there can be "
-                f"{', '.join(ROPE_NEEDS)}. Fetch it again."
+                f"its configuration says the type of its rotary positions is {clipped(json.dumps(rope), 40)}; "
+                f"there can be {', '.join(ROPE_NEEDS)}. Fetch it again."
             )
         missing = [name for name in ROPE_NEEDS[rope] if table.get(name) is None] if table else []
         if missing:

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..files.file_state import cached_by_state
 from ..files.folder import CONFIG
 from ..files.gguf_file import gguf_values
@@ -48,7 +48,7 @@ def tokenized(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
         # A panic of the tokenizers package, as over a pattern without end, is no Exception, and cannot be imported.
         if type(error).__module__ != "pyo3_runtime":
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = clipped(" ".join(str(error).split()), 200)
         raise PiyingError(f"The model's tokenizer is broken ({reason}). Fetch it again.") from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..disk_cache import DiskCache, entry_name
+from ..errors import clipped
 from ..files.dtypes import all_finite
 from ..host.base import Host
 from .retry import finite_check
@@ -89,7 +90,7 @@ def encoded(
     check = finite_check(choice)
     for text, tensors in zip(new, encode(new) if new else [], strict=True):
         for tensor in tensors.values():
-            check(tensor, f"for {text[:40]!r}")
+            check(tensor, f"for {clipped(text, 40)!r}")
         known[text] = tensors
         store.put(keys[text], tensors)
     logged = set() if logged is None else logged

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def weighted_segments(prompt: str) -> list[Segment]:
             value = _number(number) if colon else None
             weight = weight * EMPHASIS if value is None else value
             if not abs(weight) <= MOST_WEIGHT:
-                inside = shortened(prompt[place + 1 : end])
+                inside = clipped(prompt[place + 1 : end], SHOWN)
                 raise PiyingError(
                     f"The prompt's weight {weight:g} of {inside!r} is out of range: -10 to 10. Most are 0.5 to 1.5. "
                     "For brackets that are text write \\( and \\)."
@@ -162,7 +162,7 @@ class PromptTokenizer:
         notes, warnings = list[str](), list[str]()
         named = [(text, weight) for text, weight in segments if weight != 1]
         if named:
-            listed = ", ".join(f"{shortened(text.strip())!r} {weight:.3g}" for text, weight in named[:5])
+            listed = ", ".join(f"{clipped(text.strip(), SHOWN)!r} {weight:.3g}" for text, weight in named[:5])
             more = f" and {len(named) - 5} more" if len(named) > 5 else ""
             notes.append(f"{self._encoder}: weights of the prompt: {listed}{more}.")
         if not self._weighted and (found := re.search(_WEIGHTED, prompt)):
@@ -174,7 +174,7 @@ class PromptTokenizer:
             lost = self._tokenizer.decode(tokens[kept : count - end], skip_special_tokens=True).strip()
             warnings.append(
                 f"{self._encoder} reads {self._room} tokens. This prompt has {count}: its end, from "
-                f"{shortened(lost)!r} on, is left out. Shorten it."
+                f"{clipped(lost, SHOWN)!r} on, is left out. Shorten it."
             )
             tokens, weights = tokens[:kept] + tokens[count - end :], weights[:kept] + [1.0] * end
         return Reading(tokens, weights, tuple(notes), tuple(warnings))
@@ -213,11 +213,6 @@ def encode_weighted(prompt: str, tokenizer: PromptTokenizer, encode: Callable[[s
         found["states"] = ((states - empty) * weights[None, :, None] + empty).to(found["states"].dtype)
     said = {"notes": reading.notes, "warnings": reading.warnings}
     return found | {name: _as_tensor(lines) for name, lines in said.items() if lines}
-
-
-def shortened(text: str) -> str:
-    """Return a text that fits a message."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _matching_brackets(prompt: str) -> dict[int, int]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from .dtypes import torch_dtype
 from .gguf_blocks import BY_NAME, PLAIN, TYPES, UNPACKERS, stored_bytes, unpack_into
 from .safetensors_file import (
@@ -106,7 +106,7 @@ def read_gguf_header(path: Path) -> FileHeader:
     for name, dtype, shape, offset, length in raw:
         end = start + offset + length
         if end > size or name in entries:
-            raise damaged(path, f"tensor {name[:80]!r} lies past the end of the file or comes twice")
+            raise damaged(path, f"tensor {clipped(name)!r} lies past the end of the file or comes twice")
         original = shapes.get(name, shape)
         shape = original if math.prod(original) == math.prod(shape) else shape
         entries[name] = TensorEntry(dtype, shape, start + offset, end)
@@ -174,17 +174,19 @@ def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
     """Return name, type, shape (rows first), offset and bytes of one tensor."""
     name, dimensions = cursor.text(), cursor.size("I")
     if dimensions > MAX_DIMENSIONS:
-        raise damaged(cursor.path, f"tensor {name[:80]!r} has {dimensions} dimensions")
+        raise damaged(cursor.path, f"tensor {clipped(name)!r} has {dimensions} dimensions")
     shape = tuple(cursor.size() for _ in range(dimensions))[::-1]
     if any(side >= 1 << 62 for side in shape):
-        raise damaged(cursor.path, f"tensor {name[:80]!r} has a side of {max(shape)}")
+        raise damaged(cursor.path, f"tensor {clipped(name)!r} has a side of {max(shape)}")
     number, offset = cursor.size("I"), cursor.size()
     kind = TYPES.get(number)
     if kind is None:
-        raise PiyingError(f"{cursor.path}: tensor {name[:80]!r} is stored in GGUF type {number}, which is not known.")
+        raise PiyingError(
+            f"{cursor.path}: tensor {clipped(name)!r} is stored in GGUF type {number}, which is not known."
+        )
     count = math.prod(shape)
     if count % kind.weights or (kind.weights > 1 and (not count or not shape or shape[-1] % kind.weights)):
-        raise damaged(cursor.path, f"tensor {name[:80]!r} is no whole number of {kind.name} blocks")
+        raise damaged(cursor.path, f"tensor {clipped(name)!r} is no whole number of {kind.name} blocks")
     return name, kind.name, shape, offset, count // kind.weights * kind.bytes
 
 

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ..errors import PiyingError, file_error
+from ..errors import PiyingError, clipped, file_error
 
 # The largest that models come with are vocabularies (tokenizer.json of Qwen3: 11 MB).
 LARGEST_JSON = 64 << 20
@@ -60,7 +60,7 @@ def read_json(path: Path, advice: str = "Fetch it again.", limit: int = LARGEST_
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             raise file_error(f"Cannot read {path}", error.errno, "") from error
-        raise PiyingError(f"{path}: cannot be read ({str(error)[:100]}). {advice}") from error
+        raise PiyingError(f"{path}: cannot be read ({clipped(str(error), 100)}). {advice}") from error
     if not isinstance(value, dict):
         raise PiyingError(f"{path}: is no table of settings. {advice}")
     return value

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from .dtypes import NUMBER_TYPES, torch_dtype
 from .safetensors_file import (
     MAX_DIMENSIONS,
@@ -114,7 +114,7 @@ class _Pickle:
                     raise _Refused("its table is longer than that of any model")
                 self._step(operation.name, argument)
         except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-            raise _Refused(f"its table cannot be read ({str(error)[:60]})") from error
+            raise _Refused(f"its table cannot be read ({clipped(str(error), 60)})") from error
         raise _Refused("its table has no end")
 
     def _step(self, name: str, argument: Any) -> None:
@@ -230,7 +230,7 @@ def _tensor(arguments: Any, dtype: Any) -> _Tensor:
     if dtype is not None:
         known = {one.torch_name: one.name for one in NUMBER_TYPES.values() if one.torch_name}
         if not isinstance(dtype, _Global) or dtype.name not in known:
-            raise _Refused(f"it has tensors of {str(dtype)[:60]}, which is not read here")
+            raise _Refused(f"it has tensors of {clipped(str(dtype), 60)}, which is not read here")
         name = known[dtype.name]
     return _Tensor(storage, name, offset, tuple(shape), tuple(strides))
 
@@ -267,9 +267,9 @@ class _Archive:
         """Return where a member begins and ends in the file."""
         member = self._members.get(self._folder + name)
         if member is None:
-            raise damaged(self._path, f"it has no member {name[:60]!r}")
+            raise damaged(self._path, f"it has no member {clipped(name, 60)!r}")
         if not 0 <= member.header_offset < self.size:
-            raise damaged(self._path, f"its member {name[:60]!r} lies outside of it")
+            raise damaged(self._path, f"its member {clipped(name, 60)!r} lies outside of it")
         with open_regular(self._path) as file:
             file.seek(member.header_offset)
             head = file.read(LOCAL_HEADER.size)
@@ -278,7 +278,7 @@ class _Archive:
         _, name_length, extra_length = LOCAL_HEADER.unpack(head)
         start = member.header_offset + LOCAL_HEADER.size + name_length + extra_length
         if start + member.file_size > self.size:
-            raise damaged(self._path, f"its member {name[:60]!r} goes on past the end of the file")
+            raise damaged(self._path, f"its member {clipped(name, 60)!r} goes on past the end of the file")
         return start, start + member.file_size
 
     def read(self, name: str, otherwise: bytes | None = None) -> bytes:
@@ -339,7 +339,7 @@ def read_pth_header(path: Path) -> PthHeader:
         if not isinstance(tensor, _Tensor):
             continue
         if not isinstance(name, str):
-            raise PiyingError(f"{path}: the name of a tensor is {str(name)[:40]!r}. Choose another file.")
+            raise PiyingError(f"{path}: the name of a tensor is {clipped(str(name), 40)!r}. Choose another file.")
         start, end = storages.get(tensor.storage.key) or archive.place(f"data/{tensor.storage.key}")
         storages[tensor.storage.key] = start, end
         entries[name] = _entry(path, name, tensor, (start, end))
@@ -353,14 +353,14 @@ def _entry(path: Path, name: str, tensor: _Tensor, place: tuple[int, int]) -> Te
     """Return a tensor's entry, checked against the bytes of its storage."""
     start, end = place
     if len(tensor.shape) > MAX_DIMENSIONS:
-        raise damaged(path, f"tensor {name[:80]!r} has {len(tensor.shape)} dimensions")
+        raise damaged(path, f"tensor {clipped(name)!r} has {len(tensor.shape)} dimensions")
     size = NUMBER_TYPES[tensor.dtype].bytes
     count = math.prod(tensor.shape)
     steps = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.strides, strict=True))
     last = tensor.offset + (steps if count else -1)
     # A view that repeats its storage would grow beyond the file as soon as it is converted.
     if count * size > end - start or (last + 1) * size > end - start:
-        raise damaged(path, f"tensor {name[:80]!r} is larger than its bytes")
+        raise damaged(path, f"tensor {clipped(name)!r} is larger than its bytes")
     first = start + tensor.offset * size
     return TensorEntry(tensor.dtype, tensor.shape, first, first + count * size)
 

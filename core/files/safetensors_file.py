@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..disk_cache import payload_bytes
-from ..errors import PiyingError, file_error
+from ..errors import PiyingError, clipped, file_error
 from .dtypes import NUMBER_TYPES, is_readable, torch_dtype
 from .stored_tensor import PLAIN_PIECE, StoredTensor
 
@@ -132,7 +132,7 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         table = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"the header is no JSON of a safetensors file ({str(error)[:80]})") from error
+        raise damaged(path, f"the header is no JSON of a safetensors file ({clipped(str(error))})") from error
     if not isinstance(table, dict):
         raise damaged(path, "the header is no table of tensors")
     return table
@@ -149,12 +149,14 @@ def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     table = value if isinstance(value, dict) else {}
     dtype, shape, offsets = table.get("dtype"), _sizes(table.get("shape")), _sizes(table.get("data_offsets"))
     if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
-        raise damaged(path, f"tensor {name[:80]!r} has no proper dtype, shape and data_offsets")
+        raise damaged(path, f"tensor {clipped(name)!r} has no proper dtype, shape and data_offsets")
     if dtype not in NUMBER_TYPES:
-        raise PiyingError(f"{path}: tensor {name[:80]!r} is stored as {dtype[:20]}, which is not read here.")
+        raise PiyingError(
+            f"{path}: tensor {clipped(name)!r} is stored as {clipped(dtype, 20)}, which is not read here."
+        )
     entry = TensorEntry(dtype, shape, data_start + offsets[0], data_start + offsets[1])
     if entry.end - entry.start != entry.count * NUMBER_TYPES[dtype].bytes:
-        raise damaged(path, f"tensor {name[:80]!r} has a shape of another length than its bytes")
+        raise damaged(path, f"tensor {clipped(name)!r} has a shape of another length than its bytes")
     return entry
 
 
@@ -301,7 +303,7 @@ def check_types(header: FileHeader) -> None:
     for name, entry in header.entries.items():
         if not is_readable(entry.dtype):
             raise PiyingError(
-                f"{header.path}: tensor {name[:80]!r} is stored as {entry.dtype}, which is not read here."
+                f"{header.path}: tensor {clipped(name)!r} is stored as {entry.dtype}, which is not read here."
             )
 
 

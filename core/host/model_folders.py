@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import clipped
+
 log = logging.getLogger("piying")
 
 EXTRA_PATHS = "extra_model_paths.yaml"
@@ -89,7 +91,7 @@ def extra_folders(file: Path) -> list[ExtraFolder]:
     except ImportError:
         log.warning("%s is left out: reading it needs PyYAML. Install it with `pip install pyyaml`.", file)
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        log.warning("%s is left out: it cannot be read (%s).", file, " ".join(str(error).split())[:200])
+        log.warning("%s is left out: it cannot be read (%s).", file, clipped(" ".join(str(error).split()), 200))
     return []
 
 

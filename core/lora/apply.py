@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..files.dtypes import torch_dtype
 from ..files.stored_tensor import StoredTensor
 from ..main_memory import is_out_of_memory
@@ -90,7 +90,7 @@ def apply_lora(
         applied.remove()
         if isinstance(error, PiyingError) or is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = clipped(" ".join(str(error).split()), 200)
         raise PiyingError(f"{path}: does not fit a {class_name} of this size ({reason}).") from error
     applied.left_out = verdict.left_out
     return applied

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..families.base import LORA_COMPONENT
 from ..families.registry import component_specs, lora_model
 from ..files.dtypes import all_finite, largest_number
@@ -307,7 +307,7 @@ class Verdict(Generic[Tensor]):
 
 
 def _first(names: Sequence[str]) -> str:
-    return ", ".join(name[:80] for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return ", ".join(clipped(name) for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 @cache
@@ -348,9 +348,9 @@ def _judged(
             del placement.targets[change.layer]
             placement.left_out[change.layer] = change.why_left_out
     placed = [change for change in changes if change.layer in placement.targets]
-    reason = next((f"{change.layer[:80]} {change.problem}. {DAMAGED}" for change in placed if change.problem), "")
+    reason = next((f"{clipped(change.layer)} {change.problem}. {DAMAGED}" for change in placed if change.problem), "")
     if not changes:
-        reason = f"has no layer of a LoRA{f' ({others[0][:80]} first)' if others else ''}. Choose a LoRA file."
+        reason = f"has no layer of a LoRA{f' ({clipped(others[0])} first)' if others else ''}. Choose a LoRA file."
     elif not placed:
         reason = _nothing_placed(placement.left_out, nowhere)
     placement.left_out.update(dict.fromkeys(others, "no part of a LoRA"))
@@ -496,7 +496,7 @@ def check_change(
         tensor = stored.read()
         if not all_finite(tensor):
             raise PiyingError(
-                f"{path}: {change.layer[:80]}.{role} holds values that are no numbers (NaN or infinity). {DAMAGED}"
+                f"{path}: {clipped(change.layer)}.{role} holds values that are no numbers (NaN or infinity). {DAMAGED}"
             )
         largest[role] = largest_number(tensor)
         stored.release()
@@ -507,7 +507,7 @@ def check_change(
     size = max(abs(factor) * max(product, largest.get("up_bias", 0.0)), *alone, 0.0)
     if size > LARGEST_CHANGE:
         raise PiyingError(
-            f"{path}: {change.layer[:80]} is changed by about {size:.0e}, with which no model computes. {DAMAGED}"
+            f"{path}: {clipped(change.layer)} is changed by about {size:.0e}, with which no model computes. {DAMAGED}"
         )
 
 

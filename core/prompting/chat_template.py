@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.tokenizers import SETTINGS, tokenized
-from ..errors import PiyingError, explain_os_errors
+from ..errors import PiyingError, clipped, explain_os_errors
 from ..files.file_state import cached_by_state
 from ..files.json_file import read_json
 from ..files.open import read_header
@@ -176,7 +176,7 @@ def _broken(error: BaseException) -> PiyingError:
 
 
 def _is_broken(error: BaseException | str) -> str:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = clipped(" ".join(str(error).split()), 200) or type(error).__name__
     return f"has a broken chat template ({reason}). Fetch it again."
 
 

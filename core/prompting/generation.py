@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.pretrained import class_name, reading
 from ..checkpoints.tokenizers import TURN_END, tokenizer_of
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..executor.model_cache import cached_model
 from ..files.folder import CONFIG, CONFIG_BYTES
 from ..files.json_file import read_json_or_empty
@@ -236,7 +236,7 @@ def generate(
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = clipped(" ".join(str(error).split()), 300)
         raise PiyingError(
             f"The prompt model failed ({type(error).__name__}: {reason}). Choose another one."
         ) from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..files.scan import find_files
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def preset_examples(name: str, language: Language | None, host: Host | None = No
     for block in re.split(r"\n\s*\n", _read_text(path, what, least=0)):
         line, _, answer = block.strip().partition("\n")
         if line and not answer.strip():
-            raise PiyingError(f"{what}: in {path} the line {line[:60]!r} has no prompt below it. Write one.")
+            raise PiyingError(f"{what}: in {path} the line {clipped(line, 60)!r} has no prompt below it. Write one.")
         if line:
             found.append(Example(line.strip(), " ".join(answer.split())))
     return tuple(found)

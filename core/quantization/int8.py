@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import clipped
 from .base import WeightFormat
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Int8(WeightFormat):
         is_size = type(group) is int and group >= 4 and group.bit_count() == 1 and group.bit_length() % 2 == 1
         if is_size and len(shape) == 2 and shape[1] % group == 0:
             return ""
-        return f"rotated in groups of {str(group)[:20]} inputs; groups are a power of 4 that divides {list(shape)[1:]}"
+        inputs = clipped(str(group), 20)
+        return f"rotated in groups of {inputs} inputs; groups are a power of 4 that divides {list(shape)[1:]}"
 
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]

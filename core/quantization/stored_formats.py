@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..files.dtypes import safetensors_names, short_name
 from ..files.gguf_blocks import PLAIN, UNPACKERS
 from ..files.json_file import parse_json
@@ -105,7 +105,7 @@ def check_readable(header: FileHeader) -> None:
     if foreign:
         packed = ", ".join(stored.readable for stored in FORMATS.values())
         raise PiyingError(
-            f"{header.path}: stored as {foreign[:160]}, which this pack cannot read. "
+            f"{header.path}: stored as {clipped(foreign, 160)}, which this pack cannot read. "
             f"Readable: bf16, fp16, fp32, {packed}."
         )
     for one in header.files:
@@ -136,7 +136,7 @@ def _check_declarations(entries: Mapping[str, TensorEntry], declared: Mapping[st
         if weight.dtype != wanted or lacking:
             stored = "without a scale" if weight.dtype == wanted else f"as {short_name(weight.dtype)}"
             raise PiyingError(
-                f"{layer[:80]}.weight is declared as {said['format']} and stored {stored}. "
+                f"{clipped(layer)}.weight is declared as {said['format']} and stored {stored}. "
                 "The file is damaged, or was converted by a tool that does not know the format; fetch it again."
             )
 
@@ -157,7 +157,7 @@ def _check_scales(entries: Mapping[str, TensorEntry]) -> None:
         chosen = chosen or next(one for one in FORMATS.values() if own in one.scales)
         if own in chosen.scales and not chosen.takes_scale(own, weight.shape, entry.shape):
             raise PiyingError(
-                f"{name[:80]}: a scale of shape {list(entry.shape)} fits no weight of {list(weight.shape)}. "
+                f"{clipped(name)}: a scale of shape {list(entry.shape)} fits no weight of {list(weight.shape)}. "
                 "The file is damaged; fetch it again."
             )
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from .phases import HEAD
 from .request import AUTO_ATTENTION, REFERENCE, SDPA
 
@@ -184,7 +184,7 @@ def kernel_fault(backend: str, device: str) -> str:
         with attention_backend(backend):
             found = dispatch_attention_fn(query, key, value)
     except (RuntimeError, ValueError, ImportError, OSError, TypeError, AssertionError) as error:
-        return f"it fails here ({' '.join(str(error).split())[:160]})"
+        return f"it fails here ({clipped(' '.join(str(error).split()), 160)})"
     heads_first = [one.transpose(1, 2) for one in (query, key, value)]
     wanted = functional.scaled_dot_product_attention(heads_first[0], heads_first[1], heads_first[2])
     alike = functional.cosine_similarity(found.float().flatten(), wanted.transpose(1, 2).float().flatten(), dim=0)

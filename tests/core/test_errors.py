@@ -6,7 +6,7 @@ import logging
 import random
 
 import pytest
-from piying.core.errors import LONGEST_LINE, MOST_LINES, PiyingError, escaped, readable
+from piying.core.errors import LONGEST_LINE, MOST_LINES, PiyingError, clipped, escaped, readable
 
 SEQUENCES = {
     "\x1b]0;title\x07": "\\x1b]0;title\\x07",
@@ -62,3 +62,7 @@ def test_records_are_readable_in_both_hosts(caplog):
         log.info("%s: left out (%d).", "\x1b[31m" + "b" * 1000, 3)
     assert caplog.messages[0].startswith("\\x1b[31mbbb") and caplog.messages[0].endswith("b: left out (3).")
     assert len(caplog.messages[0]) < 340
+
+
+def test_a_text_that_goes_on_is_marked():
+    assert [clipped("name", 4), clipped("names", 4), len(clipped("x" * 100))] == ["name", "name…", 81]

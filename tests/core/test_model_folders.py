@@ -548,12 +548,12 @@ class Words:
 
 def test_a_template_without_end_is_stopped(monkeypatch):
     monkeypatch.setattr("piying.core.prompting.chat_template.MAX_SECONDS", 0.2)
-    with pytest.raises(PiyingError, match=r"chat template is broken \(it takes longer than 0.2 seconds\)"):
+    with pytest.raises(PiyingError, match=r"broken chat template \(it takes longer than 0.2 seconds\)"):
         render(Words(), Chat("Be brief.", "a red ball"))
     words = Words()
     for template, reason in {"{{ 1 / 0 }}": "division by zero", "{{ 'a' * 10**12 }}": "MemoryError"}.items():
         words.chat_template = template
-        with pytest.raises(PiyingError, match=rf"chat template is broken \({reason}"):
+        with pytest.raises(PiyingError, match=rf"broken chat template \({reason}"):
             render(words, Chat("Be brief.", "a red ball"))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ...errors import PiyingError
+from ...errors import PiyingError, clipped
 from .base import (
     Config,
     Layout,
@@ -168,8 +168,8 @@ def settings(metadata: Metadata) -> Config:
     architecture = str(metadata.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         raise PiyingError(
-            f"this is a language model of the architecture {architecture[:40]!r}; of GGUF files {READ} are read. "
-            "Choose another file, or the model's folder."
+            f"this is a language model of the architecture {clipped(architecture, 40)!r}; of GGUF files {READ} are "
+            "read. Choose another file, or the model's folder."
         )
     known = {
         "attention.key_length": "head_dim",
