@@ -16,12 +16,15 @@ export function planOf(key, body, now = Date.now()) {
 }
 
 export function pollPlans() {
-  const samplers = [...panels.values()].filter((panel) => panel.role === SAMPLER && panel.node.graph && !panel.inner);
+  const samplers = [...panels.values()].filter((panel) => panel.role === SAMPLER && !panel.inner && isInSight(panel.node));
   for (const panel of samplers) {
     showOnSubgraph(panel, samplers);
     if (!panel.busy) updatePlan(panel);
   }
 }
+
+// A subgraph that has been removed keeps its nodes.
+const isInSight = ({ graph }) => Boolean(graph) && (graph === root() || outerNode(graph) !== null);
 
 // The plan of a sampler, its progress and its failures are shown on the subgraph too, where it is the only one in it.
 function showOnSubgraph(panel, samplers) {
