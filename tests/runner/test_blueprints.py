@@ -98,7 +98,7 @@ def session(tmp_path_factory):
 @pytest.mark.parametrize("name", RUNS)
 def test_it_validates_between_a_source_and_a_saver(session, name):
     graph, roots, errors = session.check(session.prepare(in_a_graph(name, RUNS[name][0])))
-    assert errors == {}
+    assert errors == []
     assert [graph[root].class_type for root in roots] == ["SaveVideo"]
 
 
