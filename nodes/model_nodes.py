@@ -19,6 +19,7 @@ from ..core.host.current import get_host
 from .shared import checked
 
 if TYPE_CHECKING:
+    from ..core.planner.format_table import FormatTable
     from ..core.planner.report import Estimate
 
 MEMORY_TOOLTIP = (
@@ -188,3 +189,9 @@ class PlannedNode:
         from ..core.families.diffusion_model import estimate
 
         return estimate(model, get_host(), model.family.work(self.plan_inputs(known, linked), model))
+
+    def plan_formats(self, model: ModelHandle, linked: Collection[str] = (), **known: Any) -> FormatTable:
+        """Return what a run would need were the model's files in each weight format; see `plan_memory`."""
+        from ..core.families.diffusion_model import estimate_formats
+
+        return estimate_formats(model, get_host(), model.family.work(self.plan_inputs(known, linked), model))

@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     places.add_argument("--comfyui", help="a ComfyUI checkout that such packs may import from", **folder)
     places.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)")
     places.add_argument(
-        "--vram-gb", help="use so much of the card, or plan for such a card; a GB is 2**30 bytes", **size
+        "--vram-gb", help="use so much of the card (GB of 2**30 bytes), or plan for such a card", **size
     )
     places.add_argument("--ram-gb", help="plan with so much main memory", **size)
 
@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show what it would need and stop; models of the manifest need not be installed",
     )
+    group.add_argument("--table", action="store_true", help="with --plan: so for files in each weight format")
     modes.add_argument("--inspect", help="say what a file of weights, or a folder, is and stop", **file)
     group.add_argument(
         "--layers",
@@ -180,6 +181,8 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
     options = parse.parse_args(arguments)
     if options.layers and options.inspect is None:
         parse.error("--layers goes with --inspect FILE")
+    if options.table and not options.plan:
+        parse.error("--table goes with --plan")
     if (options.quantize is None) != (options.to is None) or (options.out and not options.quantize):
         parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
     if options.workflow is None and options.inspect is None and options.quantize is None:
@@ -326,7 +329,7 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
 
 
 def _run_in(session: Session, options: argparse.Namespace, display: Display, out: Output) -> int:
-    from .plan import as_json, as_text
+    from .plan import as_json, as_text, formats_as_json
     from .workflow_file import split_set
 
     with session.one_pass():
@@ -359,9 +362,9 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
             return WRONG if errors else DONE
         _check_installed()
         if options.plan:
-            plans = session.plan(graph, roots)
+            plans = session.plan(graph, roots, formats=options.table)
             if options.json:
-                print_json(out, as_json(plans))
+                print_json(out, formats_as_json(plans) if options.table else as_json(plans))
             else:
                 print(escaped(as_text(plans)), file=out)
             return DONE

@@ -3,7 +3,8 @@
 A node class that can tell has a method `plan_memory(**known, linked=names)`: called with the inputs that
 are known before a run, and the names of those that only the run will know. It returns something with
 `to_json()`, a dictionary with `fits`, `peak_vram_gb`, `peak_ram_gb`, `seconds`, `components`, `reasons` and
-`rejected`, and with `to_text()`.
+`rejected`, and with `to_text()`. Its `plan_formats`, called alike, returns something with both that has what the same
+run would need were the model's files in each weight format.
 
 Where it has `sizes_before_run(known, sources)`, that gives the inputs that a node before it sets in place of its
 widgets, None where only the run knows. A source is the node of a wired input, with `node_class`, `known` and `sources`
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from .errors import WorkflowError
 from .graph import Graph, Node, execution_order
@@ -64,7 +65,7 @@ class NodePlan:
     """What one sampler would need.
 
     Attributes:
-        answer: what its `plan_memory` returned.
+        answer: what its `plan_memory`, or `plan_formats`, returned.
         unknown: inputs that were left out, because only the run will know them.
     """
 
@@ -73,8 +74,16 @@ class NodePlan:
     unknown: list[str]
 
 
-def plan_graph(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> list[NodePlan]:
+def plan_graph(
+    graph: Graph,
+    roots: list[str],
+    classes: Mapping[str, type],
+    ask: Literal["plan_memory", "plan_formats"] = "plan_memory",
+) -> list[NodePlan]:
     """Return the plans of all samplers that the outputs depend on.
+
+    Args:
+        ask: the method to ask them by.
 
     Raises:
         WorkflowError: there is none.
@@ -84,27 +93,28 @@ def plan_graph(graph: Graph, roots: list[str], classes: Mapping[str, type]) -> l
     plans = []
     for node in execution_order(graph, roots):
         asked = Source(node, graph, classes, values)
-        if hasattr(asked.node_class, "plan_memory"):
+        if hasattr(asked.node_class, ask):
             asked.take_sizes()
-            answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
+            answer = getattr(asked.node_class(), ask)(linked=frozenset(asked.unknown), **asked.known)
             plans.append(NodePlan(node, answer, asked.unknown))
     if not plans:
         raise WorkflowError("--plan: no node of the workflow can tell what it would need.")
     return plans
 
 
+def formats_as_json(plans: list[NodePlan]) -> dict[str, Any]:
+    """Return the tables of weight formats as one object."""
+    return {"nodes": [_node_as_json(plan) for plan in plans]}
+
+
+def _node_as_json(plan: NodePlan) -> dict[str, Any]:
+    node = {"node": plan.node.id, "class_type": plan.node.class_type, "title": plan.node.title}
+    return {**node, "unknown": plan.unknown, **plan.answer.to_json()}
+
+
 def as_json(plans: list[NodePlan]) -> dict[str, Any]:
     """Return all plans as one object."""
-    nodes = [
-        {
-            "node": plan.node.id,
-            "class_type": plan.node.class_type,
-            "title": plan.node.title,
-            "unknown": plan.unknown,
-            **plan.answer.to_json(),
-        }
-        for plan in plans
-    ]
+    nodes = [_node_as_json(plan) for plan in plans]
     # One after another: times add up, and the largest peak is the graph's.
     return {
         "fits": all(node["fits"] for node in nodes),

@@ -307,8 +307,11 @@ class Session:
                 raise
             raise WorkflowError(" ".join([str(error), *reasons, *self._failed_packs])) from error
 
-    def plan(self, graph: Graph, roots: list[str]) -> list[NodePlan]:
+    def plan(self, graph: Graph, roots: list[str], *, formats: bool = False) -> list[NodePlan]:
         """Return what the samplers of a checked graph would need.
+
+        Args:
+            formats: whether in each weight format, in place of the plan for the files that are there.
 
         Raises:
             WorkflowError: no node can tell.
@@ -316,7 +319,7 @@ class Session:
         """
         self._take_over()
         with self.one_pass():
-            return plan_graph(graph, roots, self.classes)
+            return plan_graph(graph, roots, self.classes, "plan_formats" if formats else "plan_memory")
 
     def device(self) -> str:
         """Return the torch device that runs compute on."""

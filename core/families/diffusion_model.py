@@ -17,7 +17,8 @@ from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files
 from ..planner.cost import PROCESS_RAM
-from ..planner.machine import read_machine
+from ..planner.format_table import FormatTable, format_table
+from ..planner.machine import Machine, read_machine
 from ..planner.measured import PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.report import Estimate
@@ -50,9 +51,7 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
     """
-    family = handle.family
-    name, components = wanted_components(handle, host)
-    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
+    family, (name, components, machine) = handle.family, _planned_for(handle, host)
 
     @cache
     def fitting() -> tuple[Any, ...]:
@@ -67,6 +66,25 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
     return Estimate(name, made, machine, () if made.fits else fitting(), tuple(family.cautions(name, work)))
+
+
+def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:
+    """Return what a run would need were the model's files in each format; for arguments and errors see `estimate`."""
+    name, components, machine = _planned_for(handle, host)
+    return format_table(
+        name,
+        components,
+        lambda changed: handle.family.phases(changed, work),
+        machine,
+        precision=handle.precision,
+        memory=handle.memory,
+        expected=PhaseTimes(host.cache_folder(), machine).expected,
+    )
+
+
+def _planned_for(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str, Component], Machine]:
+    name, components = wanted_components(handle, host)
+    return name, components, with_rates(read_machine(host), host.cache_folder(), measure=False)
 
 
 def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from .facts import MEASURE_WORDS, edit_result
 from .language import HAN, WORD, Language, is_finished, is_in, join_sentences, language_of, sentences, word_count
 
 # Cleaning
@@ -112,13 +113,15 @@ CARRIED_OUT = re.compile(
 )
 # What small models add behind a description.
 ABOUT_ITSELF = re.compile(
-    r"\b(?:this|the) (?:video|image|picture|paragraph|prompt|description|text|scene) "
-    r"(?:is|was|has|shows?|captures?|describes?|conveys?|depicts?|aims?|can|will|should|would|could|provides?)\b"
+    r"\b(?:this|the) (?:video|movie|film|clip|image|picture|paragraph|prompt|description|text|scene) "
+    r"(?:is|was|has|shows?|showcases?|captures?|describes?|conveys?|depicts?|demonstrates?|highlights?|aims?|can|will"
+    r"|should|would|could|provides?)\b"
     r"|^\W*this is\b|\bthe user\b|\blanguage of the text\b|\btext-to-\w+|\bI (?:want|have|hope|can|will|would|need)\b"
     r"|\byour? (?:can|may|want|need|text)\b"
     r"|^\W*这(?:是|种)|这个?(?:视频|图片|画作|段落|描述|文本)|这段|该(?:视频|描述|段落)|本段|以上(?:描述|内容)"
     r"|这个?(?:场景|画面)(?:是|描绘|描述|展[示现]|表现|呈现|捕捉)|用户|文本|提示词|字数|你的|您的|如果[你您]|如需"
-    r"|请(?:提供|告诉)|我(?:将|会|想|希望)|\d\s*个?字(?!母)|[简繁]体中文|\b\d+ words\b",
+    r"|^\W*(?:please|make sure|ensure|do not|don['’]t)\b|^\W*请|请(?:提供|告诉)"
+    r"|我(?:将|会|想|希望)|\d\s*个?字(?!母)|[简繁]体中文|\b\d+ words\b",
     re.IGNORECASE,
 )
 FRAGMENT = 3  # words; a number with so few around it says nothing of a scene
@@ -133,16 +136,19 @@ LOOP_MIN_LENGTH = 12  # shorter ones are emphasis: "very, very, very, very"
 STEM = 3  # letters by which "running" is recognised as a form of "runs"
 # Checks of answers to edit instructions
 REMOVED = re.compile(
-    r"\b(?:remove|delete|erase|take away|get rid of)\s+(?:the |an? |all )*"
-    r"(.+?)(?=\s+(?:from|on|in|at|behind|and|so|then)\b|[.;,!]|\Z)"
-    r"|(?:去掉|去除|移除|删除|删掉|擦除|抹去)(?:画面[中里]的|那个|这个|一个)?([^，。；！]+)",
+    r"\b(?:remove|delete|erase|take away|get rid of)\s+(.+?)(?=\s+(?:from|on|in|at|behind|of|and|so|then)\b|[.;,!]|\Z)"
+    r"|\b(?:replace|swap)\s+(.+?)(?=\s+(?:from|on|in|at|behind|of|with|by|for)\b)"
+    r"|(?:去掉|去除|移除|删除|删掉|擦除|抹去)([^，。；！]+)"
+    r"|[把将]([^，。；]+?)(?:换成|换为|替换成|替换为)",
     re.IGNORECASE,
 )
+COUNTED = re.compile(f"^(?:那|这|所有|全部)?[一两二三四五六七八九十几]*[{MEASURE_WORDS}]?(?=.)")
 EDIT_TALK = re.compile(
     r"\breplac(?:e[sd]?|ing) (?:by|with|the)\b|\b(?:in|instead of|in place of) the original\b"
     r"|\boriginal (?:video|clip|footage)"
-    r"|\b(?:edited|masked|inpainted|outpainted|repainted)\b|\bthe mask\b|\breference (?:image|picture|photo)"
-    r"|替换(?:成|为)|换成|改成|原视频|原片|遮罩|蒙版|掩码|参考图",
+    r"|\b(?:edited|masked|inpainted|outpainted|repainted|remov(?:e[sd]?|ing|al))\b"
+    r"|\bthe mask\b|\breference (?:image|picture|photo)"
+    r"|替换(?:成|为)|去掉|去除|移除|删除|换成|改成|原视频|原片|遮罩|蒙版|掩码|参考图",
     re.IGNORECASE,
 )
 
@@ -350,8 +356,18 @@ def find_edit_problem(answer: str, instruction: str) -> str | None:
     """
     if EDIT_TALK.search(answer):
         return "It described the change, not what the finished video shows."
+    stays = edit_result(instruction)
     for match in REMOVED.finditer(instruction):
-        removed = re.escape((match.group(1) or match.group(2)).strip())
-        if re.search(f"(?<![A-Za-z]){removed}(?![A-Za-z])", answer, re.IGNORECASE):
+        thing = _last_word(next(filter(None, match.groups())))
+        removed = re.compile(rf"(?<![A-Za-z]){re.escape(thing)}(?:e?s)?(?![A-Za-z])", re.IGNORECASE)
+        if thing and removed.search(answer) and not removed.search(stays):
             return "It named what the edit removes."
     return None
+
+
+def _last_word(phrase: str) -> str:
+    """Return the noun of a phrase in either language: "the red ball", 背景里的路人."""
+    if HAN.search(phrase):
+        return COUNTED.sub("", phrase.rpartition("的")[2].strip())
+    words = re.findall(r"[A-Za-z]+", phrase)
+    return words[-1].removesuffix("s") if words else ""

@@ -43,6 +43,8 @@ class WeightFormat(ABC):
         declarations: {name that files declare it by, for each layer or for all: safetensors name of its values' type}.
         scales: the last parts of the names of tensors beside a weight that scale it.
         file_names: {attribute of the layer's module: last part of its tensor's name in a file}.
+        errors: {number type that files for people's cards have: the root mean square of what rounding Gaussian weights
+            to it loses, relative to them}, as measured; tables of sizes list them.
         rounding_error: the root mean square of what is lost, relative to that of Gaussian weights.
         matmul_computes: the number types of inputs that its kernels multiply with it.
         unsupported_devices: kinds of devices that cannot hold it.
@@ -60,6 +62,7 @@ class WeightFormat(ABC):
     declarations: ClassVar[Mapping[str, str]] = {}
     scales: ClassVar[tuple[str, ...]] = ()
     file_names: ClassVar[Mapping[str, str]]
+    errors: ClassVar[Mapping[str, float]]
     rounding_error: ClassVar[float]
     matmul_computes: ClassVar[tuple[str, ...]] = ()
     unsupported_devices: ClassVar[frozenset[str]] = frozenset()
@@ -93,6 +96,10 @@ class WeightFormat(ABC):
     def stored_bytes(self, number_type: str, weights: int, rows: int) -> int:
         """Return what `bytes` does, of layers that a file has in one of the `number_types`."""
         return self.bytes(weights, rows)
+
+    def divides(self, number_type: str, width: int) -> bool:
+        """Return whether layers of so many inputs can be in one of the `number_types`."""
+        return True
 
     def unpacked_bytes(self, weights: int, compute: str) -> int:
         """Return the peak that unpacking a layer of that many weights adds; one layer is unpacked at a time."""

@@ -73,6 +73,10 @@ class BlockScaled(WeightFormat):
         blocks = weights // max(1, rows) // self.block
         return weights // self.values_per_byte + tiled_size(rows, blocks) + TENSOR_SCALE_BYTES
 
+    def divides(self, number_type: str, width: int) -> bool:
+        """Return whether rows are whole blocks."""
+        return width % self.block == 0
+
     def unpacked_bytes(self, weights: int, compute: str) -> int:
         """Return the bytes of the whole weight, of its scales in fp32, and of what one piece takes on the way."""
         scales = weights // self.block * (BYTES_BY_SHORT_NAME["fp32"] + 1)
@@ -159,6 +163,7 @@ class Nvfp4(BlockScaled):
     number_types = ("NVFP4",)
     declarations = {"nvfp4": "U8"}
     scales = ("weight_scale", "weight_scale_2")
+    errors = {"NVFP4": 0.0951}
     block, values_per_byte, value_type, scale_type = NVFP4_BLOCK, 2, "U8", "F8_E4M3"
 
 
@@ -171,4 +176,5 @@ class Mxfp8(BlockScaled):
     number_types = ("MXFP8",)
     declarations = {"mxfp8": "F8_E4M3"}
     scales = ("weight_scale",)
+    errors = {"MXFP8": 0.0266}
     block, values_per_byte, value_type, scale_type = MXFP8_BLOCK, 1, "F8_E4M3", "U8"

@@ -34,6 +34,7 @@ class Fp8(WeightFormat):
     # ComfyUI's until 2025 and since, and that of DeepSeek's and Qwen's releases; all are multiplied with.
     scales = ("scale_weight", "weight_scale", "weight_scale_inv")
     file_names = {"values": "weight", "scale": "weight_scale"}
+    errors = {"F8_E4M3": 0.0265}
     rounding_error = 0.0265  # measured on 1536 × 1536 weights; tests/core/test_fp8.py holds it to theory
     matmul_computes = ("bf16",)  # rowwise scales give nothing else (torch._scaled_mm)
     unsupported_devices = frozenset({"mps"})

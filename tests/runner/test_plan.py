@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.checkpoints.quantized_file import quantize_file
 from piying.runner.errors import WorkflowError
-from piying.runner.plan import plan_graph
+from piying.runner.plan import as_json, formats_as_json, plan_graph
 from piying.runner.session import Session
 
 T2V, T2I = "workflows/t2v.json", "workflows/t2i.json"
@@ -56,6 +59,74 @@ def test_the_plan_as_a_table(command):
     assert "Hunyuan-DiT Text to Image" in ran.stdout
     assert "\nphase" in ran.stdout
     assert "\nsample" in ran.stdout
+
+
+# Sizes in each weight format
+
+
+def both(sizes=(), **options):
+    """Return the plan of workflows/t2v.json, and the rows of the table of formats by their names."""
+    session = Session(imagined=True, **options)
+    try:
+        workflow = session.prepare(T2V, set=dict(sizes))
+        graph, roots, _ = session.check(workflow)
+        (table,) = formats_as_json(session.plan(graph, roots, formats=True))["nodes"]
+        return as_json(session.plan(graph, roots)), {row["format"]: row for row in table["formats"]}
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("stored", ["bf16", "fp8"])
+def test_a_row_of_the_table_is_the_plan_of_files_in_that_format(stored):
+    """The fp8 files that are listed, and those that the table imagines of the bf16 ones."""
+    sizes = dict(argument.removeprefix("--set=").split("=") for argument in VIDEO_720P)
+    card = {"vram": 16 * 2**30, "ram": 64 * 2**30}
+    listed = {} if stored == "bf16" else {"PiyingLoadWanVACE.model": "wan2.1-vace-14b-fp8"}
+    (plan, own), (_, rows) = both(sizes | listed, **card), both(sizes, **card)
+    parts, own = {part["name"]: part for part in plan["components"]}, own[stored]
+    for name in ("fits", "peak_vram_gb", "peak_ram_gb", "seconds"):
+        assert own[name] == plan[name], name
+    assert own["placement"] == parts["transformer"]["placement"] == "streamed"
+    assert own["streamed"] == {"fits": True, "peak_vram_gb": parts["transformer"]["peak_vram_gb"]}
+    assert own["resident"]["fits"] is False
+    for part in ("transformer", "text_encoder"):
+        assert rows[stored]["components"][part] == own["components"][part]
+    assert rows[stored]["streamed"] == own["streamed"]
+    assert list(rows) == sorted(rows, key=lambda name: -rows[name]["gb"])
+    assert list(rows)[:2] == ["fp32", "bf16"]
+    assert {"fp8", "int8", "mxfp8", "nvfp4", "gguf Q8_0", "gguf Q4_K"} < set(rows)
+    assert 3.3 < rows["bf16"]["components"]["transformer"] / rows["gguf Q4_K"]["components"]["transformer"] < 3.6
+
+
+@pytest.mark.parametrize("vram", [None, 2])
+def test_the_table_of_what_is_installed(tmp_path, vram):
+    """A folder of the built-in model, its transformer quantized, on this processor and on a card."""
+    model = shutil.copytree(BUILT_IN_ROOT / "wan_vace", tmp_path / "diffusers" / "toy")
+    (original,) = (model / "transformer").glob("*.safetensors")
+    device = {"device": "cpu"} if vram is None else {"vram": vram * 2**30, "ram": 8 * 2**30}
+    sizes = {"PiyingLoadWanVACE.model": "diffusers/toy"}
+    before = both(sizes, models=[tmp_path], **device)[1]
+    assert "gguf Q4_K" not in before, "no row of 128 weights is whole blocks of 256"
+    quantize_file(original, "q8_0")
+    original.unlink()
+    plan, now = both(sizes | {"PiyingLoadWanVACE.memory": "gguf"}, models=[tmp_path], **device)
+    imagined, now = before["gguf Q8_0"], now["gguf Q8_0"]
+    in_file = imagined["components"]["transformer"], now["components"]["transformer"]
+    assert in_file[0] == pytest.approx(in_file[1], rel=1e-3)
+    for name in ("peak_ram_gb", "peak_vram_gb"):
+        assert imagined[name] == pytest.approx(plan[name], rel=1e-3), name
+    assert {row["placement"] for row in before.values()} == ({"cpu"} if vram is None else {"resident"})
+
+
+def test_the_table_for_people(command):
+    ran = command(T2I, "--plan", "--table", "--vram-gb", 4, "--set=PiyingLoadHunyuanDiT.model=hunyuan-dit-v1.2")
+    assert ran.returncode == 0, ran.stderr
+    head, line = [text for text in ran.stdout.splitlines() if text.startswith(("format", "nvfp4"))]
+    parts = ["text_encoder", "text_encoder_2", "transformer", "vae"]
+    assert head.split() == ["format", "loses", *parts, "resident", "streamed", "best", "card", "memory", "time"]
+    assert line.split()[:2] == ["nvfp4", "9.5%"]
+    assert " GB fits " in line
+    assert "--table goes with --plan" in command(T2V, "--table").stderr
 
 
 def test_this_machine_is_planned_for_without_numbers(command):

@@ -125,6 +125,8 @@ def test_what_an_edit_takes_away_need_not_be_answered(prompt, left):
         "The masked area shows a bus.",
         "把汽车换成巴士。",
         "As in the reference image, a bus.",
+        "A street where we can remove objects.",
+        "画面中的汽车已被去掉。",
     ],
 )
 def test_answers_that_tell_of_an_edit(answer):
