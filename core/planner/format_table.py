@@ -115,7 +115,7 @@ class FormatTable:
             notes.append(f"- {', '.join(placements)}: what {self.phase} needs of the card, and whether that fits.")
         notes.append(f"- {', '.join(head[-2 - len(card) - 1 :])}: of the whole run, in the fastest way that fits.")
         notes.append("- loses: of Gaussian weights, the root mean square of what rounding takes, relative to theirs.")
-        title = f"{self.model} on {place_in_words(self.machine)}, in each format:"
+        title = f"{self.model} on {', '.join(place_in_words(self.machine))}, in each format:"
         return "\n".join([title, *columns(lines), *notes])
 
 
