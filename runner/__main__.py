@@ -6,6 +6,7 @@ The pack has no name of its own on disk (its folder may be called anything), so 
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 if __name__ == "__main__":
@@ -47,7 +48,9 @@ if __name__ == "__main__":
     # Python takes its time to let go of torch, and a second Ctrl-C then would be told with a traceback.
     for one in SIGNALS:
         signal.signal(one, signal.SIG_IGN)
-    if code in (129, 130):
-        # Where Ctrl-C came while a text was executed, as namedtuple does, Python would end itself by SIGINT now.
+    waited = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    # Where Ctrl-C came while a text was executed, as namedtuple does, Python would end itself by SIGINT now; and it
+    # would wait for what a pack has begun.
+    if code in (129, 130) or waited:
         os._exit(code)
     sys.exit(code)

@@ -103,7 +103,7 @@ def read_object_info(path: Path) -> ObjectInfo:
     definitions = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(each, dict) and isinstance(each.get("input"), dict) for each in definitions):
         raise WorkflowError(f"--object-info {path}: is no /object_info response of a ComfyUI server.")
-    info: ObjectInfo = found
+    info: ObjectInfo = {name: {"output_node": False} | each for name, each in found.items()}
     return info
 
 

@@ -68,8 +68,10 @@ def load_packs(paths: list[Path], checkout: Checkout | None) -> Packs:
     for path in paths:
         try:
             _load(path, packs, checkout)
+        except KeyboardInterrupt:
+            raise
         # A pack is anybody's code, and some end the process where they miss something.
-        except (Exception, SystemExit) as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001
             sys.modules.pop(_module_name(path), None)
             packs.failed[path.name] = f"The pack {path.name} {_reason(error, path, checkout)}"
             log.warning("%s", packs.failed[path.name])

@@ -230,7 +230,7 @@ class _Declarations:
         source = self.graph[link.source]
         given = output_type(source, link.slot, self.classes)
         if given is None:
-            count = len(self.info[source.class_type]["output"])
+            count = len(self.info[source.class_type].get("output", ()))
             message = f"{name} is linked to output {link.slot} of {source}, which has {count}."
             yield _error("bad_linked_input", node, name, message)
         elif kind is not None and not types_match(given, kind):
@@ -288,7 +288,7 @@ def _literal_errors(
         listed = ", ".join(map(str, choices[:MAX_CHOICES_LISTED])) + (f", … ({rest} more)" if rest > 0 else "")
         yield _error("value_not_in_list", node, name, f"{name} is {value!r}. Choose one of: {listed}.")
     elif choices is None and kind in NUMBERS:
-        low, high = options.get("min"), options.get("max")
+        low, high = (one if isinstance(one, (int, float)) else None for one in map(options.get, ("min", "max")))
         if low is not None and value < low:
             message = f"{name} is {value}. It must be at least {low}."
             yield _error("value_smaller_than_min", node, name, message)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import struct
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from operator import itemgetter
 from pathlib import Path
@@ -215,6 +216,17 @@ def _fast_tokenizer(values: Mapping[str, Any], words: Tokenizer) -> PreTrainedTo
     return tokenizer  # type: ignore[no-any-return]
 
 
+@contextmanager
+def _consistent_words() -> Iterator[None]:
+    """Tell of words and merges that do not go together, for which the tokenizers package raises a bare Exception."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ValueError(str(error)) from error
+
+
 def _byte_bpe(values: Mapping[str, Any]) -> Tokenizer:
     """Return BPE over bytes: Qwen's, Llama 3's and GLM-4's, which differ in how many digits a word has."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -222,7 +234,8 @@ def _byte_bpe(values: Mapping[str, Any]) -> Tokenizer:
     vocabulary = {token: number for number, token in enumerate(values["tokenizer.ggml.tokens"])}
     merges: Any = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
     way = values["tokenizer.ggml.pre"]
-    words = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=way.startswith("llama")))
+    with _consistent_words():
+        words = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=way.startswith("llama")))
     if way == "qwen2":
         words.normalizer = normalizers.NFC()
     split = Regex(WORDS.replace("DIGITS", str(GGUF_DIGITS[way])))

@@ -146,7 +146,9 @@ class ModelParts:
         places = self.found.place(part)
         inside = [path for place in places if place.is_dir() for path in find_files(place, FOLDER_DEPTH, READ)]
         files = sorted([*inside, *(place for place in places if place.is_file())])
-        return f"{places} {[(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]}"
+        # Copies keep the times of their originals: the time of the last change to the entry is the system's own.
+        states = [(path.name, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for path in files for at in [path.stat()]]
+        return f"{places} {states}"
 
     def load(self, part: str, choice: PhasePlan) -> Any:
         """Return a part in host memory, stored as the plan says.

@@ -54,7 +54,7 @@ class LoraFile:
 
         beside = self.path.with_name(PEFT_CONFIG)  # where peft has alpha
         states = [path.stat() for path in (self.path, beside) if path.is_file()]
-        return f"{self.path} {[(one.st_size, one.st_mtime_ns) for one in states]} {self.strength}"
+        return f"{self.path} {[(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in states]} {self.strength}"
 
 
 def _found(host: Host) -> list[SingleFile]:

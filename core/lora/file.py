@@ -354,7 +354,9 @@ def _judged(
     elif not placed:
         reason = _nothing_placed(placement.left_out, nowhere)
     placement.left_out.update(dict.fromkeys(others, "no part of a LoRA"))
-    return Verdict(class_name, placed, placement, len(names) + len(others), reason)
+    seconds = [f"{change.layer}.diff" for change in placed if change.kind != "whole" and "weight" in change.parts]
+    placement.left_out.update(dict.fromkeys(seconds, "a second change of a layer that has factors"))
+    return Verdict(class_name, placed, placement, len(names) + len(others) + len(seconds), reason)
 
 
 DAMAGED = "The file is damaged; fetch it again."

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-NO_TEMPLATE = "has no chat template: it was not taught to answer. Choose an instruct model, such as Qwen3-0.6B."
+NO_TEMPLATE = (
+    "The prompt model has no chat template: it was not taught to answer. Choose an instruct model, such as Qwen3-0.6B."
+)
 TEMPLATE_FILE, TEMPLATE_KEY = "chat_template.jinja", "chat_template"
 TEMPLATE_TABLE = "chat_template.json"  # of Qwen-VL folders: for their processor class, which needs torchvision
 TEMPLATE_CODE = "<template>"  # what Jinja calls the file of the code it makes
@@ -90,9 +92,9 @@ def render(tokenizer: PreTrainedTokenizerBase, chat: Chat, picture: bool = False
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
-        raise PiyingError(f"The prompt model {NO_TEMPLATE}")
+        raise PiyingError(NO_TEMPLATE)
     if reason := _why_not_compiled(tokenizer.get_chat_template()):
-        raise PiyingError(f"The prompt model {reason}")
+        raise PiyingError(reason)
     system, user, opening = (without_control_tokens(t, tokenizer) for t in (chat.system, chat.user, chat.opening))
     turns = [message for line, answer in chat.examples for message in _turn(line, answer, tokenizer)]
     # Templates raise where they know no system prompt, as Gemma's does: then it goes into the first user message.
@@ -199,12 +201,12 @@ def _turn(line: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> list[di
 
 
 def _broken(error: BaseException) -> PiyingError:
-    return PiyingError(f"The prompt model {_is_broken(error)}")
+    return PiyingError(_is_broken(error))
 
 
 def _is_broken(error: BaseException | str) -> str:
     reason = clipped(" ".join(str(error).split()), 200) or type(error).__name__
-    return f"has a broken chat template ({reason}). Fetch it again."
+    return f"The prompt model's chat template is broken ({reason}). Fetch it again."
 
 
 def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -60,12 +60,13 @@ def has_vision(folder: Path) -> bool:
 
 
 def model_files(found: InstalledModel) -> list[list[Any]]:
-    """Return name, size and time of all files that determine how a model answers, as its identity in caches."""
+    """Return name, size and times of all files that determine how a model answers, as its identity in caches."""
     places = [place for part in found.parts.values() for place in part] or [found.path]
     files = []
     for place in places:
         inside = list(find_files(place, 0, FOLDER_FILES)) if place.is_dir() else [place]
-        files += [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in inside]
+        states = [(path.name, path.stat()) for path in inside]
+        files += [[name, at.st_size, at.st_mtime_ns, at.st_ctime_ns] for name, at in states]
     return files
 
 

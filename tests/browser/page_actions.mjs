@@ -69,6 +69,19 @@ async function search_nodes({ page }, { words }) {
   return found;
 }
 
+// A node as a person adds it: by its name in the search, and Enter.
+async function add_by_search({ page }, { word }) {
+  const before = await page.evaluate(() => window.drive.count());
+  const box = await openSearch(page);
+  await box.fill(word);
+  const found = await settled(page.locator("[role=option], [data-testid=node-search-result]"), page);
+  await page.keyboard.press("Enter");
+  // Newer frontends carry the node at the pointer until a click puts it down.
+  await page.locator("#graph-canvas").click({ position: { x: 500, y: 300 } }).catch(() => null);
+  await page.waitForFunction((n) => window.drive.count() > n, before, { timeout: 10000 });
+  return found;
+}
+
 // The help page of a node, opened by the button that appears over a selected node.
 async function open_help({ page }, { node }) {
   await page.evaluate((n) => window.drive.select(n), node);
@@ -80,4 +93,4 @@ async function open_help({ page }, { node }) {
   return { text: await help.innerText(), pictures };
 }
 
-export const pageActions = { evaluate, until, click, press, pause, locale, search_nodes, open_help };
+export const pageActions = { evaluate, until, click, press, pause, locale, search_nodes, add_by_search, open_help };

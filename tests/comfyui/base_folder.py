@@ -21,9 +21,11 @@ SETTINGS = {
 
 
 def make_base(base: Path, folder: str = FOLDER) -> None:
+    """COMFYUI_SETTINGS holds further settings of the frontend as JSON, such as `{"Comfy.VueNodes.Enabled": true}`."""
     for name in ("custom_nodes", "input", "output", "temp", "user/default"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    (base / "user/default/comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    settings = SETTINGS | json.loads(os.environ.get("COMFYUI_SETTINGS", "{}"))
+    (base / "user/default/comfy.settings.json").write_text(json.dumps(settings), encoding="utf-8")
     install_pack(base / "custom_nodes" / folder)
 
 

@@ -244,6 +244,12 @@ def test_its_tokenizer_is_that_of_the_folder(tmp_path):
     assert (inside.eos_token, inside.chat_template) == ("<|im_end|>", TEMPLATE)
 
 
+def test_words_and_merges_that_do_not_go_together_are_told(tmp_path):
+    path = qwen_file(tmp_path / "x.gguf", qwen("qwen3"), **{"tokenizer.ggml.merges": ["surely none"]})
+    with pytest.raises(PiyingError, match="cannot be read as a tokenizer model .*Error while initializing BPE"):
+        tokenizer_in(path)
+
+
 def test_numbers_are_split_as_the_file_says(tmp_path):
     for way, words in (("qwen2", ["in", "Ġ", "2", "0", "2", "5"]), ("llama-bpe", ["in", "Ġ", "202", "5"])):
         path = qwen_file(tmp_path / f"{way}.gguf", qwen("qwen3"), **{"tokenizer.ggml.pre": way})

@@ -455,3 +455,9 @@ def test_comfyui_merges_the_same(model, tmp_path):
     apply_lora(model, path, 0.6)
     for layer in layers.values():
         assert_close(added(model, layer) + state[f"{layer}.weight"], merged[f"{layer}.weight"], 1e-4)
+
+
+def test_a_whole_difference_beside_factors_is_named(model, tmp_path):
+    difference = {f"diffusion_model.{LAYER}.diff": numbers(*model.get_submodule(LAYER).weight.shape)}
+    applied = apply_lora(model, write(tmp_path / "a.safetensors", parts_of("lora"), **difference))
+    assert f"a second change of a layer that has factors (diffusion_model.{LAYER}.diff)" in applied.left_out

@@ -551,7 +551,7 @@ class Words:
 
 def test_a_template_without_end_is_stopped(monkeypatch):
     monkeypatch.setattr("piying.core.prompting.chat_template.MAX_SECONDS", 0.2)
-    with pytest.raises(PiyingError, match=r"broken chat template \(it takes longer than 0.2 seconds\)"):
+    with pytest.raises(PiyingError, match=r"chat template is broken \(it takes longer than 0.2 seconds\)"):
         render(Words(), Chat("Be brief.", "a red ball"))
     words = Words()
     for template, reason in {
@@ -559,7 +559,7 @@ def test_a_template_without_end_is_stopped(monkeypatch):
         "{% set n = 10 %}{{ n**n }}": "it computes with",
     }.items():
         words.chat_template = template
-        with pytest.raises(PiyingError, match=rf"broken chat template \({reason}"):
+        with pytest.raises(PiyingError, match=rf"chat template is broken \({reason}"):
             render(words, Chat("Be brief.", "a red ball"))
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from piying.core.catalog.discovery import installed_models
-from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, InstalledModel
 from piying.core.catalog.selection import ModelHandle, choose_model, model_choices
 from piying.core.errors import PiyingError
 from piying.core.executor.model_cache import evict_models
+from piying.core.families.diffusion_model import ModelParts
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
@@ -79,6 +81,18 @@ def test_without_models_one_line_says_so(tmp_path, caplog):
 def test_names_of_other_systems_are_understood(models):
     handle = ModelHandle(WAN_VACE, "diffusers\\Wan-AI\\Wan2.1-VACE-1.3B-diffusers")
     assert choose_model(handle, host(models)).path.name == "Wan2.1-VACE-1.3B-diffusers"
+
+
+def test_a_file_that_is_replaced_is_another_model_though_its_time_is_the_same(models):
+    file = models / "diffusers" / "Wan-AI" / "Wan2.1-VACE-1.3B-diffusers" / "transformer" / "x.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        os.utime(file, ns=(10**18, 10**18))
+        parts = ModelParts(WAN_VACE, InstalledModel("x", file.parents[1], 0), host(models))
+        found.append(parts.identity("transformer"))
+    assert found[0] != found[1]
 
 
 def test_a_name_without_its_folder_stands_for_the_one_model_of_that_name(models, caplog):

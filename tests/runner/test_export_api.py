@@ -76,6 +76,21 @@ def test_definitions_as_powershell_saves_them(command, made, tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"input": {"required": {"steps": ["INT", {"min": "a"}]}}},
+        {"input": {"required": {"steps": ["FOO"]}}, "output": []},
+    ],
+)
+def test_definitions_that_lack_what_a_server_says(command, write, tmp_path, definition):
+    (tmp_path / "info.json").write_text(json.dumps({"Foo": definition}), encoding="utf-8")
+    graph = write(json.dumps({"1": {"class_type": "Foo", "inputs": {"steps": 3}}}))
+    ran = command(graph, "--object-info", tmp_path / "info.json", "--export-api", tmp_path / "api.json")
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_without_the_definitions_the_node_is_named(command, made, tmp_path):
     workflow, _, _ = made
     ran = command(workflow, "--export-api", tmp_path / "api.json")

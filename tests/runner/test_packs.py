@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -320,10 +321,25 @@ def test_what_packs_print_and_the_files_they_report(command, write, habits, tmp_
     assert (ran.stdout + ran.stderr).count("lost.wav: a node says") == 1
 
 
+def test_a_thread_of_a_pack_does_not_keep_the_command(command, write, packs):
+    waits = (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(100,)).start()\nNODE_CLASS_MAPPINGS = {}"
+    )
+    begun = time.monotonic()
+    ran = command(
+        write({"1": {"class_type": "PreviewAny", "inputs": {"source": "a"}}}),
+        "--custom-nodes",
+        packs("waits", __init__=waits),
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert time.monotonic() - begun < 60
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
         ("import sys; sys.exit('install X')", "ends the process while it is loaded."),
+        ("raise BaseException('no')", "cannot be loaded (BaseException: no)."),
         ("from .part import x", "lacks its own module 'part': the copy is not whole"),
         ("import os, sys; sys.path.append(os.path.dirname(__file__)); import modules_of_mine.part",
          "lacks its own module 'modules_of_mine.part'"),

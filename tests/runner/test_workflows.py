@@ -77,6 +77,17 @@ def test_it_validates_as_it_is(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_app_mode_has_inputs_that_can_be_set_and_a_result(name):
+    """App mode of ComfyUI's page shows these alone."""
+    chosen = WORKFLOWS[name]["extra"]["linearData"]
+    by_id = {node["id"]: node for node in WORKFLOWS[name]["nodes"]}
+    free = {(id, slot["name"]) for id, node in by_id.items() for slot in node["inputs"] if slot["link"] is None}
+    assert set(map(tuple, chosen["inputs"])) <= free
+    assert any(widget in ("prompt", "value") for _, widget in chosen["inputs"])
+    assert [by_id[id]["type"] for id in chosen["outputs"]][-1].startswith("Save")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_notes_in_both_languages_and_titled_groups(name):
     texts = [node["widgets_values"][0] for node in nodes(name, "MarkdownNote")]
     chinese = [sum("\u4e00" <= letter <= "\u9fff" for letter in text) for text in texts]

@@ -23,7 +23,7 @@ export function roleOf(node) {
 const linkOf = (graph, id) => graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id];
 
 // The node that represents a subgraph in its parent graph.
-function outerNode(inner, graph = root()) {
+export function outerNode(inner, graph = root()) {
   for (const node of graph._nodes ?? []) {
     if (node.subgraph === inner) return node;
     const found = node.subgraph && outerNode(inner, node.subgraph);

@@ -12,11 +12,21 @@ export const panels = new Map(); // by node
 const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 140, PLAN_LINE = 15, MAX_PLAN = 420, PLAN_WIDTH = 640, EDGE = 10;
 const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90, RAGGED = 1.12;
 
-export function addPanel(node, role) {
+// What a sampler's panel and the one on the subgraph around it both show.
+const SHARED = ["plan", "problem", "running", "motion", "record"];
+
+// On a subgraph: with the panel of the one sampler that is in it, whose plan and progress it shows.
+export function addPanel(node, role, inner = null) {
   const box = element("div", { class: "piying-panel" });
   const panel = {
-    node, role, box, plan: null, problem: null, failure: null, running: null, motion: null, record: null, text: null,
+    node, role, box, inner, plan: null, problem: null, failure: null, running: null, motion: null, record: null, text: null,
   };
+  if (inner) {
+    inner.outer = panel;
+    for (const name of SHARED) {
+      Object.defineProperty(panel, name, { get: () => inner[name], set: (value) => (inner[name] = value) });
+    }
+  }
   const height = () => neededHeight(panel);
   const widget = node.addDOMWidget("piying", "piying", box, {
     serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height, getValue: () => "", setValue: () => {},
@@ -26,6 +36,7 @@ export function addPanel(node, role) {
   const removed = node.onRemoved;
   node.onRemoved = function (...rest) {
     panels.delete(node);
+    if (inner) inner.outer = null;
     return removed?.apply(this, rest);
   };
   const executed = node.onExecuted;
@@ -140,6 +151,7 @@ export function render(panel) {
   if (panel.motion) parts.push(element("img", { class: "piying-motion", src: panel.motion, alt: "" }));
   panel.box.replaceChildren(...parts);
   fitHeight(panel);
+  if (panel.outer) render(panel.outer);
 }
 
 // A node grows with its panel and shrinks back to its own height. A height other than the one set here comes from a file
@@ -239,7 +251,7 @@ function trainedButton(panel) {
 }
 
 function sizeSelect({ node, plan }) {
-  if (!plan?.sizes?.length || isWired(node, "width") || isWired(node, "height")) return null;
+  if (!plan?.sizes?.length || !node.widgets?.some((widget) => widget.name === "width") || isWired(node, "width") || isWired(node, "height")) return null;
   const choose = (event) => {
     const [width, height] = event.target.value.split("×").map(Number);
     setWidget(node, "width", width);
@@ -276,8 +288,8 @@ const hasDetails = ({ role, record }) => role !== SAMPLER && Boolean(role === BA
 const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record) }, t("record"));
 
 // A sampler lists the models of its loader.
-function modelsButton({ node, plan }, key) {
-  return element("button", { onclick: () => openModels(loaderOf(node), plan?.offer) }, t(key));
+function modelsButton({ node, inner, plan }, key) {
+  return element("button", { onclick: () => openModels(loaderOf(inner?.node ?? node), plan?.offer) }, t(key));
 }
 
 function progressBar({ phase, done, total, seconds_left: left }) {

@@ -1,7 +1,7 @@
 // Polling of memory plans: a sampler's plan is requested again when anything it depends on has changed.
 import { callRoute } from "./routes.js";
-import { SAMPLER, describe } from "./graph.js";
-import { panels, render } from "./panel.js";
+import { SAMPLER, describe, outerNode, root } from "./graph.js";
+import { addPanel, panels, render } from "./panel.js";
 import { language, t } from "./i18n.js";
 
 const SHARED_FOR = 10_000; // milliseconds; memory may be taken or freed meanwhile
@@ -16,9 +16,22 @@ export function planOf(key, body, now = Date.now()) {
 }
 
 export function pollPlans() {
-  for (const panel of panels.values()) {
-    if (panel.role === SAMPLER && panel.node.graph && !panel.busy) updatePlan(panel);
+  const samplers = [...panels.values()].filter((panel) => panel.role === SAMPLER && !panel.inner && isInSight(panel.node));
+  for (const panel of samplers) {
+    showOnSubgraph(panel, samplers);
+    if (!panel.busy) updatePlan(panel);
   }
+}
+
+// A subgraph that has been removed keeps its nodes.
+const isInSight = ({ graph }) => Boolean(graph) && (graph === root() || outerNode(graph) !== null);
+
+// The plan of a sampler, its progress and its failures are shown on the subgraph too, where it is the only one in it.
+function showOnSubgraph(panel, samplers) {
+  const { graph } = panel.node;
+  if (panel.outer || graph === root() || samplers.some((other) => other !== panel && other.node.graph === graph)) return;
+  const outer = outerNode(graph);
+  if (outer && !panels.has(outer)) addPanel(outer, SAMPLER, panel);
 }
 
 // A run changes how much memory is free.

@@ -1,7 +1,7 @@
 // Events of a run: phase and time left, moving previews, run records.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { nodesAlong } from "./graph.js";
+import { nodesAlong, root } from "./graph.js";
 import { panels, render, setOutput } from "./panel.js";
 import { invalidatePlans } from "./plan.js";
 
@@ -38,6 +38,8 @@ function stopProgress(panel) {
 // Switching workflow tabs and undo create the nodes again; the frontend keeps their outputs.
 export function restoreRecords() {
   for (const panel of panels.values()) {
+    // Outputs of nodes in subgraphs are kept under longer names than their ids.
+    if (panel.node.graph !== root() || panel.inner) continue;
     const output = app.nodeOutputs?.[String(panel.node.id)];
     if (output && output !== panel.output && !panel.record && !panel.text) setOutput(panel, output);
   }
