@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple, Protocol
 
-from .registry import stored_type, weight_format
-
 WEIGHT = ".weight"
 CAST = "Linear layers inside the blocks"
 STORED = "stored so in the file"
@@ -127,6 +125,9 @@ def held_types(
             other name: all formats are unpacked.
         linear: the names of the weights of Linear layers, where the module is known; else see `CastRules.is_linear`.
     """
+    # Not at the top: nodes are declared with a family's rules, and their start needs no format.
+    from .registry import stored_type, weight_format
+
     wanted = weight_format(storage)
     found = {}
     for name, tensor in tensors.items():
