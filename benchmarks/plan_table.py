@@ -2,7 +2,9 @@
 
 Arithmetic alone: needs no card, no models, and no torch. Run it from the project's folder:
 
-    python benchmarks/plan_table.py
+    python benchmarks/plan_table.py [--formats]
+
+`--formats`: 14B with its files in each weight format in place of all models.
 """
 
 from __future__ import annotations
@@ -75,5 +77,33 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def formats_table(model: str = "wan2.1-vace-14b", ram: int = 64) -> str:
+    """Return what a video model needs in each weight format, in Markdown: sampling, and the smallest card."""
+    video, build = module("wan.phases"), module("planner.format_table").format_table
+    components = module("catalog.component_sizes").listed_components(model)
+    synthetic = module("planner.machine").synthetic
+    lines = ["| files | transformer | main memory |", "|---|---|---|"]
+    tables = []
+    for width, height in VIDEO_SIZES:
+        work = video.VideoWork(width, height, FRAMES)
+        made = [
+            build(model, components, lambda at, one=work: video.phases(at, one), synthetic(card, ram))
+            for card in CARDS
+        ]
+        tables.append([{row.title: row for row in one.rows} for one in made])
+        lines[0] += f" {width}×{height} resident | streamed | smallest card |"
+        lines[1] += "---|---|---|"
+    size = module("planner.plan_types").gigabytes
+    for title, row in tables[0][0].items():
+        cells = [title, f"{size(row.parts['transformer']):.1f} GB", f"{size(row.plan.peak_ram):.1f} GB"]
+        for of_size in tables:
+            at = of_size[0][title].placed
+            cells += [f"{size(at[name].plan.vram):.1f} GB" for name in ("resident", "streamed")]
+            fitting = [card for card, rows_of in zip(CARDS, of_size, strict=True) if rows_of[title].plan.fits]
+            cells.append(f"{fitting[0]} GB" if fitting else NO)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(table())
+    print(formats_table() if "--formats" in sys.argv[1:] else table())

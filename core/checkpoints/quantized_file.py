@@ -23,7 +23,7 @@ from ..files.open import header_tensors, read_header
 from ..files.safetensors_file import FileHeader, TensorEntry, written_header
 from ..files.stored_tensor import PIECE, StoredTensor
 from ..lora.names import lora_names
-from ..quantization.base import WeightFormat
+from ..quantization.base import ROWS_TOGETHER, WeightFormat
 from ..quantization.policy import CAST, WEIGHT, held_types
 from ..quantization.registry import FORMATS, recognised_format
 from ..quantization.stored_formats import DECLARATION, QUANTIZATION_TEXT, check_readable, describes, precision_of
@@ -39,11 +39,14 @@ if TYPE_CHECKING:
     from ..quantization.base import Packed
 
 GB = 1e9  # as makers of disks and hubs count
+# Stands for any: which layers may be in fewer bits depends on none.
+CASTABLE = next(name for name, one in FORMATS.items() if one.can_cast)
 UNUSED = "not used by the model"
 MOVED = "its values are moved while loading"
-SETTINGS: dict[str, str | int] = {"general.quantization_version": 2, "general.file_type": 7}  # MOSTLY_Q8_0
+SETTINGS: dict[str, str | int] = {"general.quantization_version": 2}
+FILE_TYPES = {"q8_0": 7, "q4_0": 2}  # llama.cpp's numbers of MOSTLY_Q8_0 and MOSTLY_Q4_0
 
-TARGETS: dict[str, WeightFormat] = {one.target: one for one in FORMATS.values() if one.target}
+TARGETS: dict[str, WeightFormat] = {target: one for one in FORMATS.values() for target in one.targets}
 
 
 class Layer(NamedTuple):
@@ -113,12 +116,12 @@ def quantize_file(
     header = read_header(path)
     parts = [part for part in file_components(header.entries) if part.layout is not None]
     _check_source(header, parts)
-    why = _why_kept(header, parts, chosen)
+    why = _why_kept(header, parts, chosen, to)
     if not any(not reason for reason in why.values()):
         reasons = ", ".join(sorted(set(why.values())))
         raise PiyingError(f"{path}: has no layers to quantize ({reasons}). Choose a file with a transformer.")
     tensors = {name: one for file in header.files for name, one in header_tensors(file).items() if name in why}
-    planned, first = _planned(header, tensors, why, parts=parts, chosen=chosen)
+    planned, first = _planned(header, tensors, why, parts=parts, to=to)
     size = max(entry.end for entry in planned.values())
     with explain_os_errors(f"Cannot write {out}"):
         free = shutil.disk_usage(out.parent).free
@@ -128,7 +131,7 @@ def quantize_file(
             with unfinished.open("wb") as file, _naming(path):
                 file.write(first)
                 file.truncate(size)
-                layers = tuple(_written(file, planned, tensors, why, chosen=chosen, check=check, on_layer=on_layer))
+                layers = tuple(_written(file, planned, tensors, why, to=to, check=check, on_layer=on_layer))
             check()
     kept: dict[str, list[str]] = {}
     for name, reason in why.items():
@@ -168,7 +171,7 @@ def _check_source(header: FileHeader, parts: list[FileComponent]) -> None:
         raise error if str(header.path) in str(error) else PiyingError(f"{header.path}: {error}") from error
 
 
-def _why_kept(header: FileHeader, parts: list[FileComponent], chosen: WeightFormat) -> dict[str, str]:
+def _why_kept(header: FileHeader, parts: list[FileComponent], chosen: WeightFormat, to: str) -> dict[str, str]:
     """Return why each tensor of a file stays as it is, "" for those that are quantized.
 
     Joined projections are several layers of the class, all of which have to be cast.
@@ -179,7 +182,7 @@ def _why_kept(header: FileHeader, parts: list[FileComponent], chosen: WeightForm
         own = {name: header.entries[full] for name, full in part.names.items()}
         tensors = class_entries(part.layout, own)
         rules = rules_of(part.layout, tensors)
-        held = held_types(tensors, rules, compute="bf16", storage=chosen.name)
+        held = held_types(tensors, rules, compute="bf16", storage=CASTABLE)
         for name, place in places(part.layout, {name: entry.shape for name, entry in own.items()}):
             full, shape = part.names[name], own[name].shape
             if isinstance(place, LeftOut):
@@ -187,7 +190,7 @@ def _why_kept(header: FileHeader, parts: list[FileComponent], chosen: WeightForm
             names = place.names if isinstance(place, Split) else (place.name,)
             kept = next((held[one].why for one in names if held[one].why != CAST), "")
             is_whole = isinstance(place, (Whole, Split)) and len(shape) == 2 and name.endswith(WEIGHT)
-            why[full] = kept or ("" if is_whole else MOVED) or chosen.why_dense(shape)
+            why[full] = kept or ("" if is_whole else MOVED) or chosen.why_dense(shape, to)
     return why
 
 
@@ -197,22 +200,23 @@ def _planned(
     why: Mapping[str, str],
     *,
     parts: list[FileComponent],
-    chosen: WeightFormat,
+    to: str,
 ) -> tuple[dict[str, TensorEntry], bytes]:
     """Return the places of all tensors of the file to write, and its first bytes."""
     import torch
 
+    chosen = TARGETS[to]
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, stored in tensors.items():
         if why[name]:
             found[name] = safetensors_names()[stored.dtype], stored.shape
         elif chosen.name == "gguf":
-            found[name] = chosen.target.upper(), stored.shape
+            found[name] = to.upper(), stored.shape
         else:
-            packed = chosen.for_file(torch.empty(stored.shape, device="meta"))
+            packed = chosen.for_file(torch.empty(stored.shape, device="meta"), to)
             for own, tensor in chosen.file_tensors(packed).items():
                 found[name.removesuffix("weight") + own] = safetensors_names()[tensor.dtype], tuple(tensor.shape)
-            found[name.removesuffix("weight") + DECLARATION] = "U8", (len(_declaration(chosen)),)
+            found[name.removesuffix("weight") + DECLARATION] = "U8", (len(_declaration(chosen, packed)),)
     if chosen.name != "gguf":
         if chosen.marker:
             quantized = [part for part in parts if any(not why[full] for full in part.names.values())]
@@ -220,7 +224,7 @@ def _planned(
         texts = {key: str(value) for key, value in header.metadata.items() if key != QUANTIZATION_TEXT}
         first, entries = written_header(found, texts)
         return entries, first
-    odd = next((name for name, (dtype, _) in found.items() if dtype not in (*PLAIN, chosen.target.upper())), None)
+    odd = next((name for name, (dtype, _) in found.items() if dtype not in (*PLAIN, to.upper())), None)
     if odd is not None:
         raise PiyingError(
             f"{header.path}: {clipped(odd)} is stored as {found[odd][0]}, which GGUF files have no room for. "
@@ -228,7 +232,7 @@ def _planned(
         )
     architecture = next((part.layout.gguf for part in parts if part.layout and part.layout.gguf), "")
     named: dict[str, str | int] = {"general.architecture": architecture} if architecture else {}
-    first, entries = written_gguf_header(found, named | SETTINGS)
+    first, entries = written_gguf_header(found, named | SETTINGS | {"general.file_type": FILE_TYPES[to]})
     return entries, first
 
 
@@ -240,8 +244,8 @@ def _marker(part: FileComponent, marker: str) -> str:
     return (inside if shared.startswith(inside) else part.prefix) + marker
 
 
-def _declaration(chosen: WeightFormat) -> bytes:
-    return json.dumps({"format": chosen.declared_as}).encode()
+def _declaration(chosen: WeightFormat, packed: Packed) -> bytes:
+    return json.dumps(chosen.declaration(packed)).encode()
 
 
 def _written(
@@ -250,7 +254,7 @@ def _written(
     tensors: Mapping[str, StoredTensor],
     why: Mapping[str, str],
     *,
-    chosen: WeightFormat,
+    to: str,
     check: Callable[[], None],
     on_layer: Callable[[Layer], None],
 ) -> Iterator[Layer]:
@@ -261,6 +265,7 @@ def _written(
     """
     import torch
 
+    chosen = TARGETS[to]
     for name, stored in tensors.items():
         check()
         if why[name]:
@@ -272,7 +277,7 @@ def _written(
         weight = stored.read()
         for rows in weight.split(_rows(weight)):
             _check_finite(name, rows)
-        packed = chosen.for_file(weight)
+        packed = chosen.for_file(weight, to)
         for numbers in chosen.numbers(packed):
             _check_finite(name, numbers)
         layer = Layer(name, _error(weight, packed, chosen))
@@ -283,7 +288,7 @@ def _written(
         declaration = planned.get(name.removesuffix("weight") + DECLARATION)
         if declaration is not None:
             file.seek(declaration.start)
-            file.write(_declaration(chosen))
+            file.write(_declaration(chosen, packed))
         on_layer(layer)
         yield layer
 
@@ -318,12 +323,10 @@ def _error(weight: torch.Tensor, packed: Packed, chosen: WeightFormat) -> float:
     import torch
 
     lost = whole = 0.0
-    step = _rows(weight)
+    step = -(-_rows(weight) // ROWS_TOGETHER) * ROWS_TOGETHER
     for start in range(0, weight.shape[0], step):
         part = slice(start, start + step)
-        rows = weight[part].float()
-        # What all rows share has none of its own.
-        own = {key: tensor[part] if tensor.ndim > 1 else tensor for key, tensor in packed.items()}
+        rows, own = weight[part].float(), chosen.rows(packed, part)
         lost += float((chosen.dense(chosen.layer(own, None, None)) - rows).square().sum(dtype=torch.float64))
         whole += float(rows.square().sum(dtype=torch.float64))
     return (lost / whole) ** 0.5 if whole else 0.0

@@ -260,30 +260,6 @@ UNPACKERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def packed_q8_0(weight: torch.Tensor) -> torch.Tensor:
-    """Return a weight [out, in] in Q8_0, uint8 [out, bytes of a row], as ggml's `quantize_row_q8_0_ref` does.
-
-    Args:
-        weight: any floating type, its rows whole blocks of 32.
-    """
-    import torch
-
-    kind = BY_NAME["Q8_0"]
-    rows, columns = weight.shape
-    packed = torch.empty(rows, columns // kind.weights, kind.bytes, dtype=torch.uint8, device=weight.device)
-    step = max(1, PIECE // max(1, columns))
-    for part, target in zip(weight.split(step), packed.split(step), strict=True):
-        blocks = part.float().reshape(len(part), -1, kind.weights)
-        scale = blocks.abs().amax(dim=2, keepdim=True) / 127
-        scaled = blocks * torch.where(scale == 0, 0.0, 1 / scale)
-        # ggml rounds halves away from zero, torch to the even neighbour.
-        whole = scaled.abs().floor()
-        whole += (2 * (scaled.abs() - whole)).floor()
-        target[..., :2] = scale.half().view(torch.uint8)
-        target[..., 2:] = whole.copysign_(scaled).to(torch.int8).view(torch.uint8)
-    return packed.flatten(1)
-
-
 DEVICE_PIECE = 1 << 22  # weights that a card unpacks at a time: enough to keep it busy, and little beside a layer
 
 

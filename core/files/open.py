@@ -58,7 +58,9 @@ def _header(path: Path) -> FileHeader:
     if kind == "pth":
         return read_pth_header(path)
     if kind == "safetensors":
-        return read_safetensors_header(path)
+        from ..quantization.foreign_layouts import canonical
+
+        return canonical(read_safetensors_header(path))
     raise damaged(path, "it is neither a safetensors, a GGUF nor a PyTorch file")
 
 

@@ -13,7 +13,7 @@ from .machine import Limits, Machine
 from .phases import Block, Component, InFile, Phase, StoredWeights
 from .plan import plan
 from .plan_types import PhasePlan, Plan, amount, gigabytes
-from .report import columns, duration, place_in_words
+from .report import columns, duration, place_and_memory
 
 Expected = Callable[[Phase, PhasePlan], tuple[float, float]]
 PLACEMENTS = ("resident", "streamed")
@@ -115,7 +115,7 @@ class FormatTable:
             notes.append(f"- {', '.join(placements)}: what {self.phase} needs of the card, and whether that fits.")
         notes.append(f"- {', '.join(head[-2 - len(card) - 1 :])}: of the whole run, in the fastest way that fits.")
         notes.append("- loses: of Gaussian weights, the root mean square of what rounding takes, relative to theirs.")
-        title = f"{self.model} on {', '.join(place_in_words(self.machine))}, in each format:"
+        title = f"{self.model} on {', '.join(place_and_memory(self.machine))}, in each format:"
         return "\n".join([title, *columns(lines), *notes])
 
 

@@ -223,19 +223,21 @@ def table(plan: Plan, machine: Machine) -> str:
         for phase in plan.phases
     ]
     lines = columns(_for([HEAD, *rows], machine))
-    (place, memory), ram, time = place_in_words(machine), amount(plan.peak_ram), duration(plan.seconds)
+    (place, memory), ram, time = place_and_memory(machine), amount(plan.peak_ram), duration(plan.seconds)
     if not plan.fits:
         verdict = f"This does not fit {place}, {memory}."
     elif machine.is_cpu:
         verdict = f"Plan for {place}, {memory}: peak {ram} of main memory, about {time}."
     else:
-        peak = amount(plan.peak_vram)
-        verdict = f"Plan for {place}, {memory}: peak {peak} of the card and {ram} of main memory, about {time}."
+        verdict = (
+            f"Plan for {place}, {memory}: peak {amount(plan.peak_vram)} of the card and {ram} of main memory, "
+            f"about {time}."
+        )
     return "\n".join([verdict, *lines, *(f"- {reason}" for reason in plan.reasons)])
 
 
-def place_in_words(machine: Machine) -> tuple[str, str]:
-    """Return a machine for people, and the main memory that is free."""
+def place_and_memory(machine: Machine) -> tuple[str, str]:
+    """Return a machine, and the main memory that is free, for people."""
     place = machine.name if machine.is_cpu else f"{machine.name} ({amount(machine.vram_free)} free)"
     memory = f"{amount(machine.ram_free)} of main memory free"
     for limit in (machine.ram_limit, machine.map_limit):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # CUDA's compute capability of the first cards that multiply in a number type: Ada. Older ones only store it.
 FP8_TENSOR_CORES = (8, 9)
+ROWS_TOGETHER = 128  # of a layer, that no format parts
 IDENTITY_ROWS = 1024  # of an identity matrix at a time: a whole one of a wide layer is most of a gigabyte
 
 
@@ -49,7 +50,7 @@ class WeightFormat(ABC):
         matmul_computes: the number types of inputs that its kernels multiply with it.
         unsupported_devices: kinds of devices that cannot hold it.
         can_cast: whether weights are cast to it; else it is held where a file has it alone.
-        target: the name by which a person asks for a file in it; "" where none is written.
+        targets: the names by which a person asks for a file in it, or in one of its forms; none where none is written.
         marker: the name of an empty tensor beside the layers of a component of such a file; "" for none.
         declared_as: which of the `declarations` such a file has for each layer; "" for none.
         declared_only: whether it is read only where a file declares it: others lay out the same tensors otherwise.
@@ -67,7 +68,7 @@ class WeightFormat(ABC):
     matmul_computes: ClassVar[tuple[str, ...]] = ()
     unsupported_devices: ClassVar[frozenset[str]] = frozenset()
     can_cast: ClassVar[bool] = True
-    target: ClassVar[str] = ""
+    targets: ClassVar[tuple[str, ...]] = ()
     declared_as: ClassVar[str] = ""
     marker: ClassVar[str] = ""
     declared_only: ClassVar[bool] = False
@@ -172,16 +173,25 @@ class WeightFormat(ABC):
     def to_stored(self, weight: torch.Tensor) -> Packed:
         """Return the tensors of a layer from its weight [out, in], of any floating type; rounds it."""
 
-    def for_file(self, weight: torch.Tensor) -> Packed:
-        """Return what `to_stored` does, as files of a `target` have it."""
+    def for_file(self, weight: torch.Tensor, target: str) -> Packed:
+        """Return what `to_stored` does, as files of one of the `targets` have it; of weights without numbers too."""
         return self.to_stored(weight)
+
+    def declaration(self, packed: Packed) -> dict[str, Any]:
+        """Return what a file says of such a layer."""
+        return {"format": self.declared_as}
+
+    def rows(self, packed: Packed, part: slice) -> Packed:
+        """Return the tensors of some rows of a layer, whose numbers are a multiple of `ROWS_TOGETHER`."""
+        # What all rows share has none of its own.
+        return {name: tensor[part] if tensor.ndim > 1 else tensor for name, tensor in packed.items()}
 
     def file_tensors(self, packed: Packed) -> Packed:
         """Return the tensors that a file has of such a layer, by the last parts of their names."""
         return {name: packed[attribute] for attribute, name in self.file_names.items()}
 
-    def why_dense(self, shape: Sequence[int]) -> str:
-        """Return why a weight of that shape cannot be written in the format of `target`; "" where it can."""
+    def why_dense(self, shape: Sequence[int], target: str) -> str:
+        """Return why a weight of that shape cannot be written in the form of a target; "" where it can."""
         return ""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import DEVICE_PIECE
 from ..files.stored_tensor import PLAIN_PIECE
 from .base import WeightFormat
-from .scaled_tensor import MXFP8_BLOCK, NVFP4_BLOCK, tiled_size
+from .scaled_tensor import MXFP8_BLOCK, NVFP4_BLOCK, TILE_ROWS, tiled_size
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,23 @@ class BlockScaled(WeightFormat):
         yield packed["tensor_scale"]
         yield from value_numbers(packed["values"], self.block)
 
+    def why_dense(self, shape: Sequence[int], target: str) -> str:
+        """Return that rows which are no whole blocks are not written in them."""
+        return f"its rows are no whole blocks of {self.block}" if shape[-1] % self.block else ""
+
+    def file_tensors(self, packed: Packed) -> Packed:
+        """Return the tensors in their types and shapes in a file."""
+        from .block_scaled_linear import file_tensors
+
+        return file_tensors(packed, self.block)
+
+    def rows(self, packed: Packed, part: slice) -> Packed:
+        """Return some rows, with the tiles that have their scales."""
+        values = packed["values"][part]
+        tiles = packed["scale"].view(-(-len(packed["values"]) // TILE_ROWS), -1)
+        scale = tiles[part.start // TILE_ROWS : -(-(part.start + len(values)) // TILE_ROWS)].flatten()
+        return {"values": values, "scale": scale, "tensor_scale": packed["tensor_scale"]}
+
     def to_stored(self, weight: torch.Tensor) -> Packed:
         """Refuse: what is cast in memory is cast to one byte a weight.
 
@@ -162,9 +179,17 @@ class Nvfp4(BlockScaled):
     readable = "nvfp4 (ComfyUI's)"
     number_types = ("NVFP4",)
     declarations = {"nvfp4": "U8"}
+    targets = ("nvfp4",)
+    declared_as = "nvfp4"
     scales = ("weight_scale", "weight_scale_2")
     errors = {"NVFP4": 0.0951}
     block, values_per_byte, value_type, scale_type = NVFP4_BLOCK, 2, "U8", "F8_E4M3"
+
+    def for_file(self, weight: torch.Tensor, target: str) -> Packed:
+        """Return what comfy-kitchen makes of a weight."""
+        from .block_scaled_linear import packed_nvfp4
+
+        return packed_nvfp4(weight.detach())
 
 
 class Mxfp8(BlockScaled):
@@ -175,6 +200,14 @@ class Mxfp8(BlockScaled):
     readable = "mxfp8 (ComfyUI's)"
     number_types = ("MXFP8",)
     declarations = {"mxfp8": "F8_E4M3"}
+    targets = ("mxfp8",)
+    declared_as = "mxfp8"
     scales = ("weight_scale",)
     errors = {"MXFP8": 0.0266}
     block, values_per_byte, value_type, scale_type = MXFP8_BLOCK, 1, "F8_E4M3", "U8"
+
+    def for_file(self, weight: torch.Tensor, target: str) -> Packed:
+        """Return what comfy-kitchen makes of a weight."""
+        from .block_scaled_linear import packed_mxfp8
+
+        return packed_mxfp8(weight.detach())

@@ -7,6 +7,8 @@ tiles of 128 rows and 4 columns, in each of them row r of group g = r // 32 lies
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from math import nextafter
 from typing import ClassVar, cast
 
 import torch
@@ -19,7 +21,14 @@ from .stored_linear import StoredLinear
 
 # The numbers of E2M1, by their four bits.
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+# Between neighbours of its first half; a number in the middle goes to the one whose last bit is 0.
+E2M1_MIDDLES = tuple(
+    nextafter((low + high) / 2, 0) if place % 2 else (low + high) / 2
+    for place, (low, high) in enumerate(pairwise(E2M1[:8]))
+)
+LARGEST_E4M3 = 448.0
 GROUP = 32  # rows of a tile that lie one behind the other
+EXPONENT_BIAS = 127
 EXPONENT_BITS = 23  # where a float32 has its exponent
 
 
@@ -68,12 +77,60 @@ def unpacked_pieces(packed: dict[str, torch.Tensor], columns: int, block: int) -
     for rows, scale in zip(values.split(at_once), scales.split(at_once), strict=True):
         if block == NVFP4_BLOCK:
             pairs = torch.stack((rows >> 4, rows & 15), dim=-1)  # the first of two weights in the high bits
-            numbers = table[pairs.flatten(1).int()]
+            numbers = table.index_select(0, pairs.flatten().int()).view(len(rows), -1)
         else:
             numbers = torch.empty(rows.shape, device=device)
             convert_into(numbers, rows.view(torch.float8_e4m3fn))
         numbers.view(len(rows), -1, block).mul_(scale.unsqueeze(-1))
         yield numbers
+
+
+def packed_nvfp4(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a weight [out, in] in NVFP4, as `quantize_nvfp4` of comfy-kitchen; its largest sets the layer's scale.
+
+    Args:
+        weight: any floating type, its rows whole blocks.
+    """
+    step = max(1, PIECE // max(1, weight.shape[1]))
+    largest = torch.stack([rows.abs().amax().float() for rows in weight.split(step)]).amax()
+    layer = torch.where(largest > 0, largest / (LARGEST_E4M3 * E2M1[7]), 1.0)
+    values = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8, device=weight.device)
+    scale = torch.empty(weight.shape[0], weight.shape[1] // NVFP4_BLOCK, device=weight.device).to(torch.float8_e4m3fn)
+    middles = torch.tensor(E2M1_MIDDLES, device=weight.device)
+    for rows, codes, own in zip(weight.split(step), values.split(step), scale.split(step), strict=True):
+        blocks = rows.reshape(len(rows), -1, NVFP4_BLOCK)
+        own.copy_((blocks.abs().amax(dim=-1).float() / E2M1[7] / layer).clamp(max=LARGEST_E4M3))
+        total = (layer * own.float()).unsqueeze(-1)
+        scaled = torch.where(total == 0, 0.0, blocks.float() / total).flatten(1)
+        nibbles = torch.bucketize(scaled.abs(), middles) + scaled.signbit() * 8
+        codes.copy_(nibbles[:, ::2] << 4 | nibbles[:, 1::2])
+    return {"values": values, "scale": tiled(scale.view(torch.uint8)), "tensor_scale": layer}
+
+
+def packed_mxfp8(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a weight [out, in] in MXFP8, as comfy-kitchen's `quantize_mxfp8` does; see `packed_nvfp4`."""
+    step = max(1, PIECE // max(1, weight.shape[1]))
+    values = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
+    scale = torch.empty(weight.shape[0], weight.shape[1] // MXFP8_BLOCK, dtype=torch.uint8, device=weight.device)
+    for rows, codes, own in zip(weight.split(step), values.split(step), scale.split(step), strict=True):
+        blocks = rows.reshape(len(rows), -1, MXFP8_BLOCK)
+        largest = blocks.abs().amax(dim=-1).float()
+        exponent = torch.log2((largest / LARGEST_E4M3).clamp(min=2.0**-EXPONENT_BIAS)).ceil() + EXPONENT_BIAS
+        own.copy_(torch.where(largest == 0, 0.0, exponent.clamp(0, 2 * EXPONENT_BIAS)))
+        total = scale_numbers(own, MXFP8_BLOCK).unsqueeze(-1)
+        scaled = torch.where(total == 0, 0.0, blocks.float() / total).clamp(-LARGEST_E4M3, LARGEST_E4M3)
+        codes.copy_(scaled.flatten(1).to(torch.float8_e4m3fn).view(torch.uint8))
+    return {"values": values, "scale": tiled(scale), "tensor_scale": torch.ones((), device=weight.device)}
+
+
+def file_tensors(packed: dict[str, torch.Tensor], block: int) -> dict[str, torch.Tensor]:
+    """Return the tensors of a layer in their types and shapes in a file, by the last parts of their names."""
+    values, scale = packed["values"], packed["scale"]
+    scale = scale.view(-(-len(values) // TILE_ROWS) * TILE_ROWS, -1)
+    if block == MXFP8_BLOCK:
+        return {"weight": values.view(torch.float8_e4m3fn), "weight_scale": scale}
+    scale = scale.view(torch.float8_e4m3fn)
+    return {"weight": values, "weight_scale": scale, "weight_scale_2": packed["tensor_scale"]}
 
 
 class BlockScaledTensor(StoredTensor):

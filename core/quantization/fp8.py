@@ -38,7 +38,7 @@ class Fp8(WeightFormat):
     rounding_error = 0.0265  # measured on 1536 × 1536 weights; tests/core/test_fp8.py holds it to theory
     matmul_computes = ("bf16",)  # rowwise scales give nothing else (torch._scaled_mm)
     unsupported_devices = frozenset({"mps"})
-    target = "fp8"
+    targets = ("fp8",)
     declared_as = "float8_e4m3fn"
     marker = "scaled_fp8"  # looked for by ComfyUI until 2025
 
@@ -78,7 +78,7 @@ class Fp8(WeightFormat):
         values, scale = quantize(weight)
         return {"values": values, "scale": scale}
 
-    def for_file(self, weight: torch.Tensor) -> Packed:
+    def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return e4m3 values with one scale: ComfyUI's layers of this format have no more."""
         from .fp8_linear import LARGEST, VALUES
         from .scaled_tensor import quantize

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
-from ..files.gguf_blocks import BY_NAME, DEVICE_PIECE, HALVES, TYPES, UNPACKERS, half, packed_q8_0, stored_bytes
+from ..files.gguf_blocks import BY_NAME, DEVICE_PIECE, HALVES, TYPES, UNPACKERS, half, stored_bytes
 from ..files.stored_tensor import PIECE
 from .base import WeightFormat
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 UNPACKING_BYTES = 12
 # Bytes for each weight that the operations of Q4_K read and write, counted: pieces of many fit no cache of a card.
 UNPACKING_TRAFFIC = 40
-WRITTEN = "Q8_0"  # the type that weights are quantized to
 SAMPLED = "Q4_K"  # the type that most files for small cards have
 NUMBERS = {one.name: number for number, one in TYPES.items()}
 
@@ -40,7 +39,7 @@ class Gguf(WeightFormat):
     errors = {"Q8_0": 0.0054, "Q6_K": 0.0173, "Q5_K": 0.0356, "Q4_K": 0.0711, "Q4_0": 0.086}
     rounding_error = 0.0  # what the file has is computed with
     can_cast = False
-    target = "q8_0"
+    targets = ("q8_0", "q4_0")
 
     def bytes(self, weights: int, rows: int) -> int:
         """Return the bytes of weights in the type `SAMPLED`, where no file says which."""
@@ -91,15 +90,18 @@ class Gguf(WeightFormat):
         """
         raise PiyingError("weights are not cast to GGUF. Choose a file that has them so, or another format.")
 
-    def for_file(self, weight: torch.Tensor) -> Packed:
-        """Return blocks of Q8_0."""
+    def for_file(self, weight: torch.Tensor, target: str) -> Packed:
+        """Return blocks of the type of that name."""
         import torch
 
-        return {"blocks": packed_q8_0(weight.detach()), "kind": torch.tensor(NUMBERS[WRITTEN])}
+        from ..files.gguf_packing import PACKERS
 
-    def why_dense(self, shape: Sequence[int]) -> str:
+        kind = target.upper()
+        return {"blocks": PACKERS[kind](weight.detach()), "kind": torch.tensor(NUMBERS[kind])}
+
+    def why_dense(self, shape: Sequence[int], target: str) -> str:
         """Return that rows which are no whole blocks are not written in them."""
-        size = BY_NAME[WRITTEN].weights
+        size = BY_NAME[target.upper()].weights
         return f"its rows are no whole blocks of {size}" if shape[-1] % size else ""
 
     def sample(self, weight: torch.Tensor) -> Packed:

@@ -20,6 +20,22 @@ SCALE_BYTES = 4  # float32
 GROUP = 256  # of inputs that are rotated together, where a file does not say how many
 
 
+def _group_of(columns: int) -> int:
+    """Return the most inputs up to `GROUP` that rows are whole groups of; 0 where there are none."""
+    return next((size for size in (GROUP, GROUP // 4, GROUP // 16) if columns % size == 0), 0)
+
+
+def why_not_rotated(group: object, shape: Sequence[int]) -> str:
+    """Return why weights of a shape cannot be rotated in groups of so many inputs; "" where they can."""
+    # A regular Hadamard matrix is made of those of 4 × 4.
+    size = group if type(group) is int else 0
+    is_power_of_4 = size >= 4 and size.bit_count() == 1 and size.bit_length() % 2 == 1
+    if is_power_of_4 and len(shape) == 2 and shape[1] % size == 0:
+        return ""
+    inputs = clipped(str(group), 20)
+    return f"rotated in groups of {inputs} inputs; groups are a power of 4 that divides {list(shape)[1:]}"
+
+
 class Int8(WeightFormat):
     """Whole numbers from -127 to 127; ComfyUI's int8_tensorwise files may hold them rotated (ConvRot)."""
 
@@ -30,7 +46,7 @@ class Int8(WeightFormat):
     declarations = {"int8_tensorwise": "I8"}
     scales = ("weight_scale",)
     file_names = {"values": "weight", "scale": "weight_scale"}
-    target = "int8"
+    targets = ("int8", "int8_convrot")
     declared_as = "int8_tensorwise"
     errors = {"I8": 0.0081}
     rounding_error = 0.0081  # measured on 1536 × 1536 weights; tests/core/test_weight_formats.py holds it to theory
@@ -45,15 +61,7 @@ class Int8(WeightFormat):
 
     def why_unreadable(self, declared: Mapping[str, Any], shape: Sequence[int]) -> str:
         """Return why a weight's groups cannot be rotated back."""
-        if not declared.get("convrot"):
-            return ""
-        group = declared.get("convrot_groupsize", GROUP)
-        # A regular Hadamard matrix made of those of 4 × 4.
-        is_size = type(group) is int and group >= 4 and group.bit_count() == 1 and group.bit_length() % 2 == 1
-        if is_size and len(shape) == 2 and shape[1] % group == 0:
-            return ""
-        inputs = clipped(str(group), 20)
-        return f"rotated in groups of {inputs} inputs; groups are a power of 4 that divides {list(shape)[1:]}"
+        return why_not_rotated(declared.get("convrot_groupsize", GROUP), shape) if declared.get("convrot") else ""
 
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
@@ -94,6 +102,29 @@ class Int8(WeightFormat):
 
         values, scale = quantize(weight)
         return {"values": values, "scale": scale, "group": torch.tensor(0)}
+
+    def for_file(self, weight: torch.Tensor, target: str) -> Packed:
+        """Return the same, of rotated weights where the target says so."""
+        import torch
+
+        from .int8_linear import quantize_rotated
+
+        if target != "int8_convrot":
+            return self.to_stored(weight)
+        group = _group_of(weight.shape[1])
+        values, scale = quantize_rotated(weight, group)
+        return {"values": values, "scale": scale, "group": torch.tensor(group)}
+
+    def declaration(self, packed: Packed) -> dict[str, Any]:
+        """Return the format, and of how many inputs each group is rotated."""
+        group = int(packed["group"])
+        rotation = {"convrot": True, "convrot_groupsize": group} if group else {}
+        return super().declaration(packed) | rotation
+
+    def why_dense(self, shape: Sequence[int], target: str) -> str:
+        """Return that rows which are no whole groups are not rotated."""
+        needed = target == "int8_convrot" and not _group_of(shape[-1])
+        return "its rows are no whole groups to rotate" if needed else ""
 
     def layer_class(self) -> type[Int8Linear]:
         """Return `Int8Linear`."""

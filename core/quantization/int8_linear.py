@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..files.stored_tensor import StoredTensor
+from ..files.stored_tensor import PIECE, StoredTensor
 from . import scaled_tensor
 from .scaled_tensor import ScaledTensor, dequantize
 from .stored_linear import StoredLinear
@@ -45,8 +45,20 @@ def hadamard(size: int) -> torch.Tensor:
 
 def rotated(numbers: torch.Tensor, group: int) -> torch.Tensor:
     """Return numbers [..., in] with each group of the last dimension times the Hadamard matrix; it undoes itself."""
-    matrix = hadamard(group).to(numbers.device, numbers.dtype)
+    # It is symmetric; comfy-kitchen transposes it, and matrix products may round another way then.
+    matrix = hadamard(group).to(numbers.device, numbers.dtype).t()
     return (numbers.reshape(*numbers.shape[:-1], -1, group) @ matrix).reshape(numbers.shape)
+
+
+def quantize_rotated(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `quantize` does of a weight that is rotated first, some rows at a time."""
+    values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(weight.shape[0], 1, device=weight.device)
+    step = max(1, PIECE // max(1, weight.shape[1]))
+    for rows, *made in zip(weight.split(step), values.split(step), scale.split(step), strict=True):
+        for target, found in zip(made, quantize(rotated(rows.detach().float(), group)), strict=True):
+            target.copy_(found)
+    return values, scale
 
 
 class RotatedTensor(ScaledTensor):

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple, Protocol
 
-from .registry import stored_type, weight_format
-
 WEIGHT = ".weight"
 CAST = "Linear layers inside the blocks"
 STORED = "stored so in the file"
@@ -122,11 +120,14 @@ def held_types(
     Args:
         tensors: by the names that the module's own state has.
         compute: the type of all that is not stored in fewer bits.
-        storage: the name of a format: Linear layers inside the blocks are cast to it, and those outside stay in it
-            where the file has them so. None: every layer stays in the format that the file has it in. Any other
-            name: all formats are unpacked.
+        storage: the name of a format: Linear layers inside the blocks are cast to it, where that can be, and all
+            stay in it that the file has in it. None: every layer stays in the format that the file has it in. Any
+            other name: all formats are unpacked.
         linear: the names of the weights of Linear layers, where the module is known; else see `CastRules.is_linear`.
     """
+    # Not at the top: nodes are declared with a family's rules, and their start needs no format.
+    from .registry import stored_type, weight_format
+
     wanted = weight_format(storage)
     found = {}
     for name, tensor in tensors.items():
@@ -136,7 +137,7 @@ def held_types(
         why_dense = rules.why_dense(name, tensor.shape if is_linear else ())
         if in_file is not None and is_linear and (storage is None or in_file is wanted):
             found[name] = Held(in_file.name, STORED)
-        elif wanted is not None and not why_dense:
+        elif wanted is not None and wanted.can_cast and not why_dense:
             found[name] = Held(wanted.name, CAST)
         elif compute in rules.in_fp32(name):
             found[name] = Held("fp32", IN_FP32)

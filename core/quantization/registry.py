@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from ..files.dtypes import held_as
 from .base import WeightFormat
 from .block_scaled import Mxfp8, Nvfp4
+from .codebook import Int4, Nf4, W4a8
 from .fp8 import Fp8
 from .gguf import Gguf
 from .int8 import Int8
 
 # In the order in which a plan considers them.
-FORMATS: dict[str, WeightFormat] = {one.name: one for one in (Fp8(), Int8(), Gguf(), Mxfp8(), Nvfp4())}
+FORMATS: dict[str, WeightFormat] = {
+    one.name: one for one in (Fp8(), Int8(), Gguf(), Mxfp8(), Nvfp4(), Int4(), W4a8(), Nf4())
+}
 
 
 def weight_format(name: str | None) -> WeightFormat | None:

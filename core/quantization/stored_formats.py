@@ -16,15 +16,18 @@ from ..files.stored_tensor import StoredTensor
 from .registry import FORMATS, recognised_format, scale_names
 
 QUANTIZATION_TEXT = "_quantization_metadata"
-MARKER_BYTES = 4096  # a layer's description is a line of JSON
+DECLARATION = "comfy_quant"
+DECLARATION_BYTES = 4096  # a layer's description is a line of JSON
 
 # Tensors that describe the weight of a layer beside its scales, by the last part of their names.
-DECLARATION = "comfy_quant"
 DESCRIPTIONS = ("scale_input", "input_scale", DECLARATION, "scaled_fp8")
 # Formats that are not read, by the last part of the names of tensors that only they have.
 FOREIGN_ENDINGS = {
+    "smooth_factor": "SVDQuant (Nunchaku)",
+    "smooth": "SVDQuant (Nunchaku)",
+    "wscales": "SVDQuant (Nunchaku)",
     "qweight": "GPTQ or AWQ",
-    "absmax": "bitsandbytes",
+    "absmax": "bitsandbytes 4-bit",
     "SCB": "bitsandbytes int8",
 }
 
@@ -106,7 +109,8 @@ def check_readable(header: FileHeader) -> None:
         packed = ", ".join(stored.readable for stored in FORMATS.values())
         raise PiyingError(
             f"{header.path}: stored as {clipped(foreign, 160)}, which this pack cannot read. "
-            f"Readable: bf16, fp16, fp32, {packed}."
+            f"Readable: bf16, fp16, fp32, {packed}. Fetch the model in one of them: `python install.py --list` names "
+            "some, and makers of quantized files mostly have its GGUF or FP8 beside them."
         )
     for one in header.files:
         if one.format == "safetensors":
@@ -171,15 +175,15 @@ def _foreign(header: FileHeader, declarations: Mapping[str, dict[str, Any]]) -> 
         why = "" if weight is None else declared[said["format"]].why_unreadable(said, weight.shape)
         if why:
             return f"{said['format']} {why}"
-    types, scales = _number_types(header), scale_names()
+    types, scales = _number_types(header), set(scale_names())
     if header.format == "gguf":
         return next((f"GGUF {dtype}" for dtype in types.values() if dtype not in (*PLAIN, *UNPACKERS)), None)
+    endings = {name.rpartition(".")[2] for name in header.entries}
+    foreign = next((title for ending, title in FOREIGN_ENDINGS.items() if ending in endings - scales), None)
+    if foreign is not None:
+        return foreign
     for name, entry in header.entries.items():
         ending = name.rpartition(".")[2]
-        if ending in FOREIGN_ENDINGS and ending not in scales:
-            return FOREIGN_ENDINGS[ending]
-        if ending in scales and entry.dtype == "F8_E8M0":
-            return "mxfp8 with scales of the type F8_E8M0"
         found = recognised_format(name, types) if ending == "weight" else None
         is_declared = name.removesuffix(".weight") in declarations
         if found is not None and found.declared_only and not is_declared:
@@ -201,7 +205,7 @@ def layer_declarations(header: FileHeader) -> dict[str, dict[str, Any]]:
     for one in header.files:
         for name, entry in one.entries.items():
             if re.search(r"(^|\.)comfy_quant$", name):
-                said = _read(one, entry) if entry.end - entry.start <= MARKER_BYTES else None
+                said = _read(one, entry) if entry.end - entry.start <= DECLARATION_BYTES else None
                 found[name.removesuffix(DECLARATION).rstrip(".")] = _declared(said)
     return found
 

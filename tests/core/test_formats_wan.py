@@ -215,7 +215,7 @@ def test_the_vae(tmp_path):
             assert getattr(loaded.config, key) == getattr(model.config, key), key
 
 
-@pytest.mark.parametrize("form", ["convrot_w4a4", "asym_w4a8_int8", "svdquant_w4a4", "torchao_int4"])
+@pytest.mark.parametrize("form", ["svdquant_w4a4", "awq_w4a16", "torchao_int4"])
 def test_formats_that_are_not_read_are_named(original, tmp_path, form):
     path = writers.save(writers.comfy_new(original, form=form), tmp_path / "wan2.1_vace_14B_w4a4.safetensors")
     with pytest.raises(PiyingError, match=f"stored as {form}, which this pack cannot read. Readable: bf16"):

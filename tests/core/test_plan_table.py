@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_documentation_holds_what_the_command_prints():
+@pytest.mark.parametrize("options", [[], ["--formats"]])
+def test_the_documentation_holds_what_the_command_prints(options):
     """After a change to the plan: run the command and put its table into docs/memory.md."""
     ran = subprocess.run(
-        [sys.executable, "benchmarks/plan_table.py"],
+        [sys.executable, "benchmarks/plan_table.py", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,

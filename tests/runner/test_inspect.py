@@ -200,9 +200,9 @@ def test_what_a_file_is(tmp_path, what):
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    text = {"_quantization_metadata": json.dumps({"layers": json.dumps({"blocks.0": "convrot_w4a4"})})}
+    text = {"_quantization_metadata": json.dumps({"layers": json.dumps({"blocks.0": "svdquant_w4a4"})})}
     ran = inspect(write(tmp_path / "x.safetensors", wan(1, 1), metadata=text))
-    assert "no: stored as convrot_w4a4, which this pack cannot read. Readable: bf16" in ran.stdout
+    assert "no: stored as svdquant_w4a4, which this pack cannot read. Readable: bf16" in ran.stdout
     assert ran.returncode == 0
 
 

@@ -19,7 +19,7 @@ from piying.core.checkpoints.inspect import inspect
 from piying.core.checkpoints.quantized_file import TARGETS, quantize_file
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
-from piying.core.files.gguf_blocks import packed_q8_0
+from piying.core.files.gguf_packing import PACKERS, packed_q8_0
 from piying.core.files.open import open_tensors, read_header
 from piying.core.host.current import set_host
 from piying.core.media.video import read_frames
@@ -33,14 +33,18 @@ from safetensors.torch import load_file
 from ..core.formats import models, names, writers
 from ..core.test_load_memory import write_model
 
-# The root mean square of what rounding loses, relative to the weights: see `WeightFormat.rounding_error`; Q8_0 has a
-# scale for each 32 weights, whose largest of Gaussian ones is about 2.1 deviations: 2.1 / 127 / √12.
+# The root mean square of what rounding loses, relative to the weights: see `WeightFormat.errors`; Q8_0 has a scale for
+# each 32 weights, whose largest of Gaussian ones is about 2.1 deviations: 2.1 / 127 / √12.
 ERRORS = {"fp8": 0.0265, "int8": 0.0081, "q8_0": 0.0055}
+ERRORS |= {"int8_convrot": 0.0081, "q4_0": 0.086, "mxfp8": 0.0266, "nvfp4": 0.0951}
+TYPES = {"fp8": "F8_E4M3", "int8": "I8", "q8_0": "Q8_0", "int8_convrot": "I8", "q4_0": "Q4_0"}
+TYPES |= {"mxfp8": "F8_E4M3", "nvfp4": "U8"}
+GGUF = ("q8_0", "q4_0")
 PROMPT = "a red circle moves right on a blue background"
 
 
 def ending(to):
-    return "gguf" if to == "q8_0" else "safetensors"
+    return "gguf" if to in GGUF else "safetensors"
 
 
 def test_all_targets_are_offered():
@@ -84,7 +88,7 @@ def run(*arguments):
     return subprocess.run(command, cwd=BUILT_IN_ROOT.parent, capture_output=True, text=True, timeout=240)
 
 
-@pytest.mark.parametrize("to", ERRORS)
+@pytest.mark.parametrize("to", ["fp8", "int8_convrot", "q8_0", "q4_0", "nvfp4"])
 def test_a_quantized_model_makes_the_same_video(tmp_path, to, plain):
     source = BUILT_IN_ROOT / "wan_vace" / "transformer" / "diffusion_pytorch_model.safetensors"
     out = tmp_path / f"model.{ending(to)}"
@@ -168,8 +172,8 @@ def test_what_is_read_back_is_what_was_there(tmp_path, kind, to):
     assert 0.5 * ERRORS[to] < sum(quantized.values()) / len(quantized) < 1.1 * ERRORS[to]
     assert max(changed) == pytest.approx(max(quantized.values()), rel=0.1)
     types = {entry.dtype for name, entry in read_header(out).entries.items() if name in quantized}
-    assert types == {{"fp8": "F8_E4M3", "int8": "I8", "q8_0": "Q8_0"}[to]}
-    if to != "q8_0":
+    assert types == {TYPES[to]}
+    if to not in GGUF:
         with safe_open(out, "pt") as file:
             assert file.metadata() == {"made by": "a test"}
             assert set(file.keys()) == set(stored)
@@ -221,8 +225,9 @@ def test_blocks_are_those_of_gguf(dtype):
     from gguf import GGMLQuantizationType
 
     weight = weights().to(dtype)
-    expected = quants.quantize(weight.float().numpy(), GGMLQuantizationType.Q8_0)
-    assert (packed_q8_0(weight).numpy() == expected).all()
+    for name, pack in PACKERS.items():
+        expected = quants.quantize(weight.float().numpy(), GGMLQuantizationType[name])
+        assert (pack(weight).numpy() == expected).all(), name
 
 
 def test_halves_are_rounded_away_from_zero():
@@ -247,14 +252,26 @@ def test_a_gguf_file_is_what_its_package_reads(tmp_path):
 def test_values_and_scales_are_those_of_comfy_kitchen():
     eager = pytest.importorskip("comfy_kitchen.backends.eager.quantization", reason="comfy-kitchen is not installed")
     weight = weights()
-    packed = FORMATS["int8"].for_file(weight)
+    packed = FORMATS["int8"].for_file(weight, "int8")
     values, scale = eager.quantize_int8_rowwise(weight)[:2]
     assert torch.equal(packed["values"][4:], values[4:])
     assert torch.equal(packed["scale"][4:], scale[4:])
-    packed = FORMATS["fp8"].for_file(weight)
+    packed = FORMATS["fp8"].for_file(weight, "fp8")
     scale = FORMATS["fp8"].file_tensors(packed)["weight_scale"]
     values = eager.quantize_per_tensor_fp8(weight, scale, torch.float8_e4m3fn)
     assert torch.equal(packed["values"].view(torch.uint8), values.view(torch.uint8))
+    made = FORMATS["nvfp4"].file_tensors(FORMATS["nvfp4"].for_file(weight, "nvfp4"))
+    values, scale = eager.quantize_nvfp4(weight, made["weight_scale_2"])
+    assert torch.equal(made["weight"], values)
+    assert torch.equal(made["weight_scale"].view(torch.uint8), scale.view(torch.uint8))
+    made = FORMATS["mxfp8"].file_tensors(FORMATS["mxfp8"].for_file(weight, "mxfp8"))
+    values, scale = eager.quantize_mxfp8(weight)
+    assert torch.equal(made["weight"].view(torch.uint8), values.view(torch.uint8))
+    assert torch.equal(made["weight_scale"], scale.view(torch.uint8))
+    made = FORMATS["int8"].for_file(weight, "int8_convrot")
+    values, scale = eager.quantize_int8_convrot_weight(weight, 256)[:2]
+    assert (made["values"][5:].int() - values[5:].int()).abs().max() <= 1, "a product may be rounded another way"
+    assert torch.allclose(made["scale"][5:], scale[5:].view(-1, 1), rtol=1e-6)
 
 
 # Refusals, interruptions, memory
@@ -302,8 +319,8 @@ def test_what_cannot_be_quantized_is_told_in_a_sentence(tmp_path):
     ("arguments", "reason"),
     [
         (["--to", "fp8", "--out", "x.gguf"], "a file in fp8 ends in .safetensors"),
-        (["--to", "nvfp4"], "invalid choice: 'nvfp4' (choose from "),
-        ([], "--quantize FILE goes with --to fp8|int8|q8_0"),
+        (["--to", "nf4"], "invalid choice: 'nf4' (choose from "),
+        ([], "--quantize FILE goes with --to fp8|int8|int8_convrot|q8_0|q4_0|mxfp8|nvfp4"),
     ],
 )
 def test_options(tmp_path, arguments, reason):
@@ -339,7 +356,7 @@ import conftest
 from piying.core.checkpoints.quantized_file import quantize_file
 def peak(): return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 small, large = map(Path, sys.argv[2:])
-for to in ("fp8", "int8", "q8_0"):
+for to in ("fp8", "int8", "int8_convrot", "q8_0", "q4_0", "mxfp8", "nvfp4"):
     quantize_file(small, to)
     before = peak()
     quantize_file(large, to)
@@ -355,5 +372,5 @@ def test_memory_holds_one_tensor(tmp_path):
     small = writers.save(transformer(), tmp_path / "small.safetensors")
     command = [sys.executable, "-c", SCRIPT, Path(__file__).resolve().parents[1], small, tmp_path / "large"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    # Beside the tensors, 4 MiB for what Python and libraries take the first time.
-    assert max(map(int, ran.stdout.split())) < 4 * largest + (4 << 20)
+    # Beside the tensors, 8 MiB for what Python, libraries and the allocator take, which differs from run to run by 3.
+    assert max(map(int, ran.stdout.split())) < 4 * largest + (8 << 20)
