@@ -24,7 +24,7 @@ export function addPanel(node, role, inner = null) {
   if (inner) {
     inner.outer = panel;
     for (const name of SHARED) {
-      Object.defineProperty(panel, name, { get: () => inner[name], set: (value) => (inner[name] = value) });
+      Object.defineProperty(panel, name, { get: () => inner[name], set: (value) => { inner[name] = value; } });
     }
   }
   const height = () => neededHeight(panel);
