@@ -12,8 +12,6 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ..main_memory import has_room
-
 if TYPE_CHECKING:
     from ..host.base import DevicePolicy
 
@@ -60,6 +58,9 @@ def cached_model(
         beside: bytes that the work with it takes.
         mapped: bytes that it adds to the address space, its files included.
     """
+    # Not at the top: nodes are declared where models leave memory, and their start measures none.
+    from ..main_memory import has_room
+
     uses.requests += 1
     # The old model goes before the new one is read, so that the two are never in memory together.
     held = _models.pop(slot, None)
