@@ -57,6 +57,10 @@ class Codebook(WeightFormat):
         """Return the name of values with their scales, and the shape of the weights."""
         return self.number_types[0], (*shape[:-1], shape[-1] * 2) if shape else shape
 
+    def why_unreadable(self, declared: Mapping[str, Any], shape: Sequence[int]) -> str:
+        """Return why a weight's groups cannot be rotated back."""
+        return why_not_rotated(declared.get("convrot_groupsize", GROUP), (*shape[:-1], shape[-1] * 2))
+
     def bytes(self, weights: int, rows: int) -> int:
         """Return the bytes of the values, the scales, and the levels of one layer."""
         scales = weights // self.block if self.block else rows
@@ -154,10 +158,6 @@ class Int4(Codebook):
         """Return whether there is one for each row."""
         return len(weight) == 2 and prod(scale) == weight[0]
 
-    def why_unreadable(self, declared: Mapping[str, Any], shape: Sequence[int]) -> str:
-        """Return why a weight's groups cannot be rotated back."""
-        return why_not_rotated(declared.get("convrot_groupsize", GROUP), (*shape[:-1], shape[-1] * 2))
-
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
     ) -> StoredTensor:
@@ -199,10 +199,6 @@ class W4a8(Codebook):
             return prod(scale) == weight[0]
         columns = weight[1] * 2
         return len(scale) == 2 and scale[0] == weight[0] and 0 < scale[1] <= columns and columns % scale[1] == 0
-
-    def why_unreadable(self, declared: Mapping[str, Any], shape: Sequence[int]) -> str:
-        """Return why a weight's groups cannot be rotated back."""
-        return why_not_rotated(declared.get("convrot_groupsize", GROUP), (*shape[:-1], shape[-1] * 2))
 
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]

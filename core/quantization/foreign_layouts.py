@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..files.json_file import parse_json
 from ..files.safetensors_file import FileHeader, TensorEntry
@@ -39,11 +39,10 @@ W4A8_GROUPS = "weight_s_rel"
 def canonical(header: FileHeader) -> FileHeader:
     """Return the header of a safetensors file with the tensors of such layers in the layout that is read here."""
     entries, declared = dict(header.entries), dict[str, dict[str, Any]]()
-    with header.path.open("rb") as file:
-        reader = _Reader(file, header)
-        _torchao(reader, entries, declared)
-        _nf4(reader, entries, declared)
-        _comfy(reader, entries, declared)
+    reader = _Reader(header)
+    _torchao(reader, entries, declared)
+    _nf4(reader, entries, declared)
+    _comfy(reader, entries, declared)
     for name, entry in entries.items():
         if entry.dtype == "F8_E8M0" and name.endswith(".weight_scale"):
             entries[name] = replace(entry, dtype="U8")  # the exponent is the byte, whatever its type is called
@@ -56,15 +55,17 @@ def canonical(header: FileHeader) -> FileHeader:
 class _Reader:
     """Small tensors of a file, and what its header says beside them."""
 
-    def __init__(self, file: BinaryIO, header: FileHeader) -> None:
-        self._file, self._header = file, header
+    def __init__(self, header: FileHeader) -> None:
+        self._header = header
 
     def read(self, entry: TensorEntry, most: int = DECLARATION_BYTES) -> bytes:
         """Return a tensor's bytes; none of one that is larger than what is looked for."""
         if entry.end - entry.start > most:
             return b""
-        self._file.seek(entry.start)
-        return self._file.read(entry.end - entry.start)
+        # Opened here: of the thousands of files that a list looks at, next to none has such a tensor.
+        with self._header.path.open("rb") as file:
+            file.seek(entry.start)
+            return file.read(entry.end - entry.start)
 
     def table(self, text: str | bytes) -> dict[str, Any]:
         """Return a table that is written in JSON; an empty one for anything else."""
