@@ -33,8 +33,8 @@ GIVEN = {
     ),
     "eslint.config.mjs": """
         import js from "@eslint/js";
-        const browser = ["window", "document", "navigator", "console", "URL"];
-        const timers = ["setTimeout", "clearTimeout", "setInterval"];
+        const browser = ["window", "document", "navigator", "console", "URL", "URLSearchParams"];
+        const timers = ["setTimeout", "clearTimeout", "setInterval", "clearInterval"];
         const globals = Object.fromEntries([...browser, ...timers].map((name) => [name, "readonly"]));
         export default [{ ...js.configs.recommended, languageOptions: { globals, sourceType: "module" } }];
     """,

@@ -4,22 +4,24 @@ import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
 import { planParts, showPlan, showRecord } from "./dialogs.js";
 import { inPageLanguage, t, time } from "./i18n.js";
+import { Viewer } from "./viewer.js";
 import { isAdvanced } from "./widgets.js";
 
 export const panels = new Map(); // by node
 
 // Heights and widths in pixels.
-const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 140, PLAN_LINE = 15, MAX_PLAN = 420, PLAN_WIDTH = 640, EDGE = 10;
+const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, LOOK = 180, TEXT_BOX = 140, PLAN_LINE = 15, MAX_PLAN = 420, PLAN_WIDTH = 640, EDGE = 10;
 const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90, RAGGED = 1.12;
 
 // What a sampler's panel and the one on the subgraph around it both show.
-const SHARED = ["plan", "problem", "running", "motion", "record"];
+const SHARED = ["plan", "problem", "running", "motion", "record", "sheets"];
 
 // On a subgraph: with the panel of the one sampler that is in it, whose plan and progress it shows.
 export function addPanel(node, role, inner = null) {
   const box = element("div", { class: "piying-panel" });
   const panel = {
     node, role, box, inner, plan: null, problem: null, failure: null, running: null, motion: null, record: null, text: null,
+    sheets: null, viewer: null,
   };
   if (inner) {
     inner.outer = panel;
@@ -48,11 +50,11 @@ export function addPanel(node, role, inner = null) {
   return panel;
 }
 
-// A node without a panel gets one where its run has something to say, such as a mask that nothing is in.
+// A node without a panel gets one where its run has something to say or show, such as a mask over its video.
 export function watchNotes(node) {
   const executed = node.onExecuted;
   node.onExecuted = function (output, ...rest) {
-    if (output?.piying?.[0]?.note && !panels.has(node)) setOutput(addPanel(node, BARE), output);
+    if ((output?.piying?.[0]?.note || output?.piying_frames) && !panels.has(node)) setOutput(addPanel(node, BARE), output);
     return executed?.call(this, output, ...rest);
   };
 }
@@ -75,6 +77,7 @@ export function clearFailures() {
 export function setOutput(panel, output) {
   panel.output = output;
   panel.record = output?.piying?.[0] ?? panel.record;
+  panel.sheets = output?.piying_frames?.[0] ?? panel.sheets;
   if (panel.role === TEXT) panel.text = output?.text?.[0] ?? panel.text;
   const { size } = panel.node;
   if (isPlan(panel) && panel.text && size[0] < PLAN_WIDTH) panel.node.setSize([PLAN_WIDTH, size[1]]);
@@ -112,6 +115,15 @@ function sentenceHeight({ node }, sentence) {
   return Math.max(LINE, Math.ceil((length * RAGGED) / Math.max(80, node.size[0] - BESIDE)) * SENTENCE_LINE + 2);
 }
 
+// The frames of the last run, but for the time of the next.
+const isLooked = ({ sheets, running, motion }) => Boolean(sheets && !running && !motion);
+
+// It keeps its place while the panel around it is drawn again.
+function viewerOf(panel) {
+  if (panel.viewer?.sheets !== panel.sheets) panel.viewer = new Viewer(panel.sheets);
+  return panel.viewer;
+}
+
 function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
@@ -126,6 +138,7 @@ function neededHeight(panel) {
   if (role === LOADER) height += BUTTON_ROW;
   if (panel.running) height += BAR;
   if (panel.motion) height += MOTION;
+  if (isLooked(panel)) height += LOOK;
   if (ownText(panel)) height += textHeight(panel);
   if (panel.record?.note) height += sentenceHeight(panel, inPageLanguage(panel.record.note)) + 4;
   if (fallbackNote(panel.record)) height += LINE;
@@ -149,6 +162,7 @@ export function render(panel) {
   if (hasDetails(panel)) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
   if (panel.running) parts.push(progressBar(panel.running));
   if (panel.motion) parts.push(element("img", { class: "piying-motion", src: panel.motion, alt: "" }));
+  if (isLooked(panel)) parts.push(viewerOf(panel).box);
   panel.box.replaceChildren(...parts);
   fitHeight(panel);
   if (panel.outer) render(panel.outer);

@@ -1,0 +1,146 @@
+// A look at a node's frames: scrubbed and played, beside what they were made from, under their mask, or all at once.
+import { api } from "../../../scripts/api.js";
+import { dialog, element } from "./dom.js";
+import { t } from "./i18n.js";
+
+const FRAMES_PER_SECOND = 16; // of Wan
+const SHEET_WIDTH = 1600; // pixels of what is drawn; the sheet itself may have many more
+
+/**
+ * Contact sheets as core/media/contact_sheet.py writes them: names of files, and where each frame is on them.
+ * @typedef {{ sheet: string, before?: string, mask?: string, columns: number, width: number, height: number,
+ *   frames: number[], total: number }} Sheets
+ */
+
+/** @param {Sheets} sheets */
+export function placeOf({ columns, width, height }, /** @type {number} */ index) {
+  return [(index % columns) * width, Math.floor(index / columns) * height];
+}
+
+/** The frame at a point of a sheet, null beside them. @param {Sheets} sheets */
+export function frameAt({ columns, width, height, frames }, /** @type {number} */ x, /** @type {number} */ y) {
+  const column = Math.floor(x / width), index = Math.floor(y / height) * columns + column;
+  return column >= 0 && column < columns && y >= 0 && index < frames.length ? index : null;
+}
+
+/** A point of the page as shares of a picture that keeps its shape within its box. */
+export function shareAt({ width, height }, box, { clientX, clientY }) {
+  const scale = Math.min(box.width / width, box.height / height);
+  return [
+    (clientX - box.left - (box.width - width * scale) / 2) / (width * scale),
+    (clientY - box.top - (box.height - height * scale) / 2) / (height * scale),
+  ];
+}
+
+export class Viewer {
+  /** @param {Sheets} sheets */
+  constructor(sheets, isLarge = false) {
+    const { before, mask, frames } = sheets;
+    this.sheets = sheets;
+    this.index = this.timer = 0;
+    this.split = 0.5;
+    this.isSheet = false;
+    this.isMasked = Boolean(mask && !before);
+    this.pictures = Object.fromEntries(["sheet", "before", "mask"].map((name) => [name, this.picture(sheets[name])]));
+    this.canvas = element("canvas", { onpointermove: (event) => this.compare(event), onclick: (event) => this.pick(event) });
+    this.slider = element("input", { type: "range", min: 0, max: frames.length - 1, oninput: () => this.show(this.slider.valueAsNumber) });
+    this.count = element("span", { class: "piying-small" });
+    this.player = element("button", { title: t("look.play"), onclick: () => this.play() }, "▶");
+    const moves = frames.length > 1;
+    // The canvas behind would take the pointer and the arrow keys for its own.
+    const stop = (event) => event.stopPropagation();
+    this.box = element(
+      "div", { class: "piying-look", onpointerdown: stop, onkeydown: stop },
+      element(
+        "div", { class: "piying-picture" }, this.canvas,
+        before ? element("i", {}, t("look.before")) : null, before ? element("i", {}, t("look.after")) : null,
+      ),
+      element(
+        "div", { class: "piying-row" }, ...(moves ? [this.player, this.slider, this.count] : []),
+        mask ? this.toggle("isMasked", "look.mask") : null, moves ? this.toggle("isSheet", "look.sheet") : null,
+        isLarge ? null : element("button", { title: t("look.large"), onclick: () => this.enlarge() }, "⤢"),
+      ),
+    );
+    this.draw();
+  }
+
+  picture(name) {
+    if (!name) return null;
+    const address = `/view?${new URLSearchParams({ filename: name, type: "temp" })}`;
+    return element("img", { src: api.apiURL(address), onload: () => this.draw() });
+  }
+
+  toggle(name, key) {
+    const change = () => {
+      this[name] = !this[name];
+      button.setAttribute("aria-pressed", String(this[name]));
+      this.draw();
+    };
+    const button = element("button", { "aria-pressed": String(this[name]), onclick: change }, t(key));
+    return button;
+  }
+
+  show(index) {
+    this.index = index;
+    this.draw();
+  }
+
+  play() {
+    if (this.timer) return this.pause();
+    const { frames, total } = this.sheets;
+    this.player.textContent = "⏸";
+    this.timer = setInterval(() => {
+      if (!this.box.isConnected) this.pause();
+      else this.show((this.index + 1) % frames.length);
+    }, (1000 / FRAMES_PER_SECOND) * (total / frames.length));
+  }
+
+  pause() {
+    clearInterval(this.timer);
+    this.timer = 0;
+    this.player.textContent = "▶";
+  }
+
+  compare(event) {
+    if (!this.pictures.before || this.isSheet) return;
+    const [x] = shareAt(this.canvas, this.canvas.getBoundingClientRect(), event);
+    this.split = Math.min(1, Math.max(0, x));
+    this.draw();
+  }
+
+  pick(event) {
+    if (!this.isSheet) return;
+    const [x, y] = shareAt(this.canvas, this.canvas.getBoundingClientRect(), event);
+    const { naturalWidth, naturalHeight } = this.pictures.sheet;
+    const index = frameAt(this.sheets, x * naturalWidth, y * naturalHeight);
+    if (index !== null) this.show(index);
+  }
+
+  enlarge() {
+    this.pause();
+    dialog(t("look"), t("close"), new Viewer(this.sheets, true).box);
+  }
+
+  draw() {
+    const { canvas, pictures, sheets, index, split, isSheet } = this;
+    const { sheet, before, mask } = pictures;
+    const { width, height, frames, total } = sheets;
+    const [x, y, w, h] = isSheet ? [0, 0, sheet.naturalWidth, sheet.naturalHeight] : [...placeOf(sheets, index), width, height];
+    const scale = Math.min(1, SHEET_WIDTH / w);
+    Object.assign(canvas, { width: Math.max(1, Math.round(w * scale)), height: Math.max(1, Math.round(h * scale)) });
+    const context = canvas.getContext("2d");
+    const put = (image, share) => {
+      if (image?.naturalWidth && share > 0) context.drawImage(image, x, y, w * share, h, 0, 0, canvas.width * share, canvas.height);
+    };
+    put(sheet, 1);
+    if (before && !isSheet) {
+      put(before, split);
+      context.fillStyle = "#fff";
+      context.fillRect(canvas.width * split, 0, Math.max(1, canvas.width / 300), canvas.height);
+    }
+    if (this.isMasked) put(mask, 1);
+    this.box?.classList.toggle("piying-compared", Boolean(before && !isSheet));
+    this.slider.value = index;
+    this.count.textContent = `${frames[index] + 1}/${total}`;
+  }
+}
