@@ -80,9 +80,9 @@ def test_the_mask_is_drawn_over_them(looked):
 
 
 def test_all_of_them_are_shown_at_once_and_one_is_picked(looked):
-    (width, height), (all_wide, all_high) = looked["first"]["size"], looked["all"]["size"]
-    assert (all_wide // width) * (all_high // height) >= 17
-    assert looked["picked"]["count"] == f"{all_wide // width}/17"
+    (one, same), (width, height) = looked["first"]["size"], looked["all"]["size"]
+    assert (one, width / height) == (same, 5 / 4), "seventeen squares in rows of five"
+    assert looked["picked"]["count"] == "5/17"
 
 
 def test_the_area_to_be_made_is_shown_over_the_video_on_the_node_that_sets_it(looked):

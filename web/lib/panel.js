@@ -244,13 +244,18 @@ function details({ plan, record }) {
   return parts.join(" · ");
 }
 
-// What the widgets would be changed to, if they are not wired: a wired or a task's size is not the widget's to set.
-function changesTo({ node, plan }, values) {
-  return Object.entries(values ?? {}).filter(([name, value]) => {
-    const widget = node.widgets?.find((one) => one.name === name);
-    return widget && widget.value !== value && !isWired(node, name) && !(name in (plan?.from_task ?? {}));
-  });
+// [name, value, node] of what would be changed, where it is not wired: a wired or a task's size is not the widget's to
+// set. A subgraph has some widgets of its sampler on its face, and the others within.
+function changesTo({ node, inner, plan }, values) {
+  const isOpen = (one, name) => one?.widgets?.some((widget) => widget.name === name) && !isWired(one, name);
+  return Object.entries(values ?? {})
+    .map(([name, value]) => [name, value, [node, inner?.node].find((one) => isOpen(one, name))])
+    .filter(([name, value, found]) => (
+      found && !(name in (plan?.from_task ?? {})) && found.widgets.find((widget) => widget.name === name).value !== value
+    ));
 }
+
+const apply = (changes) => changes.forEach(([name, value, node]) => setWidget(node, name, value));
 
 const offeredChanges = (panel) => (
   [trainedButton(panel), ...(panel.plan?.fitting ?? []).map((one) => fittingButton(panel, one))].filter(Boolean)
@@ -259,9 +264,8 @@ const offeredChanges = (panel) => (
 function trainedButton(panel) {
   const changes = changesTo(panel, panel.plan?.settings);
   if (!changes.length) return null;
-  const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
   const told = changes.map(([name, value]) => `${name} ${value}`).join(", ");
-  return element("button", { class: "piying-trained", title: told, onclick: use }, t("trained"));
+  return element("button", { class: "piying-trained", title: told, onclick: () => apply(changes) }, t("trained"));
 }
 
 function sizeSelect({ node, plan }) {
@@ -281,8 +285,8 @@ function fittingButton(panel, values) {
   const changes = changesTo(panel, values);
   const { width, height, num_frames: frames } = Object.fromEntries(changes);
   const label = width || height ? `${values.width}×${values.height}` : t("frames", { count: frames });
-  const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
-  return changes.length ? element("button", { class: "piying-fitting", onclick: use }, t("use", { label })) : null;
+  const attributes = { class: "piying-fitting", onclick: () => apply(changes) };
+  return changes.length ? element("button", attributes, t("use", { label })) : null;
 }
 
 // Rarely used widgets: frontends before Nodes 2.0 show them by the node's menu alone.

@@ -4,7 +4,7 @@ import { dialog, element } from "./dom.js";
 import { t } from "./i18n.js";
 
 const FRAMES_PER_SECOND = 16; // of Wan
-const SHEET_WIDTH = 1600; // pixels of what is drawn; the sheet itself may have many more
+const LEAST_WIDTH = 640, MOST_WIDTH = 1600; // pixels of what is drawn; a sheet itself may have many more
 
 /**
  * Contact sheets as core/media/contact_sheet.py writes them: names of files, and where each frame is on them.
@@ -125,9 +125,12 @@ export class Viewer {
     const { canvas, pictures, sheets, index, split, isSheet } = this;
     const { sheet, before, mask } = pictures;
     const { width, height, frames, total } = sheets;
+    this.slider.value = index;
+    this.count.textContent = `${frames[index] + 1}/${total}`;
+    if (!sheet.naturalWidth) return;
     const [x, y, w, h] = isSheet ? [0, 0, sheet.naturalWidth, sheet.naturalHeight] : [...placeOf(sheets, index), width, height];
-    const scale = Math.min(1, SHEET_WIDTH / w);
-    Object.assign(canvas, { width: Math.max(1, Math.round(w * scale)), height: Math.max(1, Math.round(h * scale)) });
+    const scale = Math.max(LEAST_WIDTH / w, Math.min(1, MOST_WIDTH / w));
+    Object.assign(canvas, { width: Math.round(w * scale), height: Math.round(h * scale) });
     const context = canvas.getContext("2d");
     const put = (image, share) => {
       if (image?.naturalWidth && share > 0) context.drawImage(image, x, y, w * share, h, 0, 0, canvas.width * share, canvas.height);
@@ -136,11 +139,9 @@ export class Viewer {
     if (before && !isSheet) {
       put(before, split);
       context.fillStyle = "#fff";
-      context.fillRect(canvas.width * split, 0, Math.max(1, canvas.width / 300), canvas.height);
+      context.fillRect(canvas.width * split - 1, 0, 2, canvas.height);
     }
     if (this.isMasked) put(mask, 1);
-    this.box?.classList.toggle("piying-compared", Boolean(before && !isSheet));
-    this.slider.value = index;
-    this.count.textContent = `${frames[index] + 1}/${total}`;
+    this.box.classList.toggle("piying-compared", Boolean(before && !isSheet));
   }
 }
