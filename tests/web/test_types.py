@@ -22,6 +22,8 @@ GIVEN = {
                 "allowJs": True,
                 "checkJs": True,
                 "noEmit": True,
+                "strict": True,
+                "useUnknownInCatchVariables": False,
                 "target": "es2022",
                 "module": "es2022",
                 "moduleResolution": "bundler",

@@ -7,6 +7,8 @@ import { inPageLanguage, t, time } from "./i18n.js";
 import { Viewer } from "./viewer.js";
 import { isAdvanced } from "./widgets.js";
 
+/** @import { ComfyNode, Output, Panel, Plan, Progress, RunRecord, Sheets } from "./types" */
+
 export const panels = new Map(); // by node
 
 // Heights and widths in pixels.
@@ -14,19 +16,22 @@ const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, LOOK = 180, TEXT_BOX =
 const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90, RAGGED = 1.12;
 
 // What a sampler's panel and the one on the subgraph around it both show.
+/** @type {("plan" | "problem" | "running" | "motion" | "record" | "sheets")[]} */
 const SHARED = ["plan", "problem", "running", "motion", "record", "sheets"];
 
 // On a subgraph: with the panel of the one sampler that is in it, whose plan and progress it shows.
+/** @param {ComfyNode} node @param {string} role @param {Panel | null} [inner] */
 export function addPanel(node, role, inner = null) {
   const box = element("div", { class: "piying-panel" });
+  /** @type {Panel} */
   const panel = {
-    node, role, box, inner, plan: null, problem: null, failure: null, running: null, motion: null, record: null, text: null,
-    sheets: null, viewer: null,
+    node, role, box, inner, own: node.size[1], plan: null, problem: null, failure: null, running: null, motion: null,
+    record: null, text: null, sheets: null, viewer: null,
   };
   if (inner) {
     inner.outer = panel;
     for (const name of SHARED) {
-      Object.defineProperty(panel, name, { get: () => inner[name], set: (value) => { inner[name] = value; } });
+      Object.defineProperty(panel, name, { get: () => inner[name], set: (value) => { Object.assign(inner, { [name]: value }); } });
     }
   }
   const height = () => neededHeight(panel);
@@ -51,6 +56,7 @@ export function addPanel(node, role, inner = null) {
 }
 
 // A node without a panel gets one where its run has something to say or show, such as a mask over its video.
+/** @param {ComfyNode} node */
 export function watchNotes(node) {
   const executed = node.onExecuted;
   node.onExecuted = function (output, ...rest) {
@@ -59,6 +65,7 @@ export function watchNotes(node) {
   };
 }
 
+/** @param {ComfyNode} node @param {string} sentence */
 export function showFailure(node, sentence) {
   const panel = panels.get(node) ?? addPanel(node, BARE);
   panel.failure = sentence;
@@ -74,6 +81,7 @@ export function clearFailures() {
   }
 }
 
+/** @param {Panel} panel @param {Output} output */
 export function setOutput(panel, output) {
   panel.output = output;
   panel.record = output?.piying?.[0] ?? panel.record;
@@ -85,30 +93,38 @@ export function setOutput(panel, output) {
 }
 
 // Newer versions of ComfyUI stream text into a preview widget of their own.
+/** @param {Panel} given */
 const ownText = ({ node, text }) => text && !node.widgets?.some((w) => w.name === "$$node-text-preview");
 
 // A table, whose columns stand below each other and whose lines are not broken.
+/** @param {Panel} given */
 const isPlan = ({ node }) => node.comfyClass === "PiyingMemoryPlan";
 
+/** @param {Panel} panel */
 const textHeight = (panel) => (
-  isPlan(panel) ? Math.min(MAX_PLAN, panel.text.split("\n").length * PLAN_LINE + 2 * EDGE) : TEXT_BOX
+  isPlan(panel) ? Math.min(MAX_PLAN, (panel.text ?? "").split("\n").length * PLAN_LINE + 2 * EDGE) : TEXT_BOX
 );
 
 // Why an expanded prompt is the line itself: the facts that the model lost, else the reason in full.
+/** @param {RunRecord | null} record */
 function fallbackNote(record) {
   if (!record?.problem) return null;
   return record.missing?.length ? t("notKept", { facts: record.missing.join(", ") }) : t("yourLine", { problem: inPageLanguage(record.problem) });
 }
 
 // What is wrong with the values of a sampler, as its plan says before a run.
+/** @param {Panel} given */
 const refusalOf = ({ plan, problem }) => problem ?? (plan?.verdict === "wrong" ? plan.error : null);
 
 // The refusal of a run is often the one that the plan has told already.
+/** @param {Panel} panel */
 const ownFailure = (panel) => (panel.failure === inPageLanguage(refusalOf(panel) ?? "") ? null : panel.failure);
 
 // What the model was not trained for, and the time that it takes to see that.
+/** @param {Panel} given */
 const cautionOf = ({ plan }) => inPageLanguage(plan?.caution ?? "");
 
+/** @param {Panel} given @param {string} sentence */
 function sentenceHeight({ node }, sentence) {
   const wide = sentence.match(/[\u2e80-\uffff]/g)?.length ?? 0;
   const length = wide * WIDE_LETTER + (sentence.length - wide) * LETTER;
@@ -116,14 +132,17 @@ function sentenceHeight({ node }, sentence) {
 }
 
 // The frames of the last run, but for the time of the next.
+/** @param {Panel} given */
 const isLooked = ({ sheets, running, motion }) => Boolean(sheets && !running && !motion);
 
 // It keeps its place while the panel around it is drawn again.
+/** @param {Panel} panel */
 function viewerOf(panel) {
-  if (panel.viewer?.sheets !== panel.sheets) panel.viewer = new Viewer(panel.sheets);
+  if (panel.viewer?.sheets !== panel.sheets) panel.viewer = new Viewer(/** @type {Sheets} */ (panel.sheets));
   return panel.viewer;
 }
 
+/** @param {Panel} panel */
 function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
@@ -134,7 +153,7 @@ function neededHeight(panel) {
     height += 2 * LINE;
     if (cautionOf(panel)) height += sentenceHeight(panel, cautionOf(panel)) + 2;
   }
-  if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure) + 4;
+  if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure ?? "") + 4;
   if (role === LOADER) height += BUTTON_ROW;
   if (panel.running) height += BAR;
   if (panel.motion) height += MOTION;
@@ -146,6 +165,7 @@ function neededHeight(panel) {
   return height > EDGE ? height : 0;
 }
 
+/** @param {Panel} panel */
 export function render(panel) {
   const parts = [];
   const failure = ownFailure(panel);
@@ -153,12 +173,12 @@ export function render(panel) {
   if (panel.role === SAMPLER) parts.push(...samplerParts(panel));
   if (panel.role === LOADER) parts.push(element("div", { class: "piying-row" }, modelsButton(panel, "models")));
   if (ownText(panel)) {
-    const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (e) => e.stopPropagation() };
-    parts.push(element("div", box, ...(isPlan(panel) ? planParts(panel.text) : [panel.text])));
+    const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (/** @type {Event} */ event) => event.stopPropagation() };
+    parts.push(element("div", box, ...(isPlan(panel) ? planParts(panel.text ?? "") : [panel.text])));
   }
   if (panel.record?.note) parts.push(sentenceLine("caution", t("caution"), inPageLanguage(panel.record.note)));
   const note = fallbackNote(panel.record);
-  if (note) parts.push(element("div", { class: "piying-small piying-note", title: inPageLanguage(panel.record.problem) }, note));
+  if (note) parts.push(element("div", { class: "piying-small piying-note", title: inPageLanguage(panel.record?.problem) }, note));
   if (hasDetails(panel)) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
   if (panel.running) parts.push(progressBar(panel.running));
   if (panel.motion) parts.push(element("img", { class: "piying-motion", src: panel.motion, alt: "" }));
@@ -170,6 +190,7 @@ export function render(panel) {
 
 // A node grows with its panel and shrinks back to its own height. A height other than the one set here comes from a file
 // or a person, and becomes the node's own.
+/** @param {Panel} panel */
 function fitHeight(panel) {
   const { node } = panel;
   if (panel.height !== node.size[1]) panel.own = node.size[1];
@@ -178,6 +199,7 @@ function fitHeight(panel) {
   node.setDirtyCanvas?.(true, true);
 }
 
+/** @param {string} verdict @param {string} word @param {string} sentence */
 function sentenceLine(verdict, word, sentence) {
   return element(
     "div", { class: "piying-line piying-sentence", title: sentence },
@@ -185,6 +207,7 @@ function sentenceLine(verdict, word, sentence) {
   );
 }
 
+/** @param {Panel} panel */
 function samplerParts(panel) {
   const { plan, problem } = panel;
   const verdict = plan?.verdict ?? (problem ? "unknown" : "pending");
@@ -218,6 +241,7 @@ function samplerParts(panel) {
   ];
 }
 
+/** @param {Plan | null} plan */
 function figures(plan) {
   if (!plan) return "";
   if (plan.verdict === "missing") return plan.model;
@@ -230,6 +254,7 @@ function figures(plan) {
   return parts.join(" · ");
 }
 
+/** @param {Panel} given */
 function details({ plan, record }) {
   if (plan?.verdict === "missing") return t("fetchable", { button: t("get") });
   const parts = [];
@@ -246,21 +271,30 @@ function details({ plan, record }) {
 
 // [name, value, node] of what would be changed, where it is not wired: a wired or a task's size is not the widget's to
 // set. A subgraph has some widgets of its sampler on its face, and the others within.
+/** @param {Panel} given @param {Record<string, any> | undefined} values @returns {[string, any, ComfyNode][]} */
 function changesTo({ node, inner, plan }, values) {
-  const isOpen = (one, name) => one?.widgets?.some((widget) => widget.name === name) && !isWired(one, name);
-  return Object.entries(values ?? {})
-    .map(([name, value]) => [name, value, [node, inner?.node].find((one) => isOpen(one, name))])
-    .filter(([name, value, found]) => (
-      found && !(name in (plan?.from_task ?? {})) && found.widgets.find((widget) => widget.name === name).value !== value
-    ));
+  /** @type {[string, any, ComfyNode][]} */
+  const changes = [];
+  for (const [name, value] of Object.entries(values ?? {})) {
+    for (const one of inner ? [node, inner.node] : [node]) {
+      const widget = one.widgets?.find((each) => each.name === name);
+      if (!widget || isWired(one, name)) continue;
+      if (widget.value !== value && !(name in (plan?.from_task ?? {}))) changes.push([name, value, one]);
+      break;
+    }
+  }
+  return changes;
 }
 
+/** @param {[string, any, ComfyNode][]} changes */
 const apply = (changes) => changes.forEach(([name, value, node]) => setWidget(node, name, value));
 
+/** @param {Panel} panel */
 const offeredChanges = (panel) => (
   [trainedButton(panel), ...(panel.plan?.fitting ?? []).map((one) => fittingButton(panel, one))].filter(Boolean)
 );
 
+/** @param {Panel} panel */
 function trainedButton(panel) {
   const changes = changesTo(panel, panel.plan?.settings);
   if (!changes.length) return null;
@@ -268,9 +302,10 @@ function trainedButton(panel) {
   return element("button", { class: "piying-trained", title: told, onclick: () => apply(changes) }, t("trained"));
 }
 
+/** @param {Panel} given */
 function sizeSelect({ node, plan }) {
   if (!plan?.sizes?.length || !node.widgets?.some((widget) => widget.name === "width") || isWired(node, "width") || isWired(node, "height")) return null;
-  const choose = (event) => {
+  const choose = (/** @type {any} */ event) => {
     const [width, height] = event.target.value.split("×").map(Number);
     setWidget(node, "width", width);
     setWidget(node, "height", height);
@@ -281,6 +316,7 @@ function sizeSelect({ node, plan }) {
 }
 
 // Sets what would fit in place of what does not.
+/** @param {Panel} panel @param {Record<string, any>} values */
 function fittingButton(panel, values) {
   const changes = changesTo(panel, values);
   const { width, height, num_frames: frames } = Object.fromEntries(changes);
@@ -290,26 +326,31 @@ function fittingButton(panel, values) {
 }
 
 // Rarely used widgets: frontends before Nodes 2.0 show them by the node's menu alone.
+/** @param {Panel} panel */
 function advancedButton(panel) {
   const { node } = panel;
-  if (!node.toggleAdvanced || window.LiteGraph.vueNodesMode || !node.widgets.some(isAdvanced)) return null;
+  if (!node.toggleAdvanced || window.LiteGraph.vueNodesMode || !node.widgets?.some(isAdvanced)) return null;
   const toggle = () => {
-    node.toggleAdvanced();
+    node.toggleAdvanced?.();
     render(panel);
   };
   return element("button", { onclick: toggle }, t(node.showAdvanced ? "less" : "more"));
 }
 
 // A sampler has them in its row of buttons.
+/** @param {Panel} given */
 const hasDetails = ({ role, record }) => role !== SAMPLER && Boolean(role === BARE ? record?.note : record);
 
-const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record) }, t("record"));
+/** @param {Panel} panel */
+const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record ?? {}) }, t("record"));
 
 // A sampler lists the models of its loader.
+/** @param {Panel} given @param {string} key */
 function modelsButton({ node, inner, plan }, key) {
   return element("button", { onclick: () => openModels(loaderOf(inner?.node ?? node), plan?.offer) }, t(key));
 }
 
+/** @param {Progress} given */
 function progressBar({ phase, done, total, seconds_left: left }) {
   const parts = [`${t(phase)} ${done}/${total}`, left === null ? null : t("left", { time: time(left) })];
   const share = total ? (100 * done) / total : 0;

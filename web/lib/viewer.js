@@ -3,27 +3,29 @@ import { api } from "../../../scripts/api.js";
 import { dialog, element } from "./dom.js";
 import { t } from "./i18n.js";
 
+/** @import { Sheets } from "./types" */
+
 const FRAMES_PER_SECOND = 16; // of Wan
 const LEAST_WIDTH = 640, MOST_WIDTH = 1600; // pixels of what is drawn; a sheet itself may have many more
 
-/**
- * Contact sheets as core/media/contact_sheet.py writes them: names of files, and where each frame is on them.
- * @typedef {{ sheet: string, before?: string, mask?: string, columns: number, width: number, height: number,
- *   frames: number[], total: number }} Sheets
- */
-
-/** @param {Sheets} sheets */
-export function placeOf({ columns, width, height }, /** @type {number} */ index) {
+/** @param {Sheets} given @param {number} index */
+export function placeOf({ columns, width, height }, index) {
   return [(index % columns) * width, Math.floor(index / columns) * height];
 }
 
-/** The frame at a point of a sheet, null beside them. @param {Sheets} sheets */
-export function frameAt({ columns, width, height, frames }, /** @type {number} */ x, /** @type {number} */ y) {
+// The frame at a point of a sheet, null beside them.
+/** @param {Sheets} given @param {number} x @param {number} y */
+export function frameAt({ columns, width, height, frames }, x, y) {
   const column = Math.floor(x / width), index = Math.floor(y / height) * columns + column;
   return column >= 0 && column < columns && y >= 0 && index < frames.length ? index : null;
 }
 
-/** A point of the page as shares of a picture that keeps its shape within its box. */
+// A point of the page as shares of a picture that keeps its shape within its box.
+/**
+ * @param {{ width: number, height: number }} given
+ * @param {DOMRect} box
+ * @param {{ clientX: number, clientY: number }} given2
+ */
 export function shareAt({ width, height }, box, { clientX, clientY }) {
   const scale = Math.min(box.width / width, box.height / height);
   return [
@@ -41,14 +43,14 @@ export class Viewer {
     this.split = 0.5;
     this.isSheet = false;
     this.isMasked = Boolean(mask && !before);
-    this.pictures = Object.fromEntries(["sheet", "before", "mask"].map((name) => [name, this.picture(sheets[name])]));
-    this.canvas = element("canvas", { onpointermove: (event) => this.compare(event), onclick: (event) => this.pick(event) });
+    this.pictures = { sheet: this.picture(sheets.sheet), before: before ? this.picture(before) : null, mask: mask ? this.picture(mask) : null };
+    this.canvas = element("canvas", { onpointermove: (/** @type {PointerEvent} */ event) => this.compare(event), onclick: (/** @type {PointerEvent} */ event) => this.pick(event) });
     this.slider = element("input", { type: "range", min: 0, max: frames.length - 1, oninput: () => this.show(this.slider.valueAsNumber) });
     this.count = element("span", { class: "piying-small" });
     this.player = element("button", { title: t("look.play"), onclick: () => this.play() }, "▶");
     const moves = frames.length > 1;
     // The canvas behind would take the pointer and the arrow keys for its own.
-    const stop = (event) => event.stopPropagation();
+    const stop = (/** @type {Event} */ event) => event.stopPropagation();
     this.box = element(
       "div", { class: "piying-look", onpointerdown: stop, onkeydown: stop },
       element(
@@ -64,12 +66,13 @@ export class Viewer {
     this.draw();
   }
 
+  /** @param {string} name @returns {HTMLImageElement} */
   picture(name) {
-    if (!name) return null;
     const address = `/view?${new URLSearchParams({ filename: name, type: "temp" })}`;
     return element("img", { src: api.apiURL(address), onload: () => this.draw() });
   }
 
+  /** @param {"isMasked" | "isSheet"} name @param {string} key */
   toggle(name, key) {
     const change = () => {
       this[name] = !this[name];
@@ -80,6 +83,7 @@ export class Viewer {
     return button;
   }
 
+  /** @param {number} index */
   show(index) {
     this.index = index;
     this.draw();
@@ -101,6 +105,7 @@ export class Viewer {
     this.player.textContent = "▶";
   }
 
+  /** @param {PointerEvent} event */
   compare(event) {
     if (!this.pictures.before || this.isSheet) return;
     const [x] = shareAt(this.canvas, this.canvas.getBoundingClientRect(), event);
@@ -108,6 +113,7 @@ export class Viewer {
     this.draw();
   }
 
+  /** @param {PointerEvent} event */
   pick(event) {
     if (!this.isSheet) return;
     const [x, y] = shareAt(this.canvas, this.canvas.getBoundingClientRect(), event);
@@ -132,7 +138,7 @@ export class Viewer {
     const scale = Math.max(LEAST_WIDTH / w, Math.min(1, MOST_WIDTH / w));
     Object.assign(canvas, { width: Math.round(w * scale), height: Math.round(h * scale) });
     const context = canvas.getContext("2d");
-    const put = (image, share) => {
+    const put = (/** @type {HTMLImageElement | null} */ image, /** @type {number} */ share) => {
       if (image?.naturalWidth && share > 0) context.drawImage(image, x, y, w * share, h, 0, 0, canvas.width * share, canvas.height);
     };
     put(sheet, 1);
