@@ -59,7 +59,7 @@ def record_run(extra_pnginfo: Any, unique_id: str | None, record: dict[str, Any]
 def shown(
     record: dict[str, Any], *results: Any, sheets: Mapping[str, list[dict[str, Any]]] | None = None
 ) -> dict[str, Any]:
-    """Return a node's results with a record of how they were made and sheets of them, which the browser shows on it."""
+    """Return a node's results with what the browser shows on it: how they were made, and sheets of them."""
     return {"ui": {"piying": [record], **(sheets or {})}, "result": results}
 
 

@@ -7,7 +7,8 @@ from piying.tests.browser.page import evaluate, opened, picture, until
 
 pytestmark = pytest.mark.browser
 
-LOOK = """window.drive.find("%s").widgets?.find((widget) => widget.name === "piying")?.element.querySelector(".piying-look")"""
+LOOK = """window.drive.find("%s").widgets?.find(({ name }) => name === "piying")?.element
+  .querySelector(".piying-look")"""
 SAMPLER, INPAINT = LOOK % "PiyingVACESample", LOOK % "PiyingVACEInpaint"
 # What is drawn: sums of colours left and right of the middle, which differ where the pictures do.
 STATE = """(() => {

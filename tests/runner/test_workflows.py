@@ -55,11 +55,7 @@ def quick(name):
     inside = {graph["id"]: graph["nodes"] for graph in WORKFLOWS[name].get("definitions", {}).get("subgraphs", [])}
     found = [(str(node["id"]), node) for node in WORKFLOWS[name]["nodes"]]
     found += [(f"{outer}:{node['id']}", node) for outer, one in found for node in inside.get(one["type"], [])]
-    return {
-        f"{path}.{key}": value
-        for path, node in found
-        for key, value in few.get(node["type"], {}).items()
-    }
+    return {f"{path}.{key}": value for path, node in found for key, value in few.get(node["type"], {}).items()}
 
 
 @pytest.fixture(scope="module")

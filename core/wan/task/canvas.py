@@ -59,8 +59,8 @@ def compose(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
 def compared_with(task: VACETask, canvas: Canvas) -> dict[str, torch.Tensor]:
     """Return what a result is looked at beside; nothing where the task gives single frames alone.
 
-    `before` [N, H, W, 3] is the video that an edit changes, as it was before the area to be made was cut out of it, and
-    `mask` [N, H, W] that area; without an edit `before` is the control.
+    `before` [N, H, W, 3] is the video that an edit changes, as it was before the area to be made was cut out of it,
+    and `mask` [N, H, W] that area; without an edit `before` is the control.
     """
     num_frames, height, width = canvas.make.shape
     for layer in task.layers:
