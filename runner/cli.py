@@ -260,20 +260,22 @@ def _inspect(options: argparse.Namespace, out: Output) -> int:
     Of the folder of a whole model it prints so much of each component.
     """
     # Not at the top: a run reaches models through their nodes alone.
+    from ..core.catalog.discovery import why_no_model
     from ..core.checkpoints import inspect, layers
 
     path: Path = options.inspect
     if not path.is_file() and not path.is_dir():
         raise PiyingError(f"{path}: there is no such file. Name one file of weights, or the folder of a component.")
     for place in inspect.components_in(path):
-        found = inspect.inspect(place, numbers=True)
+        found = inspect.inspect(place, contents=True)
         held = layers.layers(place) if options.layers else None
+        unusable = why_no_model(path, found).removeprefix(f"{path}: ") if found.readable else ""
         if options.json:
             table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
-            print_json(out, table)
+            print_json(out, table | {"unusable": unusable})
         else:
-            text = inspect.as_text(found) + (f"\n{layers.as_text(held)}" if held else "")
-            print(escaped(text), file=out)
+            text = inspect.as_text(found) + (f"\n  model    cannot be used: {unusable}" if unusable else "")
+            print(escaped(text + (f"\n{layers.as_text(held)}" if held else "")), file=out)
     return DONE
 
 
