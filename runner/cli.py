@@ -345,13 +345,13 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
         settings = {"set": values, "prompt": options.prompt, "seed": options.seed}
         if options.convert_to_piying:
             converted, notes = session.convert(options.workflow, info=given, **settings)
-            _write(options.convert_to_piying, converted, "--convert-to-piying", display=display, out=out)
+            _write(options, "--convert-to-piying", converted, display=display, out=out)
             for note in notes:
                 display.message(note, "WARNING")
             return DONE
         workflow = session.prepare(options.workflow, info=info, **settings)
         if options.export_api:
-            _write(options.export_api, workflow.api, "--export-api", display=display, out=out)
+            _write(options, "--export-api", workflow.api, display=display, out=out)
             _name_refused(session, workflow, info, display)
             return DONE
         graph, roots, errors = session.check(workflow, options.partial, own)
@@ -378,10 +378,15 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
     return WRONG if errors else DONE
 
 
-def _write(path: Path, workflow: dict[str, Any], option: str, *, display: Display, out: Output) -> None:
-    """Write a workflow into a file and name it, or print it where the file is `-`."""
+def _write(
+    options: argparse.Namespace, option: str, workflow: dict[str, Any], *, display: Display, out: Output
+) -> None:
+    """Write a workflow into the file of an option and name it, or print it where the file is `-`."""
     from .workflow_file import workflow_text, write_workflow
 
+    path: Path = options.convert_to_piying or options.export_api
+    if path.exists() and path.samefile(options.workflow):
+        raise WorkflowError(f"{option} {path}: is the workflow itself, which would be lost. Name another file.")
     if path == STDOUT:
         print(workflow_text(workflow), end="", file=out)
     else:

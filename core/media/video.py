@@ -18,6 +18,7 @@ from shlex import split
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import PiyingError, explain_os_errors
+from ..files.file_state import cached_by_state
 from ..main_memory import available_bytes
 from . import ffmpeg
 from .colour import PRECISE, UNKNOWN, Colour, to_rgb
@@ -84,7 +85,13 @@ def probe(path: Path) -> VideoInfo:
 
     Raises PiyingError when the file is missing, damaged or no video.
     """
-    with explain_os_errors(f"Cannot read {path}"), path.open("rb") as file:
+    with explain_os_errors(f"Cannot read {path}"):
+        return _probe_once(path)
+
+
+@cached_by_state
+def _probe_once(path: Path) -> VideoInfo:
+    with path.open("rb") as file:
         head = file.read(12)
     if is_webp(head):
         return _probe_webp(path)
