@@ -98,8 +98,8 @@ def _probe_once(path: Path) -> VideoInfo:
         return _probe_webp(path)
     if head[4:] == ANIMATED_AVIF:
         raise PiyingError(
-            f"{path} is an animated AVIF, of which ffmpeg reads the first picture alone. Load Image reads all; or save "
-            "it as MP4."
+            f"{path} is an animated AVIF, of which ffmpeg reads the first picture alone. Load Image reads all. "
+            "Or save it as MP4."
         )
     doing = f"Cannot read {path}"
     heard: list[str] = []

@@ -620,6 +620,6 @@ def test_an_animated_avif_is_not_taken_for_a_still(tmp_path):
     first, second = (Image.new("RGB", (64, 48), colour) for colour in ("red", "blue"))
     first.save(tmp_path / "x.avif", save_all=True, append_images=[second], duration=100)
     with pytest.raises(PiyingError, match="is an animated AVIF.* Load Image reads all"):
-        probe(tmp_path / "x.avif")
+        video.probe(tmp_path / "x.avif")
     first.save(tmp_path / "still.avif")
-    assert probe(tmp_path / "still.avif").frames == 1
+    assert video.probe(tmp_path / "still.avif").frames == 1
