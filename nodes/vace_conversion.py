@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..core.errors import PiyingError
+from ..core.errors import PiyingError, clipped
 from ..core.lora.catalog import NONE
 from ..core.wan.request import MAX_FRAMES
 
@@ -385,7 +385,11 @@ class _Conversion:
         found = self._linked(self._inputs(key).get("samples"))
         passed: set[str] = set()
         while found is not None and self._class(found[0]) == "TrimVideoLatent":
-            found = self._before(found[0], "samples", passed)
+            trim = found[0]
+            amount = self._inputs(trim).get("trim_amount", 0)
+            if amount and self._linked(amount) is None:
+                self._note(trim, f"trim_amount {amount} is not carried over: a reference adds no frames here.")
+            found = self._before(trim, "samples", passed)
         makers = {"KSampler": self._core_sampler, "WanVideoSampler": self._wrapper_sampler}
         if found is None or self._class(found[0]) not in makers:
             what = "nothing" if found is None else f"{self._name(found[0])}, {self._class(found[0])}"
@@ -472,7 +476,7 @@ class _Conversion:
         """
         if ("frames", key) in self._done:
             return self._done["frames", key]
-        frames = self._value(self._inputs(key).get(name))
+        frames = self._whole_number(key, name)
         if isinstance(frames, int):
             if frames > MAX_FRAMES:
                 raise _NotConvertedError(
@@ -489,13 +493,22 @@ class _Conversion:
     def _side(self, key: str, name: str, shared: bool) -> Any:
         """Return the width or height that a node declares, or the link that gives it; `shared` as for the frames."""
         if ("side", key, name) not in self._done:
-            value = self._value(self._inputs(key).get(name))
+            value = self._whole_number(key, name)
             if isinstance(value, int) and value % SIDE:
                 rounded = max(SIDE, round(value / SIDE) * SIDE)
                 self._note(key, f"{name} {value} becomes {rounded}, a multiple of {SIDE}.")
                 value = rounded
             self._done["side", key, name] = self._number(name, value) if shared else value
         return self._done["side", key, name]
+
+    def _whole_number(self, key: str, name: str) -> Any:
+        """Return an input that is a whole number, or the link that gives it."""
+        value = self._inputs(key).get(name)
+        if self._linked(value) is None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise _NotConvertedError(
+                f"{self._name(key)}: {name} is {clipped(repr(value), 40)}; it has to be a whole number, or linked."
+            )
+        return self._value(value)
 
     def _number(self, name: str, value: Any) -> Any:
         """Return the link of a node that holds a number, called so; what is no number stays."""
@@ -567,8 +580,9 @@ class _Conversion:
         if inputs.get("control_video") is None:
             if inputs.get("control_masks") is not None:
                 self._note(key, "control_masks without a control_video are not carried over.")
-            if self._value(strength) != 1 and task is not None:
-                self._note(key, f"strength {strength} is not carried over: a reference alone has none.")
+            if self._value(strength) != 1:
+                what = "a prompt" if task is None else "a reference"
+                self._note(key, f"strength {strength} is not carried over: {what} alone has none.")
             return task
         source = inputs["control_video"], inputs.get("control_masks")
         return self._edited(key, source, size=size, task=task, strength={"strength": strength})

@@ -260,20 +260,22 @@ def _inspect(options: argparse.Namespace, out: Output) -> int:
     Of the folder of a whole model it prints so much of each component.
     """
     # Not at the top: a run reaches models through their nodes alone.
+    from ..core.catalog.discovery import why_no_model
     from ..core.checkpoints import inspect, layers
 
     path: Path = options.inspect
     if not path.is_file() and not path.is_dir():
         raise PiyingError(f"{path}: there is no such file. Name one file of weights, or the folder of a component.")
     for place in inspect.components_in(path):
-        found = inspect.inspect(place, numbers=True)
+        found = inspect.inspect(place, contents=True)
         held = layers.layers(place) if options.layers else None
+        unusable = why_no_model(path, found).removeprefix(f"{path}: ") if found.readable else ""
         if options.json:
             table = inspect.as_json(found) | ({} if held is None else {"layers": layers.as_json(held)})
-            print_json(out, table)
+            print_json(out, table | {"unusable": unusable})
         else:
-            text = inspect.as_text(found) + (f"\n{layers.as_text(held)}" if held else "")
-            print(escaped(text), file=out)
+            text = inspect.as_text(found) + (f"\n  model    cannot be used: {unusable}" if unusable else "")
+            print(escaped(text + (f"\n{layers.as_text(held)}" if held else "")), file=out)
     return DONE
 
 
@@ -343,13 +345,13 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
         settings = {"set": values, "prompt": options.prompt, "seed": options.seed}
         if options.convert_to_piying:
             converted, notes = session.convert(options.workflow, info=given, **settings)
-            _write(options.convert_to_piying, converted, "--convert-to-piying", display=display, out=out)
+            _write(options, "--convert-to-piying", converted, display=display, out=out)
             for note in notes:
                 display.message(note, "WARNING")
             return DONE
         workflow = session.prepare(options.workflow, info=info, **settings)
         if options.export_api:
-            _write(options.export_api, workflow.api, "--export-api", display=display, out=out)
+            _write(options, "--export-api", workflow.api, display=display, out=out)
             _name_refused(session, workflow, info, display)
             return DONE
         graph, roots, errors = session.check(workflow, options.partial, own)
@@ -376,10 +378,15 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
     return WRONG if errors else DONE
 
 
-def _write(path: Path, workflow: dict[str, Any], option: str, *, display: Display, out: Output) -> None:
-    """Write a workflow into a file and name it, or print it where the file is `-`."""
+def _write(
+    options: argparse.Namespace, option: str, workflow: dict[str, Any], *, display: Display, out: Output
+) -> None:
+    """Write a workflow into the file of an option and name it, or print it where the file is `-`."""
     from .workflow_file import workflow_text, write_workflow
 
+    path: Path = options.convert_to_piying or options.export_api
+    if path.exists() and path.samefile(options.workflow):
+        raise WorkflowError(f"{option} {path}: is the workflow itself, which would be lost. Name another file.")
     if path == STDOUT:
         print(workflow_text(workflow), end="", file=out)
     else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +69,8 @@ def load_packs(paths: list[Path], checkout: Checkout | None) -> Packs:
     packs = Packs()
     for path in paths:
         try:
-            _load(path, packs, checkout)
+            with _process_kept(path.name):
+                _load(path, packs, checkout)
         except KeyboardInterrupt:
             raise
         # A pack is anybody's code, and some end the process where they miss something.
@@ -79,6 +82,21 @@ def load_packs(paths: list[Path], checkout: Checkout | None) -> Packs:
         # ComfyUI's own tables: packs may have written there themselves, and replaced each other's classes.
         packs.classes, packs.titles = checkout.node_classes()
     return packs
+
+
+@contextlib.contextmanager
+def _process_kept(name: str) -> Iterator[None]:
+    """Put back what belongs to the process and a pack changes while it is loaded: the streams and the folder."""
+    folder, streams = Path.cwd(), (sys.stdout, sys.stderr)
+    try:
+        yield
+    finally:
+        if (sys.stdout, sys.stderr) != streams:
+            sys.stdout, sys.stderr = streams
+            log.warning("The pack %s took stdout or stderr for itself, which are put back.", name)
+        if Path.cwd() != folder:
+            os.chdir(folder)
+            log.warning("The pack %s changed the working folder, which is %s again.", name, folder)
 
 
 def _module_name(path: Path) -> str:

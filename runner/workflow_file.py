@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,11 +21,14 @@ from .graph import Assignment, Graph, Link, find_node, parse_graph
 from .placeholders import NamedNode, filled, named_nodes
 from .validate import NumberTooLargeError, converted
 
+log = logging.getLogger("piying")
+
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 100
 MAX_ENCODINGS = 3  # of a text in a text
 SPACE = "\0\x1a\ufeff \t\r\n"  # around JSON, with what fills blocks, ends files in DOS and marks UTF-8
 JSON_STARTS = ("{", "[", '"')
+FROZEN = "frozen_prompt"  # of Expand Prompt: what it gives in place of a new prompt
 SEED_NAMES = ("seed", "noise_seed")
 
 
@@ -261,7 +265,12 @@ def find_assignments(
     """
     found: list[Assignment] = []
     if prompt is not None:
-        found.append((_prompt_node(graph), "prompt", prompt))
+        node = graph[_prompt_node(graph)]
+        found.append((node.id, "prompt", prompt))
+        frozen = node.inputs.get(FROZEN)
+        if isinstance(frozen, str) and frozen.strip():
+            log.warning("--prompt: %s has a %s, which is emptied: it would stand for every prompt.", node, FROZEN)
+            found.append((node.id, FROZEN, ""))
     if seed is not None:
         seeds = [
             (node.id, name, seed)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 INDEXES = (INDEX, CONFIG)
 ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
-EMBEDDINGS = re.compile(r"shared\.weight|(model\.)?embed_tokens\.weight|embeddings\.word_embeddings\.weight")
 LONGEST_NAME = 1024
 NO_MODELS = ("loras", "annotators", "tokenizers")  # categories without models in single files
 SEARCH_DEPTH = 8  # of subfolders, as deep as anyone sorts models
@@ -72,7 +70,7 @@ def _installed(family: ModelFamily, host: Host) -> list[InstalledModel]:
                 partial.setdefault(entry.real, (name, folder))
             else:
                 size = sum(state.size for file, state in contents if file.lower().endswith(".safetensors"))
-                problem = _folder_problem(folder, _parts(family), contents) or family.folder_problem(folder)
+                problem = _folder_problem(folder, _parts(family), contents) or family.place_problem(folder)
                 found[entry.real] = InstalledModel(name, Path(entry.real), size, problem=problem)
     folders, files = list(found.values()), FileCatalog(host)
     completed = [_completed(family, name, folder, files=files, folders=folders) for name, folder in partial.values()]
@@ -238,9 +236,27 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
         if _is_downloading(_contents(folder)):
             return f"{folder} is not all here yet: fetch it again, it goes on where it stopped"
         if found in family.index_classes:
-            return _folder_problem(folder, _parts(family), _contents(folder)) or family.folder_problem(folder) or None
+            return _folder_problem(folder, _parts(family), _contents(folder)) or family.place_problem(folder) or None
         return f"{folder} is a {found}, not a {' or '.join(family.index_classes)}"
     return family.why_unusable(name, FileCatalog(host)) or what_is(name, host, "model")
+
+
+def why_no_model(place: Path, found: FileInfo) -> str:
+    """Return why the folder of a whole model, or a file with its tokenizer inside, cannot be used as one; else "".
+
+    Args:
+        found: what a file is, or a component of a folder.
+    """
+    from ..families.registry import FAMILIES
+
+    named = _class_name(place) if place.is_dir() else None
+    for family in FAMILIES:
+        if named in family.index_classes:
+            return _folder_problem(place, _parts(family), _contents(place)) or family.place_problem(place)
+        inside = [part for part in found.parts if part.family == family.key and part.has_tokenizer]
+        if inside and place.is_file():
+            return family.place_problem(place)
+    return ""
 
 
 def _places(name: str, host: Host) -> Iterator[Path]:
@@ -387,6 +403,8 @@ class FileCatalog:
 
     def vocabulary(self, place: Path, kind: str) -> int:
         """Return how many rows the embeddings of a text encoder or language model have; 0 where it cannot be read."""
+        from ..checkpoints.layouts.base import EMBEDDINGS
+
         try:
             shapes = self.shapes(place, kind)
         except PiyingError:  # which the judgement of its model tells
@@ -453,6 +471,8 @@ def _inspected_files(category: str, root: Path, host: Host) -> list[tuple[str, S
             continue
         info = _inspected(path)
         if info is not None:
+            if info.parts and not info.readable:
+                name_left_out(path, info.reason)
             name = _shown_name(category, path.relative_to(root).as_posix())
             found[path] = (real, SingleFile(name, path.parent if _is_configured(path, info) else path, info))
     if next(files, None) is not None:

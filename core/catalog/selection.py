@@ -82,7 +82,27 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
     Raises:
         PiyingError: no such model is installed, or it cannot run.
     """
-    _check(family, model, host, installed_models(family, host))
+    installed = installed_models(family, host)
+    _check(family, model, host, installed)
+    name = model.replace("\\", "/")
+    if name not in (AUTO, BUILT_IN):
+        chosen = next((found for found in installed if found.name == name), None) or _meant(installed, name)
+        if chosen is not None:
+            _check_words(chosen)
+
+
+def _check_words(chosen: InstalledModel) -> None:
+    """Accept the tokenizers inside the GGUF files of a model: of those in lists the lengths alone are looked at.
+
+    Raises:
+        PiyingError: the words of one make no tokenizer.
+    """
+    from ..checkpoints.gguf_tokenizer import check_words
+    from ..files.open import file_format
+
+    for part, (place, *_) in chosen.parts.items():
+        if part.startswith("tokenizer") and place.is_file() and file_format(place) == "gguf":
+            check_words(place)
 
 
 def _check(family: ModelFamily, model: str, host: Host, installed: list[InstalledModel]) -> None:

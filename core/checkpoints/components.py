@@ -14,14 +14,15 @@ from pathlib import Path
 
 from ..errors import PiyingError, clipped
 from ..families.registry import component_specs, description, layout_kinds, layouts, model_types
-from ..files.folder import CONFIG, SHARD, STEMS, component_folder
+from ..files.folder import CONFIG, SHARD, STEMS, component_folder, split_gguf
 from ..files.open import read_header
 from ..files.safetensors_file import FileHeader, TensorEntry
 from ..lora.file import judge
 from ..lora.names import lora_names
 from ..quantization.stored_formats import check_readable, describes, weight_entries
 from .fitness import check_blocks, check_tensors, class_config, class_entries, described_tensors, part_tensors
-from .layouts.base import Config, Layout, Metadata, Shapes
+from .gguf_tokenizer import check_lists
+from .layouts.base import EMBEDDINGS, Config, Layout, Metadata, Shapes, holds_tokenizer, needs_tokenizer
 from .pretrained import check_counts, class_name, read_config
 from .settings import check_settings
 
@@ -294,6 +295,8 @@ def check_file(header: FileHeader, parts: Sequence[FileComponent]) -> None:
     folder, shard = header.path if is_folder else header.path.parent, SHARD.fullmatch(header.path.name)
     if shard and int(shard[3]) > 1:
         raise PiyingError(f"it is file {int(shard[2])} of {int(shard[3])} of a model. Choose the folder of all.")
+    if reason := split_gguf(header.path.name):
+        raise PiyingError(reason)
     if not parts:
         raise other_model(header.entries, header.metadata)
     for part in parts:
@@ -307,6 +310,9 @@ def check_file(header: FileHeader, parts: Sequence[FileComponent]) -> None:
             find_component(part.kind, [folder])
         elif not _check_part(layout, {name: entry.shape for name, entry in entries.items()}, entries):
             _whole(part.kind, [Source(header.path, (header,), part, entries)], entries)
+        if layout.needs is needs_tokenizer and holds_tokenizer(header.metadata):
+            rows = next((one.shape[0] for name, one in entries.items() if EMBEDDINGS.fullmatch(name)), 0)
+            check_lists(header.path, header.metadata, header.lists, rows)
 
 
 def is_followed(folder: Path, kind: str) -> bool:

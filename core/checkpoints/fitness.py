@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from ..errors import PiyingError, clipped
 from ..families.registry import component_specs, description
+from ..files.dtypes import WHOLE_NUMBERS
 from ..files.pth_file import is_size
 from ..files.safetensors_file import TensorEntry
 from ..quantization.registry import FORMATS, stored_type
@@ -19,7 +20,6 @@ from ..quantization.stored_formats import weight_entries
 from .layouts import Layout
 from .layouts.base import Config, LeftOut, Metadata, Place, Shapes, Split, SwapHalves, Tensors, Whole
 
-WHOLE_NUMBERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")
 UNPACKED = "BF16"  # what a tensor of a weight format counts as where its values are moved about: no format holds it so
 
 

@@ -17,6 +17,7 @@ from ..lora.file import Verdict, check_numbers, judge
 from ..lora.names import lora_names
 from ..quantization.stored_formats import check_readable, precision_of, types_of, weight_entries
 from .components import FileComponent, check_file, describe, file_components
+from .gguf_tokenizer import check_words
 from .layouts.base import TOKENIZER_TENSOR, holds_tokenizer
 
 GB = 1e9  # as makers of disks and hubs count
@@ -111,11 +112,11 @@ def components_in(path: Path) -> list[Path]:
     return found
 
 
-def inspect(path: Path, numbers: bool = False) -> FileInfo:
+def inspect(path: Path, contents: bool = False) -> FileInfo:
     """Return what a file is, or what all files of a folder are; only headers are read, however large they are.
 
     Args:
-        numbers: look at those of a LoRA too, as its check before a run does.
+        contents: look at the numbers of a LoRA and the words of a tokenizer too, as the check before a run does.
 
     Raises:
         PiyingError: it is damaged, or no file of weights.
@@ -126,7 +127,7 @@ def inspect(path: Path, numbers: bool = False) -> FileInfo:
     together = Counter(part.kind for part in parts)
     has_tokenizer = holds_tokenizer(header.metadata)
     what = lora.shape.title if lora else describe(header.entries)
-    reason = _why_unreadable(header, parts, lora, numbers)
+    reason = _why_unreadable(header, parts, lora, contents)
     return FileInfo(
         file=path.as_posix(),
         what=what,
@@ -145,16 +146,18 @@ def inspect(path: Path, numbers: bool = False) -> FileInfo:
 
 
 def _why_unreadable(
-    header: FileHeader, parts: Sequence[FileComponent], lora: Verdict[TensorEntry] | None, numbers: bool
+    header: FileHeader, parts: Sequence[FileComponent], lora: Verdict[TensorEntry] | None, contents: bool
 ) -> str:
     """Return why a file cannot be loaded, in the words with which loading would refuse it; else ""."""
     try:
         check_readable(header)
         if lora is not None:
-            if not lora.reason and numbers:
+            if not lora.reason and contents:
                 check_numbers(header.path)
             return lora.reason
         check_file(header, parts)
+        if contents and header.format == "gguf" and holds_tokenizer(header.metadata) and not header.path.is_dir():
+            check_words(header.path)
     except PiyingError as error:
         return str(error).removeprefix(f"{header.path}: ").removeprefix(f"{header.path.parent}: ")
     return ""

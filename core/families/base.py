@@ -174,9 +174,13 @@ class ModelFamily:
         del transformer, files, folders
         return {}
 
-    def folder_problem(self, folder: Path) -> str:
-        """Return why a model's folder, whose weights and tokenizers are in order, cannot be used; else ""."""
-        del folder
+    def place_problem(self, place: Path) -> str:
+        """Return why a model's folder, or file with its tokenizer inside, cannot be used; else "".
+
+        Args:
+            place: its weights and tokenizers are in order.
+        """
+        del place
         return ""
 
     def why_unusable(self, file: str, files: FileCatalog) -> str | None:

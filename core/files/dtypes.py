@@ -49,6 +49,7 @@ NUMBER_TYPES = {
         NumberType("C64", 8),
     )
 }
+WHOLE_NUMBERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")  # by their names in a file
 BYTES_BY_SHORT_NAME = {one.short: one.bytes for one in NUMBER_TYPES.values() if one.short}
 
 

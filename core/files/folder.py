@@ -15,6 +15,7 @@ SHOWN = 3  # names of missing files in a message
 CONFIG_BYTES = 4 << 20  # the longest known, with the names of 21,000 classes, are under 2 MB
 STEMS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers call their files
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors", re.IGNORECASE)  # one of several files of one model
+SPLIT_GGUF = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)  # by llama-gguf-split
 
 
 def component_folder(path: Path, kind: str) -> Path:
@@ -53,9 +54,24 @@ def component_files(folder: Path) -> list[Path]:
     found = [path for path in found if path.suffix == found[0].suffix]
     if found and _are_all_shards(folder, found):
         return found
+    if found and SPLIT_GGUF.fullmatch(found[0].name):
+        raise PiyingError(f"{folder}: {split_gguf(found[0].name)}")
+    several = f"are several {'GGUF' if found and found[0].suffix == '.gguf' else 'safetensors'} files and no index"
     raise PiyingError(
-        f"{folder}: there {'is no safetensors file' if not found else 'are several safetensors files and no index'} "
-        "in this folder. Fetch it again, or name one file."
+        f"{folder}: there {several if found else 'is no safetensors file'} in this folder. "
+        "Fetch it again, or name one file."
+    )
+
+
+def split_gguf(name: str) -> str:
+    """Return why one of the files into which llama.cpp splits a model is not read; "" for the name of another file."""
+    match = SPLIT_GGUF.fullmatch(name)
+    if match is None or int(match[3]) < 2:
+        return ""
+    first = f"{match[1]}-{1:05}-of-{match[3]}.gguf"
+    return (
+        f"it is file {int(match[2])} of {int(match[3])} of a split GGUF, which is not read. Join them with "
+        f"`llama-gguf-split --merge {first} {match[1]}.gguf`, which comes with llama.cpp."
     )
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+MAX_VERSION = 1 << 16  # a larger number is one whose bytes are in the other order
 MAX_COUNT = 1 << 16  # of tensors, of texts; the largest models have a few thousand
 DEFAULT_ALIGNMENT = 32
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -96,7 +97,7 @@ def read_gguf_header(path: Path) -> FileHeader:
         PiyingError: it is damaged, of another version, or holds weights in a type that is not known.
     """
     cursor, tensors, values, size = _begin(path)
-    metadata, shapes = _metadata(cursor, values, lists=False)
+    metadata, shapes, lengths = _metadata(cursor, values, lists=False)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or not 0 < alignment <= 1 << 20:
         raise damaged(path, f"the header claims an alignment of {alignment}")
@@ -111,7 +112,7 @@ def read_gguf_header(path: Path) -> FileHeader:
         shape = original if math.prod(original) == math.prod(shape) else shape
         entries[name] = TensorEntry(dtype, shape, start + offset, end)
     plain = {name: value for name, value in metadata.items() if not isinstance(value, list)}
-    return FileHeader(path, "gguf", entries, plain)
+    return FileHeader(path, "gguf", entries, plain, lengths)
 
 
 def gguf_values(path: Path) -> Values:
@@ -129,22 +130,33 @@ def _begin(path: Path) -> tuple[_Cursor, int, int, int]:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         cursor = _Cursor(path, file.read(min(size, 2 * MAX_HEADER_BYTES)))
-    if cursor.take(4) != MAGIC or cursor.size("I") not in VERSIONS:
-        raise damaged(path, f"it is no GGUF file of version {VERSIONS[0]} or {VERSIONS[-1]}")
+    if cursor.take(4) != MAGIC:
+        raise damaged(path, "it is no GGUF file")
+    version = cursor.take(4)
+    if (number := int.from_bytes(version, "little")) not in VERSIONS:
+        swapped = int.from_bytes(version, "big")
+        what = f"version {swapped} in big-endian order" if swapped <= MAX_VERSION else f"version {number}"
+        raise PiyingError(
+            f"{path}: is a GGUF file of {what}; versions {VERSIONS[0]} and {VERSIONS[-1]} in little-endian order are "
+            "read. Choose another file."
+        )
     return cursor, cursor.count(), cursor.count(), size
 
 
-def _metadata(cursor: _Cursor, values: int, lists: bool) -> tuple[Values, dict[str, tuple[int, ...]]]:
-    """Return the metadata, and the original shapes of folded tensors."""
+def _metadata(cursor: _Cursor, values: int, lists: bool) -> tuple[Values, dict[str, tuple[int, ...]], dict[str, int]]:
+    """Return the metadata, the original shapes of folded tensors, and the lengths of the lists."""
     found: Values = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    lengths: dict[str, int] = {}
     for _ in range(values):
         key, kind = cursor.text(), cursor.size("I")
+        if key in found or key in lengths:
+            raise damaged(cursor.path, f"the header has {clipped(key)!r} twice")
         if kind == STRING:
             found[key] = cursor.text()
         elif kind == ARRAY:
             is_shape = key.startswith(ORIGINAL_SHAPE)
-            items = _array(cursor, lists or is_shape)
+            items, lengths[key] = _array(cursor, lists or is_shape)
             if is_shape and len(items) <= MAX_DIMENSIONS and all(type(item) is int and item >= 0 for item in items):
                 shapes[key.removeprefix(ORIGINAL_SHAPE)] = tuple(items)
             elif lists:
@@ -153,21 +165,21 @@ def _metadata(cursor: _Cursor, values: int, lists: bool) -> tuple[Values, dict[s
             found[key] = cursor.number(NUMBERS[kind])
         else:
             raise damaged(cursor.path, f"the header has a value of unknown type {kind}")
-    return found, shapes
+    return found, shapes, lengths
 
 
-def _array(cursor: _Cursor, is_wanted: bool) -> list[Any]:
-    """Return a list, or read past it and return an empty one."""
+def _array(cursor: _Cursor, is_wanted: bool) -> tuple[list[Any], int]:
+    """Return a list, or read past it and return an empty one; and its length."""
     kind, length = cursor.size("I"), cursor.count(MAX_HEADER_BYTES)
     if kind == STRING:
         if is_wanted:
-            return [cursor.text() for _ in range(length)]
+            return [cursor.text() for _ in range(length)], length
         cursor.skip_texts(length)
-        return []
+        return [], length
     if kind not in NUMBERS:
         raise damaged(cursor.path, f"the header has an array of unknown type {kind}")
     packed = cursor.take(length * struct.calcsize(NUMBERS[kind]))
-    return list(struct.unpack(f"<{length}{NUMBERS[kind]}", packed)) if is_wanted else []
+    return (list(struct.unpack(f"<{length}{NUMBERS[kind]}", packed)) if is_wanted else []), length
 
 
 def _tensor(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:

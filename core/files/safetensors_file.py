@@ -63,6 +63,7 @@ class FileHeader:
     Attributes:
         format: "safetensors", "gguf" or "pth".
         metadata: texts, and in GGUF files numbers too.
+        lists: of GGUF files {name of a list in the metadata: its length}.
         shards: the headers of its files, where it is that of several together.
     """
 
@@ -70,6 +71,7 @@ class FileHeader:
     format: str
     entries: dict[str, TensorEntry]
     metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    lists: Mapping[str, int] = field(default_factory=dict)
     shards: tuple[FileHeader, ...] = ()
 
     @property

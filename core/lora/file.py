@@ -13,10 +13,11 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from ..errors import PiyingError, clipped
 from ..families.base import LORA_COMPONENT
 from ..families.registry import component_specs, lora_model
-from ..files.dtypes import all_finite, largest_number
+from ..files.dtypes import WHOLE_NUMBERS, all_finite, largest_number, safetensors_names
 from ..files.json_file import parse_json, read_json_or_empty
 from ..files.open import open_tensors, read_header
 from ..files.stored_tensor import StoredTensor
+from ..quantization.registry import FORMATS
 from ..quantization.stored_formats import describes, join_scales
 from .names import (
     FOREIGN_ROLE,
@@ -34,6 +35,9 @@ READABLE = "LoRA, DoRA, LoHa, LoKr, and whole differences (diff, diff_b)"
 PEFT_METADATA = "lora_adapter_metadata"  # under which diffusers writes peft's configuration, as JSON
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as peft's save_pretrained names them
 SHOWN, SHOWN_REASONS = 3, 6  # names and reasons in a sentence
+# Types of whole numbers in which no weight format holds weights.
+NO_WEIGHTS = frozenset(WHOLE_NUMBERS) - {name for one in FORMATS.values() for name in one.number_types}
+NO_PART = "no part of a LoRA"
 OF_KIND, NOT_READ, ALPHA_ALONE = "of the kind ", ", which is not read", "an alpha alone"
 # Attention multiplies the outputs of two layers with each other: beyond this, the root of float32's largest number,
 # no type holds the result.
@@ -46,6 +50,10 @@ class Shaped(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Its sizes."""
+
+    @property
+    def dtype(self) -> Any:
+        """Its type: the name in a header, or torch's."""
 
 
 Tensor = TypeVar("Tensor", bound=Shaped)
@@ -155,6 +163,10 @@ class Change(Generic[Tensor]):
     @property
     def problem(self) -> str:
         """Why it is damaged, as the end of a sentence on the layer; "" where it is not."""
+        for role, tensor in self.parts.items():
+            stored = tensor.dtype if isinstance(tensor.dtype, str) else safetensors_names()[tensor.dtype]
+            if role != "alpha" and stored in NO_WEIGHTS:
+                return f"has whole numbers in {role}, {stored}"
         try:
             if self.kind:
                 out, _ = self.size
@@ -198,22 +210,26 @@ def hadamard_rank(out: int, inputs: int, rank: int) -> int | None:
     return rank if rank * (out + inputs) < out * inputs else None
 
 
-def grouped(tensors: Mapping[str, Tensor]) -> tuple[list[Change[Tensor]], list[str]]:
-    """Return the changes that tensors make up, one for each layer and adapter, and the names of no LoRA.
+def grouped(tensors: Mapping[str, Tensor]) -> tuple[list[Change[Tensor]], dict[str, str]]:
+    """Return the changes that tensors make up, one for each layer and adapter, and why each other tensor is in none.
 
     What has no adapter's name, such as alpha, counts for all adapters of its layer.
     """
     named = lora_names(tensors.keys())
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    others = {name: NO_PART for name in tensors if name not in named}
     for name, parts in named.items():
-        found.setdefault((parts.layer, parts.adapter), {})[parts.role] = tensors[name]
+        roles = found.setdefault((parts.layer, parts.adapter), {})
+        if parts.role in roles:
+            others[name] = "of a part that has another tensor too"
+        roles.setdefault(parts.role, tensors[name])
     adapters = Counter(layer for layer, adapter in found if adapter)
     changes = [
         Change(layer, {**found.get((layer, ""), {}), **roles})
         for (layer, adapter), roles in found.items()
         if adapter or not adapters[layer]
     ]
-    return changes, [name for name in tensors if name not in named]
+    return changes, others
 
 
 # Judged by the header
@@ -339,7 +355,12 @@ CHOOSE = "choose another LoRA."
 
 
 def _judged(
-    class_name: str, changes: list[Change[Tensor]], others: list[str], present: Collection[str] | None, *, nowhere: str
+    class_name: str,
+    changes: list[Change[Tensor]],
+    others: dict[str, str],
+    present: Collection[str] | None,
+    *,
+    nowhere: str,
 ) -> Verdict[Tensor]:
     names = list(dict.fromkeys(change.layer for change in changes))
     placement = layer_names(class_name).place(names, present)
@@ -350,10 +371,12 @@ def _judged(
     placed = [change for change in changes if change.layer in placement.targets]
     reason = next((f"{clipped(change.layer)} {change.problem}. {DAMAGED}" for change in placed if change.problem), "")
     if not changes:
-        reason = f"has no layer of a LoRA{f' ({clipped(others[0])} first)' if others else ''}. Choose a LoRA file."
+        reason = (
+            f"has no layer of a LoRA{f' ({clipped(next(iter(others)))} first)' if others else ''}. Choose a LoRA file."
+        )
     elif not placed:
         reason = _nothing_placed(placement.left_out, nowhere)
-    placement.left_out.update(dict.fromkeys(others, "no part of a LoRA"))
+    placement.left_out.update(others)
     seconds = [f"{change.layer}.diff" for change in placed if change.kind != "whole" and "weight" in change.parts]
     placement.left_out.update(dict.fromkeys(seconds, "a second change of a layer that has factors"))
     return Verdict(class_name, placed, placement, len(names) + len(others) + len(seconds), reason)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..atomic_write import write_bytes
 from ..errors import PiyingError, explain_os_errors, file_error
+from ..files.file_state import cached_by_state
 from ..main_memory import is_memory_short
 from .metadata import checked, json_ascii
 
@@ -106,6 +107,21 @@ def read_image(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     opaque = np.full(colours[0].shape[:2], 255, np.uint8)
     alpha = np.stack([opaque if alpha is None else alpha for alpha in alphas])
     return image, 1.0 - torch.from_numpy(alpha).to(torch.float32) / 255.0
+
+
+def check_image(path: Path) -> None:
+    """Accept an image file whose first frame can be decoded.
+
+    Raises PiyingError when it is missing, damaged, cut short, too large or no image.
+    """
+    with explain_os_errors(f"Cannot read {path}"):
+        _check_once(path)
+
+
+@cached_by_state
+def _check_once(path: Path) -> None:
+    with opened(path) as file:
+        next(_frames(file, path))
 
 
 def read_channel(path: Path, channel: str) -> torch.Tensor:

@@ -18,6 +18,7 @@ from shlex import split
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import PiyingError, explain_os_errors
+from ..files.file_state import cached_by_state
 from ..main_memory import available_bytes
 from . import ffmpeg
 from .colour import PRECISE, UNKNOWN, Colour, to_rgb
@@ -38,6 +39,7 @@ _NO_TIME = -(1 << 63)  # What ffmpeg prints for a packet without a time, in AVI 
 _DISCARD = 4  # the flag of packets that an edit list leaves out
 # Decoders that read transparency; ffmpeg's own of the same formats leave it out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+ANIMATED_AVIF = b"ftypavis"  # behind the length of the first box
 MOST_ANIMATED = 4 << 30  # pixels in all frames of a GIF or WebP: 2000 frames of 1920×1080
 MOST_ASPECT = 4  # of a pixel: anamorphic lenses squeeze by 2, and anything beyond this is a damaged header
 
@@ -84,10 +86,21 @@ def probe(path: Path) -> VideoInfo:
 
     Raises PiyingError when the file is missing, damaged or no video.
     """
-    with explain_os_errors(f"Cannot read {path}"), path.open("rb") as file:
+    with explain_os_errors(f"Cannot read {path}"):
+        return _probe_once(path)
+
+
+@cached_by_state
+def _probe_once(path: Path) -> VideoInfo:
+    with path.open("rb") as file:
         head = file.read(12)
     if is_webp(head):
         return _probe_webp(path)
+    if head[4:] == ANIMATED_AVIF:
+        raise PiyingError(
+            f"{path} is an animated AVIF, of which ffmpeg reads the first picture alone. Load Image reads all. "
+            "Or save it as MP4."
+        )
     doing = f"Cannot read {path}"
     heard: list[str] = []
     packets = ffmpeg.output([*ffmpeg.source(path), *_PACKETS], doing, heard=heard).decode("ascii", "replace")

@@ -178,11 +178,16 @@ class _Chat:
 
     def _pieces(self, response: HTTPResponse) -> Iterator[str]:
         """Yield the text of an answer, in events or all at once."""
+        coding = response.getheader("Content-Encoding") or "identity"
+        if coding != "identity":
+            raise ServerFailed(
+                f"{self.address} answered in {_quoted(coding)}, and was asked for plain text. Switch compression off."
+            )
         chunks = read_limited(response, LARGEST)
         if "text/event-stream" not in (response.getheader("Content-Type") or ""):
-            choice = _choice(self.address, b"".join(chunks).decode("utf-8", "replace"))
+            choice = _choice(self.address, b"".join(chunks).decode("utf-8-sig", "replace"))
             self._finish_reason = choice.get("finish_reason") or "stop"
-            yield _text(choice.get("message"))
+            yield _text(self.address, choice.get("message"))
             return
         for event in _events(chunks):
             if event == "[DONE]":
@@ -190,7 +195,7 @@ class _Chat:
                 return
             choice = _choice(self.address, event)
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            yield _text(choice.get("delta"))
+            yield _text(self.address, choice.get("delta"))
 
 
 def _events(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -214,9 +219,19 @@ def _choice(address: Address, text: str) -> dict[str, Any]:
         ) from error
 
 
-def _text(message: Any) -> str:
-    content = message.get("content") if isinstance(message, dict) else None
-    return content if isinstance(content, str) else ""
+def _text(address: Address, message: Any) -> str:
+    """Return the text of a message or of a piece of one, which may come in parts.
+
+    Raises:
+        ServerFailed: it is a refusal.
+    """
+    said = message if isinstance(message, dict) else {}
+    if isinstance(said.get("refusal"), str) and said["refusal"]:
+        raise ServerFailed(f"{address} refuses to answer: {_quoted(said['refusal'])}.")
+    content = said.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _failure(terms: ChatTerms, response: HTTPResponse) -> ServerFailed:

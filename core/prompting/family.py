@@ -41,7 +41,6 @@ class PromptFamily(ModelFamily):
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return Qwen models in one file: ComfyUI's text encoders, then those that Ollama and LM Studio keep."""
         from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
-        from .chat_template import why_no_template
         from .shared_models import shared_models
 
         found, lenders = [], [folder.path for folder in folders]
@@ -54,15 +53,15 @@ class PromptFamily(ModelFamily):
             tokenizer = one.path if one.has_tokenizer else elsewhere
             parts = {"prompt_model": (one.path,)} | ({"tokenizer": (tokenizer,)} if tokenizer is not None else {})
             model = files.model(self, (one,), parts)
-            reason = "" if tokenizer is None or model.problem else why_no_template(tokenizer)
+            reason = "" if tokenizer is None or model.problem else self.place_problem(tokenizer)
             found.append(replace(model, problem=reason) if reason else model)
         return found
 
-    def folder_problem(self, folder: Path) -> str:
-        """Return why the chat template of a model's folder cannot be used; else ""."""
+    def place_problem(self, place: Path) -> str:
+        """Return why the chat template of a model's folder or GGUF file cannot be used; else ""."""
         from .chat_template import why_no_template
 
-        return why_no_template(folder)
+        return why_no_template(place)
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> PromptWork:
         """Return what writing a prompt has to do, from the inputs of Expand Prompt."""

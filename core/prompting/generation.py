@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.gguf_tokenizer import TURN_END
 from ..checkpoints.pretrained import class_name, reading
-from ..checkpoints.tokenizers import TURN_END, tokenizer_of
+from ..checkpoints.tokenizers import tokenizer_of
 from ..errors import PiyingError, clipped
 from ..executor.model_cache import cached_model
 from ..files.folder import CONFIG, CONFIG_BYTES

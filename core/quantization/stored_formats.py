@@ -81,7 +81,11 @@ def types_of(entries: Mapping[str, TensorEntry]) -> dict[str, int]:
 def precision_of(header: FileHeader) -> str:
     """Return one word or two for how the weights are stored, such as "bf16" or "fp8 scaled"."""
     if header.format == "gguf":
-        return "GGUF " + next((name for name in types_of(header.entries) if name not in ("fp32", "fp16")), "F16")
+        plain = {short_name(name): name for name in PLAIN}
+        held = types_of(header.entries)
+        # Norms and biases are plain in files whose layers are packed.
+        most = next((name for name in held if name not in plain), next(iter(held), "nothing"))
+        return f"GGUF {plain.get(most, most)}"
     entries, types = header.entries, _number_types(header)
     for stored in FORMATS.values():
         packed = {name: entry for name, entry in entries.items() if stored.recognises(name, types)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import PiyingError, explain_os_errors
 from ...core.host.base import FolderKind
 from ...core.host.current import get_host
-from ...core.media.images import CHANNELS, read_channel, read_image, write_png
+from ...core.media.images import CHANNELS, check_image, read_channel, read_image, write_png
 from ...core.media.naming import numbered, writing
 from ...core.samples import INPUT_FILES
 from .images import checked_choice, checked_image
@@ -53,11 +54,17 @@ def input_file(name: str, what: str = "image") -> Path:
     return path
 
 
-def file_problem(name: str | None, what: str = "image") -> bool | str:
-    """Return what VALIDATE_INPUTS answers for a file name: True, or the sentence; a linked name is not known yet."""
+def file_problem(
+    name: str | None, what: str = "image", open_file: Callable[[Path], object] = check_image
+) -> bool | str:
+    """Return what VALIDATE_INPUTS answers for a file name: True, or the sentence; a linked name is not known yet.
+
+    Args:
+        open_file: raises PiyingError for a file that cannot be read.
+    """
     try:
         if name is not None:
-            input_file(name, what)
+            open_file(input_file(name, what))
     except PiyingError as error:
         return str(error)
     return True

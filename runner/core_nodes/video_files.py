@@ -11,6 +11,7 @@ from ...core.errors import PiyingError
 from ...core.host.current import get_host
 from ...core.media.ffmpeg import ffmpeg_exe
 from ...core.media.naming import writing
+from ...core.media.video import probe
 from ...core.media.webm import CODECS as WEBM_CODECS
 from ...core.media.webm import write_webm
 from ...core.media.webp import METHODS, write_webp
@@ -48,7 +49,7 @@ class LoadVideo:
     @classmethod
     def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
         """Say where the file was looked for."""
-        return file_problem(file, "file")
+        return file_problem(file, "file", probe)
 
     @classmethod
     def IS_CHANGED(cls, file: str) -> Any:

@@ -159,7 +159,7 @@ def windows(folder):
 @pytest.mark.parametrize(
     ("make", "count"),
     [(embeddings, 200), (answers, 200), (failures, 200), (windows, 60)],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_flipped_bit_makes_an_entry_of_any_kind_absent(tmp_path, make, count):
     read = make(tmp_path)

@@ -116,7 +116,7 @@ def test_the_tokenizer_inside_the_file(model, tmp_path, pieces):
 
 def test_the_pipeline_takes_that_tokenizer(pieces):
     from diffusers import WanVACEPipeline
-    from piying.core.checkpoints.tokenizers import SentencePieceTokenizer
+    from piying.core.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
 
     pipeline = WanVACEPipeline(SentencePieceTokenizer(pieces), models.umt5(vocab_size=99), None, None)
     embeds, negative = pipeline.encode_prompt("the sea", "", max_sequence_length=16, device="cpu")

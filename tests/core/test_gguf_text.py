@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
+from piying.core.catalog.discovery import why_no_model
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
 from piying.core.checkpoints import load_component
 from piying.core.checkpoints.inspect import as_text, inspect
-from piying.core.checkpoints.tokenizers import SentencePieceTokenizer, tokenizer_in
+from piying.core.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
+from piying.core.checkpoints.tokenizers import tokenizer_in
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.host.headless import HeadlessHost
@@ -246,7 +248,7 @@ def test_its_tokenizer_is_that_of_the_folder(tmp_path):
 
 def test_words_and_merges_that_do_not_go_together_are_told(tmp_path):
     path = qwen_file(tmp_path / "x.gguf", qwen("qwen3"), **{"tokenizer.ggml.merges": ["surely none"]})
-    with pytest.raises(PiyingError, match="cannot be read as a tokenizer model .*Error while initializing BPE"):
+    with pytest.raises(PiyingError, match="its merge 'surely none' needs 'surely', which is none of its tokens"):
         tokenizer_in(path)
 
 
@@ -302,12 +304,82 @@ def test_another_architecture_is_refused_in_the_same_words_everywhere(tmp_path, 
         assert reason in str(caught.value)
 
 
-def test_a_tokenizer_that_lies_is_one_sentence(tmp_path, host):
-    qwen_file(tmp_path / "LLM" / "x.gguf", qwen("qwen3"), **{"tokenizer.ggml.eos_token_id": 99_999})
-    with pytest.raises(PiyingError, match="cannot be read as a tokenizer model"):
-        tokenizer_in(tmp_path / "LLM" / "x.gguf")
-    t5_file(tmp_path / "y.gguf", models.umt5())
-    raw = (tmp_path / "y.gguf").read_bytes()
-    (tmp_path / "y.gguf").write_bytes(raw.replace(b"token_type", b"tokem_type"))
-    with pytest.raises(PiyingError, match="cannot be read as a tokenizer model"):
-        tokenizer_in(tmp_path / "y.gguf")
+LIES = {
+    "no merges": ("tokenizer.ggml.merges", [], "there are no merges in it"),
+    "a merge of other words": (
+        "tokenizer.ggml.merges",
+        ["i n", "surely none"],
+        "its merge 'surely none' needs 'surely'",
+    ),
+    "merges of numbers": ("tokenizer.ggml.merges", [1, 2], "its merges are no texts"),
+    "few tokens": ("tokenizer.ggml.tokens", ["a", "b"], "it has 2 tokens, and 1101 entries"),
+    "no tokens": ("tokenizer.ggml.tokens", [], "there are no tokens in it"),
+    "an end that is none": ("tokenizer.ggml.eos_token_id", 99_999, "its eos token is number 99999 of 1101"),
+    "a text for an end": ("tokenizer.ggml.eos_token_id", "2", "its eos token is number 2 of 1101"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_tokenizer_that_lies_is_refused_in_the_same_words_everywhere(tmp_path, host, lie):
+    name, value, reason = LIES[lie]
+    path = qwen_file(tmp_path / "LLM" / "x.gguf", qwen("qwen3"), **{name: value})
+    found = inspect(path, contents=True)
+    assert not found.readable and reason in found.reason
+    for refused in (
+        lambda: check_model(PROMPT, "LLM/x.gguf", host),
+        lambda: tokenizer_in(path),
+    ):
+        with pytest.raises(PiyingError) as caught:
+            refused()
+        assert found.reason.removesuffix(" Fetch the file again.").removesuffix(".") in str(caught.value)
+
+
+def test_a_template_that_does_not_compile_is_told_of_the_file_as_of_the_model(tmp_path, host):
+    path = qwen_file(tmp_path / "LLM" / "x.gguf", qwen("qwen3"), **{"tokenizer.chat_template": "{% if %}"})
+    found = inspect(path, contents=True)
+    assert found.readable  # a text encoder needs no template
+    reason = why_no_model(path, found)
+    assert "chat template is broken (Expected an expression" in reason
+    with pytest.raises(PiyingError) as caught:
+        check_model(PROMPT, "LLM/x.gguf", host)
+    assert reason.removesuffix(".") in str(caught.value)
+
+
+def test_more_tokens_than_embeddings_are_refused(tmp_path):
+    model = qwen("qwen3")
+    model.resize_token_embeddings(1000)
+    assert (
+        "has 1101 tokens, and the model's embeddings have 1000 rows"
+        in inspect(qwen_file(tmp_path / "x.gguf", model)).reason
+    )
+
+
+def test_the_lists_of_a_text_encoder_s_tokenizer_are_counted(tmp_path):
+    path = t5_file(tmp_path / "y.gguf", models.umt5())
+    path.write_bytes(path.read_bytes().replace(b"token_type", b"tokem_type"))
+    with pytest.raises(PiyingError, match="it has 23 tokens, and 0 entries in tokenizer.ggml.token_type"):
+        tokenizer_in(path)
+    assert "0 entries in tokenizer.ggml.token_type" in inspect(path).reason
+
+
+def test_a_file_that_llama_cpp_has_split_says_how_to_join_it(tmp_path, host, caplog):
+    for number in (1, 2):
+        path = qwen_file(tmp_path / "LLM" / f"q-{number:05}-of-00002.gguf", qwen("qwen3"))
+    reason = inspect(path).reason
+    assert reason.startswith("it is file 2 of 2 of a split GGUF") and "--merge q-00001-of-00002.gguf q.gguf" in reason
+    assert model_choices(PROMPT, host) == ["auto", "built-in"]
+    assert caplog.text.count("of a split GGUF") == 2
+    with pytest.raises(PiyingError, match="LLM: it is file 1 of 2 of a split GGUF"):
+        inspect(tmp_path / "LLM")
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(b"\1\0\0\0", "version 1;"), (b"\4\0\0\0", "version 4;"), (b"\0\0\0\3", "version 3 in big-endian order;")],
+)
+def test_other_versions_are_no_damage(tmp_path, version, said):
+    path = qwen_file(tmp_path / "x.gguf", qwen("qwen3"))
+    raw = path.read_bytes()
+    path.write_bytes(raw[:4] + version + raw[8:])
+    with pytest.raises(PiyingError, match=f"is a GGUF file of {said}"):
+        inspect(path)

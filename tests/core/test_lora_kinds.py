@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from piying.core.checkpoints import apply_lora, load_component
+from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.lora.file import judge
 from piying.core.quantization.base import WeightFormat
@@ -455,6 +456,20 @@ def test_comfyui_merges_the_same(model, tmp_path):
     apply_lora(model, path, 0.6)
     for layer in layers.values():
         assert_close(added(model, layer) + state[f"{layer}.weight"], merged[f"{layer}.weight"], 1e-4)
+
+
+def test_two_spellings_of_one_factor_are_named(model, tmp_path):
+    path = write(tmp_path / "a.safetensors", {**parts_of("lora"), "lora_up.weight": numbers(160, RANK)})
+    assert "of a part that has another tensor too" in apply_lora(model, path).left_out
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.int64])
+def test_whole_numbers_are_no_factors(model, tmp_path, dtype):
+    parts = {name: tensor.to(dtype) for name, tensor in parts_of("lora").items()}
+    path = write(tmp_path / "a.safetensors", parts)
+    assert "has whole numbers in" in inspect(path).reason
+    with pytest.raises(PiyingError, match=r"has whole numbers in \w+, (I32|BOOL|I64)\. The file is damaged"):
+        apply_lora(model, path)
 
 
 def test_a_whole_difference_beside_factors_is_named(model, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
 from piying.core.catalog.selection import ModelHandle
-from piying.core.checkpoints.tokenizers import END, PAD, SentencePieceTokenizer
+from piying.core.checkpoints.sentencepiece_tokenizer import END, PAD, SentencePieceTokenizer
 from piying.core.errors import PiyingError
 from piying.core.families.prompt_tokens import PromptTokenizer, encode_weighted, weighted_segments
 from piying.core.host.headless import HeadlessHost

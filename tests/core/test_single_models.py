@@ -13,7 +13,8 @@ from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT, InstalledModel
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
 from piying.core.checkpoints.layouts.language_model import LANGUAGE_MODEL
-from piying.core.checkpoints.tokenizers import SentencePieceTokenizer, tokenizer_of
+from piying.core.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
+from piying.core.checkpoints.tokenizers import tokenizer_of
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.families.registry import family_named

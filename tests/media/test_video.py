@@ -610,3 +610,16 @@ def test_a_playlist_cannot_read_other_files(tmp_path):
             list(video.read_frames(tmp_path / name))
         with pytest.raises(PiyingError):
             metadata.read_workflow(tmp_path / name)
+
+
+def test_an_animated_avif_is_not_taken_for_a_still(tmp_path):
+    from PIL import Image, features
+
+    if not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    first, second = (Image.new("RGB", (64, 48), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "x.avif", save_all=True, append_images=[second], duration=100)
+    with pytest.raises(PiyingError, match="is an animated AVIF.* Load Image reads all"):
+        video.probe(tmp_path / "x.avif")
+    first.save(tmp_path / "still.avif")
+    assert video.probe(tmp_path / "still.avif").frames == 1

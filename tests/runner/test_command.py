@@ -120,6 +120,17 @@ def test_prompt_and_seed(command):
     assert inputs["PiyingExpandPrompt"]["seed"] == inputs["PiyingVACESample"]["seed"] == 123
 
 
+def test_a_prompt_takes_the_place_of_a_frozen_one(command):
+    frozen = ["--set", "PiyingExpandPrompt.frozen_prompt=a blue square"]
+    target = command.output.parent / "api.json"
+    ran = command("workflows/t2v.json", *frozen, "--export-api", target)
+    assert ran.returncode == 0, ran.stderr
+    ran = command(target, *SMALL, "--prompt", "a red ball", "--export-api", "-")
+    inputs = {node["class_type"]: node["inputs"] for node in json.loads(ran.stdout).values()}["PiyingExpandPrompt"]
+    assert (inputs["prompt"], inputs["frozen_prompt"]) == ("a red ball", "")
+    assert "has a frozen_prompt, which is emptied" in ran.stderr
+
+
 def test_the_api_form_runs_too(finished, command, write):
     prompt = read_workflow(Path(finished[1].stdout.strip()))["prompt"]
     ran = command(write(prompt))

@@ -134,6 +134,15 @@ def test_text_to_video(convert):
     assert any("'wan2.1_vace_1.3B_fp16.safetensors' is not among the models here" in note for note in notes)
 
 
+def test_a_strength_and_a_trim_that_count_for_nothing_here_are_named(convert):
+    workflow = changed(changed(case("core_t2v_api"), "6", strength=0.3), "8", trim_amount=3)
+    _, notes = convert(workflow)
+    assert any("strength 0.3 is not carried over: a prompt alone has none." in note for note in notes)
+    assert any("trim_amount 3 is not carried over" in note for note in notes)
+    _, notes = convert(case("core_t2v_api"))
+    assert not any("strength" in note or "trim_amount" in note for note in notes)
+
+
 def test_values_that_are_not_taken_here_are_replaced_and_named(session, convert):
     workflow = case("core_t2v_api")
     by_name = {node["class_type"]: node["inputs"] for node in workflow.values()}
@@ -253,6 +262,9 @@ def changed(workflow, node_id, **inputs):
         (changed(case("core_inpaint_api"), "14", control_video=["99", 0]), "linked to a node that is not there"),
         (changed(case("wrapper_ends_api"), "12", denoise_strength=0.5), "VACE Sample begins with noise"),
         (changed(case("wrapper_ends_api"), "10", start_index=4), "Use VACE: Extend"),
+        (changed(case("core_t2v_api"), "6", width="x"), "width is 'x'; it has to be a whole number, or linked"),
+        (changed(case("core_t2v_api"), "6", length=[1]), "length is [1]; it has to be a whole number"),
+        (changed(case("core_t2v_api"), "6", height=None), "height is None; it has to be a whole number"),
         ({"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}, "No node of it shows or saves"),
         ({"1": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
           "2": {"class_type": "FancyUpscale", "inputs": {}}}, "FancyUpscale, has no counterpart here"),

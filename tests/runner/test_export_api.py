@@ -46,6 +46,15 @@ def test_to_stdout(command, made, tmp_path):
     assert command.files() == []
 
 
+def test_a_workflow_is_not_written_over_itself(command, write, t2v):
+    for option in ("--export-api", "--convert-to-piying"):
+        path = write(t2v)
+        before = path.read_bytes()
+        ran = command(path, option, path)
+        assert ran.returncode == 2 and path.read_bytes() == before, ran.stderr
+    assert "is the workflow itself" in command(path, "--export-api", path).stderr
+
+
 def test_values_are_written_into_what_is_exported(command, made, tmp_path):
     workflow, info, api = made
     node_id = next(key for key, node in api.items() if node["class_type"] == "PairMake")

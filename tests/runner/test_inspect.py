@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -226,3 +228,18 @@ def test_the_folder_of_a_whole_model_is_told_by_its_components(tmp_path):
     ran = inspect(tmp_path)
     assert ran.returncode == 2
     assert "is the folder of a whole model, and none of its components is in it" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("chat_template.jinja", "{% if %}", "chat template is broken"),
+        ("tokenizer.json", "{}", "holds no tokenizer"),
+    ],
+)
+def test_a_whole_model_s_folder_is_judged_as_the_lists_do(tmp_path, file, text, said):
+    folder = shutil.copytree(ROOT / "builtin_models" / "prompt", tmp_path / "x")
+    assert "cannot be used" not in inspect(folder).stdout
+    (folder / file).write_text(text, encoding="utf-8")
+    assert re.search(rf"^  model    cannot be used: .*{said}", inspect(folder).stdout, re.MULTILINE)
+    assert said in json.loads(inspect(folder, "--json").stdout)["unusable"]

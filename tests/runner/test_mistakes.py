@@ -221,6 +221,28 @@ def test_a_missing_file(command):
     assert_refused(command("nowhere.json"), 2, "nowhere.json", "cannot be read")
 
 
+@pytest.mark.parametrize(
+    ("node", "name", "content", "words"),
+    [
+        ("LoadVideo", "x.mp4", b"", "no video"),
+        ("LoadVideo", "x.mp4", None, "cut short or no video"),
+        ("LoadImage", "x.png", b"", "not an image this pack can read"),
+        ("LoadImage", "x.png", None, "is damaged or cut short"),
+        ("LoadImageMask", "x.png", None, "is damaged or cut short"),
+    ],
+)
+def test_media_that_cannot_be_read_are_refused_by_a_check(command, write, tmp_path, node, name, content, words):
+    samples = ROOT / "builtin_models" / "samples"
+    whole = (samples / ("moving_circle.mp4" if name == "x.mp4" else "red_triangle.png")).read_bytes()
+    (tmp_path / name).write_bytes(
+        whole[: len(whole) // (8 if node == "LoadVideo" else 2)] if content is None else content
+    )
+    inputs = {"LoadVideo": {"file": name}, "LoadImage": {"image": name}}.get(node, {"image": name, "channel": "red"})
+    graph = {"1": {"class_type": node, "inputs": inputs}}
+    graph["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+    assert_refused(command(write(graph), "--check", "--input", tmp_path), 2, words)
+
+
 def test_a_file_without_a_workflow(command, tmp_path):
     from PIL import Image
 

@@ -101,6 +101,16 @@ def test_a_pack_that_cannot_be_loaded_is_named(command, write, packs, code, word
     assert words in ran.stderr.splitlines()[-1]
 
 
+def test_what_a_pack_takes_from_the_process_is_put_back(command, write, packs):
+    takes = "import os, sys\nsys.stdout = None\nos.chdir('/')\nNODE_CLASS_MAPPINGS = {}"
+    graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": "a"}}}
+    ran = command(write(graph), "--custom-nodes", packs("takes", __init__=takes))
+    assert ran.returncode == 0, ran.stderr
+    assert "The pack takes took stdout or stderr for itself" in ran.stderr
+    assert "The pack takes changed the working folder" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_a_pack_cannot_take_the_place_of_a_node(command, write, packs):
     folder = packs("thief", __init__=DOUBLE.replace('"Double"', '"PreviewAny"'), more="FACTOR = 9")
     ran = command(write(doubled(1)), "--custom-nodes", folder)

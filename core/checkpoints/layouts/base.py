@@ -12,6 +12,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 ShapeTable = dict[str, tuple[int, ...]]  # one that is being made
 Config = dict[str, Any]
 TOKENIZER_TENSOR = "spiece_model"  # under which ComfyUI's files carry a SentencePiece model, as bytes
+# The embeddings of text encoders and language models, by the names of their classes.
+EMBEDDINGS = re.compile(r"shared\.weight|(model\.)?embed_tokens\.weight|embeddings\.word_embeddings\.weight")
 Names = Mapping[str, object]  # the names of a component's tensors
 Metadata = Mapping[str, str | int | float | bool]  # what a file says beside its tensors
 

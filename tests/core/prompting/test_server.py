@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import time
 
@@ -82,6 +83,18 @@ def test_a_server_that_does_not_stream_is_understood(server, host):
     assert expand(server.handle(), REQUEST, host)[0] == FOX
 
 
+def test_an_answer_in_parts_and_behind_a_byte_order_mark(server, host):
+    def behave(handler, number):
+        half = len(FOX) // 2
+        parts = [{"type": "text", "text": FOX[:half]}, {"type": "image_url"}, {"type": "text", "text": FOX[half:]}]
+        body = json.dumps({"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]})
+        handler.begin("application/json")
+        handler.wfile.write(body.encode("utf-8-sig"))
+
+    server.behave = behave
+    assert expand(server.handle(), STRICT, host)[0] == FOX
+
+
 def test_a_server_that_knows_less_is_asked_for_less(server, host):
     fine = server.say(FOX) or server.behave
 
@@ -156,6 +169,18 @@ def hangs_up(handler, number):
     handler.connection.close()
 
 
+def refuses(handler, number):
+    handler.begin("application/json")
+    handler.wfile.write(json.dumps({"choices": [{"message": {"content": None, "refusal": "Not this."}}]}).encode())
+
+
+def compressed(handler, number):
+    handler.send_response(200)
+    handler.send_header("Content-Encoding", "gzip")
+    handler.end_headers()
+    handler.wfile.write(gzip.compress(b"{}"))
+
+
 def wants_a_key(handler, number):
     handler.begin("application/json", 401)
     handler.wfile.write(b'{"error": "invalid key"}')
@@ -205,6 +230,8 @@ MISTAKES = [
     (binary, 20, "no chat completion"),
     (no_http, 20, "cannot be reached, or broke off"),
     (hangs_up, 20, "cannot be reached, or broke off"),
+    (refuses, 20, "refuses to answer: Not this"),
+    (compressed, 20, "answered in gzip"),
     (wants_a_key, 20, "wants an API key \\(401\\). Set the environment variable PIYING_SERVER_API_KEY"),
     (broken, 20, "failed \\(500: \\[31mout of memory"),
     (wrapped, 20, "failed \\(503: the model is loading\\)"),
