@@ -59,6 +59,7 @@ def sample(
     request: VACERequest,
     host: Host,
     task: VACETask | None = None,
+    *,
     on_canvas: Callable[[Canvas], None] = lambda canvas: None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Make one video.

@@ -3,6 +3,7 @@
 // What a person takes for each, by the keystroke-level model (Card, Moran and Newell, 1980): 1.1 s to point, 0.1 s for a
 // button to go down or up, 0.2 s for a key, 0.4 s from the mouse to the keyboard or back. No time to think.
 const SECONDS = { click: 1.3, double: 1.5, drag: 2.4, wheel: 1.3, key: 0.2, hands: 0.8 };
+const PATIENCE = 60000; // milliseconds
 const OPTIONS = "[role=option], [data-testid=node-search-result]";
 const SEARCH = ".comfy-vue-node-search-container input, [role=dialog] input";
 
@@ -36,11 +37,11 @@ class Hand {
     await box.fill(word);
     const isFirst = ([options, title]) => [...document.querySelectorAll(options)]
       .find((option) => option.checkVisibility() && option.innerText.trim())?.innerText.includes(title);
-    await this.page.waitForFunction(isFirst, [OPTIONS, hit], { timeout: 15000, polling: 50 });
+    await this.page.waitForFunction(isFirst, [OPTIONS, hit], { timeout: PATIENCE, polling: 50 });
     await this.page.keyboard.press("Enter");
     this.count(null, word.length + 1);
-    await box.waitFor({ state: "hidden", timeout: 15000 });
-    await this.page.waitForFunction((n) => window.drive.count() > n, before, { timeout: 15000 });
+    await box.waitFor({ state: "hidden", timeout: PATIENCE });
+    await this.page.waitForFunction((n) => window.drive.count() > n, before, { timeout: PATIENCE });
     const made = await this.page.evaluate(() => (window.app.rootGraph ?? window.app.graph)._nodes.at(-1).type);
     if (type && made !== type) throw new Error(`"${word}" gave ${made}`);
   }
@@ -62,21 +63,21 @@ class Hand {
     await this.page.mouse.up();
     this.count("drag");
     const isMade = ([b, i]) => window.drive.find(b).inputs.some((slot) => (slot.name === i || slot.type === i) && slot.link != null);
-    await this.page.waitForFunction(isMade, [to, input], { timeout: 5000 }).catch(() => {
+    await this.page.waitForFunction(isMade, [to, input], { timeout: PATIENCE / 4 }).catch(() => {
       throw new Error(`no link from ${from}.${output} to ${to}.${input}`);
     });
   }
 
   async click({ selector, text }) {
     const found = this.page.locator(selector).filter(text === undefined ? {} : { hasText: text }).first();
-    await found.click({ timeout: 20000 });
+    await found.click({ timeout: PATIENCE, noWaitAfter: true });
     this.count("click");
   }
 
   // Until what was clicked has filled the page.
   async settle() {
-    await this.page.waitForFunction(() => window.drive.ofClass(/VACESample/).length, null, { timeout: 20000 });
-    await this.page.locator("[role=dialog]").waitFor({ state: "hidden", timeout: 20000 });
+    await this.page.waitForFunction(() => window.drive.ofClass(/VACESample/).length, null, { timeout: PATIENCE });
+    await this.page.locator("[role=dialog]").waitFor({ state: "hidden", timeout: PATIENCE });
   }
 
   // In place of what is there.
@@ -105,7 +106,7 @@ class Hand {
     await button.or(this.page.getByRole("button", { name: "Run", exact: true })).first().click();
     this.count("click");
     const began = Date.now();
-    while (!sent && Date.now() - began < 15000) await this.page.waitForTimeout(20);
+    while (!sent && Date.now() - began < PATIENCE) await this.page.waitForTimeout(20);
     await this.page.unroute(/\/prompt$/);
     if (!sent) throw new Error("Run has sent nothing");
     return sent.prompt;
@@ -117,7 +118,7 @@ async function by_hand({ page }, { steps }) {
   let prompt = null;
   for (const [kind, step] of steps) prompt = (await hand[kind](step ?? {})) ?? prompt;
   const { clicks, keys, person } = hand;
-  return { clicks, keys, seconds: person + (performance.now() - began) / 1000, prompt };
+  return { clicks, keys, person, page: (performance.now() - began) / 1000, prompt };
 }
 
 export const handActions = { by_hand };
