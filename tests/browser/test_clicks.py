@@ -149,10 +149,8 @@ def counted(drive, comfyui):
         found[job] = dict(zip(WAYS, drive(actions).results[1::2], strict=True))
     shutil.rmtree(own)
     for job, ways in found.items():
-        print(
-            f"| {job} |",
-            " | ".join(f"{one['clicks']}, {one['keys']}, {one['seconds']:.0f} s" for one in ways.values()),
-        )
+        told = (f"{one['clicks']}, {one['keys']}, {one['person']:.0f} s, {one['page']:.0f} s" for one in ways.values())
+        print(f"| {job} |", " | ".join(told))
     return found
 
 
