@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+from piying.core.media.images import write_png
 from piying.runner.session import Session
 from piying.tests.browser.page import evaluate
 from piying.tests.comfyui.convert import WORKFLOWS
@@ -139,6 +141,8 @@ def counted(drive, comfyui):
     """Clicks, keys, and seconds of the person and of the page, by job and way; the table is printed."""
     if not drive([evaluate("Boolean(document.querySelector('.templates-tab-button'))")]).results[0]:
         pytest.skip("this frontend has another template browser")
+    # Load Image begins with the first picture that is there, as Load Video does with the pack's clips.
+    write_png(comfyui.base / "input/picture.png", np.zeros((480, 832, 3), np.uint8))
     own = comfyui.base / "user/default/subgraphs"
     shutil.copytree(WORKFLOWS.parent / "subgraphs", own)
     found = {}
