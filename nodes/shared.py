@@ -64,7 +64,7 @@ def shown(
 
 
 def sheets_of(
-    frames: torch.Tensor, beside: Callable[[], Mapping[str, torch.Tensor]] = dict
+    frames: torch.Tensor, beside: Callable[[], Mapping[str, torch.Tensor | None]] = dict
 ) -> dict[str, list[dict[str, Any]]]:
     """Return contact sheets of frames for the browser to look through, and nothing where no page is open.
 
