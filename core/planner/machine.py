@@ -12,6 +12,7 @@ from ..accelerator import card_module
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..main_memory import MemoryLimit, memory_limits
+from ..quantization.kernels import kernel_fault
 from ..quantization.registry import FORMATS
 from .plan_types import GB, Compute, PhasePlan, Rates
 
@@ -200,10 +201,18 @@ def allocator_of(settings: str) -> Allocator:
     return "unsplit" if not chosen or "max_split_size_mb" in chosen else "default"
 
 
-def _native_flops(flops: float, capability: tuple[int, int]) -> dict[str, float]:
-    """Return the rates of matrix products in the weight formats that a card multiplies in."""
+def _native_flops(flops: float, capability: tuple[int, int], device: str = "") -> dict[str, float]:
+    """Return the rates of matrix products in the weight formats that a card multiplies in.
+
+    Args:
+        device: on which kernels of packages are tried; "" for a card that is not here.
+    """
     speedups = {name: one.matmul_speedup(capability) for name, one in FORMATS.items()}
-    return {name: flops * speedup for name, speedup in speedups.items() if speedup is not None}
+    return {
+        name: flops * speedup
+        for name, speedup in speedups.items()
+        if speedup is not None and not (device and kernel_fault(name, device))
+    }
 
 
 def read_machine(policy: DevicePolicy) -> Machine:
@@ -301,7 +310,7 @@ def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
         pcie=pcie_rate(capability or TYPICAL_CAPABILITY),
         disk=DISK,
         bf16_flops=flops,
-        native_flops={} if capability is None else _native_flops(flops, capability),
+        native_flops={} if capability is None else _native_flops(flops, capability, device),
         bandwidth=bandwidth * MEMORY_REACHED,
         capability=capability,
         allocator=allocator_of(allocator_settings()),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..files.stored_tensor import StoredTensor
+    from .kernels import MatmulKernel
 
     # The tensors of one layer, by the names of the attributes that its module has for them.
     Packed = dict[str, torch.Tensor]
@@ -47,7 +48,7 @@ class WeightFormat(ABC):
         errors: {number type that files for people's cards have: the root mean square of what rounding Gaussian weights
             to it loses, relative to them}, as measured; tables of sizes list them.
         rounding_error: the root mean square of what is lost, relative to that of Gaussian weights.
-        matmul_computes: the number types of inputs that its kernels multiply with it.
+        kernel: what multiplies with it as it is stored; None for nothing.
         unsupported_devices: kinds of devices that cannot hold it.
         can_cast: whether weights are cast to it; else it is held where a file has it alone.
         targets: the names by which a person asks for a file in it, or in one of its forms; none where none is written.
@@ -65,7 +66,7 @@ class WeightFormat(ABC):
     file_names: ClassVar[Mapping[str, str]]
     errors: ClassVar[Mapping[str, float]]
     rounding_error: ClassVar[float]
-    matmul_computes: ClassVar[tuple[str, ...]] = ()
+    kernel: ClassVar[MatmulKernel | None] = None
     unsupported_devices: ClassVar[frozenset[str]] = frozenset()
     can_cast: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = ()
@@ -116,7 +117,8 @@ class WeightFormat(ABC):
         Args:
             capability: CUDA's compute capability; None for other devices.
         """
-        return None
+        usable = self.kernel is not None and not self.kernel.why_not(capability)
+        return self.kernel.speedup if self.kernel is not None and usable else None
 
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]

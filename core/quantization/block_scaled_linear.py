@@ -16,6 +16,7 @@ import torch
 from ..files.dtypes import all_finite, convert_into
 from ..files.gguf_blocks import DEVICE_PIECE
 from ..files.stored_tensor import PIECE, PLAIN_PIECE, RowsOf, StoredTensor
+from .kernels import block_product
 from .scaled_tensor import MXFP8_BLOCK, NVFP4_BLOCK, TILE_COLUMNS, TILE_ROWS
 from .stored_linear import StoredLinear
 
@@ -28,6 +29,7 @@ E2M1_MIDDLES = tuple(
 )
 LARGEST_E4M3 = 448.0
 GROUP = 32  # rows of a tile that lie one behind the other
+MULTIPLE = 32  # that both sides of a weight are of, for the kernels
 EXPONENT_BIAS = 127
 EXPONENT_BITS = 23  # where a float32 has its exponent
 
@@ -237,6 +239,14 @@ class BlockScaledLinear(StoredLinear):
             weight[done : done + len(piece)] = piece
             done += len(piece)
         return weight
+
+    def product(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Return the layer's output, multiplied in the format where that is asked for; see `StoredLinear`."""
+        is_whole = self.out_features % MULTIPLE == 0 and self.in_features % MULTIPLE == 0
+        if self.native_matmul and is_whole and inputs.dtype in (torch.bfloat16, torch.float16):
+            packed = {name: cast(torch.Tensor, getattr(self, name)) for name in ("values", "scale", "tensor_scale")}
+            return block_product(inputs, packed, bias=bias, is_nvfp4=self.block == NVFP4_BLOCK)
+        return super().product(inputs, bias)
 
 
 class Nvfp4Linear(BlockScaledLinear):

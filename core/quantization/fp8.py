@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .base import FP8_TENSOR_CORES, WeightFormat
+from .kernels import MatmulKernel
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,8 @@ class Fp8(WeightFormat):
     file_names = {"values": "weight", "scale": "weight_scale"}
     errors = {"F8_E4M3": 0.0265}
     rounding_error = 0.0265  # measured on 1536 × 1536 weights; tests/core/test_fp8.py holds it to theory
-    matmul_computes = ("bf16",)  # rowwise scales give nothing else (torch._scaled_mm)
+    # Rowwise scales give bf16 alone (torch._scaled_mm).
+    kernel = MatmulKernel("torch", "", computes=("bf16",), first=FP8_TENSOR_CORES, speedup=2.0)
     unsupported_devices = frozenset({"mps"})
     targets = ("fp8",)
     declared_as = "float8_e4m3fn"
@@ -49,10 +51,6 @@ class Fp8(WeightFormat):
     def bytes(self, weights: int, rows: int) -> int:
         """Return a byte for each weight, and its scale for each row."""
         return weights + rows * SCALE_BYTES
-
-    def matmul_speedup(self, capability: tuple[int, int] | None) -> float | None:
-        """Return 2 for cards with FP8 tensor cores."""
-        return 2.0 if capability is not None and capability >= FP8_TENSOR_CORES else None
 
     def holds(self, stored: StoredTensor) -> bool:
         """Return whether a tensor's values are float8, scaled or not."""

@@ -15,10 +15,12 @@ from torch import nn
 
 from ..files.stored_tensor import PIECE, StoredTensor
 from . import scaled_tensor
+from .kernels import int8_product
 from .scaled_tensor import ScaledTensor, dequantize
 from .stored_linear import StoredLinear
 
 LARGEST = 127
+HALF = (torch.bfloat16, torch.float16)
 
 
 def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,6 +111,12 @@ class Int8Linear(StoredLinear):
         return dequantize(cast(torch.Tensor, self.values), cast(torch.Tensor, self.scale), dtype)
 
     def product(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Return the layer's output; inputs are rotated rather than weights, which takes less memory."""
+        """Return the layer's output, multiplied in INT8 where that is asked for and works; see `StoredLinear`.
+
+        Inputs are rotated rather than weights, which takes less memory.
+        """
+        values, scale = cast(torch.Tensor, self.values), cast(torch.Tensor, self.scale)
+        if self.native_matmul and inputs.dtype in HALF and scale.shape[1] == 1:
+            return int8_product(inputs, values, scale, bias=bias, group=self.group)
         inputs = rotated(inputs, self.group) if self.group else inputs
         return nn.functional.linear(inputs, self._stored(inputs.dtype), bias)
