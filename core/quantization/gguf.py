@@ -39,7 +39,7 @@ class Gguf(WeightFormat):
     errors = {"Q8_0": 0.0054, "Q6_K": 0.0173, "Q5_K": 0.0356, "Q4_K": 0.0711, "Q4_0": 0.086}
     rounding_error = 0.0  # what the file has is computed with
     can_cast = False
-    targets = ("q8_0", "q4_0")
+    targets = ("q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
 
     def bytes(self, weights: int, rows: int) -> int:
         """Return the bytes of weights in the type `SAMPLED`, where no file says which."""
@@ -94,10 +94,10 @@ class Gguf(WeightFormat):
         """Return blocks of the type of that name."""
         import torch
 
-        from ..files.gguf_packing import PACKERS
+        from ..files.gguf_packing import packed
 
         kind = target.upper()
-        return {"blocks": PACKERS[kind](weight.detach()), "kind": torch.tensor(NUMBERS[kind])}
+        return {"blocks": packed(weight.detach(), kind), "kind": torch.tensor(NUMBERS[kind])}
 
     def why_dense(self, shape: Sequence[int], target: str) -> str:
         """Return that rows which are no whole blocks are not written in them."""
