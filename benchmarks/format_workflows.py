@@ -4,8 +4,8 @@
 
 The built-in models are copied with their transformer (of the prompt model all weights) written anew in the format;
 workflows run headless in fp32 on the CPU, each with the seed it was saved with. Beside the signal-to-noise ratio of
-what is saved to what the weights as they are make, it is told whether the last video or picture shows the same background,
-colour, shape and motion, and of expanded prompts how many are the same.
+what is saved to what the weights as they are make, it is told whether the last one shows the same background, colour,
+shape and motion, and of expanded prompts how many are the same.
 """
 
 from __future__ import annotations

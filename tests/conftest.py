@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # least, and a weight that is a view of a mapped file then gives other last bits than the same numbers elsewhere.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 
-# A shell's background jobs ignore SIGINT and so do their children, which tests end by it.
+# A shell's background jobs ignore SIGINT, what `nohup` starts SIGHUP, and so do their children, which tests end by them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def load_pack(name: str = "piying") -> None:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.stored_tensor import PLAIN_PIECE
 
@@ -171,9 +172,13 @@ class WeightFormat(ABC):
         """Return the tensors of a layer of that size, to measure how fast it is unpacked."""
         return self.to_stored(weight)
 
-    @abstractmethod
     def to_stored(self, weight: torch.Tensor) -> Packed:
-        """Return the tensors of a layer from its weight [out, in], of any floating type; rounds it."""
+        """Return the tensors of a layer from its weight [out, in], of any floating type; rounds it.
+
+        Raises:
+            PiyingError: weights are not cast to the format; see `can_cast`.
+        """
+        raise PiyingError(f"weights are not cast to {self.title}. Choose a file that has them so, or another format.")
 
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return what `to_stored` does, as files of one of the `targets` have it; of weights without numbers too."""
@@ -204,10 +209,14 @@ class WeightFormat(ABC):
         """
 
     def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the weight of such a layer, float32 [out, in]: what it makes of an identity matrix."""
+        """Return the weight of such a layer, float32 [out, in]; of a class of another kind by an identity matrix."""
         import torch
 
+        from .stored_linear import StoredLinear
+
         made: Any = layer
+        if isinstance(made, StoredLinear):
+            return made.dense(torch.float32)
         columns = []
         for start in range(0, made.in_features, IDENTITY_ROWS):
             rows = torch.zeros(min(IDENTITY_ROWS, made.in_features - start), made.in_features)

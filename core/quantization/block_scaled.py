@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import DEVICE_PIECE
 from ..files.stored_tensor import PLAIN_PIECE
@@ -126,14 +125,6 @@ class BlockScaled(WeightFormat):
         scale = tiles[part.start // TILE_ROWS : -(-(part.start + len(values)) // TILE_ROWS)].flatten()
         return {"values": values, "scale": scale, "tensor_scale": packed["tensor_scale"]}
 
-    def to_stored(self, weight: torch.Tensor) -> Packed:
-        """Refuse: what is cast in memory is cast to one byte a weight.
-
-        Raises:
-            PiyingError: always.
-        """
-        raise PiyingError(f"weights are not cast to {self.title}. Choose a file that has them so, or another format.")
-
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
     ) -> StoredTensor:
@@ -157,13 +148,6 @@ class BlockScaled(WeightFormat):
         from .block_scaled_linear import Mxfp8Linear, Nvfp4Linear
 
         return Nvfp4Linear if self.values_per_byte == 2 else Mxfp8Linear
-
-    def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the values times their scales."""
-        import torch
-
-        assert isinstance(layer, self.layer_class())
-        return layer.dense(torch.float32)
 
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:
         """Return a layer of `layer_class`."""

@@ -95,13 +95,6 @@ class Fp8(WeightFormat):
 
         return Fp8Linear
 
-    def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the values times their scales."""
-        import torch
-
-        assert isinstance(layer, self.layer_class())
-        return layer.dense(torch.float32)
-
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:
         """Return an `Fp8Linear`."""
         return self.layer_class()(packed["values"], packed["scale"], bias, compute)

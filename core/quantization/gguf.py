@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import BY_NAME, DEVICE_PIECE, HALVES, TYPES, UNPACKERS, half, stored_bytes
 from ..files.stored_tensor import PIECE
@@ -82,14 +81,6 @@ class Gguf(WeightFormat):
         for blocks in packed["blocks"].view(-1, kind.bytes).split(PIECE // kind.weights):
             yield from (half(blocks, start) for start in HALVES[kind.name])
 
-    def to_stored(self, weight: torch.Tensor) -> Packed:
-        """Refuse: blocks are written by the tools of GGUF.
-
-        Raises:
-            PiyingError: always.
-        """
-        raise PiyingError("weights are not cast to GGUF. Choose a file that has them so, or another format.")
-
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return blocks of the type of that name."""
         import torch
@@ -118,14 +109,6 @@ class Gguf(WeightFormat):
         from .gguf_linear import GgufLinear
 
         return GgufLinear
-
-    def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the weights that the blocks stand for."""
-        import torch
-
-        made: Any = layer
-        weight: torch.Tensor = made.dense(torch.float32)
-        return weight
 
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:
         """Return a `GgufLinear`."""

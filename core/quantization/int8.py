@@ -137,13 +137,6 @@ class Int8(WeightFormat):
 
         return Int8Linear
 
-    def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the values times their scales, rotated back."""
-        import torch
-
-        assert isinstance(layer, self.layer_class())
-        return layer.dense(torch.float32)
-
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:
         """Return an `Int8Linear`."""
         return self.layer_class()(packed["values"], packed["scale"], int(packed["group"]), bias=bias, compute=compute)
