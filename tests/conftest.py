@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # least, and a weight that is a view of a mapped file then gives other last bits than the same numbers elsewhere.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 
-# A shell's background jobs ignore SIGINT, what `nohup` starts SIGHUP, and so do their children, which tests end by them.
+# A shell's background jobs ignore SIGINT, what `nohup` starts SIGHUP, and so do their children: tests end them so.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
