@@ -5,8 +5,9 @@
 
 Every figure is of a process of its own, from the first call to the last tensor read: files are mapped, so a loader
 that has read nothing yet is made to. Peaks are the kernel's (VmHWM), less what the process held before. "cold" has the
-file's pages dropped first. With `--formats` the file is written in each weight format (`--quantize`) and read so. Cases take turns, `--rounds` times; the table has the median of each. ComfyUI takes part
-where COMFYUI_PATH names a checkout and COMFYUI_PYTHON, or this Python, runs it.
+file's pages dropped first. With `--formats` the file is written in each weight format (`--quantize`) and read so. Cases
+take turns, `--rounds` times; the table has the median of each. ComfyUI takes part where COMFYUI_PATH names a checkout
+and COMFYUI_PYTHON, or this Python, runs it.
 """
 
 from __future__ import annotations
