@@ -5,7 +5,7 @@
 
 Every figure is of a process of its own, from the first call to the last tensor read: files are mapped, so a loader
 that has read nothing yet is made to. Peaks are the kernel's (VmHWM), less what the process held before. "cold" has the
-file's pages dropped first. With `--formats` the file is written in each weight format (`--quantize`) and read so. Cases
+file's pages dropped first. With `--formats` the file is written in each weight format first, and each is read. Cases
 take turns, `--rounds` times; the table has the median of each. ComfyUI takes part where COMFYUI_PATH names a checkout
 and COMFYUI_PYTHON, or this Python, runs it.
 """

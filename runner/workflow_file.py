@@ -54,6 +54,30 @@ class Workflow:
         """
         return parse_graph(self.api, titles)
 
+    def inside_instances(self, values: Mapping[str, Any], info: ObjectInfo, titles: dict[str, str]) -> dict[str, Any]:
+        """Return {"NODE.INPUT": value} with inputs of subgraph instances replaced by those inside that they feed.
+
+        The API form has no instances: what names a node of it stays as it is.
+
+        Raises:
+            WorkflowError: the UI form is malformed.
+        """
+        graph, ui = self.graph(titles), self.extra_pnginfo.get("workflow")
+        names = {*graph, *(node.title for node in graph.values()), *(node.class_type for node in graph.values())}
+        outer = {target: target.rpartition(".") for target in values if target.rpartition(".")[0] not in names}
+        if not outer or ui is None:
+            return dict(values)
+        # Not at the top: see `with_values`.
+        from .ui_edit import instance_inputs
+
+        known = instance_inputs(ui, info)
+        found: dict[str, Any] = {}
+        for target, value in values.items():
+            node, _, name = outer.get(target, ("", "", ""))
+            inner = [f"{one}.{own}" for one, own in known.get((node, name), ()) if one in graph]
+            found |= dict.fromkeys(inner or [target], value)
+        return found
+
     def with_values(self, assignments: list[Assignment], info: ObjectInfo) -> Workflow:
         """Return the workflow with values of the command line written into both of its forms.
 
