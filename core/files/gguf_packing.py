@@ -138,7 +138,9 @@ def _search(groups: torch.Tensor, largest: int, first: float, steps: int) -> tup
     span = high - low
     sums, of_groups = (weights.sum(2, True), (weights * groups).sum(2, True))
     scale, shift = span / largest, low
-    lost = _lost(groups, weights, ((groups - low) * _inverse(scale)).round_().clamp_(0, largest), scale, shift)
+    lost = _lost(
+        groups, weights, ((groups - low) * _inverse(scale)).round_().clamp_(0, largest), scale=scale, shift=shift
+    )
     for step in range(steps + 1):
         codes = ((groups - low) * ((first + 0.1 * step + largest) * _inverse(span))).round_().clamp_(0, largest)
         weighted = weights * codes
@@ -152,14 +154,14 @@ def _search(groups: torch.Tensor, largest: int, first: float, steps: int) -> tup
         least = (squares * of_groups - ones * products) * _inverse(divisor)
         own = torch.where(least > 0, products * _inverse(squares), own)
         least = least.clamp(max=0)
-        now = _lost(groups, weights, codes, own, least)
+        now = _lost(groups, weights, codes, scale=own, shift=least)
         better = (divisor > 0) & (now < lost)
         lost, scale, shift = (torch.where(better, *pair) for pair in ((now, lost), (own, scale), (least, shift)))
     return torch.where(span == 0, 0.0, scale).squeeze(2), -shift.squeeze(2)
 
 
 def _lost(
-    groups: torch.Tensor, weights: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+    groups: torch.Tensor, weights: torch.Tensor, codes: torch.Tensor, *, scale: torch.Tensor, shift: torch.Tensor
 ) -> torch.Tensor:
     return (scale * codes + shift - groups).square_().mul_(weights).sum(2, True)
 

@@ -12,7 +12,7 @@ from ..accelerator import card_module
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..main_memory import MemoryLimit, memory_limits
-from ..quantization.kernels import kernel_fault
+from ..quantization.kernel_fault import kernel_fault
 from ..quantization.registry import FORMATS
 from .plan_types import GB, Compute, PhasePlan, Rates
 
@@ -205,14 +205,15 @@ def _native_flops(flops: float, capability: tuple[int, int], device: str = "") -
     """Return the rates of matrix products in the weight formats that a card multiplies in.
 
     Args:
-        device: on which kernels of packages are tried; "" for a card that is not here.
+        device: on which kernels of packages are tried; "" for a card that is not here, which counts on torch alone.
     """
-    speedups = {name: one.matmul_speedup(capability) for name, one in FORMATS.items()}
-    return {
-        name: flops * speedup
-        for name, speedup in speedups.items()
-        if speedup is not None and not (device and kernel_fault(name, device))
-    }
+    found = {}
+    for name, one in FORMATS.items():
+        speedup = one.matmul_speedup(capability)
+        is_there = not one.kernel or not one.kernel.function or (device and not kernel_fault(name, device))
+        if speedup is not None and is_there:
+            found[name] = flops * speedup
+    return found
 
 
 def read_machine(policy: DevicePolicy) -> Machine:

@@ -16,7 +16,6 @@ import torch
 from ..files.dtypes import all_finite, convert_into
 from ..files.gguf_blocks import DEVICE_PIECE
 from ..files.stored_tensor import PIECE, PLAIN_PIECE, RowsOf, StoredTensor
-from .kernels import block_product
 from .scaled_tensor import MXFP8_BLOCK, NVFP4_BLOCK, TILE_COLUMNS, TILE_ROWS
 from .stored_linear import StoredLinear
 
@@ -203,6 +202,50 @@ class _ScaleRows(StoredTensor):
         return tiled(scale[self._rows.start : self._rows.stop])
 
 
+def _native_product(
+    inputs: torch.Tensor, packed: dict[str, torch.Tensor], *, bias: torch.Tensor | None, is_nvfp4: bool
+) -> torch.Tensor:
+    """Return inputs times a weight in NVFP4 or MXFP8 plus the bias, in the type of the inputs.
+
+    Args:
+        inputs: [..., in], bf16 or fp16.
+        packed: see `BlockScaledTensor.packed`; rows and columns are multiples of 32.
+        bias: [out] in the type of the inputs, or None.
+        is_nvfp4: else MXFP8.
+    """
+    import comfy_kitchen  # type: ignore[import-untyped,unused-ignore]
+
+    values = packed["values"]
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    tiles = packed["scale"].view(-(-len(values) // TILE_ROWS) * TILE_ROWS, -1)
+    if is_nvfp4:
+        # The largest input of all takes the blocks' scales to the top of their range.
+        scale = rows.abs().amax().float().clamp(min=torch.finfo(torch.float32).tiny) / (LARGEST_E4M3 * E2M1[7])
+        small, blocks = comfy_kitchen.quantize_nvfp4(rows, scale, pad_16x=len(rows) % 16 != 0)
+        product = comfy_kitchen.scaled_mm_nvfp4(
+            small,
+            values,
+            tensor_scale_a=scale,
+            tensor_scale_b=packed["tensor_scale"],
+            block_scale_a=blocks,
+            block_scale_b=tiles.view(torch.float8_e4m3fn),
+            bias=bias,
+            out_dtype=inputs.dtype,
+        )
+    else:
+        small, blocks = comfy_kitchen.quantize_mxfp8(rows, pad_32x=len(rows) % 32 != 0)
+        product = comfy_kitchen.scaled_mm_mxfp8(
+            small,
+            values.view(torch.float8_e4m3fn),
+            block_scale_a=blocks,
+            block_scale_b=tiles.view(torch.float8_e8m0fnu),
+            bias=bias,
+            out_dtype=inputs.dtype,
+        )
+    found: torch.Tensor = product[: len(rows)].reshape(*inputs.shape[:-1], len(values))
+    return found
+
+
 class BlockScaledLinear(StoredLinear):
     """A Linear layer of block-scaled weights.
 
@@ -245,7 +288,7 @@ class BlockScaledLinear(StoredLinear):
         is_whole = self.out_features % MULTIPLE == 0 and self.in_features % MULTIPLE == 0
         if self.native_matmul and is_whole and inputs.dtype in (torch.bfloat16, torch.float16):
             packed = {name: cast(torch.Tensor, getattr(self, name)) for name in ("values", "scale", "tensor_scale")}
-            return block_product(inputs, packed, bias=bias, is_nvfp4=self.block == NVFP4_BLOCK)
+            return _native_product(inputs, packed, bias=bias, is_nvfp4=self.block == NVFP4_BLOCK)
         return super().product(inputs, bias)
 
 

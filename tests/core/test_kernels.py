@@ -7,8 +7,8 @@ import importlib.util
 import pytest
 import torch
 from piying.core.planner import machine
-from piying.core.quantization import kernels
-from piying.core.quantization.kernels import kernel_fault
+from piying.core.quantization import kernel_fault as trial
+from piying.core.quantization.kernel_fault import kernel_fault
 from piying.core.quantization.registry import FORMATS
 
 NAMES = [name for name, one in FORMATS.items() if one.kernel is not None and one.kernel.function]
@@ -104,13 +104,12 @@ def test_a_kernel_is_tried_before_it_is_planned_with(kitchen, name, monkeypatch,
     assert kernel_fault(name, "cpu") == ""
     assert name in machine._native_flops(1.0, (12, 0), "cpu")
     kernel_fault.cache_clear()
-    product = "int8_product" if name == "int8" else "block_product"
     module = pytest.importorskip(FORMATS[name].layer_class().__module__)
     for broken, said in (
         (lambda inputs, *rest, **more: torch.ones(*inputs.shape[:-1], 256, dtype=inputs.dtype), "not those of the"),
         (lambda *rest, **more: (_ for _ in ()).throw(RuntimeError("no kernel image")), "no kernel image"),
     ):
-        monkeypatch.setattr(module, product, broken)
+        monkeypatch.setattr(module, "_native_product", broken)
         for _ in range(2):
             assert name not in machine._native_flops(1.0, (12, 0), "cpu")
         lines = [line for line in caplog.messages if said in line and line.startswith(FORMATS[name].title)]
@@ -119,7 +118,7 @@ def test_a_kernel_is_tried_before_it_is_planned_with(kitchen, name, monkeypatch,
 
 
 def test_compiled_kernels_that_are_not_there_are_told(kitchen, monkeypatch, caplog):
-    monkeypatch.setattr(kernels, "_backend", lambda function: "eager")
+    monkeypatch.setattr(trial, "_backend", lambda function: "eager")
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *rest, **more: tensor)
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *rest, **more: module)
     assert "no compiled kernels for this card and driver" in kernel_fault("int8", "cuda:0")

@@ -356,7 +356,7 @@ def test_what_cannot_be_quantized_is_told_in_a_sentence(tmp_path):
     [
         (["--to", "fp8", "--out", "x.gguf"], "a file in fp8 ends in .safetensors"),
         (["--to", "nf4"], "invalid choice: 'nf4' (choose from "),
-        ([], "--quantize FILE goes with --to fp8|int8|int8_convrot|q8_0|q4_0|mxfp8|nvfp4"),
+        ([], "--quantize FILE goes with --to fp8|int8|int8_convrot|q8_0|q6_k|q5_k|q4_k|q4_0|mxfp8|nvfp4"),
     ],
 )
 def test_options(tmp_path, arguments, reason):
