@@ -409,6 +409,16 @@ class FileCatalog:
         info = _inspected(path)
         return None if info is None else SingleFile(name, path, info)
 
+    def why_not(self, path: Path) -> str:
+        """Return what a file is that is no model here, or why it cannot be read."""
+        from ..checkpoints.inspect import inspect
+
+        try:
+            found = inspect(path)
+        except PiyingError as error:
+            return str(error)
+        return found.reason or f"this is {found.what}"
+
     def shapes(self, place: Path, kind: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of one component of a file or folder under the names of its class.
 

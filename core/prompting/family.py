@@ -59,18 +59,10 @@ class PromptFamily(ModelFamily):
 
     def why_unusable(self, file: str, files: FileCatalog) -> str | None:
         """Return why a file of Ollama or LM Studio is not offered; None for other names."""
-        from ..checkpoints.inspect import inspect
-        from ..errors import PiyingError
         from .shared_models import shared_models
 
         path = next((path for name, path in shared_models() if name == file), None)
-        if path is None:
-            return None
-        try:
-            found = inspect(path)
-        except PiyingError as error:
-            return str(error)
-        return found.reason or f"this is {found.what}"
+        return None if path is None else files.why_not(path)
 
     def place_problem(self, place: Path) -> str:
         """Return why the chat template of a model's folder or GGUF file cannot be used; else ""."""

@@ -49,7 +49,6 @@ class WeightFormat(ABC):
         errors: {number type that files for people's cards have: the root mean square of what rounding Gaussian weights
             to it loses, relative to them}, as measured; tables of sizes list them.
         rounding_error: the root mean square of what is lost, relative to that of Gaussian weights.
-        kernel: what multiplies with it as it is stored; None for nothing.
         unsupported_devices: kinds of devices that cannot hold it.
         can_cast: whether weights are cast to it; else it is held where a file has it alone.
         targets: the names by which a person asks for a file in it, or in one of its forms; none where none is written.
@@ -67,13 +66,17 @@ class WeightFormat(ABC):
     file_names: ClassVar[Mapping[str, str]]
     errors: ClassVar[Mapping[str, float]]
     rounding_error: ClassVar[float]
-    kernel: ClassVar[MatmulKernel | None] = None
     unsupported_devices: ClassVar[frozenset[str]] = frozenset()
     can_cast: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = ()
     declared_as: ClassVar[str] = ""
     marker: ClassVar[str] = ""
     declared_only: ClassVar[bool] = False
+
+    @property
+    def kernel(self) -> MatmulKernel | None:
+        """What multiplies with it as it is stored; None for nothing."""
+        return None
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
         """Return whether a tensor of a file is a weight in this format.
@@ -118,8 +121,8 @@ class WeightFormat(ABC):
         Args:
             capability: CUDA's compute capability; None for other devices.
         """
-        usable = self.kernel is not None and not self.kernel.why_not(capability)
-        return self.kernel.speedup if self.kernel is not None and usable else None
+        kernel = self.kernel
+        return kernel.speedup if kernel is not None and not kernel.why_not(capability) else None
 
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]

@@ -10,7 +10,6 @@ from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import DEVICE_PIECE
 from ..files.stored_tensor import PLAIN_PIECE
 from .base import WeightFormat
-from .kernels import BLOCK_SCALED_CORES, HALF, KITCHEN, MatmulKernel
 from .scaled_tensor import MXFP8_BLOCK, NVFP4_BLOCK, TILE_ROWS, tiled_size
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from ..files.stored_tensor import StoredTensor
     from .base import Packed
     from .block_scaled_linear import BlockScaledLinear
+    from .kernels import MatmulKernel
 
 TENSOR_SCALE_BYTES = 4
 # Bytes for each weight of a piece while it is unpacked: indices, the numbers in fp32, and those before scaling.
@@ -168,8 +168,14 @@ class Nvfp4(BlockScaled):
     declared_as = "nvfp4"
     scales = ("weight_scale", "weight_scale_2")
     errors = {"NVFP4": 0.0951}
-    kernel = MatmulKernel(KITCHEN, "scaled_mm_nvfp4", computes=HALF, first=BLOCK_SCALED_CORES, speedup=4.0)
     block, values_per_byte, value_type, scale_type = NVFP4_BLOCK, 2, "U8", "F8_E4M3"
+
+    @property
+    def kernel(self) -> MatmulKernel:
+        """That of Blackwell."""
+        from .kernels import BLOCK_SCALED_CORES, HALF, KITCHEN, MatmulKernel
+
+        return MatmulKernel(KITCHEN, "scaled_mm_nvfp4", computes=HALF, first=BLOCK_SCALED_CORES, speedup=4.0)
 
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return what comfy-kitchen makes of a weight."""
@@ -190,8 +196,14 @@ class Mxfp8(BlockScaled):
     declared_as = "mxfp8"
     scales = ("weight_scale",)
     errors = {"MXFP8": 0.0266}
-    kernel = MatmulKernel(KITCHEN, "scaled_mm_mxfp8", computes=HALF, first=BLOCK_SCALED_CORES, speedup=2.0)
     block, values_per_byte, value_type, scale_type = MXFP8_BLOCK, 1, "F8_E4M3", "U8"
+
+    @property
+    def kernel(self) -> MatmulKernel:
+        """That of Blackwell."""
+        from .kernels import BLOCK_SCALED_CORES, HALF, KITCHEN, MatmulKernel
+
+        return MatmulKernel(KITCHEN, "scaled_mm_mxfp8", computes=HALF, first=BLOCK_SCALED_CORES, speedup=2.0)
 
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return what comfy-kitchen makes of a weight."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .base import FP8_TENSOR_CORES, WeightFormat
-from .kernels import MatmulKernel
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from ..files.stored_tensor import StoredTensor
     from .base import Packed
     from .fp8_linear import Fp8Linear
+    from .kernels import MatmulKernel
 
 SCALE_BYTES = 4  # float32
 
@@ -37,12 +37,17 @@ class Fp8(WeightFormat):
     file_names = {"values": "weight", "scale": "weight_scale"}
     errors = {"F8_E4M3": 0.0265}
     rounding_error = 0.0265  # measured on 1536 × 1536 weights; tests/core/test_fp8.py holds it to theory
-    # Rowwise scales give bf16 alone (torch._scaled_mm).
-    kernel = MatmulKernel("torch", "", computes=("bf16",), first=FP8_TENSOR_CORES, speedup=2.0)
     unsupported_devices = frozenset({"mps"})
     targets = ("fp8",)
     declared_as = "float8_e4m3fn"
     marker = "scaled_fp8"  # looked for by ComfyUI until 2025
+
+    @property
+    def kernel(self) -> MatmulKernel:
+        """Torch's product of e4m3 (torch._scaled_mm), of which rowwise scales give bf16 alone."""
+        from .kernels import MatmulKernel
+
+        return MatmulKernel("torch", "", computes=("bf16",), first=FP8_TENSOR_CORES, speedup=2.0)
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
         """Return whether a tensor is float8; bytes beside it are the scales of another format."""
