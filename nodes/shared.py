@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError
+from ..core.host.current import get_host
+
+if TYPE_CHECKING:
+    import torch
 
 CATEGORY = "Piying"  # the submenu in which the page lists all nodes
 MAX_SEED = 0xFFFFFFFFFFFFFFFF  # as in ComfyUI's samplers, so that one seed can be wired to all of them
@@ -52,6 +56,25 @@ def record_run(extra_pnginfo: Any, unique_id: str | None, record: dict[str, Any]
         extra_pnginfo.setdefault("piying", {})[str(unique_id)] = record
 
 
-def shown(record: dict[str, Any], *results: Any) -> dict[str, Any]:
-    """Return a node's results with a record of how they were made, which the browser shows on the node."""
-    return {"ui": {"piying": [record]}, "result": results}
+def shown(
+    record: dict[str, Any], *results: Any, sheets: Mapping[str, list[dict[str, Any]]] | None = None
+) -> dict[str, Any]:
+    """Return a node's results with what the browser shows on it: how they were made, and sheets of them."""
+    return {"ui": {"piying": [record], **(sheets or {})}, "result": results}
+
+
+def sheets_of(
+    frames: torch.Tensor, beside: Callable[[], Mapping[str, torch.Tensor | None]] = dict
+) -> dict[str, list[dict[str, Any]]]:
+    """Return contact sheets of frames for the browser to look through, and nothing where no page is open.
+
+    Args:
+        frames: [N, H, W, C] in 0..1.
+        beside: gives `before` and `mask`, see `write_sheets`; called where they are looked at.
+    """
+    host = get_host()
+    if not host.is_watched():
+        return {}
+    from ..core.media.contact_sheet import write_sheets
+
+    return {"piying_frames": [write_sheets(host.folder("temp"), frames, **beside())]}

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.wan.request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_SIDE
 from ..core.wan.task.vace_task import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS, check_asked_length
-from .shared import checked
+from .shared import checked, sheets_of
 from .wan_vace import VACE, WAN, sizes_of_source
 from .widgets import Declared, choice, line, number, socket, toggle, whole
 
@@ -214,11 +214,14 @@ class PiyingVACEInpaint(_SizedTask):
 
     def make(
         self, video: Any, mask: Any, invert: bool, shape: Any, grow: int, task: Any = None, **rest: Any
-    ) -> tuple[Any, int, int, int]:
-        """Return the task with the video and the area."""
+    ) -> dict[str, Any] | tuple[Any, int, int, int]:
+        """Return the task with the video and the area, and show the area over the video where a page is open."""
         from ..core.wan.task.inpaint import Brush, inpaint
 
-        return _sized(inpaint(video, mask, Brush(invert, shape, grow), **rest, task=task))
+        made = inpaint(video, mask, Brush(invert, shape, grow), **rest, task=task)
+        layer = made.layers[-1]
+        sheets = sheets_of(layer.frames, lambda: {"mask": layer.area})
+        return {"ui": sheets, "result": _sized(made)} if sheets else _sized(made)
 
 
 class PiyingVACEOutpaint(_SizedTask):

@@ -13,10 +13,11 @@ from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
 from ..core.wan.task.vace_task import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
-from .shared import CATEGORY, checked, record_run, seed_input, shown, wired_inputs
+from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown, wired_inputs
 from .widgets import advanced, choice, number, toggle
 
 if TYPE_CHECKING:
+    from ..core.wan.task.canvas import Canvas
     from ..core.wan.task.vace_task import VACETask
 
 log = logging.getLogger("piying")
@@ -189,11 +190,14 @@ class PiyingVACESample(PlannedNode):
     ) -> dict[str, Any]:
         """Return the frames [N, H, W, 3], and show on the node how they were made."""
         from ..core.wan.run import sample
+        from ..core.wan.task.canvas import compared_with
 
         sized = with_task_sizes(widgets, task, wired_inputs(dynprompt, unique_id))
-        frames, record = sample(model, vace.VACERequest(**sized), get_host(), task)
+        canvases: list[Canvas] = []
+        frames, record = sample(model, vace.VACERequest(**sized), get_host(), task, on_canvas=canvases.append)
         record_run(extra_pnginfo, unique_id, record)
-        return shown(record, frames)
+        sheets = sheets_of(frames, lambda: compared_with(task, canvases[0]) if task else {})
+        return shown(record, frames, sheets=sheets)
 
     @staticmethod
     def foreign_definitions() -> dict[str, dict[str, Any]]:

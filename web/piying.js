@@ -12,12 +12,16 @@ import { watchFailures } from "./lib/failures.js";
 import { titleTemplates } from "./lib/templates.js";
 import { loadTexts } from "./lib/i18n.js";
 
+/** @import { ComfyNode } from "./lib/types" */
+
 const MOVING_PREVIEWS = "Piying.MovingPreviews";
 const POLL_INTERVAL = 600; // milliseconds
 
+/** @type {string | null} */
 let subscription = null; // the last request sent, as JSON
 
 // Sent again after a reconnect: a restarted ComfyUI has no subscriptions. The client id comes with its first message.
+/** @param {{ force: boolean }} given */
 function subscribe({ force }) {
   const body = { client: api.clientId, moving: Boolean(app.extensionManager.setting.get(MOVING_PREVIEWS)) };
   const key = JSON.stringify(body);
@@ -46,7 +50,7 @@ app.registerExtension({
     },
   ],
   // Frontend 1.58 searches these words; older servers leave them out of the definitions.
-  async addCustomNodeDefs(definitions) {
+  async addCustomNodeDefs(/** @type {Record<string, any>} */ definitions) {
     for (const [name, words] of Object.entries(await callRoute("aliases", {}))) {
       if (definitions[name]) definitions[name].search_aliases ??= words;
     }
@@ -68,17 +72,17 @@ app.registerExtension({
       pollPlans();
     }, POLL_INTERVAL);
   },
-  beforeConfigureGraph(graph) {
+  beforeConfigureGraph(/** @type {any} */ graph) {
     migrateWidgets(graph, (type) => window.LiteGraph.registered_node_types[type]?.nodeData?.input);
   },
-  nodeCreated(node) {
+  nodeCreated(/** @type {ComfyNode} */ node) {
     if (!/^Piying/.test(node.comfyClass ?? "")) return;
     const role = roleOf(node);
     if (role) addPanel(node, role);
     else watchNotes(node);
     arrangeWidgets(node);
   },
-  loadedGraphNode(node) {
+  loadedGraphNode(/** @type {any} */ node) {
     if (/^Piying/.test(node.comfyClass ?? "")) showUsed(node, node.constructor.nodeData?.input);
   },
 });

@@ -134,6 +134,9 @@ class Reporter(Protocol):
 class Host(Folders, DevicePolicy, Reporter, Protocol):
     """All that the pack asks of the program that runs it; a function takes the narrowest part that it needs."""
 
+    def is_watched(self) -> bool:
+        """Return whether a page shows what nodes made of the current run."""
+
 
 class SilentProgress:
     """Progress that is not shown."""

@@ -173,6 +173,10 @@ class ComfyHost:
 
         throw_exception_if_processing_interrupted()
 
+    def is_watched(self) -> bool:
+        """Return whether the run was started in a tab that has the pack's panels."""
+        return tabs.current() is not None
+
     def make_room(self, size: int) -> None:
         """Have ComfyUI unload its own models until `size` bytes are free."""
         from comfy.model_management import free_memory, get_torch_device

@@ -100,6 +100,10 @@ class HeadlessHost:
         """Ask the caller. Ctrl-C arrives as KeyboardInterrupt by itself, unless a library swallows it."""
         self.on_check()
 
+    def is_watched(self) -> bool:
+        """Return that there is no page."""
+        return False
+
     def make_room(self, size: int) -> None:
         """Do nothing: the process has the card to itself."""
 

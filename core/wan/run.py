@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from diffusers import WanVACETransformer3DModel
 
     from ..planner.plan_types import PhasePlan, Plan
+    from .task.canvas import Canvas
     from .task.vace_task import VACETask
 
 log = logging.getLogger("piying")
@@ -54,12 +55,24 @@ MAX_CACHED_LATENTS = 4  # videos whose latents outlive the run, 20 MB each at 72
 
 
 def sample(
-    handle: ModelHandle, request: VACERequest, host: Host, task: VACETask | None = None
+    handle: ModelHandle,
+    request: VACERequest,
+    host: Host,
+    task: VACETask | None = None,
+    *,
+    on_canvas: Callable[[Canvas], None] = lambda canvas: None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Make one video.
 
     Without a task the result equals `WanVACEPipeline.__call__` on the same weights with
     `UniPCMultistepScheduler(flow_shift=shift)` and a CPU generator seeded with `seed`.
+
+    Args:
+        handle: the model.
+        request: what to make.
+        host: the program around the run.
+        task: what the video is made from beside its prompt.
+        on_canvas: called with what the model is shown of the task.
 
     Returns:
         Frames as a float32 CPU tensor [num_frames, height, width, 3] in 0..1, and a record of what
@@ -72,6 +85,7 @@ def sample(
     check_request(request)
     handle, request = with_distilled(handle, request, host)
     inputs = prepare(task, request.width, request.height, request.num_frames)
+    on_canvas(inputs.canvas)
     frames, record = sample_inputs(handle, request, inputs, host, has_task=task is not None)
     return paste(frames, inputs), record | ({"task": task.describe()} if task else {})
 

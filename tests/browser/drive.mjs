@@ -5,6 +5,7 @@
 import { readFileSync } from "node:fs";
 import { openFrontend } from "./chromium.mjs";
 import { graphActions } from "./graph_actions.mjs";
+import { handActions } from "./hand_actions.mjs";
 import { pageActions } from "./page_actions.mjs";
 import { runActions } from "./run_actions.mjs";
 
@@ -33,7 +34,7 @@ async function attempt(session, { actions }) {
   return { results, events, console: session.said.slice(begin), error };
 }
 
-const ACTIONS = { ...graphActions, ...runActions, ...pageActions, attempt };
+const ACTIONS = { ...graphActions, ...runActions, ...pageActions, ...handActions, attempt };
 
 async function drive(script) {
   const session = await openFrontend(script);

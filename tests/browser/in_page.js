@@ -10,6 +10,8 @@
 
   const graph = () => window.app.rootGraph ?? window.app.graph;
   const nodes = () => graph()._nodes;
+  // With those in subgraphs.
+  const allNodes = (list = nodes()) => list.flatMap((node) => [node, ...(node.subgraph ? allNodes(node.subgraph._nodes) : [])]);
 
   const listen = () => {
     for (const type of EVENTS) {
@@ -105,7 +107,7 @@
     events, listen, find, select, setWidget, addNode, link, addGroup, clear, dropFile,
     serialize: () => graph().serialize(),
     count: () => nodes().length,
-    ofClass: (pattern) => nodes().filter((n) => pattern.test(n.type)),
+    ofClass: (pattern) => allNodes().filter((n) => pattern.test(n.type)),
     finished: () => events.filter((e) => FINAL.includes(e.type)),
     media: (ref) => { const node = find(ref); return [...mediaOf(node), ...videoOf(node)]; },
     unknownTypes: () => nodes().map((n) => n.type).filter((t) => !(t in window.LiteGraph.registered_node_types)),

@@ -22,7 +22,7 @@ ALL_OF_NODE = """((ref) => {
   const node = window.drive.find(ref);
   return node.widgets.find((widget) => widget.name === "piying")?.element.innerText ?? "";
 })"""
-LAST_SAMPLER = "window.drive.ofClass(/VACESample/).at(-1)"
+NO_STEPS = "window.drive.find('Edit · 修改').widgets.find((widget) => widget.name === 'steps').value = 0"
 MARKED = "[String(window.drive.find('PiyingVACESample').id), Object.keys(window.app.lastNodeErrors ?? {})]"
 
 
@@ -91,7 +91,7 @@ def failed(drive, screenshots):
         "third run": {"do": "run"},
         "mended": evaluate(f"{ALL_OF_NODE}('PiyingSegment')"),
         "chain": opened("text_image_video_edit"),
-        "wrong": evaluate(f"{LAST_SAMPLER}.widgets.find((widget) => widget.name === 'steps').value = 0"),
+        "wrong": evaluate(NO_STEPS),
         "partial run": {"do": "run", "wait": False},
         "toasts": until(f"{TOASTS}.join() && {TOASTS}"),
         "partial picture": picture(screenshots / "partial_zh.png"),

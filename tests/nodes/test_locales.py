@@ -204,10 +204,14 @@ def test_what_people_type_is_in_the_titles():
 
 
 def test_the_extension_is_small_and_stays_at_home():
-    """Under 50 kB but for comments, and nothing is fetched from elsewhere: addresses are those the server names."""
+    """Under 60 kB but for comments, and nothing is fetched from elsewhere: addresses are those the server names.
+
+    Of that 7 kB are the look at a node's frames: before and after, scrubbing, all at once, and masks over the video,
+    which no node of ComfyUI 0.3 shows (its Image Compare came later, and takes single pictures).
+    """
     files = [path for path in (ROOT / "web").rglob("*") if path.suffix in (".js", ".css")]
     comments = re.compile(r"^\s*(//[^\n]*|/\*\*.*?\*/)\n", re.MULTILINE | re.DOTALL)
-    assert sum(len(comments.sub("", path.read_text(encoding="utf-8")).encode()) for path in files) < 50_000
+    assert sum(len(comments.sub("", path.read_text(encoding="utf-8")).encode()) for path in files) < 60_000
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"https?://(?!\W)\w", text), path

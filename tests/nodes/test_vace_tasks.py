@@ -18,6 +18,7 @@ SIZE = (64, 48)
 
 @pytest.fixture(autouse=True)
 def own_host():
+    set_host(HeadlessHost())
     yield
     set_host(None)
 
@@ -276,3 +277,45 @@ def test_mistakes_are_said_before_anything_is_sampled():
         call("PiyingVACEInpaint", video=clip(), mask=moving_box(5))
     with pytest.raises(PiyingError, match="Wire at least one frame"):
         call("PiyingVACEExtend")
+
+
+class WatchedHost(HeadlessHost):
+    """A host with a page open."""
+
+    def is_watched(self):
+        return True
+
+
+def test_an_area_is_shown_over_its_video_where_a_page_is_open(tmp_path):
+    node = piying.NODE_CLASS_MAPPINGS["PiyingVACEInpaint"]()
+    given = {**widgets("PiyingVACEInpaint"), "video": clip(), "mask": box(), "grow": 2}
+    set_host(WatchedHost(temp=tmp_path))
+    made = node.make(**given)
+    (sheets,) = made["ui"]["piying_frames"]
+    assert sheets["total"] == 9
+    assert {file.name for file in tmp_path.iterdir()} == {sheets["sheet"], sheets["mask"]}
+    assert made["result"][1:] == (64, 48, 9)
+    set_host(HeadlessHost(temp=tmp_path))
+    assert len(node.make(**given)) == 4
+    assert len(list(tmp_path.iterdir())) == 2, "nobody looks, nothing is written"
+
+
+def compared(task):
+    from piying.core.wan.task.canvas import compared_with
+
+    return compared_with(task, prepared(task).canvas)
+
+
+def test_a_result_is_compared_with_the_video_as_it_was():
+    video = clip(9, 80, 50)
+    task = call("PiyingVACEInpaint", video=video, mask=box(80, 50), fit="stretch")[0]
+    beside = compared(task)
+    assert beside["before"].shape == (9, 48, 64, 3)
+    assert (beside["before"] != prepared(task).canvas.frames).any(), "nothing is cut out of it"
+    assert torch.equal(beside["mask"], prepared(task).canvas.make)
+
+
+def test_a_result_is_compared_with_its_control_and_never_with_single_frames():
+    control = clip()
+    assert torch.equal(compared(call("PiyingVACERepaint", control=control)[0])["before"], control)
+    assert compared(call("PiyingVACEExtend", first=clip(1), num_frames=9)[0]) == {}

@@ -50,9 +50,12 @@ def nodes(name, *types):
 
 
 def quick(name):
-    """Values that make a workflow fast."""
+    """Values that make a workflow fast; a node in a subgraph has the subgraph's id before its own."""
     few = FEW | ENOUGH if name == "text_image_video_edit" else FEW
-    return {f"{node['id']}.{key}": value for node in nodes(name, *few) for key, value in few[node["type"]].items()}
+    inside = {graph["id"]: graph["nodes"] for graph in WORKFLOWS[name].get("definitions", {}).get("subgraphs", [])}
+    found = [(str(node["id"]), node) for node in WORKFLOWS[name]["nodes"]]
+    found += [(f"{outer}:{node['id']}", node) for outer, one in found for node in inside.get(one["type"], [])]
+    return {f"{path}.{key}": value for path, node in found for key, value in few.get(node["type"], {}).items()}
 
 
 @pytest.fixture(scope="module")

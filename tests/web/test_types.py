@@ -22,6 +22,8 @@ GIVEN = {
                 "allowJs": True,
                 "checkJs": True,
                 "noEmit": True,
+                "strict": True,
+                "useUnknownInCatchVariables": False,
                 "target": "es2022",
                 "module": "es2022",
                 "moduleResolution": "bundler",
@@ -33,8 +35,8 @@ GIVEN = {
     ),
     "eslint.config.mjs": """
         import js from "@eslint/js";
-        const browser = ["window", "document", "navigator", "console", "URL"];
-        const timers = ["setTimeout", "clearTimeout", "setInterval"];
+        const browser = ["window", "document", "navigator", "console", "URL", "URLSearchParams"];
+        const timers = ["setTimeout", "clearTimeout", "setInterval", "clearInterval"];
         const globals = Object.fromEntries([...browser, ...timers].map((name) => [name, "readonly"]));
         export default [{ ...js.configs.recommended, languageOptions: { globals, sourceType: "module" } }];
     """,

@@ -1,4 +1,4 @@
-"""What the page computes: facts of a run, defaults of widgets, sizes in words, requests that alike samplers share."""
+"""What the page computes: facts of a run, defaults of widgets, sizes, requests that are shared, places on a sheet."""
 
 from __future__ import annotations
 
@@ -61,3 +61,41 @@ def test_samplers_that_are_alike_share_a_request_for_a_while(page):
       return [one === same, one === other, one === later];
     """
     assert page.run(script) == [True, False, False]
+
+
+SHEET = {"columns": 5, "width": 96, "height": 64, "frames": list(range(17)), "total": 17}
+
+
+def test_a_frame_is_found_where_it_is_on_its_sheet(page):
+    script = """
+      const { frameAt, placeOf } = await lib("viewer");
+      return given.frames.map((index) => frameAt(given, ...placeOf(given, index).map((side) => side + 1)));
+    """
+    assert page.run(script, given=SHEET) == SHEET["frames"]
+
+
+@pytest.mark.parametrize("point", [(-1, 5), (5 * 96, 5), (2 * 96, 3 * 64), (200, -1)])
+def test_beside_the_frames_of_a_sheet_is_none(page, point):
+    x, y = point
+    script = f'return (await lib("viewer")).frameAt(given, {x}, {y});'
+    assert page.run(script, given=SHEET) is None
+
+
+@pytest.mark.parametrize(
+    ("box", "point", "shares"),
+    [
+        ((0, 0, 192, 64), (96, 32), [0.5, 0.5]),  # a wide box, with a margin left and right
+        ((0, 0, 192, 64), (48, 0), [0, 0]),
+        ((10, 20, 96, 128), (10, 52), [0, 0]),  # a high one, with a margin above and below
+        ((10, 20, 96, 128), (106, 116), [1, 1]),
+    ],
+)
+def test_a_point_of_the_page_is_found_on_a_picture_that_keeps_its_shape(page, box, point, shares):
+    left, top, width, height = box
+    given = {"left": left, "top": top, "width": width, "height": height}
+    x, y = point
+    script = f"""
+      const {{ shareAt }} = await lib("viewer");
+      return shareAt({{ width: 96, height: 64 }}, given, {{ clientX: {x}, clientY: {y} }});
+    """
+    assert page.run(script, given=given) == shares

@@ -2,8 +2,12 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
+/** @import { Template } from "./types" */
+
 export const LANGUAGES = ["en", "zh"];
+/** @type {Record<string, Record<"page" | "phases" | "templates" | "messages" | "models", Record<string, any>>>} */
 const texts = Object.fromEntries(LANGUAGES.map((code) => [code, { page: {}, phases: {}, templates: {}, messages: {}, models: {} }]));
+/** @type {Template[]} */
 let templates = []; // of the server's messages, the one with most words of its own first
 
 // ComfyUI serves the locales of all packs at once.
@@ -19,22 +23,28 @@ export function language() {
   return String(chosen).startsWith("zh") ? "zh" : "en";
 }
 
+/** @param {string} text @param {Record<string, any>} values */
 const filled = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 
+/** @param {string} key @param {Record<string, unknown>} [values] */
 export function t(key, values = {}) {
   const { page, phases } = texts[language()];
   return filled(page[key] ?? phases[key] ?? texts.en.page[key] ?? key, values);
 }
 
 // What a person reads of a model of the manifest: { title, about }.
+/** @param {string} id @returns {{ title?: string, about?: string }} */
 export const modelTexts = (id) => texts[language()].models[id] ?? {};
 
+/** @param {string} [code] @returns {Record<string, string>} */
 export const templateTitles = (code = language()) => texts[code].templates;
 
 const VALUE = `('[^']*'|"[^"]*"|[^]*?)`; // as the server quotes it, or as it is
+/** @param {string} text */
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
 // Each message of the server is a sentence with {names} where values stand; what stands there may be a message again.
+/** @param {Record<string, string>} messages @returns {Template[]} */
 export function readTemplates(messages) {
   return Object.entries(messages)
     .map(([english, own]) => {
@@ -52,9 +62,11 @@ const WAY = {
   pattern: /^((?:bf16|fp16|fp32)\b[^;]*?, (?:resident|streamed|cpu), \w+(?:, \w+ matmul)?) (.+)$/,
 };
 
+/** @param {string} text */
 const englishWords = (text) => text.match(/[A-Za-z]{2,}/g)?.length ?? 0;
 
 // All readings of a text: as one message, and as one message after another. Where a value ends is not written in it.
+/** @param {string} text @param {Template[]} known @param {Map<string, string>} seen @returns {Generator<string>} */
 function* readings(text, known, seen) {
   for (const { pattern, names, own } of known) {
     const found = pattern.exec(text);
@@ -74,19 +86,25 @@ function* readings(text, known, seen) {
 }
 
 // The reading that leaves the fewest words in English; what is in no reading stays as it is.
+/** @param {string} text @param {Template[]} known @param {Map<string, string>} seen @returns {string} */
 function best(text, known, seen) {
-  if (seen.has(text)) return seen.get(text);
-  seen.set(text, text); // for a text that is a value of its own
+  const earlier = seen.get(text);
+  if (earlier !== undefined) return earlier;
+  let shown = text;
+  seen.set(text, shown); // for a text that is a value of its own
   for (const reading of readings(text, known, seen)) {
-    if (englishWords(reading) < englishWords(seen.get(text))) seen.set(text, reading);
+    if (englishWords(reading) < englishWords(shown)) seen.set(text, (shown = reading));
   }
-  return seen.get(text);
+  return shown;
 }
 
+/** @param {string} text @param {Template[]} [known] */
 export const translated = (text, known = templates) => text.split("\n").map((line) => best(line, known, new Map())).join("\n");
 
+/** @param {string} text */
 export const inPageLanguage = (text) => (language() === "zh" ? translated(text) : text);
 
+/** @param {number} seconds */
 export function time(seconds) {
   const [count, unit] = seconds < 10 ? [seconds.toFixed(1), "seconds"]
     : seconds < 120 ? [Math.round(seconds), "seconds"]
@@ -95,6 +113,7 @@ export function time(seconds) {
   return t(unit, { count });
 }
 
+/** @param {number} count */
 export function bytes(count) {
   for (const [unit, size] of Object.entries({ GB: 1e9, MB: 1e6, kB: 1e3 })) {
     if (count >= size) return `${(count / size).toFixed(1)} ${unit}`;

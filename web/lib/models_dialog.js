@@ -4,8 +4,11 @@ import { callRoute } from "./routes.js";
 import { dialog, element } from "./dom.js";
 import { bytes, inPageLanguage, modelTexts, t, time } from "./i18n.js";
 
+/** @import { Job, ModelsFound, ModelsState, Offer } from "./types" */
+
 const POLL_INTERVAL = 700; // milliseconds
 
+/** @param {string | null} loader @param {string | undefined} preferred */
 export function openModels(loader, preferred) {
   const list = element("div", { class: "piying-models" });
   const problem = element("p", { class: "piying-problem" });
@@ -15,6 +18,7 @@ export function openModels(loader, preferred) {
   refresh(state);
 }
 
+/** @param {ModelsState} state */
 async function refresh(state) {
   clearTimeout(state.timer);
   try {
@@ -28,6 +32,7 @@ async function refresh(state) {
   if (state.modal.open) state.timer = setTimeout(() => refresh(state), POLL_INTERVAL);
 }
 
+/** @param {ModelsState} state @param {string} route @param {object} body */
 async function act(state, route, body) {
   try {
     await callRoute(route, body);
@@ -38,6 +43,7 @@ async function act(state, route, body) {
   await refresh(state);
 }
 
+/** @param {ModelsState} state @param {ModelsFound} found */
 function draw(state, found) {
   const { offers, installed, folder, free, hubs, job } = found;
   const fetching = job?.state === "fetching";
@@ -46,12 +52,12 @@ function draw(state, found) {
   const key = JSON.stringify([offers, installed, job]);
   if (key === state.key) return;
   state.key = key;
-  const { recommended } = state.advice;
-  const rank = (offer) => 2 * Number(offer.id === state.preferred) + Number(offer.id === recommended);
+  const { recommended } = state.advice ?? {};
+  const rank = (/** @type {Offer} */ offer) => 2 * Number(offer.id === state.preferred) + Number(offer.id === recommended);
   const cards = [...offers].sort((a, b) => rank(b) - rank(a)).map((offer) => (
     [offer.kind, card(state, offer, job?.model === offer.id ? job : null, fetching)]
   ));
-  const of = (kind) => cards.filter(([one]) => one === kind).map(([, made]) => made);
+  const of = (/** @type {string} */ kind) => cards.filter(([one]) => one === kind).map(([, made]) => made);
   const hub = Object.values(hubs).map(bare).join(", ");
   state.list.replaceChildren(
     element("p", { class: "piying-small" }, installed.length ? t("installed", { names: installed.join(", ") }) : t("none")),
@@ -63,8 +69,10 @@ function draw(state, found) {
   );
 }
 
+/** @param {string} address */
 const bare = (address) => address.replace(/^https?:\/\//, "");
 
+/** @param {Record<string, string>} commands @param {string | undefined} model */
 function terminal(commands, model) {
   const steps = Object.entries(commands).flatMap(([name, command]) => [
     element("p", { class: "piying-small" }, t(`step.${name}`)),
@@ -73,8 +81,9 @@ function terminal(commands, model) {
   return element("details", {}, element("summary", {}, t("terminal")), ...steps);
 }
 
+/** @param {ModelsState} state @param {Offer} offer @param {Job | null} job @param {boolean} fetching */
 function card(state, offer, job, fetching) {
-  const { plans, recommended } = state.advice;
+  const { plans, recommended } = state.advice ?? {};
   const { title, about } = modelTexts(offer.id);
   const facts = [
     offer.bytes === null ? t("unsized") : `${offer.exact ? "" : "≈ "}${bytes(offer.bytes)}`,
@@ -102,11 +111,13 @@ function card(state, offer, job, fetching) {
   );
 }
 
+/** @param {{ fits: boolean, words: string, seconds: number } | undefined} plan */
 function onThisMachine(plan) {
   if (!plan) return null;
   return plan.fits ? t("takes", { size: inPageLanguage(plan.words), time: time(plan.seconds) }) : t("tooBig");
 }
 
+/** @param {ModelsState} state @param {Offer} offer @param {Job | null} job @param {boolean} fetching */
 function button(state, offer, job, fetching) {
   if (job?.state === "fetching") return element("button", { onclick: () => act(state, "cancel", {}) }, t("stop"));
   if (offer.here === "yes") return element("span", {}, t("here"));
@@ -115,6 +126,7 @@ function button(state, offer, job, fetching) {
   return element("button", { onclick: start, disabled: fetching ? "" : undefined }, t(label));
 }
 
+/** @param {Offer} offer @param {Job} job */
 function progress(offer, job) {
   if (job.state !== "fetching") {
     return element("p", { class: "piying-status", "data-state": job.state }, job.state === "done" ? t("done") : job.message);

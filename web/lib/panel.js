@@ -4,27 +4,34 @@ import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
 import { planParts, showPlan, showRecord } from "./dialogs.js";
 import { inPageLanguage, t, time } from "./i18n.js";
+import { Viewer } from "./viewer.js";
 import { isAdvanced } from "./widgets.js";
+
+/** @import { ComfyNode, Output, Panel, Plan, Progress, RunRecord, Sheets } from "./types" */
 
 export const panels = new Map(); // by node
 
 // Heights and widths in pixels.
-const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, TEXT_BOX = 140, PLAN_LINE = 15, MAX_PLAN = 420, PLAN_WIDTH = 640, EDGE = 10;
+const LINE = 20, BUTTON_ROW = 30, BAR = 26, MOTION = 150, LOOK = 180, TEXT_BOX = 140, PLAN_LINE = 15, MAX_PLAN = 420, PLAN_WIDTH = 640, EDGE = 10;
 const SENTENCE_LINE = 14, LETTER = 5.7, WIDE_LETTER = 11.2, BESIDE = 90, RAGGED = 1.12;
 
 // What a sampler's panel and the one on the subgraph around it both show.
-const SHARED = ["plan", "problem", "running", "motion", "record"];
+/** @type {("plan" | "problem" | "running" | "motion" | "record" | "sheets")[]} */
+const SHARED = ["plan", "problem", "running", "motion", "record", "sheets"];
 
 // On a subgraph: with the panel of the one sampler that is in it, whose plan and progress it shows.
+/** @param {ComfyNode} node @param {string} role @param {Panel | null} [inner] */
 export function addPanel(node, role, inner = null) {
   const box = element("div", { class: "piying-panel" });
+  /** @type {Panel} */
   const panel = {
-    node, role, box, inner, plan: null, problem: null, failure: null, running: null, motion: null, record: null, text: null,
+    node, role, box, inner, own: node.size[1], plan: null, problem: null, failure: null, running: null, motion: null,
+    record: null, text: null, sheets: null, viewer: null,
   };
   if (inner) {
     inner.outer = panel;
     for (const name of SHARED) {
-      Object.defineProperty(panel, name, { get: () => inner[name], set: (value) => { inner[name] = value; } });
+      Object.defineProperty(panel, name, { get: () => inner[name], set: (value) => { Object.assign(inner, { [name]: value }); } });
     }
   }
   const height = () => neededHeight(panel);
@@ -48,15 +55,17 @@ export function addPanel(node, role, inner = null) {
   return panel;
 }
 
-// A node without a panel gets one where its run has something to say, such as a mask that nothing is in.
+// A node without a panel gets one where its run has something to say or show, such as a mask over its video.
+/** @param {ComfyNode} node */
 export function watchNotes(node) {
   const executed = node.onExecuted;
   node.onExecuted = function (output, ...rest) {
-    if (output?.piying?.[0]?.note && !panels.has(node)) setOutput(addPanel(node, BARE), output);
+    if ((output?.piying?.[0]?.note || output?.piying_frames) && !panels.has(node)) setOutput(addPanel(node, BARE), output);
     return executed?.call(this, output, ...rest);
   };
 }
 
+/** @param {ComfyNode} node @param {string} sentence */
 export function showFailure(node, sentence) {
   const panel = panels.get(node) ?? addPanel(node, BARE);
   panel.failure = sentence;
@@ -72,9 +81,11 @@ export function clearFailures() {
   }
 }
 
+/** @param {Panel} panel @param {Output} output */
 export function setOutput(panel, output) {
   panel.output = output;
   panel.record = output?.piying?.[0] ?? panel.record;
+  panel.sheets = output?.piying_frames?.[0] ?? panel.sheets;
   if (panel.role === TEXT) panel.text = output?.text?.[0] ?? panel.text;
   const { size } = panel.node;
   if (isPlan(panel) && panel.text && size[0] < PLAN_WIDTH) panel.node.setSize([PLAN_WIDTH, size[1]]);
@@ -82,36 +93,56 @@ export function setOutput(panel, output) {
 }
 
 // Newer versions of ComfyUI stream text into a preview widget of their own.
+/** @param {Panel} given */
 const ownText = ({ node, text }) => text && !node.widgets?.some((w) => w.name === "$$node-text-preview");
 
 // A table, whose columns stand below each other and whose lines are not broken.
+/** @param {Panel} given */
 const isPlan = ({ node }) => node.comfyClass === "PiyingMemoryPlan";
 
+/** @param {Panel} panel */
 const textHeight = (panel) => (
-  isPlan(panel) ? Math.min(MAX_PLAN, panel.text.split("\n").length * PLAN_LINE + 2 * EDGE) : TEXT_BOX
+  isPlan(panel) ? Math.min(MAX_PLAN, (panel.text ?? "").split("\n").length * PLAN_LINE + 2 * EDGE) : TEXT_BOX
 );
 
 // Why an expanded prompt is the line itself: the facts that the model lost, else the reason in full.
+/** @param {RunRecord | null} record */
 function fallbackNote(record) {
   if (!record?.problem) return null;
   return record.missing?.length ? t("notKept", { facts: record.missing.join(", ") }) : t("yourLine", { problem: inPageLanguage(record.problem) });
 }
 
 // What is wrong with the values of a sampler, as its plan says before a run.
+/** @param {Panel} given */
 const refusalOf = ({ plan, problem }) => problem ?? (plan?.verdict === "wrong" ? plan.error : null);
 
 // The refusal of a run is often the one that the plan has told already.
+/** @param {Panel} panel */
 const ownFailure = (panel) => (panel.failure === inPageLanguage(refusalOf(panel) ?? "") ? null : panel.failure);
 
 // What the model was not trained for, and the time that it takes to see that.
+/** @param {Panel} given */
 const cautionOf = ({ plan }) => inPageLanguage(plan?.caution ?? "");
 
+/** @param {Panel} given @param {string} sentence */
 function sentenceHeight({ node }, sentence) {
   const wide = sentence.match(/[\u2e80-\uffff]/g)?.length ?? 0;
   const length = wide * WIDE_LETTER + (sentence.length - wide) * LETTER;
   return Math.max(LINE, Math.ceil((length * RAGGED) / Math.max(80, node.size[0] - BESIDE)) * SENTENCE_LINE + 2);
 }
 
+// The frames of the last run, but for the time of the next.
+/** @param {Panel} given */
+const isLooked = ({ sheets, running, motion }) => Boolean(sheets && !running && !motion);
+
+// It keeps its place while the panel around it is drawn again.
+/** @param {Panel} panel */
+function viewerOf(panel) {
+  if (panel.viewer?.sheets !== panel.sheets) panel.viewer = new Viewer(/** @type {Sheets} */ (panel.sheets));
+  return panel.viewer;
+}
+
+/** @param {Panel} panel */
 function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
@@ -122,10 +153,11 @@ function neededHeight(panel) {
     height += 2 * LINE;
     if (cautionOf(panel)) height += sentenceHeight(panel, cautionOf(panel)) + 2;
   }
-  if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure) + 4;
+  if (ownFailure(panel)) height += sentenceHeight(panel, panel.failure ?? "") + 4;
   if (role === LOADER) height += BUTTON_ROW;
   if (panel.running) height += BAR;
   if (panel.motion) height += MOTION;
+  if (isLooked(panel)) height += LOOK;
   if (ownText(panel)) height += textHeight(panel);
   if (panel.record?.note) height += sentenceHeight(panel, inPageLanguage(panel.record.note)) + 4;
   if (fallbackNote(panel.record)) height += LINE;
@@ -133,6 +165,7 @@ function neededHeight(panel) {
   return height > EDGE ? height : 0;
 }
 
+/** @param {Panel} panel */
 export function render(panel) {
   const parts = [];
   const failure = ownFailure(panel);
@@ -140,15 +173,16 @@ export function render(panel) {
   if (panel.role === SAMPLER) parts.push(...samplerParts(panel));
   if (panel.role === LOADER) parts.push(element("div", { class: "piying-row" }, modelsButton(panel, "models")));
   if (ownText(panel)) {
-    const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (e) => e.stopPropagation() };
-    parts.push(element("div", box, ...(isPlan(panel) ? planParts(panel.text) : [panel.text])));
+    const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (/** @type {Event} */ event) => event.stopPropagation() };
+    parts.push(element("div", box, ...(isPlan(panel) ? planParts(panel.text ?? "") : [panel.text])));
   }
   if (panel.record?.note) parts.push(sentenceLine("caution", t("caution"), inPageLanguage(panel.record.note)));
   const note = fallbackNote(panel.record);
-  if (note) parts.push(element("div", { class: "piying-small piying-note", title: inPageLanguage(panel.record.problem) }, note));
+  if (note) parts.push(element("div", { class: "piying-small piying-note", title: inPageLanguage(panel.record?.problem) }, note));
   if (hasDetails(panel)) parts.push(element("div", { class: "piying-row" }, recordButton(panel)));
   if (panel.running) parts.push(progressBar(panel.running));
   if (panel.motion) parts.push(element("img", { class: "piying-motion", src: panel.motion, alt: "" }));
+  if (isLooked(panel)) parts.push(viewerOf(panel).box);
   panel.box.replaceChildren(...parts);
   fitHeight(panel);
   if (panel.outer) render(panel.outer);
@@ -156,6 +190,7 @@ export function render(panel) {
 
 // A node grows with its panel and shrinks back to its own height. A height other than the one set here comes from a file
 // or a person, and becomes the node's own.
+/** @param {Panel} panel */
 function fitHeight(panel) {
   const { node } = panel;
   if (panel.height !== node.size[1]) panel.own = node.size[1];
@@ -164,6 +199,7 @@ function fitHeight(panel) {
   node.setDirtyCanvas?.(true, true);
 }
 
+/** @param {string} verdict @param {string} word @param {string} sentence */
 function sentenceLine(verdict, word, sentence) {
   return element(
     "div", { class: "piying-line piying-sentence", title: sentence },
@@ -171,6 +207,7 @@ function sentenceLine(verdict, word, sentence) {
   );
 }
 
+/** @param {Panel} panel */
 function samplerParts(panel) {
   const { plan, problem } = panel;
   const verdict = plan?.verdict ?? (problem ? "unknown" : "pending");
@@ -204,6 +241,7 @@ function samplerParts(panel) {
   ];
 }
 
+/** @param {Plan | null} plan */
 function figures(plan) {
   if (!plan) return "";
   if (plan.verdict === "missing") return plan.model;
@@ -216,6 +254,7 @@ function figures(plan) {
   return parts.join(" · ");
 }
 
+/** @param {Panel} given */
 function details({ plan, record }) {
   if (plan?.verdict === "missing") return t("fetchable", { button: t("get") });
   const parts = [];
@@ -230,29 +269,43 @@ function details({ plan, record }) {
   return parts.join(" · ");
 }
 
-// What the widgets would be changed to, if they are not wired: a wired or a task's size is not the widget's to set.
-function changesTo({ node, plan }, values) {
-  return Object.entries(values ?? {}).filter(([name, value]) => {
-    const widget = node.widgets?.find((one) => one.name === name);
-    return widget && widget.value !== value && !isWired(node, name) && !(name in (plan?.from_task ?? {}));
-  });
+// [name, value, node] of what would be changed, where it is not wired: a wired or a task's size is not the widget's to
+// set. A subgraph has some widgets of its sampler on its face, and the others within.
+/** @param {Panel} given @param {Record<string, any> | undefined} values @returns {[string, any, ComfyNode][]} */
+function changesTo({ node, inner, plan }, values) {
+  /** @type {[string, any, ComfyNode][]} */
+  const changes = [];
+  for (const [name, value] of Object.entries(values ?? {})) {
+    for (const one of inner ? [node, inner.node] : [node]) {
+      const widget = one.widgets?.find((each) => each.name === name);
+      if (!widget || isWired(one, name)) continue;
+      if (widget.value !== value && !(name in (plan?.from_task ?? {}))) changes.push([name, value, one]);
+      break;
+    }
+  }
+  return changes;
 }
 
+/** @param {[string, any, ComfyNode][]} changes */
+const apply = (changes) => changes.forEach(([name, value, node]) => setWidget(node, name, value));
+
+/** @param {Panel} panel */
 const offeredChanges = (panel) => (
   [trainedButton(panel), ...(panel.plan?.fitting ?? []).map((one) => fittingButton(panel, one))].filter(Boolean)
 );
 
+/** @param {Panel} panel */
 function trainedButton(panel) {
   const changes = changesTo(panel, panel.plan?.settings);
   if (!changes.length) return null;
-  const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
   const told = changes.map(([name, value]) => `${name} ${value}`).join(", ");
-  return element("button", { class: "piying-trained", title: told, onclick: use }, t("trained"));
+  return element("button", { class: "piying-trained", title: told, onclick: () => apply(changes) }, t("trained"));
 }
 
+/** @param {Panel} given */
 function sizeSelect({ node, plan }) {
   if (!plan?.sizes?.length || !node.widgets?.some((widget) => widget.name === "width") || isWired(node, "width") || isWired(node, "height")) return null;
-  const choose = (event) => {
+  const choose = (/** @type {any} */ event) => {
     const [width, height] = event.target.value.split("×").map(Number);
     setWidget(node, "width", width);
     setWidget(node, "height", height);
@@ -263,35 +316,41 @@ function sizeSelect({ node, plan }) {
 }
 
 // Sets what would fit in place of what does not.
+/** @param {Panel} panel @param {Record<string, any>} values */
 function fittingButton(panel, values) {
   const changes = changesTo(panel, values);
   const { width, height, num_frames: frames } = Object.fromEntries(changes);
   const label = width || height ? `${values.width}×${values.height}` : t("frames", { count: frames });
-  const use = () => changes.forEach(([name, value]) => setWidget(panel.node, name, value));
-  return changes.length ? element("button", { class: "piying-fitting", onclick: use }, t("use", { label })) : null;
+  const attributes = { class: "piying-fitting", onclick: () => apply(changes) };
+  return changes.length ? element("button", attributes, t("use", { label })) : null;
 }
 
 // Rarely used widgets: frontends before Nodes 2.0 show them by the node's menu alone.
+/** @param {Panel} panel */
 function advancedButton(panel) {
   const { node } = panel;
-  if (!node.toggleAdvanced || window.LiteGraph.vueNodesMode || !node.widgets.some(isAdvanced)) return null;
+  if (!node.toggleAdvanced || window.LiteGraph.vueNodesMode || !node.widgets?.some(isAdvanced)) return null;
   const toggle = () => {
-    node.toggleAdvanced();
+    node.toggleAdvanced?.();
     render(panel);
   };
   return element("button", { onclick: toggle }, t(node.showAdvanced ? "less" : "more"));
 }
 
 // A sampler has them in its row of buttons.
+/** @param {Panel} given */
 const hasDetails = ({ role, record }) => role !== SAMPLER && Boolean(role === BARE ? record?.note : record);
 
-const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record) }, t("record"));
+/** @param {Panel} panel */
+const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record ?? {}) }, t("record"));
 
 // A sampler lists the models of its loader.
+/** @param {Panel} given @param {string} key */
 function modelsButton({ node, inner, plan }, key) {
   return element("button", { onclick: () => openModels(loaderOf(inner?.node ?? node), plan?.offer) }, t(key));
 }
 
+/** @param {Progress} given */
 function progressBar({ phase, done, total, seconds_left: left }) {
   const parts = [`${t(phase)} ${done}/${total}`, left === null ? null : t("left", { time: time(left) })];
   const share = total ? (100 * done) / total : 0;

@@ -5,22 +5,25 @@ import { nodesAlong, root } from "./graph.js";
 import { panels, render, setOutput } from "./panel.js";
 import { invalidatePlans } from "./plan.js";
 
+/** @import { Panel } from "./types" */
+
+/** @param {string} path */
 const panelOf = (path) => panels.get(nodesAlong(path).at(-1));
 
 export function listenToRun() {
-  api.addEventListener("piying.progress", ({ detail }) => {
+  api.addEventListener("piying.progress", (/** @type {any} */ { detail }) => {
     const panel = panelOf(detail.node);
     if (!panel) return;
     panel.running = detail;
     render(panel);
   });
-  api.addEventListener("piying.motion", ({ detail }) => {
+  api.addEventListener("piying.motion", (/** @type {any} */ { detail }) => {
     const panel = panelOf(detail.node);
     if (!panel) return;
     panel.motion = `data:image/webp;base64,${detail.webp}`;
     render(panel);
   });
-  api.addEventListener("executed", ({ detail }) => stopProgress(panelOf(detail.display_node ?? detail.node)));
+  api.addEventListener("executed", (/** @type {any} */ { detail }) => stopProgress(panelOf(detail.display_node ?? detail.node)));
   for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
     api.addEventListener(end, () => {
       for (const panel of panels.values()) stopProgress(panel);
@@ -29,6 +32,7 @@ export function listenToRun() {
   }
 }
 
+/** @param {Panel | undefined} panel */
 function stopProgress(panel) {
   if (!panel?.running && !panel?.motion) return;
   panel.running = panel.motion = null;

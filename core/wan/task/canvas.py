@@ -56,6 +56,19 @@ def compose(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
     return canvas
 
 
+def compared_with(task: VACETask, canvas: Canvas) -> dict[str, torch.Tensor]:
+    """Return what a result is looked at beside; nothing where the task gives single frames alone.
+
+    `before` [N, H, W, 3] is the video that an edit changes, as it was before the area to be made was cut out of it,
+    and `mask` [N, H, W] that area; without an edit `before` is the control.
+    """
+    num_frames, height, width = canvas.make.shape
+    for layer in task.layers:
+        if layer.kind == "edit":
+            return {"before": _fit_layer(layer, width, height, num_frames).frames, "mask": canvas.make}
+    return {"before": canvas.frames} if any(layer.kind == "control" for layer in task.layers) else {}
+
+
 def compose_part(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
     """Do as `compose` for a part of a video, in which nothing may be left to make, or a control be hidden.
 
