@@ -10,7 +10,9 @@ values, and the error that of plain Gaussian weights (`WeightFormat.errors`). Se
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +34,38 @@ def weights(rows: int, columns: int) -> torch.Tensor:
     return found
 
 
-def layers(weight: torch.Tensor, device: str) -> Iterator[tuple[str, torch.nn.Module, float, bool]]:
-    """Yield (name, layer, error, whether the error is that of these weights) of each format."""
+@dataclass(frozen=True)
+class Made:
+    """A layer in a format.
+
+    Attributes:
+        layer: that computes with it.
+        error: relative to the weights.
+        is_own: whether the error is that of these weights.
+        seconds: that quantizing has taken; None where nothing is written in it.
+    """
+
+    layer: torch.nn.Module
+    error: float = 0.0
+    is_own: bool = True
+    seconds: float | None = None
+
+
+def layers(weight: torch.Tensor, device: str) -> Iterator[tuple[str, Made]]:
+    """Yield the layer in each format by name."""
     formats = core("quantization.registry").FORMATS
     targets = core("checkpoints.quantized_file").TARGETS
-    written = set()
     for target, one in targets.items():
+        begun = time.process_time()
         packed = one.for_file(weight, target)
-        written.add(one.name)
+        took = time.process_time() - begun
         layer = one.layer(packed, None, None)
         error = float((one.dense(layer) - weight).norm() / weight.norm())
-        yield target, layer.to(device), error, True
+        yield target, Made(layer.to(device), error, seconds=took)
     for name, one in formats.items():
-        # GGUF's sample is of the type that most files have.
-        if name not in written or name == "gguf":
-            kind = next(iter(one.errors)) if name != "gguf" else "Q4_K"
+        if one not in targets.values():
             layer = one.layer(one.sample(weight), None, None)
-            yield (kind.lower() if name == "gguf" else name), layer.to(device), one.errors[kind], False
+            yield name, Made(layer.to(device), next(iter(one.errors.values())), is_own=False)
 
 
 def stored_bytes(layer: torch.nn.Module) -> int:
@@ -63,25 +80,31 @@ def measured(options: argparse.Namespace) -> list[Row]:
     inputs = torch.randn(TOKENS, options.columns).to(options.device, compute)
     plain = torch.nn.Linear(options.columns, options.rows, bias=False)
     plain.weight.data = weight.to(compute)
-    found = [("plain", plain.to(options.device), 0.0, True), *layers(weight, options.device)]
     rows = []
-    for name, layer, error, own in found:
+    for name, made in [("plain", Made(plain.to(options.device))), *layers(weight, options.device)]:
+        layer = made.layer
         ways = {"one": lambda at=layer: at(inputs[:1]), "many": lambda at=layer: at(inputs)}
         if name != "plain":
             ways["unpack"] = lambda at=layer: at.dense(compute)
         best = {way: min(seconds(run, options.device) for _ in range(options.rounds + 1)) for way, run in ways.items()}
+        best |= {} if made.seconds is None else {"quantize": made.seconds}
         bits = 8 * stored_bytes(layer) / weight.numel()
-        rows.append({"name": name, "bits": bits, "error": error, "of_these_weights": own, "seconds": best})
+        rows.append(
+            {"name": name, "bits": bits, "error": made.error, "of_these_weights": made.is_own, "seconds": best}
+        )
     return rows
 
 
 def as_table(rows: list[Row]) -> str:
     """Return the rows in Markdown."""
-    lines = ["| | bits a weight | error | unpack, ms | 1 token, ms | 1024 tokens, ms |", "|---" * 6 + "|"]
+    lines = [
+        "| | bits a weight | error | quantize, ms | unpack, ms | 1 token, ms | 1024 tokens, ms |",
+        "|---" * 7 + "|",
+    ]
     for row in rows:
         took = {name: f"{1000 * value:.0f}" for name, value in row["seconds"].items()}
         error = f"{row['error']:.2%}{'' if row['of_these_weights'] else ' *'}"
-        times = f"{took.get('unpack', '–')} | {took['one']} | {took['many']}"
+        times = f"{took.get('quantize', '–')} | {took.get('unpack', '–')} | {took['one']} | {took['many']}"
         lines.append(f"| {row['name']} | {row['bits']:.2f} | {error} | {times} |")
     return "\n".join(lines)
 

@@ -1,11 +1,13 @@
 """Benchmark of model loading: time and peak memory, beside other loaders of the same weights.
 
     python benchmarks/load.py --stored fp16 --dtype fp32 --json benchmarks/results/load.json
+    python benchmarks/load.py --formats fp8 int8 q8_0 q4_k --caches warm --rounds 3
 
 Every figure is of a process of its own, from the first call to the last tensor read: files are mapped, so a loader
 that has read nothing yet is made to. Peaks are the kernel's (VmHWM), less what the process held before. "cold" has the
-file's pages dropped first. Cases take turns, `--rounds` times; the table has the median of each. ComfyUI takes part
-where COMFYUI_PATH names a checkout and COMFYUI_PYTHON, or this Python, runs it.
+file's pages dropped first. With `--formats` the file is written in each weight format first, and each is read. Cases
+take turns, `--rounds` times; the table has the median of each. ComfyUI takes part where COMFYUI_PATH names a checkout
+and COMFYUI_PYTHON, or this Python, runs it.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ def main() -> None:
             write(RealFile(f"{ORIGINAL}/{WEIGHTS}", f"wan-{options.model}", "original", options.stored), folder)
         if KEPT in cases:
             keep_cast(folder / "transformer" / WEIGHTS)
+        if options.formats:
+            cases = [PLAIN, *(quantize(folder, to) for to in options.formats)]
         print(", ".join(f"{key} {value}" for key, value in machine.items()))
         print(f"{options.model}, {size / 1e9:.2f} GB in {options.stored}, to {options.dtype}")
         print(f"{'':38}{'cache':>6}{'s':>8}{'CPU s':>8}{'peak GB':>9}{'held GB':>9}", flush=True)
@@ -75,7 +79,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scratch", type=Path, help="folder for the files, twice their size")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--only", nargs="+", choices=list(CASES), help="these cases alone")
-    parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--formats", nargs="+", default=[], help="weight formats to read the file in, beside as it is")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -106,6 +111,14 @@ def load_ours(path: Path, dtype: str, storage: str | None = None) -> Any:
     from piying.core.checkpoints import load_component
 
     return load_component("transformer", path.parent, dtype=dtype, storage=storage)
+
+
+def load_stored(path: Path, dtype: str) -> Any:
+    """Load with Piying what is stored in a weight format, and hold it so."""
+    from piying.core.checkpoints import load_component
+    from piying.core.wan.family import WAN_VACE
+
+    return load_component("transformer", path.parent, dtype=dtype, rules=WAN_VACE.rules["transformer"])
 
 
 def load_single_file(path: Path, dtype: str) -> Any:
@@ -148,6 +161,20 @@ def load_cast(path: Path, dtype: str) -> Any:
     return load_component("transformer", path, config=path.parent, dtype=dtype, storage="fp8")
 
 
+def quantize(folder: Path, to: str) -> str:
+    """Write the transformer in a format into a folder of its own; return the name of the case that reads it."""
+    from piying.core.checkpoints.quantized_file import TARGETS, quantize_file
+
+    case = f"{IN}{to}"
+    ending = ".gguf" if TARGETS[to].name == "gguf" else ".safetensors"
+    (folder / case).mkdir()
+    (folder / case / "config.json").write_bytes((folder / "transformer" / "config.json").read_bytes())
+    begun = time.process_time()
+    quantize_file(folder / "transformer" / WEIGHTS, to, (folder / case / WEIGHTS).with_suffix(ending))
+    print(f"written in {to}: {time.process_time() - begun:.0f} s of processor time", flush=True)
+    return case
+
+
 def start_comfyui() -> None:
     """Import the ComfyUI that COMFYUI_PATH names; this Python has to have what it needs."""
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
@@ -166,13 +193,14 @@ def load_comfyui(path: Path, dtype: str) -> Any:
 
 
 ORIGINAL, COMFYUI = "original", "ComfyUI"
+PLAIN, IN = "Piying", "Piying, a file in "
 KEPT, FP8_DIFFUSERS = "Piying, fp8 kept from before", "diffusers, layerwise casting to fp8"
 CASES: dict[str, Callable[[Path, str], Any]] = {
     "the bytes alone": load_bytes,
     "safetensors load_file": load_plain,
     "diffusers from_pretrained": load_diffusers,
     "diffusers from_single_file": load_single_file,
-    "Piying": load_ours,
+    PLAIN: load_ours,
     FP8_DIFFUSERS: load_diffusers_fp8,
     "Piying, fp8 per channel": lambda path, dtype: load_ours(path, dtype, "fp8"),
     KEPT: load_cast,
@@ -184,6 +212,8 @@ def _file(folder: Path, case: str) -> Path:
     """Return the file that a case reads."""
     if case == KEPT:
         return next((folder / "transformer").glob("*.fp8cast"))
+    if case.startswith(IN):
+        return next((folder / case).glob(f"{Path(WEIGHTS).stem}.*"))
     return folder / (ORIGINAL if case == COMFYUI else "transformer") / WEIGHTS
 
 
@@ -203,7 +233,7 @@ def measure(case: str, folder: Path, dtype: str) -> dict[str, float]:
 
     path = _file(folder, case)
     before, begun, busy = peak(), time.perf_counter(), time.process_time()
-    loaded = CASES[case](path, dtype)
+    loaded = CASES.get(case, load_stored)(path, dtype)
     held = list(loaded.values()) if isinstance(loaded, dict) else [*loaded.parameters(), *loaded.buffers()]
     torch.set_num_threads(1)  # for less than a millisecond's work each
     for tensor in held:

@@ -77,7 +77,7 @@ class DiskCache:
         """Write an entry and evict others; one that cannot be written is left out."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self.path(name)) as path, path.open("wb") as file:
+            with atomic_write(self._cleared(name)) as path, path.open("wb") as file:
                 file.write(data)
                 file.write(_trailer(name, memoryview(data)))
         except OSError as error:
@@ -93,12 +93,20 @@ class DiskCache:
             OSError: it cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.path(name)) as path:
+        with atomic_write(self._cleared(name)) as path:
             yield path
             with _mapped(path) as data:
                 trailer = _trailer(name, data)
             with path.open("ab") as file:
                 file.write(trailer)
+
+    def _cleared(self, name: str) -> Path:
+        """Return the file of an entry; an empty folder in its place is removed, which no file can replace."""
+        path = self.path(name)
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                path.rmdir()
+        return path
 
     def find(self, name: str) -> Path | None:
         """Return the file of an entry whose checksum is right; None where there is none."""

@@ -42,7 +42,18 @@ EPILOG = (
 )
 STDOUT = Path("-")  # in place of a file to write
 MOST_GB = 1 << 20  # a PiB; what is larger is a slip
-FORMATS = ("fp8", "int8", "int8_convrot", "q8_0", "q4_0", "mxfp8", "nvfp4")  # that --quantize writes
+FORMATS = (
+    "fp8",
+    "int8",
+    "int8_convrot",
+    "q8_0",
+    "q6_k",
+    "q5_k",
+    "q4_k",
+    "q4_0",
+    "mxfp8",
+    "nvfp4",
+)  # that --quantize writes
 # Looked for before a run: what is missing would stop it minutes later, in the node that imports it.
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "imageio_ffmpeg", "PIL")
 

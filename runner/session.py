@@ -222,9 +222,8 @@ class Session:
             else:
                 workflow = read_workflow_file(Path(source), info)
         graph = workflow.graph(self.titles)
-        workflow = workflow.with_values(
-            find_assignments(graph, info, values=set or {}, prompt=prompt, seed=seed), info
-        )
+        values = workflow.inside_instances(set or {}, info, self.titles)
+        workflow = workflow.with_values(find_assignments(graph, info, values=values, prompt=prompt, seed=seed), info)
         if self._checkout is None:
             return workflow
         return replace(workflow, api=self._checkout.on_prompt(workflow.api, workflow.extra_pnginfo))

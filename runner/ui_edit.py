@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .definitions import ObjectInfo
 from .errors import WorkflowError
 from .graph import Assignment
 from .ui_format import load_instances, unfilled, wrapped
-from .ui_graph import INPUT_SIDE
+from .ui_graph import INPUT_SIDE, SubgraphInput
 from .ui_nodes import LoadedNode
-from .ui_subgraphs import GraphInstance
+from .ui_subgraphs import GraphInstance, inner_inputs
 from .ui_widgets import MISSING
 
 
@@ -33,6 +33,41 @@ def with_values(workflow: Any, info: ObjectInfo, assignments: Iterable[Assignmen
         return changed if unfilled(changed, info)[0] == wanted else None
     except (WorkflowError, KeyError):
         return None
+
+
+def instance_inputs(workflow: Any, info: ObjectInfo) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """Return what the inputs of a workflow's subgraph instances stand for.
+
+    Returns:
+        {(the instance's id or title, its input): [(id of a node inside, its input), …]}. A title that several
+        instances have stands for none.
+
+    Raises:
+        WorkflowError: the workflow is malformed.
+    """
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    titles: dict[str, list[GraphInstance]] = {}
+    instances = [one for one in load_instances(workflow, info) if one.host is not None]
+    for instance in instances:
+        assert instance.host is not None
+        if instance.host.stored.title:
+            titles.setdefault(instance.host.stored.title, []).append(instance)
+        for port in instance.graph.inputs:
+            found[instance.prefix.removesuffix(":"), port.name] = list(_inside(instance, port))
+    for title, alike in titles.items():
+        for port in alike[0].graph.inputs if len(alike) == 1 else ():
+            found.setdefault((title, port.name), found[alike[0].prefix.removesuffix(":"), port.name])
+    return found
+
+
+def _inside(instance: GraphInstance, port: SubgraphInput) -> Iterator[tuple[str, str]]:
+    """Yield the nodes and inputs that an instance's input feeds, those of instances within it in their place."""
+    for node, at in inner_inputs(instance.graph, port):
+        inner = instance.children.get(node.id)
+        if inner is None:
+            yield instance.prefix + node.id, node.inputs[at].name
+        elif at < len(inner.graph.inputs):
+            yield from _inside(inner, inner.graph.inputs[at])
 
 
 def set_widgets(workflow: dict[str, Any], info: ObjectInfo, assignments: Iterable[Assignment]) -> None:

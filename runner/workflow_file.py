@@ -6,6 +6,7 @@ import copy
 import difflib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -53,6 +54,30 @@ class Workflow:
             WorkflowError: the API form is malformed.
         """
         return parse_graph(self.api, titles)
+
+    def inside_instances(self, values: Mapping[str, Any], info: ObjectInfo, titles: dict[str, str]) -> dict[str, Any]:
+        """Return {"NODE.INPUT": value} with inputs of subgraph instances replaced by those inside that they feed.
+
+        The API form has no instances: what names a node of it stays as it is.
+
+        Raises:
+            WorkflowError: the UI form is malformed.
+        """
+        graph, ui = self.graph(titles), self.extra_pnginfo.get("workflow")
+        names = {*graph, *(node.title for node in graph.values()), *(node.class_type for node in graph.values())}
+        outer = {target: target.rpartition(".") for target in values if target.rpartition(".")[0] not in names}
+        if not outer or ui is None:
+            return dict(values)
+        # Not at the top: see `with_values`.
+        from .ui_edit import instance_inputs
+
+        known = instance_inputs(ui, info)
+        found: dict[str, Any] = {}
+        for target, value in values.items():
+            node, _, name = outer.get(target, ("", "", ""))
+            inner = [f"{one}.{own}" for one, own in known.get((node, name), ()) if one in graph]
+            found |= dict.fromkeys(inner or [target], value)
+        return found
 
     def with_values(self, assignments: list[Assignment], info: ObjectInfo) -> Workflow:
         """Return the workflow with values of the command line written into both of its forms.
@@ -201,6 +226,29 @@ def _unpacked(found: dict[str, Any], origin: str) -> tuple[dict[str, Any] | None
     return (None, ui) if ui else (found, None)
 
 
+# Backslashes that are a text's own, pairs of surrogates, and halves of them: what JavaScript leaves of a cut text.
+_ESCAPES = re.compile(
+    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+
+
+def _without_halves(text: str, origin: str) -> str:
+    """Return a text in JSON with halves of surrogate pairs, which nothing can encode, replaced by U+FFFD."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    halves = 0
+
+    def whole(found: re.Match[str]) -> str:
+        nonlocal halves
+        halves += found["half"] is not None
+        return found[0] if found["half"] is None else "\\ufffd"
+
+    text = _ESCAPES.sub(whole, text)
+    if halves:
+        log.warning("%s: %d halves of characters, of texts that were cut, become \ufffd.", origin, halves)
+    return text
+
+
 def _decoded(text: str, origin: str) -> Any:
     """Return the value of a text in JSON; one that is itself a text in JSON is decoded once more."""
     value: Any = text
@@ -208,7 +256,7 @@ def _decoded(text: str, origin: str) -> Any:
         for _ in range(MAX_ENCODINGS):
             if value is not text and not (isinstance(value, str) and value.lstrip(SPACE).startswith(JSON_STARTS)):
                 break
-            value = json.loads(value.strip(SPACE), object_pairs_hook=_unique_keys)
+            value = json.loads(_without_halves(value.strip(SPACE), origin), object_pairs_hook=_unique_keys)
         return value
     except RecursionError as error:
         raise WorkflowError(f"{origin}: nested too deeply to be a workflow.") from error

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..checkpoints.inspect import FileInfo
 
 INDEXES = (INDEX, CONFIG)
+SCHEDULER, SCHEDULER_CONFIG = "scheduler", "scheduler_config.json"  # as diffusers names them
 ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 LONGEST_NAME = 1024
 NO_MODELS = ("loras", "annotators", "tokenizers")  # categories without models in single files
@@ -159,9 +160,26 @@ def _folder_problem(folder: Path, parts: tuple[str, ...], contents: tuple[tuple[
     encoders = [part for part in parts if part.startswith("text_encoder")]
     problems = chain(
         (_problem(part, (folder,)) for part in parts),
+        map(_scheduler_problem, (folder,)),
         (_tokenizer_problem(folder / part.replace("text_encoder", "tokenizer"), folder / part) for part in encoders),
     )
     return next(filter(None, problems), "")
+
+
+def _scheduler_problem(folder: Path) -> str:
+    """Return why the scheduler of a pipeline's folder cannot be made; "" where it can, or the pipeline has none."""
+    from ..checkpoints.settings import check_settings
+
+    if not read_json_or_empty(folder / INDEXES[0], CONFIG_BYTES).get(SCHEDULER):
+        return ""
+    file = folder / SCHEDULER / SCHEDULER_CONFIG
+    if not file.is_file():
+        return f"{folder}: there is no {SCHEDULER}/{SCHEDULER_CONFIG} in it. Fetch it again."
+    try:
+        check_settings(read_json(file, limit=CONFIG_BYTES), False)
+    except PiyingError as error:
+        return f"{file}: {str(error).removeprefix(f'{file}: ')}"
+    return ""
 
 
 def _tokenizer_problem(folder: Path, encoder: Path) -> str:
@@ -390,6 +408,16 @@ class FileCatalog:
         """Return a file outside of the models folders under a name for it; None where it is damaged."""
         info = _inspected(path)
         return None if info is None else SingleFile(name, path, info)
+
+    def why_not(self, path: Path) -> str:
+        """Return what a file is that is no model here, or why it cannot be read."""
+        from ..checkpoints.inspect import inspect
+
+        try:
+            found = inspect(path)
+        except PiyingError as error:
+            return str(error)
+        return found.reason or f"this is {found.what}"
 
     def shapes(self, place: Path, kind: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of one component of a file or folder under the names of its class.

@@ -75,6 +75,9 @@ def check_lists(path: Path, metadata: Mapping[str, Any], lengths: Mapping[str, i
     ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in IDS}
     if metadata[MODEL] != UNIGRAM and ids["eos"] is None:
         raise _broken(path, "it does not say which token ends a text")
+    odd = next((name for name in IDS if f"tokenizer.ggml.{name}_token_id" in lengths), None)
+    if odd is not None:
+        raise _broken(path, f"its {odd} token is a list")
     for name, number in ids.items():
         # SentencePiece has -1 for none.
         if number is not None and (type(number) is not int or not -1 <= number < count):

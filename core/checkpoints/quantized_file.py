@@ -44,7 +44,8 @@ CASTABLE = next(name for name, one in FORMATS.items() if one.can_cast)
 UNUSED = "not used by the model"
 MOVED = "its values are moved while loading"
 SETTINGS: dict[str, str | int] = {"general.quantization_version": 2}
-FILE_TYPES = {"q8_0": 7, "q4_0": 2}  # llama.cpp's numbers of MOSTLY_Q8_0 and MOSTLY_Q4_0
+# llama.cpp's numbers of MOSTLY_Q8_0, Q6_K, Q5_K_S, Q4_K_S and Q4_0.
+FILE_TYPES = {"q8_0": 7, "q6_k": 18, "q5_k": 16, "q4_k": 14, "q4_0": 2}
 
 TARGETS: dict[str, WeightFormat] = {target: one for one in FORMATS.values() for target in one.targets}
 

@@ -158,7 +158,11 @@ RULES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
     (r"temperal_downsample", (list_of(FLAG),)),
     (r"sample_size", (whole(1, LONGEST),)),
     (r"rope_max_seq_len", (whole(128, LONGEST),)),  # positions along a side: one for 16 pixels, of 2048 at most
-    (r"axes_lens", (list_of(whole(1, LONGEST)),)),
+    (r"axes_lens", (list_of(whole(128, LONGEST)),)),
+    (r"num_train_timesteps", (whole(1, LONGEST),)),
+    (r"beta_(start|end)|(base|max|flow)_shift|shift", (number(0, 1e6), NULL)),
+    (r"solver_order", (whole(1, 3),)),
+    (r"(beta_schedule|prediction_type|timestep_spacing|solver_type|final_sigmas_type)", (TEXT,)),
     (r"relative_attention_max_distance", (whole(64, LONGEST),)),  # its logarithm is divided into buckets
     (r"chunk_size_feed_forward|max_window_layers|semantic_loss_ignore_index", (COUNT,)),
     (r"vace_layers", (list_of(COUNT),)),

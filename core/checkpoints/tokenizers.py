@@ -33,8 +33,11 @@ def tokenized(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
     Raises:
         PiyingError: it is broken.
     """
+    single = isinstance(texts, str)
+    # Halves of surrogate pairs, as of a text that JavaScript has cut, cannot be encoded.
+    whole = [text.encode("utf-8", "replace").decode() for text in ([texts] if isinstance(texts, str) else texts)]
     try:
-        return tokenizer(texts, **options)
+        return tokenizer(whole[0] if single else whole, **options)
     except BaseException as error:
         # A panic of the tokenizers package, as over a pattern without end, is no Exception, and cannot be imported.
         if type(error).__module__ != "pyo3_runtime":

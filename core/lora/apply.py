@@ -114,7 +114,8 @@ class _OneLora:
         elif change.kind:
             self._shift_by(change, target, name if is_table else f"{name}.weight")
         for role, factor in (("bias", 1.0), ("up_bias", self._scale(change))):
-            if role in change.parts and not is_table:
+            # Of a bias alone that the layer does not have; see `unfitting`.
+            if role in change.parts and not is_table and f"{name}.bias" in self.parameters:
                 self._shift(f"{name}.bias", target.rows(self._read(change, role).reshape(-1)) * factor)
 
     def _beside(self, change: Change[StoredTensor], target: Target) -> None:

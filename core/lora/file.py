@@ -411,7 +411,7 @@ SizeOf = Callable[[str], tuple[int, ...] | None]
 
 
 def unfitting(verdict: Verdict[Tensor], size_of: SizeOf) -> dict[str, str]:
-    """Return why layers of a file are left out of a model of these sizes, by their names in the file.
+    """Return why layers of a file, or biases of them alone, are left out of a model, by their names in the file.
 
     Variants of one model differ outside of blocks: such a layer is left out where it does not fit. Inside of them
     the size is the model's own.
@@ -429,16 +429,21 @@ def unfitting(verdict: Verdict[Tensor], size_of: SizeOf) -> dict[str, str]:
         targets = verdict.placement.targets[change.layer]
         for target in targets:
             why = _misfit(change, target, len(targets), size_of)
+            if why == NO_BIAS and change.kind and size_of(target.name) is None:
+                # The change of its weight is applied all the same.
+                found[f"{change.layer}.diff_b"] = NO_BIAS
+                continue
             if why.startswith(OF_ANOTHER_SIZE) and block_of(verdict.class_name, target.name):
                 raise ValueError(why.removeprefix(OF_ANOTHER_SIZE))
             if why:
                 found[change.layer] = why
-    if found and len(found) == len({change.layer for change in verdict.changes}):
+    layers = {change.layer for change in verdict.changes}
+    if layers and layers <= found.keys():
         raise ValueError(next(iter(found.values())).removeprefix(OF_ANOTHER_SIZE))
     return found
 
 
-OF_ANOTHER_SIZE = "of another size: "
+OF_ANOTHER_SIZE, NO_BIAS = "of another size: ", "with a bias that the layer does not have"
 
 
 def _misfit(change: Change[Tensor], target: Target, count: int, size_of: SizeOf) -> str:
@@ -467,7 +472,7 @@ def _misfit(change: Change[Tensor], target: Target, count: int, size_of: SizeOf)
         return ""
     bias = None if table is not None else size_of(f"{target.name}.bias")
     if bias is None:
-        return "with a bias that the layer does not have"
+        return NO_BIAS
     other = next((own for length in biases if (own := share((length,))) != bias), None)
     return _other_size(f"{target.name}.bias", bias, other) if other else ""
 

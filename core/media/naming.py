@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..atomic_write import unfinished_file
-from ..errors import PiyingError, explain_os_errors
+from ..errors import PiyingError, clipped, explain_os_errors
 
+LONGEST = 200  # bytes of a folder's name, or of a file's before its number: file systems hold 255
 MAX_FOLDERS = 64  # within each other; to make them takes a level of Python's stack each
 _FORBIDDEN_CHARACTERS = re.compile(r'[<>:"|?*\x01-\x1f\x7f]')
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
@@ -91,6 +92,12 @@ def _placed(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, s
             "folder, such as video/ComfyUI."
         )
     *subfolders, stem = map(_safe, parts)
+    long = next((part for part in (*subfolders, stem) if len(os.fsencode(part)) > LONGEST), None)
+    if long is not None:
+        raise PiyingError(
+            f"filename_prefix {clipped(prefix)!r} has a name of {len(os.fsencode(long))} bytes; there is room for "
+            f"{LONGEST}. Give a shorter one."
+        )
     return folder.joinpath(*subfolders), stem
 
 

@@ -99,7 +99,9 @@ def _worth_native_matmul(phase: Phase, compute: Compute, storage: Storage, *, ma
     The answer must not depend on the card's memory: more of it would then make a plan slower.
     """
     stored, flops = weight_format(storage), machine.native_flops.get(storage)
-    if stored is None or flops is None or compute not in stored.matmul_computes or not phase.linear_share:
+    if stored is None or stored.kernel is None or flops is None or compute not in stored.kernel.computes:
+        return False
+    if not phase.linear_share:
         return False
     faster = 1 / (1 - phase.linear_share * (1 - machine.bf16_flops / flops))
     return memory == storage or faster >= MATERIALLY_FASTER

@@ -12,6 +12,7 @@ from ..accelerator import card_module
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..main_memory import MemoryLimit, memory_limits
+from ..quantization.kernel_fault import kernel_fault
 from ..quantization.registry import FORMATS
 from .plan_types import GB, Compute, PhasePlan, Rates
 
@@ -200,10 +201,19 @@ def allocator_of(settings: str) -> Allocator:
     return "unsplit" if not chosen or "max_split_size_mb" in chosen else "default"
 
 
-def _native_flops(flops: float, capability: tuple[int, int]) -> dict[str, float]:
-    """Return the rates of matrix products in the weight formats that a card multiplies in."""
-    speedups = {name: one.matmul_speedup(capability) for name, one in FORMATS.items()}
-    return {name: flops * speedup for name, speedup in speedups.items() if speedup is not None}
+def _native_flops(flops: float, capability: tuple[int, int], device: str = "") -> dict[str, float]:
+    """Return the rates of matrix products in the weight formats that a card multiplies in.
+
+    Args:
+        device: on which kernels of packages are tried; "" for a card that is not here, which counts on torch alone.
+    """
+    found = {}
+    for name, one in FORMATS.items():
+        speedup = one.matmul_speedup(capability)
+        is_there = not one.kernel or not one.kernel.function or (device and not kernel_fault(name, device))
+        if speedup is not None and is_there:
+            found[name] = flops * speedup
+    return found
 
 
 def read_machine(policy: DevicePolicy) -> Machine:
@@ -301,7 +311,7 @@ def _read_card(device: str, ram_total: int, ram_free: int) -> Machine:
         pcie=pcie_rate(capability or TYPICAL_CAPABILITY),
         disk=DISK,
         bf16_flops=flops,
-        native_flops={} if capability is None else _native_flops(flops, capability),
+        native_flops={} if capability is None else _native_flops(flops, capability, device),
         bandwidth=bandwidth * MEMORY_REACHED,
         capability=capability,
         allocator=allocator_of(allocator_settings()),

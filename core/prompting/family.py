@@ -57,6 +57,13 @@ class PromptFamily(ModelFamily):
             found.append(replace(model, problem=reason) if reason else model)
         return found
 
+    def why_unusable(self, file: str, files: FileCatalog) -> str | None:
+        """Return why a file of Ollama or LM Studio is not offered; None for other names."""
+        from .shared_models import shared_models
+
+        path = next((path for name, path in shared_models() if name == file), None)
+        return None if path is None else files.why_not(path)
+
     def place_problem(self, place: Path) -> str:
         """Return why the chat template of a model's folder or GGUF file cannot be used; else ""."""
         from .chat_template import why_no_template

@@ -32,6 +32,7 @@ PICTURE_RULES = {
 }
 DEFAULT_PICTURE_RULE = "The picture shows what is there already. Write nothing that contradicts it."
 TAKEN_OVER: frozenset[FactKind] = frozenset({"quoted", "camera", "name", "colour"})
+MOST_ASPECT = 200  # of a picture: smart_resize of Qwen2-VL's image processor in transformers refuses more
 MAX_PICTURE_SIDE = 768  # pixels; Qwen-VL makes one token of 28×28 or 32×32 of them
 
 
@@ -134,13 +135,22 @@ def first_picture(images: Any) -> Picture:
         images: float tensor [N, H, W, 3 or more] in 0..1.
 
     Raises:
-        PiyingError: it is no such tensor, or empty.
+        PiyingError: it is no such tensor, empty, not finite, or too long for its width.
     """
     from PIL import Image
 
     shape = tuple(getattr(images, "shape", ()))
     if len(shape) != 4 or shape[-1] < 3 or 0 in shape:
-        raise PiyingError(f"image has the shape {list(shape)}. Connect an IMAGE of at least one frame.")
+        raise PiyingError(
+            f"image has the shape {list(shape)}. Connect an IMAGE of at least one frame and three channels."
+        )
+    if max(shape[1:3]) > MOST_ASPECT * min(shape[1:3]):
+        raise PiyingError(
+            f"image is {shape[2]}×{shape[1]}; models that see take pictures up to {MOST_ASPECT} times as long as wide."
+            " Crop it."
+        )
+    if not bool(images[0].isfinite().all()):
+        raise PiyingError("image holds values that are no numbers (NaN or infinity). Look at what makes it.")
     pixels = (images[0, :, :, :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
     image = Image.fromarray(pixels)
     image.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)

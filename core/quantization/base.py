@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.stored_tensor import PLAIN_PIECE
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..files.stored_tensor import StoredTensor
+    from .kernels import MatmulKernel
 
     # The tensors of one layer, by the names of the attributes that its module has for them.
     Packed = dict[str, torch.Tensor]
@@ -47,7 +49,6 @@ class WeightFormat(ABC):
         errors: {number type that files for people's cards have: the root mean square of what rounding Gaussian weights
             to it loses, relative to them}, as measured; tables of sizes list them.
         rounding_error: the root mean square of what is lost, relative to that of Gaussian weights.
-        matmul_computes: the number types of inputs that its kernels multiply with it.
         unsupported_devices: kinds of devices that cannot hold it.
         can_cast: whether weights are cast to it; else it is held where a file has it alone.
         targets: the names by which a person asks for a file in it, or in one of its forms; none where none is written.
@@ -65,13 +66,17 @@ class WeightFormat(ABC):
     file_names: ClassVar[Mapping[str, str]]
     errors: ClassVar[Mapping[str, float]]
     rounding_error: ClassVar[float]
-    matmul_computes: ClassVar[tuple[str, ...]] = ()
     unsupported_devices: ClassVar[frozenset[str]] = frozenset()
     can_cast: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = ()
     declared_as: ClassVar[str] = ""
     marker: ClassVar[str] = ""
     declared_only: ClassVar[bool] = False
+
+    @property
+    def kernel(self) -> MatmulKernel | None:
+        """What multiplies with it as it is stored; None for nothing."""
+        return None
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
         """Return whether a tensor of a file is a weight in this format.
@@ -116,7 +121,8 @@ class WeightFormat(ABC):
         Args:
             capability: CUDA's compute capability; None for other devices.
         """
-        return None
+        kernel = self.kernel
+        return kernel.speedup if kernel is not None and not kernel.why_not(capability) else None
 
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
@@ -169,9 +175,13 @@ class WeightFormat(ABC):
         """Return the tensors of a layer of that size, to measure how fast it is unpacked."""
         return self.to_stored(weight)
 
-    @abstractmethod
     def to_stored(self, weight: torch.Tensor) -> Packed:
-        """Return the tensors of a layer from its weight [out, in], of any floating type; rounds it."""
+        """Return the tensors of a layer from its weight [out, in], of any floating type; rounds it.
+
+        Raises:
+            PiyingError: weights are not cast to the format; see `can_cast`.
+        """
+        raise PiyingError(f"weights are not cast to {self.title}. Choose a file that has them so, or another format.")
 
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return what `to_stored` does, as files of one of the `targets` have it; of weights without numbers too."""
@@ -202,10 +212,14 @@ class WeightFormat(ABC):
         """
 
     def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the weight of such a layer, float32 [out, in]: what it makes of an identity matrix."""
+        """Return the weight of such a layer, float32 [out, in]; of a class of another kind by an identity matrix."""
         import torch
 
+        from .stored_linear import StoredLinear
+
         made: Any = layer
+        if isinstance(made, StoredLinear):
+            return made.dense(torch.float32)
         columns = []
         for start in range(0, made.in_features, IDENTITY_ROWS):
             rows = torch.zeros(min(IDENTITY_ROWS, made.in_features - start), made.in_features)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import DEVICE_PIECE
 from ..files.stored_tensor import PLAIN_PIECE
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from ..files.stored_tensor import StoredTensor
     from .base import Packed
     from .block_scaled_linear import BlockScaledLinear
+    from .kernels import MatmulKernel
 
 TENSOR_SCALE_BYTES = 4
 # Bytes for each weight of a piece while it is unpacked: indices, the numbers in fp32, and those before scaling.
@@ -125,14 +125,6 @@ class BlockScaled(WeightFormat):
         scale = tiles[part.start // TILE_ROWS : -(-(part.start + len(values)) // TILE_ROWS)].flatten()
         return {"values": values, "scale": scale, "tensor_scale": packed["tensor_scale"]}
 
-    def to_stored(self, weight: torch.Tensor) -> Packed:
-        """Refuse: what is cast in memory is cast to one byte a weight.
-
-        Raises:
-            PiyingError: always.
-        """
-        raise PiyingError(f"weights are not cast to {self.title}. Choose a file that has them so, or another format.")
-
     def joined(
         self, weight: StoredTensor, beside: Mapping[str, StoredTensor], declared: Mapping[str, Any]
     ) -> StoredTensor:
@@ -157,13 +149,6 @@ class BlockScaled(WeightFormat):
 
         return Nvfp4Linear if self.values_per_byte == 2 else Mxfp8Linear
 
-    def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the values times their scales."""
-        import torch
-
-        assert isinstance(layer, self.layer_class())
-        return layer.dense(torch.float32)
-
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:
         """Return a layer of `layer_class`."""
         return self.layer_class()(
@@ -185,6 +170,13 @@ class Nvfp4(BlockScaled):
     errors = {"NVFP4": 0.0951}
     block, values_per_byte, value_type, scale_type = NVFP4_BLOCK, 2, "U8", "F8_E4M3"
 
+    @property
+    def kernel(self) -> MatmulKernel:
+        """That of Blackwell."""
+        from .kernels import BLOCK_SCALED_CORES, HALF, KITCHEN, MatmulKernel
+
+        return MatmulKernel(KITCHEN, "scaled_mm_nvfp4", computes=HALF, first=BLOCK_SCALED_CORES, speedup=4.0)
+
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return what comfy-kitchen makes of a weight."""
         from .block_scaled_linear import packed_nvfp4
@@ -205,6 +197,13 @@ class Mxfp8(BlockScaled):
     scales = ("weight_scale",)
     errors = {"MXFP8": 0.0266}
     block, values_per_byte, value_type, scale_type = MXFP8_BLOCK, 1, "F8_E4M3", "U8"
+
+    @property
+    def kernel(self) -> MatmulKernel:
+        """That of Blackwell."""
+        from .kernels import BLOCK_SCALED_CORES, HALF, KITCHEN, MatmulKernel
+
+        return MatmulKernel(KITCHEN, "scaled_mm_mxfp8", computes=HALF, first=BLOCK_SCALED_CORES, speedup=2.0)
 
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return what comfy-kitchen makes of a weight."""

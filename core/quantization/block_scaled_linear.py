@@ -28,6 +28,7 @@ E2M1_MIDDLES = tuple(
 )
 LARGEST_E4M3 = 448.0
 GROUP = 32  # rows of a tile that lie one behind the other
+MULTIPLE = 32  # that both sides of a weight are of, for the kernels
 EXPONENT_BIAS = 127
 EXPONENT_BITS = 23  # where a float32 has its exponent
 
@@ -201,6 +202,50 @@ class _ScaleRows(StoredTensor):
         return tiled(scale[self._rows.start : self._rows.stop])
 
 
+def _native_product(
+    inputs: torch.Tensor, packed: dict[str, torch.Tensor], *, bias: torch.Tensor | None, is_nvfp4: bool
+) -> torch.Tensor:
+    """Return inputs times a weight in NVFP4 or MXFP8 plus the bias, in the type of the inputs.
+
+    Args:
+        inputs: [..., in], bf16 or fp16.
+        packed: see `BlockScaledTensor.packed`; rows and columns are multiples of 32.
+        bias: [out] in the type of the inputs, or None.
+        is_nvfp4: else MXFP8.
+    """
+    import comfy_kitchen  # type: ignore[import-untyped,unused-ignore]
+
+    values = packed["values"]
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    tiles = packed["scale"].view(-(-len(values) // TILE_ROWS) * TILE_ROWS, -1)
+    if is_nvfp4:
+        # The largest input of all takes the blocks' scales to the top of their range.
+        scale = rows.abs().amax().float().clamp(min=torch.finfo(torch.float32).tiny) / (LARGEST_E4M3 * E2M1[7])
+        small, blocks = comfy_kitchen.quantize_nvfp4(rows, scale, pad_16x=len(rows) % 16 != 0)
+        product = comfy_kitchen.scaled_mm_nvfp4(
+            small,
+            values,
+            tensor_scale_a=scale,
+            tensor_scale_b=packed["tensor_scale"],
+            block_scale_a=blocks,
+            block_scale_b=tiles.view(torch.float8_e4m3fn),
+            bias=bias,
+            out_dtype=inputs.dtype,
+        )
+    else:
+        small, blocks = comfy_kitchen.quantize_mxfp8(rows, pad_32x=len(rows) % 32 != 0)
+        product = comfy_kitchen.scaled_mm_mxfp8(
+            small,
+            values.view(torch.float8_e4m3fn),
+            block_scale_a=blocks,
+            block_scale_b=tiles.view(torch.float8_e8m0fnu),
+            bias=bias,
+            out_dtype=inputs.dtype,
+        )
+    found: torch.Tensor = product[: len(rows)].reshape(*inputs.shape[:-1], len(values))
+    return found
+
+
 class BlockScaledLinear(StoredLinear):
     """A Linear layer of block-scaled weights.
 
@@ -237,6 +282,14 @@ class BlockScaledLinear(StoredLinear):
             weight[done : done + len(piece)] = piece
             done += len(piece)
         return weight
+
+    def product(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Return the layer's output, multiplied in the format where that is asked for; see `StoredLinear`."""
+        is_whole = self.out_features % MULTIPLE == 0 and self.in_features % MULTIPLE == 0
+        if self.native_matmul and is_whole and inputs.dtype in (torch.bfloat16, torch.float16):
+            packed = {name: cast(torch.Tensor, getattr(self, name)) for name in ("values", "scale", "tensor_scale")}
+            return _native_product(inputs, packed, bias=bias, is_nvfp4=self.block == NVFP4_BLOCK)
+        return super().product(inputs, bias)
 
 
 class Nvfp4Linear(BlockScaledLinear):

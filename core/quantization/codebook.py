@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import PiyingError, clipped
+from ..errors import clipped
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import DEVICE_PIECE
 from ..files.stored_tensor import PLAIN_PIECE
@@ -101,14 +101,6 @@ class Codebook(WeightFormat):
         if packed["channel"].numel():
             yield packed["channel"]
 
-    def to_stored(self, weight: torch.Tensor) -> Packed:
-        """Refuse: what is cast in memory is cast to one byte a weight.
-
-        Raises:
-            PiyingError: always.
-        """
-        raise PiyingError(f"weights are not cast to {self.title}. Choose a file that has them so, or another format.")
-
     def sample(self, weight: torch.Tensor) -> Packed:
         """Return a layer of zeros of that size."""
         import torch
@@ -123,13 +115,6 @@ class Codebook(WeightFormat):
             "channel": torch.ones(rows, 1) if packed_scales else torch.empty(0, 1),
             "group": torch.tensor(0),
         }
-
-    def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the weights that the layer stands for."""
-        import torch
-
-        assert isinstance(layer, self.layer_class())
-        return layer.dense(torch.float32)
 
     def layer_class(self) -> type[CodebookLinear]:
         """Return the class of the layer."""

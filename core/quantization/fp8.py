@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..files.stored_tensor import StoredTensor
     from .base import Packed
     from .fp8_linear import Fp8Linear
+    from .kernels import MatmulKernel
 
 SCALE_BYTES = 4  # float32
 
@@ -36,11 +37,17 @@ class Fp8(WeightFormat):
     file_names = {"values": "weight", "scale": "weight_scale"}
     errors = {"F8_E4M3": 0.0265}
     rounding_error = 0.0265  # measured on 1536 × 1536 weights; tests/core/test_fp8.py holds it to theory
-    matmul_computes = ("bf16",)  # rowwise scales give nothing else (torch._scaled_mm)
     unsupported_devices = frozenset({"mps"})
     targets = ("fp8",)
     declared_as = "float8_e4m3fn"
     marker = "scaled_fp8"  # looked for by ComfyUI until 2025
+
+    @property
+    def kernel(self) -> MatmulKernel:
+        """Torch's product of e4m3 (torch._scaled_mm), of which rowwise scales give bf16 alone."""
+        from .kernels import MatmulKernel
+
+        return MatmulKernel("torch", "", computes=("bf16",), first=FP8_TENSOR_CORES, speedup=2.0)
 
     def recognises(self, name: str, types: Mapping[str, str]) -> bool:
         """Return whether a tensor is float8; bytes beside it are the scales of another format."""
@@ -49,10 +56,6 @@ class Fp8(WeightFormat):
     def bytes(self, weights: int, rows: int) -> int:
         """Return a byte for each weight, and its scale for each row."""
         return weights + rows * SCALE_BYTES
-
-    def matmul_speedup(self, capability: tuple[int, int] | None) -> float | None:
-        """Return 2 for cards with FP8 tensor cores."""
-        return 2.0 if capability is not None and capability >= FP8_TENSOR_CORES else None
 
     def holds(self, stored: StoredTensor) -> bool:
         """Return whether a tensor's values are float8, scaled or not."""
@@ -96,13 +99,6 @@ class Fp8(WeightFormat):
         from .fp8_linear import Fp8Linear
 
         return Fp8Linear
-
-    def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the values times their scales."""
-        import torch
-
-        assert isinstance(layer, self.layer_class())
-        return layer.dense(torch.float32)
 
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:
         """Return an `Fp8Linear`."""

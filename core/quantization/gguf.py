@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import PiyingError
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..files.gguf_blocks import BY_NAME, DEVICE_PIECE, HALVES, TYPES, UNPACKERS, half, stored_bytes
 from ..files.stored_tensor import PIECE
@@ -39,7 +38,7 @@ class Gguf(WeightFormat):
     errors = {"Q8_0": 0.0054, "Q6_K": 0.0173, "Q5_K": 0.0356, "Q4_K": 0.0711, "Q4_0": 0.086}
     rounding_error = 0.0  # what the file has is computed with
     can_cast = False
-    targets = ("q8_0", "q4_0")
+    targets = ("q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
 
     def bytes(self, weights: int, rows: int) -> int:
         """Return the bytes of weights in the type `SAMPLED`, where no file says which."""
@@ -82,22 +81,14 @@ class Gguf(WeightFormat):
         for blocks in packed["blocks"].view(-1, kind.bytes).split(PIECE // kind.weights):
             yield from (half(blocks, start) for start in HALVES[kind.name])
 
-    def to_stored(self, weight: torch.Tensor) -> Packed:
-        """Refuse: blocks are written by the tools of GGUF.
-
-        Raises:
-            PiyingError: always.
-        """
-        raise PiyingError("weights are not cast to GGUF. Choose a file that has them so, or another format.")
-
     def for_file(self, weight: torch.Tensor, target: str) -> Packed:
         """Return blocks of the type of that name."""
         import torch
 
-        from ..files.gguf_packing import PACKERS
+        from ..files.gguf_packing import packed
 
         kind = target.upper()
-        return {"blocks": PACKERS[kind](weight.detach()), "kind": torch.tensor(NUMBERS[kind])}
+        return {"blocks": packed(weight.detach(), kind), "kind": torch.tensor(NUMBERS[kind])}
 
     def why_dense(self, shape: Sequence[int], target: str) -> str:
         """Return that rows which are no whole blocks are not written in them."""
@@ -118,14 +109,6 @@ class Gguf(WeightFormat):
         from .gguf_linear import GgufLinear
 
         return GgufLinear
-
-    def dense(self, layer: nn.Module) -> torch.Tensor:
-        """Return the weights that the blocks stand for."""
-        import torch
-
-        made: Any = layer
-        weight: torch.Tensor = made.dense(torch.float32)
-        return weight
 
     def layer(self, packed: Packed, bias: torch.Tensor | None, compute: torch.dtype | None) -> nn.Module:
         """Return a `GgufLinear`."""

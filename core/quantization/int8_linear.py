@@ -19,6 +19,7 @@ from .scaled_tensor import ScaledTensor, dequantize
 from .stored_linear import StoredLinear
 
 LARGEST = 127
+HALF = (torch.bfloat16, torch.float16)
 
 
 def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,6 +78,27 @@ class RotatedTensor(ScaledTensor):
         return rotated(super()._true(values, scale), self.group)
 
 
+def _native_product(
+    inputs: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, *, bias: torch.Tensor | None, group: int
+) -> torch.Tensor:
+    """Return inputs times an INT8 weight plus the bias, in the type of the inputs.
+
+    Args:
+        inputs: [..., in], bf16 or fp16, not yet rotated.
+        values: int8 [out, in].
+        scale: float32 [out, 1].
+        bias: [out] in the type of the inputs, or None.
+        group: of how many inputs each is rotated; 0 where none is.
+    """
+    import comfy_kitchen  # type: ignore[import-untyped,unused-ignore]
+
+    rotation = {"convrot": True, "convrot_groupsize": group} if group else {}
+    found: torch.Tensor = comfy_kitchen.int8_linear(
+        inputs, values, scale, bias=bias, out_dtype=inputs.dtype, **rotation
+    )
+    return found
+
+
 class Int8Linear(StoredLinear):
     """A Linear layer with weights in int8.
 
@@ -109,6 +131,12 @@ class Int8Linear(StoredLinear):
         return dequantize(cast(torch.Tensor, self.values), cast(torch.Tensor, self.scale), dtype)
 
     def product(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Return the layer's output; inputs are rotated rather than weights, which takes less memory."""
+        """Return the layer's output, multiplied in INT8 where that is asked for and works; see `StoredLinear`.
+
+        Inputs are rotated rather than weights, which takes less memory.
+        """
+        values, scale = cast(torch.Tensor, self.values), cast(torch.Tensor, self.scale)
+        if self.native_matmul and inputs.dtype in HALF and scale.shape[1] == 1:
+            return _native_product(inputs, values, scale, bias=bias, group=self.group)
         inputs = rotated(inputs, self.group) if self.group else inputs
         return nn.functional.linear(inputs, self._stored(inputs.dtype), bias)

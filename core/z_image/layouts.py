@@ -110,6 +110,7 @@ OPTIONS: Config = {
     "axes_dims": [32, 48, 48],
     "axes_lens": [1024, 512, 512],
 }
+TEXT_PLACES = 512 + 32  # of a prompt, filled up to a multiple of 32, and of the picture behind it
 TIME_DIM, TIME_INNER, MODULATION_DIM = 256, 1024, 256
 
 
@@ -127,6 +128,8 @@ def tensors(config: Config) -> Tensors:
         raise ValueError(f"axes_dims {known['axes_dims']} do not add up to a head's width of {head}")
     if len(known["axes_lens"]) != len(known["axes_dims"]):
         raise ValueError(f"axes_lens {known['axes_lens']} are not as many as axes_dims {known['axes_dims']}")
+    if known["axes_lens"][0] < TEXT_PLACES:
+        raise ValueError(f"axes_lens {known['axes_lens']} have no {TEXT_PLACES} places for a text")
     found: ShapeTable = {"x_pad_token": (1, width), "cap_pad_token": (1, width)}
     time = min(width, MODULATION_DIM)
     for side, frames in zip(known["all_patch_size"], known["all_f_patch_size"], strict=True):

@@ -49,7 +49,10 @@ def said(**table):
 
 def assert_is(stored, expected, name):
     assert torch.equal(stored.read(), expected)
-    assert torch.equal(torch.cat([part.read() for part in stored.split(4)]), expected), "projections that are joined"
+    parts = torch.cat([part.read() for part in stored.split(4)])
+    # To rotate fewer rows may round another way: matrix products choose their code by the size.
+    off = (parts - expected).norm() / expected.norm()
+    assert off < 1e-6 if name != "nf4" else torch.equal(parts, expected), "projections that are joined"
     layer = FORMATS[name].layer(FORMATS[name].from_stored(stored), None, None)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert torch.equal(layer.dense(dtype), expected.to(dtype)), "rounded once"

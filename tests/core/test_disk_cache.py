@@ -84,6 +84,13 @@ def test_no_flipped_bit_of_several_chunks_gets_through(cache, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes in folders are Unix's")
+def test_an_empty_folder_in_the_place_of_an_entry_makes_room(cache):
+    cache.path("name").mkdir(parents=True)
+    assert cache.get("name") is None
+    cache.put("name", DATA)
+    assert cache.get("name") == DATA
+
+
 def test_what_is_no_file_is_absent_and_never_waited_for(cache):
     cache.folder.mkdir()
     os.mkfifo(cache.path("pipe"))

@@ -312,6 +312,7 @@ LIES = {
         "its merge 'surely none' needs 'surely'",
     ),
     "merges of numbers": ("tokenizer.ggml.merges", [1, 2], "its merges are no texts"),
+    "a list for an end": ("tokenizer.ggml.bos_token_id", [1], "its bos token is a list"),
     "few tokens": ("tokenizer.ggml.tokens", ["a", "b"], "it has 2 tokens, and 1101 entries"),
     "no tokens": ("tokenizer.ggml.tokens", [], "there are no tokens in it"),
     "an end that is none": ("tokenizer.ggml.eos_token_id", 99_999, "its eos token is number 99999 of 1101"),
@@ -343,6 +344,35 @@ def test_a_template_that_does_not_compile_is_told_of_the_file_as_of_the_model(tm
     with pytest.raises(PiyingError) as caught:
         check_model(PROMPT, "LLM/x.gguf", host)
     assert reason.removesuffix(".") in str(caught.value)
+
+
+@pytest.mark.parametrize(("way", "more"), [("linear", {}), ("yarn", {"original_context_length": 64})])
+def test_positions_are_stretched_as_the_file_says(tmp_path, way, more):
+    said = {"type": way, "factor": 4.0, **more}
+    metadata = {f"qwen3.rope.scaling.{name}": value for name, value in said.items()}
+    model = qwen("qwen3")
+    rope = {"rope_type": way, "factor": 4.0, "rope_theta": model.config.rope_parameters["rope_theta"]}
+    rope |= {"original_max_position_embeddings": 64} if more else {}
+    expected = type(model)(type(model.config)(**(model.config.to_dict() | {"rope_parameters": rope}))).eval()
+    expected.load_state_dict(model.state_dict())
+    loaded = load_component("prompt_model", qwen_file(tmp_path / "x.gguf", model, **metadata))
+    tokens = torch.arange(40)[None] + 5
+    with torch.no_grad():
+        found, plain, wanted = (one(tokens).logits for one in (loaded, model, expected))
+    assert torch.equal(found, wanted) and not torch.allclose(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("rope.scaling.type", "longrope", "rope.scaling.type is 'longrope', with factor None; linear and yarn"),
+        ("rope.freq_base", -5.0, "qwen3.rope.freq_base is -5.0"),
+        ("rope.freq_base", "x", "qwen3.rope.freq_base is x"),
+        ("attention.layer_norm_rms_epsilon", 0.0, "layer_norm_rms_epsilon is 0.0"),
+    ],
+)
+def test_numbers_that_are_none_are_not_replaced(tmp_path, name, value, said):
+    assert said in inspect(qwen_file(tmp_path / "x.gguf", qwen("qwen3"), **{f"qwen3.{name}": value})).reason
 
 
 def test_more_tokens_than_embeddings_are_refused(tmp_path):

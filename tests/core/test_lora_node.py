@@ -319,7 +319,7 @@ def test_what_inspection_list_and_check_accept_runs(host, tmp_path):
 
     good = {f"{name}.safetensors": tensors for name, (tensors, reason) in ZOO.items() if not reason}
     for name, tensors in good.items():
-        found = inspect(writers.save(tensors, tmp_path / "loras" / name), numbers=True)
+        found = inspect(writers.save(tensors, tmp_path / "loras" / name), contents=True)
         assert (found.is_lora, found.readable, found.reason) == (True, True, "")
         assert NODES["PiyingLoRA"].VALIDATE_INPUTS(name) is True
     assert NODES["PiyingLoRA"].INPUT_TYPES()["required"]["lora"][0] == ["none", *sorted(good)]
@@ -337,7 +337,7 @@ def test_inspection_list_check_and_run_refuse_in_the_same_words(host, tmp_path, 
 
     tensors, reason = ZOO[name]
     path = writers.save(tensors, tmp_path / "loras" / "x.safetensors")
-    found = inspect(path, numbers=True)
+    found = inspect(path, contents=True)
     accepted = NODES["PiyingLoRA"].VALIDATE_INPUTS("x.safetensors")
     choices = NODES["PiyingLoRA"].INPUT_TYPES()["required"]["lora"][0]
     assert found.is_lora

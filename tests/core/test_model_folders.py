@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import struct
 import time
@@ -18,7 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from piying.core.catalog.discovery import installed_models
+from piying.core.catalog.discovery import installed_models, why_no_model
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
 from piying.core.checkpoints import load_component
@@ -611,3 +612,28 @@ def test_a_broken_list_of_folders_stops_nothing(tmp_path, text):
     assert all(isinstance(folder, ExtraFolder) for folder in extra_folders(tmp_path / "x.yaml"))
     assert extra_folders(tmp_path / "nothing.yaml") == []
     assert ModelFolders(tmp_path) / "piying-models.lock.json" == tmp_path / "piying-models.lock.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (None, "there is no scheduler/scheduler_config.json in it"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps is 0; there can be a whole number from 1"),
+        ({"num_train_timesteps": 10**10}, "num_train_timesteps is 10000000000"),
+        ({"solver_order": 9}, "solver_order is 9"),
+        ({"flow_shift": "x"}, "flow_shift is .x."),
+        ({"prediction_type": 5}, "prediction_type is 5"),
+    ],
+)
+def test_a_scheduler_that_makes_no_steps_is_told_with_its_folder(tmp_path, change, said):
+    folder = shutil.copytree(BUILT_IN_ROOT / "wan_vace", tmp_path / "diffusers" / "toy")
+    host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    assert model_choices(WAN_VACE, host)[1] == "diffusers/toy"
+    if change is None:
+        (folder / "scheduler" / "scheduler_config.json").unlink()
+    else:
+        changed(folder, "scheduler/scheduler_config.json", **change)
+    assert re.search(said, why_no_model(folder, inspect(folder / "transformer")))
+    host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    with pytest.raises(PiyingError, match=said):
+        check_model(WAN_VACE, "diffusers/toy", host)

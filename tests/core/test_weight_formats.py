@@ -80,7 +80,7 @@ def test_the_plan_offers_it_and_says_so():
     phases = wan.phases(listed_components("wan2.1-vace-14b"), VideoWork(832, 480, 81))
     machine = synthetic(24, 64)
     asked = plan(phases, machine, memory="int8").phase("sample")
-    assert (asked.storage, asked.native_matmul) == ("int8", False)
+    assert (asked.storage, asked.native_matmul) == ("int8", False), "packages of a card that is not here are not known"
     assert asked.key.startswith("sample: transformer bf16 stored as int8, ")
     assert asked.weights == plan(phases, machine, memory="fp8").phase("sample").weights
     made = plan(phases, machine, memory="auto")

@@ -14,8 +14,9 @@ import torch
 from piying.core.catalog.component_sizes import listed_components
 from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
-from piying.core.catalog.selection import ModelHandle, choose_model, model_choices
-from piying.core.checkpoints import load_component
+from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
+from piying.core.checkpoints import apply_lora, load_component
+from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.executor.streaming import streamed
@@ -458,3 +459,31 @@ def test_memory_plan_shows_the_run_of_a_picture(folder, host):
     found = NODES["PiyingZImage"]().plan_memory(handle, width=80, height=64, steps=2, cfg=1.0)
     assert [phase.phase for phase in found.plan.phases] == ["encode", "sample", "decode"]
     assert NODES["PiyingMemoryPlan"].INPUT_TYPES()["optional"]["z_image"][0] == "Z_IMAGE"
+
+
+def test_the_encoder_s_own_folder_is_inspected_as_it_is_loaded(folder):
+    """Written by save_pretrained of its class, whose names lack those of the model around it."""
+    found = inspect(folder / "text_encoder")
+    assert (found.what, found.reason) == ("a language model", "")
+
+
+def test_too_few_places_are_told_before_a_run(folder, host):
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"axes_lens": [130, 512, 512]}))
+    with pytest.raises(PiyingError, match="axes_lens .* have no 544 places for a text"):
+        check_model(Z_IMAGE, FOLDER, host)
+
+
+def test_a_bias_that_no_layer_has_is_left_out_alone(parts, tmp_path):
+    made = lora(tmp_path / "loras" / "plain.safetensors", "original")
+    tensors = load_file(tmp_path / "loras" / "plain.safetensors")
+    tensors |= {f"diffusion_model.{layer}.diff_b": torch.ones(change.shape[0]) for layer, change in made.items()}
+    path = writers.save(models.tensors(parts["transformer"]), tmp_path / "model.safetensors")
+    found = []
+    for file in (tmp_path / "loras" / "plain.safetensors", writers.save(tensors, tmp_path / "x.safetensors")):
+        model = load_component("transformer", path)
+        applied = apply_lora(model, file)
+        layer = model.get_submodule("layers.0.attention.to_q")
+        found.append((layer(torch.eye(128)), applied.left_out))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == ""
+    assert "2 with a bias that the layer does not have" in found[1][1]

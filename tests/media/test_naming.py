@@ -261,3 +261,10 @@ def test_a_name_too_long_is_known_before_the_work(tmp_path):
     with pytest.raises(PiyingError, match="name is too long"), naming.writing(tmp_path, "影" * 90, ".png"):
         pytest.fail("the body ran")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prefix", ["a" * 201, "猫" * 80, "b" * 250 + "/x"])
+def test_a_name_that_no_file_system_holds_is_refused_before_anything_is_made(tmp_path, prefix):
+    with pytest.raises(PiyingError, match="bytes; there is room for 200. Give a shorter one."):
+        naming.numbered(tmp_path, prefix, ".mp4")
+    assert naming.numbered(tmp_path, "a" * 200, ".mp4").name.endswith("a_00001_.mp4")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from piying.core.media.video import load_frames, probe
 from piying.runner import Session
+from piying.runner.errors import WorkflowError
 
 FOLDER = Path(__file__).resolve().parents[2] / "subgraphs"
 BLUEPRINTS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")}
@@ -100,6 +102,19 @@ def test_it_validates_between_a_source_and_a_saver(session, name):
     graph, roots, errors = session.check(session.prepare(in_a_graph(name, RUNS[name][0])))
     assert errors == []
     assert [graph[root].class_type for root in roots] == ["SaveVideo"]
+
+
+def test_values_are_set_by_the_name_of_the_instance(session):
+    name = "Text to Video (Piying)"
+    graph = in_a_graph(name, None)
+    key = graph["nodes"][0]["id"]
+    made = session.prepare(graph, set={f"{name}.prompt": "a blue square", f"{key}.seed": 77, f"{key}.steps": "3"})
+    (sampler,) = [node["inputs"] for node in made.api.values() if node["class_type"] == "PiyingVACESample"]
+    assert (sampler["prompt"], sampler["seed"], sampler["steps"]) == ("a blue square", 77, 3)
+    (host,) = [node for node in made.extra_pnginfo["workflow"]["nodes"] if node["id"] == key]
+    assert {"a blue square", 77, 3} <= set(host["widgets_values"]), "the file that is saved says the same"
+    with pytest.raises(WorkflowError, match=re.escape(f"No node '{name}'")):
+        session.prepare(graph, set={f"{name}.surely": 1})
 
 
 @pytest.mark.parametrize("name", ["Image to Video (Piying)", "Inpaint Video (Piying)", "Extend Video (Piying)"])

@@ -246,3 +246,12 @@ def test_what_is_no_workflow_is_one_sentence(session, tmp_path, text, words):
     with pytest.raises(WorkflowError) as caught:
         session.prepare(path)
     assert words in str(caught.value)
+
+
+def test_halves_of_characters_are_replaced_and_told(session, tmp_path, caplog):
+    text = json.dumps({"1": {"class_type": "PreviewAny", "inputs": {"source": "HALF PAIR TEXT"}}})
+    text = text.replace("HALF", "\\ud83d").replace("PAIR", "\\ud83d\\ude00").replace("TEXT", "\\\\ud83d")
+    (tmp_path / "x.json").write_text(text, encoding="ascii")
+    source = session.prepare(tmp_path / "x.json").api["1"]["inputs"]["source"]
+    assert source == "\ufffd \U0001f600 \\ud83d"
+    assert "1 halves of characters" in caplog.text

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ...errors import PiyingError, clipped
+
 Shapes = Mapping[str, tuple[int, ...]]
 ShapeTable = dict[str, tuple[int, ...]]  # one that is being made
 Config = dict[str, Any]
@@ -154,10 +156,18 @@ def gguf_settings(metadata: Metadata, known: Mapping[str, str]) -> Config:
 
     Args:
         known: {key below that of the architecture: name in the configuration}.
+
+    Raises:
+        PiyingError: one is no number above 0.
     """
     architecture = metadata.get("general.architecture")
-    found = {name: metadata.get(f"{architecture}.{key}") for key, name in known.items()}
-    return {name: value for name, value in found.items() if isinstance(value, (int, float)) and value > 0}
+    found: Config = {}
+    for key, name in known.items():
+        value = metadata.get(f"{architecture}.{key}")
+        if value is not None and (isinstance(value, (str, bool)) or value <= 0):
+            raise PiyingError(f"its metadata say {architecture}.{key} is {clipped(str(value), 40)}. Fetch it again.")
+        found |= {} if value is None else {name: value}
+    return found
 
 
 def same(name: str, shapes: Shapes) -> Place:

@@ -146,7 +146,9 @@ LLAMA3_FACTOR = 8.0  # of the larger ones
 def place(name: str, shapes: Shapes) -> Place:
     """Place a tensor under transformers' names; those of models that see say which side it is of."""
     del shapes
-    return Whole(name.replace("model.language_model.", "model.", 1))
+    own = name.replace("model.language_model.", "model.", 1)
+    # Of a text encoder's class, such as Qwen3Model, which has no output layer.
+    return Whole(own if own.startswith(("model.", "lm_head.")) else f"model.{own}")
 
 
 def place_gguf(name: str, shapes: Shapes) -> Place | None:
@@ -192,9 +194,31 @@ def _rope(metadata: Metadata, found: Config) -> Config:
     rope: Config = {} if theta is None else {"rope_theta": theta}
     if found["model_type"] == "glm4" and "rotated" in said and "head_dim" in found:
         rope["partial_rotary_factor"] = said["rotated"] / found["head_dim"]
+    rope |= _scaling(metadata)
     if width and theta == LLAMA3_THETA and found.get("max_position_embeddings") == LLAMA3_CONTEXT:
         rope |= {**LLAMA3_ROPE, "factor": LLAMA3_FACTORS.get(int(width), LLAMA3_FACTOR)}
     return rope
+
+
+def _scaling(metadata: Metadata) -> Config:
+    """Return how positions are stretched beyond those that the model was trained on.
+
+    Raises:
+        PiyingError: in a way that is not read.
+    """
+    architecture = metadata.get("general.architecture")
+    way = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if way == "none":
+        return {}
+    known = {"rope.scaling.factor": "factor", "rope.scaling.original_context_length": "original"}
+    said = gguf_settings(metadata, known)
+    if way not in ("linear", "yarn") or "factor" not in said:
+        raise PiyingError(
+            f"its metadata say {architecture}.rope.scaling.type is {clipped(str(way), 40)!r}, with factor "
+            f"{said.get('factor')}; linear and yarn with a factor are read. Choose another file."
+        )
+    original = {"original_max_position_embeddings": said["original"]} if way == "yarn" and "original" in said else {}
+    return {"rope_type": way, "factor": float(said["factor"]), **original}
 
 
 # The options of the classes that shapes depend on, by transformers' configurations.
@@ -307,8 +331,8 @@ LANGUAGE_MODEL = Layout(
     style="transformers",
     title=TITLE,
     marks=(
-        r"model\.(language_model\.)?embed_tokens\.weight",
-        r"model\.(language_model\.)?layers\.0\.self_attn\.q_proj\.weight",
+        r"(model\.(language_model\.)?)?embed_tokens\.weight",
+        r"(model\.(language_model\.)?)?layers\.0\.self_attn\.q_proj\.weight",
     ),
     place=place,
     config=config,

@@ -342,3 +342,16 @@ def test_too_long_a_prompt_is_said_before_it_is_run(host, built_in):
     request = ExpandRequest("红 " * 3000, strict=True, max_new_tokens=4000)
     with pytest.raises(PiyingError, match="the prompt model has room for 4096 together. Shorten the prompt"):
         expand(built_in, request, host)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (torch.rand(1, 1, 3000, 3), "image is 3000×1; models that see take pictures up to 200 times"),
+        (torch.full((1, 32, 32, 3), float("nan")), "image holds values that are no numbers"),
+        (torch.rand(1, 32, 32, 1), "at least one frame and three channels"),
+    ],
+)
+def test_pictures_that_no_model_sees_are_refused(image, said):
+    with pytest.raises(PiyingError, match=said):
+        first_picture(image)

@@ -6,7 +6,8 @@ import hashlib
 import json
 
 import pytest
-from piying.core.catalog.selection import ModelHandle, choose_model, model_choices
+from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
+from piying.core.errors import PiyingError
 from piying.core.executor.model_cache import evict_models
 from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.family import PROMPT
@@ -75,3 +76,22 @@ def test_manifests_that_lead_nowhere_are_passed_over(home, text):
     manifest, _ = write_ollama(home / ".ollama" / "models", "registry.ollama.ai/library/x/latest", b"GGUF")
     manifest.write_text(text)
     assert list(shared_models()) == []
+
+
+@pytest.mark.parametrize("name", ["q-00001-of-00002.gguf", "cut.gguf"])
+def test_files_that_cannot_be_used_say_why_as_those_of_the_models_folder(tmp_path, home, name):
+    path = qwen_file(home / ".lmstudio" / "models" / "a" / name, qwen("qwen3"))
+    if name == "cut.gguf":
+        path.write_bytes(path.read_bytes()[:5000])
+    own = tmp_path / "models" / "LLM" / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes(path.read_bytes())
+    host = HeadlessHost(models=[tmp_path / "models"], chosen_device="cpu")
+    reasons = []
+    for known, place in ((f"LM Studio/a/{name}", path), (f"LLM/{name}", own)):
+        with pytest.raises(PiyingError) as caught:
+            check_model(PROMPT, known, host)
+        reasons.append(
+            str(caught.value).partition("cannot be used: ")[2].partition(" Here are")[0].replace(str(place), "")
+        )
+    assert reasons[0] == reasons[1] != ""
