@@ -213,7 +213,7 @@ def _native_product(
         bias: [out] in the type of the inputs, or None.
         is_nvfp4: else MXFP8.
     """
-    import comfy_kitchen  # type: ignore[import-untyped,unused-ignore]
+    import comfy_kitchen
 
     values = packed["values"]
     rows = inputs.reshape(-1, inputs.shape[-1])

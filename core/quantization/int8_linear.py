@@ -90,7 +90,7 @@ def _native_product(
         bias: [out] in the type of the inputs, or None.
         group: of how many inputs each is rotated; 0 where none is.
     """
-    import comfy_kitchen  # type: ignore[import-untyped,unused-ignore]
+    import comfy_kitchen
 
     rotation = {"convrot": True, "convrot_groupsize": group} if group else {}
     found: torch.Tensor = comfy_kitchen.int8_linear(

@@ -58,6 +58,6 @@ def _fault(chosen: WeightFormat, device: str) -> str:
 
 def _backend(function: str) -> str:
     """Return which of comfy-kitchen's backends computes one of its functions on this machine."""
-    from comfy_kitchen.registry import registry  # type: ignore[import-untyped,unused-ignore]
+    from comfy_kitchen.registry import registry
 
     return str(registry.get_capable_backend(function))
