@@ -15,8 +15,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # Many tests compare bits. Without this MKL chooses its kernels by where the operands lie, on AMD's processors at
 # least, and a weight that is a view of a mapped file then gives other last bits than the same numbers elsewhere.
 os.environ.setdefault("MKL_CBWR", "AVX2")
-# Toy models are too small for two threads, which wait for each other by spinning; what tests start inherits it.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell's background jobs ignore SIGINT, what `nohup` starts SIGHUP, and so do their children: tests end them so.
 signal.signal(signal.SIGINT, signal.default_int_handler)
