@@ -71,7 +71,7 @@ def _installed(family: ModelFamily, host: Host) -> list[InstalledModel]:
                 partial.setdefault(entry.real, (name, folder))
             else:
                 size = sum(state.size for file, state in contents if file.lower().endswith(".safetensors"))
-                problem = _folder_problem(folder, _parts(family), contents) or family.place_problem(folder)
+                problem = _model_problem(family, folder, contents)
                 found[entry.real] = InstalledModel(name, Path(entry.real), size, problem=problem)
     folders, files = list(found.values()), FileCatalog(host)
     completed = [_completed(family, name, folder, files=files, folders=folders) for name, folder in partial.values()]
@@ -149,6 +149,11 @@ def _contents(folder: Path) -> tuple[tuple[str, FileState], ...]:
 
 def _parts(family: ModelFamily) -> tuple[str, ...]:
     return tuple(spec.name for spec in family.components) or ("",)
+
+
+def _model_problem(family: ModelFamily, folder: Path, contents: tuple[tuple[str, FileState], ...]) -> str:
+    """Return why the folder of a family's model cannot be used; else ""."""
+    return _folder_problem(folder, _parts(family), contents) or family.place_problem(folder)
 
 
 @lru_cache(maxsize=CACHED)
@@ -254,7 +259,7 @@ def why_not(name: str, family: ModelFamily, host: Host) -> str | None:
         if _is_downloading(_contents(folder)):
             return f"{folder} is not all here yet: fetch it again, it goes on where it stopped"
         if found in family.index_classes:
-            return _folder_problem(folder, _parts(family), _contents(folder)) or family.place_problem(folder) or None
+            return _model_problem(family, folder, _contents(folder)) or None
         return f"{folder} is a {found}, not a {' or '.join(family.index_classes)}"
     return family.why_unusable(name, FileCatalog(host)) or what_is(name, host, "model")
 
@@ -270,7 +275,7 @@ def why_no_model(place: Path, found: FileInfo) -> str:
     named = _class_name(place) if place.is_dir() else None
     for family in FAMILIES:
         if named in family.index_classes:
-            return _folder_problem(place, _parts(family), _contents(place)) or family.place_problem(place)
+            return _model_problem(family, place, _contents(place))
         inside = [part for part in found.parts if part.family == family.key and part.has_tokenizer]
         if inside and place.is_file():
             return family.place_problem(place)

@@ -86,7 +86,7 @@ def check_model(family: ModelFamily, model: str, host: Host) -> None:
     _check(family, model, host, installed)
     name = model.replace("\\", "/")
     if name not in (AUTO, BUILT_IN):
-        chosen = next((found for found in installed if found.name == name), None) or _meant(installed, name)
+        chosen = _named(installed, name)
         if chosen is not None:
             _check_words(chosen)
 
@@ -137,6 +137,11 @@ def _check(family: ModelFamily, model: str, host: Host, installed: list[Installe
         )
 
 
+def _named(installed: list[InstalledModel], name: str) -> InstalledModel | None:
+    """Return the model of that name, or the one that it stands for."""
+    return next((found for found in installed if found.name == name), None) or _meant(installed, name)
+
+
 def _meant(installed: list[InstalledModel], name: str) -> InstalledModel | None:
     """Return the model that a name stands for that is none.
 
@@ -185,7 +190,7 @@ def choose_model(handle: ModelHandle, host: Host, *, quiet: bool = False) -> Ins
     if name == BUILT_IN:
         return built_in(family.key)
     if name != AUTO:
-        chosen = next((found for found in installed if found.name == name), None) or _meant(installed, name)
+        chosen = _named(installed, name)
         assert chosen is not None  # `_check` has found it
         return chosen
     damaged = [found for found in installed if found.problem]

@@ -42,7 +42,8 @@ def gguf_tokenizer(path: Path) -> Any:
     """
     values = gguf_values(path)
     check_lists(path, values, {name: len(value) for name, value in values.items() if isinstance(value, list)})
-    check_words(path)
+    if reason := _why_inconsistent(values):
+        raise _broken(path, reason)
     with reading(path, "tokenizer"):
         if values[MODEL] == UNIGRAM:
             return SentencePieceTokenizer(_sentencepiece_model(values))
@@ -93,13 +94,16 @@ def check_words(path: Path) -> None:
     Raises:
         PiyingError: they make no tokenizer.
     """
-    if reason := _why_inconsistent(path):
+    if reason := _why_inconsistent_once(path):
         raise _broken(path, reason)
 
 
 @cached_by_state
-def _why_inconsistent(path: Path) -> str:
-    values: Mapping[str, Any] = gguf_values(path)
+def _why_inconsistent_once(path: Path) -> str:
+    return _why_inconsistent(gguf_values(path))
+
+
+def _why_inconsistent(values: Mapping[str, Any]) -> str:
     tokens = values[TOKENS]
     if not isinstance(tokens[0], str):
         return "its tokens are no texts"
