@@ -39,7 +39,6 @@ class ComponentSpec:
             that name the class of a larger model.
         rules: its lists of blocks, the unit of streaming, and which of their layers may be stored in fewer bits.
         layout_kind: the kind of the layouts that hold it; "" where that is its own kind.
-        tensors: {class: which tensors it has}, for those that are described.
     """
 
     name: str
@@ -47,7 +46,6 @@ class ComponentSpec:
     model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
     rules: CastRules = NOTHING_CAST
     layout_kind: str = ""
-    tensors: Mapping[str, Description] = field(default_factory=dict, hash=False)
 
     @property
     def kind(self) -> str:
@@ -91,7 +89,6 @@ class ModelFamily:
         socket: the type of its handle on a ComfyUI wire; "" for models that are no input of a sampler.
         loader: the display name of the node that loads it.
         components: in the order in which a plan names them.
-        layouts: how its components lie in single files.
         required: the components and tokenizers without which a model in single files does not run.
         missing: {component or tokenizer: what to put where, in a few words} for what single files may lack.
         remedy: what to do where something is missing, as the beginning of a sentence.
@@ -109,7 +106,6 @@ class ModelFamily:
     socket: str = ""
     loader: str = ""
     components: tuple[ComponentSpec, ...] = ()
-    layouts: tuple[Layout, ...] = ()
     required: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     remedy: str = ""
@@ -130,6 +126,14 @@ class ModelFamily:
     def rules(self) -> dict[str, CastRules]:
         """Which layers of each component may be stored in fewer bits."""
         return {spec.name: spec.rules for spec in self.components}
+
+    def layouts(self) -> tuple[Layout, ...]:
+        """Return how its components lie in single files."""
+        return ()
+
+    def descriptions(self) -> Mapping[str, Description]:
+        """Return {class: which tensors it has}, for those classes of its components that are described."""
+        return {}
 
     def trained_on(self, model: str) -> TrainedOn:
         """Return what the model of that name was trained on."""

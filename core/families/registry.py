@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
-from ..checkpoints.layouts import SHARED_LAYOUTS, Layout
-from ..checkpoints.layouts.base import Description
 from ..controls.family import DEPTH, DETECTOR, POSE, SEGMENTATION
 from ..hunyuan_dit.family import HUNYUAN_DIT
 from ..prompting.family import PROMPT
 from ..wan.family import WAN_VACE
 from ..z_image.family import Z_IMAGE
 from .base import ComponentSpec, ModelFamily
+
+if TYPE_CHECKING:
+    from ..checkpoints.layouts.base import Description, Layout
 
 FAMILIES: tuple[ModelFamily, ...] = (WAN_VACE, HUNYUAN_DIT, PROMPT, Z_IMAGE, DEPTH, SEGMENTATION, POSE, DETECTOR)
 
@@ -38,7 +40,9 @@ def planned_families() -> list[ModelFamily]:
 @cache
 def layouts() -> tuple[Layout, ...]:
     """Return the layouts in which components lie in files; where several match, the first one counts."""
-    own = (replace(layout, family=family.key) for family in FAMILIES for layout in family.layouts)
+    from ..checkpoints.layouts import SHARED_LAYOUTS
+
+    own = (replace(layout, family=family.key) for family in FAMILIES for layout in family.layouts())
     return (*own, *SHARED_LAYOUTS)
 
 
@@ -51,7 +55,7 @@ def component_specs(kind: str) -> tuple[ComponentSpec, ...]:
 @cache
 def description(class_name: str) -> Description | None:
     """Return what says which tensors a class has; None where nothing does."""
-    found = (spec.tensors.get(class_name) for family in FAMILIES for spec in family.components)
+    found = (family.descriptions().get(class_name) for family in FAMILIES)
     return next((one for one in found if one is not None), None)
 
 

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts import kl_vae, t5
 from ..families.base import ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
-from .layouts import BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, bert_tensors, tensors
 from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES, TOY_SIZES, check_size
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
+    from ..checkpoints.layouts.base import Description, Layout
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import ImageWork
@@ -33,6 +32,25 @@ PYTORCH = "pytorch_model.bin"
 
 class HunyuanDiTFamily(ModelFamily):
     """Hunyuan-DiT."""
+
+    def layouts(self) -> tuple[Layout, ...]:
+        """Return those of BERT, of the transformer and of the VAE."""
+        from ..checkpoints.layouts.kl_vae import KL_DIFFUSERS, KL_ORIGINAL
+        from .layouts import BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL
+
+        return BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, KL_DIFFUSERS, KL_ORIGINAL
+
+    def descriptions(self) -> Mapping[str, Description]:
+        """Return those of all four components."""
+        from ..checkpoints.layouts import kl_vae, t5
+        from .layouts import bert_tensors, tensors
+
+        return {
+            "BertModel": bert_tensors,
+            "T5EncoderModel": t5.tensors,
+            "HunyuanDiT2DModel": tensors,
+            "AutoencoderKL": kl_vae.tensors,
+        }
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return all-in-one checkpoints of ComfyUI's, Tencent's own files, and transformers alone."""
@@ -107,6 +125,8 @@ def _beside(path: Path) -> dict[str, tuple[Path, ...]]:
 
 def _inside(one: SingleFile) -> dict[str, tuple[Path, ...]]:
     """Return the components and tokenizers of an all-in-one checkpoint, whose T5 is the second text encoder."""
+    from .layouts import BERT
+
     found: dict[str, tuple[Path, ...]] = {}
     for part in one.found.parts:
         second = part.kind == "text_encoder" and part.title != BERT.title
@@ -128,7 +148,6 @@ HUNYUAN_DIT = HunyuanDiTFamily(
             classes=("BertModel",),
             model_types={"bert": "BertModel"},
             rules=CastRules(("encoder.layer",)),
-            tensors={"BertModel": bert_tensors},
         ),
         ComponentSpec(
             name="text_encoder_2",
@@ -139,7 +158,6 @@ HUNYUAN_DIT = HunyuanDiTFamily(
                 keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
                 fp32_modules={"fp16": ("wo",)},
             ),
-            tensors={"T5EncoderModel": t5.tensors},
         ),
         ComponentSpec(
             name="transformer",
@@ -150,11 +168,9 @@ HUNYUAN_DIT = HunyuanDiTFamily(
                 keep={"*norm*": "the Linear layers of norms are sensitive to rounding"},
                 spared=("pos_embed", "norm", "pooler"),
             ),
-            tensors={"HunyuanDiT2DModel": tensors},
         ),
-        ComponentSpec(name="vae", classes=("AutoencoderKL",), tensors={"AutoencoderKL": kl_vae.tensors}),
+        ComponentSpec(name="vae", classes=("AutoencoderKL",)),
     ),
-    layouts=(BERT, HUNYUAN_DIFFUSERS, HUNYUAN_ORIGINAL, kl_vae.KL_DIFFUSERS, kl_vae.KL_ORIGINAL),
     required=("transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae"),
     missing={
         "text_encoder": "its BERT text encoder",

@@ -14,10 +14,10 @@ API_KEY = "PIYING_SERVER_API_KEY"
 ENDPOINT = "/chat/completions"
 EXAMPLE = "http://127.0.0.1:11434/v1"
 LONGEST_URL = 2000
-GOOD_HOST = re.compile(r"[A-Za-z0-9.:-]{1,253}")
-GOOD_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*")
+GOOD_HOST = r"[A-Za-z0-9.:-]{1,253}"
+GOOD_PATH = r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*"
 # The server before the key that is for it; keys have neither dots nor colons before an equals sign.
-KEY_ENTRY = re.compile(r"\s*(localhost|\[?[A-Za-z0-9-]*[.:][A-Za-z0-9.:-]*\]?(?::\d+)?)=(\S+)\s*", re.IGNORECASE)
+KEY_ENTRY = r"\s*(localhost|\[?[A-Za-z0-9-]*[.:][A-Za-z0-9.:-]*\]?(?::\d+)?)=(\S+)\s*"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def key_hint(address: Address) -> str:
 def _keys(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the keys by the server that each is for, `host:port` or `host`."""
     value = environment.get(API_KEY, "").strip()
-    entries = [KEY_ENTRY.fullmatch(entry) for entry in value.split(",")]
+    entries = [re.fullmatch(KEY_ENTRY, entry, re.IGNORECASE) for entry in value.split(",")]
     if all(entries):
         return {entry[1].lower().replace("[", "").replace("]", ""): entry[2] for entry in entries if entry}
     allowed = _allowed(environment)
@@ -121,11 +121,11 @@ def _parse(url: str) -> Address:
     except ValueError as error:
         raise bad from error
     secure = parts.scheme == "https"
-    known = parts.scheme in ("http", "https") and GOOD_HOST.fullmatch(host) and "@" not in parts.netloc
+    known = parts.scheme in ("http", "https") and re.fullmatch(GOOD_HOST, host) and "@" not in parts.netloc
     # urlsplit leaves tabs and line breaks out.
     if len(url) > LONGEST_URL or not url.isprintable() or port == 0:
         raise bad
-    if not known or parts.query or parts.fragment or not GOOD_PATH.fullmatch(parts.path.rstrip("/")):
+    if not known or parts.query or parts.fragment or not re.fullmatch(GOOD_PATH, parts.path.rstrip("/")):
         raise bad
     endpoint = (parts.path.rstrip("/").removesuffix(ENDPOINT) or "/v1") + ENDPOINT
     return Address(secure, host, port or (443 if secure else 80), endpoint, is_loopback(host))

@@ -7,14 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.language_model import (
-    LANGUAGE_MODEL,
-    LANGUAGE_MODEL_GGUF,
-    ernie_tensors,
-    glm4_tensors,
-    qwen2_tensors,
-    qwen3_tensors,
-)
 from ..families.base import ComponentSpec, ModelFamily
 from ..quantization.policy import CastRules
 
@@ -22,6 +14,7 @@ if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
+    from ..checkpoints.layouts.base import Description, Layout
     from ..planner.phases import Component, Phase
     from .phases import PromptWork
 
@@ -38,8 +31,26 @@ SEEING = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen3_vl": "Qwen3
 class PromptFamily(ModelFamily):
     """Language models."""
 
+    def layouts(self) -> tuple[Layout, ...]:
+        """Return those of transformers and of llama.cpp."""
+        from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF
+
+        return LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF
+
+    def descriptions(self) -> Mapping[str, Description]:
+        """Return those of the classes that only write."""
+        from ..checkpoints.layouts import language_model
+
+        return {
+            "Qwen2ForCausalLM": language_model.qwen2_tensors,
+            "Qwen3ForCausalLM": language_model.qwen3_tensors,
+            "Ernie4_5ForCausalLM": language_model.ernie_tensors,
+            "Glm4ForCausalLM": language_model.glm4_tensors,
+        }
+
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return Qwen models in one file: ComfyUI's text encoders, then those that Ollama and LM Studio keep."""
+        from ..checkpoints.layouts.language_model import LANGUAGE_MODEL
         from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
         from .shared_models import shared_models
 
@@ -103,15 +114,8 @@ PROMPT = PromptFamily(
             classes=tuple(WRITING.values()),
             model_types=WRITING,
             rules=CastRules(("model.layers",)),
-            tensors={
-                "Qwen2ForCausalLM": qwen2_tensors,
-                "Qwen3ForCausalLM": qwen3_tensors,
-                "Ernie4_5ForCausalLM": ernie_tensors,
-                "Glm4ForCausalLM": glm4_tensors,
-            },
         ),
     ),
-    layouts=(LANGUAGE_MODEL, LANGUAGE_MODEL_GGUF),
     required=("prompt_model", "tokenizer"),
     missing={"tokenizer": "the tokenizer of a Qwen model, in models/tokenizers or in a Qwen folder in models/LLM"},
     remedy="Fetch it with `python install.py --models qwen3-0.6b`, whose folder lends its tokenizer",

@@ -6,27 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts.t5 import UMT5, umt5_tensors
 from ..families.base import ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
-from .layouts import (
-    TEXT_TO_VIDEO,
-    VACE,
-    VACE_MODULE,
-    VAE_TITLE,
-    WAN_DIFFUSERS,
-    WAN_ORIGINAL,
-    WAN_VAE_DIFFUSERS,
-    WAN_VAE_ORIGINAL,
-    tensors,
-    vae_tensors,
-)
 from .request import DEFAULT_CFG, DEFAULT_FRAMES, DEFAULT_HEIGHT, DEFAULT_SHIFT, DEFAULT_STEPS, DEFAULT_WIDTH
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
+    from ..checkpoints.layouts.base import Description, Layout
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import VideoWork
@@ -57,6 +45,23 @@ TOY = TrainedOn(
 class WanVACEFamily(ModelFamily):
     """Wan2.1-VACE."""
 
+    def layouts(self) -> tuple[Layout, ...]:
+        """Return those of the transformer and of the VAE."""
+        from .layouts import WAN_DIFFUSERS, WAN_ORIGINAL, WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
+
+        return WAN_DIFFUSERS, WAN_ORIGINAL, WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
+
+    def descriptions(self) -> Mapping[str, Description]:
+        """Return those of all three components."""
+        from ..checkpoints.layouts.t5 import umt5_tensors
+        from .layouts import tensors, vae_tensors
+
+        return {
+            "UMT5EncoderModel": umt5_tensors,
+            "WanVACETransformer3DModel": tensors,
+            "AutoencoderKLWan": vae_tensors,
+        }
+
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return whole transformers, and VACE modules with the text-to-video model of their width."""
         return [
@@ -74,6 +79,8 @@ class WanVACEFamily(ModelFamily):
     ) -> dict[str, tuple[Path, ...]]:
         """Return the text encoder with its tokenizer, the VAE and a noise schedule, from the same folder first."""
         from ..catalog.installed_model import BUILT_IN_ROOT
+        from ..checkpoints.layouts.t5 import UMT5
+        from .layouts import VAE_TITLE
 
         # No single file has a noise schedule; that of all published models is the same.
         found: dict[str, tuple[Path, ...]] = {"scheduler": (BUILT_IN_ROOT / self.key / "scheduler",)}
@@ -126,6 +133,8 @@ def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, .
     A VACE module goes with each text-to-video model of its width. Where there is one such model alone, the pair has
     the module's name.
     """
+    from .layouts import TEXT_TO_VIDEO, VACE, VACE_MODULE
+
     found: dict[str, list[SingleFile]] = {}
     for one in files.all:
         for part in one.found.parts if one.found.readable else ():
@@ -141,6 +150,7 @@ def _text_encoder(
     candidates: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
 ) -> dict[str, tuple[Path, ...]]:
     """Return the first text encoder that has a tokenizer, inside it or elsewhere; without one, the first there is."""
+    from ..checkpoints.layouts.t5 import UMT5
     from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
 
     found: dict[str, tuple[Path, ...]] = {}
@@ -158,6 +168,8 @@ def _text_encoder(
 
 def _vae(candidates: Sequence[SingleFile]) -> dict[str, tuple[Path, ...]]:
     """Return the first VAE."""
+    from .layouts import VAE_TITLE
+
     found = (one.path for one in candidates if any(part.title == VAE_TITLE for part in one.found.parts))
     return next(({"vae": (path,)} for path in found), {})
 
@@ -179,7 +191,6 @@ WAN_VACE = WanVACEFamily(
                 keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
                 fp32_modules={"fp16": ("wo",)},
             ),
-            tensors={"UMT5EncoderModel": umt5_tensors},
         ),
         ComponentSpec(
             name="transformer",
@@ -193,11 +204,9 @@ WAN_VACE = WanVACEFamily(
                 spared=("patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"),
                 fp32_modules=dict.fromkeys(("bf16", "fp16"), FP32_MODULES),
             ),
-            tensors={"WanVACETransformer3DModel": tensors},
         ),
-        ComponentSpec(name="vae", classes=("AutoencoderKLWan",), tensors={"AutoencoderKLWan": vae_tensors}),
+        ComponentSpec(name="vae", classes=("AutoencoderKLWan",)),
     ),
-    layouts=(WAN_DIFFUSERS, WAN_ORIGINAL, WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL),
     required=("transformer", "text_encoder", "tokenizer", "vae"),
     missing={
         "text_encoder": "the UMT5-XXL text encoder, in models/text_encoders",

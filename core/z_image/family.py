@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layouts import kl_vae
-from ..checkpoints.layouts.kl_vae import FLUX_DIFFUSERS, FLUX_ORIGINAL, FLUX_TITLE
-from ..checkpoints.layouts.language_model import LANGUAGE_MODEL, qwen3_encoder_tensors
 from ..families.base import ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
-from .layouts import BLOCK_LISTS, Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL, tensors
 from .request import DEFAULT_CFG, DEFAULT_HEIGHT, DEFAULT_SHIFT, DEFAULT_STEPS, DEFAULT_WIDTH, SIZES
 
 if TYPE_CHECKING:
@@ -19,6 +15,7 @@ if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
+    from ..checkpoints.layouts.base import Description, Layout
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import ZImageWork
@@ -28,6 +25,25 @@ EMBEDDINGS = "model.embed_tokens.weight"
 
 class ZImageFamily(ModelFamily):
     """Z-Image."""
+
+    def layouts(self) -> tuple[Layout, ...]:
+        """Return those of the transformer and of the VAE."""
+        from ..checkpoints.layouts.kl_vae import FLUX_DIFFUSERS, FLUX_ORIGINAL
+        from .layouts import Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL
+
+        return Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL, FLUX_DIFFUSERS, FLUX_ORIGINAL
+
+    def descriptions(self) -> Mapping[str, Description]:
+        """Return those of all three components."""
+        from ..checkpoints.layouts.kl_vae import tensors as vae_tensors
+        from ..checkpoints.layouts.language_model import qwen3_encoder_tensors
+        from .layouts import tensors
+
+        return {
+            "Qwen3Model": qwen3_encoder_tensors,
+            "ZImageTransformer2DModel": tensors,
+            "AutoencoderKL": vae_tensors,
+        }
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return transformers in one file, with the text encoder and the VAE beside them."""
@@ -43,6 +59,9 @@ class ZImageFamily(ModelFamily):
         self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
     ) -> dict[str, tuple[Path, ...]]:
         """Return the text encoder with its tokenizer, and the VAE, as far as they are here."""
+        from ..checkpoints.layouts.kl_vae import FLUX_TITLE
+        from ..checkpoints.layouts.language_model import LANGUAGE_MODEL
+
         (one,) = transformer
         lent = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
         vae = None if "vae" in lent else _vae(files)
@@ -87,6 +106,8 @@ def _vae(files: FileCatalog) -> Path | None:
     That of Stable Diffusion 3 has the same shapes, and makes other colours: one that has the published name comes
     first.
     """
+    from ..checkpoints.layouts.kl_vae import FLUX_TITLE
+
     found = [one for one in files.all if one.title == FLUX_TITLE and one.found.readable]
     named = [one for one in found if one.path.stem.lower() in ("ae", "flux_ae", "z_image_ae")]
     return next((one.path for one in [*named, *found]), None)
@@ -96,6 +117,7 @@ def _encoder(
     transformer: SingleFile, files: FileCatalog, folders: Sequence[InstalledModel]
 ) -> dict[str, tuple[Path, ...]]:
     """Return the language model whose states the transformer reads, and its tokenizer, as far as they are here."""
+    from ..checkpoints.layouts.language_model import LANGUAGE_MODEL
     from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
 
     wanted = files.shapes(transformer.path, "transformer")["cap_embedder.1.weight"][1]
@@ -126,22 +148,19 @@ Z_IMAGE = ZImageFamily(
             classes=("Qwen3Model",),
             model_types={"qwen3": "Qwen3Model"},
             rules=CastRules(("layers",)),
-            layout_kind=LANGUAGE_MODEL.kind,
-            tensors={"Qwen3Model": qwen3_encoder_tensors},
+            layout_kind="prompt_model",
         ),
         ComponentSpec(
             name="transformer",
             classes=("ZImageTransformer2DModel",),
             rules=CastRules(
-                BLOCK_LISTS,
+                ("noise_refiner", "context_refiner", "layers"),
                 keep={"*.adaLN_modulation.*": "modulation scales every token, and is sensitive to rounding"},
                 spared=("t_embedder", "cap_embedder"),
             ),
-            tensors={"ZImageTransformer2DModel": tensors},
         ),
-        ComponentSpec(name="vae", classes=("AutoencoderKL",), tensors={"AutoencoderKL": kl_vae.tensors}),
+        ComponentSpec(name="vae", classes=("AutoencoderKL",)),
     ),
-    layouts=(Z_IMAGE_DIFFUSERS, Z_IMAGE_ORIGINAL, FLUX_DIFFUSERS, FLUX_ORIGINAL),
     required=("transformer", "text_encoder", "tokenizer", "vae"),
     missing={
         "text_encoder": "the Qwen3-4B text encoder, in models/text_encoders",

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for part in ("core", "nodes", "runner") for path in (ROOT / part).rglob("*.py"))
+IDLE_START = 0.009  # seconds of processor time in which Python starts on an idle machine
 HEAVY = {"torch", "diffusers", "transformers", "cv2", "accelerate", "numpy", "PIL"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview", "aiohttp"}
 # Its work, its web server, and its modules without either; aiohttp comes with it.
@@ -104,8 +105,8 @@ def processor_time(*arguments: str) -> float:
 
 
 def slowness() -> float:
-    """Return how much longer than on an idle machine Python itself takes to start: 9 ms there."""
-    return max(1.0, processor_time("-c", "pass") / 0.009)
+    """Return how much longer than on an idle machine Python itself takes to start."""
+    return max(1.0, processor_time("-c", "pass") / IDLE_START)
 
 
 def test_importing_the_pack_pulls_nothing_heavy():
@@ -116,12 +117,15 @@ def test_importing_the_pack_pulls_nothing_heavy():
 
 def test_importing_the_pack_takes_under_30_ms():
     code = (
-        "import re, sys, time, conftest\n"
+        "import time; started = time.process_time()\n"
+        "import re, sys, conftest\n"
         "for name in [name for name in sys.modules if name.startswith('piying')]: del sys.modules[name]\n"
         "re.purge()\n"
-        "begun = time.process_time(); conftest.load_pack(); print(time.process_time() - begun)"
+        "begun = time.process_time(); conftest.load_pack(); print(started, time.process_time() - begun)"
     )
-    assert min(float(run_python(code)) for _ in range(10)) < 0.030 * slowness()
+    # Both of the same processes, so that what else the machine does weighs on both.
+    starts, imported = zip(*(map(float, run_python(code).split()) for _ in range(10)), strict=True)
+    assert min(imported) < 0.030 * max(1.0, min(starts) / IDLE_START)
 
 
 def test_the_command_line_answers_within_150_ms():
