@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from ..errors import PiyingError
 from ..image_sizes import check_multiple, either, nearest_multiples
+from .guidance import PLAIN, Guidance
 
 MIN_SIDE, MAX_SIDE = 16, 2048
 FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
@@ -54,7 +55,7 @@ class VACERequest:
 
     Attributes:
         prompt: what the video shows, in Chinese or English.
-        negative_prompt: what to steer away from; used when `cfg` > 1.
+        negative_prompt: what to steer away from; used when `cfg` > 1, and by NAG.
         width, height: pixels, multiples of 16.
         num_frames: 4n+1.
         steps: denoising steps.
@@ -73,6 +74,7 @@ class VACERequest:
         sampler: one of `SAMPLERS`.
         scheduler: one of `SCHEDULERS`; causvid and distill have a number of steps of their own.
         sigmas: the noise levels of the steps by hand, as a text (see `schedule.parse_sigmas`); "" for the scheduler's.
+        guidance: how steps are guided beside `cfg`.
     """
 
     prompt: str
@@ -95,10 +97,21 @@ class VACERequest:
     sampler: SamplerName = "auto"
     scheduler: SchedulerName = "auto"
     sigmas: str = ""
+    guidance: Guidance = PLAIN
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
-        return self.cfg if self.cfg_start <= step / steps < self.cfg_end else 1.0
+        return self.guidance.cfg_at(step, self.cfg) if self.cfg_start <= step / steps < self.cfg_end else 1.0
+
+    @property
+    def largest_cfg(self) -> float:
+        """The largest guidance scale of any step."""
+        return max(self.guidance.cfg_steps, default=self.cfg)
+
+    @property
+    def reads_negative(self) -> bool:
+        """Whether the negative prompt has an effect."""
+        return self.largest_cfg > 1 or self.guidance.has_nag
 
 
 def check_side(name: str, value: int) -> None:

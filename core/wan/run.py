@@ -32,7 +32,9 @@ from .conditioning import (
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
+from .guidance import check_blocks
 from .model import WanVACEModel, load, warn_if_not_made_for, with_published_sampler
+from .nag import nag_enabled
 from .phases import BATCHED, VideoWork, fitting, phases, what_fits
 from .request import AUTO_VAE, SDPA, VACERequest, check_request
 from .schedule import schedule_notes
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from diffusers import WanVACETransformer3DModel
 
     from ..planner.plan_types import PhasePlan, Plan
+    from .nag import NAGProcessor
     from .task.canvas import Canvas
     from .task.vace_task import VACETask
 
@@ -215,8 +218,8 @@ class VACERun:
         causes = []
         if self.attention.name != SDPA:
             causes.append(f"the attention kernel {self.attention.name}: set attention to {SDPA}.")
-        if self.request.cfg > LARGE_CFG:
-            causes.append(f"cfg {self.request.cfg:g}: set it below {LARGE_CFG}.")
+        if self.request.largest_cfg > LARGE_CFG:
+            causes.append(f"cfg {self.request.largest_cfg:g}: set it below {LARGE_CFG}.")
         return causes
 
     def record(self) -> dict[str, Any]:
@@ -233,7 +236,7 @@ class VACERun:
     def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
         request = self.request
         # Without guidance the negative prompt is never read.
-        prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
+        prompts = [request.prompt, request.negative_prompt] if request.reads_negative else [request.prompt]
         with self.meter.phase(choice):
             return encode_prompts(
                 prompts,
@@ -288,11 +291,13 @@ class VACERun:
             return cached["latents"]
         with self.meter.phase(choice):
             transformer = self.model.transformer(choice)
+            check_blocks(self.request.guidance, len(transformer.blocks))
             with (
                 placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
                 self.attention.enabled(choice.compute),
+                nag_enabled(transformer, self.request.guidance) as nag,
             ):
-                latents = self._denoise_compiled(transformer, choice)
+                latents = self._denoise_compiled(transformer, choice, nag)
         # The latent frames of references stand in front and are no part of the video.
         latents = latents[:, :, len(self.inputs.references) :].cpu()
         store.put(key, {"latents": latents})
@@ -317,26 +322,32 @@ class VACERun:
     def _device_kind(self) -> str:
         return self.meter.device.partition(":")[0]
 
-    def _denoise_compiled(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
+    def _denoise_compiled(
+        self, transformer: WanVACETransformer3DModel, choice: PhasePlan, nag: NAGProcessor | None
+    ) -> torch.Tensor:
         """Return what `_denoise` gives, with compiled blocks where that is asked for and works here."""
         if not self.request.compile_blocks:
-            return self._denoise(transformer, choice)
+            return self._denoise(transformer, choice, nag)
         self.not_compiled = reason_not_to_compile(choice, self.meter.device)
+        if not self.not_compiled and nag is not None:
+            self.not_compiled = "NAG changes what attention reads in every step"
         if self.not_compiled:
             log.info("compile_blocks is left out: %s.", self.not_compiled)
-            return self._denoise(transformer, choice)
+            return self._denoise(transformer, choice, nag)
         from torch._dynamo.exc import TorchDynamoException
 
         try:
             with compiled_blocks(transformer):
-                return self._denoise(transformer, choice)
+                return self._denoise(transformer, choice, nag)
         except TorchDynamoException as error:
             self.not_compiled = short_text(error)
             log.warning("Compiling the blocks failed (%s). They run as they are.", self.not_compiled)
         # Outside the handler: the exception's frames hold tensors of the failed attempt.
-        return self._denoise(transformer, choice)
+        return self._denoise(transformer, choice, nag)
 
-    def _denoise(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
+    def _denoise(
+        self, transformer: WanVACETransformer3DModel, choice: PhasePlan, nag: NAGProcessor | None
+    ) -> torch.Tensor:
         """Return latents of references and video on the device."""
         import torch
 
@@ -361,6 +372,8 @@ class VACERun:
                 control=self.control.to(device, dtype),
                 steps=request.steps,
                 cfg_at=request.cfg_at,
+                guidance=request.guidance,
+                nag=nag,
                 scale_at=self.inputs.scale_at,
                 on_step=step_report(progress, preview, finite_check(choice), request.steps),
                 check_cancelled=self.reporter.check_cancelled,
