@@ -98,6 +98,7 @@ class PiyingVACELongVideo(PlannedNode):
                 **speed_inputs(),
                 **size_inputs(),
                 **sampling_inputs(),
+                "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
             },
             "hidden": declared["hidden"],
         }

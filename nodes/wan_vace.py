@@ -15,7 +15,7 @@ from ..core.wan.schedule import check_schedule
 from ..core.wan.task.vace_task import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
 from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown, wired_inputs
-from .widgets import advanced, choice, line, number, toggle
+from .widgets import advanced, choice, line, number, socket, toggle
 
 if TYPE_CHECKING:
     from ..core.wan.task.canvas import Canvas
@@ -165,6 +165,7 @@ class PiyingVACESample(PlannedNode):
                 **speed_inputs(),
                 **size_inputs(),
                 **sampling_inputs(),
+                "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
             },
             # Filled by ComfyUI: the texts that savers embed in the file, the node's id in the workflow, and the graph,
             # which tells a wired size from one of a widget.

@@ -7,6 +7,7 @@ guidance (SLG, as in Stability-AI/sd3.5).
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ GuidanceMethod = Literal["cfg", "cfg_zero_star", "apg", "tcfg"]
 Branch = Literal["prompt", "negative", "skipped"]
 METHODS: tuple[GuidanceMethod, ...] = get_args(GuidanceMethod)
 MAX_CFG = 30.0  # as of the cfg widget
+MAX_NAG = 100.0
 MAX_BLOCK = 999
 # Published with NAG for Wan (ChenDarYen/Normalized-Attention-Guidance).
 NAG_TAU, NAG_ALPHA = 2.5, 0.25
@@ -72,6 +74,13 @@ class Guidance:
         return ("prompt", *negative, *(("skipped",) if skips else ()))
 
 
+    def notes(self) -> list[str]:
+        """Return what it adds to a step, a sentence each."""
+        skips = "slg_blocks: each step predicts once more, without those blocks."
+        reads = "nag_scale: attention reads the negative prompt too, and the time leaves that out."
+        return [*([skips] if self.skips_blocks else []), *([reads] if self.has_nag else [])]
+
+
 PLAIN = Guidance()
 
 
@@ -89,8 +98,8 @@ def parse_scales(text: str) -> tuple[float, ...]:
             value = math.nan
         if not 1 <= value <= MAX_CFG:
             raise PiyingError(
-                f"cfg_steps holds {word!r}. Write the cfg of each step, from 1 to {MAX_CFG:g}, such as 6, 5, 4, 1; the "
-                "last one holds for the rest."
+                f"cfg_steps holds {word!r}. Write the cfg of each step, from 1 to {MAX_CFG:g}, such as 6, 5, 4, 1; "
+                "the last one holds for the rest."
             )
         found.append(value)
     return tuple(found)
@@ -113,6 +122,19 @@ def parse_blocks(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def check_range(start: float, end: float) -> None:
+    """Accept the shares of the steps between which blocks are left out.
+
+    Raises:
+        PiyingError: they are no range within 0..1.
+    """
+    if not 0 <= start < end <= 1:
+        raise PiyingError(
+            f"slg_start is {start:g} and slg_end {end:g}. Choose a start below the end, both from 0 to 1; for no "
+            "skip-layer guidance leave slg_blocks empty."
+        )
+
+
 def check_blocks(guidance: Guidance, count: int) -> None:
     """Accept blocks to leave out of a model with `count` main blocks.
 
@@ -123,7 +145,7 @@ def check_blocks(guidance: Guidance, count: int) -> None:
         return
     beyond = [block for block in guidance.slg_blocks if block >= count]
     if beyond:
-        raise PiyingError(f"slg_blocks holds {beyond[0]}, and this model's blocks are 0 to {count - 1}.")
+        raise PiyingError(f"slg_blocks holds {beyond[0]}, and the main blocks of this model are 0 to {count - 1}.")
     if len(guidance.slg_blocks) == count:
         raise PiyingError(f"slg_blocks holds all {count} blocks of this model. Leave one or two of them out.")
 
@@ -164,6 +186,8 @@ def _of_diffusers(method: GuidanceMethod) -> Any:
         TangentialClassifierFreeGuidance,
     )
 
+    # Each new one warns that their interface may change, which is nothing to a creator.
+    logging.getLogger("diffusers.guiders.guider_utils").setLevel(logging.ERROR)
     if method == "cfg_zero_star":
         return ClassifierFreeZeroStarGuidance(zero_init_steps=1)
     if method == "apg":

@@ -104,7 +104,7 @@ class VideoWork:
             step_cache=request.step_cache > 0,
             batch_cfg=request.batch_cfg,
             vae=vae_types(request.vae_precision, request.speed),
-            notes=notes,
+            notes=(*notes, *request.guidance.notes()),
         )
 
 

@@ -209,7 +209,7 @@ def test_what_is_no_block_is_refused(text):
 
 def test_blocks_that_a_model_has_not_are_refused():
     guidance = Guidance(slg_scale=1.0, slg_blocks=parse_blocks("1, 9"))
-    with pytest.raises(PiyingError, match="slg_blocks holds 9, and this model's blocks are 0 to 3"):
+    with pytest.raises(PiyingError, match="slg_blocks holds 9, and the main blocks of this model are 0 to 3"):
         check_blocks(guidance, 4)
     with pytest.raises(PiyingError, match="all 2 blocks"):
         check_blocks(replace(guidance, slg_blocks=(0, 1)), 2)

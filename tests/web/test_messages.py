@@ -31,6 +31,7 @@ JUDGES = [
     "core/hunyuan_dit/request.py",
     "core/image_sizes.py",
     "core/prompting/request.py",
+    "core/wan/guidance.py",
     "core/wan/long/request.py",
     "core/wan/request.py",
     "core/wan/schedule.py",
