@@ -9,6 +9,7 @@ from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
+from ..core.wan.long import timeline
 from ..core.wan.schedule import check_schedule
 from .model_nodes import PlannedNode
 from .shared import checked, record_run, shown, wired_inputs
@@ -113,6 +114,7 @@ class PiyingVACELongVideo(PlannedNode):
         overlap: int | None,
         scheduler: str | None = None,
         sigmas: str | None = None,
+        prompt: str | None = None,
     ) -> bool | str:
         """Name the nearest good number for a size or length that cannot be made, and a schedule that is none."""
         sides = (("width", width), ("height", height))
@@ -120,6 +122,7 @@ class PiyingVACELongVideo(PlannedNode):
         if num_frames is not None and window is not None and overlap is not None:
             results.append(checked(long.check_lengths, num_frames, window, overlap))
         results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
+        results.append(checked(timeline.parse_timeline, prompt or ""))
         return " ".join(result for result in results if isinstance(result, str)) or True
 
     def sample(
@@ -165,7 +168,10 @@ class PiyingVACELongVideo(PlannedNode):
         # With or without a task: later windows are conditioned on the overlap with the one before.
         del linked
         frames = known.get("num_frames", long.DEFAULT_LENGTH), known.get("window", long.DEFAULT_WINDOW)
-        return {**known, "num_frames": min(frames)}
+        cfg = known.get("cfg", vace.DEFAULT_CFG)
+        if "prompt" in known:
+            cfg = timeline.largest_cfg(timeline.parse_timeline(known["prompt"]), cfg)
+        return {**known, "num_frames": min(frames), "cfg": cfg}
 
 
 def _frames(default: int, least: int, most: int, tooltip: str) -> tuple[str, dict[str, Any]]:

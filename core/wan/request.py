@@ -75,6 +75,8 @@ class VACERequest:
         scheduler: one of `SCHEDULERS`; causvid and distill have a number of steps of their own.
         sigmas: the noise levels of the steps by hand, as a text (see `schedule.parse_sigmas`); "" for the scheduler's.
         guidance: how steps are guided beside `cfg`.
+        earlier_prompt: a prompt whose embedding is mixed with that of `prompt`, where one turns into the other.
+        earlier_share: its share, 0..1.
     """
 
     prompt: str
@@ -98,6 +100,8 @@ class VACERequest:
     scheduler: SchedulerName = "auto"
     sigmas: str = ""
     guidance: Guidance = PLAIN
+    earlier_prompt: str = ""
+    earlier_share: float = 0.0
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""

@@ -33,6 +33,7 @@ from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
 from .guidance import check_blocks
+from .long.timeline import has_times
 from .model import WanVACEModel, load, warn_if_not_made_for, with_published_sampler
 from .nag import nag_enabled
 from .phases import BATCHED, VideoWork, fitting, phases, what_fits
@@ -87,6 +88,8 @@ def sample(
             the machine; the text says why.
     """
     check_request(request)
+    if has_times(request.prompt):
+        log.warning("The prompt has times, which VACE Long Video follows: here they are read as words.")
     handle, request = with_distilled(handle, request, host)
     inputs = prepare(task, request.width, request.height, request.num_frames)
     on_canvas(inputs.canvas)
@@ -237,9 +240,10 @@ class VACERun:
         request = self.request
         # Without guidance the negative prompt is never read.
         prompts = [request.prompt, request.negative_prompt] if request.reads_negative else [request.prompt]
+        earlier = [request.earlier_prompt] if request.earlier_share else []
         with self.meter.phase(choice):
-            return encode_prompts(
-                prompts,
+            embeds = encode_prompts(
+                [*prompts, *earlier],
                 self.model,
                 choice,
                 device=choice.on(self.meter.device),
@@ -247,6 +251,9 @@ class VACERun:
                 reporter=self.reporter,
                 logged=self.logged,
             )
+        if earlier:
+            embeds[0] = embeds[0].lerp(embeds.pop(), request.earlier_share)
+        return embeds
 
     def _condition(self, choice: PhasePlan) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the control [1, 2z + 64, T, h, w] and the preview's colours.
