@@ -10,12 +10,12 @@ from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
-from .model_nodes import PlannedNode
 from .shared import checked, record_run, shown, wired_inputs
 from .wan_vace import (
     VACE,
     WAN,
     PiyingVACESample,
+    WanSampler,
     sampling_inputs,
     size_inputs,
     speed_inputs,
@@ -27,7 +27,7 @@ from .widgets import choice, socket
 JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
 
 
-class PiyingVACELongVideo(PlannedNode):
+class PiyingVACELongVideo(WanSampler):
     """Text, and a task where there is one → a video file of any length."""
 
     CATEGORY = VACE

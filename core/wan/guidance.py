@@ -73,7 +73,6 @@ class Guidance:
         negative: tuple[Branch, ...] = ("negative",) if cfg > 1 else ()
         return ("prompt", *negative, *(("skipped",) if skips else ()))
 
-
     def notes(self) -> list[str]:
         """Return what it adds to a step, a sentence each."""
         skips = "slg_blocks: each step predicts once more, without those blocks."
