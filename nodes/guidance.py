@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..core.wan import guidance as wan
 from .shared import checked
 from .wan_vace import VACE, WAN
 from .widgets import choice, line, number
+
+if TYPE_CHECKING:
+    from ..core.wan.guidance import Guidance
 
 
 class PiyingGuidance:
@@ -29,6 +31,8 @@ class PiyingGuidance:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets."""
+        from ..core.wan import guidance as wan
+
         return {
             "required": {
                 "method": choice(
@@ -72,13 +76,17 @@ class PiyingGuidance:
         cls, cfg_steps: str | None, slg_blocks: str | None, slg_start: float | None, slg_end: float | None
     ) -> bool | str:
         """Say what is no number of a step or block, and where a range of steps is empty."""
+        from ..core.wan import guidance as wan
+
         results = [checked(wan.parse_scales, cfg_steps or ""), checked(wan.parse_blocks, slg_blocks or "")]
         if slg_start is not None and slg_end is not None:
             results.append(checked(wan.check_range, slg_start, slg_end))
         return " ".join(result for result in results if isinstance(result, str)) or True
 
-    def make(self, cfg_steps: str, slg_blocks: str, **widgets: Any) -> tuple[wan.Guidance]:
+    def make(self, cfg_steps: str, slg_blocks: str, **widgets: Any) -> tuple[Guidance]:
         """Return the guidance."""
+        from ..core.wan import guidance as wan
+
         wan.check_range(widgets["slg_start"], widgets["slg_end"])
         scales, blocks = wan.parse_scales(cfg_steps), wan.parse_blocks(slg_blocks)
         return (wan.Guidance(cfg_steps=scales, slg_blocks=blocks, **widgets),)

@@ -9,14 +9,13 @@ from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
-from ..core.wan.long import timeline
 from ..core.wan.schedule import check_schedule
-from .model_nodes import PlannedNode
 from .shared import checked, record_run, shown, wired_inputs
 from .wan_vace import (
     VACE,
     WAN,
     PiyingVACESample,
+    WanSampler,
     sampling_inputs,
     size_inputs,
     speed_inputs,
@@ -28,7 +27,7 @@ from .widgets import choice, socket
 JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
 
 
-class PiyingVACELongVideo(PlannedNode):
+class PiyingVACELongVideo(WanSampler):
     """Text, and a task where there is one → a video file of any length."""
 
     CATEGORY = VACE
@@ -122,7 +121,9 @@ class PiyingVACELongVideo(PlannedNode):
         if num_frames is not None and window is not None and overlap is not None:
             results.append(checked(long.check_lengths, num_frames, window, overlap))
         results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
-        results.append(checked(timeline.parse_timeline, prompt or ""))
+        from ..core.wan.long.timeline import parse_timeline
+
+        results.append(checked(parse_timeline, prompt or ""))
         return " ".join(result for result in results if isinstance(result, str)) or True
 
     def sample(
@@ -170,7 +171,9 @@ class PiyingVACELongVideo(PlannedNode):
         frames = known.get("num_frames", long.DEFAULT_LENGTH), known.get("window", long.DEFAULT_WINDOW)
         cfg = known.get("cfg", vace.DEFAULT_CFG)
         if "prompt" in known:
-            cfg = timeline.largest_cfg(timeline.parse_timeline(known["prompt"]), cfg)
+            from ..core.wan.long.timeline import largest_cfg, parse_timeline
+
+            cfg = largest_cfg(parse_timeline(known["prompt"]), cfg)
         return {**known, "num_frames": min(frames), "cfg": cfg}
 
 

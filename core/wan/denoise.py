@@ -67,7 +67,7 @@ def denoise(
         state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)
         level, branches = float(scheduler.sigmas[index]), guidance.branches(index, steps, cfg)
         if cache is not None:
-            cache.begin(index, steps, scale, level, branches)
+            cache.begin(index, steps, scale, level, branches=branches)
         flows = predict(
             transformer,
             state,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..families.base import ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
-from .guidance import Guidance, check_blocks
 from .request import DEFAULT_CFG, DEFAULT_FRAMES, DEFAULT_HEIGHT, DEFAULT_SHIFT, DEFAULT_STEPS, DEFAULT_WIDTH
 
 if TYPE_CHECKING:
@@ -96,15 +95,6 @@ class WanVACEFamily(ModelFamily):
             found |= _text_encoder(others, files, folders)
         vae = {"vae": lent["vae"]} if "vae" in lent else {}
         return found | _vae(others) | vae | _vae(near)
-
-    def check_inputs(self, inputs: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse guidance by blocks that the model has not."""
-        from ..checkpoints.components import find_component
-
-        guidance = inputs.get("guidance")
-        if isinstance(guidance, Guidance) and guidance.skips_blocks:
-            config = find_component("transformer", model.place("transformer")).config
-            check_blocks(guidance, int(config["num_layers"]))
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""

@@ -38,11 +38,10 @@ class NAGProcessor:
         attn: WanAttention,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        *absent: None,
     ) -> torch.Tensor:
-        """Return the attention's output, shaped like `hidden_states`."""
-        del attention_mask, rotary_emb  # cross-attention of Wan has neither
+        """Return the attention's output, shaped like `hidden_states`; cross-attention has neither mask nor rotary."""
+        del absent
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         result = self._attend(attn, query, encoder_hidden_states)
         if self.rows and self.negative is not None:

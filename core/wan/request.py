@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
 from ..image_sizes import check_multiple, either, nearest_multiples
-from .guidance import PLAIN, Guidance
+
+if TYPE_CHECKING:
+    from .guidance import Guidance
 
 MIN_SIDE, MAX_SIDE = 16, 2048
 FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
@@ -47,6 +49,12 @@ NEGATIVE_PROMPT = (
     "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，"
     "手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
+
+
+def _plain_guidance() -> Guidance:
+    from .guidance import PLAIN
+
+    return PLAIN
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class VACERequest:
     sampler: SamplerName = "auto"
     scheduler: SchedulerName = "auto"
     sigmas: str = ""
-    guidance: Guidance = PLAIN
+    guidance: Guidance = field(default_factory=_plain_guidance)
     earlier_prompt: str = ""
     earlier_share: float = 0.0
 

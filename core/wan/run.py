@@ -32,9 +32,8 @@ from .conditioning import (
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
-from .guidance import check_blocks
 from .long.timeline import has_times
-from .model import WanVACEModel, load, warn_if_not_made_for, with_published_sampler
+from .model import WanVACEModel, check_guidance, load, warn_if_not_made_for, with_published_sampler
 from .nag import nag_enabled
 from .phases import BATCHED, VideoWork, fitting, phases, what_fits
 from .request import AUTO_VAE, SDPA, VACERequest, check_request
@@ -126,6 +125,7 @@ def sample_inputs(
     import torch
 
     model = load(handle, host)
+    check_guidance(request.guidance, model.found)
     asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
     # A long video says once what is true of all its windows.
     if not logged_plans:
@@ -298,7 +298,6 @@ class VACERun:
             return cached["latents"]
         with self.meter.phase(choice):
             transformer = self.model.transformer(choice)
-            check_blocks(self.request.guidance, len(transformer.blocks))
             with (
                 placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
                 self.attention.enabled(choice.compute),

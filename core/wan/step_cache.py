@@ -58,7 +58,7 @@ class StepCache:
         self._predictions.clear()
 
     def begin(
-        self, step: int, steps: int, scale: float, level: float, branches: tuple[str, ...] = ("prompt", "negative")
+        self, step: int, steps: int, scale: float, level: float, *, branches: tuple[str, ...] = ("prompt", "negative")
     ) -> None:
         """Begin a step.
 
