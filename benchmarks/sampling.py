@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +54,7 @@ def scored(scenes: int, settings: task_cases.Settings, folder: Path) -> Iterator
     sample = pack("core.wan.run").sample
     pairs = [(name, "cfg") for name in samplers()] + [("uni_pc", name) for name in list(guidances())[1:]]
     for sampler, guided in pairs:
-        source, found, begun = task_cases.cases("t2v", settings), [], time.process_time()
+        source, found = task_cases.cases("t2v", settings), []
         for index in range(scenes):
             case = next(source)
             asked = task_cases.request(case, settings, index)
@@ -64,7 +63,7 @@ def scored(scenes: int, settings: task_cases.Settings, folder: Path) -> Iterator
             reading = read_video(frames.numpy())
             found.append([float(getattr(reading, name) == getattr(case.scene, name)) for name in task_cases.READ])
         means = dict(zip(task_cases.READ, np.round(np.mean(found, 0), 3).tolist(), strict=True))
-        yield {"sampler": sampler, "guidance": guided, **means, "cpu_s": round(time.process_time() - begun, 1)}
+        yield {"sampler": sampler, "guidance": guided, **means}
 
 
 def combined(settings: task_cases.Settings, folder: Path) -> Iterator[Row]:

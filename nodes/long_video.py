@@ -24,6 +24,10 @@ from .wan_vace import (
 )
 from .widgets import choice, socket
 
+PROMPT_TOOLTIP = (
+    "What the video shows, in Chinese or English. With times, such as 0s: … on one line and 5s: … on another, each "
+    "window follows its own; cfg 3, task 0.5, lora 0.8 and blend 1s may stand before the colon."
+)
 JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
 
 
@@ -49,6 +53,8 @@ class PiyingVACELongVideo(WanSampler):
         # Taken from there, so that a request means the same in both nodes.
         declared = PiyingVACESample.INPUT_TYPES()
         required = declared["required"]
+        kind, options = required["prompt"]
+        required["prompt"] = (kind, {**options, "tooltip": PROMPT_TOOLTIP})
         length = "Length of the whole video: 4n+1 frames, 16 a second."
         required["num_frames"] = _frames(long.DEFAULT_LENGTH, vace.MIN_FRAMES, vace.LONGEST_FRAMES, length)
         return {
