@@ -19,7 +19,7 @@ CARD = 16  # the colour card is CARD × CARD patches: 256 equations for at most 
 
 
 def step_report(
-    progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int
+    progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int, *, first: int = 0
 ) -> Callable[[int, torch.Tensor], None]:
     """Return a function that reports a step, given how many are done and the latents.
 
@@ -28,11 +28,12 @@ def step_report(
     Args:
         check: called with the latents of each step: what has gone wrong costs one step and not all of them.
         steps: how many there are.
+        first: how many were done before `progress` began.
     """
 
     def report(done: int, latents: torch.Tensor) -> None:
         check(latents, f"at step {done} of {steps}")
-        progress.step(done, preview.of(latents))
+        progress.step(done - first, preview.of(latents))
 
     return report
 

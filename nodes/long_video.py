@@ -15,6 +15,7 @@ from .wan_vace import (
     VACE,
     WAN,
     PiyingVACESample,
+    expert_inputs,
     size_inputs,
     speed_inputs,
     task_sizes_before_run,
@@ -95,6 +96,7 @@ class PiyingVACELongVideo(PlannedNode):
                 "audio": socket("AUDIO", "Sound of the video; trimmed to its length."),
                 **speed_inputs(),
                 **size_inputs(),
+                **expert_inputs(),
             },
             "hidden": declared["hidden"],
         }

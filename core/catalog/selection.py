@@ -19,10 +19,15 @@ MAX_DAMAGED = 10  # models that cannot be used, told one by one
 
 @dataclass(frozen=True)
 class ChosenLora:
-    """A LoRA to put on a model: its name from `core.lora.catalog.lora_choices`, and how strongly."""
+    """A LoRA to put on a model: its name from `core.lora.catalog.lora_choices`, and how strongly.
+
+    Attributes:
+        expert: of a model of two the one it goes on, `experts.HIGH` or `experts.LOW`; "" for both.
+    """
 
     name: str
     strength: float
+    expert: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""Two experts: Wan2.2's first transformer takes the steps with much noise, its second one those that are left.
+
+As `WanVACEPipeline` with a `transformer_2`: the scheduler goes on through the switch, and the first expert has a step
+where its timestep is at least `boundary` of all.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..catalog.installed_model import InstalledModel
+from ..errors import PiyingError
+from ..families.base import LORA_COMPONENT, SECOND_EXPERT
+from ..files.folder import CONFIG_BYTES, INDEX
+from ..files.json_file import read_json_or_empty
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..planner.plan_types import PhaseName
+
+DEFAULT_BOUNDARY = 0.875  # of VideoX-Fun, Wan2.2 and diffusers' converter alike
+TRAIN_STEPS = 1000  # of the noise schedule of every Wan model
+# The phases in which an expert samples, with its component and what it is called.
+EXPERT_PHASES: tuple[tuple[PhaseName, str, str], ...] = (
+    ("sample", LORA_COMPONENT, "high noise"),
+    ("sample_2", SECOND_EXPERT, "low noise"),
+)
+
+
+def has_two_experts(model: InstalledModel) -> bool:
+    """Return whether a second transformer takes over in a model."""
+    return model.has(SECOND_EXPERT)
+
+
+def boundary_of(model: InstalledModel) -> float:
+    """Return the share of all noise down to which a model's first expert denoises.
+
+    Raises:
+        PiyingError: its folder names one that is none.
+    """
+    index = model.path / INDEX
+    found = read_json_or_empty(index, CONFIG_BYTES).get("boundary_ratio") if model.path.is_dir() else None
+    if found is None:
+        return DEFAULT_BOUNDARY
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= 1:
+        raise PiyingError(f"{index}: boundary_ratio is {found!r}. It is a number from 0 to 1. Fetch it again.")
+    return float(found)
+
+
+def planned_high_steps(steps: int, shift: float, boundary: float) -> int:
+    """Return how many of the steps the first expert has, from the formula of the scheduler; nothing is imported."""
+    count = 0
+    for index in range(steps):
+        level = (1 - 1 / TRAIN_STEPS) * (1 - index / steps)
+        timestep = math.floor(TRAIN_STEPS * shift * level / (1 + (shift - 1) * level))
+        count += timestep >= boundary * TRAIN_STEPS
+    return count
+
+
+def high_steps(scheduler: Any, boundary: float) -> int:
+    """Return how many of the steps of a scheduler the first expert has.
+
+    Args:
+        scheduler: with its timesteps set, which fall.
+    """
+    limit = boundary * scheduler.config.num_train_timesteps
+    return sum(float(timestep) >= limit for timestep in scheduler.timesteps)
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingState:
+    """Where sampling stands between two experts, in main memory: a second one that fails is begun again from here.
+
+    Attributes:
+        latents: of references and video.
+        scheduler: with what it keeps of the steps before.
+        done: steps that were taken.
+        forecast: those of them that were forecast.
+    """
+
+    latents: torch.Tensor
+    scheduler: Any
+    done: int = 0
+    forecast: int = 0
+
+
+def scheduler_on(scheduler: Any, device: str) -> Any:
+    """Return a copy of a scheduler with what it keeps of steps on a device; its tables are on the CPU, wherever it is.
+
+    A step of the copy changes nothing of the original.
+    """
+    twin = copy.copy(scheduler)
+    for name, value in vars(scheduler).items():
+        setattr(twin, name, _on(value, device) if name not in TABLES else value)
+    return twin
+
+
+TABLES = ("_internal_dict", "betas", "alphas", "alphas_cumprod", "alpha_t", "sigma_t", "lambda_t", "sigmas")
+
+
+def _on(value: Any, device: str) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, list):
+        return [_on(one, device) for one in value]
+    return copy.deepcopy(value)
