@@ -32,7 +32,7 @@ class PiyingLoadWanVACE(ModelLoader):
 
     FAMILY = WAN_VACE
     CATEGORY = VACE
-    DESCRIPTION = "Chooses a Wan2.1-VACE model. Nothing is loaded until a sampler needs it."
+    DESCRIPTION = "Chooses a Wan2.1-VACE or Wan2.2-VACE-Fun model. Nothing is loaded until a sampler needs it."
     SEARCH_ALIASES = [*WAN, "load video model", "加载模型"]
     REPLACES = (
         "WanVideoModelLoader", "WanVideoVACEModelSelect", "WanVideoExtraModelSelect", "WanVideoVAELoader",

@@ -5,7 +5,7 @@ What reads headers is imported where it is used: the node is declared at ComfyUI
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import isfinite
@@ -186,14 +186,14 @@ def _plain(name: str) -> str:
     return name.replace("\\", "/").removeprefix(f"{FOLDER}/")
 
 
-def loras_on(part: str, loras: tuple[LoraFile, ...], *, has_two: bool) -> tuple[LoraFile, ...]:
+def loras_on(part: str, loras: Sequence[LoraFile], *, has_two: bool) -> tuple[LoraFile, ...]:
     """Return the LoRAs that go on a component of a model.
 
     Args:
         has_two: whether the model has two experts; those for either of them go on the one transformer of others.
     """
     if not has_two:
-        return loras if part == LORA_COMPONENT else ()
+        return tuple(loras) if part == LORA_COMPONENT else ()
     expert = {LORA_COMPONENT: HIGH, SECOND_EXPERT: LOW}.get(part)
     return tuple(one for one in loras if expert is not None and one.expert in ("", expert))
 

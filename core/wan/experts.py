@@ -26,8 +26,8 @@ DEFAULT_BOUNDARY = 0.875  # of VideoX-Fun, Wan2.2 and diffusers' converter alike
 TRAIN_STEPS = 1000  # of the noise schedule of every Wan model
 # The phases in which an expert samples, with its component and what it is called.
 EXPERT_PHASES: tuple[tuple[PhaseName, str, str], ...] = (
-    ("sample", LORA_COMPONENT, "high noise"),
-    ("sample_2", SECOND_EXPERT, "low noise"),
+    ("sample", LORA_COMPONENT, "high-noise expert"),
+    ("sample_2", SECOND_EXPERT, "low-noise expert"),
 )
 
 
@@ -55,8 +55,9 @@ def planned_high_steps(steps: int, shift: float, boundary: float) -> int:
     """Return how many of the steps the first expert has, from the formula of the scheduler; nothing is imported."""
     count = 0
     for index in range(steps):
-        level = (1 - 1 / TRAIN_STEPS) * (1 - index / steps)
-        timestep = math.floor(TRAIN_STEPS * shift * level / (1 + (shift - 1) * level))
+        level = 1 - (1 - 1 / TRAIN_STEPS) * index / steps
+        shifted = min(shift * level / (1 + (shift - 1) * level), 1 - 1e-6)  # it never is all noise
+        timestep = math.floor(TRAIN_STEPS * shifted)
         count += timestep >= boundary * TRAIN_STEPS
     return count
 

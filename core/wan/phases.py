@@ -148,7 +148,8 @@ def _experts(components: Mapping[str, Component], work: VideoWork) -> list[tuple
     found = []
     for (_, part, title), (cfg, first, end) in zip(EXPERT_PHASES, shares, strict=True):
         if first < end:
-            note = f"The {title} expert takes steps {first + 1} to {end} of {work.steps}."
+            steps = f"step {end}" if end - first == 1 else f"steps {first + 1} to {end}"
+            note = f"The {title} takes {steps} of {work.steps}."
             if first:
                 note += " It takes the place of the other one once: they are not on the card together."
             found.append((components[part], replace(work, cfg=cfg, steps=end - first, notes=(*work.notes, note))))

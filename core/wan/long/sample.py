@@ -39,8 +39,8 @@ SHARES = {
     "Encoding prompt": (0.0, 0.02),
     "Preparing the task": (0.02, 0.06),
     "Sampling": (0.06, 0.9),
-    "Sampling, high noise": (0.06, 0.6),
-    "Sampling, low noise": (0.6, 0.9),
+    "Sampling, high-noise expert": (0.06, 0.6),
+    "Sampling, low-noise expert": (0.6, 0.9),
     "Decoding": (0.9, 0.99),
 }
 
