@@ -48,6 +48,7 @@ TILE, TILE_STRIDE = 256, 192  # diffusers' AutoencoderKLWan
 BYTES_PER_PIXEL = 12  # of a frame: three float32
 REMEMBERED = 0.125  # activations a branch: every eighth token's first change (StepCache)
 REMEMBERED_PREDICTIONS = 2  # of each branch (StepCache)
+SWITCH = "It takes the place of the other one once: they are not on the card together."
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
 
 
@@ -149,10 +150,9 @@ def _experts(components: Mapping[str, Component], work: VideoWork) -> list[tuple
     for (_, part, title), (cfg, first, end) in zip(EXPERT_PHASES, shares, strict=True):
         if first < end:
             steps = f"step {end}" if end - first == 1 else f"steps {first + 1} to {end}"
-            note = f"The {title} takes {steps} of {work.steps}."
-            if first:
-                note += " It takes the place of the other one once: they are not on the card together."
-            found.append((components[part], replace(work, cfg=cfg, steps=end - first, notes=(*work.notes, note))))
+            notes = [*work.notes, f"The {title} takes {steps} of {work.steps}."]
+            notes += [SWITCH] if first else []
+            found.append((components[part], replace(work, cfg=cfg, steps=end - first, notes=tuple(notes))))
     return found
 
 

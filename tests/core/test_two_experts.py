@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import piying
 import pytest
@@ -13,7 +16,13 @@ import torch
 from piying.core.catalog.discovery import installed_models
 from piying.core.catalog.experts import noise_of, partner_name
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
-from piying.core.catalog.selection import ModelHandle, check_model, model_choices
+from piying.core.catalog.selection import (
+    ModelHandle,
+    check_model,
+    choose_model,
+    model_choices,
+    model_choices_and_details,
+)
 from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
@@ -24,7 +33,7 @@ from piying.core.planner.machine import synthetic
 from piying.core.planner.plan import plan
 from piying.core.wan import run as running
 from piying.core.wan.experts import high_steps, planned_high_steps
-from piying.core.wan.family import PUBLISHED_EXPERTS, WAN_VACE
+from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long.request import LongRequest
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.model import load as load_model
@@ -45,6 +54,7 @@ PAIR = ModelHandle(WAN_VACE, NAME)
 TOY = ModelHandle(WAN_VACE, "built-in")
 NODES = piying.NODE_CLASS_MAPPINGS
 GB = 2**30
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_second(folder):
@@ -244,11 +254,11 @@ def test_a_card_of_16_gb_holds_one_expert_at_a_time(stored, width, height):
     assert pair.peak_ram == alone.peak_ram  # the first expert leaves main memory too where there is no room for both
     high, low = pair.phase("sample"), pair.phase("sample_2")
     assert high.seconds / low.seconds == pytest.approx(32 / 18, rel=0.1)
-    notes = [reason for reason in pair.reasons if "expert" in reason]
+    notes = [reason for reason in pair.reasons if "expert" in reason or "the other one" in reason]
     assert notes == [
         "sample: The high-noise expert takes steps 1 to 32 of 50.",
-        "sample_2: The low-noise expert takes steps 33 to 50 of 50. It takes the place of the other one once: they "
-        "are not on the card together.",
+        "sample_2: The low-noise expert takes steps 33 to 50 of 50.",
+        "sample_2: It takes the place of the other one once: they are not on the card together.",
     ]
 
 
@@ -269,11 +279,14 @@ def test_the_plan_before_a_run_reads_the_folders_boundary(host):
     assert "sample: The high" not in made.to_text()
 
 
-def test_the_models_settings_are_those_of_two_experts(host):
-    (found,) = installed_models(WAN_VACE, host)
-    settings = WAN_VACE.trained_on(NAME, found).settings
-    assert settings == PUBLISHED_EXPERTS.settings
-    assert (settings["steps"], settings["shift"], settings["cfg"], settings["cfg_2"]) == (50, 12.0, 5.0, 0.0)
+def test_the_page_offers_the_settings_published_for_two_experts(host):
+    from piying.nodes import routes
+
+    for model, steps, shift in ((NAME, 50, 12.0), ("built-in", 20, 16.0)):
+        loader = {"class_type": "PiyingLoadWanVACE", "inputs": {"model": model, "precision": "auto"}}
+        inputs = {"model": loader, "width": 832, "height": 480, "num_frames": 81, "steps": 4, "cfg": 5.0, "shift": 3.0}
+        settings = routes.plan({"class_type": "PiyingVACESample", "inputs": inputs})["settings"]
+        assert (settings["steps"], settings["shift"], settings["boundary"], settings["cfg_2"]) == (steps, shift, 0, 0)
 
 
 # What is offered
@@ -396,8 +409,11 @@ def test_an_expert_without_its_partner_is_offered_and_says_so(zoo, caplog):
     assert offered(zoo) == ["VACE_HIGH_bf16.safetensors", "VACE_LOW_fp8.safetensors"]
     high, _ = installed_models(WAN_VACE, zoo.host)
     assert "not here: diffusion_models/VACE_LOW_bf16.safetensors" in high.caution
+    assert high.caution in model_choices_and_details(WAN_VACE, zoo.host)[1]
     sample(ModelHandle(WAN_VACE, high.name), replace(REQUEST, width=32, height=32, steps=1, cfg_2=0.0), zoo.host)
     assert "is one of two experts, and takes all steps" in caplog.text
+    zoo("whole.safetensors")
+    assert choose_model(ModelHandle(WAN_VACE), zoo.host).name == "diffusion_models/whole.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -502,35 +518,52 @@ def test_on_one_transformer_a_lora_for_an_expert_is_used_and_said(host, loras, c
 # Through the door
 
 
-def test_the_runner_lists_plans_checks_and_runs_a_pair(models_folder, tmp_path):
-    from piying.runner.session import Session
-
-    graph = {
-        "1": {"class_type": "PiyingLoadWanVACE", "inputs": {"model": NAME, "precision": "auto"}},
+def graph_of(model):
+    widgets = {
+        "width": 48,
+        "height": 32,
+        "num_frames": 5,
+        "steps": 4,
+        "cfg": 4.0,
+        "shift": 3.0,
+        "seed": 7,
+        "cfg_2": 2.0,
+    }
+    return {
+        "1": {"class_type": "PiyingLoadWanVACE", "inputs": {"model": model, "precision": "auto"}},
         "2": {
             "class_type": "PiyingVACESample",
-            "inputs": {
-                "model": ["1", 0],
-                "prompt": "a red circle",
-                "negative_prompt": "static",
-                "width": 48,
-                "height": 32,
-                "num_frames": 5,
-                "steps": 4,
-                "cfg": 4.0,
-                "shift": 3.0,
-                "seed": 7,
-                "cfg_2": 2.0,
-            },
+            "inputs": {"model": ["1", 0], "prompt": "a red circle", "negative_prompt": "static", **widgets},
         },
-        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
     }
-    session = Session(input=tmp_path, output=tmp_path, models=[models_folder], device="cpu")
-    try:
-        checked, roots, _ = session.check(session.prepare(graph))
-        (planned,) = session.plan(checked, roots)
-        record = session.run(graph).results["2"].ui["piying"][0]
-    finally:
-        session.close()
-    assert "sample_2" in str(planned)
-    assert (record["high_noise_steps"], record["cfg"], record["cfg_2"]) == (3, 4.0, 2.0)
+
+
+def runner(folder, *arguments):
+    options = ["--models", folder, "--device", "cpu", "--input", folder, "--output", folder / "output"]
+    command = [sys.executable, "-m", "runner", *arguments, *options]
+    return subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+
+
+def test_a_pair_runs_from_the_command_line(models_folder, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(graph_of(NAME)))
+    done = runner(models_folder, tmp_path / "a.json")
+    assert done.returncode == 0, done.stderr
+    assert "sample_2" in done.stderr
+    assert "The low-noise expert takes step 4 of 4." in done.stderr
+    assert len(list((models_folder / "output").glob("x*.png"))) == 5
+
+
+def test_check_list_and_inspection_agree_on_a_pair(zoo, tmp_path, capsys):
+    from piying.runner.cli import main
+
+    high, low = (f"VACE_{noise}_bf16.safetensors" for noise in ("HIGH", "LOW"))
+    for name in (high, low):
+        zoo(name)
+    folder = tmp_path / "diffusion_models"
+    for name, code in ((f"diffusion_models/{high} + {low}", 0), (f"diffusion_models/{low}", 2)):
+        (tmp_path / "a.json").write_text(json.dumps(graph_of(name)))
+        assert main(["--check", str(tmp_path / "a.json"), "--models", str(tmp_path), "--device", "cpu"]) == code
+    assert f"it is one of two experts of one model: choose diffusion_models/{high} + {low}" in capsys.readouterr().err
+    assert main(["--inspect", str(folder / low)]) == 0
+    assert f"the other one of two experts, {high}" in capsys.readouterr().out
