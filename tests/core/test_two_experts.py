@@ -554,16 +554,18 @@ def test_a_pair_runs_from_the_command_line(models_folder, tmp_path):
     assert len(list((models_folder / "output").glob("x*.png"))) == 5
 
 
-def test_check_list_and_inspection_agree_on_a_pair(zoo, tmp_path, capsys):
-    from piying.runner.cli import main
+def test_check_list_and_inspection_agree_on_a_pair(zoo, tmp_path):
+    from piying.runner.errors import InvalidGraph
+    from piying.runner.session import Session
 
     high, low = (f"VACE_{noise}_bf16.safetensors" for noise in ("HIGH", "LOW"))
     for name in (high, low):
         zoo(name)
-    folder = tmp_path / "diffusion_models"
-    for name, code in ((f"diffusion_models/{high} + {low}", 0), (f"diffusion_models/{low}", 2)):
-        (tmp_path / "a.json").write_text(json.dumps(graph_of(name)))
-        assert main(["--check", str(tmp_path / "a.json"), "--models", str(tmp_path), "--device", "cpu"]) == code
-    assert f"it is one of two experts of one model: choose diffusion_models/{high} + {low}" in capsys.readouterr().err
-    assert main(["--inspect", str(folder / low)]) == 0
-    assert f"the other one of two experts, {high}" in capsys.readouterr().out
+    session = Session(input=tmp_path, output=tmp_path, models=[tmp_path], device="cpu")
+    try:
+        session.check(session.prepare(graph_of(f"diffusion_models/{high} + {low}")))
+        with pytest.raises(InvalidGraph, match=rf"it is one of two experts of one model: choose .*{high} \+ {low}"):
+            session.check(session.prepare(graph_of(f"diffusion_models/{low}")))
+    finally:
+        session.close()
+    assert f"the other one of two experts, {high}" in inspect(tmp_path / "diffusion_models" / low).needs
