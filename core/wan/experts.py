@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..catalog.installed_model import InstalledModel
@@ -16,14 +17,15 @@ from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT, SECOND_EXPERT
 from ..files.folder import CONFIG_BYTES, INDEX
 from ..files.json_file import read_json_or_empty
+from .schedule import TRAINING_STEPS
 
 if TYPE_CHECKING:
     import torch
 
     from ..planner.plan_types import PhaseName
+    from .samplers import Sampler
 
 DEFAULT_BOUNDARY = 0.875  # of VideoX-Fun, Wan2.2 and diffusers' converter alike
-TRAIN_STEPS = 1000  # of the noise schedule of every Wan model
 # The phases in which an expert samples, with its component and what it is called.
 EXPERT_PHASES: tuple[tuple[PhaseName, str, str], ...] = (
     ("sample", LORA_COMPONENT, "high-noise expert"),
@@ -51,25 +53,27 @@ def boundary_of(model: InstalledModel) -> float:
     return float(found)
 
 
-def planned_high_steps(steps: int, shift: float, boundary: float) -> int:
-    """Return how many of the steps the first expert has, from the formula of the scheduler; nothing is imported."""
-    count = 0
-    for index in range(steps):
-        level = 1 - (1 - 1 / TRAIN_STEPS) * index / steps
-        shifted = min(shift * level / (1 + (shift - 1) * level), 1 - 1e-6)  # it never is all noise
-        timestep = math.floor(TRAIN_STEPS * shifted)
-        count += timestep >= boundary * TRAIN_STEPS
-    return count
-
-
-def high_steps(scheduler: Any, boundary: float) -> int:
-    """Return how many of the steps of a scheduler the first expert has.
+def planned_timesteps(steps: int, shift: float, levels: Sequence[float] | None) -> list[float]:
+    """Return the timestep of each step from the formula of the scheduler; nothing is imported for it.
 
     Args:
-        scheduler: with its timesteps set, which fall.
+        levels: the noise levels; None for UniPC's own, evenly spaced and shifted.
     """
-    limit = boundary * scheduler.config.num_train_timesteps
-    return sum(float(timestep) >= limit for timestep in scheduler.timesteps)
+    if levels is not None:
+        return [TRAINING_STEPS * level for level in levels]
+    even = [1 - (1 - 1 / TRAINING_STEPS) * index / steps for index in range(steps)]
+    shifted = [shift * level / (1 + (shift - 1) * level) for level in even]
+    return [math.floor(TRAINING_STEPS * min(level, 1 - 1e-6)) for level in shifted]  # it never is all noise
+
+
+def high_steps(timesteps: Iterable[Any], boundary: float) -> int:
+    """Return how many steps the first expert has.
+
+    Args:
+        timesteps: of all steps, falling.
+        boundary: see `boundary_of`.
+    """
+    return sum(float(timestep) >= boundary * TRAINING_STEPS for timestep in timesteps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,26 +82,31 @@ class SamplingState:
 
     Attributes:
         latents: of references and video.
-        scheduler: with what it keeps of the steps before.
+        sampler: with what it keeps of the steps before.
         done: steps that were taken.
         forecast: those of them that were forecast.
     """
 
     latents: torch.Tensor
-    scheduler: Any
+    sampler: Sampler
     done: int = 0
     forecast: int = 0
 
 
-def scheduler_on(scheduler: Any, device: str) -> Any:
-    """Return a copy of a scheduler with what it keeps of steps on a device; its tables are on the CPU, wherever it is.
+def sampler_on(sampler: Sampler, device: str) -> Sampler:
+    """Return a copy of a sampler with what it keeps of steps on a device; its tables are on the CPU, wherever it is.
 
     A step of the copy changes nothing of the original.
     """
-    twin = copy.copy(scheduler)
-    for name, value in vars(scheduler).items():
-        setattr(twin, name, _on(value, device) if name not in TABLES else value)
-    return twin
+    import torch
+
+    scheduler, generator = copy.copy(sampler.scheduler), sampler.generator
+    for name, value in vars(sampler.scheduler).items():
+        setattr(scheduler, name, _on(value, device) if name not in TABLES else value)
+    if generator is not None:
+        generator = torch.Generator(generator.device)
+        generator.set_state(sampler.generator.get_state())
+    return replace(sampler, scheduler=scheduler, generator=generator)
 
 
 TABLES = ("_internal_dict", "betas", "alphas", "alphas_cumprod", "alpha_t", "sigma_t", "lambda_t", "sigmas")

@@ -340,6 +340,8 @@ WAN_VACE = WanVACEFamily(
         "step_cache",
         "batch_cfg",
         "vae_precision",
+        "scheduler",
+        "sigmas",
         "boundary",
         "cfg_2",
     ),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from ..catalog.installed_model import InstalledModel
 from ..catalog.selection import ModelHandle
@@ -13,13 +13,16 @@ from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, made_for
 from .experts import boundary_of, has_two_experts, high_steps
-from .request import VACERequest
+from .request import SAMPLERS, SamplerName, VACERequest
+from .schedule import sigmas
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+    import torch
+    from diffusers import AutoencoderKLWan, WanVACEPipeline, WanVACETransformer3DModel
 
     from ..planner.phases import Component
     from ..planner.plan_types import PhasePlan
+    from .samplers import Sampler
 
 log = logging.getLogger("piying")
 
@@ -62,23 +65,32 @@ class WanVACEModel:
         """
         if not has_two_experts(self.found):
             return None
-        boundary = request.boundary or boundary_of(self.found)
-        scheduler = self.scheduler(request.shift)
-        scheduler.set_timesteps(request.steps)
-        return high_steps(scheduler, boundary)
+        import torch
+
+        boundary, device = request.boundary or boundary_of(self.found), torch.device("cpu")
+        return high_steps(self.sampler(request, device, torch.Generator(device)).scheduler.timesteps, boundary)
 
     def vae(self, choice: PhasePlan) -> AutoencoderKLWan:
         """Return the VAE in host memory."""
         vae: AutoencoderKLWan = self.parts.load("vae", choice)
         return vae
 
-    def scheduler(self, shift: float) -> UniPCMultistepScheduler:
-        """Return a fresh scheduler with the request's timestep shift."""
+    def sampler(self, request: VACERequest, device: torch.device, generator: torch.Generator) -> Sampler:
+        """Return the request's sampler before its first step; `generator` makes the noise that it may add."""
         from diffusers import UniPCMultistepScheduler
 
+        from .samplers import sampler
+
         config: Any = UniPCMultistepScheduler.load_config(self.found.place("scheduler")[0], local_files_only=True)
-        scheduler: UniPCMultistepScheduler = UniPCMultistepScheduler.from_config(config, flow_shift=shift)
-        return scheduler
+        return sampler(
+            request.sampler,
+            config,
+            shift=request.shift,
+            steps=request.steps,
+            sigmas=sigmas(request),
+            device=device,
+            generator=generator,
+        )
 
 
 def load(handle: ModelHandle, host: Host) -> WanVACEModel:
@@ -88,6 +100,14 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
         PiyingError: the model or a LoRA is not installed.
     """
     return WanVACEModel(ModelParts.of(handle, host))
+
+
+def with_published_sampler(request: VACERequest, loras: tuple[LoraFile, ...]) -> VACERequest:
+    """Return a request whose `auto` sampler is that of the last LoRA that was published with one, else UniPC."""
+    if request.sampler != "auto":
+        return request
+    published = next((lora.sampler for lora in reversed(loras) if lora.sampler in SAMPLERS), "uni_pc")
+    return replace(request, sampler=cast(SamplerName, published))
 
 
 def warn_if_not_made_for(request: VACERequest, loras: tuple[LoraFile, ...]) -> None:

@@ -17,7 +17,7 @@ from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
 from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..quantization.registry import weight_format
-from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, planned_high_steps
+from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
 from .request import (
     DEFAULT_CFG,
     DEFAULT_SHIFT,
@@ -27,6 +27,7 @@ from .request import (
     VACERequest,
     check_speed_settings,
 )
+from .schedule import sigmas
 from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class VideoWork:
         batch_cfg: whether both prompts may go through a block in one batch, where that fits.
         vae: the number types the VAE may compute in.
         shift: of the noise schedule, which with the boundary divides the steps between two experts.
+        levels: its noise levels, where they are not those of UniPC.
         boundary: see `VACERequest`; 0 for that of most models.
         cfg_2: of the second expert; 0 for `cfg`.
         high_steps: how many steps the first of two experts has; None to have it worked out.
@@ -90,6 +92,7 @@ class VideoWork:
     batch_cfg: bool = False
     vae: VAETypes = FP32_FIRST
     shift: float = DEFAULT_SHIFT
+    levels: tuple[float, ...] | None = None
     boundary: float = 0.0
     cfg_2: float = 0.0
     high_steps: int | None = None
@@ -118,6 +121,7 @@ class VideoWork:
             batch_cfg=request.batch_cfg,
             vae=vae_types(request.vae_precision, request.speed),
             shift=request.shift,
+            levels=sigmas(request),
             boundary=request.boundary,
             cfg_2=request.cfg_2,
             notes=notes,
@@ -144,7 +148,7 @@ def _experts(components: Mapping[str, Component], work: VideoWork) -> list[tuple
     """Return each of two experts that has a step, with its share of the work."""
     boundary, high = work.boundary or DEFAULT_BOUNDARY, work.high_steps
     if high is None:
-        high = planned_high_steps(work.steps, work.shift, boundary)
+        high = high_steps(planned_timesteps(work.steps, work.shift, work.levels), boundary)
     shares = ((work.cfg, 0, high), (work.cfg_2 or work.cfg, high, work.steps))
     found = []
     for (_, part, title), (cfg, first, end) in zip(EXPERT_PHASES, shares, strict=True):

@@ -33,10 +33,11 @@ from .conditioning import (
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
-from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, scheduler_on
-from .model import WanVACEModel, load, warn_if_not_made_for
+from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
+from .model import WanVACEModel, load, warn_if_not_made_for, with_published_sampler
 from .phases import BATCHED, VideoWork, fitting, phases, what_fits
 from .request import AUTO_VAE, SDPA, VACERequest, check_request
+from .schedule import schedule_notes
 from .speed import speed_notes, with_speed
 from .step_cache import StepCache
 from .transformer import block_order, compiled_blocks, reason_not_to_compile
@@ -120,12 +121,14 @@ def sample_inputs(
     """
     import torch
 
-    asked, request = request, with_speed(request)
     model = load(handle, host)
+    asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
     # A long video says once what is true of all its windows.
     if not logged_plans:
         for sentence in speed_notes(asked, request):
             log.info("Speed: %s", sentence)
+        for sentence in schedule_notes(asked):
+            log.info("Schedule: %s", sentence)
         for sentence in handle.family.cautions(model.found.name, request):
             log.warning("%s", sentence)
         if model.found.caution:
@@ -390,7 +393,8 @@ class VACERun:
         generator = torch.Generator("cpu").manual_seed(self.request.seed)
         # As many channels as the control has beside its mask's, which are the latents' own, twice.
         shape = (1, (self.control.shape[1] - VAE_STRIDE**2) // 2, *self.control.shape[2:])
-        return SamplingState(torch.randn(shape, generator=generator), self.model.scheduler(self.request.shift))
+        noise = torch.randn(shape, generator=generator)
+        return SamplingState(noise, self.model.sampler(self.request, noise.device, generator))
 
     def _denoise_compiled(
         self, transformer: WanVACETransformer3DModel, expert: Expert, state: SamplingState
@@ -419,8 +423,8 @@ class VACERun:
         assert self.control is not None and self.colours is not None
         dtype, device = torch_dtype(choice.compute), self.meter.device
         before, references = self.inputs.before, len(self.inputs.references)
-        scheduler = scheduler_on(state.scheduler, device)
-        preview = LatentPreview(self.colours, scheduler, references)
+        sampler = sampler_on(state.sampler, device)
+        preview = LatentPreview(self.colours, skip=references)
         progress = self.reporter.progress(
             f"Sampling, {expert.title}" if expert.title else "Sampling",
             expert.end - expert.first,
@@ -432,7 +436,7 @@ class VACERun:
         try:
             latents = denoise(
                 transformer,
-                scheduler,
+                sampler,
                 state.latents.to(device),
                 [states.to(device, dtype) for states in self.embeds],
                 control=self.control.to(device, dtype),
@@ -448,7 +452,7 @@ class VACERun:
                 end=expert.end,
             )
             forecast = 0 if self.cache is None else self.cache.skipped
-            left = scheduler_on(scheduler, "cpu") if expert.end < request.steps else state.scheduler
+            left = sampler_on(sampler, "cpu") if expert.end < request.steps else state.sampler
             return SamplingState(latents.cpu(), left, expert.end, forecast)
         finally:
             # After an error too: its tensors are on the card, where the next attempt needs the room.

@@ -32,7 +32,7 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.planner.machine import synthetic
 from piying.core.planner.plan import plan
 from piying.core.wan import run as running
-from piying.core.wan.experts import high_steps, planned_high_steps
+from piying.core.wan.experts import high_steps, planned_timesteps
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long.request import LongRequest
 from piying.core.wan.long.sample import make_long_video
@@ -40,6 +40,7 @@ from piying.core.wan.model import load as load_model
 from piying.core.wan.phases import VideoWork, phases
 from piying.core.wan.request import VACERequest, check_request
 from piying.core.wan.run import sample
+from piying.core.wan.schedule import sigmas
 
 from .formats import models, names, writers
 from .test_lora_node import RANK
@@ -150,6 +151,20 @@ def test_the_second_experts_cfg_alone_is_guided(host):
     assert not torch.equal(guided, plain)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde", "res_multistep", "lcm"])
+def test_every_sampler_goes_on_through_the_switch(models_folder, host, tmp_path, sampler):
+    """Two experts that are the same transformer are that transformer, bit for bit."""
+    twice = tmp_path / "models" / NAME
+    shutil.copytree(models_folder / NAME, twice)
+    shutil.rmtree(twice / "transformer_2")
+    shutil.copytree(twice / "transformer", twice / "transformer_2")
+    two = HeadlessHost(models=[tmp_path / "models"], chosen_device="cpu")
+    request = replace(REQUEST, width=32, height=32, steps=4, cfg=1.0, cfg_2=0.0, sampler=sampler)
+    frames, record = sample(PAIR, request, two)
+    assert 0 < record["high_noise_steps"] < 4
+    assert torch.equal(frames, sample(TOY, request, host)[0])
+
+
 def test_running_out_of_memory_in_the_second_expert_does_not_redo_the_first(host, monkeypatch):
     expected, _ = sample(PAIR, REQUEST, host)
     shutil.rmtree(host.cache_folder() / "latents")
@@ -231,13 +246,15 @@ def test_settings_out_of_range_are_refused(changes, said):
 
 
 def test_the_formula_divides_the_steps_as_the_scheduler_does(host):
-    model = load_model(TOY, host)
-    for shift in (1.0, 2.0, 5.0, 8.0, 12.0, 16.0):
-        scheduler = model.scheduler(shift)
-        for steps in (1, 2, 4, 5, 8, 20, 30, 40, 50):
-            scheduler.set_timesteps(steps)
-            for boundary in (0.1, 0.5, 0.7, 0.875, 0.9, 0.99, 1.0):
-                assert planned_high_steps(steps, shift, boundary) == high_steps(scheduler, boundary)
+    model, device = load_model(TOY, host), torch.device("cpu")
+    for sampler in ("uni_pc", "euler"):
+        for shift in (1.0, 3.0, 5.0, 12.0, 16.0):
+            for steps in (1, 2, 5, 8, 30, 50):
+                request = replace(REQUEST, sampler=sampler, shift=shift, steps=steps)
+                timesteps = model.sampler(request, device, torch.Generator()).scheduler.timesteps
+                planned = planned_timesteps(steps, shift, sigmas(request))
+                for boundary in (0.111, 0.503, 0.707, 0.875, 0.913, 0.991, 1.0):
+                    assert high_steps(planned, boundary) == high_steps(timesteps, boundary)
 
 
 @pytest.mark.parametrize(("width", "height"), [(832, 480), (1280, 720)])
