@@ -100,12 +100,12 @@ def sampler_on(sampler: Sampler, device: str) -> Sampler:
     """
     import torch
 
-    scheduler, generator = copy.copy(sampler.scheduler), sampler.generator
+    scheduler, generator, state = copy.copy(sampler.scheduler), None, sampler.generator
     for name, value in vars(sampler.scheduler).items():
         setattr(scheduler, name, _on(value, device) if name not in TABLES else value)
-    if generator is not None:
-        generator = torch.Generator(generator.device)
-        generator.set_state(sampler.generator.get_state())
+    if state is not None:
+        generator = torch.Generator(state.device)
+        generator.set_state(state.get_state())
     return replace(sampler, scheduler=scheduler, generator=generator)
 
 

@@ -253,7 +253,8 @@ def test_the_formula_divides_the_steps_as_the_scheduler_does(host):
                 request = replace(REQUEST, sampler=sampler, shift=shift, steps=steps)
                 timesteps = model.sampler(request, device, torch.Generator()).scheduler.timesteps
                 planned = planned_timesteps(steps, shift, sigmas(request))
-                for boundary in (0.111, 0.503, 0.707, 0.875, 0.913, 0.991, 1.0):
+                # Off the levels of evenly spaced steps, which fp32 rounds to either side.
+                for boundary in (0.111, 0.503, 0.707, 0.876, 0.913, 0.991, 1.0):
                     assert high_steps(planned, boundary) == high_steps(timesteps, boundary)
 
 
