@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 HIGH, LOW = "high", "low"
 # What a LoRA may be put on: {choice of the widget: an expert, "" for both}; auto goes by the file's name.
@@ -20,25 +20,24 @@ OTHER_MEANINGS = (
     "res|resolution|vram|ram|mem|memory|quality|poly|angle|details?|detailed|contrast|key|light|speed|motion|cfg|steps?"
     "|fps|shot|end|fashion|heels?|fidelity|rank|cut|rise|fantasy|waist|def|definition|pass|level|budget|fat|tide"
 )
-NOISE = re.compile(
-    rf"(?:(high|low)[-_ ]?noise|(?<![a-z])(high|low)(?![-_ ]?(?:{OTHER_MEANINGS})(?![a-z])))(?![a-z])", re.IGNORECASE
-)
+NOISE = rf"(?:(high|low)[-_ ]?noise|(?<![a-z])(high|low)(?![-_ ]?(?:{OTHER_MEANINGS})(?![a-z])))(?![a-z])"
+
+if TYPE_CHECKING:
+
+    class Named(Protocol):
+        """What has a name."""
+
+        @property
+        def name(self) -> str:
+            """Below the folder of all models."""
 
 
-class Named(Protocol):
-    """What has a name."""
-
-    @property
-    def name(self) -> str:
-        """Below the folder of all models."""
-
-
-One = TypeVar("One", bound=Named)
+One = TypeVar("One", bound="Named")
 
 
 def noise_of(name: str) -> str:
     """Return which expert a file is by its name, folders included: `HIGH`, `LOW`, or "" where that says nothing."""
-    found = {(match[1] or match[2]).lower() for match in NOISE.finditer(name)}
+    found = {(match[1] or match[2]).lower() for match in re.finditer(NOISE, name, re.IGNORECASE)}
     return found.pop() if len(found) == 1 else ""
 
 
@@ -51,7 +50,7 @@ def partner_name(name: str) -> str:
         cased = swapped.upper() if word.isupper() else swapped.capitalize() if word[0].isupper() else swapped
         return match[0].replace(word, cased, 1)
 
-    return NOISE.sub(other, name)
+    return re.sub(NOISE, other, name, flags=re.IGNORECASE)
 
 
 def paired(files: Iterable[One]) -> tuple[list[tuple[One, One]], list[One]]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ..catalog.experts import HIGH, lone_experts, noise_of, pair_name, paired
 from ..families.base import SECOND_EXPERT, ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
-from .experts import boundary_of, has_two_experts
 from .request import DEFAULT_CFG, DEFAULT_FRAMES, DEFAULT_HEIGHT, DEFAULT_SHIFT, DEFAULT_STEPS, DEFAULT_WIDTH
 
 if TYPE_CHECKING:
@@ -22,6 +19,7 @@ if TYPE_CHECKING:
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import VideoWork
+    from .transformer_files import Transformers
 
 # What is set for the experts of another model goes back to "the model's own".
 ONE_EXPERT = {"boundary": 0.0, "cfg_2": 0.0}
@@ -82,7 +80,9 @@ class WanVACEFamily(ModelFamily):
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return whole transformers, VACE modules with text-to-video models of their width, and pairs of both."""
-        return [self._single_file_model(one, files, folders) for one in _transformers(files)]
+        from .transformer_files import transformers
+
+        return [self._single_file_model(one, files, folders) for one in transformers(files)]
 
     def _single_file_model(
         self, made_of: Transformers, files: FileCatalog, folders: Sequence[InstalledModel]
@@ -90,15 +90,19 @@ class WanVACEFamily(ModelFamily):
         first, second = made_of.first, made_of.second
         parts = self.beside(first, files, folders) | {"transformer": tuple(one.path for one in first)}
         if not second:
+            from .transformer_files import why_not_alone
+
             found = files.model(self, first, parts, made_of.name)
-            return replace(found, caution=_alone(made_of, files))
+            return replace(found, caution=why_not_alone(made_of, files))
         found = files.model(self, first, parts | {SECOND_EXPERT: tuple(one.path for one in second)}, made_of.name)
         other = files.model(self, second, {})
         return replace(found, details=f"two experts: {found.details}; and {other.details}")
 
     def why_unusable(self, file: str, files: FileCatalog) -> str | None:
         """Return that a file is one of two experts, of which the pair is offered."""
-        for made_of in _transformers(files):
+        from .transformer_files import transformers
+
+        for made_of in transformers(files):
             if made_of.second and any(one.name == file for one in (*made_of.first, *made_of.second)):
                 return f"it is one of two experts of one model: choose {made_of.name}"
         return None
@@ -127,13 +131,15 @@ class WanVACEFamily(ModelFamily):
 
     def trained_on(self, model: str, found: InstalledModel | None = None) -> TrainedOn:
         """Return what the model of that name was trained on; what a model of two experts was published with."""
-        if found is not None and has_two_experts(found):
+        if found is not None and found.has(SECOND_EXPERT):
             return PUBLISHED_EXPERTS
         return super().trained_on(model, found)
 
     def work_of(self, model: InstalledModel, work: VideoWork) -> VideoWork:
         """Return a work with the boundary between the experts that a model's folder names."""
-        return replace(work, boundary=work.boundary or boundary_of(model)) if has_two_experts(model) else work
+        from .experts import boundary_of
+
+        return replace(work, boundary=work.boundary or boundary_of(model)) if model.has(SECOND_EXPERT) else work
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
@@ -164,95 +170,6 @@ class WanVACEFamily(ModelFamily):
         from .phases import what_fits
 
         return what_fits(found, work)
-
-
-class Transformers(NamedTuple):
-    """A model's transformer, or its two experts.
-
-    Attributes:
-        name: it is offered under.
-        first: the files it is made of, or the expert of high noise.
-        second: those of the expert of low noise; empty where there is one transformer.
-    """
-
-    name: str
-    first: tuple[SingleFile, ...]
-    second: tuple[SingleFile, ...] = ()
-
-
-def _by_title(files: FileCatalog) -> Mapping[str, list[SingleFile]]:
-    found: defaultdict[str, list[SingleFile]] = defaultdict(list)
-    for one in files.all:
-        for part in one.found.parts if one.found.readable else ():
-            found[part.title].append(one)
-    return found
-
-
-def _transformers(files: FileCatalog) -> Iterator[Transformers]:
-    """Yield the transformers, and the pairs of experts, each under the name it is offered by.
-
-    A VACE module goes with each text-to-video model of its width, and a pair of modules with each pair of such. Where
-    there is one alone, the model has the module's name.
-    """
-    from .layouts import TEXT_TO_VIDEO, VACE, VACE_MODULE
-
-    found = _by_title(files)
-    whole, rest = _pairs(found[VACE])
-    yield from (Transformers(pair_name(high.name, low.name), (high,), (low,)) for high, low in whole)
-    yield from (Transformers(one.name, (one,)) for one in rest)
-    modules, single_modules = _pairs(found[VACE_MODULE])
-    bases, single_bases = _pairs(found[TEXT_TO_VIDEO])
-    for high, low in modules:
-        fitting = [pair for pair in bases if pair[0].width == high.width]
-        name = pair_name(high.name, low.name)
-        for base in fitting:
-            whose = name if len(fitting) == 1 else f"{name} + {pair_name(base[0].name, base[1].name)}"
-            yield Transformers(whose, (base[0], high), (base[1], low))
-        single_modules += [] if fitting else [high, low]
-    for module in single_modules:
-        yield from _on_bases(module, bases, single_bases)
-
-
-def _on_bases(
-    module: SingleFile, pairs: Sequence[tuple[SingleFile, SingleFile]], singles: Sequence[SingleFile]
-) -> Iterator[Transformers]:
-    """Yield a VACE module on each text-to-video model of its width.
-
-    One that is for no expert in particular, as those of Wan2.1 are, goes on both experts of a pair, and on the one of
-    low noise alone, which does all steps of a video by itself.
-    """
-    noise = noise_of(module.name)
-    offered: list[Transformers] = []
-    for high, low in (pair for pair in pairs if pair[0].width == module.width):
-        name = f"{module.name} + {pair_name(high.name, low.name)}"
-        if not noise:
-            offered.append(Transformers(name, (high, module), (low, module)))
-        own = high if noise == HIGH else low
-        offered.append(Transformers(f"{module.name} + {own.name}", (own, module)))
-    offered += [
-        Transformers(f"{module.name} + {one.name}", (one, module)) for one in singles if one.width == module.width
-    ]
-    yield from offered if len(offered) > 1 else [one._replace(name=module.name) for one in offered]
-
-
-def _pairs(files: Sequence[SingleFile]) -> tuple[list[tuple[SingleFile, SingleFile]], list[SingleFile]]:
-    """Return the pairs of experts of one width, and the other files."""
-    pairs, rest = paired(files)
-    apart = [pair for pair in pairs if pair[0].width != pair[1].width]
-    return [pair for pair in pairs if pair not in apart], [*rest, *(one for pair in apart for one in pair)]
-
-
-def _alone(made_of: Transformers, files: FileCatalog) -> str:
-    """Return what is to be said of one of two experts that is here without the other; "" for any other model."""
-    base, module = made_of.first[0], made_of.first[-1]
-    # A module of Wan2.1 goes on the expert of low noise by intent.
-    if not noise_of(module.name) and noise_of(base.name) != HIGH:
-        return ""
-    lacking = lone_experts(made_of.first, files.all) or ["a text-to-video model for each expert"]
-    return (
-        f"{made_of.name} is one of two experts, and takes all steps, which it was not trained for: not here: "
-        f"{', '.join(lacking)}. Put the other one beside it."
-    )
 
 
 def _text_encoder(
