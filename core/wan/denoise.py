@@ -42,13 +42,15 @@ def denoise(
     batched: bool = False,
     guidance: Guidance = PLAIN,
     nag: NAGProcessor | None = None,
+    first: int = 0,
+    end: int | None = None,
 ) -> torch.Tensor:
-    """Return clean latents, float32, shaped like `noise`.
+    """Return clean latents, float32, shaped like `noise`, or what they are after step `end`.
 
     Args:
         transformer: ready to compute on the device of `noise`.
-        sampler: before its first step.
-        noise: float32 [1, z, T, h, w].
+        sampler: before its first step, or as the steps before `first` have left it.
+        noise: float32 [1, z, T, h, w]; or the latents that those steps have given.
         embeds: [1, 512, d] of the prompt, and of the negative prompt where any step reads it.
         control: VACE's condition [1, 2z + 64, T, h, w].
         cfg_at: the classifier-free guidance scale; in a step where it is 1 only the prompt is followed.
@@ -61,9 +63,10 @@ def denoise(
         batched: predict for both prompts in one batch.
         guidance: how the predictions are combined.
         nag: guides the transformer's cross-attention, see `nag.nag_enabled`.
+        first, end: the steps to take, the last one not included; None for all that are left.
     """
     scheduler, latents, guider = sampler.scheduler, noise, Guider(guidance, steps)
-    for index, timestep in enumerate(scheduler.timesteps):
+    for index, timestep in list(enumerate(scheduler.timesteps))[first:end]:
         state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)
         level, branches = float(scheduler.sigmas[index]), guidance.branches(index, steps, cfg)
         if cache is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
@@ -42,6 +42,7 @@ AUTO_ATTENTION: AttentionName = "auto"
 SDPA: AttentionName = "sdpa"
 AUTO_VAE: VAEPrecision = "auto"
 MAX_STEP_CACHE = 1.0
+MAX_CFG = 30.0
 
 # The negative prompt published with Wan2.1 (wan/configs/shared_config.py, sample_neg_prompt).
 NEGATIVE_PROMPT = (
@@ -82,6 +83,9 @@ class VACERequest:
         sampler: one of `SAMPLERS`.
         scheduler: one of `SCHEDULERS`; causvid and distill have a number of steps of their own.
         sigmas: the noise levels of the steps by hand, as a text (see `schedule.parse_sigmas`); "" for the scheduler's.
+        boundary: of a model of two experts, the share of all noise down to which the first one denoises, 0..1; 0 takes
+            the model's own.
+        cfg_2: the guidance scale of the second expert; 0 takes `cfg`.
         guidance: how steps are guided beside `cfg`.
         earlier_prompt: a prompt whose embedding is mixed with that of `prompt`, where one turns into the other.
         earlier_share: its share, 0..1.
@@ -107,6 +111,8 @@ class VACERequest:
     sampler: SamplerName = "auto"
     scheduler: SchedulerName = "auto"
     sigmas: str = ""
+    boundary: float = 0.0
+    cfg_2: float = 0.0
     guidance: Guidance = field(default_factory=_plain_guidance)
     earlier_prompt: str = ""
     earlier_share: float = 0.0
@@ -124,6 +130,10 @@ class VACERequest:
     def reads_negative(self) -> bool:
         """Whether the negative prompt has an effect."""
         return self.largest_cfg > 1 or self.guidance.has_nag
+
+    def of_second_expert(self) -> VACERequest:
+        """Return the request as the second of two experts sees it."""
+        return replace(self, cfg=self.cfg_2 or self.cfg)
 
 
 def check_side(name: str, value: int) -> None:
@@ -176,11 +186,19 @@ def check_speed_settings(request: VACERequest) -> None:
         )
     if not 0 <= request.step_cache <= MAX_STEP_CACHE:
         raise PiyingError(f"step_cache is {request.step_cache:g}. It goes from 0 (off) to {MAX_STEP_CACHE:g}.")
+    if not 0 <= request.boundary <= 1:
+        raise PiyingError(f"boundary is {request.boundary:g}. It goes from 0 (the model's own) to 1.")
+    if request.cfg_2 and not 1 <= request.cfg_2 <= MAX_CFG:
+        raise PiyingError(f"cfg_2 is {request.cfg_2:g}. It is 0 (as cfg), or goes from 1 to {MAX_CFG:g}.")
     if request.speed not in SPEEDS:
         raise PiyingError(f"speed is {request.speed!r}. Choose one of: {', '.join(SPEEDS)}.")
     if request.attention not in ATTENTIONS:
         raise PiyingError(f"attention is {request.attention!r}. Choose one of: {', '.join(ATTENTIONS)}.")
     if request.vae_precision not in VAE_PRECISIONS:
         raise PiyingError(f"vae_precision is {request.vae_precision!r}. Choose one of: {', '.join(VAE_PRECISIONS)}.")
+    if request.cfg_2 and request.guidance.cfg_steps:
+        raise PiyingError(
+            "cfg_2 is set, and cfg_steps gives the cfg of each step. Set cfg_2 to 0, or empty cfg_steps."
+        )
     if request.sampler not in SAMPLERS:
         raise PiyingError(f"sampler is {request.sampler!r}. Choose one of: {', '.join(SAMPLERS)}.")
