@@ -50,7 +50,7 @@ def placed(drive, comfyui, screenshots):
         {**saver, "widgets": {"filename_prefix": "video/blueprint"}},
         {"do": "link", "from": TO_VIDEO, "output": "video", "to": "saver", "input": "video"},
         *set_widgets(TO_VIDEO, **QUICK),
-        until(PANEL % "main memory"),
+        until(PANEL % "GB RAM"),
         picture(screenshots / "blueprint.png"),
         {"do": "run", "timeout_s": 400},
         until(PANEL % "Took"),

@@ -14,7 +14,7 @@ from piying.tests.comfyui.convert import WORKFLOWS
 
 pytestmark = pytest.mark.browser
 
-PLAN = f"{PANELS}.find((text) => /main memory/.test(text))"
+PLAN = f"{PANELS}.find((text) => /GB RAM/.test(text))"
 TEXT = "document.querySelector('.piying-dialog pre')?.innerText"
 REPO = "/Qwen/Qwen3-0.6B/resolve"
 TOY = WORKFLOWS.parent / "builtin_models/prompt"
@@ -108,14 +108,14 @@ def judged(drive, screenshots):
         "wired": opened("inpaint"),
         "before": until(f"{PANELS}.find((text) => /known when it runs/.test(text))"),
         "run": {"do": "run"},
-        "after": until(f"{PANELS}.find((text) => /Took/.test(text) && /main memory/.test(text))"),
+        "after": until(f"{PANELS}.find((text) => /Took/.test(text) && /GB RAM/.test(text))"),
     }
     return dict(zip(actions, drive(list(actions.values())).results, strict=True))
 
 
 def test_what_would_fit_is_a_button(judged):
     assert "0.0 of 0.0" not in judged["too big"]
-    assert "main memory" in judged["too big"]
+    assert "GB RAM" in judged["too big"]
     assert [("frames" in offer, "×" in offer) for offer in judged["offers"]] == [(True, False), (False, True)]
     width, height, frames = judged["values"]
     assert f"{width}×{height}" in judged["offers"][1]
