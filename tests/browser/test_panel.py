@@ -227,6 +227,20 @@ def test_a_mask_of_nothing_is_told_on_its_node_with_what_was_found(drive, screen
     )
 
 
+# Between what is in a panel and the panel's end.
+EMPTY = """(() => {
+  const panel = window.drive.find("PiyingVACESample").widgets.find(({ name }) => name === "piying").element;
+  const ends = [...panel.children].map((part) => part.getBoundingClientRect().bottom);
+  return (panel.getBoundingClientRect().bottom - Math.max(...ends)) / window.app.canvas.ds.scale;
+})()"""
+
+
+def test_room_that_a_node_has_to_spare_is_for_its_prompts(drive):
+    taller = evaluate("window.drive.find('PiyingVACESample').setSize([420, 1200])")
+    *_, empty = drive([opened("t2v"), until(PLAN), taller, {"do": "pause", "seconds": 1}, evaluate(EMPTY)]).results
+    assert empty < 60
+
+
 MEMORY_PLAN = """(() => {
   const { app, LiteGraph } = window;
   const node = LiteGraph.createNode("PiyingMemoryPlan");

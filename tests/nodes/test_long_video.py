@@ -39,7 +39,10 @@ def graph(**changes):
     return {
         "1": {"class_type": "PiyingLoadWanVACE", "inputs": {"model": "built-in", "precision": "auto"}},
         "2": {"class_type": "PiyingSampleClip", "inputs": {"sample": "moving circle"}},
-        "3": {"class_type": "PiyingVACELongVideo", "inputs": {**widgets(**changes), "model": ["1", 0], "audio": ["2", 1]}},
+        "3": {
+            "class_type": "PiyingVACELongVideo",
+            "inputs": {**widgets(**changes), "model": ["1", 0], "audio": ["2", 1]},
+        },
         "4": {
             "class_type": "SaveVideo",
             "inputs": {"video": ["3", 0], "filename_prefix": "long", "format": "auto", "codec": "auto"},
