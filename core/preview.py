@@ -18,10 +18,8 @@ STRIDE = 8  # pixels per latent pixel, of both VAEs
 CARD = 16  # the colour card is CARD × CARD patches: 256 equations for at most 17 unknowns a channel
 
 
-def step_report(
-    progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int
-) -> Callable[[int, torch.Tensor], None]:
-    """Return a function that reports a step, given how many are done and the latents.
+def step_report(progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int) -> Callable[..., None]:
+    """Return a function that reports a step, given how many are done, the latents and, where known, clean ones.
 
     The host stops the run by raising from it.
 
@@ -30,9 +28,9 @@ def step_report(
         steps: how many there are.
     """
 
-    def report(done: int, latents: torch.Tensor) -> None:
+    def report(done: int, latents: torch.Tensor, clean: torch.Tensor | None = None) -> None:
         check(latents, f"at step {done} of {steps}")
-        progress.step(done, preview.of(latents))
+        progress.step(done, preview.of(latents if clean is None else clean))
 
     return report
 
@@ -56,11 +54,11 @@ class LatentPreview:
 
     Attributes:
         colours: the map [z + 1, 3] of `fit_colours`.
-        scheduler: asked for its latest guess of the clean latents.
+        scheduler: asked for its latest guess of the clean latents; None where it is told those.
         skip: latent frames in front that are no part of the video.
     """
 
-    def __init__(self, colours: torch.Tensor, scheduler: Any, skip: int = 0) -> None:
+    def __init__(self, colours: torch.Tensor, scheduler: Any = None, skip: int = 0) -> None:
         self.colours = colours
         self.scheduler = scheduler
         self.skip = skip

@@ -9,12 +9,14 @@ from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
+from ..core.wan.schedule import check_schedule
 from .model_nodes import PlannedNode
 from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
 from .wan_vace import (
     VACE,
     WAN,
     PiyingVACESample,
+    sampling_inputs,
     size_inputs,
     speed_inputs,
     task_sizes_before_run,
@@ -95,19 +97,28 @@ class PiyingVACELongVideo(PlannedNode):
                 "audio": socket("AUDIO", "Sound of the video; trimmed to its length."),
                 **speed_inputs(),
                 **size_inputs(),
+                **sampling_inputs(),
             },
             "hidden": declared["hidden"],
         }
 
     @classmethod
     def VALIDATE_INPUTS(
-        cls, width: int | None, height: int | None, num_frames: int | None, window: int | None, overlap: int | None
+        cls,
+        width: int | None,
+        height: int | None,
+        num_frames: int | None,
+        window: int | None,
+        overlap: int | None,
+        scheduler: str | None = None,
+        sigmas: str | None = None,
     ) -> bool | str:
-        """Name the nearest good number for a size or length that cannot be made."""
+        """Name the nearest good number for a size or length that cannot be made, and a schedule that is none."""
         sides = (("width", width), ("height", height))
         results = [checked(vace.check_side, name, value) for name, value in sides if value is not None]
         if num_frames is not None and window is not None and overlap is not None:
             results.append(checked(long.check_lengths, num_frames, window, overlap))
+        results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
         return " ".join(result for result in results if isinstance(result, str)) or True
 
     def sample(

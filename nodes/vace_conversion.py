@@ -11,9 +11,21 @@ from typing import Any
 
 from ..core.errors import PiyingError, clipped
 from ..core.lora.catalog import NONE
-from ..core.wan.request import MAX_FRAMES
+from ..core.wan.request import MAX_FRAMES, SAMPLERS
+from ..core.wan.schedule import CAUSVID, TRAINING_STEPS
 
 Link = list[Any]  # [id of a node, output]
+
+# Schedulers of WanVideoSampler as samplers, and those of Euler's with a schedule of their own.
+WRAPPER_SAMPLERS = {
+    "unipc": "uni_pc",
+    "euler": "euler",
+    "dpm++": "dpmpp_2m",
+    "dpm++_sde": "dpmpp_2m_sde",
+    "lcm": "lcm",
+    "res_multistep": "res_multistep",
+}
+FLOW_MATCH = {"flowmatch_causvid": "causvid", "flowmatch_distill": "distill"}
 
 # Classes of others with their inputs in order and their outputs: without them the widgets of a file have no names.
 # `!` marks texts of which the browser chooses one option of each {a|b}.
@@ -420,8 +432,6 @@ class _Conversion:
             self._note(latent[0], "batch_size is not carried over: one video is made.")
         if inputs.get("denoise", 1) != 1:
             self._note(key, "denoise is not carried over: VACE Sample always makes a video from noise.")
-        if (inputs.get("sampler_name"), inputs.get("scheduler")) != ("uni_pc", "simple"):
-            self._note(key, "sampler and scheduler are not carried over: VACE Sample has UniPC.")
         model, shift = self._core_model(inputs.get("model"))
         return self._sampler(
             key,
@@ -429,9 +439,25 @@ class _Conversion:
             prompt=self._prompt(positive),
             negative_prompt=self._prompt(negative),
             size=(*sides, frames),
-            settings={name: inputs.get(name) for name in ("steps", "cfg", "seed")} | {"shift": shift},
+            settings={
+                **{name: inputs.get(name) for name in ("steps", "cfg", "seed")},
+                "shift": shift,
+                **self._core_sampling(key, inputs.get("sampler_name"), inputs.get("scheduler")),
+            },
             task=task,
         )
+
+    def _core_sampling(self, key: str, name: Any, scheduler: Any) -> dict[str, str]:
+        """Return the sampler of a KSampler; `simple` is the schedule that `auto` stands for."""
+        if scheduler != "simple":
+            self._note(key, f"scheduler {clipped(str(scheduler))} is not carried over: simple is the nearest here.")
+        name = {"uni_pc_bh2": "uni_pc", "dpmpp_2m_sde_gpu": "dpmpp_2m_sde"}.get(name, name)
+        if name in SAMPLERS:
+            return {"sampler": name}
+        self._note(
+            key, f"sampler {clipped(str(name))} is not carried over: VACE Sample has {', '.join(SAMPLERS[1:])}."
+        )
+        return {}
 
     def _sampler(
         self,
@@ -663,8 +689,6 @@ class _Conversion:
         ends = source is not None and self._class(source[0]) == "WanVideoVACEStartToEndFrame"
         masked = source is not None and size.get("input_masks") is not None and not ends
         sides = self._side(embeds[0], "width", masked), self._side(embeds[0], "height", masked)
-        if str(inputs.get("scheduler", "unipc")) != "unipc":
-            self._note(key, f"the scheduler {inputs['scheduler']} is not carried over: VACE Sample has UniPC.")
         taken = {"model", "image_embeds", "text_embeds", "steps", "cfg", "shift", "seed", "samples"}
         for name, value in inputs.items():
             if name not in taken and self._linked(value) is not None:
@@ -676,11 +700,32 @@ class _Conversion:
             prompt=prompts[0],
             negative_prompt=prompts[1],
             size=(*sides, frames),
-            settings={name: inputs.get(name) for name in ("steps", "cfg", "shift", "seed")},
+            settings={
+                **{name: inputs.get(name) for name in ("steps", "cfg", "shift", "seed")},
+                **self._wrapper_sampling(key, inputs),
+            },
             task=self._wrapper_task(embeds[0], (*sides, frames))
             if self._class(embeds[0]) == "WanVideoVACEEncode"
             else None,
         )
+
+    def _wrapper_sampling(self, key: str, inputs: dict[str, Any]) -> dict[str, str]:
+        """Return the sampler and the schedule that a WanVideoSampler's scheduler stands for."""
+        scheduler, steps = str(inputs.get("scheduler", "unipc")), inputs.get("steps")
+        name, _, schedule = scheduler.partition("/")
+        if schedule:
+            self._note(key, f"the schedule {clipped(scheduler)} is not carried over: that of {name} is taken.")
+        if name == "flowmatch_causvid" and isinstance(steps, int) and 0 < steps < len(CAUSVID):
+            levels = ", ".join(str(timestep / TRAINING_STEPS) for timestep in CAUSVID[:steps])
+            return {"sampler": "euler", "sigmas": levels}
+        if name in FLOW_MATCH:
+            return {"sampler": "euler", "scheduler": FLOW_MATCH[name]}
+        if name in WRAPPER_SAMPLERS:
+            return {"sampler": WRAPPER_SAMPLERS[name]}
+        self._note(
+            key, f"the scheduler {clipped(name)} is not carried over: VACE Sample has {', '.join(SAMPLERS[1:])}."
+        )
+        return {}
 
     def _wrapper_prompts(self, key: str, text: tuple[str, int] | None) -> tuple[Any, Any]:
         encoders = ("WanVideoTextEncode", "WanVideoTextEncodeCached")

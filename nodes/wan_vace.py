@@ -11,10 +11,11 @@ from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
+from ..core.wan.schedule import check_schedule
 from ..core.wan.task.vace_task import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
 from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown, wired_inputs
-from .widgets import advanced, choice, number, toggle
+from .widgets import advanced, choice, line, number, toggle
 
 if TYPE_CHECKING:
     from ..core.wan.task.canvas import Canvas
@@ -163,6 +164,7 @@ class PiyingVACESample(PlannedNode):
                 ),
                 **speed_inputs(),
                 **size_inputs(),
+                **sampling_inputs(),
             },
             # Filled by ComfyUI: the texts that savers embed in the file, the node's id in the workflow, and the graph,
             # which tells a wired size from one of a widget.
@@ -170,13 +172,21 @@ class PiyingVACESample(PlannedNode):
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, width: int | None, height: int | None, num_frames: int | None) -> bool | str:
-        """Name the nearest good number for a size or length the model cannot make."""
+    def VALIDATE_INPUTS(
+        cls,
+        width: int | None,
+        height: int | None,
+        num_frames: int | None,
+        scheduler: str | None = None,
+        sigmas: str | None = None,
+    ) -> bool | str:
+        """Name the nearest good number for a size or length the model cannot make, and a schedule that is none."""
         # Everything that is wrong in one answer, not one mistake per attempt.
         checks = (("width", width), ("height", height))
         results = [checked(vace.check_side, name, value) for name, value in checks if value is not None]
         if num_frames is not None:
             results.append(checked(vace.check_num_frames, num_frames))
+        results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
         return " ".join(result for result in results if isinstance(result, str)) or True
 
     def sample(
@@ -287,6 +297,28 @@ def size_inputs() -> dict[str, Any]:
             "task: from the task's video, at the nearest multiple of 16 below. widgets: from the widgets.",
         )
     }
+
+
+def sampling_inputs() -> dict[str, Any]:
+    """Return the widgets that say how noise becomes a video; as they stand it is sampled as published."""
+    declared = {
+        "sampler": choice(
+            vace.SAMPLERS,
+            "How each step follows the model. auto: the one a step-distilled LoRA was published with, else uni_pc, as "
+            "published for Wan. dpmpp_2m_sde and lcm add new noise at every step.",
+        ),
+        "scheduler": choice(
+            vace.SCHEDULERS,
+            "Noise levels of the steps. auto: the published ones. simple: evenly spaced, shifted, as ComfyUI's. "
+            "causvid: the 9 steps of CausVid 14B, for its LoRA with euler. distill: the 4 steps of LightX2V, shifted. "
+            "Those two set the number of steps.",
+        ),
+        "sigmas": line(
+            "Noise levels by hand, in place of steps, shift and scheduler: falling numbers from 1, such as 1, 0.9, "
+            "0.7, 0.4. Empty: those of the scheduler."
+        ),
+    }
+    return advanced(declared, "sampler")
 
 
 def with_task_sizes(widgets: dict[str, Any], task: VACETask | None, wired: Collection[str]) -> dict[str, Any]:

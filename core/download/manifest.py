@@ -68,6 +68,7 @@ class ListedModel:
         files: what it is made of.
         needs: ids of the parts it runs with.
         settings: for a distilled LoRA, the `steps`, `cfg`, `shift` and `strength` it was made for.
+        sampler: for a distilled LoRA, the sampler it was published with; "" for that of its model.
     """
 
     id: str
@@ -79,6 +80,7 @@ class ListedModel:
     files: tuple[ListedFile, ...]
     needs: tuple[str, ...] = ()
     settings: dict[str, float] = field(default_factory=dict)
+    sampler: str = ""
 
     @property
     def folder(self) -> str:
@@ -114,6 +116,7 @@ def read_manifest(path: Path) -> tuple[ListedModel, ...]:
                     files=tuple(files),
                     needs=tuple(entry.get("needs", ())),
                     settings=entry.get("settings", {}),
+                    sampler=entry.get("sampler", ""),
                 )
             )
         return tuple(models)

@@ -38,6 +38,7 @@ class LoraFile:
         shape: what it holds.
         left_out: what of it is not applied and why, as a part of a sentence; "" where all is.
         settings: the `steps`, `cfg` and `shift` it was made for; empty where neither the file nor a table says.
+        sampler: the one it was published with, "" for that of its model.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LoraFile:
     shape: LoraShape
     left_out: str = ""
     settings: Mapping[str, float] = field(default_factory=dict, hash=False)
+    sampler: str = ""
 
     @property
     def identity(self) -> str:
@@ -248,7 +250,16 @@ def lora_files(handle: ModelHandle, host: Host, model: InstalledModel | None = N
         path = _chosen(chosen.name, installed(), host, handle.family)
         header = _header_of(path, handle.family)
         left_out = header.left_out if model is None else _left_out_of(path, chosen.name, model)
-        return LoraFile(chosen.name, path, chosen.strength, header.shape, left_out, settings_of(path))
+        listed = listed_lora(path)
+        return LoraFile(
+            chosen.name,
+            path,
+            chosen.strength,
+            header.shape,
+            left_out,
+            settings={} if listed is None else listed.settings,
+            sampler="" if listed is None else listed.sampler,
+        )
 
     place = None if model is None else model.place(LORA_COMPONENT)
     # Once in a pass: each node of a chain of LoRAs asks for all those before it.
@@ -263,10 +274,9 @@ def made_for(files: tuple[LoraFile, ...]) -> Mapping[str, float]:
     return next((one.settings for one in reversed(files) if one.settings), {})
 
 
-def settings_of(path: Path) -> Mapping[str, float]:
-    """Return what the manifest says a LoRA was made for; it is known by its name, or by its size and sha256."""
-    listed = _listed_by_name(path.name) or _listed_by_content(path)
-    return {} if listed is None else listed.settings
+def listed_lora(path: Path) -> ListedModel | None:
+    """Return the manifest's entry of a distilled LoRA, which is known by its name, or by its size and sha256."""
+    return _listed_by_name(path.name) or _listed_by_content(path)
 
 
 def _distilled() -> list[ListedModel]:

@@ -10,21 +10,22 @@ from .transformer import predict
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import UniPCMultistepScheduler, WanVACETransformer3DModel
+    from diffusers import WanVACETransformer3DModel
 
+    from .samplers import Sampler
     from .step_cache import StepCache
 
 
 # The index of a step and the number of steps → a value for that step.
 Schedule = Callable[[int, int], float]
-OnStep = Callable[[int, "torch.Tensor"], None]
+OnStep = Callable[[int, "torch.Tensor", "torch.Tensor"], None]
 # Flow, latents and noise level of a step → the flow that is followed instead.
 Steer = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
 
 
 def denoise(
     transformer: WanVACETransformer3DModel,
-    scheduler: UniPCMultistepScheduler,
+    sampler: Sampler,
     noise: torch.Tensor,
     embeds: Sequence[torch.Tensor],
     *,
@@ -42,22 +43,20 @@ def denoise(
 
     Args:
         transformer: ready to compute on the device of `noise`.
-        scheduler: fresh, with its shift set.
+        sampler: before its first step.
         noise: float32 [1, z, T, h, w].
         embeds: [1, 512, d] of the prompt, and of the negative prompt where any step is guided.
         control: VACE's condition [1, 2z + 64, T, h, w].
         cfg_at: the classifier-free guidance scale; in a step where it is 1 only the prompt is followed.
         scale_at: the conditioning scale.
-        on_step: called with the number of steps done and the latents; stops the run by raising.
+        on_step: called with the number of steps done, the latents, and what the step took for clean ones; stops the
+            run by raising.
         check_cancelled: called before every block; stops the run by raising.
         cache: forecasts steps that hardly differ; None computes every one.
         steer: given the flow of each step, guidance included, before it is followed; the noise level is 1..0.
         batched: predict for both prompts in one batch.
     """
-    scheduler.set_timesteps(steps, device=noise.device)
-    # Many steps at a high shift round to equal timesteps at the start, by which diffusers would begin at the second.
-    scheduler.set_begin_index(0)
-    latents = noise
+    scheduler, latents = sampler.scheduler, noise
     for index, timestep in enumerate(scheduler.timesteps):
         state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)
         followed = embeds if cfg > 1 else embeds[:1]
@@ -78,8 +77,9 @@ def denoise(
         flow = flows[0] if len(flows) == 1 else flows[1] + cfg * (flows[0] - flows[1])
         if steer is not None:
             flow = steer(flow, latents, level)
-        latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
-        on_step(index + 1, latents)
+        clean = latents - level * flow
+        latents = sampler.step(flow, timestep, latents)
+        on_step(index + 1, latents, clean)
     return latents
 
 

@@ -14,6 +14,7 @@ from ..lora.catalog import in_words, lora_choices, lora_files, made_for, with_lo
 from .family import WAN_VACE
 from .model import load
 from .request import VACERequest
+from .schedule import has_own_steps
 from .speed import FEW_STEPS
 
 log = logging.getLogger("piying")
@@ -27,12 +28,12 @@ def with_distilled(handle: ModelHandle, request: VACERequest, host: Host) -> tup
 
     One that is on the handle already comes first, then the first of the manifest that is installed and was
     made for a transformer of this width. Steps, cfg and shift become those it was made for. A request of few steps is
-    taken for one that was set for such a LoRA by hand.
+    taken for one that was set for such a LoRA by hand, and so is one whose schedule has steps of its own.
 
     Raises:
         PiyingError: the model or a LoRA of the handle is not installed.
     """
-    if request.speed not in DISTILLED_SPEEDS or request.steps <= FEW_STEPS:
+    if request.speed not in DISTILLED_SPEEDS or request.steps <= FEW_STEPS or has_own_steps(request):
         return handle, request
     if not made_for(lora_files(handle, host)):
         handle = _with_installed(handle, host)

@@ -228,5 +228,7 @@ WAN_VACE = WanVACEFamily(
         "step_cache",
         "batch_cfg",
         "vae_precision",
+        "scheduler",
+        "sigmas",
     ),
 )

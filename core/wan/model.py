@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from ..catalog.installed_model import InstalledModel
 from ..catalog.selection import ModelHandle
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, made_for
-from .request import VACERequest
+from .request import SAMPLERS, SamplerName, VACERequest
+from .schedule import sigmas
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+    import torch
+    from diffusers import AutoencoderKLWan, WanVACEPipeline, WanVACETransformer3DModel
 
     from ..planner.phases import Component
     from ..planner.plan_types import PhasePlan
+    from .samplers import Sampler
 
 log = logging.getLogger("piying")
 
@@ -58,13 +61,22 @@ class WanVACEModel:
         vae: AutoencoderKLWan = self.parts.load("vae", choice)
         return vae
 
-    def scheduler(self, shift: float) -> UniPCMultistepScheduler:
-        """Return a fresh scheduler with the request's timestep shift."""
+    def sampler(self, request: VACERequest, device: torch.device, generator: torch.Generator) -> Sampler:
+        """Return the request's sampler before its first step; `generator` makes the noise that it may add."""
         from diffusers import UniPCMultistepScheduler
 
+        from .samplers import sampler
+
         config: Any = UniPCMultistepScheduler.load_config(self.found.place("scheduler")[0], local_files_only=True)
-        scheduler: UniPCMultistepScheduler = UniPCMultistepScheduler.from_config(config, flow_shift=shift)
-        return scheduler
+        return sampler(
+            request.sampler,
+            config,
+            shift=request.shift,
+            steps=request.steps,
+            sigmas=sigmas(request),
+            device=device,
+            generator=generator,
+        )
 
 
 def load(handle: ModelHandle, host: Host) -> WanVACEModel:
@@ -74,6 +86,14 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
         PiyingError: the model or a LoRA is not installed.
     """
     return WanVACEModel(ModelParts.of(handle, host))
+
+
+def with_published_sampler(request: VACERequest, loras: tuple[LoraFile, ...]) -> VACERequest:
+    """Return a request whose `auto` sampler is that of the last LoRA that was published with one, else UniPC."""
+    if request.sampler != "auto":
+        return request
+    published = next((lora.sampler for lora in reversed(loras) if lora.sampler in SAMPLERS), "uni_pc")
+    return replace(request, sampler=cast(SamplerName, published))
 
 
 def warn_if_not_made_for(request: VACERequest, loras: tuple[LoraFile, ...]) -> None:

@@ -24,9 +24,16 @@ SpeedName = Literal["reference", "balanced", "fast", "draft"]
 AttentionName = Literal["auto", "sdpa", "cudnn", "flash", "xformers", "sage"]
 # What the VAE computes in; what auto is stands in speed.py.
 VAEPrecision = Literal["auto", "fp32", "fp16"]
+# How latents get from one noise level to the next; samplers.py has them, under ComfyUI's names. `auto` is what the
+# LoRA was published with, else UniPC.
+SamplerName = Literal["auto", "uni_pc", "euler", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "res_multistep"]
+# Which noise levels there are; schedule.py has them. `auto` is the sampler's own: evenly spaced ones, shifted.
+SchedulerName = Literal["auto", "simple", "causvid", "distill"]
 SPEEDS: tuple[SpeedName, ...] = get_args(SpeedName)
 ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName)
 VAE_PRECISIONS: tuple[VAEPrecision, ...] = get_args(VAEPrecision)
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
 REFERENCE: SpeedName = "reference"
 AUTO_ATTENTION: AttentionName = "auto"
 SDPA: AttentionName = "sdpa"
@@ -63,6 +70,9 @@ class VACERequest:
         compile_blocks: have `torch.compile` make code for the transformer's blocks, on a card that holds them all.
         batch_cfg: have each step predict for both prompts in one batch, where memory allows.
         vae_precision: one of `VAE_PRECISIONS`; `auto` is fp32 where `speed` is reference and on a CPU, else fp16.
+        sampler: one of `SAMPLERS`.
+        scheduler: one of `SCHEDULERS`; causvid and distill have a number of steps of their own.
+        sigmas: the noise levels of the steps by hand, as a text (see `schedule.parse_sigmas`); "" for the scheduler's.
     """
 
     prompt: str
@@ -82,6 +92,9 @@ class VACERequest:
     compile_blocks: bool = False
     batch_cfg: bool = False
     vae_precision: VAEPrecision = AUTO_VAE
+    sampler: SamplerName = "auto"
+    scheduler: SchedulerName = "auto"
+    sigmas: str = ""
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
@@ -144,3 +157,5 @@ def check_speed_settings(request: VACERequest) -> None:
         raise PiyingError(f"attention is {request.attention!r}. Choose one of: {', '.join(ATTENTIONS)}.")
     if request.vae_precision not in VAE_PRECISIONS:
         raise PiyingError(f"vae_precision is {request.vae_precision!r}. Choose one of: {', '.join(VAE_PRECISIONS)}.")
+    if request.sampler not in SAMPLERS:
+        raise PiyingError(f"sampler is {request.sampler!r}. Choose one of: {', '.join(SAMPLERS)}.")

@@ -32,9 +32,10 @@ from .conditioning import (
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
-from .model import WanVACEModel, load, warn_if_not_made_for
+from .model import WanVACEModel, load, warn_if_not_made_for, with_published_sampler
 from .phases import BATCHED, VideoWork, fitting, phases, what_fits
 from .request import AUTO_VAE, SDPA, VACERequest, check_request
+from .schedule import schedule_notes
 from .speed import speed_notes, with_speed
 from .step_cache import StepCache
 from .transformer import block_order, compiled_blocks, reason_not_to_compile
@@ -118,12 +119,14 @@ def sample_inputs(
     """
     import torch
 
-    asked, request = request, with_speed(request)
     model = load(handle, host)
+    asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
     # A long video says once what is true of all its windows.
     if not logged_plans:
         for sentence in speed_notes(asked, request):
             log.info("Speed: %s", sentence)
+        for sentence in schedule_notes(asked):
+            log.info("Schedule: %s", sentence)
         for sentence in handle.family.cautions(model.found.name, request):
             log.warning("%s", sentence)
         warn_if_not_made_for(request, model.parts.loras)
@@ -343,16 +346,17 @@ class VACERun:
         # On the CPU, so that one seed gives one video on every card.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         noise = torch.randn((1, transformer.config["in_channels"], *self.control.shape[2:]), generator=generator)
-        scheduler = self.model.scheduler(request.shift)
-        preview = LatentPreview(self.colours, scheduler, references)
+        noise = noise.to(device)
+        sampler = self.model.sampler(request, noise.device, generator)
+        preview = LatentPreview(self.colours, skip=references)
         progress = self.reporter.progress("Sampling", request.steps, seconds=choice.seconds - choice.loading)
         if self.cache is not None:
             self.cache.reset()
         try:
             return denoise(
                 transformer,
-                scheduler,
-                noise.to(device),
+                sampler,
+                noise,
                 [states.to(device, dtype) for states in self.embeds],
                 control=self.control.to(device, dtype),
                 steps=request.steps,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..planner.plan_types import Compute
 from .request import AUTO_VAE, REFERENCE, SpeedName, VACERequest, VAEPrecision
+from .schedule import has_own_steps, with_schedule
 
 FEW_STEPS = 12  # what distilled models take; there is nothing to leave out of so few
 
@@ -38,8 +39,12 @@ SETTINGS: dict[SpeedName, SpeedSettings] = {
 
 
 def with_speed(request: VACERequest) -> VACERequest:
-    """Return a request with the settings its `speed` stands for; what was set by hand stays."""
-    settings = SETTINGS[request.speed]
+    """Return a request with the settings its `speed` stands for; what was set by hand stays.
+
+    Raises:
+        PiyingError: the noise levels set by hand are none, or a scheduler is set beside them.
+    """
+    settings, request = SETTINGS[request.speed], with_schedule(request)
     if request.speed == REFERENCE:
         return request
     request = replace(request, batch_cfg=request.batch_cfg or settings.batch_cfg)
@@ -47,7 +52,7 @@ def with_speed(request: VACERequest) -> VACERequest:
         return request
     return replace(
         request,
-        steps=max(1, round(request.steps * settings.steps)),
+        steps=request.steps if has_own_steps(request) else max(1, round(request.steps * settings.steps)),
         step_cache=request.step_cache or settings.step_cache,
     )
 
@@ -65,7 +70,7 @@ def vae_types(vae_precision: VAEPrecision = AUTO_VAE, speed: SpeedName = REFEREN
 def speed_notes(asked: VACERequest, done: VACERequest) -> list[str]:
     """Return the settings that `speed` has changed, a sentence each."""
     notes = []
-    if done.steps != asked.steps:
+    if done.steps != asked.steps and not has_own_steps(asked):
         notes.append(f"{done.steps} steps in place of {asked.steps}.")
     if done.cfg > 1 and (done.cfg_start, done.cfg_end) != (0.0, 1.0):
         notes.append(

@@ -241,8 +241,8 @@ def test_what_the_step_cache_holds_goes_with_a_failed_attempt(card, tmp_path, mo
     real_denoise, real_transformer = run.denoise, WanVACEModel.transformer
 
     def fails_once(*given, on_step, cache, **named):
-        def late(done, latents):
-            on_step(done, latents)
+        def late(done, latents, clean):
+            on_step(done, latents, clean)
             if len(caches) == 1 and done == 3:
                 held.append(len(cache._changes) + len(cache._predictions))
                 raise torch.OutOfMemoryError("CUDA out of memory.")

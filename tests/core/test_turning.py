@@ -6,6 +6,7 @@ import pytest
 import torch
 from piying.core.catalog.installed_model import built_in
 from piying.core.wan.denoise import PrefixLatents, denoise
+from piying.core.wan.samplers import sampler
 
 Z = 9  # channels of the built-in latents
 
@@ -23,18 +24,20 @@ def sampled():
     embeds = [torch.randn(1, 8, config.text_dim, generator=draw) for _ in range(2)]
 
     def run(steer):
-        scheduler = UniPCMultistepScheduler.from_pretrained(path / "scheduler", flow_shift=5.0)
+        config = UniPCMultistepScheduler.load_config(path / "scheduler")
+        generator, device = torch.Generator(), torch.device("cpu")
+        made = sampler("uni_pc", config, shift=5.0, steps=6, sigmas=None, device=device, generator=generator)
         with torch.no_grad():
             return denoise(
                 transformer,
-                scheduler,
+                made,
                 noise,
                 embeds,
                 control=control,
                 steps=6,
                 cfg_at=lambda step, steps: 3.0,
                 scale_at=lambda step, steps: 1.0,
-                on_step=lambda done, latents: None,
+                on_step=lambda done, latents, clean: None,
                 check_cancelled=lambda: None,
                 steer=steer,
             )

@@ -170,6 +170,7 @@ def test_control_mask_and_reference(convert, name):
     assert sampler["prompt"] == ("a red circle on a {blue|blue} background" if name.endswith("api") else
                                  "a red circle on a blue background")  # fmt: skip
     assert (sampler["shift"], sampler["seed"], api[sampler["width"][0]]["inputs"]["value"]) == (5.0, 7, 96)
+    assert sampler["sampler"] == "euler"
     [(repaint, control)] = found["PiyingVACERepaint"]
     [(inpaint, kept)] = found["PiyingVACEInpaint"]
     [(reference, _)] = found["PiyingVACEReference"]
@@ -190,8 +191,47 @@ def test_control_mask_and_reference(convert, name):
     assert (lora["lora"], lora["strength"]) == ("none", 0.3)
     assert len(found["PreviewImage"]) == 1
     said = "\n".join(notes)
-    for words in ("'causvid.safetensors' is not in models/loras", "Canny (node 20)", "weight_dtype", "UniPC"):
+    for words in ("'causvid.safetensors' is not in models/loras", "Canny (node 20)", "weight_dtype"):
         assert words in said
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "becomes", "says"),
+    [
+        ("unipc", 20, ("uni_pc", "auto", ""), ""),
+        ("dpm++_sde/beta", 20, ("dpmpp_2m_sde", "auto", ""), "the schedule dpm++_sde/beta is not carried over"),
+        ("flowmatch_causvid", 9, ("euler", "causvid", ""), ""),
+        ("flowmatch_causvid", 2, ("euler", "auto", "0.999, 0.934"), ""),
+        ("flowmatch_distill", 4, ("euler", "distill", ""), ""),
+        ("er_sde", 20, ("auto", "auto", ""), "the scheduler er_sde is not carried over: VACE Sample has uni_pc"),
+    ],
+)
+def test_schedulers_of_the_wrapper(convert, scheduler, steps, becomes, says):
+    given = case("wrapper_ends_api")
+    (node,) = (node for node in given.values() if node["class_type"] == "WanVideoSampler")
+    node["inputs"] |= {"scheduler": scheduler, "steps": steps}
+    api, notes = convert(given)
+    [(_, made)] = by_class(api)["PiyingVACESample"]
+    assert tuple(made[name] for name in ("sampler", "scheduler", "sigmas")) == becomes
+    assert says in "\n".join(notes) and (says or "not carried over: VACE" not in "\n".join(notes))
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "becomes", "says"),
+    [
+        ("uni_pc_bh2", "simple", "uni_pc", ""),
+        ("dpmpp_2m", "beta", "dpmpp_2m", "scheduler beta is not carried over"),
+        ("heun", "simple", "auto", "sampler heun is not carried over: VACE Sample has uni_pc"),
+    ],
+)
+def test_samplers_of_the_core(convert, name, scheduler, becomes, says):
+    given = case("core_inpaint_api")
+    (node,) = (node for node in given.values() if node["class_type"] == "KSampler")
+    node["inputs"] |= {"sampler_name": name, "scheduler": scheduler}
+    api, notes = convert(given)
+    [(_, made)] = by_class(api)["PiyingVACESample"]
+    assert made["sampler"] == becomes
+    assert says in "\n".join(notes)
 
 
 def test_first_and_last_frame_of_the_wrapper(convert):

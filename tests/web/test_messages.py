@@ -33,6 +33,7 @@ JUDGES = [
     "core/prompting/request.py",
     "core/wan/long/request.py",
     "core/wan/request.py",
+    "core/wan/schedule.py",
     "core/wan/task",
     "core/z_image",
 ]
