@@ -18,7 +18,9 @@ STRIDE = 8  # pixels per latent pixel, of both VAEs
 CARD = 16  # the colour card is CARD × CARD patches: 256 equations for at most 17 unknowns a channel
 
 
-def step_report(progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int) -> Callable[..., None]:
+def step_report(
+    progress: Progress, preview: LatentPreview, check: FiniteCheck, steps: int, *, first: int = 0
+) -> Callable[..., None]:
     """Return a function that reports a step, given how many are done, the latents and, where known, clean ones.
 
     The host stops the run by raising from it.
@@ -26,11 +28,12 @@ def step_report(progress: Progress, preview: LatentPreview, check: FiniteCheck, 
     Args:
         check: called with the latents of each step: what has gone wrong costs one step and not all of them.
         steps: how many there are.
+        first: how many were done before `progress` began.
     """
 
     def report(done: int, latents: torch.Tensor, clean: torch.Tensor | None = None) -> None:
         check(latents, f"at step {done} of {steps}")
-        progress.step(done, preview.of(latents if clean is None else clean))
+        progress.step(done - first, preview.of(latents if clean is None else clean))
 
     return report
 

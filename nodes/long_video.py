@@ -16,6 +16,7 @@ from .wan_vace import (
     VACE,
     WAN,
     PiyingVACESample,
+    expert_inputs,
     sampling_inputs,
     size_inputs,
     speed_inputs,
@@ -98,6 +99,7 @@ class PiyingVACELongVideo(PlannedNode):
                 **speed_inputs(),
                 **size_inputs(),
                 **sampling_inputs(),
+                **expert_inputs(),
             },
             "hidden": declared["hidden"],
         }

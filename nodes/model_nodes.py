@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog.experts import AUTO_EXPERT
 from ..core.catalog.installed_model import has_built_in
 from ..core.catalog.selection import (
     ModelHandle,
@@ -121,11 +122,11 @@ class LoRANode:
 
         return lora is None or checked(check_lora, lora, get_host(), cls.FAMILY)
 
-    def add(self, model: ModelHandle, lora: str, strength: float) -> tuple[Any, ...]:
+    def add(self, model: ModelHandle, lora: str, strength: float, expert: str = AUTO_EXPERT) -> tuple[Any, ...]:
         """Return a handle, and the settings of the last LoRA on it that was made for any."""
         from ..core.lora.catalog import lora_files, made_for, with_lora
 
-        handle = with_lora(model, lora, strength, get_host())
+        handle = with_lora(model, lora, strength, get_host(), expert=expert)
         settings = made_for(lora_files(handle, get_host()))
         # In the type of the published value, which is that of the socket: steps stay whole numbers.
         return handle, *(type(default)(settings.get(name, default)) for name, default in self.SETTINGS.items())

@@ -10,9 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog.discovery import installed_models
 from ..core.catalog.installed_model import AUTO, BUILT_IN
 from ..core.catalog.selection import ModelHandle, check_model, model_choices
 from ..core.errors import PiyingError
+from ..core.families.base import TrainedOn
 from ..core.host import comfy_server
 from ..core.host.current import get_host
 from . import NODE_CLASS_MAPPINGS
@@ -118,11 +120,17 @@ def _settings(asked: WidgetQuery, handle: ModelHandle, model: str | None = None)
     """Return the values of the node's widgets with which a model is used as it was trained."""
     from ..core.lora.catalog import lora_files, made_for
 
-    published = handle.family.trained_on(model or handle.model).settings
+    published = _trained_on(handle, model).settings
     loras = made_for(lora_files(handle, get_host()))
     distilled = {name: value for name, value in loras.items() if name in published}
     settings: dict[str, float] = asked.node_class.trained_settings({**published, **distilled})
     return settings
+
+
+def _trained_on(handle: ModelHandle, model: str | None = None) -> TrainedOn:
+    name = model or handle.model
+    found = next((one for one in installed_models(handle.family, get_host()) if one.name == name), None)
+    return handle.family.trained_on(name, found)
 
 
 def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog.experts import EXPERTS
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
@@ -32,7 +33,7 @@ class PiyingLoadWanVACE(ModelLoader):
 
     FAMILY = WAN_VACE
     CATEGORY = VACE
-    DESCRIPTION = "Chooses a Wan2.1-VACE model. Nothing is loaded until a sampler needs it."
+    DESCRIPTION = "Chooses a Wan2.1-VACE or Wan2.2-VACE-Fun model. Nothing is loaded until a sampler needs it."
     SEARCH_ALIASES = [*WAN, "load video model", "加载模型"]
     REPLACES = (
         "WanVideoModelLoader", "WanVideoVACEModelSelect", "WanVideoExtraModelSelect", "WanVideoVAELoader",
@@ -70,6 +71,17 @@ class PiyingLoRA(LoRANode):
         CFG_TOOLTIP.format(node="VACE Sample"),
         "The shift it was made for, else the published one. For VACE Sample.",
     )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare what every LoRA node has, and which expert the LoRA goes on."""
+        declared = super().INPUT_TYPES()
+        expert = choice(
+            [*EXPERTS],
+            "Models of two experts (Wan2.2): which one the LoRA goes on. auto: what the file's name says (HIGH, "
+            "low_noise, …), else both. Chain two of these nodes for a pair. Without effect on models of one.",
+        )
+        return {**declared, "optional": {"expert": expert}}
 
 
 class PiyingVACESample(PlannedNode):
@@ -165,6 +177,7 @@ class PiyingVACESample(PlannedNode):
                 **speed_inputs(),
                 **size_inputs(),
                 **sampling_inputs(),
+                **expert_inputs(),
             },
             # Filled by ComfyUI: the texts that savers embed in the file, the node's id in the workflow, and the graph,
             # which tells a wired size from one of a widget.
@@ -319,6 +332,28 @@ def sampling_inputs() -> dict[str, Any]:
         ),
     }
     return advanced(declared, "sampler")
+
+
+def expert_inputs() -> dict[str, Any]:
+    """Return the widgets for the two experts of Wan2.2; at 0 they do nothing, as in a file saved before they came."""
+    declared = {
+        "boundary": number(
+            0.0,
+            0.0,
+            1.0,
+            0.005,
+            tooltip="Models of two experts (Wan2.2-VACE-Fun): share of all noise down to which the high-noise expert "
+            "denoises; the low-noise expert takes the other steps. 0: the model's own, published as 0.875.",
+        ),
+        "cfg_2": number(
+            0.0,
+            0.0,
+            vace.MAX_CFG,
+            0.1,
+            tooltip="Models of two experts: the cfg of the low-noise expert. 0: as cfg, which is then that of both.",
+        ),
+    }
+    return advanced(declared)
 
 
 def with_task_sizes(widgets: dict[str, Any], task: VACETask | None, wired: Collection[str]) -> dict[str, Any]:

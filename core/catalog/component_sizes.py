@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from ..checkpoints.components import find_source
 from ..download.manifest import MANIFEST
 from ..errors import PiyingError
-from ..families.base import LORA_COMPONENT
+from ..families.base import LORA_COMPONENT, SECOND_EXPERT
 from ..files.folder import component_files, component_folder
 from ..files.gguf_blocks import stored_bytes
 from ..files.json_file import read_json
 from ..files.open import read_header
 from ..files.safetensors_file import TensorEntry
 from ..host.base import Host
-from ..lora.catalog import LoraFile, lora_files, other_width
+from ..lora.catalog import LoraFile, lora_files, loras_on, other_width
 from ..planner.phases import Block, Component, InFile, InFp32, StoredWeights
 from ..quantization.policy import NOTHING_CAST, CastRules
 from ..quantization.registry import stored_type, weight_format
@@ -253,14 +253,19 @@ def _listed_in_fp32(entry: Mapping[str, list[int]]) -> tuple[InFp32, ...]:
 
 
 def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile], model: str) -> Mapping[str, Component]:
-    """Return the components with what the LoRAs keep beside the transformer's weights.
+    """Return the components with what the LoRAs keep beside the transformer's weights, or those of either expert.
 
     Raises:
         PiyingError: a LoRA was made for a transformer of another width.
     """
-    if not loras:
-        return components
-    transformer = components[LORA_COMPONENT]
+    changed = dict(components)
+    has_two = SECOND_EXPERT in components
+    for part in (LORA_COMPONENT, SECOND_EXPERT)[: 1 + has_two] if loras else ():
+        changed[part] = _with_loras(components[part], loras_on(part, loras, has_two=has_two), model)
+    return changed
+
+
+def _with_loras(transformer: Component, loras: Sequence[LoraFile], model: str) -> Component:
     for lora in loras:
         widths, hidden = lora.shape.widths, transformer.hidden
         if lora.shape.blocks and hidden and hidden not in widths:
@@ -268,12 +273,11 @@ def with_loras(components: Mapping[str, Component], loras: Sequence[LoraFile], m
     blocks: Counter[str] = Counter()
     for lora in loras:
         blocks.update(lora.shape.blocks)
-    changed = replace(
+    return replace(
         transformer,
         root=_heavier(transformer.root, sum(lora.shape.outside for lora in loras)),
         blocks=_spread(transformer.blocks, list(blocks.values())),
     )
-    return {**components, LORA_COMPONENT: changed}
 
 
 def _spread(blocks: tuple[Block, ...], numbers: list[int]) -> tuple[Block, ...]:
@@ -290,16 +294,28 @@ def _heavier(block: Block, numbers: int) -> Block:
     return replace(block, kept=block.kept + numbers)
 
 
-def wanted_components(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str, Component]]:
-    """Return the model's name and its components.
-
-    Where only plans are made, a model that is not installed is taken from the manifest.
+def wanted_model(handle: ModelHandle, host: Host) -> InstalledModel | None:
+    """Return the model to plan for; None for one that is not installed, where only plans are made.
 
     Raises:
-        PiyingError: the model is neither installed nor listed with its sizes, its files are damaged, or a LoRA
-            is not installed or was made for another model.
+        PiyingError: the model is not installed, or cannot be used.
     """
-    if is_imagined(handle, host):
+    return None if is_imagined(handle, host) else choose_model(handle, host)
+
+
+def wanted_components(
+    handle: ModelHandle, host: Host, found: InstalledModel | None
+) -> tuple[str, Mapping[str, Component]]:
+    """Return the model's name and its components.
+
+    Args:
+        found: from `wanted_model`; a model that is not installed is taken from the manifest.
+
+    Raises:
+        PiyingError: the manifest does not list its sizes, its files are damaged, or a LoRA is not installed or was
+            made for another model.
+    """
+    if found is None:
         listed = listed_components(handle.model)
         if not listed:
             raise PiyingError(
@@ -307,6 +323,5 @@ def wanted_components(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str
                 f"Install it first: `python install.py --models {handle.model}`."
             )
         return handle.model, with_loras(listed, lora_files(handle, host), handle.model)
-    found = choose_model(handle, host)
-    components = found_components(found, handle.family.rules)
+    components = found_components(found, handle.family.rules_of(found))
     return found.name, with_loras(components, lora_files(handle, host), found.name)

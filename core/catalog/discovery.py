@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..errors import PiyingError, clipped
-from ..families.base import LORA_COMPONENT, ModelFamily
+from ..families.base import LORA_COMPONENT, SECOND_EXPERT, ModelFamily
 from ..files.file_state import CACHED, FileState, cached_by_state, file_state
 from ..files.folder import CONFIG, CONFIG_BYTES, INDEX, SHARD, STEMS, component_files, component_folder
 from ..files.json_file import read_json, read_json_or_empty
@@ -67,15 +67,22 @@ def _installed(family: ModelFamily, host: Host) -> list[InstalledModel]:
             name = _shown_name(category, folder.relative_to(root).as_posix())
             if _is_downloading(contents):
                 continue
-            if (folder / LORA_COMPONENT).is_dir() and not all((folder / part).is_dir() for part in family.rules):
+            needed = (spec.name for spec in family.components if not spec.optional)
+            if (folder / LORA_COMPONENT).is_dir() and not all((folder / part).is_dir() for part in needed):
                 partial.setdefault(entry.real, (name, folder))
             else:
-                size = sum(state.size for file, state in contents if file.lower().endswith(".safetensors"))
+                size = _size_at_once(folder, contents)
                 problem = _model_problem(family, folder, contents)
                 found[entry.real] = InstalledModel(name, Path(entry.real), size, problem=problem)
     folders, files = list(found.values()), FileCatalog(host)
     completed = [_completed(family, name, folder, files=files, folders=folders) for name, folder in partial.values()]
     return [*folders, *completed, *family.single_file_models(files, folders)]
+
+
+def _size_at_once(folder: Path, contents: tuple[tuple[str, FileState], ...]) -> int:
+    second = folder / SECOND_EXPERT
+    weights = [(Path(file), state.size) for file, state in contents if file.lower().endswith(".safetensors")]
+    return sum(size for file, size in weights if second not in file.parents)
 
 
 def _completed(
@@ -96,6 +103,8 @@ def _completed(
         missing = ", ".join(family.missing[part] for part in known.lacking)
         problem = f"{folder}: neither in it nor elsewhere: {missing}. {family.remedy}, or fetch it again."
         known = replace(known, needed=(), problem=problem)
+    if any(part not in own for part in _named_experts(family, folder)):
+        known = replace(known, problem=_problem(SECOND_EXPERT, (folder,)))
     here = ", ".join(part for part in own if part in family.rules)
     return replace(known, path=folder, details=f"{known.details}; its folder holds {here} alone")
 
@@ -147,13 +156,26 @@ def _contents(folder: Path) -> tuple[tuple[str, FileState], ...]:
     return tuple(states)
 
 
-def _parts(family: ModelFamily) -> tuple[str, ...]:
-    return tuple(spec.name for spec in family.components) or ("",)
+def _parts(family: ModelFamily, folder: Path) -> tuple[str, ...]:
+    needed = [spec.name for spec in family.components if not spec.optional]
+    return (*needed, *_named_experts(family, folder)) or ("",)
+
+
+def _named_experts(family: ModelFamily, folder: Path) -> list[str]:
+    """Return the components that a folder has, or says that it has, and that not every model of the family has."""
+    index = read_json_or_empty(folder / INDEXES[0], CONFIG_BYTES)
+    optional = [spec.name for spec in family.components if spec.optional]
+    # diffusers writes [null, null] for what a pipeline could have and has not.
+    return [part for part in optional if (folder / part).is_dir() or any(_list_of(index.get(part)))]
+
+
+def _list_of(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _model_problem(family: ModelFamily, folder: Path, contents: tuple[tuple[str, FileState], ...]) -> str:
     """Return why the folder of a family's model cannot be used; else ""."""
-    return _folder_problem(folder, _parts(family), contents) or family.place_problem(folder)
+    return _folder_problem(folder, _parts(family, folder), contents) or family.place_problem(folder)
 
 
 @lru_cache(maxsize=CACHED)

@@ -22,11 +22,12 @@ class InstalledModel:
     Attributes:
         name: shown in lists.
         path: its folder, or its file.
-        size: the bytes of its weights.
+        size: the bytes of its weights, without those of a second expert: two are never in memory together.
         parts: of a model in single files: {part: the files or the folder that hold it}.
         details: what a single file is, in a few words.
         needed: the parts it cannot run without, where they are looked for one by one.
         problem: why its folder cannot be used; "" where nothing is known against it.
+        caution: a sentence on what it is not fit for though it runs; "" where there is none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class InstalledModel:
     details: str = ""
     needed: tuple[str, ...] = ()
     problem: str = ""
+    caution: str = ""
 
     @property
     def is_built_in(self) -> bool:
@@ -51,6 +53,10 @@ class InstalledModel:
     def can_run(self) -> bool:
         """Whether nothing is missing, as far as file names and headers tell."""
         return not self.lacking and not self.problem
+
+    def has(self, part: str) -> bool:
+        """Return whether it has a part that not every model of its family has."""
+        return part in self.parts if self.parts else (self.path / part).is_dir()
 
     def place(self, part: str) -> tuple[Path, ...]:
         """Return the files or the folder that hold a part."""

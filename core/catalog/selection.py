@@ -19,10 +19,15 @@ MAX_DAMAGED = 10  # models that cannot be used, told one by one
 
 @dataclass(frozen=True)
 class ChosenLora:
-    """A LoRA to put on a model: its name from `core.lora.catalog.lora_choices`, and how strongly."""
+    """A LoRA to put on a model: its name from `core.lora.catalog.lora_choices`, and how strongly.
+
+    Attributes:
+        expert: of a model of two the one it goes on, `experts.HIGH` or `experts.LOW`; "" for both.
+    """
 
     name: str
     strength: float
+    expert: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def model_choices_and_details(family: ModelFamily, host: Host) -> tuple[list[str
     for found in installed:
         lacks = f"; not here: {_missing(family, found)}" if found.lacking else ""
         lines += [f"{found.name}: {found.details}{lacks}"] if found.details else []
+        lines += [found.caution] if found.caution and found.can_run else []
     damaged = [found for found in installed if found.problem]
     lines += [f"{found.name} cannot be used: {found.problem}" for found in damaged[:MAX_DAMAGED]]
     lines += [f"{len(damaged) - MAX_DAMAGED} more cannot be used"] if len(damaged) > MAX_DAMAGED else []
@@ -195,6 +201,7 @@ def choose_model(handle: ModelHandle, host: Host, *, quiet: bool = False) -> Ins
         return chosen
     damaged = [found for found in installed if found.problem]
     complete = [found for found in installed if found.can_run]
+    complete = [found for found in complete if not found.caution] or complete
     if complete:
         with named_together():
             for found in damaged:

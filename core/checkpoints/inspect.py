@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..catalog.experts import noise_of, partner_name
 from ..errors import PiyingError
+from ..families.base import LORA_COMPONENT, SECOND_EXPERT
+from ..families.registry import family_named
 from ..files.folder import CONFIG, CONFIG_BYTES, INDEX, component_files
 from ..files.json_file import read_json
 from ..files.open import read_header
@@ -139,7 +142,9 @@ def inspect(path: Path, contents: bool = False) -> FileInfo:
         parts=tuple(ComponentInfo.of(part, header.entries, has_tokenizer) for part in parts),
         readable=not reason,
         reason=reason,
-        needs=() if reason else tuple(need for part in parts for need in _needs(part, together, has_tokenizer)),
+        needs=()
+        if reason
+        else (*_other_expert(path, parts), *(n for part in parts for n in _needs(part, together, has_tokenizer))),
         is_lora=lora is not None,
         left_out=lora.left_out if lora and not reason else "",
     )
@@ -166,6 +171,17 @@ def _why_unreadable(
 def _needs(part: FileComponent, together: Mapping[str, int], has_tokenizer: bool) -> list[str]:
     names = {**part.names, TOKENIZER_TENSOR: ""} if has_tokenizer else part.names
     return [] if part.layout is None else part.layout.needs(names, together)
+
+
+def _other_expert(path: Path, parts: Sequence[FileComponent]) -> list[str]:
+    """Return what is said of the partner of a file that is one of two experts by its name."""
+    named = f"{path.parent.name}/{path.name}"
+    families = {part.layout.family for part in parts if part.layout is not None and part.kind == LORA_COMPONENT}
+    specs = [spec for family in families if family for spec in family_named(family).components]
+    if not noise_of(named) or not any(spec.name == SECOND_EXPERT for spec in specs):
+        return []
+    other = partner_name(path.name) if noise_of(path.name) else partner_name(named)
+    return [f"the other one of two experts, {other}"]
 
 
 def as_json(found: FileInfo) -> dict[str, Any]:

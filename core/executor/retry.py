@@ -109,6 +109,7 @@ PHASE_WORDS: Mapping[str, str] = {
     "encode_2": "Encoding the prompt",
     "condition": "Preparing the task",
     "sample": "Sampling",
+    "sample_2": "Sampling",
     "decode": "Decoding",
 }
 
@@ -138,7 +139,7 @@ class NonFiniteError(Exception):
         """
         choice = self.choice
         # Latents may be finite and yet too large for what decodes them.
-        likely = [*causes] if choice.phase in ("sample", "decode") else []
+        likely = [*causes] if choice.phase in ("sample", "sample_2", "decode") else []
         if choice.compute == OVERFLOWING:
             likely.append("fp16 ends at 65504: set precision to bf16 or fp32.")
         stored = weight_format(choice.storage)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 LORA_COMPONENT = "transformer"  # the component that LoRAs change
+SECOND_EXPERT = "transformer_2"  # which takes over from it in the later steps of models that have two
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ComponentSpec:
             that name the class of a larger model.
         rules: its lists of blocks, the unit of streaming, and which of their layers may be stored in fewer bits.
         layout_kind: the kind of the layouts that hold it; "" where that is its own kind.
+        optional: whether there are models without it.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ComponentSpec:
     model_types: Mapping[str, str] = field(default_factory=dict, hash=False)
     rules: CastRules = NOTHING_CAST
     layout_kind: str = ""
+    optional: bool = False
 
     @property
     def kind(self) -> str:
@@ -127,6 +130,10 @@ class ModelFamily:
         """Which layers of each component may be stored in fewer bits."""
         return {spec.name: spec.rules for spec in self.components}
 
+    def rules_of(self, model: InstalledModel) -> dict[str, CastRules]:
+        """Return the same for the components that a model has."""
+        return {one.name: one.rules for one in self.components if not one.optional or model.has(one.name)}
+
     def layouts(self) -> tuple[Layout, ...]:
         """Return how its components lie in single files."""
         return ()
@@ -135,8 +142,9 @@ class ModelFamily:
         """Return {class: which tensors it has}, for those classes of its components that are described."""
         return {}
 
-    def trained_on(self, model: str) -> TrainedOn:
-        """Return what the model of that name was trained on."""
+    def trained_on(self, model: str, found: InstalledModel | None = None) -> TrainedOn:
+        """Return what the model of that name was trained on; `found` is where it is, if it is here."""
+        del found
         return self.toy if model == BUILT_IN else self.published
 
     def cautions(self, model: str, work: Any) -> list[str]:
@@ -209,6 +217,11 @@ class ModelFamily:
             handle: the model that is asked for.
         """
         raise NotImplementedError(f"{self.title} models are not planned for.")
+
+    def work_of(self, model: InstalledModel, work: Any) -> Any:
+        """Return a work with what a model's own files say of it."""
+        del model
+        return work
 
     def phases(self, components: Mapping[str, Component], work: Any) -> tuple[Phase, ...]:
         """Return the phases of a run, for the planner."""

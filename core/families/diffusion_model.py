@@ -9,20 +9,26 @@ from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..catalog.component_sizes import found_components, listed_components, wanted_components, with_loras
+from ..catalog.component_sizes import (
+    found_components,
+    listed_components,
+    wanted_components,
+    wanted_model,
+    with_loras,
+)
 from ..catalog.installed_model import FOLDER_DEPTH
 from ..catalog.selection import ModelHandle, choose_model
 from ..executor.model_cache import cached_model
 from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
-from ..lora.catalog import LoraFile, lora_files
+from ..lora.catalog import LoraFile, lora_files, loras_on
 from ..planner.cost import PROCESS_RAM
 from ..planner.format_table import FormatTable, format_table
 from ..planner.machine import Machine, read_machine
 from ..planner.measured import PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.report import Estimate
-from .base import LORA_COMPONENT, ModelFamily
+from .base import SECOND_EXPERT, ModelFamily
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +57,8 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
     Raises:
         PiyingError: the model is neither installed nor listed with its sizes, or the device cannot be used.
     """
-    family, (name, components, machine) = handle.family, _planned_for(handle, host)
+    family, (found, name, components, machine) = handle.family, _planned_for(handle, host)
+    work = work if found is None else family.work_of(found, work)
 
     @cache
     def fitting() -> tuple[Any, ...]:
@@ -65,12 +72,14 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         advise=lambda: family.what_fits(fitting(), work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
-    return Estimate(name, made, machine, () if made.fits else fitting(), tuple(family.cautions(name, work)))
+    cautions = [*([found.caution] if found is not None and found.caution else ()), *family.cautions(name, work)]
+    return Estimate(name, made, machine, () if made.fits else fitting(), tuple(cautions))
 
 
 def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:
     """Return what a run would need were the model's files in each format; for arguments and errors see `estimate`."""
-    name, components, machine = _planned_for(handle, host)
+    found, name, components, machine = _planned_for(handle, host)
+    work = work if found is None else handle.family.work_of(found, work)
     return format_table(
         name,
         components,
@@ -82,9 +91,12 @@ def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:
     )
 
 
-def _planned_for(handle: ModelHandle, host: Host) -> tuple[str, Mapping[str, Component], Machine]:
-    name, components = wanted_components(handle, host)
-    return name, components, with_rates(read_machine(host), host.cache_folder(), measure=False)
+def _planned_for(
+    handle: ModelHandle, host: Host
+) -> tuple[InstalledModel | None, str, Mapping[str, Component], Machine]:
+    found = wanted_model(handle, host)
+    name, components = wanted_components(handle, host, found)
+    return found, name, components, with_rates(read_machine(host), host.cache_folder(), measure=False)
 
 
 def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:
@@ -109,7 +121,7 @@ class ModelParts:
         family: says what its parts are made of; its key names the model's slots in the cache.
         found: where its parts are.
         host: asked for cancelling while files are read.
-        loras: what is put on the transformer.
+        loras: what is put on the transformer, or on the experts.
     """
 
     family: ModelFamily
@@ -129,8 +141,13 @@ class ModelParts:
 
     def components(self) -> Mapping[str, Component]:
         """Return the sizes of the parts, read from the headers of their files."""
-        sizes = found_components(self.found, self.family.rules)
+        sizes = found_components(self.found, self.family.rules_of(self.found))
         return with_loras(sizes, self.loras, self.found.name)
+
+    def has(self, part: str) -> bool:
+        """Return whether the model has a part, among those that not every model of its family has."""
+        optional = {spec.name for spec in self.family.components if spec.optional}
+        return part not in optional or self.found.has(part)
 
     def identity(self, part: str) -> str:
         """Return a text that changes when the files of a part do, a text encoder's tokenizer, or what is put on it."""
@@ -140,7 +157,7 @@ class ModelParts:
         return f"{part} {files}" + "".join(f" {lora.identity}" for lora in self._loras(part))
 
     def _loras(self, part: str) -> tuple[LoraFile, ...]:
-        return self.loras if part == LORA_COMPONENT else ()
+        return loras_on(part, self.loras, has_two=self.found.has(SECOND_EXPERT))
 
     def _files(self, part: str) -> str:
         places = self.found.place(part)

@@ -5,17 +5,18 @@ What reads headers is imported where it is used: the node is declared at ComfyUI
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from ..catalog.experts import AUTO_EXPERT, EXPERTS, HIGH, LOW, noise_of
 from ..catalog.selection import ChosenLora, ModelHandle, choose_model, is_imagined
 from ..download.manifest import ListedModel, listed_models
 from ..errors import PiyingError
-from ..families.base import LORA_COMPONENT, ModelFamily
+from ..families.base import LORA_COMPONENT, SECOND_EXPERT, ModelFamily
 from ..files.file_state import cached_by_state
 from ..host.base import Host
 
@@ -39,6 +40,7 @@ class LoraFile:
         left_out: what of it is not applied and why, as a part of a sentence; "" where all is.
         settings: the `steps`, `cfg` and `shift` it was made for; empty where neither the file nor a table says.
         sampler: the one it was published with, "" for that of its model.
+        expert: see `ChosenLora`.
     """
 
     name: str
@@ -48,6 +50,7 @@ class LoraFile:
     left_out: str = ""
     settings: Mapping[str, float] = field(default_factory=dict, hash=False)
     sampler: str = ""
+    expert: str = ""
 
     @property
     def identity(self) -> str:
@@ -72,7 +75,12 @@ def _found(host: Host) -> list[SingleFile]:
 def record_of(files: tuple[LoraFile, ...]) -> dict[str, list[dict[str, object]]]:
     """Return what a run's record says of its LoRAs; nothing where there are none."""
     said = [
-        {"name": one.name, "strength": one.strength, **({"left_out": one.left_out} if one.left_out else {})}
+        {
+            "name": one.name,
+            "strength": one.strength,
+            **({"expert": one.expert} if one.expert else {}),
+            **({"left_out": one.left_out} if one.left_out else {}),
+        }
         for one in files
     ]
     return {"loras": said} if said else {}
@@ -180,13 +188,48 @@ def _plain(name: str) -> str:
     return name.replace("\\", "/").removeprefix(f"{FOLDER}/")
 
 
-def with_lora(handle: ModelHandle, name: str, strength: float, host: Host) -> ModelHandle:
+def loras_on(part: str, loras: Sequence[LoraFile], *, has_two: bool) -> tuple[LoraFile, ...]:
+    """Return the LoRAs that go on a component of a model.
+
+    Args:
+        has_two: whether the model has two experts; those for either of them go on the one transformer of others.
+    """
+    if not has_two:
+        return tuple(loras) if part == LORA_COMPONENT else ()
+    expert = {LORA_COMPONENT: HIGH, SECOND_EXPERT: LOW}.get(part)
+    return tuple(one for one in loras if expert is not None and one.expert in ("", expert))
+
+
+def lora_notes(loras: tuple[LoraFile, ...], *, has_two: bool) -> list[str]:
+    """Return a sentence on each LoRA that says which expert it is on; none where there is nothing to say."""
+    if has_two:
+        return [
+            f"LoRA {one.name} is on {f'the {one.expert}-noise expert' if one.expert else 'both experts'}, at "
+            f"strength {one.strength:g}."
+            for one in loras
+        ]
+    return [
+        f"LoRA {one.name} is meant for the {one.expert}-noise expert of two; this model is one transformer, and it is "
+        "on that."
+        for one in loras
+        if one.expert
+    ]
+
+
+def with_lora(
+    handle: ModelHandle, name: str, strength: float, host: Host, *, expert: str = AUTO_EXPERT
+) -> ModelHandle:
     """Return a handle with one LoRA more; the same handle for `none` and for a strength of 0.
+
+    Args:
+        expert: one of `experts.EXPERTS`; where it is auto the file's name says which.
 
     Raises:
         PiyingError: there is no such LoRA, it was made for another family or for a model of another size, or the
             strength is no number.
     """
+    if expert not in EXPERTS:
+        raise PiyingError(f"expert is {expert!r}. Choose one of: {', '.join(EXPERTS)}.")
     plain = _plain(name)
     path = None if plain == NONE else _chosen(plain, _found(host), host, handle.family)
     if not isfinite(strength):
@@ -195,7 +238,9 @@ def with_lora(handle: ModelHandle, name: str, strength: float, host: Host) -> Mo
         return handle
     if not is_imagined(handle, host):
         _left_out_of(path, plain, choose_model(handle, host, quiet=True))
-    return replace(handle, loras=(*handle.loras, ChosenLora(plain, strength)))
+    has_experts = any(spec.name == SECOND_EXPERT for spec in handle.family.components)
+    meant = EXPERTS[expert] if expert != AUTO_EXPERT else noise_of(plain) if has_experts else ""
+    return replace(handle, loras=(*handle.loras, ChosenLora(plain, strength, meant)))
 
 
 def _left_out_of(path: Path, name: str, model: InstalledModel) -> str:
@@ -259,6 +304,7 @@ def lora_files(handle: ModelHandle, host: Host, model: InstalledModel | None = N
             left_out,
             settings={} if listed is None else listed.settings,
             sampler="" if listed is None else listed.sampler,
+            expert=chosen.expert,
         )
 
     place = None if model is None else model.place(LORA_COMPONENT)

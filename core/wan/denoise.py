@@ -38,13 +38,15 @@ def denoise(
     cache: StepCache | None = None,
     steer: Steer | None = None,
     batched: bool = False,
+    first: int = 0,
+    end: int | None = None,
 ) -> torch.Tensor:
-    """Return clean latents, float32, shaped like `noise`.
+    """Return clean latents, float32, shaped like `noise`, or what they are after step `end`.
 
     Args:
         transformer: ready to compute on the device of `noise`.
-        sampler: before its first step.
-        noise: float32 [1, z, T, h, w].
+        sampler: before its first step, or as the steps before `first` have left it.
+        noise: float32 [1, z, T, h, w]; or the latents that those steps have given.
         embeds: [1, 512, d] of the prompt, and of the negative prompt where any step is guided.
         control: VACE's condition [1, 2z + 64, T, h, w].
         cfg_at: the classifier-free guidance scale; in a step where it is 1 only the prompt is followed.
@@ -55,9 +57,10 @@ def denoise(
         cache: forecasts steps that hardly differ; None computes every one.
         steer: given the flow of each step, guidance included, before it is followed; the noise level is 1..0.
         batched: predict for both prompts in one batch.
+        first, end: the steps to take, the last one not included; None for all that are left.
     """
     scheduler, latents = sampler.scheduler, noise
-    for index, timestep in enumerate(scheduler.timesteps):
+    for index, timestep in list(enumerate(scheduler.timesteps))[first:end]:
         state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)
         followed = embeds if cfg > 1 else embeds[:1]
         level = float(scheduler.sigmas[index])

@@ -49,7 +49,12 @@ def with_distilled(handle: ModelHandle, request: VACERequest, host: Host) -> tup
         next(file.name for file in reversed(files) if file.settings),
     )
     return handle, replace(
-        request, steps=int(settings["steps"]), cfg=float(settings["cfg"]), shift=float(settings["shift"])
+        # It was made for one cfg, of both experts where there are two.
+        request,
+        steps=int(settings["steps"]),
+        cfg=float(settings["cfg"]),
+        shift=float(settings["shift"]),
+        cfg_2=0.0,
     )
 
 

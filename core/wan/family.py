@@ -1,12 +1,13 @@
-"""The Wan VACE family: Wan2.1-VACE 1.3B and 14B, in diffusers folders and in single files."""
+"""The Wan VACE family: Wan2.1-VACE 1.3B and 14B and Wan2.2-VACE-Fun, in diffusers folders and in single files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..families.base import ComponentSpec, ModelFamily, TrainedOn
+from ..families.base import SECOND_EXPERT, ComponentSpec, ModelFamily, TrainedOn
 from ..quantization.policy import CastRules
 from .request import DEFAULT_CFG, DEFAULT_FRAMES, DEFAULT_HEIGHT, DEFAULT_SHIFT, DEFAULT_STEPS, DEFAULT_WIDTH
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import VideoWork
+    from .transformer_files import Transformers
 
+# What is set for the experts of another model goes back to "the model's own".
+ONE_EXPERT = {"boundary": 0.0, "cfg_2": 0.0}
 PUBLISHED = TrainedOn(
     settings={
         "width": DEFAULT_WIDTH,
@@ -27,6 +31,7 @@ PUBLISHED = TrainedOn(
         "steps": DEFAULT_STEPS,
         "cfg": DEFAULT_CFG,
         "shift": DEFAULT_SHIFT,
+        **ONE_EXPERT,
     },
     # 1.3B was trained on the first two.
     sizes=((832, 480), (480, 832), (1280, 720), (720, 1280), (624, 624), (960, 960)),
@@ -34,8 +39,19 @@ PUBLISHED = TrainedOn(
     areas=(256 * 256, None),
     frames=DEFAULT_FRAMES,
 )
+# VideoX-Fun's own script for VACE-Fun-A14B (examples/wan2.2_vace_fun/predict_*.py): 50 steps, shift 12, cfg 5 for both
+# experts, and the boundary that its pipeline has.
+PUBLISHED_EXPERTS = replace(PUBLISHED, settings={**PUBLISHED.settings, "steps": 50, "shift": 12.0, "cfg": 5.0})
 TOY = TrainedOn(
-    settings={"width": 96, "height": 64, "num_frames": 17, "steps": 20, "cfg": 3.0, "shift": DEFAULT_SHIFT},
+    settings={
+        "width": 96,
+        "height": 64,
+        "num_frames": 17,
+        "steps": 20,
+        "cfg": 3.0,
+        "shift": DEFAULT_SHIFT,
+        **ONE_EXPERT,
+    },
     sizes=((96, 64), (64, 64), (64, 96)),
     areas=(0, 128 * 128),
     frames=33,
@@ -43,7 +59,7 @@ TOY = TrainedOn(
 
 
 class WanVACEFamily(ModelFamily):
-    """Wan2.1-VACE."""
+    """Wan2.1-VACE, and Wan2.2-VACE-Fun of two experts."""
 
     def layouts(self) -> tuple[Layout, ...]:
         """Return those of the transformer and of the VAE."""
@@ -63,16 +79,33 @@ class WanVACEFamily(ModelFamily):
         }
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
-        """Return whole transformers, and VACE modules with the text-to-video model of their width."""
-        return [
-            files.model(
-                self,
-                ones,
-                {**self.beside(ones, files, folders), "transformer": tuple(one.path for one in ones)},
-                name,
-            )
-            for name, ones in _transformers(files)
-        ]
+        """Return whole transformers, VACE modules with text-to-video models of their width, and pairs of both."""
+        from .transformer_files import transformers
+
+        return [self._single_file_model(one, files, folders) for one in transformers(files)]
+
+    def _single_file_model(
+        self, made_of: Transformers, files: FileCatalog, folders: Sequence[InstalledModel]
+    ) -> InstalledModel:
+        first, second = made_of.first, made_of.second
+        parts = self.beside(first, files, folders) | {"transformer": tuple(one.path for one in first)}
+        if not second:
+            from .transformer_files import why_not_alone
+
+            found = files.model(self, first, parts, made_of.name)
+            return replace(found, caution=why_not_alone(made_of, files))
+        found = files.model(self, first, parts | {SECOND_EXPERT: tuple(one.path for one in second)}, made_of.name)
+        other = files.model(self, second, {})
+        return replace(found, details=f"two experts: {found.details}; and {other.details}")
+
+    def why_unusable(self, file: str, files: FileCatalog) -> str | None:
+        """Return that a file is one of two experts, of which the pair is offered."""
+        from .transformer_files import transformers
+
+        for made_of in transformers(files):
+            if made_of.second and any(one.name == file for one in (*made_of.first, *made_of.second)):
+                return f"it is one of two experts of one model: choose {made_of.name}"
+        return None
 
     def beside(
         self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
@@ -95,6 +128,18 @@ class WanVACEFamily(ModelFamily):
             found |= _text_encoder(others, files, folders)
         vae = {"vae": lent["vae"]} if "vae" in lent else {}
         return found | _vae(others) | vae | _vae(near)
+
+    def trained_on(self, model: str, found: InstalledModel | None = None) -> TrainedOn:
+        """Return what the model of that name was trained on; what a model of two experts was published with."""
+        if found is not None and found.has(SECOND_EXPERT):
+            return PUBLISHED_EXPERTS
+        return super().trained_on(model, found)
+
+    def work_of(self, model: InstalledModel, work: VideoWork) -> VideoWork:
+        """Return a work with the boundary between the experts that a model's folder names."""
+        from .experts import boundary_of
+
+        return replace(work, boundary=work.boundary or boundary_of(model)) if model.has(SECOND_EXPERT) else work
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
@@ -127,25 +172,6 @@ class WanVACEFamily(ModelFamily):
         return what_fits(found, work)
 
 
-def _transformers(files: FileCatalog) -> Iterator[tuple[str, tuple[SingleFile, ...]]]:
-    """Yield the transformers by the name they are offered under, with the files they are made of.
-
-    A VACE module goes with each text-to-video model of its width. Where there is one such model alone, the pair has
-    the module's name.
-    """
-    from .layouts import TEXT_TO_VIDEO, VACE, VACE_MODULE
-
-    found: dict[str, list[SingleFile]] = {}
-    for one in files.all:
-        for part in one.found.parts if one.found.readable else ():
-            found.setdefault(part.title, []).append(one)
-    yield from ((one.name, (one,)) for one in found.get(VACE, ()))
-    for module in found.get(VACE_MODULE, ()):
-        bases = [one for one in found.get(TEXT_TO_VIDEO, ()) if one.width == module.width]
-        for base in bases:
-            yield module.name if len(bases) == 1 else f"{module.name} + {base.name}", (base, module)
-
-
 def _text_encoder(
     candidates: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
 ) -> dict[str, tuple[Path, ...]]:
@@ -175,6 +201,19 @@ def _vae(candidates: Sequence[SingleFile]) -> dict[str, tuple[Path, ...]]:
 
 
 FP32_MODULES = ("rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+TRANSFORMER = ComponentSpec(
+    name="transformer",
+    classes=("WanVACETransformer3DModel",),
+    rules=CastRules(
+        ("blocks", "vace_blocks"),
+        keep={
+            "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
+            "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
+        },
+        spared=("patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"),
+        fp32_modules=dict.fromkeys(("bf16", "fp16"), FP32_MODULES),
+    ),
+)
 WAN_VACE = WanVACEFamily(
     key="wan_vace",
     title="Wan VACE",
@@ -192,19 +231,8 @@ WAN_VACE = WanVACEFamily(
                 fp32_modules={"fp16": ("wo",)},
             ),
         ),
-        ComponentSpec(
-            name="transformer",
-            classes=("WanVACETransformer3DModel",),
-            rules=CastRules(
-                ("blocks", "vace_blocks"),
-                keep={
-                    "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
-                    "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
-                },
-                spared=("patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"),
-                fp32_modules=dict.fromkeys(("bf16", "fp16"), FP32_MODULES),
-            ),
-        ),
+        TRANSFORMER,
+        replace(TRANSFORMER, name=SECOND_EXPERT, optional=True),
         ComponentSpec(name="vae", classes=("AutoencoderKLWan",)),
     ),
     required=("transformer", "text_encoder", "tokenizer", "vae"),
@@ -224,11 +252,14 @@ WAN_VACE = WanVACEFamily(
         "num_frames",
         "cfg",
         "steps",
+        "shift",
         "speed",
         "step_cache",
         "batch_cfg",
         "vae_precision",
         "scheduler",
         "sigmas",
+        "boundary",
+        "cfg_2",
     ),
 )

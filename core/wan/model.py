@@ -12,6 +12,7 @@ from ..catalog.selection import ModelHandle
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, made_for
+from .experts import boundary_of, has_two_experts, high_steps
 from .request import SAMPLERS, SamplerName, VACERequest
 from .schedule import sigmas
 
@@ -52,9 +53,22 @@ class WanVACEModel:
         return WanVACEPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), absent, absent)
 
     def transformer(self, choice: PhasePlan) -> WanVACETransformer3DModel:
-        """Return the transformer in host memory, stored as the plan says."""
-        transformer: WanVACETransformer3DModel = self.parts.load("transformer", choice)
+        """Return the transformer, or the expert that a phase is of, in host memory, stored as the plan says."""
+        transformer: WanVACETransformer3DModel = self.parts.load(choice.component, choice)
         return transformer
+
+    def experts(self, request: VACERequest) -> int | None:
+        """Return how many of a request's steps the first of two experts has; None where there is one transformer.
+
+        Raises:
+            PiyingError: the model's folder names a boundary that is none.
+        """
+        if not has_two_experts(self.found):
+            return None
+        import torch
+
+        boundary, device = request.boundary or boundary_of(self.found), torch.device("cpu")
+        return high_steps(self.sampler(request, device, torch.Generator(device)).scheduler.timesteps, boundary)
 
     def vae(self, choice: PhasePlan) -> AutoencoderKLWan:
         """Return the VAE in host memory."""

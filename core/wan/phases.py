@@ -10,13 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..families.base import SECOND_EXPERT
 from ..image_sizes import MULTIPLE
 from ..planner.machine import Machine
 from ..planner.phases import Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
 from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..quantization.registry import weight_format
-from .request import DEFAULT_CFG, DEFAULT_STEPS, FRAME_STEP, MIN_FRAMES, VACERequest, check_speed_settings
+from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
+from .request import (
+    DEFAULT_CFG,
+    DEFAULT_SHIFT,
+    DEFAULT_STEPS,
+    FRAME_STEP,
+    MIN_FRAMES,
+    VACERequest,
+    check_speed_settings,
+)
+from .schedule import sigmas
 from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 
 if TYPE_CHECKING:
@@ -38,6 +49,7 @@ TILE, TILE_STRIDE = 256, 192  # diffusers' AutoencoderKLWan
 BYTES_PER_PIXEL = 12  # of a frame: three float32
 REMEMBERED = 0.125  # activations a branch: every eighth token's first change (StepCache)
 REMEMBERED_PREDICTIONS = 2  # of each branch (StepCache)
+SWITCH = "It takes the place of the other one once: they are not on the card together."
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
 
 
@@ -60,6 +72,11 @@ class VideoWork:
         step_cache: whether a StepCache looks at the steps.
         batch_cfg: whether both prompts may go through a block in one batch, where that fits.
         vae: the number types the VAE may compute in.
+        shift: of the noise schedule, which with the boundary divides the steps between two experts.
+        levels: its noise levels, where they are not those of UniPC.
+        boundary: see `VACERequest`; 0 for that of most models.
+        cfg_2: of the second expert; 0 for `cfg`.
+        high_steps: how many steps the first of two experts has; None to have it worked out.
         notes: sentences on how it samples, for the plan's text.
     """
 
@@ -74,6 +91,11 @@ class VideoWork:
     step_cache: bool = False
     batch_cfg: bool = False
     vae: VAETypes = FP32_FIRST
+    shift: float = DEFAULT_SHIFT
+    levels: tuple[float, ...] | None = None
+    boundary: float = 0.0
+    cfg_2: float = 0.0
+    high_steps: int | None = None
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -98,6 +120,10 @@ class VideoWork:
             step_cache=request.step_cache > 0,
             batch_cfg=request.batch_cfg,
             vae=vae_types(request.vae_precision, request.speed),
+            shift=request.shift,
+            levels=sigmas(request),
+            boundary=request.boundary,
+            cfg_2=request.cfg_2,
             notes=notes,
         )
 
@@ -106,14 +132,32 @@ def phases(components: Mapping[str, Component], work: VideoWork) -> tuple[Phase,
     """Return the phases of a run.
 
     Args:
-        components: `transformer`, `text_encoder` and `vae`.
+        components: `transformer`, `text_encoder` and `vae`, and `transformer_2` of a model of two experts.
     """
+    samples = _experts(components, work) if SECOND_EXPERT in components else [(components["transformer"], work)]
+    guided = max((of_one.cfg for _, of_one in samples), default=work.cfg)
     return (
-        _encode(components["text_encoder"], work),
+        _encode(components["text_encoder"], replace(work, cfg=guided)),
         _vae_phase("condition", components["vae"], work, passes=2 if work.has_task else 1),
-        _sample(components["transformer"], work),
+        *(_sample(transformer, of_one) for transformer, of_one in samples),
         _vae_phase("decode", components["vae"], work, passes=1),
     )
+
+
+def _experts(components: Mapping[str, Component], work: VideoWork) -> list[tuple[Component, VideoWork]]:
+    """Return each of two experts that has a step, with its share of the work."""
+    boundary, high = work.boundary or DEFAULT_BOUNDARY, work.high_steps
+    if high is None:
+        high = high_steps(planned_timesteps(work.steps, work.shift, work.levels), boundary)
+    shares = ((work.cfg, 0, high), (work.cfg_2 or work.cfg, high, work.steps))
+    found = []
+    for (_, part, title), (cfg, first, end) in zip(EXPERT_PHASES, shares, strict=True):
+        if first < end:
+            steps = f"step {end}" if end - first == 1 else f"steps {first + 1} to {end}"
+            notes = [*work.notes, f"The {title} takes {steps} of {work.steps}."]
+            notes += [SWITCH] if first else []
+            found.append((components[part], replace(work, cfg=cfg, steps=end - first, notes=tuple(notes))))
+    return found
 
 
 def _encode(encoder: Component, work: VideoWork) -> Phase:
@@ -141,7 +185,7 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
     # What rounding the widest layer's input by way of fp32 adds to the peak, in activations.
     rounded = 3 + 3.5 * transformer.inner / max(1, transformer.hidden) - _inside(transformer)
     return Phase(
-        name="sample",
+        name=next(name for name, part, _ in EXPERT_PHASES if part == transformer.name),
         component=transformer,
         computes=("fp16", "bf16") if transformer.stored == "fp16" else ("bf16",),
         storages=_storages(transformer),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ..errors import PiyingError
@@ -39,6 +39,7 @@ AUTO_ATTENTION: AttentionName = "auto"
 SDPA: AttentionName = "sdpa"
 AUTO_VAE: VAEPrecision = "auto"
 MAX_STEP_CACHE = 1.0
+MAX_CFG = 30.0
 
 # The negative prompt published with Wan2.1 (wan/configs/shared_config.py, sample_neg_prompt).
 NEGATIVE_PROMPT = (
@@ -73,6 +74,9 @@ class VACERequest:
         sampler: one of `SAMPLERS`.
         scheduler: one of `SCHEDULERS`; causvid and distill have a number of steps of their own.
         sigmas: the noise levels of the steps by hand, as a text (see `schedule.parse_sigmas`); "" for the scheduler's.
+        boundary: of a model of two experts, the share of all noise down to which the first one denoises, 0..1; 0 takes
+            the model's own.
+        cfg_2: the guidance scale of the second expert; 0 takes `cfg`.
     """
 
     prompt: str
@@ -95,10 +99,16 @@ class VACERequest:
     sampler: SamplerName = "auto"
     scheduler: SchedulerName = "auto"
     sigmas: str = ""
+    boundary: float = 0.0
+    cfg_2: float = 0.0
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
         return self.cfg if self.cfg_start <= step / steps < self.cfg_end else 1.0
+
+    def of_second_expert(self) -> VACERequest:
+        """Return the request as the second of two experts sees it."""
+        return replace(self, cfg=self.cfg_2 or self.cfg)
 
 
 def check_side(name: str, value: int) -> None:
@@ -151,6 +161,10 @@ def check_speed_settings(request: VACERequest) -> None:
         )
     if not 0 <= request.step_cache <= MAX_STEP_CACHE:
         raise PiyingError(f"step_cache is {request.step_cache:g}. It goes from 0 (off) to {MAX_STEP_CACHE:g}.")
+    if not 0 <= request.boundary <= 1:
+        raise PiyingError(f"boundary is {request.boundary:g}. It goes from 0 (the model's own) to 1.")
+    if request.cfg_2 and not 1 <= request.cfg_2 <= MAX_CFG:
+        raise PiyingError(f"cfg_2 is {request.cfg_2:g}. It is 0 (as cfg), or goes from 1 to {MAX_CFG:g}.")
     if request.speed not in SPEEDS:
         raise PiyingError(f"speed is {request.speed!r}. Choose one of: {', '.join(SPEEDS)}.")
     if request.attention not in ATTENTIONS:

@@ -15,10 +15,11 @@ from ..executor.retry import finite_check
 from ..executor.tensor_cache import TensorCache, digest
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
-from ..lora.catalog import record_of
+from ..lora.catalog import lora_notes, record_of
 from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import (
+    VAE_STRIDE,
     TaskCache,
     Tensors,
     VACEInputs,
@@ -32,6 +33,7 @@ from .conditioning import (
 from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
+from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
 from .model import WanVACEModel, load, warn_if_not_made_for, with_published_sampler
 from .phases import BATCHED, VideoWork, fitting, phases, what_fits
 from .request import AUTO_VAE, SDPA, VACERequest, check_request
@@ -129,10 +131,15 @@ def sample_inputs(
             log.info("Schedule: %s", sentence)
         for sentence in handle.family.cautions(model.found.name, request):
             log.warning("%s", sentence)
+        if model.found.caution:
+            log.warning("%s", model.found.caution)
         warn_if_not_made_for(request, model.parts.loras)
+        for sentence in expert_notes(request, model):
+            log.info("%s", sentence)
     components, device = model.components(), host.device()
     attention = attention_for(request.attention, request.speed, device, model.found.is_built_in)
-    work = VideoWork.of(asked, len(inputs.references), has_task, (attention.why,))
+    experts = model.experts(request)
+    work = replace(VideoWork.of(asked, len(inputs.references), has_task, (attention.why,)), high_steps=experts)
     run = VACERun(
         model,
         request,
@@ -144,6 +151,7 @@ def sample_inputs(
         cache=StepCache(request.step_cache) if request.step_cache else None,
         on_latents=on_latents,
         logged=logged_plans,
+        high_steps=experts,
     )
     with torch.no_grad():
         frames, ran = execute_plan(
@@ -161,6 +169,34 @@ def sample_inputs(
     return frames, record | run.record()
 
 
+def expert_notes(request: VACERequest, model: WanVACEModel) -> list[str]:
+    """Return what is to be said of a model's experts, or of settings for experts where it has none, as sentences."""
+    notes = lora_notes(model.parts.loras, has_two=has_two_experts(model.found))
+    by_hand = [name for name in ("boundary", "cfg_2") if getattr(request, name)]
+    if by_hand and not has_two_experts(model.found):
+        is_are = "are" if len(by_hand) > 1 else "is"
+        notes.append(f"{' and '.join(by_hand)} {is_are} without effect: {model.found.name} has one transformer.")
+    return notes
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A transformer and the steps that it takes.
+
+    Attributes:
+        choice: how its phase runs.
+        request: with its guidance scale.
+        first, end: its steps, the last one not included.
+        title: which of two it is; "" where there is one.
+    """
+
+    choice: PhasePlan
+    request: VACERequest
+    first: int
+    end: int
+    title: str = ""
+
+
 @dataclass
 class VACERun:
     """One run: a request and what its finished phases left. `attempt` may be called again after running out of memory.
@@ -171,7 +207,9 @@ class VACERun:
         cache: forecasts steps that hardly differ; None computes every one.
         on_latents: called with the video's latents [1, z, T, h, w] before they are decoded.
         logged: what was logged for videos much like this one.
+        high_steps: how many steps the first of two experts has; None where there is one transformer.
         embeds, control, latents: results of finished phases, on the CPU.
+        halfway: what the first of two experts has left.
         colours: the preview's map from latent channels to colour.
         not_compiled: why blocks were not compiled though that was asked for; "" where they were, and None where it
             was not asked for or nothing was sampled.
@@ -187,10 +225,12 @@ class VACERun:
     cache: StepCache | None = None
     on_latents: Callable[[torch.Tensor], None] | None = None
     logged: set[str] | None = None
+    high_steps: int | None = None
     embeds: list[torch.Tensor] = field(default_factory=list)
     control: torch.Tensor | None = None
     colours: torch.Tensor | None = None
     latents: torch.Tensor | None = None
+    halfway: SamplingState | None = None
     not_compiled: str | None = None
 
     def attempt(self, plan: Plan) -> torch.Tensor:
@@ -205,7 +245,7 @@ class VACERun:
             self.control, self.colours = self._condition(plan.phase("condition"))
         # Each result is checked for on its own: after running out of memory only what is missing runs again.
         if self.latents is None:
-            self.latents = self._sample(plan.phase("sample"))
+            self.latents = self._sample(self._experts(plan))
             if self.on_latents is not None:
                 self.on_latents(self.latents)
         return self._decode(plan.phase("decode"), self.latents)
@@ -215,13 +255,17 @@ class VACERun:
         causes = []
         if self.attention.name != SDPA:
             causes.append(f"the attention kernel {self.attention.name}: set attention to {SDPA}.")
-        if self.request.cfg > LARGE_CFG:
-            causes.append(f"cfg {self.request.cfg:g}: set it below {LARGE_CFG}.")
+        for name in ("cfg", "cfg_2"):
+            if getattr(self.request, name) > LARGE_CFG:
+                causes.append(f"{name} {getattr(self.request, name):g}: set it below {LARGE_CFG}.")
         return causes
 
     def record(self) -> dict[str, Any]:
         """Return what the run did beside its plan, fit for JSON."""
         record: dict[str, Any] = {"attention": self.attention.name}
+        if self.high_steps is not None:
+            record["boundary"] = self.request.boundary or boundary_of(self.model.found)
+            record["high_noise_steps"] = self.high_steps
         if self.cache is not None:
             record["steps_forecast"] = self.cache.skipped
         if self.not_compiled is not None:
@@ -233,7 +277,8 @@ class VACERun:
     def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
         request = self.request
         # Without guidance the negative prompt is never read.
-        prompts = [request.prompt, request.negative_prompt] if request.cfg > 1 else [request.prompt]
+        guided = request.cfg > 1 or (self.high_steps is not None and request.cfg_2 > 1)
+        prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
         with self.meter.phase(choice):
             return encode_prompts(
                 prompts,
@@ -274,38 +319,60 @@ class VACERun:
                 progress.step(1)
         return {"latents": latents, "colours": colours}
 
-    def _sample(self, choice: PhasePlan) -> torch.Tensor:
+    def _experts(self, plan: Plan) -> list[Expert]:
+        """Return what samples, in order, with its steps; an expert that has none is not in the plan."""
+        steps, named = self.request.steps, {name: title for name, _, title in EXPERT_PHASES}
+        choices = [choice for choice in plan.phases if choice.phase in named]
+        if self.high_steps is None:
+            return [Expert(choices[0], self.request, 0, steps)]
+        requests = {"sample": self.request, "sample_2": self.request.of_second_expert()}
+        ranges = {"sample": (0, self.high_steps), "sample_2": (self.high_steps, steps)}
+        return [
+            Expert(choice, requests[choice.phase], *ranges[choice.phase], title=named[choice.phase])
+            for choice in choices
+        ]
+
+    def _sample(self, experts: list[Expert]) -> torch.Tensor:
         """Return the video's latents [1, z, T, h, w] on the CPU, those of an earlier run where it made the very same.
 
         They stay on disk until later runs push them out, so that a decode or a save that failed can be
         done again without sampling.
         """
         store = TensorCache(self.host.cache_folder() / "latents", MAX_CACHED_LATENTS)
-        key = self._latents_key(choice)
+        key = self._latents_key(experts)
         cached = store.get(key)
         if cached is not None:
             log.info("The latents of this video are kept from a run before: going on from them.")
             return cached["latents"]
-        with self.meter.phase(choice):
-            transformer = self.model.transformer(choice)
-            with (
-                placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
-                self.attention.enabled(choice.compute),
-            ):
-                latents = self._denoise_compiled(transformer, choice)
+        state = self.halfway or self._noise()
+        for expert in (one for one in experts if state.done < one.end):
+            choice = expert.choice
+            with self.meter.phase(choice):
+                transformer = self.model.transformer(choice)
+                with (
+                    placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
+                    self.attention.enabled(choice.compute),
+                ):
+                    state = self._denoise_compiled(transformer, expert, state)
+            # A second expert that runs out of memory does not have the first one begin again.
+            self.halfway = state
+        self.halfway = None
         # The latent frames of references stand in front and are no part of the video.
-        latents = latents[:, :, len(self.inputs.references) :].cpu()
+        latents = state.latents[:, :, len(self.inputs.references) :].clone()
         store.put(key, {"latents": latents})
         return latents
 
-    def _latents_key(self, choice: PhasePlan) -> dict[str, Any]:
+    def _latents_key(self, experts: list[Expert]) -> dict[str, Any]:
         assert self.control is not None
         before = self.inputs.before
         tensors = [self.control, *self.embeds, *([] if before is None else [before.latents, before.weights()])]
-        steps = self.request.steps
+        steps, choices = self.request.steps, [expert.choice for expert in experts]
         return {
-            "model": [self.model.parts.identity(part) for part in ("transformer", "scheduler")],
-            "as": f"{choice.compute} {choice.storage} {choice.native_matmul} {choice.variant} {self._device_kind}",
+            "model": [self.model.parts.identity(part) for part in (*(one.component for one in choices), "scheduler")],
+            "as": [
+                f"{one.compute} {one.storage} {one.native_matmul} {one.variant} {self._device_kind}" for one in choices
+            ],
+            "ends": [expert.end for expert in experts],
             "attention": self.attention.name,
             # What the VAE computes in is in the control already, and decoding is not part of the latents.
             "request": asdict(replace(self.request, vae_precision=AUTO_VAE)),
@@ -317,57 +384,76 @@ class VACERun:
     def _device_kind(self) -> str:
         return self.meter.device.partition(":")[0]
 
-    def _denoise_compiled(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
+    def _noise(self) -> SamplingState:
+        """Return what sampling begins with."""
+        import torch
+
+        assert self.control is not None
+        # On the CPU, so that one seed gives one video on every card.
+        generator = torch.Generator("cpu").manual_seed(self.request.seed)
+        # As many channels as the control has beside its mask's, which are the latents' own, twice.
+        shape = (1, (self.control.shape[1] - VAE_STRIDE**2) // 2, *self.control.shape[2:])
+        noise = torch.randn(shape, generator=generator)
+        return SamplingState(noise, self.model.sampler(self.request, noise.device, generator))
+
+    def _denoise_compiled(
+        self, transformer: WanVACETransformer3DModel, expert: Expert, state: SamplingState
+    ) -> SamplingState:
         """Return what `_denoise` gives, with compiled blocks where that is asked for and works here."""
         if not self.request.compile_blocks:
-            return self._denoise(transformer, choice)
-        self.not_compiled = reason_not_to_compile(choice, self.meter.device)
+            return self._denoise(transformer, expert, state)
+        self.not_compiled = reason_not_to_compile(expert.choice, self.meter.device)
         if self.not_compiled:
             log.info("compile_blocks is left out: %s.", self.not_compiled)
-            return self._denoise(transformer, choice)
+            return self._denoise(transformer, expert, state)
         from torch._dynamo.exc import TorchDynamoException
 
         try:
             with compiled_blocks(transformer):
-                return self._denoise(transformer, choice)
+                return self._denoise(transformer, expert, state)
         except TorchDynamoException as error:
             self.not_compiled = short_text(error)
             log.warning("Compiling the blocks failed (%s). They run as they are.", self.not_compiled)
         # Outside the handler: the exception's frames hold tensors of the failed attempt.
-        return self._denoise(transformer, choice)
+        return self._denoise(transformer, expert, state)
 
-    def _denoise(self, transformer: WanVACETransformer3DModel, choice: PhasePlan) -> torch.Tensor:
-        """Return latents of references and video on the device."""
-        import torch
-
+    def _denoise(self, transformer: WanVACETransformer3DModel, expert: Expert, state: SamplingState) -> SamplingState:
+        """Return where sampling stands after an expert's steps; `state` is left as it is."""
+        choice, request = expert.choice, expert.request
         assert self.control is not None and self.colours is not None
         dtype, device = torch_dtype(choice.compute), self.meter.device
-        request, before, references = self.request, self.inputs.before, len(self.inputs.references)
-        # On the CPU, so that one seed gives one video on every card.
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        noise = torch.randn((1, transformer.config["in_channels"], *self.control.shape[2:]), generator=generator)
-        noise = noise.to(device)
-        sampler = self.model.sampler(request, noise.device, generator)
+        before, references = self.inputs.before, len(self.inputs.references)
+        sampler = sampler_on(state.sampler, device)
         preview = LatentPreview(self.colours, skip=references)
-        progress = self.reporter.progress("Sampling", request.steps, seconds=choice.seconds - choice.loading)
+        progress = self.reporter.progress(
+            f"Sampling, {expert.title}" if expert.title else "Sampling",
+            expert.end - expert.first,
+            seconds=choice.seconds - choice.loading,
+        )
         if self.cache is not None:
-            self.cache.reset()
+            # What one expert has predicted says nothing about the other.
+            self.cache.reset(state.forecast)
         try:
-            return denoise(
+            latents = denoise(
                 transformer,
                 sampler,
-                noise,
+                state.latents.to(device),
                 [states.to(device, dtype) for states in self.embeds],
                 control=self.control.to(device, dtype),
                 steps=request.steps,
                 cfg_at=request.cfg_at,
                 scale_at=self.inputs.scale_at,
-                on_step=step_report(progress, preview, finite_check(choice), request.steps),
+                on_step=step_report(progress, preview, finite_check(choice), request.steps, first=expert.first),
                 check_cancelled=self.reporter.check_cancelled,
                 cache=self.cache,
                 steer=None if before is None else before.steer(references),
                 batched=choice.variant == BATCHED,
+                first=expert.first,
+                end=expert.end,
             )
+            forecast = 0 if self.cache is None else self.cache.skipped
+            left = sampler_on(sampler, "cpu") if expert.end < request.steps else state.sampler
+            return SamplingState(latents.cpu(), left, expert.end, forecast)
         finally:
             # After an error too: its tensors are on the card, where the next attempt needs the room.
             if self.cache is not None:

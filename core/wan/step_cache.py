@@ -46,9 +46,9 @@ class StepCache:
     _changes: list[torch.Tensor] = field(default_factory=list)
     _predictions: deque[tuple[float, list[torch.Tensor]]] = field(default_factory=lambda: deque(maxlen=2))
 
-    def reset(self) -> None:
-        """Return to the state before the first step."""
-        self.skipped = self._skipped_in_a_row = 0
+    def reset(self, skipped: int = 0) -> None:
+        """Return to the state before a model's first step; so many were skipped with another one."""
+        self.skipped, self._skipped_in_a_row = skipped, 0
         self.release()
 
     def release(self) -> None:

@@ -83,7 +83,11 @@ def test_a_folder_with_a_transformer_alone_is_offered_with_the_other_files(real,
     assert found.name == "diffusers/Wan2.1-VACE-1.3B-diffusers"
     assert found.place("tokenizer") == found.place("text_encoder")
     assert found.place("text_encoder")[0].parent.name == "text_encoders"
-    assert found_components(found, family_named("wan_vace").rules).keys() == {"transformer", "text_encoder", "vae"}
+    assert found_components(found, family_named("wan_vace").rules_of(found)).keys() == {
+        "transformer",
+        "text_encoder",
+        "vae",
+    }
 
 
 @pytest.mark.realsize

@@ -95,7 +95,12 @@ def toy_folder(family, tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [(family.key, kind) for family in planned_families() for kind, rules in family.rules.items() if rules.block_lists],
+    [
+        (family.key, spec.name)
+        for family in planned_families()
+        for spec in family.components
+        if spec.rules.block_lists and not spec.optional
+    ],
 )
 def test_names_tell_what_the_module_does(family, kind, tmp_path):
     """The policy from names, what the plan counts and what the loaded module holds are one answer."""

@@ -14,6 +14,7 @@ from piying.core.catalog.component_sizes import (
     found_components,
     listed_components,
     wanted_components,
+    wanted_model,
 )
 from piying.core.catalog.installed_model import InstalledModel, built_in
 from piying.core.catalog.selection import ModelHandle
@@ -217,7 +218,7 @@ def test_headers_tell_what_the_loaded_model_weighs(name, family):
 
     folder = built_in(name).path
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    for part, found in folder_components(folder, family.rules).items():
+    for part, found in folder_components(folder, family.rules_of(built_in(name))).items():
         module = getattr(pipeline, part)
         assert found.stored in ("fp16", "bf16", "fp32")
         assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
@@ -233,7 +234,7 @@ def test_headers_tell_what_the_loaded_model_weighs(name, family):
 @pytest.mark.parametrize(("name", "family"), BUILT_IN)
 def test_headers_tell_what_a_loaded_model_takes(name, family, compute, storage):
     folder, stored = built_in(name).path, compute if storage == "plain" else storage
-    for part, found in folder_components(folder, family.rules).items():
+    for part, found in folder_components(folder, family.rules_of(built_in(name))).items():
         kind, rules = part.removesuffix("_2"), family.rules[part]
         if storage != "plain" and not rules.block_lists:
             continue
@@ -246,10 +247,10 @@ def test_headers_tell_what_a_loaded_model_takes(name, family, compute, storage):
 def test_single_files_tell_the_same(name, family):
     """Of a model that is not in one folder, each part names its files; their names are translated."""
     folder = built_in(name).path
-    files = {part: (next((folder / part).glob("*.safetensors")),) for part in family.rules}
+    files = {part: (next((folder / part).glob("*.safetensors")),) for part in family.rules_of(built_in(name))}
     found = InstalledModel("single files", files["transformer"][0], 0, files)
-    of_files = found_components(found, family.rules)
-    assert of_files == found_components(built_in(name), family.rules)
+    of_files = found_components(found, family.rules_of(found))
+    assert of_files == found_components(built_in(name), family.rules_of(built_in(name)))
 
 
 def test_the_prompt_model_lies_in_its_folder_itself():
@@ -304,16 +305,16 @@ def test_the_type_most_weights_have_is_the_files():
 def test_models_that_are_not_installed_are_planned_from_the_manifest(tmp_path):
     handle = ModelHandle(WAN_VACE, "wan2.1-vace-14b")
     imagined = HeadlessHost(models=[tmp_path], chosen_device="cpu", imagined=True)
-    name, parts = wanted_components(handle, imagined)
+    name, parts = wanted_components(handle, imagined, wanted_model(handle, imagined))
     assert name == "wan2.1-vace-14b"
     assert parts["transformer"].parameters == 17_337_592_896
     real = HeadlessHost(models=[tmp_path], chosen_device="cpu")
     with pytest.raises(PiyingError, match=r"python install.py --models wan2.1-vace-14b"):
-        wanted_components(handle, real)
+        wanted_components(handle, real, wanted_model(handle, real))
 
 
 def test_a_listed_model_of_unknown_size_says_so(tmp_path):
     handle = ModelHandle(HUNYUAN_DIT, "hunyuan-dit-v1.1")
     imagined = HeadlessHost(models=[tmp_path], chosen_device="cpu", imagined=True)
     with pytest.raises(PiyingError, match="does not say what its parts weigh"):
-        wanted_components(handle, imagined)
+        wanted_components(handle, imagined, wanted_model(handle, imagined))

@@ -45,7 +45,7 @@ def host(tmp_path):
 
 def choice_of(storage):
     """Return how the plan runs sampling where the user asks for a storage."""
-    components = found_components(built_in("wan_vace"), WAN_VACE.rules)
+    components = found_components(found := built_in("wan_vace"), WAN_VACE.rules_of(found))
     made = plan(wan.phases(components, VideoWork(64, 64, 9)), synthetic(6, 16), memory=storage)
     return replace(made.phase("sample"), compute="fp32")
 

@@ -159,8 +159,9 @@ def test_a_wired_size_counts_before_the_tasks():
     assert (found["verdict"], found["from_task"]) == ("streams", {})
 
 
-WAN_SETTINGS = {"width": 832, "height": 480, "num_frames": 81, "steps": 50, "cfg": 5.0, "shift": 16.0}
-TOY_SETTINGS = {"width": 96, "height": 64, "num_frames": 17, "steps": 20, "cfg": 3.0, "shift": 16.0}
+ONE_EXPERT = {"boundary": 0.0, "cfg_2": 0.0}
+WAN_SETTINGS = {"width": 832, "height": 480, "num_frames": 81, "steps": 50, "cfg": 5.0, "shift": 16.0, **ONE_EXPERT}
+TOY_SETTINGS = {"width": 96, "height": 64, "num_frames": 17, "steps": 20, "cfg": 3.0, "shift": 16.0, **ONE_EXPERT}
 
 
 @pytest.mark.parametrize(("model", "settings"), [("wan2.1-vace-14b", WAN_SETTINGS), ("built-in", TOY_SETTINGS)])

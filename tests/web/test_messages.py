@@ -205,6 +205,10 @@ def plans():
                 size = {"width": 1024, "height": 1024, "steps": 20, "cfg": 5.0, "num_frames": 81, "speed": "fast"}
                 inputs = {"model": {"class_type": loader, "inputs": loaded}, **size}
                 yield from routes.plan({"class_type": sampler, "inputs": inputs})["text"].splitlines()
+    # Of a model of two experts, which the manifest does not list.
+    yield "- sample: The high-noise expert takes step 1 of 4."
+    yield "- sample_2: The low-noise expert takes steps 2 to 4 of 4."
+    yield "- sample_2: It takes the place of the other one once: they are not on the card together."
 
 
 def test_plans_are_in_chinese(page):

@@ -32,13 +32,15 @@ log = logging.getLogger("piying")
 
 
 TITLE = "VACE Long Video"
-MODEL_PARTS = ("text_encoder", "transformer", "scheduler", "vae")  # all that decide a window's pixels
+MODEL_PARTS = ("text_encoder", "transformer", "transformer_2", "scheduler", "vae")  # all that decide a window's pixels
 STEPS_PER_WINDOW = 1000  # of the bar over the whole video, for each window
 # What each phase takes of a window's time, roughly, for the bar.
 SHARES = {
     "Encoding prompt": (0.0, 0.02),
     "Preparing the task": (0.02, 0.06),
     "Sampling": (0.06, 0.9),
+    "Sampling, high-noise expert": (0.06, 0.6),
+    "Sampling, low-noise expert": (0.6, 0.9),
     "Decoding": (0.9, 0.99),
 }
 
@@ -163,7 +165,7 @@ class _LongVideo:
             "window": asdict(window),
             "request": asdict(window_request(request, window)),
             "joining": [request.overlap, request.seams, request.match_colours, request.anchor] if window.given else [],
-            "model": [self.model.parts.identity(part) for part in MODEL_PARTS],
+            "model": [self.model.parts.identity(part) for part in MODEL_PARTS if self.model.parts.has(part)],
             "handle": str(self.handle),
             "device": self.host.device().partition(":")[0],
             "strength": str(self.task.strength),

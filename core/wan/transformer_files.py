@@ -1,0 +1,100 @@
+"""Transformers in single files: whole ones, VACE modules on text-to-video models, and pairs of experts of either."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..catalog.experts import HIGH, lone_experts, noise_of, pair_name, paired
+from .layouts import TEXT_TO_VIDEO, VACE, VACE_MODULE
+
+if TYPE_CHECKING:
+    from ..catalog.discovery import FileCatalog, SingleFile
+
+
+class Transformers(NamedTuple):
+    """A model's transformer, or its two experts.
+
+    Attributes:
+        name: it is offered under.
+        first: the files it is made of, or the expert of high noise.
+        second: those of the expert of low noise; empty where there is one transformer.
+    """
+
+    name: str
+    first: tuple[SingleFile, ...]
+    second: tuple[SingleFile, ...] = ()
+
+
+def _by_title(files: FileCatalog) -> Mapping[str, list[SingleFile]]:
+    found: defaultdict[str, list[SingleFile]] = defaultdict(list)
+    for one in files.all:
+        for part in one.found.parts if one.found.readable else ():
+            found[part.title].append(one)
+    return found
+
+
+def transformers(files: FileCatalog) -> Iterator[Transformers]:
+    """Yield the transformers, and the pairs of experts, each under the name it is offered by.
+
+    A VACE module goes with each text-to-video model of its width, and a pair of modules with each pair of such. Where
+    there is one alone, the model has the module's name.
+    """
+    found = _by_title(files)
+    whole, rest = _pairs(found[VACE])
+    yield from (Transformers(pair_name(high.name, low.name), (high,), (low,)) for high, low in whole)
+    yield from (Transformers(one.name, (one,)) for one in rest)
+    modules, single_modules = _pairs(found[VACE_MODULE])
+    bases, single_bases = _pairs(found[TEXT_TO_VIDEO])
+    for high, low in modules:
+        fitting = [pair for pair in bases if pair[0].width == high.width]
+        name = pair_name(high.name, low.name)
+        for base in fitting:
+            whose = name if len(fitting) == 1 else f"{name} + {pair_name(base[0].name, base[1].name)}"
+            yield Transformers(whose, (base[0], high), (base[1], low))
+        single_modules += [] if fitting else [high, low]
+    for module in single_modules:
+        yield from _on_bases(module, bases, single_bases)
+
+
+def _on_bases(
+    module: SingleFile, pairs: Sequence[tuple[SingleFile, SingleFile]], singles: Sequence[SingleFile]
+) -> Iterator[Transformers]:
+    """Yield a VACE module on each text-to-video model of its width.
+
+    One that is for no expert in particular, as those of Wan2.1 are, goes on both experts of a pair, and on the one of
+    low noise alone, which does all steps of a video by itself.
+    """
+    noise = noise_of(module.name)
+    offered: list[Transformers] = []
+    for high, low in (pair for pair in pairs if pair[0].width == module.width):
+        name = f"{module.name} + {pair_name(high.name, low.name)}"
+        if not noise:
+            offered.append(Transformers(name, (high, module), (low, module)))
+        own = high if noise == HIGH else low
+        offered.append(Transformers(f"{module.name} + {own.name}", (own, module)))
+    offered += [
+        Transformers(f"{module.name} + {one.name}", (one, module)) for one in singles if one.width == module.width
+    ]
+    yield from offered if len(offered) > 1 else [one._replace(name=module.name) for one in offered]
+
+
+def _pairs(files: Sequence[SingleFile]) -> tuple[list[tuple[SingleFile, SingleFile]], list[SingleFile]]:
+    """Return the pairs of experts of one width, and the other files."""
+    pairs, rest = paired(files)
+    apart = [pair for pair in pairs if pair[0].width != pair[1].width]
+    return [pair for pair in pairs if pair not in apart], [*rest, *(one for pair in apart for one in pair)]
+
+
+def why_not_alone(made_of: Transformers, files: FileCatalog) -> str:
+    """Return what is to be said of one of two experts that is here without the other; "" for any other model."""
+    base, module = made_of.first[0], made_of.first[-1]
+    # A module of Wan2.1 goes on the expert of low noise by intent.
+    if not noise_of(module.name) and noise_of(base.name) != HIGH:
+        return ""
+    lacking = lone_experts(made_of.first, files.all) or ["a text-to-video model for each expert"]
+    return (
+        f"{made_of.name} is one of two experts, and takes all steps, which it was not trained for: not here: "
+        f"{', '.join(lacking)}. Put the other one beside it."
+    )
