@@ -11,7 +11,7 @@ from ..core.wan import request as vace
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
 from .model_nodes import PlannedNode
-from .shared import checked, record_run, shown, wired_inputs
+from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
 from .wan_vace import (
     VACE,
     WAN,
@@ -143,7 +143,7 @@ class PiyingVACELongVideo(PlannedNode):
         host = get_host()
         path, record = make_long_video(model, request, host, task, audio=audio)
         record_run(extra_pnginfo, unique_id, record)
-        return shown(record, host.video_file(path))
+        return shown(record, host.video_file(path), sheets=sheets_of_file(path))
 
     @staticmethod
     def sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:
