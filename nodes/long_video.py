@@ -10,7 +10,7 @@ from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
-from .shared import checked, record_run, shown, wired_inputs
+from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
 from .wan_vace import (
     VACE,
     WAN,
@@ -154,7 +154,7 @@ class PiyingVACELongVideo(WanSampler):
         host = get_host()
         path, record = make_long_video(model, request, host, task, audio=audio)
         record_run(extra_pnginfo, unique_id, record)
-        return shown(record, host.video_file(path))
+        return shown(record, host.video_file(path), sheets=sheets_of_file(path))
 
     @staticmethod
     def sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:

@@ -9,6 +9,8 @@ from ..core.errors import PiyingError
 from ..core.host.current import get_host
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 CATEGORY = "Piying"  # the submenu in which the page lists all nodes
@@ -78,3 +80,13 @@ def sheets_of(
     from ..core.media.contact_sheet import write_sheets
 
     return {"piying_frames": [write_sheets(host.folder("temp"), frames, **beside())]}
+
+
+def sheets_of_file(video: Path) -> dict[str, list[dict[str, Any]]]:
+    """Do as `sheets_of` for a video file."""
+    host = get_host()
+    if not host.is_watched():
+        return {}
+    from ..core.media.contact_sheet import write_sheet_of_file
+
+    return {"piying_frames": [write_sheet_of_file(host.folder("temp"), video)]}

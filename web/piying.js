@@ -4,7 +4,7 @@ import { api } from "../../scripts/api.js";
 import { callRoute } from "./lib/routes.js";
 import { roleOf } from "./lib/graph.js";
 import { migrateWidgets } from "./lib/widget_migration.js";
-import { addPanel, watchNotes } from "./lib/panel.js";
+import { addPanel, restoreTexts, watchNotes } from "./lib/panel.js";
 import { pollPlans } from "./lib/plan.js";
 import { arrangeWidgets, showUsed } from "./lib/widgets.js";
 import { listenToRun, restoreRecords } from "./lib/run_events.js";
@@ -69,6 +69,7 @@ app.registerExtension({
       if (document.hidden) return;
       subscribe({ force: false });
       restoreRecords();
+      restoreTexts();
       pollPlans();
     }, POLL_INTERVAL);
   },

@@ -6,14 +6,18 @@ import io
 import math
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic_write import write_bytes
 from .images import to_uint8
+from .video import probe, read_frames
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from PIL import Image
 
@@ -78,16 +82,39 @@ def write_sheets(
         names["before"] = _write(folder, "jpg", _pictures(before, layout), layout)
     if mask is not None:
         names["mask"] = _write(folder, "png", _marks(mask, layout), layout)
+    return {**names, **_places(layout, count)}
+
+
+def write_sheet_of_file(folder: Path, video: Path) -> dict[str, Any]:
+    """Do as `write_sheets` for a video file, of which one frame at a time is in memory.
+
+    Raises:
+        PiyingError: the file is missing, damaged or no video.
+    """
+    info = probe(video)
+    layout = layout_of(info.frames, info.width, info.height)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = frozenset(layout.frames)
+    with closing(read_frames(video, info)) as frames:
+        pictures = (_small(frame, layout) for index, frame in enumerate(frames) if index in shown)
+        name = _write(folder, "jpg", pictures, layout)
+    return {"sheet": name, **_places(layout, info.frames)}
+
+
+def _places(layout: SheetLayout, count: int) -> dict[str, Any]:
     place = {"columns": layout.columns, "width": layout.width, "height": layout.height}
-    return {**names, **place, "frames": list(layout.frames), "total": count}
+    return {**place, "frames": list(layout.frames), "total": count}
 
 
 def _pictures(frames: torch.Tensor, layout: SheetLayout) -> Iterator[Image.Image]:
+    for index in layout.frames:
+        yield _small(to_uint8(frames[index, ..., :3] if frames.shape[-1] > 1 else frames[index, ..., 0]), layout)
+
+
+def _small(pixels: npt.NDArray[np.uint8], layout: SheetLayout) -> Image.Image:
     from PIL import Image
 
-    for index in layout.frames:
-        pixels = to_uint8(frames[index, ..., :3] if frames.shape[-1] > 1 else frames[index, ..., 0])
-        yield Image.fromarray(pixels).resize((layout.width, layout.height), Image.Resampling.BOX)
+    return Image.fromarray(pixels).resize((layout.width, layout.height), Image.Resampling.BOX)
 
 
 def _marks(mask: torch.Tensor, layout: SheetLayout) -> Iterator[Image.Image]:

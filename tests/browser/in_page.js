@@ -82,8 +82,9 @@
     kind: e.tagName.toLowerCase(), src: e.src, width: e.naturalWidth ?? e.videoWidth, loaded: e.complete ?? true,
   }));
 
-  const videoOf = (node) => (node.widgets ?? [])
-    .flatMap((w) => (w.element ? [...w.element.querySelectorAll("video")] : []))
+  // In Nodes 2.0 beside the widgets, in the node's own element.
+  const videoOf = (node) => [...(node.widgets ?? []).map((w) => w.element), document.querySelector(`[data-node-id="${node.id}"]`)]
+    .flatMap((e) => [...(e?.querySelectorAll("video") ?? [])])
     .map((e) => ({ kind: "video", src: e.src, width: e.videoWidth, loaded: e.readyState > 0, inDom: e.isConnected }));
 
   const dropFile = ({ name, type, base64 }) => {

@@ -46,54 +46,26 @@ FROM_FILE = [
     ("GetVideoComponents", "audio", "CreateVideo", "audio"),
     ("GetVideoComponents", "fps", "CreateVideo", "fps"),
 ]
+BY_NAME = [
+    ("GetVideoComponents", "images", "PiyingSegment", "frames"),
+    ("PiyingSegment", "mask", "PiyingVACEInpaint", "mask"),
+]
+PICTURE, VIDEO = ("LoadImage", "IMAGE", "image"), ("LoadVideo", "VIDEO", "video")
+
+
+def with_task(task, socket, source="GetVideoComponents", output="images", more=FROM_FILE):
+    """Links of a task made from a file, up to the file that comes of it."""
+    return [(source, output, task, socket), (task, "task", SAMPLER, "task"), *more, *TO_FILE]
+
+
+EXTEND_PICTURE = with_task("PiyingVACEExtend", "first", "LoadImage", "IMAGE", more=[])
 # For each job: links of the graph, its template and its blueprint, and what the blueprint is wired to.
 JOBS = {
     "text to video": (TO_FILE, "t2v", "Text to Video (Piying)", None),
-    "image to video": (
-        [
-            ("LoadImage", "IMAGE", "PiyingVACEExtend", "first"),
-            ("PiyingVACEExtend", "task", SAMPLER, "task"),
-            *TO_FILE,
-        ],
-        "first_last_frame",
-        "Image to Video (Piying)",
-        ("LoadImage", "IMAGE", "image"),
-    ),
-    "inpaint": (
-        [
-            ("GetVideoComponents", "images", "PiyingSegment", "frames"),
-            ("GetVideoComponents", "images", "PiyingVACEInpaint", "video"),
-            ("PiyingSegment", "mask", "PiyingVACEInpaint", "mask"),
-            ("PiyingVACEInpaint", "task", SAMPLER, "task"),
-            *FROM_FILE,
-            *TO_FILE,
-        ],
-        "inpaint",
-        "Inpaint Video (Piying)",
-        ("LoadVideo", "VIDEO", "video"),
-    ),
-    "outpaint": (
-        [
-            ("GetVideoComponents", "images", "PiyingVACEOutpaint", "video"),
-            ("PiyingVACEOutpaint", "task", SAMPLER, "task"),
-            *FROM_FILE,
-            *TO_FILE,
-        ],
-        "outpaint",
-        "Outpaint Video (Piying)",
-        ("LoadVideo", "VIDEO", "video"),
-    ),
-    "extend": (
-        [
-            ("GetVideoComponents", "images", "PiyingVACEExtend", "first"),
-            ("PiyingVACEExtend", "task", SAMPLER, "task"),
-            *FROM_FILE,
-            *TO_FILE,
-        ],
-        "extend",
-        "Extend Video (Piying)",
-        ("LoadVideo", "VIDEO", "video"),
-    ),
+    "image to video": (EXTEND_PICTURE, "first_last_frame", "Image to Video (Piying)", PICTURE),
+    "inpaint": ([*with_task("PiyingVACEInpaint", "video"), *BY_NAME], "inpaint", "Inpaint Video (Piying)", VIDEO),
+    "outpaint": (with_task("PiyingVACEOutpaint", "video"), "outpaint", "Outpaint Video (Piying)", VIDEO),
+    "extend": (with_task("PiyingVACEExtend", "first"), "extend", "Extend Video (Piying)", VIDEO),
 }
 
 

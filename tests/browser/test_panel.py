@@ -14,7 +14,7 @@ from piying.tests.comfyui.convert import WORKFLOWS
 
 pytestmark = pytest.mark.browser
 
-PLAN = f"{PANELS}.find((text) => /main memory/.test(text))"
+PLAN = f"{PANELS}.find((text) => /GB RAM/.test(text))"
 TEXT = "document.querySelector('.piying-dialog pre')?.innerText"
 REPO = "/Qwen/Qwen3-0.6B/resolve"
 TOY = WORKFLOWS.parent / "builtin_models/prompt"
@@ -108,14 +108,14 @@ def judged(drive, screenshots):
         "wired": opened("inpaint"),
         "before": until(f"{PANELS}.find((text) => /known when it runs/.test(text))"),
         "run": {"do": "run"},
-        "after": until(f"{PANELS}.find((text) => /Took/.test(text) && /main memory/.test(text))"),
+        "after": until(f"{PANELS}.find((text) => /Took/.test(text) && /GB RAM/.test(text))"),
     }
     return dict(zip(actions, drive(list(actions.values())).results, strict=True))
 
 
 def test_what_would_fit_is_a_button(judged):
     assert "0.0 of 0.0" not in judged["too big"]
-    assert "main memory" in judged["too big"]
+    assert "GB RAM" in judged["too big"]
     assert [("frames" in offer, "×" in offer) for offer in judged["offers"]] == [(True, False), (False, True)]
     width, height, frames = judged["values"]
     assert f"{width}×{height}" in judged["offers"][1]
@@ -225,6 +225,20 @@ def test_a_mask_of_nothing_is_told_on_its_node_with_what_was_found(drive, screen
     assert re.search(
         r"Nothing named square was found in 17 frames\. Found: background [\d.]+ %, circle [\d.]+ %\.", told
     )
+
+
+# Between what is in a panel and the panel's end.
+EMPTY = """(() => {
+  const panel = window.drive.find("PiyingVACESample").widgets.find(({ name }) => name === "piying").element;
+  const ends = [...panel.children].map((part) => part.getBoundingClientRect().bottom);
+  return (panel.getBoundingClientRect().bottom - Math.max(...ends)) / window.app.canvas.ds.scale;
+})()"""
+
+
+def test_room_that_a_node_has_to_spare_is_for_its_prompts(drive):
+    taller = evaluate("window.drive.find('PiyingVACESample').setSize([420, 1200])")
+    *_, empty = drive([opened("t2v"), until(PLAN), taller, {"do": "pause", "seconds": 1}, evaluate(EMPTY)]).results
+    assert empty < 60
 
 
 MEMORY_PLAN = """(() => {

@@ -25,11 +25,17 @@ UPDATE = bool(os.environ.get("PIYING_UPDATE_WORKFLOWS"))
 SAMPLER_PANELS = """window.drive.ofClass(/^Piying(VACESample|VACELongVideo|HunyuanDiT)$/)
   .map((node) => node.widgets.find((widget) => widget.name === "piying").element.textContent)"""
 PLANNED = f"{SAMPLER_PANELS}.every((text) => /GB|known when it runs/.test(text))"
-# The frontend itself shows a text that came in parts.
+# What is read on the page. Frontends show a text that comes in parts, and some take it away at the end of the run.
 TEXTS = """window.drive.ofClass(/^PiyingExpandPrompt$/).map((node) => (
   node.widgets.find((widget) => widget.name === "$$node-text-preview")?.value
     ?? node.widgets.find((widget) => widget.name === "piying").element.querySelector(".piying-text")?.innerText
 ))"""
+TEXTS_SHOWN = f"((texts) => texts.every(Boolean) && texts)({TEXTS})"
+# Nodes 2.0 are elements of the page, of a height of their own; there are none otherwise.
+DRAWN = """window.app.graph._nodes.flatMap((node) => {
+  const box = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+  return box ? [[`${node.id} ${node.type}`, [box.left, box.top, box.right, box.bottom]]] : [];
+})"""
 PICTURES = "window.drive.ofClass(/^PreviewImage$/).every((node) => node.imgs?.every((image) => image.naturalWidth))"
 # The page draws, and so loads, what is in view.
 ALL_IN_VIEW = "window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
@@ -99,6 +105,7 @@ def script(name: str, screenshots: Path) -> dict[str, dict[str, Any]]:
     return {
         "opened": opened(name),
         "planned": until(PLANNED),
+        "drawn": evaluate(DRAWN),
         "saved": {"do": "serialize"},
         "prompt": {"do": "graph_to_prompt"},
         "fewer steps": evaluate(FEWER),
@@ -106,7 +113,7 @@ def script(name: str, screenshots: Path) -> dict[str, dict[str, Any]]:
         "run": {"do": "run", "timeout_s": 400},
         "all in view": evaluate(ALL_IN_VIEW),
         "media": {"do": "media", "node": saver(name), "timeout_s": 60},
-        "texts": evaluate(TEXTS),
+        "texts": until(TEXTS_SHOWN),
         "pictures": until(PICTURES),
         "panels": evaluate(SAMPLER_PANELS),
         "as saved": evaluate(AS_SAVED % json.dumps(read(name)["extra"]["ds"])),
@@ -142,7 +149,7 @@ def shared(workflow):
 
 def test_nothing_lies_over_anything_else(visit):
     """Titles are 30 pixels high and stand above a node's place."""
-    boxes = {
+    boxes = dict(visit.answers["drawn"]) or {
         f"{node['id']} {node['type']}": (x, y - 30, x + node["size"][0], y + node["size"][1])
         for node in visit.answers["saved"]["nodes"]
         for x, y in [node["pos"]]

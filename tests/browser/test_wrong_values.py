@@ -82,6 +82,7 @@ def failed(drive, screenshots):
         "close": {"do": "press", "key": "Escape"},
         "picture": picture(screenshots / "failed_node_zh.png"),
         "other graph": opened("inpaint"),
+        "not known": until(f"{ALL_OF_NODE}('PiyingVACESample').match(/.*运行时才知道/)?.[0]"),
         "unknown name": set_widgets("PiyingSegment", names="dragon")[0],
         "second run": {"do": "run"},
         "bare": until(f"{ALL_OF_NODE}('PiyingSegment').includes('dragon') && {ALL_OF_NODE}('PiyingSegment')"),
@@ -104,6 +105,10 @@ def failed(drive, screenshots):
 def test_what_fails_is_said_on_its_node_in_chinese(failed):
     assert failed["run"]["end"]["type"] == "execution_error"
     assert "VACE: Extend 的视频是 17 帧，VACE Sample 设为 33 帧" in failed["shown"]
+
+
+def test_inputs_are_named_in_chinese_on_a_panel(failed):
+    assert "宽度, 高度, 帧数" in failed["not known"]
 
 
 def test_the_dialog_has_neither_module_names_nor_paths(failed):

@@ -48,7 +48,7 @@ from .test_plan import listed_components
 from .test_single_files import spiece
 
 REQUEST = VACERequest(
-    "a red circle", "static", width=48, height=32, num_frames=5, steps=4, cfg=4.0, cfg_2=2.0, shift=3.0, seed=7
+    "a red circle", "static", width=32, height=32, num_frames=1, steps=4, cfg=4.0, cfg_2=2.0, shift=3.0, seed=7
 )
 NAME = "diffusers/Wan2.2-VACE-Fun"
 PAIR = ModelHandle(WAN_VACE, NAME)
@@ -130,7 +130,7 @@ def by_diffusers(pipeline, request, boundary=0.7):
 @pytest.mark.parametrize(
     ("changes", "boundary", "high"),
     [
-        ({}, 0.7, 3),
+        ({"width": 48, "num_frames": 5}, 0.7, 3),
         ({"boundary": 0.9, "cfg_2": 0.0, "steps": 5}, 0.9, 2),
         ({"boundary": 1.0}, 1.0, 0),
     ],
@@ -151,7 +151,7 @@ def test_the_second_experts_cfg_alone_is_guided(host):
     assert not torch.equal(guided, plain)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde", "res_multistep", "lcm"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "res_multistep"])
 def test_every_sampler_goes_on_through_the_switch(models_folder, host, tmp_path, sampler):
     """Two experts that are the same transformer are that transformer, bit for bit."""
     twice = tmp_path / "models" / NAME
@@ -159,7 +159,7 @@ def test_every_sampler_goes_on_through_the_switch(models_folder, host, tmp_path,
     shutil.rmtree(twice / "transformer_2")
     shutil.copytree(twice / "transformer", twice / "transformer_2")
     two = HeadlessHost(models=[tmp_path / "models"], chosen_device="cpu")
-    request = replace(REQUEST, width=32, height=32, steps=4, cfg=1.0, cfg_2=0.0, sampler=sampler)
+    request = replace(REQUEST, cfg=1.0, cfg_2=0.0, sampler=sampler)
     frames, record = sample(PAIR, request, two)
     assert 0 < record["high_noise_steps"] < 4
     assert torch.equal(frames, sample(TOY, request, host)[0])
@@ -220,7 +220,8 @@ def test_progress_names_the_expert_at_work(host, monkeypatch):
 
 
 def test_a_long_video_is_made_of_two_experts(host):
-    request = LongRequest(replace(REQUEST, num_frames=13, steps=2, boundary=0.9), window=9, overlap=5, seams="blended")
+    video = replace(REQUEST, num_frames=9, steps=2, cfg=1.0, cfg_2=0.0, boundary=0.9)
+    request = LongRequest(video, window=5, overlap=1)
     _, record = make_long_video(PAIR, request, host)
     assert (record["windows"], record["high_noise_steps"], record["boundary"]) == (2, 1, 0.9)
 
@@ -331,14 +332,22 @@ def test_names_tell_the_expert(name, noise, partner):
         assert partner_name(partner) == name
 
 
-@pytest.fixture
-def zoo(tmp_path):
-    """Folders of ComfyUI with a text encoder and a VAE, and a function that writes a transformer or a part of one."""
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """Folders of ComfyUI with a text encoder and a VAE."""
+    root = tmp_path_factory.mktemp("beside")
     for category in ("diffusion_models", "text_encoders", "vae"):
-        (tmp_path / category).mkdir()
+        (root / category).mkdir()
     encoder = {n: t for n, t in models.tensors(models.umt5()).items() if "embed_tokens" not in n}
-    writers.save(encoder | {"spiece_model": spiece()}, tmp_path / "text_encoders" / "x.safetensors")
-    torch.save(names.wan_vae(models.tensors(models.wan_vae())), tmp_path / "vae" / "y.pth")
+    writers.save(encoder | {"spiece_model": spiece()}, root / "text_encoders" / "x.safetensors")
+    torch.save(names.wan_vae(models.tensors(models.wan_vae())), root / "vae" / "y.pth")
+    return root
+
+
+@pytest.fixture
+def zoo(beside, tmp_path):
+    """The same folders, and a function that writes a transformer or a part of one."""
+    shutil.copytree(beside, tmp_path, dirs_exist_ok=True)
     original = names.wan_transformer(models.tensors(models.wan_transformer()))
 
     def write(name, part="whole"):
@@ -384,7 +393,7 @@ def test_a_pair_of_files_is_one_model_and_runs(zoo, high, low):
     with pytest.raises(PiyingError, match=r"cannot be used: it is one of two experts of one model: choose "):
         check_model(WAN_VACE, f"diffusion_models/{low}", zoo.host)
     if high.endswith(".gguf"):
-        request = replace(REQUEST, width=32, height=32, steps=2, shift=5.0)
+        request = replace(REQUEST, steps=2, shift=5.0)
         frames, record = sample(ModelHandle(WAN_VACE, pair.name), request, zoo.host)
         assert (record["boundary"], record["high_noise_steps"]) == (0.875, 1)
         assert frames.isfinite().all()
@@ -401,7 +410,7 @@ def test_modules_go_in_pairs_on_pairs_of_text_to_video_models(zoo):
     (pair,) = installed_models(WAN_VACE, zoo.host)
     made_of = {part: [path.name for path in pair.parts[part]] for part in ("transformer", "transformer_2")}
     assert made_of == {"transformer": [bases[0], modules[0]], "transformer_2": [bases[1], modules[1]]}
-    request = replace(REQUEST, width=32, height=32, steps=2, shift=5.0)
+    request = replace(REQUEST, steps=2, shift=5.0)
     assert sample(ModelHandle(WAN_VACE, pair.name), request, zoo.host)[1]["high_noise_steps"] == 1
 
 
@@ -417,7 +426,7 @@ def test_a_module_of_wan_21_goes_on_both_experts_and_on_the_one_of_low_noise(zoo
     both, low = installed_models(WAN_VACE, zoo.host)
     assert (both.has("transformer_2"), low.has("transformer_2")) == (True, False)
     assert (both.caution, low.caution) == ("", "")
-    request = replace(REQUEST, width=32, height=32, steps=2, cfg_2=0.0)
+    request = replace(REQUEST, steps=2, cfg_2=0.0)
     assert sample(ModelHandle(WAN_VACE, low.name), request, zoo.host)[0].isfinite().all()
 
 
@@ -428,7 +437,7 @@ def test_an_expert_without_its_partner_is_offered_and_says_so(zoo, caplog):
     high, _ = installed_models(WAN_VACE, zoo.host)
     assert "not here: diffusion_models/VACE_LOW_bf16.safetensors" in high.caution
     assert high.caution in model_choices_and_details(WAN_VACE, zoo.host)[1]
-    sample(ModelHandle(WAN_VACE, high.name), replace(REQUEST, width=32, height=32, steps=1, cfg_2=0.0), zoo.host)
+    sample(ModelHandle(WAN_VACE, high.name), replace(REQUEST, steps=1, cfg_2=0.0), zoo.host)
     assert "is one of two experts, and takes all steps" in caplog.text
     zoo("whole.safetensors")
     assert choose_model(ModelHandle(WAN_VACE), zoo.host).name == "diffusion_models/whole.safetensors"
@@ -493,14 +502,12 @@ def test_a_pair_of_loras_goes_where_its_names_say(host, loras, caplog):
         "transformer": [("style_HIGH.safetensors", 0.5)],
         "transformer_2": [("style_LOW.safetensors", 0.8)],
     }
-    with caplog.at_level(logging.INFO):
-        both = sample(chained, REQUEST, host)[0]
-    assert "LoRA style_HIGH.safetensors is on the high-noise expert, at strength 0.5." in caplog.text
     only_high = replace(REQUEST, boundary=0.001)  # no step of low noise: its LoRA changes nothing
-    assert torch.equal(
-        sample(chained, only_high, host)[0], sample(add(PAIR, "style_HIGH.safetensors", 0.5), only_high, host)[0]
-    )
-    assert not torch.equal(both, sample(PAIR, REQUEST, host)[0])
+    with caplog.at_level(logging.INFO):
+        first = sample(chained, only_high, host)[0]
+    assert "LoRA style_HIGH.safetensors is on the high-noise expert, at strength 0.5." in caplog.text
+    assert torch.equal(first, sample(add(PAIR, "style_HIGH.safetensors", 0.5), only_high, host)[0])
+    assert not torch.equal(first, sample(PAIR, only_high, host)[0])
 
 
 @pytest.mark.parametrize(
@@ -538,9 +545,9 @@ def test_on_one_transformer_a_lora_for_an_expert_is_used_and_said(host, loras, c
 
 def graph_of(model):
     widgets = {
-        "width": 48,
+        "width": 32,
         "height": 32,
-        "num_frames": 5,
+        "num_frames": 1,
         "steps": 4,
         "cfg": 4.0,
         "shift": 3.0,
@@ -569,7 +576,7 @@ def test_a_pair_runs_from_the_command_line(models_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "sample_2" in done.stderr
     assert "The low-noise expert takes step 4 of 4." in done.stderr
-    assert len(list((models_folder / "output").glob("x*.png"))) == 5
+    assert len(list((models_folder / "output").glob("x*.png"))) == 1
 
 
 def test_check_list_and_inspection_agree_on_a_pair(zoo, tmp_path):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from piying.core.media.contact_sheet import MAX_FRAMES, MAX_PIXELS, MAX_SIDE, layout_of, write_sheets
+from piying.core.media.contact_sheet import (
+    MAX_FRAMES,
+    MAX_PIXELS,
+    MAX_SIDE,
+    layout_of,
+    write_sheet_of_file,
+    write_sheets,
+)
+from piying.core.media.mp4 import write_mp4
 
 
 def clip(count: int, width: int = 32, height: int = 16) -> torch.Tensor:
@@ -27,6 +37,17 @@ def test_each_frame_is_in_its_place(tmp_path):
         pixels = np.asarray(Image.open(tmp_path / "temp" / sheets[name])) / 255
         for number in range(9):
             assert np.abs(cell(sheets, pixels, number) - frames[number].numpy()).max() < 0.03
+
+
+def test_of_a_long_file_frames_are_taken_throughout(tmp_path):
+    count = 2 * MAX_FRAMES
+    grays = np.linspace(0, 255, count).round().astype(np.uint8)
+    write_mp4(tmp_path / "long.mp4", (np.full((16, 32, 3), gray, np.uint8) for gray in grays), Fraction(16))
+    sheets = write_sheet_of_file(tmp_path / "temp", tmp_path / "long.mp4")
+    assert (sheets["total"], len(sheets["frames"]), sheets["frames"][-1]) == (count, MAX_FRAMES, count - 1)
+    pixels = np.asarray(Image.open(tmp_path / "temp" / sheets["sheet"])).astype(int)
+    for number, index in enumerate(sheets["frames"]):
+        assert np.abs(cell(sheets, pixels, number) - int(grays[index])).max() < 8
 
 
 @pytest.mark.parametrize("count", [1, 9])

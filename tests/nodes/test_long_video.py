@@ -22,13 +22,27 @@ def own_host():
     set_host(None)
 
 
+class WatchedHost(HeadlessHost):
+    """A host with a page open."""
+
+    def is_watched(self):
+        return True
+
+
+def widgets(**changes):
+    declared = NODE.INPUT_TYPES()["required"]
+    defaults = {name: spec[1]["default"] for name, spec in declared.items() if "default" in spec[1]}
+    return {**defaults, **SMALL, "prompt": "a red circle", **changes}
+
+
 def graph(**changes):
-    defaults = {name: spec[1].get("default") for name, spec in NODE.INPUT_TYPES()["required"].items()}
-    widgets = {**defaults, **SMALL, "prompt": "a red circle", **changes}
     return {
         "1": {"class_type": "PiyingLoadWanVACE", "inputs": {"model": "built-in", "precision": "auto"}},
         "2": {"class_type": "PiyingSampleClip", "inputs": {"sample": "moving circle"}},
-        "3": {"class_type": "PiyingVACELongVideo", "inputs": {**widgets, "model": ["1", 0], "audio": ["2", 1]}},
+        "3": {
+            "class_type": "PiyingVACELongVideo",
+            "inputs": {**widgets(**changes), "model": ["1", 0], "audio": ["2", 1]},
+        },
         "4": {
             "class_type": "SaveVideo",
             "inputs": {"video": ["3", 0], "filename_prefix": "long", "format": "auto", "codec": "auto"},
@@ -48,6 +62,14 @@ def test_a_graph_saves_a_long_video_with_sound(tmp_path):
     assert record["windows"] == record["windows_kept_from_before"] == 2
     first, second = (list(read_frames(run.files[0])) for run in (finished, again))
     assert all((one == other).all() for one, other in zip(first, second, strict=True))
+
+
+def test_its_frames_are_shown_where_a_page_is_open(tmp_path):
+    set_host(WatchedHost(temp=tmp_path / "temp"))
+    made = NODE().sample(ModelHandle(WAN_VACE, "built-in"), **widgets())
+    (sheets,) = made["ui"]["piying_frames"]
+    assert (sheets["total"], sheets["width"], sheets["height"]) == (13, 32, 32)
+    assert (tmp_path / "temp" / sheets["sheet"]).is_file()
 
 
 def test_lengths_are_checked_before_the_run():

@@ -76,10 +76,11 @@ def test_what_matters_is_on_the_face(name):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_it_is_described_in_both_languages(name):
-    text = BLUEPRINTS[name]["extra"]["BlueprintDescription"]
-    assert "ideo" in text
-    assert any("\u4e00" <= letter <= "\u9fff" for letter in text)
+def test_it_is_described_and_found_in_both_languages(name):
+    extra = BLUEPRINTS[name]["extra"]
+    assert "ideo" in extra["BlueprintDescription"]
+    for text in (extra["BlueprintDescription"], " ".join(extra["BlueprintSearchAliases"])):
+        assert any("\u4e00" <= letter <= "\u9fff" for letter in text)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -2,7 +2,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { inPageLanguage, t } from "./i18n.js";
-import { nodesAlong } from "./graph.js";
+import { labelOf, nodesAlong } from "./graph.js";
 import { clearFailures, showFailure } from "./panel.js";
 
 /** @import { ComfyNode } from "./types" */
@@ -72,8 +72,7 @@ function withoutRepetitions(errors) {
 /** @param {any} given @param {ComfyNode | undefined} node */
 function worded({ type, details, extra_info: info }, node) {
   const name = info?.input_name ?? "";
-  const input = node?.inputs?.find((one) => one.name === name);
-  const label = input?.label ?? input?.localized_name ?? name;
+  const label = labelOf(node, name);
   const value = info?.received_value;
   const [kind, options] = info?.input_config ?? [];
   /** @type {Record<string, () => string>} */

@@ -76,6 +76,13 @@ function followBypassed(node, slot, depth) {
   return input?.link != null ? follow(node.graph, input.link, depth + 1) : null;
 }
 
+// What an input is called in the page's language.
+/** @param {ComfyNode | undefined} node @param {string} name @returns {string} */
+export function labelOf(node, name) {
+  const input = node?.inputs?.find((one) => one.name === name);
+  return input?.label ?? input?.localized_name ?? name;
+}
+
 // The body of the plan route: see nodes/widget_query.py.
 /** @param {ComfyNode} node @param {number} [depth] @returns {Question} */
 export function describe(node, depth = 0) {

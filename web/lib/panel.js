@@ -1,5 +1,5 @@
 // The panel at the foot of a node: its parts, and the height they need.
-import { BARE, LOADER, SAMPLER, TEXT, isWired, loaderOf, setWidget } from "./graph.js";
+import { BARE, LOADER, SAMPLER, TEXT, isWired, labelOf, loaderOf, setWidget } from "./graph.js";
 import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
 import { planParts, showPlan, showRecord } from "./dialogs.js";
@@ -39,6 +39,9 @@ export function addPanel(node, role, inner = null) {
     serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height, getValue: () => "", setValue: () => {},
   });
   widget.serialize = false; // keeps the panel out of widgets_values
+  // A size of its own, not one to be stretched: what a node has beyond it is for the prompts.
+  widget.computeSize = () => [0, height()];
+  widget.computeLayoutSize = undefined;
   panels.set(node, panel);
   const removed = node.onRemoved;
   node.onRemoved = function (...rest) {
@@ -94,7 +97,14 @@ export function setOutput(panel, output) {
 
 // Newer versions of ComfyUI stream text into a preview widget of their own.
 /** @param {Panel} given */
-const ownText = ({ node, text }) => text && !node.widgets?.some((w) => w.name === "$$node-text-preview");
+const ownText = ({ node, text }) => Boolean(text) && !node.widgets?.some((w) => w.name === "$$node-text-preview");
+
+// Some of them take it away again at the end of a run.
+export function restoreTexts() {
+  for (const panel of panels.values()) {
+    if (ownText(panel) !== Boolean(panel.box.querySelector(".piying-text"))) render(panel);
+  }
+}
 
 // A table, whose columns stand below each other and whose lines are not broken.
 /** @param {Panel} given */
@@ -189,12 +199,12 @@ export function render(panel) {
 }
 
 // A node grows with its panel and shrinks back to its own height. A height other than the one set here comes from a file
-// or a person, and becomes the node's own.
+// or a person, and becomes the node's own. In Nodes 2.0 the page itself makes room for what is in a node.
 /** @param {Panel} panel */
 function fitHeight(panel) {
   const { node } = panel;
   if (panel.height !== node.size[1]) panel.own = node.size[1];
-  panel.height = Math.max(panel.own, node.computeSize?.()[1] ?? 0);
+  panel.height = Math.max(panel.own, window.LiteGraph.vueNodesMode ? 0 : (node.computeSize?.()[1] ?? 0));
   if (panel.height !== node.size[1]) node.setSize([node.size[0], panel.height]);
   node.setDirtyCanvas?.(true, true);
 }
@@ -226,14 +236,15 @@ function samplerParts(panel) {
   if (refusal) return [sentenceLine(verdict, word, inPageLanguage(refusal)), offerRow, buttons];
   return [
     element(
-      "div", { class: "piying-line", title: inPageLanguage(plan?.reasons?.join("\n") ?? plan?.error ?? "") || undefined },
+      // A narrow node cuts the figures off.
+      "div", { class: "piying-line", title: [figures(panel), inPageLanguage(plan?.reasons?.join("\n") ?? plan?.error ?? "")].filter(Boolean).join("\n") },
       element("span", { class: "piying-verdict", "data-verdict": verdict }, word),
-      element("span", {}, figures(plan)),
+      element("span", {}, figures(panel)),
     ),
     element(
       "div", { class: "piying-line" },
       plan?.toy ? element("span", { class: "piying-verdict", "data-verdict": "toy" }, t("toy")) : null,
-      element("span", { class: "piying-small" }, details(panel)),
+      element("span", { class: "piying-small", title: details(panel) }, details(panel)),
     ),
     cautionOf(panel) ? sentenceLine("caution", t("caution"), cautionOf(panel)) : "",
     offerRow,
@@ -241,11 +252,19 @@ function samplerParts(panel) {
   ];
 }
 
-/** @param {Plan | null} plan */
-function figures(plan) {
+// The sampler's own: a subgraph may call them otherwise.
+/** @param {Panel} given @param {string} name */
+const ownLabel = ({ node, inner }, name) => labelOf(inner?.node ?? node, name);
+
+/** @param {Panel} panel @param {string[]} names */
+const labels = (panel, names) => names.map((name) => ownLabel(panel, name)).join(", ");
+
+/** @param {Panel} panel */
+function figures(panel) {
+  const { plan } = panel;
   if (!plan) return "";
   if (plan.verdict === "missing") return plan.model;
-  if (plan.verdict === "unknown") return t("known", { names: plan.unknown.join(", ") });
+  if (plan.verdict === "unknown") return t("known", { names: labels(panel, plan.unknown) });
   const [kind, peak, all] = plan.machine.vram_gb
     ? ["card", plan.peak_vram_gb, plan.machine.vram_gb]
     : ["memory", plan.peak_ram_gb, plan.machine.ram_gb];
@@ -254,18 +273,19 @@ function figures(plan) {
   return parts.join(" · ");
 }
 
-/** @param {Panel} given */
-function details({ plan, record }) {
+/** @param {Panel} panel */
+function details(panel) {
+  const { plan, record } = panel;
   if (plan?.verdict === "missing") return t("fetchable", { button: t("get") });
   const parts = [];
-  if (plan?.model && !plan.toy) parts.push(plan.model);
-  const sized = Object.entries(plan?.from_task ?? {}).map(([name, value]) => (value === null ? name : `${name} ${value}`));
-  if (sized.length) parts.push(t("fromTask", { names: sized.join(", ") }));
   if (record?.seconds) {
     const sum = Object.values(record.seconds).reduce((a, b) => a + b, 0);
     parts.push(t("took", { time: time(sum) }));
     if (record.peak_vram_gb) parts.push(t("peak", { gb: record.peak_vram_gb }));
-  } else if (plan?.unknown?.length && plan.verdict !== "unknown") parts.push(t("assumed", { names: plan.unknown.join(", ") }));
+  } else if (plan?.unknown?.length && plan.verdict !== "unknown") parts.push(t("assumed", { names: labels(panel, plan.unknown) }));
+  if (plan?.model && !plan.toy) parts.push(plan.model);
+  const sized = Object.entries(plan?.from_task ?? {}).map(([name, value]) => `${ownLabel(panel, name)} ${value ?? ""}`.trim());
+  if (sized.length) parts.push(t("fromTask", { names: sized.join(", ") }));
   return parts.join(" · ");
 }
 
@@ -298,7 +318,7 @@ const offeredChanges = (panel) => (
 function trainedButton(panel) {
   const changes = changesTo(panel, panel.plan?.settings);
   if (!changes.length) return null;
-  const told = changes.map(([name, value]) => `${name} ${value}`).join(", ");
+  const told = changes.map(([name, value, node]) => `${labelOf(node, name)} ${value}`).join(", ");
   return element("button", { class: "piying-trained", title: told, onclick: () => apply(changes) }, t("trained"));
 }
 

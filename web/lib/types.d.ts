@@ -11,6 +11,7 @@ export interface Widget {
   serialize?: boolean;
   callback?: (value: unknown, canvas: unknown, node: ComfyNode) => void;
   computeSize?: () => [number, number];
+  computeLayoutSize?: (node: ComfyNode) => object;
 }
 
 export interface Slot {
