@@ -9,6 +9,7 @@ FILES = (
     "wan_vace",
     "vace_tasks",
     "long_video",
+    "guidance",
     "hunyuan_dit",
     "z_image",
     "prompt",

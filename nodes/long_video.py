@@ -10,12 +10,12 @@ from ..core.host.current import get_host
 from ..core.wan import request as vace
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
-from .model_nodes import PlannedNode
 from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
 from .wan_vace import (
     VACE,
     WAN,
     PiyingVACESample,
+    WanSampler,
     expert_inputs,
     sampling_inputs,
     size_inputs,
@@ -25,10 +25,14 @@ from .wan_vace import (
 )
 from .widgets import choice, socket
 
+PROMPT_TOOLTIP = (
+    "What the video shows, in Chinese or English. With times, such as 0s: … on one line and 5s: … on another, each "
+    "window follows its own; cfg 3, task 0.5, lora 0.8 and blend 1s may stand before the colon."
+)
 JOINING = ("window", "overlap", "seams", "match_colours", "anchor")
 
 
-class PiyingVACELongVideo(PlannedNode):
+class PiyingVACELongVideo(WanSampler):
     """Text, and a task where there is one → a video file of any length."""
 
     CATEGORY = VACE
@@ -50,6 +54,8 @@ class PiyingVACELongVideo(PlannedNode):
         # Taken from there, so that a request means the same in both nodes.
         declared = PiyingVACESample.INPUT_TYPES()
         required = declared["required"]
+        kind, options = required["prompt"]
+        required["prompt"] = (kind, {**options, "tooltip": PROMPT_TOOLTIP})
         length = "Length of the whole video: 4n+1 frames, 16 a second."
         required["num_frames"] = _frames(long.DEFAULT_LENGTH, vace.MIN_FRAMES, vace.LONGEST_FRAMES, length)
         return {
@@ -100,6 +106,7 @@ class PiyingVACELongVideo(PlannedNode):
                 **size_inputs(),
                 **sampling_inputs(),
                 **expert_inputs(),
+                "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
             },
             "hidden": declared["hidden"],
         }
@@ -114,6 +121,7 @@ class PiyingVACELongVideo(PlannedNode):
         overlap: int | None,
         scheduler: str | None = None,
         sigmas: str | None = None,
+        prompt: str | None = None,
     ) -> bool | str:
         """Name the nearest good number for a size or length that cannot be made, and a schedule that is none."""
         sides = (("width", width), ("height", height))
@@ -121,6 +129,9 @@ class PiyingVACELongVideo(PlannedNode):
         if num_frames is not None and window is not None and overlap is not None:
             results.append(checked(long.check_lengths, num_frames, window, overlap))
         results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
+        from ..core.wan.long.timeline import parse_timeline
+
+        results.append(checked(parse_timeline, prompt or ""))
         return " ".join(result for result in results if isinstance(result, str)) or True
 
     def sample(
@@ -166,7 +177,12 @@ class PiyingVACELongVideo(PlannedNode):
         # With or without a task: later windows are conditioned on the overlap with the one before.
         del linked
         frames = known.get("num_frames", long.DEFAULT_LENGTH), known.get("window", long.DEFAULT_WINDOW)
-        return {**known, "num_frames": min(frames)}
+        cfg = known.get("cfg", vace.DEFAULT_CFG)
+        if "prompt" in known:
+            from ..core.wan.long.timeline import largest_cfg, parse_timeline
+
+            cfg = largest_cfg(parse_timeline(known["prompt"]), cfg)
+        return {**known, "num_frames": min(frames), "cfg": cfg}
 
 
 def _frames(default: int, least: int, most: int, tooltip: str) -> tuple[str, dict[str, Any]]:

@@ -11,8 +11,6 @@ from ..core.errors import PiyingError
 from ..core.host.current import get_host
 from ..core.prompting.addresses import ALLOWED, API_KEY, read_address
 from ..core.prompting.family import PROMPT
-from ..core.prompting.presets import BUILT_IN_PRESETS, preset_names, preset_text
-from ..core.prompting.request import LANGUAGES, LENGTHS, ExpandRequest, require_text
 from .model_nodes import ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input
 
@@ -77,6 +75,8 @@ class PiyingExpandPrompt:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets; the presets are ours and the user's own."""
+        from ..core.prompting.presets import BUILT_IN_PRESETS, preset_names
+
         return {
             "required": {
                 "model": ("PROMPT_MODEL", {"tooltip": "From Load Prompt Model or Prompt Server."}),
@@ -120,6 +120,8 @@ class PiyingExpandPrompt:
         """Refuse an empty prompt before anything runs; what is connected is None here."""
         if prompt is None or frozen_prompt is None or image is not NOT_CONNECTED:
             return True
+        from ..core.prompting.request import require_text
+
         return checked(require_text, prompt, frozen_prompt)
 
     @classmethod
@@ -127,6 +129,8 @@ class PiyingExpandPrompt:
         """Run again when the preset's file was edited, or the last run could not use an answer."""
         # By its text, not by its time: a preset that was copied or checked out again is the same preset.
         import hashlib
+
+        from ..core.prompting.presets import preset_text
 
         try:
             text = preset_text(preset, get_host()) if preset else ""
@@ -139,6 +143,7 @@ class PiyingExpandPrompt:
     ) -> dict[str, Any]:
         """Return the expanded prompt and a negative one, and show the first on the node."""
         from ..core.prompting.expand import expand
+        from ..core.prompting.request import ExpandRequest
 
         text, record = expand(model, ExpandRequest(**widgets), get_host(), image)
         if "problem" in record:
@@ -203,6 +208,8 @@ class PiyingPromptServer:
 
 
 def _optional_inputs() -> dict[str, Any]:
+    from ..core.prompting.request import LANGUAGES, LENGTHS
+
     return {
         "image": (
             "IMAGE",

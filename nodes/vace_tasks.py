@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.wan.request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_SIDE
-from ..core.wan.task.vace_task import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS, check_asked_length
+from ..core.wan.task.options import ASPECTS, COUNTS, FITS, LENGTHS, SHAPES, UNITS, check_asked_length
 from .shared import checked, sheets_of
 from .wan_vace import VACE, WAN, sizes_of_source
 from .widgets import Declared, choice, line, number, socket, toggle, whole
@@ -154,7 +154,7 @@ class PiyingVACERepaint(_SizedTask):
     def VALIDATE_INPUTS(cls, start_percent: float | None, end_percent: float | None) -> bool | str:
         """Say so where no step would be left."""
         # None is a value that comes over a wire, which only the run knows.
-        from ..core.wan.task.vace_task import check_steps
+        from ..core.wan.task.options import check_steps
 
         return start_percent is None or end_percent is None or checked(check_steps, start_percent, end_percent)
 

@@ -7,16 +7,16 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.experts import EXPERTS
-from ..core.catalog.selection import ModelHandle
+from ..core.catalog.selection import ModelHandle, choose_model, is_imagined
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
 from ..core.wan.schedule import check_schedule
-from ..core.wan.task.vace_task import SIZES_FROM
+from ..core.wan.task.options import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
 from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown, wired_inputs
-from .widgets import advanced, choice, line, number, toggle
+from .widgets import advanced, choice, line, number, socket, toggle
 
 if TYPE_CHECKING:
     from ..core.wan.task.canvas import Canvas
@@ -84,7 +84,27 @@ class PiyingLoRA(LoRANode):
         return {**declared, "optional": {"expert": expert}}
 
 
-class PiyingVACESample(PlannedNode):
+class WanSampler(PlannedNode):
+    """A sampler of Wan VACE."""
+
+    @classmethod
+    def refusal(cls, known: Mapping[str, Any]) -> str:
+        """Return why a run would refuse inputs, guidance by blocks that the model has not among them, else ""."""
+        from ..core.wan.guidance import Guidance
+
+        answer = super().refusal(known)
+        handle, guidance, host = known.get("model"), known.get("guidance"), get_host()
+        if answer or not isinstance(guidance, Guidance) or not isinstance(handle, ModelHandle):
+            return answer
+        if is_imagined(handle, host):
+            return ""
+        from ..core.wan.model import check_guidance
+
+        accepted = checked(check_guidance, guidance, choose_model(handle, host, quiet=True))
+        return "" if accepted is True else str(accepted)
+
+
+class PiyingVACESample(WanSampler):
     """Text, and a task where there is one → video frames."""
 
     CATEGORY = VACE
@@ -178,6 +198,7 @@ class PiyingVACESample(PlannedNode):
                 **size_inputs(),
                 **sampling_inputs(),
                 **expert_inputs(),
+                "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
             },
             # Filled by ComfyUI: the texts that savers embed in the file, the node's id in the workflow, and the graph,
             # which tells a wired size from one of a widget.

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .guidance import PLAIN, Guidance, Guider, skipped_blocks
 from .transformer import predict
 
 if TYPE_CHECKING:
     import torch
     from diffusers import WanVACETransformer3DModel
 
+    from .nag import NAGProcessor
     from .samplers import Sampler
     from .step_cache import StepCache
 
@@ -38,6 +40,8 @@ def denoise(
     cache: StepCache | None = None,
     steer: Steer | None = None,
     batched: bool = False,
+    guidance: Guidance = PLAIN,
+    nag: NAGProcessor | None = None,
     first: int = 0,
     end: int | None = None,
 ) -> torch.Tensor:
@@ -47,7 +51,7 @@ def denoise(
         transformer: ready to compute on the device of `noise`.
         sampler: before its first step, or as the steps before `first` have left it.
         noise: float32 [1, z, T, h, w]; or the latents that those steps have given.
-        embeds: [1, 512, d] of the prompt, and of the negative prompt where any step is guided.
+        embeds: [1, 512, d] of the prompt, and of the negative prompt where any step reads it.
         control: VACE's condition [1, 2z + 64, T, h, w].
         cfg_at: the classifier-free guidance scale; in a step where it is 1 only the prompt is followed.
         scale_at: the conditioning scale.
@@ -57,27 +61,31 @@ def denoise(
         cache: forecasts steps that hardly differ; None computes every one.
         steer: given the flow of each step, guidance included, before it is followed; the noise level is 1..0.
         batched: predict for both prompts in one batch.
+        guidance: how the predictions are combined.
+        nag: guides the transformer's cross-attention, see `nag.nag_enabled`.
         first, end: the steps to take, the last one not included; None for all that are left.
     """
-    scheduler, latents = sampler.scheduler, noise
+    scheduler, latents, guider = sampler.scheduler, noise, Guider(guidance, steps)
     for index, timestep in list(enumerate(scheduler.timesteps))[first:end]:
         state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)
-        followed = embeds if cfg > 1 else embeds[:1]
-        level = float(scheduler.sigmas[index])
+        level, branches = float(scheduler.sigmas[index]), guidance.branches(index, steps, cfg)
         if cache is not None:
-            cache.begin(index, steps, scale, level)
+            cache.begin(index, steps, scale, level, branches=branches)
         flows = predict(
             transformer,
             state,
             timestep.expand(1),
-            embeds=followed,
+            embeds=[embeds[branch == "negative"] for branch in branches],
+            skipped=skipped_blocks(guidance, branches),
+            nag=nag,
+            negative=embeds[-1],
             control=control,
             scale=scale,
             check_cancelled=check_cancelled,
             cache=cache,
             batched=batched,
         )
-        flow = flows[0] if len(flows) == 1 else flows[1] + cfg * (flows[0] - flows[1])
+        flow = guider.flow(index, cfg, dict(zip(branches, flows, strict=True)))
         if steer is not None:
             flow = steer(flow, latents, level)
         clean = latents - level * flow

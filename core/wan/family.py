@@ -261,5 +261,6 @@ WAN_VACE = WanVACEFamily(
         "sigmas",
         "boundary",
         "cfg_2",
+        "guidance",
     ),
 )

@@ -13,6 +13,7 @@ from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, made_for
 from .experts import boundary_of, has_two_experts, high_steps
+from .guidance import Guidance, check_blocks
 from .request import SAMPLERS, SamplerName, VACERequest
 from .schedule import sigmas
 
@@ -100,6 +101,18 @@ def load(handle: ModelHandle, host: Host) -> WanVACEModel:
         PiyingError: the model or a LoRA is not installed.
     """
     return WanVACEModel(ModelParts.of(handle, host))
+
+
+def check_guidance(guidance: Guidance, found: InstalledModel) -> None:
+    """Accept guidance for an installed model.
+
+    Raises:
+        PiyingError: the blocks that are to be left out are none of the model's.
+    """
+    from ..checkpoints.components import find_component
+
+    if guidance.skips_blocks:
+        check_blocks(guidance, int(find_component("transformer", found.place("transformer")).config["num_layers"]))
 
 
 def with_published_sampler(request: VACERequest, loras: tuple[LoraFile, ...]) -> VACERequest:

@@ -68,6 +68,8 @@ class VideoWork:
         references: pictures of what is to appear; each is one more latent frame.
         cfg: above 1 each step predicts twice, in one pass over the weights.
         steps: denoising steps.
+        reads_negative: whether the negative prompt is encoded at cfg 1 too.
+        skips_blocks: whether steps predict once more without some blocks (`guidance.Guidance`).
         has_task: whether there is a video to follow or keep; its two parts are then encoded one by one.
         step_cache: whether a StepCache looks at the steps.
         batch_cfg: whether both prompts may go through a block in one batch, where that fits.
@@ -87,6 +89,8 @@ class VideoWork:
     references: int = 0
     cfg: float = DEFAULT_CFG
     steps: int = DEFAULT_STEPS
+    reads_negative: bool = False
+    skips_blocks: bool = False
     has_task: bool = True
     step_cache: bool = False
     batch_cfg: bool = False
@@ -114,7 +118,9 @@ class VideoWork:
             request.height,
             request.num_frames,
             references=references,
-            cfg=request.cfg,
+            cfg=request.largest_cfg,
+            reads_negative=request.guidance.has_nag,
+            skips_blocks=request.guidance.skips_blocks,
             steps=request.steps,
             has_task=has_task,
             step_cache=request.step_cache > 0,
@@ -124,7 +130,7 @@ class VideoWork:
             levels=sigmas(request),
             boundary=request.boundary,
             cfg_2=request.cfg_2,
-            notes=notes,
+            notes=(*notes, *request.guidance.notes()),
         )
 
 
@@ -169,7 +175,7 @@ def _encode(encoder: Component, work: VideoWork) -> Phase:
         storages=_storages(encoder),
         flops=flops,
         linear_share=0.0,
-        passes=_branches(work),
+        passes=2 if work.cfg > 1 or work.reads_negative else 1,
         variants=(variant,),
         streamable=True,
         cast_last_resort=True,
@@ -181,7 +187,8 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
     branches = _branches(work)
     tokens = (latent_frames(work.num_frames) + work.references) * (work.width // 16) * (work.height // 16)
     linear, attention = flops_per_token(transformer, tokens)
-    batched = (True, False) if work.batch_cfg and branches > 1 else (False,)
+    # One batch takes the same blocks for all of it.
+    batched = (True, False) if work.batch_cfg and branches > 1 and not work.skips_blocks else (False,)
     # What rounding the widest layer's input by way of fp32 adds to the peak, in activations.
     rounded = 3 + 3.5 * transformer.inner / max(1, transformer.hidden) - _inside(transformer)
     return Phase(
@@ -203,7 +210,7 @@ def _sample(transformer: Component, work: VideoWork) -> Phase:
 
 
 def _branches(work: VideoWork) -> int:
-    return 2 if work.cfg > 1 else 1
+    return (2 if work.cfg > 1 else 1) + work.skips_blocks
 
 
 def _frame_bytes(work: VideoWork) -> int:

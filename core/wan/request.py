@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
 from ..image_sizes import check_multiple, either, nearest_multiples
+
+if TYPE_CHECKING:
+    from .guidance import Guidance
 
 MIN_SIDE, MAX_SIDE = 16, 2048
 FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
@@ -49,13 +52,19 @@ NEGATIVE_PROMPT = (
 )
 
 
+def _plain_guidance() -> Guidance:
+    from .guidance import PLAIN
+
+    return PLAIN
+
+
 @dataclass(frozen=True)
 class VACERequest:
     """One video to make.
 
     Attributes:
         prompt: what the video shows, in Chinese or English.
-        negative_prompt: what to steer away from; used when `cfg` > 1.
+        negative_prompt: what to steer away from; used when `cfg` > 1, and by NAG.
         width, height: pixels, multiples of 16.
         num_frames: 4n+1.
         steps: denoising steps.
@@ -77,6 +86,9 @@ class VACERequest:
         boundary: of a model of two experts, the share of all noise down to which the first one denoises, 0..1; 0 takes
             the model's own.
         cfg_2: the guidance scale of the second expert; 0 takes `cfg`.
+        guidance: how steps are guided beside `cfg`.
+        earlier_prompt: a prompt whose embedding is mixed with that of `prompt`, where one turns into the other.
+        earlier_share: its share, 0..1.
     """
 
     prompt: str
@@ -101,10 +113,23 @@ class VACERequest:
     sigmas: str = ""
     boundary: float = 0.0
     cfg_2: float = 0.0
+    guidance: Guidance = field(default_factory=_plain_guidance)
+    earlier_prompt: str = ""
+    earlier_share: float = 0.0
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
-        return self.cfg if self.cfg_start <= step / steps < self.cfg_end else 1.0
+        return self.guidance.cfg_at(step, self.cfg) if self.cfg_start <= step / steps < self.cfg_end else 1.0
+
+    @property
+    def largest_cfg(self) -> float:
+        """The largest guidance scale of any step."""
+        return max(self.guidance.cfg_steps, default=self.cfg)
+
+    @property
+    def reads_negative(self) -> bool:
+        """Whether the negative prompt has an effect."""
+        return self.largest_cfg > 1 or self.guidance.has_nag
 
     def of_second_expert(self) -> VACERequest:
         """Return the request as the second of two experts sees it."""
@@ -171,5 +196,9 @@ def check_speed_settings(request: VACERequest) -> None:
         raise PiyingError(f"attention is {request.attention!r}. Choose one of: {', '.join(ATTENTIONS)}.")
     if request.vae_precision not in VAE_PRECISIONS:
         raise PiyingError(f"vae_precision is {request.vae_precision!r}. Choose one of: {', '.join(VAE_PRECISIONS)}.")
+    if request.cfg_2 and request.guidance.cfg_steps:
+        raise PiyingError(
+            "cfg_2 is set, and cfg_steps gives the cfg of each step. Set cfg_2 to 0, or empty cfg_steps."
+        )
     if request.sampler not in SAMPLERS:
         raise PiyingError(f"sampler is {request.sampler!r}. Choose one of: {', '.join(SAMPLERS)}.")

@@ -34,7 +34,9 @@ from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .distilled import with_distilled
 from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
-from .model import WanVACEModel, load, warn_if_not_made_for, with_published_sampler
+from .long.timeline import has_times
+from .model import WanVACEModel, check_guidance, load, warn_if_not_made_for, with_published_sampler
+from .nag import nag_enabled
 from .phases import BATCHED, VideoWork, fitting, phases, what_fits
 from .request import AUTO_VAE, SDPA, VACERequest, check_request
 from .schedule import schedule_notes
@@ -86,6 +88,8 @@ def sample(
             the machine; the text says why.
     """
     check_request(request)
+    if has_times(request.prompt):
+        log.warning("The prompt has times, which VACE Long Video follows: here they are read as words.")
     handle, request = with_distilled(handle, request, host)
     inputs = prepare(task, request.width, request.height, request.num_frames)
     on_canvas(inputs.canvas)
@@ -122,6 +126,7 @@ def sample_inputs(
     import torch
 
     model = load(handle, host)
+    check_guidance(request.guidance, model.found)
     asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
     # A long video says once what is true of all its windows.
     if not logged_plans:
@@ -255,9 +260,9 @@ class VACERun:
         causes = []
         if self.attention.name != SDPA:
             causes.append(f"the attention kernel {self.attention.name}: set attention to {SDPA}.")
-        for name in ("cfg", "cfg_2"):
-            if getattr(self.request, name) > LARGE_CFG:
-                causes.append(f"{name} {getattr(self.request, name):g}: set it below {LARGE_CFG}.")
+        for name, value in (("cfg", self.request.largest_cfg), ("cfg_2", self.request.cfg_2)):
+            if value > LARGE_CFG:
+                causes.append(f"{name} {value:g}: set it below {LARGE_CFG}.")
         return causes
 
     def record(self) -> dict[str, Any]:
@@ -277,11 +282,12 @@ class VACERun:
     def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
         request = self.request
         # Without guidance the negative prompt is never read.
-        guided = request.cfg > 1 or (self.high_steps is not None and request.cfg_2 > 1)
-        prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
+        reads_negative = request.reads_negative or (self.high_steps is not None and request.cfg_2 > 1)
+        prompts = [request.prompt, request.negative_prompt] if reads_negative else [request.prompt]
+        earlier = [request.earlier_prompt] if request.earlier_share else []
         with self.meter.phase(choice):
-            return encode_prompts(
-                prompts,
+            embeds = encode_prompts(
+                [*prompts, *earlier],
                 self.model,
                 choice,
                 device=choice.on(self.meter.device),
@@ -289,6 +295,9 @@ class VACERun:
                 reporter=self.reporter,
                 logged=self.logged,
             )
+        if earlier:
+            embeds[0] = embeds[0].lerp(embeds.pop(), request.earlier_share)
+        return embeds
 
     def _condition(self, choice: PhasePlan) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the control [1, 2z + 64, T, h, w] and the preview's colours.
@@ -403,6 +412,8 @@ class VACERun:
         if not self.request.compile_blocks:
             return self._denoise(transformer, expert, state)
         self.not_compiled = reason_not_to_compile(expert.choice, self.meter.device)
+        if not self.not_compiled and self.request.guidance.has_nag:
+            self.not_compiled = "NAG changes what attention reads in every step"
         if self.not_compiled:
             log.info("compile_blocks is left out: %s.", self.not_compiled)
             return self._denoise(transformer, expert, state)
@@ -434,23 +445,26 @@ class VACERun:
             # What one expert has predicted says nothing about the other.
             self.cache.reset(state.forecast)
         try:
-            latents = denoise(
-                transformer,
-                sampler,
-                state.latents.to(device),
-                [states.to(device, dtype) for states in self.embeds],
-                control=self.control.to(device, dtype),
-                steps=request.steps,
-                cfg_at=request.cfg_at,
-                scale_at=self.inputs.scale_at,
-                on_step=step_report(progress, preview, finite_check(choice), request.steps, first=expert.first),
-                check_cancelled=self.reporter.check_cancelled,
-                cache=self.cache,
-                steer=None if before is None else before.steer(references),
-                batched=choice.variant == BATCHED,
-                first=expert.first,
-                end=expert.end,
-            )
+            with nag_enabled(transformer, request.guidance) as nag:
+                latents = denoise(
+                    transformer,
+                    sampler,
+                    state.latents.to(device),
+                    [states.to(device, dtype) for states in self.embeds],
+                    control=self.control.to(device, dtype),
+                    steps=request.steps,
+                    cfg_at=request.cfg_at,
+                    guidance=request.guidance,
+                    nag=nag,
+                    scale_at=self.inputs.scale_at,
+                    on_step=step_report(progress, preview, finite_check(choice), request.steps, first=expert.first),
+                    check_cancelled=self.reporter.check_cancelled,
+                    cache=self.cache,
+                    steer=None if before is None else before.steer(references),
+                    batched=choice.variant == BATCHED,
+                    first=expert.first,
+                    end=expert.end,
+                )
             forecast = 0 if self.cache is None else self.cache.skipped
             left = sampler_on(sampler, "cpu") if expert.end < request.steps else state.sampler
             return SamplingState(latents.cpu(), left, expert.end, forecast)

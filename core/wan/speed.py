@@ -72,7 +72,7 @@ def speed_notes(asked: VACERequest, done: VACERequest) -> list[str]:
     notes = []
     if done.steps != asked.steps and not has_own_steps(asked):
         notes.append(f"{done.steps} steps in place of {asked.steps}.")
-    if done.cfg > 1 and (done.cfg_start, done.cfg_end) != (0.0, 1.0):
+    if done.largest_cfg > 1 and (done.cfg_start, done.cfg_end) != (0.0, 1.0):
         notes.append(
             f"Guidance from {done.cfg_start:.0%} to {done.cfg_end:.0%} of the steps; the others take half as long."
         )

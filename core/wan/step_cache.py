@@ -43,6 +43,7 @@ class StepCache:
     _skipped_in_a_row: int = 0
     _scale: float = 0.0
     _level: float = 0.0
+    _branches: tuple[str, ...] = ()
     _changes: list[torch.Tensor] = field(default_factory=list)
     _predictions: deque[tuple[float, list[torch.Tensor]]] = field(default_factory=lambda: deque(maxlen=2))
 
@@ -56,19 +57,23 @@ class StepCache:
         self._changes = []
         self._predictions.clear()
 
-    def begin(self, step: int, steps: int, scale: float, level: float) -> None:
+    def begin(
+        self, step: int, steps: int, scale: float, level: float, *, branches: tuple[str, ...] = ("prompt", "negative")
+    ) -> None:
         """Begin a step.
 
         Args:
             step: its number, from 0, of `steps`.
             scale: the strength of the control in it.
             level: its noise level, 1..0.
+            branches: what it predicts.
         """
         first = max(MIN_FIRST, round(FIRST_SHARE * steps))
         self._forecastable = first <= step < steps - LAST
-        if scale != self._scale:
-            self._predictions.clear()  # predictions under another strength say nothing about this one
-        self._scale, self._level = scale, level
+        # Predictions under another strength say nothing about this one, nor those of other branches in its place.
+        if scale != self._scale or branches != self._branches[: len(branches)]:
+            self._predictions.clear()
+        self._scale, self._level, self._branches = scale, level, branches
 
     def skips(self, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> bool:
         """Return whether the blocks behind the first one need not run.

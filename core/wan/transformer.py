@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from diffusers import WanVACETransformer3DModel
 
     from ..planner.plan_types import PhasePlan
+    from .nag import NAGProcessor
     from .step_cache import StepCache
 
-    _Pair = tuple[torch.nn.Module, torch.nn.Module | None]
+    _Pair = tuple[int, torch.nn.Module, torch.nn.Module | None]
 
 
 @dataclass
@@ -34,6 +35,8 @@ class _Branch:
         text: the prompt's tokens [batch, 512, dim].
         temb: the timestep [batch, dim], for the output head.
         time: the timestep [batch, 6, dim], for the blocks.
+        skipped: main blocks that it leaves out.
+        guided: rows of it whose cross-attention is guided.
     """
 
     hidden: torch.Tensor
@@ -41,12 +44,14 @@ class _Branch:
     text: torch.Tensor
     temb: torch.Tensor
     time: torch.Tensor
+    skipped: frozenset[int] = frozenset()
+    guided: int = 0
 
 
 def block_order(transformer: WanVACETransformer3DModel) -> list[torch.nn.Module]:
     """Return the blocks in the order in which `predict` runs them."""
     order = []
-    for main, vace in _pairs(transformer):
+    for _, main, vace in _pairs(transformer):
         order += [main] if vace is None else [main, vace]
     return order
 
@@ -62,6 +67,9 @@ def predict(
     check_cancelled: Callable[[], None] = lambda: None,
     cache: StepCache | None = None,
     batched: bool = False,
+    skipped: Sequence[frozenset[int]] = (),
+    nag: NAGProcessor | None = None,
+    negative: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """Predict the velocity for each prompt.
 
@@ -80,6 +88,9 @@ def predict(
         cache: compares this step with earlier ones; the result may then be a forecast.
         batched: take all prompts through a block in one batch. That starts fewer operations, takes more memory,
             and its sums round differently.
+        skipped: for each prompt the main blocks that are left out, none where it is empty; not for batches.
+        nag: guides the cross-attention of all prompts but the negative one, which `negative` is.
+        negative: [1, 512, text_dim].
 
     Returns:
         One tensor of the latents' shape per prompt.
@@ -96,14 +107,19 @@ def predict(
     scales = iter(_layer_scales(scale, transformer, latents[0]))
     rotary = transformer.rope(latents[0])
     branches = _embed_inputs(transformer, latents, timestep.repeat(in_batch), embeds=embeds, control=control)
+    for branch, left_out, embed in zip(branches, skipped or [frozenset()] * prompts, embeds, strict=False):
+        # In a batch the prompt comes before the negative one.
+        branch.skipped, branch.guided = left_out, int(batched or embed is not negative)
+    if nag is not None:
+        nag.negative = transformer.condition_embedder(timestep, negative, None)[2]
     pairs = _pairs(transformer)
 
     def tokens() -> list[torch.Tensor]:
         return [prompt for branch in branches for prompt in branch.hidden.chunk(in_batch)]
 
     def run(some: Sequence[_Pair]) -> None:
-        for main, vace in some:
-            _run_pair(main, vace, branches, rotary=rotary, scales=scales, check_cancelled=check_cancelled)
+        for pair in some:
+            _run_pair(pair, branches, rotary=rotary, scales=scales, check_cancelled=check_cancelled, nag=nag)
 
     if cache is not None:
         before = tokens()
@@ -121,33 +137,39 @@ def predict(
 
 
 def _pairs(transformer: WanVACETransformer3DModel) -> list[_Pair]:
-    """Return each main block with the VACE block whose hint is added to its output."""
+    """Return each main block, its number first, with the VACE block whose hint is added to its output."""
     vace, layers = iter(transformer.vace_blocks), transformer.config["vace_layers"]
-    return [(block, next(vace) if index in layers else None) for index, block in enumerate(transformer.blocks)]
+    return [(index, block, next(vace) if index in layers else None) for index, block in enumerate(transformer.blocks)]
 
 
 def _run_pair(
-    main: torch.nn.Module,
-    vace: torch.nn.Module | None,
+    pair: _Pair,
     branches: list[_Branch],
     *,
     rotary: tuple[torch.Tensor, torch.Tensor],
     scales: Iterator[torch.Tensor],
     check_cancelled: Callable[[], None],
+    nag: NAGProcessor | None,
 ) -> None:
     """Take every prompt through a main block, then through the VACE block whose hint is added after it."""
+    index, main, vace = pair
     # Of the VACE blocks only the one with an input projection, the first, reads the video's tokens,
     # and as they were before any main block.
     reads = getattr(vace, "proj_in", None) is not None
     starts = [branch.hidden if reads else None for branch in branches]
     check_cancelled()
     for branch in branches:
-        branch.hidden = main(branch.hidden, branch.text, branch.time, rotary)
+        if nag is not None:
+            nag.rows = branch.guided
+        if index not in branch.skipped:
+            branch.hidden = main(branch.hidden, branch.text, branch.time, rotary)
     if vace is None:
         return
     check_cancelled()
     scale = next(scales)
     for branch, start in zip(branches, starts, strict=True):
+        if nag is not None:
+            nag.rows = branch.guided
         _add_hint(vace, branch, start, rotary=rotary, scale=scale)
 
 

@@ -14,14 +14,7 @@ from piying.core.wan.task.mask_ops import kept_weight
 from piying.core.wan.task.outpaint import Sides, margins, outpaint
 from piying.core.wan.task.reference import reference
 from piying.core.wan.task.repaint import repaint
-from piying.core.wan.task.vace_task import (
-    Strength,
-    VACETask,
-    frame_indices,
-    offered_length,
-    resampled,
-    spread,
-)
+from piying.core.wan.task.vace_task import Strength, VACETask, frame_indices, offered_length, resampled, spread
 
 from .vace_clips import box, clip, moving_box
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOMES = {
     "wan_vace": {
         *("core/wan", "nodes/wan_vace.py", "nodes/vace_tasks.py", "nodes/vace_conversion.py"),
-        *("nodes/long_video.py", "nodes/timing.py"),
+        *("nodes/long_video.py", "nodes/guidance.py", "nodes/timing.py"),
     },
     "hunyuan_dit": {"core/hunyuan_dit", "nodes/hunyuan_dit.py"},
     "z_image": {"core/z_image", "nodes/z_image.py"},

@@ -23,8 +23,9 @@ from ..run import sample_inputs
 from ..task.canvas import Canvas, compose_part, with_given
 from ..task.vace_task import Layer, Strength, VACETask
 from .colour_match import matched, pulled_back
-from .request import LongRequest, Window, check_long_request, shown, window_request, windows
+from .request import LongRequest, Window, check_long_request, shown, windows
 from .task_window import cut
+from .timeline import Direction, Moment, check_timeline, direct, parse_timeline
 from .video_writer import Segment, VideoWriter, video_writer
 from .window_cache import FinishedWindow, PreviousWindows, WindowCache, rounded, window_key
 
@@ -99,6 +100,7 @@ class _LongVideo:
     cache: WindowCache = field(init=False)
     earlier: PreviousWindows = field(init=False)
     windows: list[Window] = field(init=False)
+    moments: tuple[Moment, ...] = field(init=False)
     logged_plans: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -106,13 +108,19 @@ class _LongVideo:
         self.cache = WindowCache(self.host.cache_folder() / "long_video")
         self.earlier = PreviousWindows(self.cache)
         self.windows = windows(request.video.num_frames, request.window, request.overlap)
+        self.moments = parse_timeline(request.video.prompt)
 
     def check(self) -> None:
         """Lay out every window, so that a task that does not fit is refused before anything is sampled.
 
         Raises:
-            PiyingError: a layer does not go with the size or length, or nothing is to be made in any window.
+            PiyingError: a layer does not go with the size or length, nothing is to be made in any window, or the
+                timeline sets the strength of what is not there.
         """
+        has_task = bool(self.task.layers or self.task.references)
+        video, has_loras = self.request.video, bool(self.handle.loras)
+        for sentence in check_timeline(self.moments, video, has_task=has_task, has_loras=has_loras):
+            log.warning("%s", sentence)
         if not self.task.layers:
             return
         to_make = sum(int(self._canvas(window).make.sum()) for window in self.windows)
@@ -136,7 +144,13 @@ class _LongVideo:
                     log.info("%s: %d finished windows are kept from a run before.", TITLE, resumed)
                 begin, last = window.start + window.given, window.end - 1
                 log.info(
-                    "%s: window %d of %d, frames %d to %d.", TITLE, window.index + 1, len(self.windows), begin, last
+                    "%s: window %d of %d, frames %d to %d%s.",
+                    TITLE,
+                    window.index + 1,
+                    len(self.windows),
+                    begin,
+                    last,
+                    f", by the prompt at {self._direction(window).moment.mark}" if len(self.moments) > 1 else "",
                 )
                 made, ran = self._make_window(window, canvas, keys, bar)
                 self.earlier.set_current(keys[-1], made)
@@ -148,6 +162,20 @@ class _LongVideo:
         }
         counts = {"windows": len(self.windows), "windows_kept_from_before": resumed}
         return {"model": self.model.found.name, **ran, **settings, **counts, **described}
+
+    def _direction(self, window: Window) -> Direction:
+        return direct(self.request, self.moments, window)
+
+    def _strength(self, window: Window) -> Strength:
+        """Return how strongly the model follows the task in a window."""
+        strength = self.task.strength or Strength()
+        return replace(strength, value=strength.value * self._direction(window).moment.task)
+
+    def _handle(self, window: Window) -> ModelHandle:
+        """Return the model with the strengths that its LoRAs have in a window."""
+        factor = self._direction(window).moment.lora
+        loras = (replace(lora, strength=lora.strength * factor) for lora in self.handle.loras)
+        return replace(self.handle, loras=tuple(loras))
 
     def _canvas(self, window: Window) -> Canvas:
         """Return what the task says about a window."""
@@ -163,12 +191,12 @@ class _LongVideo:
             "before": before[-1:],
             "first": before[:1] if request.anchor != "none" else [],
             "window": asdict(window),
-            "request": asdict(window_request(request, window)),
+            "request": asdict(self._direction(window).request),
             "joining": [request.overlap, request.seams, request.match_colours, request.anchor] if window.given else [],
             "model": [self.model.parts.identity(part) for part in MODEL_PARTS if self.model.parts.has(part)],
-            "handle": str(self.handle),
+            "handle": str(self._handle(window)),
             "device": self.host.device().partition(":")[0],
-            "strength": str(self.task.strength),
+            "strength": str(self._strength(window)),
         } | ({"latents": "kept"} if self._blended else {})
         layers = [canvas.frames, canvas.make] + ([] if canvas.weights is None else [canvas.weights])
         return window_key(decides, [*(layers if self.task.layers else []), *self.task.references])
@@ -193,12 +221,11 @@ class _LongVideo:
                 # Every later window is given the video's first frame, against drift of a subject's appearance.
                 pictures = (*pictures, self.earlier.first_frame(keys[0]))
             references = references_on_white(pictures, video.width, video.height)
-            strength = self.task.strength or Strength()
-            inputs = VACEInputs(seen, references, strength, self._before(window, earlier))
+            inputs = VACEInputs(seen, references, self._strength(window), self._before(window, earlier))
             progress = WindowProgress(self.host, bar, window.index)
             frames, ran = sample_inputs(
-                self.handle,
-                window_request(self.request, window),
+                self._handle(window),
+                self._direction(window).request,
                 inputs,
                 self.host,
                 has_task=bool(self.task.layers) or before is not None,

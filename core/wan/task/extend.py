@@ -10,7 +10,8 @@ from ...errors import PiyingError
 from ...image_sizes import Fit, either, nearest_multiples
 from ..request import FPS, FRAME_STEP, LONGEST_FRAMES, MIN_FRAMES
 from .frames import frames_of
-from .vace_task import Count, Layer, VACETask, resampled
+from .options import Count
+from .vace_task import Layer, VACETask, resampled
 
 TITLE = "VACE: Extend"
 

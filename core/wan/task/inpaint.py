@@ -11,7 +11,8 @@ from ...errors import PiyingError
 from ...image_sizes import Fit
 from .frames import WHITE_FROM, frames_of, mask_of, white_of
 from .mask_ops import grown, shaped
-from .vace_task import Layer, Length, Shape, VACETask
+from .options import Length, Shape
+from .vace_task import Layer, VACETask
 
 log = logging.getLogger("piying")
 

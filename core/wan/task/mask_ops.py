@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from .vace_task import Shape
+from .options import Shape
 
 
 def shaped(area: torch.Tensor, shape: Shape) -> torch.Tensor:

@@ -10,7 +10,8 @@ from torch.nn import functional
 from ...errors import PiyingError
 from ...image_sizes import MULTIPLE, Fit
 from .frames import frames_of
-from .vace_task import Aspect, Layer, Length, Unit, VACETask, size_text
+from .options import Aspect, Length, Unit
+from .vace_task import Layer, VACETask, size_text
 
 TITLE = "VACE: Outpaint"
 NOUN = "canvas"

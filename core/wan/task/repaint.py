@@ -9,7 +9,8 @@ import torch
 from ...errors import PiyingError
 from ...image_sizes import Fit
 from .frames import frames_of, mask_of, white_of
-from .vace_task import Layer, Length, Strength, VACETask, check_steps
+from .options import Length, check_steps
+from .vace_task import Layer, Strength, VACETask
 
 log = logging.getLogger("piying")
 

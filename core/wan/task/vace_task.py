@@ -5,32 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import PiyingError
 from ...image_sizes import MULTIPLE, Fit, either, nearest_multiples
-from ..long.request import check_length
-from ..request import DEFAULT_FRAMES, FPS, FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MAX_SIDE, MIN_FRAMES, MIN_SIDE
+from ..request import DEFAULT_FRAMES, FPS, FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MAX_SIDE, MIN_SIDE
+from .options import Length, SizeFrom
 
 if TYPE_CHECKING:
     import torch
 
-
-# The words a creator chooses from are stored in workflow files, so they stay.
-Length = Literal["refuse", "trim", "hold", "resample", "spread", "continue"]
-Shape = Literal["as drawn", "box", "hull"]
-Unit = Literal["percent", "pixels"]
-Count = Literal["in all", "new"]
-SizeFrom = Literal["auto", "task", "widgets"]
-Aspect = Literal["as given", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "1:1", "21:9"]
-
-FITS: tuple[Fit, ...] = get_args(Fit)
-LENGTHS: tuple[Length, ...] = get_args(Length)
-SHAPES: tuple[Shape, ...] = get_args(Shape)
-UNITS: tuple[Unit, ...] = get_args(Unit)
-COUNTS: tuple[Count, ...] = get_args(Count)
-ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
-SIZES_FROM: tuple[SizeFrom, ...] = get_args(SizeFrom)
 
 # control: shown to the model where `area` says, and drawn over by it.
 # edit: kept outside `area`, generated inside.
@@ -112,37 +96,6 @@ class Strength:
         """Return the scale of step `step` (from 0) of `steps`: `value` in [start, end), 0 outside."""
         done = step / steps
         return self.value if self.start <= done < self.end else 0.0
-
-
-def check_steps(start: float, end: float) -> None:
-    """Accept a range of steps that is not empty.
-
-    Raises:
-        PiyingError: the range ends before it starts.
-    """
-    if not 0 <= start < end <= 1:
-        raise PiyingError(
-            f"start_percent is {start:g} and end_percent {end:g}, which leaves no step to control. "
-            "Choose a start below the end, both from 0 to 1."
-        )
-
-
-def check_asked_length(num_frames: int, count: str) -> None:
-    """Accept a number of frames that some given frames can be extended to.
-
-    Args:
-        num_frames: how many in all, of which at least one is given and one new; or how many new ones.
-        count: one of `COUNTS`, which of the two.
-
-    Raises:
-        PiyingError: another number; the nearest good ones are named.
-    """
-    if count not in COUNTS:
-        raise PiyingError(f"count is {count!r}. Choose one of: {', '.join(COUNTS)}.")
-    if count == "in all":
-        check_length("num_frames", num_frames, MIN_FRAMES + FRAME_STEP, LONGEST_FRAMES)
-    elif not 1 <= num_frames <= LONGEST_FRAMES:
-        raise PiyingError(f"num_frames is {num_frames}. It goes from 1 to {LONGEST_FRAMES}.")
 
 
 @dataclass(frozen=True, eq=False)
