@@ -154,6 +154,7 @@ class PiyingVACELongVideo(WanSampler):
         host = get_host()
         path, record = make_long_video(model, request, host, task, audio=audio)
         record_run(extra_pnginfo, unique_id, record)
+        # From the file: the frames themselves were in memory window by window, and are gone.
         return shown(record, host.video_file(path), sheets=sheets_of_file(path))
 
     @staticmethod

@@ -85,6 +85,7 @@ def sheets_of(
 def sheets_of_file(video: Path) -> dict[str, list[dict[str, Any]]]:
     """Do as `sheets_of` for a video file."""
     host = get_host()
+    # Decoding a long video takes seconds, which a run without a page would spend for nobody.
     if not host.is_watched():
         return {}
     from ..core.media.contact_sheet import write_sheet_of_file

@@ -106,4 +106,6 @@ def cached_bytes() -> int:
 
     from .placement import module_bytes
 
-    return sum(module_bytes(model) for _, model in _models.values() if isinstance(model, torch.nn.Module))
+    # A copy: the page asks for a plan while a run puts models in.
+    models = [model for _, model in list(_models.values())]
+    return sum(module_bytes(model) for model in models if isinstance(model, torch.nn.Module))

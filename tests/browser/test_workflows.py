@@ -141,8 +141,11 @@ def test_the_file_is_what_the_frontend_saves(visit):
 
 
 def shared(workflow):
-    """What frontends have in common: since 1.58 they save values by name too, and no size of a group's title."""
-    nodes = [{key: part for key, part in node.items() if key != "widgets_values_named"} for node in workflow["nodes"]]
+    """What frontends have in common: 1.58 saves values by name too, no empty list of them, and no size of a title."""
+    kept = {"widgets_values_named": lambda _: False, "widgets_values": bool}
+    nodes = [
+        {key: part for key, part in node.items() if kept.get(key, lambda _: True)(part)} for node in workflow["nodes"]
+    ]
     groups = [{key: part for key, part in group.items() if key != "font_size"} for group in workflow["groups"]]
     return {**workflow, "nodes": nodes, "groups": groups}
 
