@@ -300,7 +300,7 @@ def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: P
     from piying.core.wan.conditioning import TaskCache, VACEInputs
     from piying.core.wan.model import WanVACEModel
     from piying.core.wan.request import VACERequest
-    from piying.core.wan.run import VACERun
+    from piying.core.wan.run import Expert, VACERun
     from piying.core.wan.step_cache import StepCache
     from piying.core.wan.task.canvas import Canvas
 
@@ -332,7 +332,7 @@ def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: P
     elif choice.phase == "condition":
         run._encode_task(choice, TaskCache.open(host.cache_folder(), {}))
     elif choice.phase == "sample":
-        run._sample(choice)
+        run._sample([Expert(choice, request, 0, request.steps)])
     else:
         run._decode(choice, made)
 

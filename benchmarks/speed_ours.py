@@ -69,11 +69,11 @@ class Ours:
         run = piying("core.wan.run")
         denoise = run.denoise
 
-        def watched(transformer: Any, scheduler: Any, noise: Any, embeds: Any, *, control: Any, **named: Any) -> Any:
+        def watched(transformer: Any, sampler: Any, noise: Any, embeds: Any, *, control: Any, **named: Any) -> Any:
             self.given = Given(noise, embeds, control, self._first(transformer, noise, embeds, control))
             with counted(transformer) as count:
                 begun = clock(self.setting.device)
-                latents = denoise(transformer, scheduler, noise, embeds, control=control, **named)
+                latents = denoise(transformer, sampler, noise, embeds, control=control, **named)
                 self._seconds = clock(self.setting.device) - begun
             self._predictions = count.predictions
             return latents
