@@ -8,7 +8,6 @@ Microsoft's page on MEMORYSTATUSEX.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import math
 import os
@@ -114,6 +113,8 @@ def memory_limits(root: Path = SYSTEM) -> list[MemoryLimit]:
         root: below which /proc is, and the control groups are mounted.
     """
     if sys.platform == "win32":
+        import ctypes
+
         return list(commit_limit(ctypes.windll.kernel32))
     return [*cgroup_limits(root), *_resource_limits()]
 
@@ -161,17 +162,6 @@ def _resource_limits() -> Iterator[MemoryLimit]:
             yield MemoryLimit(int(limit), max(0, int(limit - used)), source, counts_mapped=True)
 
 
-class _MemoryStatus(ctypes.Structure):
-    """MEMORYSTATUSEX of Windows."""
-
-    _fields_ = [
-        ("length", ctypes.c_uint32),
-        ("load", ctypes.c_uint32),
-        *((name, ctypes.c_uint64) for name in ("physical", "free_physical", "commit", "free_commit")),
-        *((name, ctypes.c_uint64) for name in ("virtual", "free_virtual", "free_extended")),
-    ]
-
-
 def commit_limit(kernel: Any) -> Iterator[MemoryLimit]:
     """Yield Windows' limit on what may be committed: memory and page file, or less for a process in a job object.
 
@@ -180,7 +170,17 @@ def commit_limit(kernel: Any) -> Iterator[MemoryLimit]:
     Args:
         kernel: `ctypes.windll.kernel32`.
     """
-    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    import ctypes
+
+    class MemoryStatus(ctypes.Structure):  # MEMORYSTATUSEX
+        _fields_ = [
+            ("length", ctypes.c_uint32),
+            ("load", ctypes.c_uint32),
+            *((name, ctypes.c_uint64) for name in ("physical", "free_physical", "commit", "free_commit")),
+            *((name, ctypes.c_uint64) for name in ("virtual", "free_virtual", "free_extended")),
+        ]
+
+    status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
     if kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
         source = "Windows' commit limit (memory and page file)"
         yield MemoryLimit(status.commit, status.free_commit, source, counts_mapped=True)

@@ -73,8 +73,9 @@ def test_without_an_input_folder_the_lists_are_empty(host):
 
 def test_importing_is_cheap(tmp_path):
     code = (
-        "import sys, time, conftest\n"
-        "begun = time.process_time(); import piying.runner.core_nodes; print(time.process_time() - begun)\n"
+        "import time; started = time.process_time()\n"
+        "import sys, conftest\n"
+        "begun = time.process_time(); import piying.runner.core_nodes; print(started, time.process_time() - begun)\n"
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
@@ -85,4 +86,6 @@ def test_importing_is_cheap(tmp_path):
         for _ in range(4)
     ]
     assert not {"torch", "numpy", "PIL", "cv2"} & set(runs[0][1].split())
-    assert min(float(run[0]) for run in runs) < 0.015
+    # Python starts in 9 ms on an idle machine: what else this one does weighs on both.
+    starts, imported = zip(*(map(float, run[0].split()) for run in runs), strict=True)
+    assert min(imported) < 0.015 * max(1.0, min(starts) / 0.009)
