@@ -451,9 +451,10 @@ class _Conversion:
         """Return the sampler of a KSampler; `simple` is the schedule that `auto` stands for."""
         if scheduler != "simple":
             self._note(key, f"scheduler {clipped(str(scheduler))} is not carried over: simple is the nearest here.")
-        name = {"uni_pc_bh2": "uni_pc", "dpmpp_2m_sde_gpu": "dpmpp_2m_sde"}.get(name, name)
-        if name in SAMPLERS:
-            return {"sampler": name}
+        # What is wired, or no word at all, is none of these.
+        known = {"uni_pc_bh2": "uni_pc", "dpmpp_2m_sde_gpu": "dpmpp_2m_sde"} | {word: word for word in SAMPLERS}
+        if isinstance(name, str) and name in known:
+            return {"sampler": known[name]}
         self._note(
             key, f"sampler {clipped(str(name))} is not carried over: VACE Sample has {', '.join(SAMPLERS[1:])}."
         )

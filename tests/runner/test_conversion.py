@@ -222,6 +222,8 @@ def test_schedulers_of_the_wrapper(convert, scheduler, steps, becomes, says):
         ("uni_pc_bh2", "simple", "uni_pc", ""),
         ("dpmpp_2m", "beta", "dpmpp_2m", "scheduler beta is not carried over"),
         ("heun", "simple", "auto", "sampler heun is not carried over: VACE Sample has uni_pc"),
+        (["3", 0], "simple", "auto", "sampler ['3', 0] is not carried over: VACE Sample has uni_pc"),
+        ({}, {}, "auto", "scheduler {} is not carried over"),
     ],
 )
 def test_samplers_of_the_core(convert, name, scheduler, becomes, says):
