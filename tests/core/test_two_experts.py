@@ -43,6 +43,7 @@ from piying.core.wan.run import sample
 from piying.core.wan.schedule import sigmas
 
 from .formats import models, names, writers
+from .plain_pipeline import plain_frames
 from .test_lora_node import RANK
 from .test_plan import listed_components
 from .test_single_files import spiece
@@ -109,19 +110,7 @@ def by_diffusers(pipeline, request, boundary=0.7):
 
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=request.shift)
     pipeline.register_to_config(boundary_ratio=boundary)
-    frames = pipeline(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        width=request.width,
-        height=request.height,
-        num_frames=request.num_frames,
-        num_inference_steps=request.steps,
-        guidance_scale=request.cfg,
-        guidance_scale_2=request.cfg_2 or None,
-        generator=torch.Generator().manual_seed(request.seed),
-        output_type="np",
-    ).frames[0]
-    return torch.from_numpy(frames)
+    return plain_frames(pipeline, request, guidance_scale_2=request.cfg_2 or None)
 
 
 # Sampling

@@ -19,6 +19,7 @@ from piying.core.wan.task.reference import reference
 from piying.core.wan.task.repaint import repaint
 from piying.core.wan.task.vace_task import Strength
 
+from .plain_pipeline import plain_frames
 from .vace_clips import box, clip, moving_box
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 9
@@ -49,22 +50,14 @@ def plain(pipeline, task, scale=1.0):
 
     inputs = prepare(task, WIDTH, HEIGHT, FRAMES)
     pictures = [(picture.permute(1, 2, 0) + 1) * 127.5 for picture in reversed(inputs.references)]
-    frames = pipeline(
-        prompt=REQUEST.prompt,
-        negative_prompt=REQUEST.negative_prompt,
+    return plain_frames(
+        pipeline,
+        REQUEST,
         video=inputs.canvas.frames.permute(0, 3, 1, 2)[None],
         mask=inputs.mask[0, 0][None, :, None],
         reference_images=[Image.fromarray(picture.round().byte().numpy()) for picture in pictures] or None,
         conditioning_scale=scale,
-        width=WIDTH,
-        height=HEIGHT,
-        num_frames=FRAMES,
-        num_inference_steps=REQUEST.steps,
-        guidance_scale=REQUEST.cfg,
-        generator=torch.Generator().manual_seed(REQUEST.seed),
-        output_type="np",
-    ).frames[0]
-    return torch.from_numpy(frames)
+    )
 
 
 @pytest.mark.parametrize(
