@@ -20,6 +20,7 @@ from ..core.host.current import get_host
 from .shared import checked
 
 if TYPE_CHECKING:
+    from ..core.catalog.installed_model import InstalledModel
     from ..core.planner.format_table import FormatTable
     from ..core.planner.report import Estimate
 
@@ -150,8 +151,17 @@ class PlannedNode:
         handle, host = known.get("model"), get_host()
         if answer is True and isinstance(handle, ModelHandle) and not is_imagined(handle, host):
             model = choose_model(handle, host, quiet=True)
-            answer = checked(handle.family.check_inputs, known, model)
+            answer = checked(cls.check_model, known, model)
         return "" if answer is True else str(answer)
+
+    @classmethod
+    def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
+        """Accept inputs, as far as they are known before a run, for the model that it will take.
+
+        Raises:
+            PiyingError: the model cannot take them.
+        """
+        known["model"].family.check_inputs(known, model)
 
     @staticmethod
     def sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:

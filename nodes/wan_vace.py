@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.experts import EXPERTS
-from ..core.catalog.selection import ModelHandle, choose_model, is_imagined
+from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from ..core.wan import request as vace
@@ -19,6 +19,7 @@ from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown,
 from .widgets import advanced, choice, line, number, socket, toggle
 
 if TYPE_CHECKING:
+    from ..core.catalog.installed_model import InstalledModel
     from ..core.wan.task.canvas import Canvas
     from ..core.wan.task.vace_task import VACETask
 
@@ -88,20 +89,14 @@ class WanSampler(PlannedNode):
     """A sampler of Wan VACE."""
 
     @classmethod
-    def refusal(cls, known: Mapping[str, Any]) -> str:
-        """Return why a run would refuse inputs, guidance by blocks that the model has not among them, else ""."""
+    def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
+        """Refuse guidance by blocks that the model has not too."""
         from ..core.wan.guidance import Guidance
-
-        answer = super().refusal(known)
-        handle, guidance, host = known.get("model"), known.get("guidance"), get_host()
-        if answer or not isinstance(guidance, Guidance) or not isinstance(handle, ModelHandle):
-            return answer
-        if is_imagined(handle, host):
-            return ""
         from ..core.wan.model import check_guidance
 
-        accepted = checked(check_guidance, guidance, choose_model(handle, host, quiet=True))
-        return "" if accepted is True else str(accepted)
+        super().check_model(known, model)
+        if isinstance(guidance := known.get("guidance"), Guidance):
+            check_guidance(guidance, model)
 
 
 class PiyingVACESample(WanSampler):

@@ -17,7 +17,7 @@ from ..errors import PiyingError
 from ..families.base import LORA_COMPONENT, SECOND_EXPERT
 from ..files.folder import CONFIG_BYTES, INDEX
 from ..files.json_file import read_json_or_empty
-from .schedule import TRAINING_STEPS
+from .schedule import TRAINING_STEPS, shifted
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +62,8 @@ def planned_timesteps(steps: int, shift: float, levels: Sequence[float] | None) 
     if levels is not None:
         return [TRAINING_STEPS * level for level in levels]
     even = [1 - (1 - 1 / TRAINING_STEPS) * index / steps for index in range(steps)]
-    shifted = [shift * level / (1 + (shift - 1) * level) for level in even]
-    return [math.floor(TRAINING_STEPS * min(level, 1 - 1e-6)) for level in shifted]  # it never is all noise
+    # It never is all noise.
+    return [math.floor(TRAINING_STEPS * min(shifted(level, shift), 1 - 1e-6)) for level in even]
 
 
 def high_steps(timesteps: Iterable[Any], boundary: float) -> int:

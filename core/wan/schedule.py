@@ -31,14 +31,14 @@ def sigmas(request: VACERequest) -> tuple[float, ...] | None:
     if request.scheduler == "causvid":
         return tuple(timestep / TRAINING_STEPS for timestep in CAUSVID)
     if request.scheduler == "distill":
-        return tuple(_shifted(timestep / TRAINING_STEPS, request.shift) for timestep in DISTILL)
+        return tuple(shifted(timestep / TRAINING_STEPS, request.shift) for timestep in DISTILL)
     if request.scheduler == "auto" and request.sampler in ("auto", "uni_pc"):
         return None
     # As get_sampling_sigmas in wan/utils/fm_solvers.py of Wan-Video/Wan2.1, and as ComfyUI's `simple`.
-    return tuple(_shifted(1 - step / request.steps, request.shift) for step in range(request.steps))
+    return tuple(shifted(1 - step / request.steps, request.shift) for step in range(request.steps))
 
 
-def _shifted(level: float, shift: float) -> float:
+def shifted(level: float, shift: float) -> float:
     """Return an evenly spaced noise level shifted in time (Esser et al. 2024, equation 23)."""
     return shift * level / (1 + (shift - 1) * level)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ...errors import PiyingError, clipped
-from ..request import FPS, VACERequest
+from ..request import FPS, MAX_CFG, VACERequest
 from .request import LongRequest, Window, window_request
 
 # "5s: …", "80f: …" or "5秒：…", with settings before the colon: "5s cfg 3 blend 1s: …".
 LINE = r"\s*(\d+(?:\.\d+)?)\s*(s|f|秒|帧)((?:\s+[a-z]+\s+[^\s:：]+)*)\s*[:：]\s*(.*)"
-SETTINGS = {"cfg": (1.0, 30.0), "task": (0.0, 10.0), "lora": (-10.0, 10.0), "blend": (0.0, 600.0)}
+SETTINGS = {"cfg": (1.0, MAX_CFG), "task": (0.0, 10.0), "lora": (-10.0, 10.0), "blend": (0.0, 600.0)}
 EXAMPLE = "Write 0s: …, then lines such as 5s: … or 5s cfg 3 task 0.8 lora 0.5 blend 1s: …"
 
 
