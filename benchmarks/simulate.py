@@ -298,15 +298,15 @@ def simulate(row: Row, choice: PhasePlan, *, all_blocks: bool = False) -> Count:
 def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: PhasePlan) -> None:
     from piying.core.wan.attention import Attention
     from piying.core.wan.conditioning import TaskCache, VACEInputs
-    from piying.core.wan.model import WanVACEModel
-    from piying.core.wan.request import VACERequest
+    from piying.core.wan.model import WanModel
+    from piying.core.wan.request import WanRequest
     from piying.core.wan.run import Expert, VACERun
     from piying.core.wan.step_cache import StepCache
     from piying.core.wan.task.canvas import Canvas
 
     card = parts.card
     assert card is not None
-    request = VACERequest(PROMPT, **{**row.settings, "steps": STEPS})
+    request = WanRequest(PROMPT, **{**row.settings, "steps": STEPS})
     frames, high, wide = request.num_frames, request.height // 8, request.width // 8
     with card.fake:
         video = torch.empty(frames, request.height, request.width, 3)
@@ -314,7 +314,7 @@ def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: P
         inputs = VACEInputs(Canvas(video, torch.empty(video.shape[:3], dtype=torch.bool)), references)
         latents = 1 + (frames - 1) // 4
         run = VACERun(
-            WanVACEModel(parts),
+            WanModel(parts),
             request,
             inputs,
             host,

@@ -95,7 +95,7 @@ class Ours:
     def video(self, text: str, seed: int, measure: dict[str, Any]) -> Made:
         """Return a video of a caption."""
         setting = self.setting
-        request = piying("core.wan.request").VACERequest(
+        request = piying("core.wan.request").WanRequest(
             text,
             "",
             setting.width,

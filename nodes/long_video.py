@@ -150,7 +150,7 @@ class PiyingVACELongVideo(WanSampler):
         widgets = with_task_sizes(widgets, task, wired_inputs(dynprompt, unique_id))
         # What is left over is VACE Sample's own request, whose checks and defaults hold here too.
         joining = {name: widgets.pop(name) for name in JOINING}
-        request = long.LongRequest(vace.VACERequest(**widgets), **joining)
+        request = long.LongRequest(vace.WanRequest(**widgets), **joining)
         host = get_host()
         path, record = make_long_video(model, request, host, task, audio=audio)
         record_run(extra_pnginfo, unique_id, record)

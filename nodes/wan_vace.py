@@ -233,7 +233,7 @@ class PiyingVACESample(WanSampler):
 
         sized = with_task_sizes(widgets, task, wired_inputs(dynprompt, unique_id))
         canvases: list[Canvas] = []
-        frames, record = sample(model, vace.VACERequest(**sized), get_host(), task, on_canvas=canvases.append)
+        frames, record = sample(model, vace.WanRequest(**sized), get_host(), task, on_canvas=canvases.append)
         record_run(extra_pnginfo, unique_id, record)
         sheets = sheets_of(frames, lambda: compared_with(task, canvases[0]) if task else {})
         return shown(record, frames, sheets=sheets)

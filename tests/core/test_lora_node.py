@@ -25,14 +25,14 @@ from piying.core.lora import catalog as loras
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load as load_model
 from piying.core.wan.phases import VideoWork
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 
 from .formats import models, writers
 
-REQUEST = VACERequest("the red cat", width=32, height=32, num_frames=5, steps=2, seed=3)
+REQUEST = WanRequest("the red cat", width=32, height=32, num_frames=5, steps=2, seed=3)
 HANDLE = ModelHandle(WAN_VACE, "built-in")
-SMALL = VACERequest("", width=32, height=32, num_frames=5)
+SMALL = WanRequest("", width=32, height=32, num_frames=5)
 WORK = VideoWork.of(SMALL)
 NODES = piying.NODE_CLASS_MAPPINGS
 RANK = 4

@@ -38,7 +38,7 @@ from piying.core.wan.long.request import LongRequest
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.model import load as load_model
 from piying.core.wan.phases import VideoWork, phases
-from piying.core.wan.request import VACERequest, check_request
+from piying.core.wan.request import WanRequest, check_request
 from piying.core.wan.run import sample
 from piying.core.wan.schedule import sigmas
 
@@ -48,7 +48,7 @@ from .test_lora_node import RANK
 from .test_plan import listed_components
 from .test_single_files import spiece
 
-REQUEST = VACERequest(
+REQUEST = WanRequest(
     "a red circle", "static", width=32, height=32, num_frames=1, steps=4, cfg=4.0, cfg_2=2.0, shift=3.0, seed=7
 )
 NAME = "diffusers/Wan2.2-VACE-Fun"
