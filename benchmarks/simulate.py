@@ -287,7 +287,7 @@ def simulate(row: Row, choice: PhasePlan, *, all_blocks: bool = False) -> Count:
         with ExitStack() as stack:
             for name in ("get", "put"):
                 stack.enter_context(mock.patch.object(tensor_cache.TensorCache, name, lambda *_: None))
-            stack.enter_context(mock.patch("piying.core.wan.run.digest", lambda _: ""))
+            stack.enter_context(mock.patch("piying.core.wan.video_run.digest", lambda _: ""))
             stack.enter_context(card.inserted())
             RUNS[row.family](row, parts, host, meter, choice)
     assert meter.found is not None
@@ -300,9 +300,10 @@ def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: P
     from piying.core.wan.conditioning import TaskCache, VACEInputs
     from piying.core.wan.model import WanModel
     from piying.core.wan.request import WanRequest
-    from piying.core.wan.run import Expert, VACERun
+    from piying.core.wan.run import VACERun
     from piying.core.wan.step_cache import StepCache
     from piying.core.wan.task.canvas import Canvas
+    from piying.core.wan.video_run import Expert
 
     card = parts.card
     assert card is not None
@@ -316,8 +317,8 @@ def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: P
         run = VACERun(
             WanModel(parts),
             request,
-            inputs,
             host,
+            inputs=inputs,
             reporter=host,
             meter=meter,
             attention=Attention(None, ""),

@@ -11,18 +11,8 @@ from ..core.wan import request as vace
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
 from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
-from .wan_vace import (
-    VACE,
-    WAN,
-    PiyingVACESample,
-    WanSampler,
-    expert_inputs,
-    sampling_inputs,
-    size_inputs,
-    speed_inputs,
-    task_sizes_before_run,
-    with_task_sizes,
-)
+from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
+from .wan_vace import VACE, WAN, PiyingVACESample, size_inputs, task_sizes_before_run, with_task_sizes
 from .widgets import choice, socket
 
 PROMPT_TOOLTIP = (

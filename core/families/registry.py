@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 FAMILIES: tuple[ModelFamily, ...] = (
     WAN_VACE,
-    WAN_VIDEO,
     HUNYUAN_DIT,
     PROMPT,
     Z_IMAGE,
+    WAN_VIDEO,
     DEPTH,
     SEGMENTATION,
     POSE,

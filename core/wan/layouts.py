@@ -46,7 +46,9 @@ OUTSIDE = {
     "head.modulation": "scale_shift_table",
     "patch_embedding": "patch_embedding",
     "vace_patch_embedding": "vace_patch_embedding",
-    # Of image-to-video models, and of those for a first and a last frame.
+}
+# Of image-to-video models, and of those for a first and a last frame.
+PICTURES_OUTSIDE = {
     "img_emb.proj.0": f"{IMAGE_EMBEDDER}.norm1",
     "img_emb.proj.1": f"{IMAGE_EMBEDDER}.ff.net.0.proj",
     "img_emb.proj.3": f"{IMAGE_EMBEDDER}.ff.net.2",
@@ -61,7 +63,6 @@ ATTENTION = {
     "norm_q": "norm_q",
     "norm_k": "norm_k",
 }
-PICTURE_ATTENTION = {"k_img": "add_k_proj", "v_img": "add_v_proj", "norm_k_img": "norm_added_k"}
 # The norms are numbered by place in the original, by order of use in diffusers.
 INSIDE = {
     "modulation": "scale_shift_table",
@@ -71,7 +72,12 @@ INSIDE = {
     "before_proj": "proj_in",
     "after_proj": "proj_out",
     **{f"self_attn.{old}": f"attn1.{new}" for old, new in ATTENTION.items()},
-    **{f"cross_attn.{old}": f"attn2.{new}" for old, new in (ATTENTION | PICTURE_ATTENTION).items()},
+    **{f"cross_attn.{old}": f"attn2.{new}" for old, new in ATTENTION.items()},
+}
+PICTURES_INSIDE = {
+    "cross_attn.k_img": "attn2.add_k_proj",
+    "cross_attn.v_img": "attn2.add_v_proj",
+    "cross_attn.norm_k_img": "attn2.norm_added_k",
 }
 BLOCK = re.compile(r"((?:vace_)?blocks\.\d+\.)(.+)")
 
@@ -80,7 +86,9 @@ def place(name: str, shapes: Shapes) -> Place | None:
     """Place a tensor of the original layout."""
     del shapes
     block = BLOCK.fullmatch(name)
-    return by_prefix(name, OUTSIDE) if block is None else by_prefix(block[2], INSIDE, block[1])
+    if block is None:
+        return by_prefix(name, OUTSIDE | PICTURES_OUTSIDE)
+    return by_prefix(block[2], INSIDE | PICTURES_INSIDE, block[1])
 
 
 def config(shapes: Shapes) -> Config:
@@ -249,6 +257,7 @@ def _block(width: int, inner: int, has_norm: bool) -> ShapeTable:
 TITLE = "Wan transformer"
 IMAGE_TO_VIDEO = "Wan image-to-video transformer"
 TEXT_TO_VIDEO = "Wan text-to-video transformer"
+TEXT_OR_FIRST = "Wan2.2 TI2V transformer"
 VACE_MODULE = "Wan2.1 VACE module"
 VACE = "Wan2.1-VACE transformer"
 
@@ -270,11 +279,17 @@ def _has_pictures(entries: TensorTable) -> bool:
     return first.shape[1] > last.shape[0] // PATCH
 
 
+def _has_ti2v_latents(entries: TensorTable) -> bool:
+    first = entries.get("patch_embedding.weight")
+    return first is not None and tuple(first.shape[1:2]) == (48,)
+
+
 # In the order they are tried: the first that holds gives the title.
 VARIANTS = {
     VACE: lambda entries: _has_vace(entries) and _has_main_blocks(entries),
     VACE_MODULE: _has_vace,
     IMAGE_TO_VIDEO: _has_pictures,
+    TEXT_OR_FIRST: _has_ti2v_latents,
     TEXT_TO_VIDEO: lambda entries: True,
 }
 
@@ -282,10 +297,11 @@ VARIANTS = {
 def _needs(names: Names, together: Mapping[str, int]) -> list[str]:
     if _has_vace(names) and not _has_main_blocks(names):
         return ["the Wan text-to-video model of the same size"]
+    vae = "the Wan2.1 VAE" if _has_vace(names) else "the Wan VAE"
     encoder = [] if together.get("text_encoder") else ["the UMT5-XXL text encoder"]
     seen = any(mark in name for name in names for mark in (".cross_attn.k_img.", ".attn2.add_k_proj."))
     image_encoder = ["the CLIP-ViT-H image encoder"] if seen else []
-    return [*encoder, *image_encoder, *([] if together.get("vae") else ["the Wan VAE"])]
+    return [*encoder, *image_encoder, *([] if together.get("vae") else [vae])]
 
 
 def part(shapes: Shapes) -> Tensors | None:
@@ -320,4 +336,13 @@ WAN_ORIGINAL = replace(
     marks=(r"(vace_)?blocks\.0\.self_attn\.q\.weight", r"(vace_)?blocks\.0\.ffn\.0\.weight"),
     place=place,
     layers=(*OUTSIDE, *(f"{blocks}.{{}}.{layer}" for blocks in ("blocks", "vace_blocks") for layer in INSIDE)),
+)
+# Files are known by the layouts above, whichever of the two classes they are of; LoRAs name the layers of one.
+WAN_BASE_ORIGINAL = replace(
+    WAN_ORIGINAL,
+    class_name=BASE_CLASS,
+    layers=(
+        *(name for name in (*OUTSIDE, *PICTURES_OUTSIDE) if not name.startswith("vace_")),
+        *(f"blocks.{{}}.{name}" for name in (*INSIDE, *PICTURES_INSIDE) if name not in ("before_proj", "after_proj")),
+    ),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..catalog.experts import HIGH, lone_experts, noise_of, pair_name, paired
 from ..families.base import LORA_COMPONENT, SECOND_EXPERT
-from .layouts import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VACE, VACE_MODULE
+from .layouts import IMAGE_TO_VIDEO, TEXT_OR_FIRST, TEXT_TO_VIDEO, VACE, VACE_MODULE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def _by_title(files: FileCatalog) -> Mapping[str, list[SingleFile]]:
 def base_transformers(files: FileCatalog) -> Iterator[Transformers]:
     """Yield the transformers without VACE, and the pairs of experts, each under the name it is offered by."""
     found = _by_title(files)
-    for title in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO):
+    for title in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO, TEXT_OR_FIRST):
         pairs, rest = _pairs(found[title])
         yield from (Transformers(pair_name(high.name, low.name), (high,), (low,)) for high, low in pairs)
         yield from (Transformers(one.name, (one,)) for one in rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,29 +22,40 @@ if TYPE_CHECKING:
     from ..image_sizes import Fit
     from ..planner.plan_types import PhasePlan
 
+log = logging.getLogger("piying")
+
 # A video [1, 3, n, H, W] in -1..1 → its normalised latents.
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class GivenFrames:
-    """Pictures that a video begins and ends with, [H, W, 3] in 0..1 at the video's size; None where there is none."""
+    """Pictures [H, W, 3] in 0..1 that a video begins and ends with; None where there is none."""
 
     first: torch.Tensor | None = None
     last: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, first: torch.Tensor | None, last: torch.Tensor | None) -> GivenFrames:
+        """Return the first of some pictures [n, h, w, c], and the last of others; those left out are logged."""
+        for name, pictures, which in (("first_frame", first, "first"), ("last_frame", last, "last")):
+            if pictures is not None and len(pictures) > 1:
+                log.info("%s holds %d pictures: the %s one is taken.", name, len(pictures), which)
+        return cls(
+            None if first is None else first[0, ..., :3].float().cpu(),
+            None if last is None else last[-1, ..., :3].float().cpu(),
+        )
 
     @property
     def pictures(self) -> list[torch.Tensor]:
         """Those that there are."""
         return [one for one in (self.first, self.last) if one is not None]
 
-
-def fitted(picture: torch.Tensor | None, width: int, height: int, fit: Fit) -> torch.Tensor | None:
-    """Return a picture [h, w, 3 or 4], or the first of several, at the video's size."""
-    if picture is None:
-        return None
-    one = picture[:1] if picture.ndim == 4 else picture[None]
-    return fit_frames(one[..., :3].float().cpu(), width, height, fit)[0]
+    def fitted(self, width: int, height: int, fit: Fit) -> GivenFrames:
+        """Return them at the video's size."""
+        return GivenFrames(
+            *(None if one is None else fit_frames(one[None], width, height, fit)[0] for one in (self.first, self.last))
+        )
 
 
 def encode_beside(encode: Encode, frames: GivenFrames, num_frames: int, stride: int) -> torch.Tensor:

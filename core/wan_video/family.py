@@ -19,6 +19,7 @@ from .frame_inputs import (
     TEXT_OR_FIRST,
     FrameInputs,
     check_frames,
+    component_config,
     frame_inputs,
     transformer_width,
 )
@@ -83,10 +84,11 @@ class WanVideoFamily(ModelFamily):
     """Wan's models without VACE."""
 
     def layouts(self) -> tuple[Layout, ...]:
-        """Return that of the image encoder; those of the others are Wan VACE's too."""
+        """Return those of the transformer and of the image encoder; that of the VAE is shared."""
         from ..checkpoints.layouts.clip_vision import CLIP_VISION
+        from ..wan.layouts import WAN_BASE_ORIGINAL
 
-        return (CLIP_VISION,)
+        return WAN_BASE_ORIGINAL, CLIP_VISION
 
     def descriptions(self) -> Mapping[str, Description]:
         """Return those of the transformer and of the image encoder."""
@@ -127,13 +129,19 @@ class WanVideoFamily(ModelFamily):
         return found | lent | next(({"image_encoder": (path,)} for path in encoders), {})
 
     def place_problem(self, place: Path) -> str:
-        """Return that a folder's transformer reads an image encoder's embedding, and none is in it; else ""."""
+        """Return that a folder's VAE is another model's, or that it lacks an image encoder; "" where neither is so."""
         from ..catalog.installed_model import InstalledModel
 
+        model = InstalledModel(place.name, place, 0)
         try:
-            inputs = frame_inputs(InstalledModel(place.name, place, 0))
+            inputs, channels = frame_inputs(model), component_config(model, "vae").get("z_dim", 16)
         except PiyingError as error:
             return str(error)
+        if channels != inputs.channels:
+            return (
+                f"{place}: its transformer makes latents of {inputs.channels} channels, and its vae has {channels}. "
+                "Fetch it again."
+            )
         if inputs.sees and not (place / "image_encoder").is_dir():
             return f"{place}: there is no image_encoder in it, which its transformer reads. Fetch it again."
         return ""
@@ -159,10 +167,8 @@ class WanVideoFamily(ModelFamily):
         from ..wan.request import WanRequest
         from .request import check_request
 
-        reads, wired = frame_inputs(model), inputs.get("linked", ())
-        # Without an answer on what is wired nothing is said of it.
-        if "linked" in inputs:
-            check_frames(reads, model.name, has_first="first_frame" in wired, has_last="last_frame" in wired)
+        reads, wired = frame_inputs(model), inputs["linked"]
+        check_frames(reads, model.name, has_first="first_frame" in wired, has_last="last_frame" in wired)
         known = {name: inputs[name] for name in ("width", "height", "num_frames") if name in inputs}
         unit = 2 * reads.stride
         check_request(WanRequest("", **{"width": 10 * unit, "height": 10 * unit, **known}), reads)

@@ -37,6 +37,11 @@ class FrameInputs:
     stride: int = 8
 
     @property
+    def fps(self) -> float:
+        """How many frames a second it was trained on (sample_fps of wan/configs)."""
+        return 24.0 if self.stride == 16 else 16.0
+
+    @property
     def words(self) -> str:
         """Return what it makes videos from, for use in a sentence."""
         if self.first == "no":
@@ -79,23 +84,30 @@ def frame_inputs(model: InstalledModel) -> FrameInputs:
     Raises:
         PiyingError: its transformer is damaged, or its folder has settings that make none.
     """
-    from ..checkpoints.components import find_component
-
-    config = find_component("transformer", model.place("transformer")).config
+    config = component_config(model, "transformer")
     index = read_json_or_empty(model.path / INDEX, CONFIG_BYTES) if model.path.is_dir() else {}
     is_ti2v = int(config.get("out_channels") or 16) == TI2V_CHANNELS
     own_times = index.get("expand_timesteps", is_ti2v)
     if not isinstance(own_times, bool):
         raise PiyingError(f"{model.path / INDEX}: expand_timesteps is {own_times!r}. It is true or false.")
-    vae = find_component("vae", model.place("vae")).config
-    return of_config(config, own_times=own_times, stride=int(vae.get("scale_factor_spatial", 8)))
+    stride = int(component_config(model, "vae").get("scale_factor_spatial", 8))
+    return of_config(config, own_times=own_times, stride=stride)
+
+
+def component_config(model: InstalledModel, part: str) -> Mapping[str, Any]:
+    """Return the configuration of a component, from its headers where no file has it.
+
+    Raises:
+        PiyingError: it is damaged.
+    """
+    from ..checkpoints.components import find_component
+
+    return find_component(part, model.place(part)).config
 
 
 def transformer_width(model: InstalledModel) -> int:
     """Return how wide the transformer of an installed model is."""
-    from ..checkpoints.components import find_component
-
-    config = find_component("transformer", model.place("transformer")).config
+    config = component_config(model, "transformer")
     return int(config.get("num_attention_heads", 40)) * int(config.get("attention_head_dim", 128))
 
 
@@ -113,22 +125,26 @@ def check_frames(
     Raises:
         PiyingError: the model cannot read one of them, or lacks one.
     """
-    makes = f"{model} makes videos from {inputs.words}"
+    words = inputs.words
     if has_first and inputs.first == "no":
         raise PiyingError(
-            f"first_frame is wired, and {makes}. Unwire it, or choose an image-to-video model (I2V) or TI2V-5B."
+            f"first_frame is wired, and {model} makes videos from {words}. Unwire it, or choose an image-to-video "
+            "model (I2V) or TI2V-5B."
         )
     if has_last and inputs.last == "no":
         raise PiyingError(
-            f"last_frame is wired, and {makes}. Unwire it, or choose a model for both: FLF2V, or Wan2.2 I2V-A14B."
+            f"last_frame is wired, and {model} makes videos from {words}. Unwire it, or choose a model for both: "
+            "FLF2V, or Wan2.2 I2V-A14B."
         )
     if not has_first and inputs.first == "must":
         raise PiyingError(
-            f"first_frame is not wired, and {makes}. Wire a picture to it, or choose a text-to-video model (T2V)."
+            f"first_frame is not wired, and {model} makes videos from {words}. Wire a picture to it, or choose a "
+            "text-to-video model (T2V)."
         )
     if not has_last and inputs.last == "must":
         raise PiyingError(
-            f"last_frame is not wired, and {makes}. Wire a picture to it, or choose an image-to-video model (I2V)."
+            f"last_frame is not wired, and {model} makes videos from {words}. Wire a picture to it, or choose an "
+            "image-to-video model (I2V)."
         )
     if has_last and num_frames == 1:
         raise PiyingError(

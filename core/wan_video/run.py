@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,10 @@ from ..wan.request import WanRequest
 from ..wan.speed import with_speed
 from ..wan.step_cache import StepCache
 from ..wan.video_run import VideoRun, execute, log_request
-from .conditioning import BesideLatents, GivenFrames, InLatents, encode_beside, encode_first, fitted, look
+from .conditioning import BesideLatents, GivenFrames, InLatents, encode_beside, encode_first, look
 from .frame_inputs import FrameInputs, check_frames, default_boundary, frame_inputs
 from .phases import FramesWork, phases
-from .request import check_request
+from .request import check_request, shaped_like
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from ..image_sizes import Fit
     from ..planner.plan_types import PhasePlan, Plan
+
+log = logging.getLogger("piying")
 
 MAX_ENCODED = 8  # frames of runs that are kept as they were encoded
 
@@ -45,7 +48,8 @@ def sample(
     first: torch.Tensor | None = None,
     last: torch.Tensor | None = None,
     fit: Fit = "crop",
-) -> tuple[torch.Tensor, dict[str, Any]]:
+    shaped: bool = False,
+) -> tuple[torch.Tensor, float, dict[str, Any]]:
     """Make one video.
 
     Equals `WanPipeline.__call__`, or with frames `WanImageToVideoPipeline.__call__`, on the same weights with
@@ -55,12 +59,14 @@ def sample(
         handle: the model.
         request: what to make.
         host: the program around the run.
-        first, last: pictures [h, w, c] in 0..1, or several of which the first is taken, that the video begins and
-            ends with.
+        first, last: pictures [n, h, w, c] in 0..1, of which the first and the last one are taken, that the video
+            begins and ends with.
         fit: how they come to the video's size.
+        shaped: whether the video has the shape of the first of them, and as many pixels as the request at most.
 
     Returns:
-        Frames as a float32 CPU tensor [num_frames, height, width, 3] in 0..1, and a record of what ran, fit for JSON.
+        Frames as a float32 CPU tensor [num_frames, height, width, 3] in 0..1, how many are played in a second, and a
+        record of what ran, fit for JSON.
 
     Raises:
         PiyingError: the request, the frames, the model or the device cannot be used, or no plan fits the machine; the
@@ -68,13 +74,15 @@ def sample(
     """
     handle, request = with_distilled(handle, request, host)
     model = load(handle, host)
-    inputs = frame_inputs(model.found)
+    inputs, frames = frame_inputs(model.found), GivenFrames.of(first, last)
     check_request(request, inputs)
-    has = {"has_first": first is not None, "has_last": last is not None}
+    has = {"has_first": frames.first is not None, "has_last": frames.last is not None}
     check_frames(inputs, model.found.name, **has, num_frames=request.num_frames)
+    if shaped and frames.pictures:
+        request = _shaped(request, frames, inputs)
+    frames = frames.fitted(request.width, request.height, fit)
     model = replace(model, boundary=default_boundary(inputs))
     check_guidance(request.guidance, model.found)
-    frames = GivenFrames(*(fitted(one, request.width, request.height, fit) for one in (first, last)))
     asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
     log_request(handle, asked, request, model)
     device = host.device()
@@ -101,8 +109,17 @@ def sample(
         frames=frames,
     )
     made, record = execute(run, handle, phases(model.components(), work), work)
-    given = [name for name, one in (("first", first), ("last", last)) if one is not None]
-    return made, record | ({"given_frames": given, "fit": fit} if given else {})
+    given = [name.removeprefix("has_") for name, is_given in has.items() if is_given]
+    return made, inputs.fps, record | ({"given_frames": given, "fit": fit} if given else {})
+
+
+def _shaped(request: WanRequest, frames: GivenFrames, inputs: FrameInputs) -> WanRequest:
+    """Return a request for a video in the shape of its first given frame."""
+    height, width, _ = frames.pictures[0].shape
+    size = shaped_like(request.width, request.height, (width, height), 2 * inputs.stride)
+    if size != (request.width, request.height):
+        log.info("From the given frame, %d×%d: width %d, height %d.", width, height, *size)
+    return replace(request, width=size[0], height=size[1])
 
 
 @dataclass

@@ -147,7 +147,7 @@ def test_a_damaged_memory_of_failures_is_forgotten(card, tmp_path, text):
 
 
 def test_other_errors_are_not_taken_for_it(card, tmp_path, monkeypatch):
-    from piying.core.wan import run
+    from piying.core.wan import video_run as run
 
     def broken(*arguments, **named):
         raise RuntimeError("shapes cannot be multiplied")
@@ -183,7 +183,7 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
     """When the next plan is asked for, no tensor of the failed decode is alive."""
     import gc
 
-    from piying.core.wan import run
+    from piying.core.wan import video_run as run
 
     real, alive = run.decode, []
 
@@ -205,7 +205,7 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
 
 
 def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkeypatch):
-    from piying.core.wan import run
+    from piying.core.wan import video_run as run
 
     host = fresh(tmp_path, "cache")
     expected, _ = film(fresh(tmp_path, "plain"))
@@ -234,7 +234,7 @@ def test_a_prompt_seen_before_loads_no_encoder(card, tmp_path, monkeypatch):
 
 def test_what_the_step_cache_holds_goes_with_a_failed_attempt(card, tmp_path, monkeypatch):
     """Its tensors are on the card: the next attempt must not find them there."""
-    from piying.core.wan import run
+    from piying.core.wan import video_run as run
     from piying.core.wan.model import WanModel
 
     caches, held, attempts = [], [], []

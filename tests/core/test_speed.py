@@ -256,8 +256,8 @@ def test_blocks_are_compiled_on_a_card_that_holds_them(placement, device, said):
 
 
 def test_where_no_code_can_be_made_blocks_run_as_they_are(counted, caplog, monkeypatch):
-    from piying.core.wan import run
     from piying.core.wan import transformer as compiling
+    from piying.core.wan import video_run as run
 
     def fails(graph, inputs):
         raise RuntimeError("no compiler is\nhere\n\nSet TORCH_LOGS for more")

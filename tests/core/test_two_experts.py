@@ -31,7 +31,7 @@ from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.machine import synthetic
 from piying.core.planner.plan import plan
-from piying.core.wan import run as running
+from piying.core.wan import video_run as running
 from piying.core.wan.experts import high_steps, planned_timesteps
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long.request import LongRequest

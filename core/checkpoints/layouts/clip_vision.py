@@ -63,7 +63,7 @@ def tensors(config: Config) -> Tensors:
     }
     for number in range(known["num_hidden_layers"]):
         found |= below(f"encoder.layers.{number}", block)
-    return Tensors(found)
+    return Tensors(found, prefix="clip")
 
 
 CLIP_VISION_TITLE = "CLIP image encoder"
