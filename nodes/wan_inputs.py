@@ -104,6 +104,7 @@ def sampling_inputs() -> dict[str, Any]:
 
 def expert_inputs() -> dict[str, Any]:
     """Return the widgets for the two experts of Wan2.2; at 0 they do nothing, as in a file saved before they came."""
+    # 0 stands for "the model's own": the widgets have no other way to be left alone.
     declared = {
         "boundary": number(
             0.0,

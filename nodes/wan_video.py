@@ -68,7 +68,7 @@ class PiyingWanLoRA(LoRANode):
     SEARCH_ALIASES = [*WORDS, "lora", "lora loader", "lightx2v", "加载LoRA"]
     REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
     RETURN_TYPES = ("WAN_VIDEO", "INT", "FLOAT", "FLOAT")
-    RETURN_NAMES = ("model", "steps", "cfg", "shift")
+    RETURN_NAMES = ("model", "steps", "cfg", "shift")  # links are saved by position: new outputs go last
     OUTPUT_TOOLTIPS = (
         "The model with the LoRA, for Wan Sample.",
         STEPS_TOOLTIP.format(node="Wan Sample"),
@@ -164,6 +164,7 @@ class PiyingWanSample(WanSampler):
                 ),
                 "seed": seed_input(wan.DEFAULT_SEED),
             },
+            # Sockets for all that some model can do: which of them a chosen one reads is said before a run, and in it.
             "optional": {
                 "first_frame": socket(
                     "IMAGE", "What the video begins with, for I2V, FLF2V and TI2V models; of several the first."
@@ -199,6 +200,7 @@ class PiyingWanSample(WanSampler):
         sigmas: str | None = None,
     ) -> bool | str:
         """Name the nearest good number for a size or length that no model can make, and a schedule that is none."""
+        # Sides of 16 here, which every model but TI2V-5B takes: what the chosen one takes is checked with it.
         sides = (("width", width), ("height", height))
         results = [checked(check_side, name, value) for name, value in sides if value is not None]
         if num_frames is not None:

@@ -1,4 +1,4 @@
-"""Videos from the genuine WanVACEPipeline, as the pack samples them."""
+"""Videos from the genuine pipelines of Wan, as the pack samples them."""
 
 from __future__ import annotations
 

@@ -76,8 +76,7 @@ def predict(
     """Predict the velocity for each prompt.
 
     Equals `transformer(latents, timestep, embeds[i], …)` called for one prompt after the other, with
-    `control_hidden_states=control` or `encoder_hidden_states_image=picture`. For inference: no gradient
-    checkpointing.
+    `control_hidden_states=control` or `encoder_hidden_states_image=picture`, without gradient checkpointing.
 
     Args:
         transformer: its weights may be on the device or be streamed there in `block_order`.
@@ -85,15 +84,12 @@ def predict(
             one tensor for all prompts, or one for each.
         timestep: [batch], or [batch, tokens] where each token has its own.
         embeds: one [batch, 512, text_dim] per prompt (the prompt and, with guidance, the negative one).
-        control: [batch, vace_in_channels, frames, height / 8, width / 8]; one for all, or one each; None for models
-            without VACE.
-        picture: what an image encoder has made of pictures [batch or pictures, tokens, image_dim], for models that
-            read it.
+        control: [batch, vace_in_channels, frames, height / 8, width / 8]; one for all, one each, or None without VACE.
+        picture: what an image encoder has made of pictures [pictures, tokens, image_dim]; None for models without.
         scale: strength of the control; one number for all VACE layers, or one per layer.
         check_cancelled: called before each block; what it raises ends the prediction.
         cache: compares this step with earlier ones; the result may then be a forecast.
-        batched: take all prompts through a block in one batch. That starts fewer operations, takes more memory,
-            and its sums round differently.
+        batched: take all prompts through a block in one batch: fewer operations, more memory, other roundings.
         skipped: for each prompt the main blocks that are left out, none where it is empty; not for batches.
         nag: guides the cross-attention of all prompts but the negative one, which `negative` is.
         negative: [1, 512, text_dim].
@@ -109,8 +105,7 @@ def predict(
     controls = [control] * prompts if control is None or isinstance(control, torch.Tensor) else list(control)
     in_batch = prompts if batched else 1
     if batched:
-        latents, embeds = [torch.cat(latents)], [torch.cat(tuple(embeds))]
-        controls = [None if control is None else torch.cat([one for one in controls if one is not None])]
+        latents, embeds, controls = [torch.cat(latents)], [torch.cat(tuple(embeds))], _together(controls)
         timestep = timestep.repeat(in_batch, *[1] * (timestep.ndim - 1))
     scales = iter(_layer_scales(scale, transformer, latents[0]))
     rotary = transformer.rope(latents[0])
@@ -137,11 +132,17 @@ def predict(
         del before
         pairs = pairs[1:]
     run(pairs)
-    results = [_project_out(transformer, branch, each.shape) for branch, each in zip(branches, latents, strict=True)]
-    results = [prompt for result in results for prompt in result.chunk(in_batch)]
+    made = [_project_out(transformer, branch, each.shape) for branch, each in zip(branches, latents, strict=True)]
+    results = [prompt for result in made for prompt in result.chunk(in_batch)]
     if cache is not None:
         cache.add(results)
     return results
+
+
+def _together(controls: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Return the controls of all prompts in one batch; None where there are none."""
+    found = [one for one in controls if one is not None]
+    return [torch.cat(found) if found else None]
 
 
 def _pairs(transformer: Transformer) -> list[_Pair]:

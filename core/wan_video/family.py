@@ -19,9 +19,8 @@ from .frame_inputs import (
     TEXT_OR_FIRST,
     FrameInputs,
     check_frames,
-    component_config,
     frame_inputs,
-    transformer_width,
+    transformer_shape,
 )
 from .request import DEFAULT_SHIFT
 
@@ -131,10 +130,11 @@ class WanVideoFamily(ModelFamily):
     def place_problem(self, place: Path) -> str:
         """Return that a folder's VAE is another model's, or that it lacks an image encoder; "" where neither is so."""
         from ..catalog.installed_model import InstalledModel
+        from ..wan.component_files import vae_channels
 
         model = InstalledModel(place.name, place, 0)
         try:
-            inputs, channels = frame_inputs(model), component_config(model, "vae").get("z_dim", 16)
+            inputs, channels = frame_inputs(model), vae_channels(place)
         except PiyingError as error:
             return str(error)
         if channels != inputs.channels:
@@ -152,7 +152,7 @@ class WanVideoFamily(ModelFamily):
             return KNOWN[model].trained_on
         if found is None or found.is_built_in:
             return super().trained_on(model, found)
-        inputs, width, experts = frame_inputs(found), transformer_width(found), 1 + found.has(SECOND_EXPERT)
+        inputs, width, experts = frame_inputs(found), transformer_shape(found).width, 1 + found.has(SECOND_EXPERT)
         alike = [one for one in KNOWN.values() if (one.inputs, one.experts) == (inputs, experts)]
         # One of another width may have been trained further; what it reads says most.
         alike.sort(key=lambda one: one.width != width)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import PiyingError
-from ..files.folder import CONFIG_BYTES, INDEX
+from ..files.folder import CONFIG, CONFIG_BYTES, INDEX
 from ..files.json_file import read_json_or_empty
 
 if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
+    from ..files.safetensors_file import TensorEntry
 
 Given = Literal["no", "may", "must"]
 TI2V_CHANNELS = 48  # of the latents of Wan2.2-TI2V, of which single files say nothing else
@@ -60,22 +61,86 @@ FIRST = FrameInputs("must", sees=True)
 FIRST_AND_LAST = FrameInputs("must", "must", sees=True)
 
 
-def of_config(config: Mapping[str, Any], *, own_times: bool, stride: int) -> FrameInputs:
-    """Return what a transformer reads.
+@dataclass(frozen=True)
+class TransformerShape:
+    """What a transformer's configuration, or where there is none its header, tells.
 
-    Args:
-        config: of WanTransformer3DModel.
-        own_times: whether each token has a timestep of its own.
-        stride: of the VAE.
+    Attributes:
+        inputs, channels: those it reads, and those it makes.
+        width: of its layers.
+        sees: whether it reads what an image encoder makes of pictures.
+        sees_two: whether it was made for two of them.
     """
-    inputs = int(config.get("in_channels", 16))
-    channels = int(config.get("out_channels") or inputs)
-    if inputs == channels:
-        return FrameInputs("may" if own_times else "no", replaces=own_times, channels=channels, stride=stride)
-    if config.get("image_dim") is None:
-        return FrameInputs("must", "may", channels=channels, stride=stride)
-    last: Given = "no" if config.get("pos_embed_seq_len") is None else "must"
-    return FrameInputs("must", last, sees=True, channels=channels, stride=stride)
+
+    inputs: int = 16
+    channels: int = 16
+    width: int = 5120
+    sees: bool = False
+    sees_two: bool = False
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> TransformerShape:
+        """Return that of a configuration of WanTransformer3DModel.
+
+        Raises:
+            ValueError, TypeError: its values are none.
+        """
+        inputs = int(config.get("in_channels", cls.inputs))
+        heads, each = (int(config.get(name, value)) for name, value in (HEADS, HEAD_DIM))
+        return cls(
+            inputs,
+            int(config.get("out_channels", cls.channels) or inputs),
+            heads * each,
+            config.get("image_dim") is not None,
+            config.get("pos_embed_seq_len") is not None,
+        )
+
+    @classmethod
+    def of_entries(cls, entries: Mapping[str, TensorEntry]) -> TransformerShape:
+        """Return that of a file's header, whatever its names begin with."""
+        first = _ending(entries, ("patch_embedding.weight",))
+        last = _ending(entries, ("head.head.weight", "proj_out.weight"))
+        if first is None or last is None or len(first.shape) < 2:
+            return cls()
+        return cls(
+            first.shape[1],
+            last.shape[0] // PATCH,
+            first.shape[0],
+            _ending(entries, ("blocks.0.cross_attn.k_img.weight", "blocks.0.attn2.add_k_proj.weight")) is not None,
+            _ending(entries, ("img_emb.emb_pos", "image_embedder.pos_embed")) is not None,
+        )
+
+
+HEADS, HEAD_DIM = ("num_attention_heads", 40), ("attention_head_dim", 128)
+PATCH = 4  # rows of the last layer for a channel: 2×2 latent pixels
+
+
+def _ending(entries: Mapping[str, TensorEntry], ends: tuple[str, ...]) -> TensorEntry | None:
+    """Return the tensor of that name outside of blocks, or of that name in full inside of them."""
+    for name, entry in entries.items():
+        whole = next((end for end in ends if name == end or name.endswith(f".{end}")), None)
+        if whole is not None and (whole.startswith("blocks.") or "blocks." not in name):
+            return entry
+    return None
+
+
+def transformer_shape(model: InstalledModel) -> TransformerShape:
+    """Return what the transformer of an installed model, or its first expert, tells.
+
+    Raises:
+        PiyingError: it is damaged.
+    """
+    from ..files.open import read_header
+
+    (place, *_) = model.place("transformer")
+    if place.is_dir() and (place / CONFIG).is_file():
+        config = read_json_or_empty(place / CONFIG, CONFIG_BYTES)
+        if config.get("_class_name") == "WanTransformer3DModel":
+            try:
+                return TransformerShape.of_config(config)
+            except (TypeError, ValueError) as error:
+                raise PiyingError(f"{place / CONFIG}: its values make no model ({error}). Fetch it again.") from error
+    return TransformerShape.of_entries(read_header(place).entries)
 
 
 def frame_inputs(model: InstalledModel) -> FrameInputs:
@@ -84,31 +149,19 @@ def frame_inputs(model: InstalledModel) -> FrameInputs:
     Raises:
         PiyingError: its transformer is damaged, or its folder has settings that make none.
     """
-    config = component_config(model, "transformer")
+    shape = transformer_shape(model)
     index = read_json_or_empty(model.path / INDEX, CONFIG_BYTES) if model.path.is_dir() else {}
-    is_ti2v = int(config.get("out_channels") or 16) == TI2V_CHANNELS
-    own_times = index.get("expand_timesteps", is_ti2v)
+    own_times = index.get("expand_timesteps", shape.channels == TI2V_CHANNELS)
     if not isinstance(own_times, bool):
         raise PiyingError(f"{model.path / INDEX}: expand_timesteps is {own_times!r}. It is true or false.")
-    stride = int(component_config(model, "vae").get("scale_factor_spatial", 8))
-    return of_config(config, own_times=own_times, stride=stride)
-
-
-def component_config(model: InstalledModel, part: str) -> Mapping[str, Any]:
-    """Return the configuration of a component, from its headers where no file has it.
-
-    Raises:
-        PiyingError: it is damaged.
-    """
-    from ..checkpoints.components import find_component
-
-    return find_component(part, model.place(part)).config
-
-
-def transformer_width(model: InstalledModel) -> int:
-    """Return how wide the transformer of an installed model is."""
-    config = component_config(model, "transformer")
-    return int(config.get("num_attention_heads", 40)) * int(config.get("attention_head_dim", 128))
+    vae = read_json_or_empty(model.place("vae")[0] / CONFIG, CONFIG_BYTES)
+    stride = vae.get("scale_factor_spatial", 16 if shape.channels == TI2V_CHANNELS else 8)
+    plain = FrameInputs(channels=shape.channels, stride=stride if stride in (8, 16) else 8)
+    if shape.inputs == shape.channels:
+        return replace(plain, first="may", replaces=True) if own_times else plain
+    if not shape.sees:
+        return replace(plain, first="must", last="may")
+    return replace(plain, first="must", last="must" if shape.sees_two else "no", sees=True)
 
 
 def check_frames(
