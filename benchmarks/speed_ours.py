@@ -66,7 +66,7 @@ class Ours:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Have the loop over the steps note what it was given, how long it took and how much it computed."""
-        run = piying("core.wan.run")
+        run = piying("core.wan.video_run")
         denoise = run.denoise
 
         def watched(transformer: Any, sampler: Any, noise: Any, embeds: Any, *, control: Any, **named: Any) -> Any:
