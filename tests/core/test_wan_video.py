@@ -22,6 +22,7 @@ from piying.core.wan.request import WanRequest
 from piying.core.wan_video.family import WAN_VIDEO
 from piying.core.wan_video.frame_inputs import frame_inputs
 from piying.core.wan_video.run import sample
+from piying.nodes import routes
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from .formats import models, names, writers
@@ -392,3 +393,32 @@ def test_a_module_is_not_put_on_an_image_to_video_model(single_files, tmp_path):
         "wan2.1_t2v_1.3B.safetensors",
         "vace_module.safetensors",
     ]
+
+
+# The page
+
+
+LOADER = {"model": "diffusers/I2V", "precision": "auto"}
+
+
+def test_the_page_is_told_what_a_model_reads(host):
+    question = {
+        "class_type": "PiyingWanSample",
+        "inputs": {"model": {"class_type": "PiyingLoadWanVideo", "inputs": LOADER}, "first_frame": None},
+    }
+    found = routes.plan(question)
+    assert found["reads"] == "a first frame"
+    question["inputs"].pop("first_frame")
+    refused = routes.plan(question)
+    assert (refused["verdict"], "first_frame is not wired" in refused["error"]) == ("wrong", True)
+
+
+def test_a_model_is_used_as_it_was_published(single_files):
+    """Known by what it reads and how wide it is, whatever its file is called."""
+    host = HeadlessHost(models=[single_files], chosen_device="cpu")
+    trained = {one.name: WAN_VIDEO.trained_on(one.name, one) for one in installed_models(WAN_VIDEO, host)}
+    by_name = {name.partition("/")[2][:14]: found for name, found in trained.items()}
+    assert by_name["wan2.2_ti2v_5B"].words == "1280×704, 121 frames"
+    assert by_name["wan2.2_i2v_hig"].settings["cfg"] == 3.5
+    assert by_name["wan2.1_i2v_480"].settings["shift"] == 3.0
+    assert WAN_VIDEO.trained_on("built-in").words == "96×64, 17 frames"
