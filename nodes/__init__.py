@@ -15,6 +15,7 @@ FILES = (
     "prompt",
     "controls",
     "timing",
+    "postprocessing",
     "samples",
     "memory_plan",
 )
