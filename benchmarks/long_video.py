@@ -66,7 +66,7 @@ class Maker:
     def make(self, name: str, frames: int, prompt: str, seed: int, joining: dict[str, Any], when: Any) -> Any:
         """Return the whole video, uint8 [n, h, w, 3], its windows, processor seconds, and the file."""
         long, request = self.pack("core.wan.long.request"), self.pack("core.wan.request")
-        video = request.VACERequest(
+        video = request.WanRequest(
             prompt, "", SIDE, SIDE, frames, steps=self.options.steps, cfg=4.0, shift=5.0, seed=seed
         )
         asked = long.LongRequest(video, WINDOW, OVERLAP, **joining)

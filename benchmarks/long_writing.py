@@ -68,7 +68,7 @@ class Waits:
 def make(pack: Pack, options: argparse.Namespace, frames: int) -> bytes:
     """Make a video in folders of its own, and return its windows as they are kept."""
     choose, long = pack("core.catalog.selection"), pack("core.wan.long.request")
-    video = pack("core.wan.request").VACERequest(
+    video = pack("core.wan.request").WanRequest(
         PROMPTS[0], "", options.width, options.height, frames, steps=options.steps, cfg=1.0, shift=5.0, seed=0
     )
     request = long.LongRequest(video, WINDOW, OVERLAP, **CROSSFADE)

@@ -24,7 +24,7 @@ WORKFLOWS = ROOT / "workflows"
 # The nodes whose pictures are shown, in the order of the rows.
 SHOWN = (
     *("GetVideoComponents", "PiyingSampleImage", "PiyingControlDepth", "PiyingHunyuanDiT"),
-    *("PiyingVACESample", "PiyingVACELongVideo"),
+    *("PiyingVACESample", "PiyingWanSample", "PiyingVACELongVideo"),
 )
 HEIGHT, COLUMNS = 64, 9
 TILE = 192  # pixels of one of a thumbnail's four pictures

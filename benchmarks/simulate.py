@@ -287,7 +287,7 @@ def simulate(row: Row, choice: PhasePlan, *, all_blocks: bool = False) -> Count:
         with ExitStack() as stack:
             for name in ("get", "put"):
                 stack.enter_context(mock.patch.object(tensor_cache.TensorCache, name, lambda *_: None))
-            stack.enter_context(mock.patch("piying.core.wan.run.digest", lambda _: ""))
+            stack.enter_context(mock.patch("piying.core.wan.video_run.digest", lambda _: ""))
             stack.enter_context(card.inserted())
             RUNS[row.family](row, parts, host, meter, choice)
     assert meter.found is not None
@@ -298,15 +298,16 @@ def simulate(row: Row, choice: PhasePlan, *, all_blocks: bool = False) -> Count:
 def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: PhasePlan) -> None:
     from piying.core.wan.attention import Attention
     from piying.core.wan.conditioning import TaskCache, VACEInputs
-    from piying.core.wan.model import WanVACEModel
-    from piying.core.wan.request import VACERequest
-    from piying.core.wan.run import Expert, VACERun
+    from piying.core.wan.model import WanModel
+    from piying.core.wan.request import WanRequest
+    from piying.core.wan.run import VACERun
     from piying.core.wan.step_cache import StepCache
     from piying.core.wan.task.canvas import Canvas
+    from piying.core.wan.video_run import Expert
 
     card = parts.card
     assert card is not None
-    request = VACERequest(PROMPT, **{**row.settings, "steps": STEPS})
+    request = WanRequest(PROMPT, **{**row.settings, "steps": STEPS})
     frames, high, wide = request.num_frames, request.height // 8, request.width // 8
     with card.fake:
         video = torch.empty(frames, request.height, request.width, 3)
@@ -314,10 +315,10 @@ def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: P
         inputs = VACEInputs(Canvas(video, torch.empty(video.shape[:3], dtype=torch.bool)), references)
         latents = 1 + (frames - 1) // 4
         run = VACERun(
-            WanVACEModel(parts),
+            WanModel(parts),
             request,
-            inputs,
             host,
+            inputs=inputs,
             reporter=host,
             meter=meter,
             attention=Attention(None, ""),

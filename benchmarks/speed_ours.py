@@ -66,7 +66,7 @@ class Ours:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Have the loop over the steps note what it was given, how long it took and how much it computed."""
-        run = piying("core.wan.run")
+        run = piying("core.wan.video_run")
         denoise = run.denoise
 
         def watched(transformer: Any, sampler: Any, noise: Any, embeds: Any, *, control: Any, **named: Any) -> Any:
@@ -95,7 +95,7 @@ class Ours:
     def video(self, text: str, seed: int, measure: dict[str, Any]) -> Made:
         """Return a video of a caption."""
         setting = self.setting
-        request = piying("core.wan.request").VACERequest(
+        request = piying("core.wan.request").WanRequest(
             text,
             "",
             setting.width,

@@ -183,7 +183,7 @@ def cases(task: str, settings: Settings) -> Iterator[Case]:
 
 def request(case: Case, settings: Settings, seed: int) -> Any:
     """Return what VACE Sample would ask for."""
-    return pack("core.wan.request").VACERequest(
+    return pack("core.wan.request").WanRequest(
         case.text,
         width=SIDE,
         height=SIDE,

@@ -241,7 +241,7 @@ def _our_runs(path: Path, case: WholeRun, cache: Path) -> Row:
     found: Row = {}
     peaks = []
     for run, prompt, seed in RUNS[: case.runs]:
-        wanted = request.VACERequest(prompt, steps=case.steps, seed=seed, **case.video)
+        wanted = request.WanRequest(prompt, steps=case.steps, seed=seed, **case.video)
         begun = clock(case.device)
         _, record = core("wan.run").sample(handle, wanted, program)
         found[run] = clock(case.device) - begun

@@ -26,8 +26,8 @@ def either(numbers: list[int]) -> str:
     return " or ".join(str(number) for number in numbers)
 
 
-def check_multiple(name: str, value: int, model: str, *, low: int, high: int) -> None:
-    """Accept a side that is a multiple of 16 within [low, high].
+def check_multiple(name: str, value: int, model: str, *, low: int, high: int, step: int = MULTIPLE) -> None:
+    """Accept a side that is a multiple of `step` within [low, high].
 
     Args:
         name: of the input.
@@ -36,10 +36,10 @@ def check_multiple(name: str, value: int, model: str, *, low: int, high: int) ->
     Raises:
         PiyingError: any other number; the nearest good ones are named.
     """
-    if value % MULTIPLE or not low <= value <= high:
-        nearest = nearest_multiples(value, MULTIPLE, low, high)
+    if value % step or not low <= value <= high:
+        nearest = nearest_multiples(value, step, low, high)
         raise PiyingError(
-            f"{name} is {value}. {model} takes multiples of {MULTIPLE} from {low} to {high}: use {either(nearest)}."
+            f"{name} is {value}. {model} takes multiples of {step} from {low} to {high}: use {either(nearest)}."
         )
 
 

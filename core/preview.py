@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .executor.retry import FiniteCheck
     from .host.base import Progress
 
-STRIDE = 8  # pixels per latent pixel, of both VAEs
+STRIDE = 8  # pixels per latent pixel, of all VAEs but Wan2.2-TI2V's
 CARD = 16  # the colour card is CARD × CARD patches: 256 equations for at most 17 unknowns a channel
 
 
@@ -59,12 +59,14 @@ class LatentPreview:
         colours: the map [z + 1, 3] of `fit_colours`.
         scheduler: asked for its latest guess of the clean latents; None where it is told those.
         skip: latent frames in front that are no part of the video.
+        stride: pixels per latent pixel.
     """
 
-    def __init__(self, colours: torch.Tensor, scheduler: Any = None, skip: int = 0) -> None:
+    def __init__(self, colours: torch.Tensor, scheduler: Any = None, *, skip: int = 0, stride: int = STRIDE) -> None:
         self.colours = colours
         self.scheduler = scheduler
         self.skip = skip
+        self.stride = stride
 
     def of(self, latents: torch.Tensor) -> StepPreview:
         """Return a preview of latents [1, z, H, W] or [1, z, T, H, W], made when a host asks for it."""
@@ -74,7 +76,7 @@ class LatentPreview:
         """Return a picture of latents [1, z, H, W] or [1, z, T, H, W] (the middle frame of these)."""
         frames = self._frames(latents)
         middle = frames[frames.shape[0] // 2 :][:1]
-        return _pictures(self._pixels(middle), STRIDE)[0]
+        return _pictures(self._pixels(middle), self.stride)[0]
 
     def frames(self, latents: torch.Tensor, side: int, most: int) -> list[Image]:
         """Return up to `most` frames, evenly taken; the longest side of each is `side` pixels."""
@@ -165,7 +167,8 @@ def _encode(vae: Any, colours: torch.Tensor) -> torch.Tensor:
     """Return latents [z, CARD, CARD] of a card of colours [3, CARD, CARD] in 0..1, in the sampler's scale."""
     import torch
 
-    card = colours.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)[None] * 2 - 1
+    stride = getattr(vae.config, "scale_factor_spatial", STRIDE)  # of a VAE of videos
+    card = colours.repeat_interleave(stride, 1).repeat_interleave(stride, 2)[None] * 2 - 1
     card = card.to(vae.device, vae.dtype)
     if not hasattr(vae.config, "z_dim"):  # a VAE of pictures
         image: torch.Tensor = vae.encode(card).latent_dist.mode()[0]

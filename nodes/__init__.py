@@ -10,6 +10,7 @@ FILES = (
     "vace_tasks",
     "long_video",
     "guidance",
+    "wan_video",
     "hunyuan_dit",
     "z_image",
     "prompt",

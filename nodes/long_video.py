@@ -11,18 +11,8 @@ from ..core.wan import request as vace
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
 from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
-from .wan_vace import (
-    VACE,
-    WAN,
-    PiyingVACESample,
-    WanSampler,
-    expert_inputs,
-    sampling_inputs,
-    size_inputs,
-    speed_inputs,
-    task_sizes_before_run,
-    with_task_sizes,
-)
+from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
+from .wan_vace import VACE, WAN, PiyingVACESample, size_inputs, task_sizes_before_run, with_task_sizes
 from .widgets import choice, socket
 
 PROMPT_TOOLTIP = (
@@ -150,7 +140,7 @@ class PiyingVACELongVideo(WanSampler):
         widgets = with_task_sizes(widgets, task, wired_inputs(dynprompt, unique_id))
         # What is left over is VACE Sample's own request, whose checks and defaults hold here too.
         joining = {name: widgets.pop(name) for name in JOINING}
-        request = long.LongRequest(vace.VACERequest(**widgets), **joining)
+        request = long.LongRequest(vace.WanRequest(**widgets), **joining)
         host = get_host()
         path, record = make_long_video(model, request, host, task, audio=audio)
         record_run(extra_pnginfo, unique_id, record)

@@ -139,8 +139,12 @@ class PlannedNode:
     VALIDATE_INPUTS: Callable[..., bool | str]
 
     @classmethod
-    def refusal(cls, known: Mapping[str, Any]) -> str:
+    def refusal(cls, known: Mapping[str, Any], linked: Collection[str] = ()) -> str:
         """Return why a run would refuse inputs, as far as they are known before it, by wires too, else "".
+
+        Args:
+            known: the inputs whose values are known before a run.
+            linked: the names of those that only the run will know.
 
         Raises:
             PiyingError: the model is not installed, or cannot be used.
@@ -151,12 +155,15 @@ class PlannedNode:
         handle, host = known.get("model"), get_host()
         if answer is True and isinstance(handle, ModelHandle) and not is_imagined(handle, host):
             model = choose_model(handle, host, quiet=True)
-            answer = checked(cls.check_model, known, model)
+            answer = checked(cls.check_model, {**known, "linked": linked}, model)
         return "" if answer is True else str(answer)
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
         """Accept inputs, as far as they are known before a run, for the model that it will take.
+
+        Args:
+            known: their values, and under `linked` the names of those that only the run will know.
 
         Raises:
             PiyingError: the model cannot take them.

@@ -100,7 +100,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         known = any((model.id, model.family) == (handle.model, family) for model in listed_models())
         offer = handle.model if known else first_of(family).id
         return {"verdict": MISSING, "model": handle.model, "error": str(error), "offer": offer, **trained}
-    refused = asked.node_class.refusal(asked.known)
+    refused = asked.node_class.refusal(asked.known, asked.unknown)
     if refused:
         return {"verdict": WRONG, "error": refused, **trained}
     return {**trained, **_planned(asked, handle), "offer": first_of(family).id, "from_task": from_task}

@@ -14,12 +14,12 @@ from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
 from ..core.wan.schedule import check_schedule
 from ..core.wan.task.options import SIZES_FROM
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown, wired_inputs
-from .widgets import advanced, choice, line, number, socket, toggle
+from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
+from .widgets import choice, number, socket
 
 if TYPE_CHECKING:
-    from ..core.catalog.installed_model import InstalledModel
     from ..core.wan.task.canvas import Canvas
     from ..core.wan.task.vace_task import VACETask
 
@@ -83,20 +83,6 @@ class PiyingLoRA(LoRANode):
             "low_noise, …), else both. Chain two of these nodes for a pair. Without effect on models of one.",
         )
         return {**declared, "optional": {"expert": expert}}
-
-
-class WanSampler(PlannedNode):
-    """A sampler of Wan VACE."""
-
-    @classmethod
-    def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse guidance by blocks that the model has not too."""
-        from ..core.wan.guidance import Guidance
-        from ..core.wan.model import check_guidance
-
-        super().check_model(known, model)
-        if isinstance(guidance := known.get("guidance"), Guidance):
-            check_guidance(guidance, model)
 
 
 class PiyingVACESample(WanSampler):
@@ -233,7 +219,7 @@ class PiyingVACESample(WanSampler):
 
         sized = with_task_sizes(widgets, task, wired_inputs(dynprompt, unique_id))
         canvases: list[Canvas] = []
-        frames, record = sample(model, vace.VACERequest(**sized), get_host(), task, on_canvas=canvases.append)
+        frames, record = sample(model, vace.WanRequest(**sized), get_host(), task, on_canvas=canvases.append)
         record_run(extra_pnginfo, unique_id, record)
         sheets = sheets_of(frames, lambda: compared_with(task, canvases[0]) if task else {})
         return shown(record, frames, sheets=sheets)
@@ -263,59 +249,6 @@ class PiyingVACESample(WanSampler):
         return {**known, "task": "task" in linked}
 
 
-def speed_inputs() -> dict[str, Any]:
-    """Return the widgets that trade exactness for time; all of them do nothing as they stand."""
-    low, high, step = 0.0, 1.0, 0.05
-    # Workflow files hold the values of widgets by position: a new one goes last. Each default is the reference, so
-    # that a workflow saved before a widget came gives the same frames.
-    declared = {
-        "speed": choice(
-            vace.SPEEDS,
-            "reference: every step in full, as published. balanced: steps that hardly differ are skipped and "
-            "forecast, and the VAE computes in fp16 on a card. fast: two thirds of the steps, and more of them are "
-            "forecast. draft: the same with half the steps. fast and draft use a step-distilled LoRA and its steps "
-            "where one is installed. Widgets set by hand stay.",
-        ),
-        "cfg_start": number(0.0, low, high, step, tooltip="Share of the steps after which guidance begins."),
-        "cfg_end": number(
-            1.0,
-            low,
-            high,
-            step,
-            tooltip="Share of the steps after which guidance ends. A step without takes half the time.",
-        ),
-        "step_cache": number(
-            0.0,
-            0.0,
-            vace.MAX_STEP_CACHE,
-            0.01,
-            tooltip="First-block cache: a step whose first blocks change by less than this threshold is forecast from "
-            "earlier steps. 0: off. Try 0.05 to 0.15.",
-        ),
-        "attention": choice(
-            vace.ATTENTIONS,
-            "Attention kernel. auto: torch's own where speed is reference, else the fastest one that is installed "
-            "and runs on this card. sage computes in eight bits, and is chosen for fast and draft only.",
-        ),
-        "compile_blocks": toggle(
-            False,
-            "Compile the model's blocks with torch.compile: minutes at first, then faster steps. On a card that "
-            "holds the whole model; skipped elsewhere.",
-        ),
-        "batch_cfg": toggle(
-            False,
-            "Compute prompt and negative prompt in one batch where memory allows: a little faster for small videos. "
-            "Every speed but reference does so.",
-        ),
-        "vae_precision": choice(
-            vace.VAE_PRECISIONS,
-            "Number type of the VAE. auto: fp32 where speed is reference, else fp16 on a card. fp16 is faster and "
-            "takes half the memory; on overflow it falls back to a wider type.",
-        ),
-    }
-    return advanced(declared, "speed")
-
-
 def size_inputs() -> dict[str, Any]:
     """Return the widget that says where size and length come from; a file saved before it came means what it meant."""
     return {
@@ -326,50 +259,6 @@ def size_inputs() -> dict[str, Any]:
             "task: from the task's video, at the nearest multiple of 16 below. widgets: from the widgets.",
         )
     }
-
-
-def sampling_inputs() -> dict[str, Any]:
-    """Return the widgets that say how noise becomes a video; as they stand it is sampled as published."""
-    declared = {
-        "sampler": choice(
-            vace.SAMPLERS,
-            "How each step follows the model. auto: the one a step-distilled LoRA was published with, else uni_pc, as "
-            "published for Wan. dpmpp_2m_sde and lcm add new noise at every step.",
-        ),
-        "scheduler": choice(
-            vace.SCHEDULERS,
-            "Noise levels of the steps. auto: the published ones. simple: evenly spaced, shifted, as ComfyUI's. "
-            "causvid: the 9 steps of CausVid 14B, for its LoRA with euler. distill: the 4 steps of LightX2V, shifted. "
-            "Those two set the number of steps.",
-        ),
-        "sigmas": line(
-            "Noise levels by hand, in place of steps, shift and scheduler: falling numbers from 1, such as 1, 0.9, "
-            "0.7, 0.4. Empty: those of the scheduler."
-        ),
-    }
-    return advanced(declared, "sampler")
-
-
-def expert_inputs() -> dict[str, Any]:
-    """Return the widgets for the two experts of Wan2.2; at 0 they do nothing, as in a file saved before they came."""
-    declared = {
-        "boundary": number(
-            0.0,
-            0.0,
-            1.0,
-            0.005,
-            tooltip="Models of two experts (Wan2.2-VACE-Fun): share of all noise down to which the high-noise expert "
-            "denoises; the low-noise expert takes the other steps. 0: the model's own, published as 0.875.",
-        ),
-        "cfg_2": number(
-            0.0,
-            0.0,
-            vace.MAX_CFG,
-            0.1,
-            tooltip="Models of two experts: the cfg of the low-noise expert. 0: as cfg, which is then that of both.",
-        ),
-    }
-    return advanced(declared)
 
 
 def with_task_sizes(widgets: dict[str, Any], task: VACETask | None, wired: Collection[str]) -> dict[str, Any]:

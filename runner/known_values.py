@@ -1,7 +1,7 @@
 """Values known before a run: literals, and what nodes give that load nothing, such as loaders and primitives.
 
-A node class says `RUNS_AT_ONCE` where it may be run to learn what it gives, and its `refusal(known)` returns why it
-would refuse the inputs that are known, "" where it would not.
+A node class says `RUNS_AT_ONCE` where it may be run to learn what it gives, and its `refusal(known, linked)` returns
+why it would refuse the inputs that are known, "" where it would not; those named by `linked` only a run will know.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class KnownValues:
         known = {name: value for name, value in inputs.items() if value is not UNKNOWN}
         refusal = getattr(node_class, "refusal", None)
         try:
-            why = "" if refusal is None else refusal(known)
+            why = "" if refusal is None else refusal(known, [name for name in inputs if name not in known])
             if not why and runs and len(known) == len(inputs):
                 self._outputs[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
         except PiyingError as error:

@@ -16,6 +16,7 @@ from diffusers import (
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
     UniPCMultistepScheduler,
+    WanTransformer3DModel,
     WanVACEPipeline,
     WanVACETransformer3DModel,
 )
@@ -65,20 +66,30 @@ def _t5_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     }
 
 
+WAN_SIZES: dict[str, Any] = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 4,
+    "attention_head_dim": 24,
+    "in_channels": VIDEO_CHANNELS,
+    "out_channels": VIDEO_CHANNELS,
+    "text_dim": TEXT_WIDTH,
+    "freq_dim": 128,
+    "ffn_dim": 384,
+    "num_layers": 4,
+}
+
+
 def _wan_transformer() -> WanVACETransformer3DModel:
     return WanVACETransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=4,
-        attention_head_dim=24,
-        in_channels=VIDEO_CHANNELS,
-        out_channels=VIDEO_CHANNELS,
-        text_dim=TEXT_WIDTH,
-        freq_dim=128,
-        ffn_dim=384,
-        num_layers=4,
+        **WAN_SIZES,
         vace_layers=[0, 2],
         vace_in_channels=2 * VIDEO_CHANNELS + 64,
     )
+
+
+def wan_video_transformer() -> WanTransformer3DModel:
+    """Return the transformer of the Wan Video model, untrained."""
+    return WanTransformer3DModel(**WAN_SIZES)
 
 
 def hunyuan_dit(folder: Path) -> HunyuanDiTPipeline:

@@ -106,9 +106,10 @@ def paint(covered: torch.Tensor, objects: torch.Tensor, backgrounds: torch.Tenso
     return backgrounds[:, None, :, None, None] * (1 - alpha) + objects[:, None, :, None, None] * alpha
 
 
-def clips(scenes: Sequence[Scene], frames: int, width: int, height: int) -> torch.Tensor:
-    """Return one clip per scene [B, T, 3, H, W] in -1..1."""
-    covered = coverage([scene.shape for scene in scenes], draw_paths(scenes, frames, width, height), width, height)
+def clips(scenes: Sequence[Scene], frames: int, width: int, height: int, spread: float = 1.0) -> torch.Tensor:
+    """Return one clip per scene [B, T, 3, H, W] in -1..1; for `spread` see `draw_paths`."""
+    paths = draw_paths(scenes, frames, width, height, spread)
+    covered = coverage([scene.shape for scene in scenes], paths, width, height)
     return paint(covered, colours([s.colour for s in scenes]), colours([s.background for s in scenes]))
 
 

@@ -15,9 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, HunyuanDiTPipeline, UniPCMultistepScheduler, WanVACEPipeline
+from diffusers import (
+    DiffusionPipeline,
+    HunyuanDiTPipeline,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanVACEPipeline,
+)
+from PIL import Image
 
-from .data import clips
+from .data import CAPTION_SPREAD, clips
 from .language import LANGUAGES, Scene, caption, scenes
 from .precision import PRECISIONS, lower
 from .prompt_score import score as score_prompts
@@ -118,6 +126,25 @@ def score_video(pipeline: WanVACEPipeline, count: int, sampling: Sampling) -> di
     return tally(results, ATTRIBUTES)
 
 
+def score_frames(folder: Path, count: int, sampling: Sampling) -> dict[str, dict[str, float]]:
+    """Return the shares of the Wan Video model's clips that show what was asked, from text and from a first frame."""
+    results: dict[str, list[tuple[Scene, VideoReading]]] = {"text": [], "first": []}
+    kinds = {"text": WanPipeline, "first": WanImageToVideoPipeline}
+    for name, kind in kinds.items():
+        pipeline = load(kind, folder)
+        pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=sampling.shift)
+        torch.manual_seed(sampling.seed)
+        for index, (scene, text) in enumerate(unseen(count, sampling.seed)):
+            clip = clips([scene], sampling.frames, sampling.width, sampling.height, CAPTION_SPREAD)[0]
+            picture = Image.fromarray(((clip[0].permute(1, 2, 0) * 0.5 + 0.5) * 255).round().byte().numpy())
+            frames = draw_video(
+                pipeline, text, sampling, sampling.seed + index, **({"image": picture} if name == "first" else {})
+            )
+            results[name].append((scene, read_video(frames)))
+            _report(index, f"{name}: {text}", scene, results[name][-1][1], ATTRIBUTES)
+    return {name: tally(found, ATTRIBUTES) for name, found in results.items()}
+
+
 def score_image(pipeline: HunyuanDiTPipeline, count: int, sampling: Sampling) -> dict[str, float]:
     """Return the share of pictures that show what was asked."""
     results = []
@@ -146,7 +173,7 @@ def _report(index: int, text: str, scene: Scene, reading: VideoReading, attribut
 def parse() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description="Score the built-in models.")
-    parser.add_argument("what", choices=("prompt", "video", "tasks", "image", "ceiling"))
+    parser.add_argument("what", choices=("prompt", "video", "tasks", "frames", "image", "ceiling"))
     parser.add_argument("--models", type=Path, default=BUILT_IN)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--width", type=int, default=64)
@@ -173,6 +200,8 @@ def main() -> None:
         scores = score_prompts(given.models / "prompt", given.count, given.seed, presets=given.presets)
     elif given.what == "image":
         scores = score_image(load_image(given.models / "hunyuan_dit", given.precision), given.count, sampling)
+    elif given.what == "frames":
+        scores = score_frames(given.models / "wan_video", given.count, sampling)
     elif given.what == "ceiling":
         scores = ceiling(given.models, given.count, sampling)
     else:

@@ -1,4 +1,4 @@
-"""Videos from the genuine WanVACEPipeline, as the pack samples them."""
+"""Videos from the genuine pipelines of Wan, as the pack samples them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import WanVACEPipeline
 from PIL import Image
 
 # What people leave in the negative prompt: the start of the list published with Wan2.1.
@@ -37,9 +36,9 @@ class Given:
 
 
 def draw_video(
-    pipeline: WanVACEPipeline, text: str, sampling: Sampling, seed: int, given: Given | None = None
+    pipeline: Any, text: str, sampling: Sampling, seed: int, given: Given | None = None, **more: Any
 ) -> np.ndarray:
-    """Return a video [T, H, W, 3] in 0..1."""
+    """Return a video [T, H, W, 3] in 0..1 of a pipeline of Wan; `more` goes to it."""
     return pipeline(
         prompt=text,
         negative_prompt=NEGATIVE,
@@ -50,6 +49,7 @@ def draw_video(
         guidance_scale=sampling.cfg,
         generator=torch.Generator().manual_seed(seed),
         **control_arguments(given or Given()),
+        **more,
     ).frames[0]
 
 

@@ -92,7 +92,9 @@ def _completed(
     """Return the model of a folder that lacks components, with those that lie elsewhere."""
     transformer = files.elsewhere(name, folder / LORA_COMPONENT)
     if transformer is None:
-        return InstalledModel(name, folder, 0, problem=_problem(LORA_COMPONENT, (folder,)))
+        return InstalledModel(
+            name, folder, 0, problem=_problem(LORA_COMPONENT, (folder,), _classes(family, LORA_COMPONENT))
+        )
     own = {path.name: (path,) for path in sorted(folder.iterdir()) if path.is_dir()}
     beside = family.beside((transformer,), files, folders)
     # A tokenizer goes with its text encoder, wherever that is.
@@ -105,7 +107,7 @@ def _completed(
         problem = f"{folder}: neither in it nor elsewhere: {missing}. {family.remedy}, or fetch it again."
         known = replace(known, needed=(), problem=problem)
     if any(part not in own for part in _named_experts(family, folder)):
-        known = replace(known, problem=_problem(SECOND_EXPERT, (folder,)))
+        known = replace(known, problem=_problem(SECOND_EXPERT, (folder,), _classes(family, SECOND_EXPERT)))
     here = ", ".join(part for part in own if part in family.rules)
     return replace(known, path=folder, details=f"{known.details}; its folder holds {here} alone")
 
@@ -157,9 +159,17 @@ def _contents(folder: Path) -> tuple[tuple[str, FileState], ...]:
     return tuple(states)
 
 
-def _parts(family: ModelFamily, folder: Path) -> tuple[str, ...]:
+Part = tuple[str, tuple[str, ...]]  # the name of a component, and the classes that it may be
+
+
+def _parts(family: ModelFamily, folder: Path) -> tuple[Part, ...]:
     needed = [spec.name for spec in family.components if not spec.optional]
-    return (*needed, *_named_experts(family, folder)) or ("",)
+    names = [*needed, *_named_experts(family, folder)]
+    return tuple((name, _classes(family, name)) for name in names) or (("", ()),)
+
+
+def _classes(family: ModelFamily, part: str) -> tuple[str, ...]:
+    return next(spec.classes for spec in family.components if spec.name == part)
 
 
 def _named_experts(family: ModelFamily, folder: Path) -> list[str]:
@@ -180,14 +190,14 @@ def _model_problem(family: ModelFamily, folder: Path, contents: tuple[tuple[str,
 
 
 @lru_cache(maxsize=CACHED)
-def _folder_problem(folder: Path, parts: tuple[str, ...], contents: tuple[tuple[str, FileState], ...]) -> str:
+def _folder_problem(folder: Path, parts: tuple[Part, ...], contents: tuple[tuple[str, FileState], ...]) -> str:
     """Return why a model's folder cannot be used, as far as file names, headers and configurations tell; else ""."""
     del contents  # they tell one state of the folder from another
     if not (folder / INDEXES[0]).is_file():
         return _problem("", (folder,)) or _tokenizer_problem(folder, folder)
-    encoders = [part for part in parts if part.startswith("text_encoder")]
+    encoders = [part for part, _ in parts if part.startswith("text_encoder")]
     problems = chain(
-        (_problem(part, (folder,)) for part in parts),
+        (_problem(part, (folder,), classes) for part, classes in parts),
         map(_scheduler_problem, (folder,)),
         (_tokenizer_problem(folder / part.replace("text_encoder", "tokenizer"), folder / part) for part in encoders),
     )
@@ -222,12 +232,13 @@ def _tokenizer_problem(folder: Path, encoder: Path) -> str:
     return why_unusable(folder, rows if isinstance(rows, int) else None, encodes=folder != encoder)
 
 
-def _problem(part: str, places: tuple[Path, ...]) -> str:
+def _problem(part: str, places: tuple[Path, ...], classes: tuple[str, ...] = ()) -> str:
     """Return why files or folders make up no such part of a model; "" where they do.
 
     Args:
         part: the name of a component; "" for a folder that transformers reads as a whole.
         places: see `checkpoints.components.find_component`.
+        classes: those that the model's family reads; any where there is none.
     """
     files: list[Path] = []
     try:
@@ -236,20 +247,24 @@ def _problem(part: str, places: tuple[Path, ...]) -> str:
             files += [place] if folder is None else component_files(folder)
             files += [] if folder is None or not (folder / CONFIG).is_file() else [folder / CONFIG]
         states = tuple((file, file_state(file)) for file in files)
-        return _problem_once(files[0], part, places, states)
+        return _problem_once(files[0], (part, classes), places, states)
     except (PiyingError, OSError) as error:
         return str(error)
 
 
 @cached_by_state
-def _problem_once(file: Path, part: str, places: tuple[Path, ...], states: tuple[tuple[Path, FileState], ...]) -> str:
+def _problem_once(file: Path, part: Part, places: tuple[Path, ...], states: tuple[tuple[Path, FileState], ...]) -> str:
     from ..checkpoints.components import check_pretrained, find_component
     from ..checkpoints.pretrained import class_name, read_config
 
     del file, states  # the answer is cached until one of them changes
+    name, classes = part
     try:
-        if part:
-            find_component(part, places)
+        if name:
+            found = find_component(name, places).class_name
+            if classes and found not in classes:
+                where = ", ".join(map(str, places))
+                return f"{where}: its {name} is a {found}, and {' or '.join(classes)} is wanted. Fetch it again."
         else:
             config = read_config(places[0])
             check_pretrained(places[0], config, class_name(config))
@@ -495,7 +510,8 @@ class FileCatalog:
         known = files[-1]
         size = sum(file.found.bytes for file in files)
         beside = "".join(f", on {file.name}" for file in files[:-1])
-        problem = next(filter(None, (_problem(part, parts[part]) for part in family.rules if part in parts)), "")
+        judged = (_problem(part, parts[part], _classes(family, part)) for part in family.rules if part in parts)
+        problem = next(filter(None, judged), "")
         return InstalledModel(
             name or known.name, known.path, size, parts, known.details + beside, family.required, problem
         )

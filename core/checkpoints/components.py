@@ -46,10 +46,10 @@ class FileComponent:
     layout: Layout | None
     names: dict[str, str]
 
-    @property
-    def title(self) -> str:
-        """What it is called; "" where it is not known."""
-        return "" if self.layout is None else self.layout.title_of(self.names)
+    def title(self, entries: Mapping[str, TensorEntry]) -> str:
+        """Return what it is called by the entries of its file; "" where it is not known."""
+        own = {name: entries[full] for name, full in self.names.items()}
+        return "" if self.layout is None else self.layout.title_of(own)
 
     @property
     def kind(self) -> str:
@@ -115,7 +115,7 @@ def describe(entries: Mapping[str, TensorEntry]) -> str:
     """Return what a file is: "a Wan2.1 VAE", "a CLIP-L text encoder", "no model known here"."""
     if lora_names(entries.keys()):
         return judge(entries).shape.title
-    titles = [part.title for part in file_components(entries) if part.layout is not None]
+    titles = [part.title(entries) for part in file_components(entries) if part.layout is not None]
     if titles:
         return "a checkpoint of " + ", ".join(titles) if len(titles) > 1 else f"a {titles[0]}"
     for name, entry in entries.items():

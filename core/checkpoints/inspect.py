@@ -56,7 +56,7 @@ class ComponentInfo:
         return cls(
             kind=part.kind,
             family=part.layout.family,
-            title=part.title,
+            title=part.title(entries),
             style=part.layout.style,
             parameters=sum(one.count for one in weights),
             width=squares.most_common(1)[0][0] if squares else 0,

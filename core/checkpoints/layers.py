@@ -73,7 +73,11 @@ def layers(path: Path) -> list[ComponentLayers]:
         rules = rules_of(part.layout, tensors)
         in_file = {stored_type(tensor.dtype) for tensor in tensors.values()}
         for storage in (name for name, one in FORMATS.items() if one.can_cast or name in in_file):
-            found.append(ComponentLayers(part.kind, part.title, storage, tuple(_groups(tensors, rules, storage))))
+            found.append(
+                ComponentLayers(
+                    part.kind, part.title(header.entries), storage, tuple(_groups(tensors, rules, storage))
+                )
+            )
     return found
 
 

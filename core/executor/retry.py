@@ -107,6 +107,7 @@ FiniteCheck = Callable[["torch.Tensor", str], None]
 PHASE_WORDS: Mapping[str, str] = {
     "encode": "Encoding the prompt",
     "encode_2": "Encoding the prompt",
+    "encode_image": "Looking at the frames",
     "condition": "Preparing the task",
     "sample": "Sampling",
     "sample_2": "Sampling",

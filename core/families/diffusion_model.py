@@ -109,7 +109,7 @@ def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:
     if not components:
         return None
     handle = ModelHandle(family, model)
-    work = family.work({**family.published.settings, "task": False}, handle)
+    work = family.work({**family.trained_on(model).settings, "task": False}, handle)
     return plan(family.phases(components, work), read_machine(host))
 
 

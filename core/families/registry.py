@@ -10,13 +10,24 @@ from ..controls.family import DEPTH, DETECTOR, POSE, SEGMENTATION
 from ..hunyuan_dit.family import HUNYUAN_DIT
 from ..prompting.family import PROMPT
 from ..wan.family import WAN_VACE
+from ..wan_video.family import WAN_VIDEO
 from ..z_image.family import Z_IMAGE
 from .base import ComponentSpec, ModelFamily
 
 if TYPE_CHECKING:
     from ..checkpoints.layouts.base import Description, Layout
 
-FAMILIES: tuple[ModelFamily, ...] = (WAN_VACE, HUNYUAN_DIT, PROMPT, Z_IMAGE, DEPTH, SEGMENTATION, POSE, DETECTOR)
+FAMILIES: tuple[ModelFamily, ...] = (
+    WAN_VACE,
+    HUNYUAN_DIT,
+    PROMPT,
+    Z_IMAGE,
+    WAN_VIDEO,
+    DEPTH,
+    SEGMENTATION,
+    POSE,
+    DETECTOR,
+)
 
 
 def family_named(key: str) -> ModelFamily:

@@ -21,6 +21,7 @@ MODEL_CATEGORIES = (
     "checkpoints",
     "LLM",
     "text_encoders",
+    "clip_vision",
     "vae",
     "unet",
     "annotators",

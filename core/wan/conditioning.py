@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..host.base import Host, Reporter
     from ..planner.plan_types import PhasePlan
-    from .model import WanVACEModel
+    from .model import WanModel
 
 
 MAX_PROMPT_TOKENS = 512  # text length of Wan2.1 (wan/configs/shared_config.py, text_len)
@@ -206,7 +206,7 @@ class TaskCache:
 
 def encode_prompts(
     prompts: list[str],
-    model: WanVACEModel,
+    model: WanModel,
     choice: PhasePlan,
     *,
     device: str,

@@ -11,11 +11,11 @@ from .transformer import predict
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import WanVACETransformer3DModel
 
     from .nag import NAGProcessor
     from .samplers import Sampler
     from .step_cache import StepCache
+    from .transformer import Transformer
 
 
 # The index of a step and the number of steps → a value for that step.
@@ -23,18 +23,22 @@ Schedule = Callable[[int, int], float]
 OnStep = Callable[[int, "torch.Tensor", "torch.Tensor"], None]
 # Flow, latents and noise level of a step → the flow that is followed instead.
 Steer = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
+# Latents and timestep of a step → what the transformer is given of them.
+ModelInput = Callable[["torch.Tensor", "torch.Tensor"], tuple["torch.Tensor", "torch.Tensor"]]
 
 
 def denoise(
-    transformer: WanVACETransformer3DModel,
+    transformer: Transformer,
     sampler: Sampler,
     noise: torch.Tensor,
     embeds: Sequence[torch.Tensor],
     *,
-    control: torch.Tensor,
+    control: torch.Tensor | None = None,
+    picture: torch.Tensor | None = None,
+    model_input: ModelInput | None = None,
     steps: int,
     cfg_at: Schedule,
-    scale_at: Schedule,
+    scale_at: Schedule = lambda step, steps: 1.0,
     on_step: OnStep,
     check_cancelled: Callable[[], None],
     cache: StepCache | None = None,
@@ -52,7 +56,9 @@ def denoise(
         sampler: before its first step, or as the steps before `first` have left it.
         noise: float32 [1, z, T, h, w]; or the latents that those steps have given.
         embeds: [1, 512, d] of the prompt, and of the negative prompt where any step reads it.
-        control: VACE's condition [1, 2z + 64, T, h, w].
+        control: VACE's condition [1, 2z + 64, T, h, w]; None for models without.
+        picture: see `transformer.predict`.
+        model_input: gives what the transformer reads of latents and timestep; None for those themselves.
         cfg_at: the classifier-free guidance scale; in a step where it is 1 only the prompt is followed.
         scale_at: the conditioning scale.
         on_step: called with the number of steps done, the latents, and what the step took for clean ones; stops the
@@ -67,19 +73,21 @@ def denoise(
     """
     scheduler, latents, guider = sampler.scheduler, noise, Guider(guidance, steps)
     for index, timestep in list(enumerate(scheduler.timesteps))[first:end]:
-        state, cfg, scale = latents.to(control.dtype), cfg_at(index, steps), scale_at(index, steps)
+        state, when = (latents, timestep.expand(1)) if model_input is None else model_input(latents, timestep)
+        cfg, scale = cfg_at(index, steps), scale_at(index, steps)
         level, branches = float(scheduler.sigmas[index]), guidance.branches(index, steps, cfg)
         if cache is not None:
             cache.begin(index, steps, scale, level, branches=branches)
         flows = predict(
             transformer,
-            state,
-            timestep.expand(1),
+            state.to(embeds[0].dtype),
+            when,
             embeds=[embeds[branch == "negative"] for branch in branches],
             skipped=skipped_blocks(guidance, branches),
             nag=nag,
             negative=embeds[-1],
             control=control,
+            picture=picture,
             scale=scale,
             check_cancelled=check_cancelled,
             cache=cache,

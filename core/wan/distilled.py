@@ -13,7 +13,7 @@ from ..host.base import Host
 from ..lora.catalog import in_words, lora_choices, lora_files, made_for, with_lora
 from .family import WAN_VACE
 from .model import load
-from .request import VACERequest
+from .request import WanRequest
 from .schedule import has_own_steps
 from .speed import FEW_STEPS
 
@@ -23,7 +23,7 @@ log = logging.getLogger("piying")
 DISTILLED_SPEEDS = ("fast", "draft")
 
 
-def with_distilled(handle: ModelHandle, request: VACERequest, host: Host) -> tuple[ModelHandle, VACERequest]:
+def with_distilled(handle: ModelHandle, request: WanRequest, host: Host) -> tuple[ModelHandle, WanRequest]:
     """Return model and request for the few steps of a step-distilled LoRA; unchanged where there is none.
 
     One that is on the handle already comes first, then the first of the manifest that is installed and was

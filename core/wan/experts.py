@@ -38,8 +38,8 @@ def has_two_experts(model: InstalledModel) -> bool:
     return model.has(SECOND_EXPERT)
 
 
-def boundary_of(model: InstalledModel) -> float:
-    """Return the share of all noise down to which a model's first expert denoises.
+def boundary_of(model: InstalledModel, default: float = DEFAULT_BOUNDARY) -> float:
+    """Return the share of all noise down to which a model's first expert denoises; `default` where it does not say.
 
     Raises:
         PiyingError: its folder names one that is none.
@@ -47,7 +47,7 @@ def boundary_of(model: InstalledModel) -> float:
     index = model.path / INDEX
     found = read_json_or_empty(index, CONFIG_BYTES).get("boundary_ratio") if model.path.is_dir() else None
     if found is None:
-        return DEFAULT_BOUNDARY
+        return default
     if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= 1:
         raise PiyingError(f"{index}: boundary_ratio is {found!r}. It is a number from 0 to 1. Fetch it again.")
     return float(found)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..families.base import SECOND_EXPERT, ComponentSpec, ModelFamily, TrainedOn
-from ..quantization.policy import CastRules
+from ..families.base import SECOND_EXPERT, ModelFamily, TrainedOn
+from .component_specs import MISSING, PLANNED_INPUTS, REMEDY, REQUIRED, TEXT_ENCODER, VACE_TRANSFORMER, VAE
 from .request import DEFAULT_CFG, DEFAULT_FRAMES, DEFAULT_HEIGHT, DEFAULT_SHIFT, DEFAULT_STEPS, DEFAULT_WIDTH
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import VideoWork
-    from .transformer_files import Transformers
 
 # What is set for the experts of another model goes back to "the model's own".
 ONE_EXPERT = {"boundary": 0.0, "cfg_2": 0.0}
@@ -63,14 +62,16 @@ class WanVACEFamily(ModelFamily):
 
     def layouts(self) -> tuple[Layout, ...]:
         """Return those of the transformer and of the VAE."""
-        from .layouts import WAN_DIFFUSERS, WAN_ORIGINAL, WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
+        from .layouts import WAN_DIFFUSERS, WAN_ORIGINAL
+        from .vae_layouts import WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
 
         return WAN_DIFFUSERS, WAN_ORIGINAL, WAN_VAE_DIFFUSERS, WAN_VAE_ORIGINAL
 
     def descriptions(self) -> Mapping[str, Description]:
         """Return those of all three components."""
         from ..checkpoints.layouts.t5 import umt5_tensors
-        from .layouts import tensors, vae_tensors
+        from .layouts import tensors
+        from .vae_layouts import vae_tensors
 
         return {
             "UMT5EncoderModel": umt5_tensors,
@@ -80,54 +81,25 @@ class WanVACEFamily(ModelFamily):
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return whole transformers, VACE modules with text-to-video models of their width, and pairs of both."""
-        from .transformer_files import transformers
+        from .transformer_files import single_file_model, transformers
 
-        return [self._single_file_model(one, files, folders) for one in transformers(files)]
-
-    def _single_file_model(
-        self, made_of: Transformers, files: FileCatalog, folders: Sequence[InstalledModel]
-    ) -> InstalledModel:
-        first, second = made_of.first, made_of.second
-        parts = self.beside(first, files, folders) | {"transformer": tuple(one.path for one in first)}
-        if not second:
-            from .transformer_files import why_not_alone
-
-            found = files.model(self, first, parts, made_of.name)
-            return replace(found, caution=why_not_alone(made_of, files))
-        found = files.model(self, first, parts | {SECOND_EXPERT: tuple(one.path for one in second)}, made_of.name)
-        other = files.model(self, second, {})
-        return replace(found, details=f"two experts: {found.details}; and {other.details}")
+        return [
+            single_file_model(self, one, self.beside(one.first, files, folders), files) for one in transformers(files)
+        ]
 
     def why_unusable(self, file: str, files: FileCatalog) -> str | None:
         """Return that a file is one of two experts, of which the pair is offered."""
-        from .transformer_files import transformers
+        from .transformer_files import half_of_a_pair, transformers
 
-        for made_of in transformers(files):
-            if made_of.second and any(one.name == file for one in (*made_of.first, *made_of.second)):
-                return f"it is one of two experts of one model: choose {made_of.name}"
-        return None
+        return half_of_a_pair(file, transformers(files))
 
     def beside(
         self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
     ) -> dict[str, tuple[Path, ...]]:
         """Return the text encoder with its tokenizer, the VAE and a noise schedule, from the same folder first."""
-        from ..catalog.installed_model import BUILT_IN_ROOT
-        from ..checkpoints.layouts.t5 import UMT5
-        from .layouts import VAE_TITLE
+        from .component_files import beside
 
-        # No single file has a noise schedule; that of all published models is the same.
-        found: dict[str, tuple[Path, ...]] = {"scheduler": (BUILT_IN_ROOT / self.key / "scheduler",)}
-        lent = files.lent_by(folders, ("text_encoder", "tokenizer", "vae"))
-        others = [one for one in files.all if one.found.readable and one.title in (UMT5, VAE_TITLE)]
-        folder = transformer[-1].folder
-        near = [*transformer, *(one for one in others if one.folder == folder)]
-        found |= _text_encoder(near, files, folders)
-        if "tokenizer" not in found and lent.keys() >= {"text_encoder", "tokenizer"}:
-            found |= {part: lent[part] for part in ("text_encoder", "tokenizer")}
-        if "tokenizer" not in found:
-            found |= _text_encoder(others, files, folders)
-        vae = {"vae": lent["vae"]} if "vae" in lent else {}
-        return found | _vae(others) | vae | _vae(near)
+        return beside(transformer, files, folders)
 
     def trained_on(self, model: str, found: InstalledModel | None = None) -> TrainedOn:
         """Return what the model of that name was trained on; what a model of two experts was published with."""
@@ -144,10 +116,10 @@ class WanVACEFamily(ModelFamily):
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
         from .phases import VideoWork
-        from .request import VACERequest
+        from .request import WanRequest
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
-        request = VACERequest("", **known)
+        request = WanRequest("", **known)
         references, has_task = inputs.get("references", 0), bool(inputs.get("task", True))
         return VideoWork.of(request, references, has_task)
 
@@ -172,48 +144,6 @@ class WanVACEFamily(ModelFamily):
         return what_fits(found, work)
 
 
-def _text_encoder(
-    candidates: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
-) -> dict[str, tuple[Path, ...]]:
-    """Return the first text encoder that has a tokenizer, inside it or elsewhere; without one, the first there is."""
-    from ..checkpoints.layouts.t5 import UMT5
-    from ..checkpoints.tokenizers import TokenizerKind, find_tokenizer
-
-    found: dict[str, tuple[Path, ...]] = {}
-    for one in candidates:
-        for part in (part for part in one.found.parts if part.title == UMT5):
-            tokenizer: Path | None = one.path
-            if not part.has_tokenizer:
-                rows, lenders = files.vocabulary(one.path, "text_encoder"), [folder.path for folder in folders]
-                tokenizer = find_tokenizer(TokenizerKind.UNIGRAM, rows, files.host, lenders=lenders, near=one.folder)
-            if tokenizer is not None:
-                return {"text_encoder": (one.path,), "tokenizer": (tokenizer,)}
-            found = found or {"text_encoder": (one.path,)}
-    return found
-
-
-def _vae(candidates: Sequence[SingleFile]) -> dict[str, tuple[Path, ...]]:
-    """Return the first VAE."""
-    from .layouts import VAE_TITLE
-
-    found = (one.path for one in candidates if any(part.title == VAE_TITLE for part in one.found.parts))
-    return next(({"vae": (path,)} for path in found), {})
-
-
-FP32_MODULES = ("rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
-TRANSFORMER = ComponentSpec(
-    name="transformer",
-    classes=("WanVACETransformer3DModel",),
-    rules=CastRules(
-        ("blocks", "vace_blocks"),
-        keep={
-            "vace_blocks.*.proj_in": "projections into the VACE blocks are sensitive to rounding",
-            "vace_blocks.*.proj_out": "projections out of the VACE blocks are sensitive to rounding",
-        },
-        spared=("patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"),
-        fp32_modules=dict.fromkeys(("bf16", "fp16"), FP32_MODULES),
-    ),
-)
 WAN_VACE = WanVACEFamily(
     key="wan_vace",
     title="Wan VACE",
@@ -221,46 +151,17 @@ WAN_VACE = WanVACEFamily(
     socket="WAN_VACE",
     loader="Load Wan VACE",
     components=(
-        ComponentSpec(
-            name="text_encoder",
-            classes=("UMT5EncoderModel",),
-            model_types={"umt5": "UMT5EncoderModel"},
-            rules=CastRules(
-                ("encoder.block",),
-                keep={"*.relative_attention_bias": "an embedding, which is looked up and not multiplied"},
-                fp32_modules={"fp16": ("wo",)},
-            ),
-        ),
-        TRANSFORMER,
-        replace(TRANSFORMER, name=SECOND_EXPERT, optional=True),
-        ComponentSpec(name="vae", classes=("AutoencoderKLWan",)),
+        TEXT_ENCODER,
+        VACE_TRANSFORMER,
+        replace(VACE_TRANSFORMER, name=SECOND_EXPERT, optional=True),
+        VAE,
     ),
-    required=("transformer", "text_encoder", "tokenizer", "vae"),
-    missing={
-        "text_encoder": "the UMT5-XXL text encoder, in models/text_encoders",
-        "tokenizer": "the tokenizer of UMT5-XXL, inside that file or in a folder of models/tokenizers",
-        "vae": "the Wan2.1 VAE, in models/vae",
-    },
-    remedy="Put it there",
+    required=REQUIRED,
+    missing=MISSING,
+    remedy=REMEDY,
     # Those of Wan2.2 are built as those of Wan2.1 are.
     lora_widths={1536: "Wan 1.3B", 5120: "Wan 14B"},
     published=PUBLISHED,
     toy=TOY,
-    planned_inputs=(
-        "width",
-        "height",
-        "num_frames",
-        "cfg",
-        "steps",
-        "shift",
-        "speed",
-        "step_cache",
-        "batch_cfg",
-        "vae_precision",
-        "scheduler",
-        "sigmas",
-        "boundary",
-        "cfg_2",
-        "guidance",
-    ),
+    planned_inputs=PLANNED_INPUTS,
 )

@@ -1,4 +1,4 @@
-"""Wan VACE model: where it is on disk, and its parts as the phases need them."""
+"""Wan model: where it is on disk, and its parts as the phases need them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from ..catalog.selection import ModelHandle
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, made_for
-from .experts import boundary_of, has_two_experts, high_steps
+from .experts import DEFAULT_BOUNDARY, boundary_of, has_two_experts, high_steps
 from .guidance import Guidance, check_blocks
-from .request import SAMPLERS, SamplerName, VACERequest
+from .request import SAMPLERS, SamplerName, WanRequest
 from .schedule import sigmas
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKLWan, WanVACEPipeline, WanVACETransformer3DModel
+    from diffusers import AutoencoderKLWan, WanPipeline
 
     from ..planner.phases import Component
     from ..planner.plan_types import PhasePlan
     from .samplers import Sampler
+    from .transformer import Transformer
 
 log = logging.getLogger("piying")
 
 
 @dataclass(frozen=True)
-class WanVACEModel:
-    """One installed model, by its parts."""
+class WanModel:
+    """One installed model, by its parts.
+
+    Attributes:
+        boundary: of two experts, where the model's folder names none; see `experts.boundary_of`.
+    """
 
     parts: ModelParts
+    boundary: float = DEFAULT_BOUNDARY
 
     @property
     def found(self) -> InstalledModel:
@@ -43,22 +49,22 @@ class WanVACEModel:
         """Return the sizes of its parts, read from the headers of its files."""
         return self.parts.components()
 
-    def encoder_pipeline(self, choice: PhasePlan) -> WanVACEPipeline:
-        """Return a pipeline of tokenizer and text encoder alone."""
-        from diffusers import WanVACEPipeline
+    def encoder_pipeline(self, choice: PhasePlan) -> WanPipeline:
+        """Return a pipeline of tokenizer and text encoder alone; those with VACE encode prompts the same way."""
+        from diffusers import WanPipeline
 
         from ..checkpoints.tokenizers import tokenizer_of
 
         # Encoding needs neither VAE nor scheduler.
         absent: Any = None
-        return WanVACEPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), absent, absent)
+        return WanPipeline(tokenizer_of(self.found), self.parts.load("text_encoder", choice), absent, absent)
 
-    def transformer(self, choice: PhasePlan) -> WanVACETransformer3DModel:
+    def transformer(self, choice: PhasePlan) -> Transformer:
         """Return the transformer, or the expert that a phase is of, in host memory, stored as the plan says."""
-        transformer: WanVACETransformer3DModel = self.parts.load(choice.component, choice)
+        transformer: Transformer = self.parts.load(choice.component, choice)
         return transformer
 
-    def experts(self, request: VACERequest) -> int | None:
+    def experts(self, request: WanRequest) -> int | None:
         """Return how many of a request's steps the first of two experts has; None where there is one transformer.
 
         Raises:
@@ -68,7 +74,7 @@ class WanVACEModel:
             return None
         import torch
 
-        boundary, device = request.boundary or boundary_of(self.found), torch.device("cpu")
+        boundary, device = request.boundary or boundary_of(self.found, self.boundary), torch.device("cpu")
         return high_steps(self.sampler(request, device, torch.Generator(device)).scheduler.timesteps, boundary)
 
     def vae(self, choice: PhasePlan) -> AutoencoderKLWan:
@@ -76,7 +82,7 @@ class WanVACEModel:
         vae: AutoencoderKLWan = self.parts.load("vae", choice)
         return vae
 
-    def sampler(self, request: VACERequest, device: torch.device, generator: torch.Generator) -> Sampler:
+    def sampler(self, request: WanRequest, device: torch.device, generator: torch.Generator) -> Sampler:
         """Return the request's sampler before its first step; `generator` makes the noise that it may add."""
         from diffusers import UniPCMultistepScheduler
 
@@ -94,13 +100,13 @@ class WanVACEModel:
         )
 
 
-def load(handle: ModelHandle, host: Host) -> WanVACEModel:
+def load(handle: ModelHandle, host: Host) -> WanModel:
     """Return the model a handle stands for; nothing is read yet.
 
     Raises:
         PiyingError: the model or a LoRA is not installed.
     """
-    return WanVACEModel(ModelParts.of(handle, host))
+    return WanModel(ModelParts.of(handle, host))
 
 
 def check_guidance(guidance: Guidance, found: InstalledModel) -> None:
@@ -115,7 +121,7 @@ def check_guidance(guidance: Guidance, found: InstalledModel) -> None:
         check_blocks(guidance, int(find_component("transformer", found.place("transformer")).config["num_layers"]))
 
 
-def with_published_sampler(request: VACERequest, loras: tuple[LoraFile, ...]) -> VACERequest:
+def with_published_sampler(request: WanRequest, loras: tuple[LoraFile, ...]) -> WanRequest:
     """Return a request whose `auto` sampler is that of the last LoRA that was published with one, else UniPC."""
     if request.sampler != "auto":
         return request
@@ -123,7 +129,7 @@ def with_published_sampler(request: VACERequest, loras: tuple[LoraFile, ...]) ->
     return replace(request, sampler=cast(SamplerName, published))
 
 
-def warn_if_not_made_for(request: VACERequest, loras: tuple[LoraFile, ...]) -> None:
+def warn_if_not_made_for(request: WanRequest, loras: tuple[LoraFile, ...]) -> None:
     """Say so when a LoRA made for few steps is run with other settings."""
     wanted = {name: value for name, value in made_for(loras).items() if name != "strength"}
     if any(getattr(request, name) != value for name, value in wanted.items()):

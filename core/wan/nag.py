@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+from .transformer import block_order
+
 if TYPE_CHECKING:
-    from diffusers import WanVACETransformer3DModel
     from diffusers.models.transformers.transformer_wan import WanAttention
 
     from .guidance import Guidance
+    from .transformer import Transformer
+
+TEXT_TOKENS = 512  # of every prompt, padding included
 
 
 class NAGProcessor:
@@ -40,14 +44,20 @@ class NAGProcessor:
         encoder_hidden_states: torch.Tensor,
         *absent: None,
     ) -> torch.Tensor:
-        """Return the attention's output, shaped like `hidden_states`; cross-attention has neither mask nor rotary."""
+        """Return the attention's output, shaped like `hidden_states`; cross-attention has neither mask nor rotary.
+
+        What it reads of pictures, whose tokens stand in front of the text's, is not guided.
+        """
         del absent
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        result = self._attend(attn, query, encoder_hidden_states)
+        before = encoder_hidden_states.shape[1] - TEXT_TOKENS if attn.add_k_proj is not None else 0
+        result = self._attend(attn, query, encoder_hidden_states[:, before:])
         if self.rows and self.negative is not None:
             own = result[: self.rows]
             away = self._attend(attn, query[: self.rows], self.negative.expand(self.rows, -1, -1))
             result = torch.cat([self._guided(own, away), result[self.rows :]])
+        if before:
+            result = result + self._look(attn, query, encoder_hidden_states[:, :before])
         output: torch.Tensor = attn.to_out[1](attn.to_out[0](result))
         return output
 
@@ -55,6 +65,14 @@ class NAGProcessor:
     def _attend(attn: WanAttention, query: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         key = attn.norm_k(attn.to_k(text)).unflatten(2, (attn.heads, -1))
         value = attn.to_v(text).unflatten(2, (attn.heads, -1))
+        result: torch.Tensor = dispatch_attention_fn(query, key, value)
+        return result.flatten(2, 3).type_as(query)
+
+    @staticmethod
+    def _look(attn: WanAttention, query: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+        assert attn.add_k_proj is not None and attn.add_v_proj is not None
+        key = attn.norm_added_k(attn.add_k_proj(pictures)).unflatten(2, (attn.heads, -1))
+        value = attn.add_v_proj(pictures).unflatten(2, (attn.heads, -1))
         result: torch.Tensor = dispatch_attention_fn(query, key, value)
         return result.flatten(2, 3).type_as(query)
 
@@ -68,12 +86,13 @@ class NAGProcessor:
 
 
 @contextmanager
-def nag_enabled(transformer: WanVACETransformer3DModel, guidance: Guidance) -> Iterator[NAGProcessor | None]:
+def nag_enabled(transformer: Transformer, guidance: Guidance) -> Iterator[NAGProcessor | None]:
     """Have the blocks' cross-attention guided inside the `with` block; None where that is off."""
     if not guidance.has_nag:
         yield None
         return
-    layers = [block.attn2 for block in (*transformer.blocks, *transformer.vace_blocks)]
+    blocks: list[Any] = block_order(transformer)
+    layers = [block.attn2 for block in blocks]
     before = [layer.processor for layer in layers]
     made = NAGProcessor(guidance)
     for layer in layers:

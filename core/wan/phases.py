@@ -24,7 +24,7 @@ from .request import (
     DEFAULT_STEPS,
     FRAME_STEP,
     MIN_FRAMES,
-    VACERequest,
+    WanRequest,
     check_speed_settings,
 )
 from .schedule import sigmas
@@ -40,11 +40,34 @@ LATENT_CHANNELS, CONTROL_CHANNELS = 16, 96
 # fp32 copies of the latents during a prediction: latents, their 16-bit twin, and what UniPC keeps of steps before.
 LATENT_COPIES = 6
 
-# The VAE, per pixel: bytes of a pass over one latent frame as a share that scales with the number type and one
-# that does not, and operations for the first latent frame and for each further one, at 96 channels.
-VAE_CHANNELS = 96
-DECODE_BYTES, ENCODE_BYTES, VAE_FIXED_BYTES = 9363, 6650, 785
-DECODE_FLOPS, ENCODE_FLOPS = (10.8e6, 33.8e6), (6.7e6, 20.0e6)
+
+@dataclass(frozen=True)
+class VAECost:
+    """What half of a VAE costs, per pixel.
+
+    Attributes:
+        bytes, fixed: of a pass over one latent frame, as a share that scales with the number type and one that does
+            not.
+        flops: for the first latent frame, and for each further one.
+        side: of a tile, in pixels of the video.
+    """
+
+    bytes: float
+    fixed: float
+    flops: tuple[float, float]
+    side: int
+
+
+STRIDE = 8  # pixels of a latent pixel of Wan2.1's VAE
+VAE_CHANNELS = {8: 96, 16: 256}  # of the decoder at full size, by stride: the costs are of VAEs so wide
+# By stride, decoding and encoding (`condition`). Wan2.2's VAE, of stride 16, folds 2×2 pixels into channels, and tiles
+# what is folded: those it encodes are twice as wide.
+VAE_COSTS: Mapping[tuple[int, str], VAECost] = {
+    (8, "decode"): VAECost(9363, 785, (10.8e6, 33.8e6), 256),
+    (8, "condition"): VAECost(6650, 785, (6.7e6, 20.0e6), 256),
+    (16, "decode"): VAECost(10773, 0, (22.8e6, 73.6e6), 256),
+    (16, "condition"): VAECost(3532, 315, (4.65e6, 14.0e6), 512),
+}
 TILE, TILE_STRIDE = 256, 192  # diffusers' AutoencoderKLWan
 BYTES_PER_PIXEL = 12  # of a frame: three float32
 REMEMBERED = 0.125  # activations a branch: every eighth token's first change (StepCache)
@@ -76,9 +99,12 @@ class VideoWork:
         vae: the number types the VAE may compute in.
         shift: of the noise schedule, which with the boundary divides the steps between two experts.
         levels: its noise levels, where they are not those of UniPC.
-        boundary: see `VACERequest`; 0 for that of most models.
+        boundary: see `WanRequest`; 0 for that of most models.
         cfg_2: of the second expert; 0 for `cfg`.
         high_steps: how many steps the first of two experts has; None to have it worked out.
+        stride: pixels of a latent pixel; 16 of Wan2.2-TI2V's VAE, which folds 2×2 pixels into channels first.
+        has_vace: whether the transformer has VACE blocks.
+        token_times: whether each token has a timestep of its own, as in Wan2.2-TI2V.
         notes: sentences on how it samples, for the plan's text.
     """
 
@@ -100,11 +126,14 @@ class VideoWork:
     boundary: float = 0.0
     cfg_2: float = 0.0
     high_steps: int | None = None
+    stride: int = STRIDE
+    has_vace: bool = True
+    token_times: bool = False
     notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, request: VACERequest, references: int = 0, has_task: bool = True, notes: tuple[str, ...] = ()
+        cls, request: WanRequest, references: int = 0, has_task: bool = True, notes: tuple[str, ...] = ()
     ) -> VideoWork:
         """Return the work of a request as the user made it; what its `speed` stands for is applied here.
 
@@ -140,18 +169,21 @@ def phases(components: Mapping[str, Component], work: VideoWork) -> tuple[Phase,
     Args:
         components: `transformer`, `text_encoder` and `vae`, and `transformer_2` of a model of two experts.
     """
-    samples = _experts(components, work) if SECOND_EXPERT in components else [(components["transformer"], work)]
-    guided = max((of_one.cfg for _, of_one in samples), default=work.cfg)
+    samples = samplers(components, work)
     return (
-        _encode(components["text_encoder"], replace(work, cfg=guided)),
-        _vae_phase("condition", components["vae"], work, passes=2 if work.has_task else 1),
-        *(_sample(transformer, of_one) for transformer, of_one in samples),
-        _vae_phase("decode", components["vae"], work, passes=1),
+        encode_phase(components["text_encoder"], samples, work),
+        vae_phase("condition", components["vae"], work, passes=2 if work.has_task else 1),
+        *(sample_phase(transformer, of_one) for transformer, of_one in samples),
+        vae_phase("decode", components["vae"], work, passes=1),
     )
 
 
+def samplers(components: Mapping[str, Component], work: VideoWork) -> list[tuple[Component, VideoWork]]:
+    """Return the transformer with the work, or each of two experts that has a step, with its share of it."""
+    return _experts(components, work) if SECOND_EXPERT in components else [(components["transformer"], work)]
+
+
 def _experts(components: Mapping[str, Component], work: VideoWork) -> list[tuple[Component, VideoWork]]:
-    """Return each of two experts that has a step, with its share of the work."""
     boundary, high = work.boundary or DEFAULT_BOUNDARY, work.high_steps
     if high is None:
         high = high_steps(planned_timesteps(work.steps, work.shift, work.levels), boundary)
@@ -166,58 +198,84 @@ def _experts(components: Mapping[str, Component], work: VideoWork) -> list[tuple
     return found
 
 
-def _encode(encoder: Component, work: VideoWork) -> Phase:
+def encode_phase(encoder: Component, samples: Sequence[tuple[Component, VideoWork]], work: VideoWork) -> Phase:
+    """Return the phase of the prompts.
+
+    Args:
+        samples: of `samplers`, any of which may be guided.
+    """
+    guided = max((of_one.cfg for _, of_one in samples), default=work.cfg)
     flops, variant = encoding(encoder, TEXT_TOKENS)
     return Phase(
         name="encode",
         component=encoder,
         computes=("bf16",),
-        storages=_storages(encoder),
+        storages=storages_of(encoder),
         flops=flops,
         linear_share=0.0,
-        passes=2 if work.cfg > 1 or work.reads_negative else 1,
+        passes=2 if guided > 1 or work.reads_negative else 1,
         variants=(variant,),
         streamable=True,
         cast_last_resort=True,
-        host=_frame_bytes(work),
+        host=frame_bytes(work),
     )
 
 
-def _sample(transformer: Component, work: VideoWork) -> Phase:
-    branches = _branches(work)
-    tokens = (latent_frames(work.num_frames) + work.references) * (work.width // 16) * (work.height // 16)
+def sample_phase(transformer: Component, work: VideoWork) -> Phase:
+    """Return the phase of the transformer, or of one of two experts."""
+    branches, side = branches_of(work), 2 * work.stride
+    tokens = (latent_frames(work.num_frames) + work.references) * (work.width // side) * (work.height // side)
     linear, attention = flops_per_token(transformer, tokens)
     # One batch takes the same blocks for all of it.
     batched = (True, False) if work.batch_cfg and branches > 1 and not work.skips_blocks else (False,)
+    inside = inside_a_block(transformer, has_vace=work.has_vace, token_times=work.token_times)
     # What rounding the widest layer's input by way of fp32 adds to the peak, in activations.
-    rounded = 3 + 3.5 * transformer.inner / max(1, transformer.hidden) - _inside(transformer)
+    rounded = 3 + 3.5 * transformer.inner / max(1, transformer.hidden) - inside
     return Phase(
         name=next(name for name, part, _ in EXPERT_PHASES if part == transformer.name),
         component=transformer,
         computes=("fp16", "bf16") if transformer.stored == "fp16" else ("bf16",),
-        storages=_storages(transformer),
+        storages=storages_of(transformer),
         flops=branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
         passes=work.steps,
         variants=tuple(
-            sampling_memory(transformer, tokens, branches, step_cache=work.step_cache, batched=way) for way in batched
+            sampling_memory(
+                transformer,
+                tokens,
+                branches,
+                step_cache=work.step_cache,
+                batched=way,
+                has_vace=work.has_vace,
+                token_times=work.token_times,
+                channels=_channels(work.stride),
+            )
+            for way in batched
         ),
         streamable=True,
-        host=2 * _frame_bytes(work),
+        host=2 * frame_bytes(work),
         rounded_inputs=int(2 * tokens * transformer.hidden * max(0.0, rounded)),
         notes=work.notes,
     )
 
 
-def _branches(work: VideoWork) -> int:
+def _channels(stride: int) -> int:
+    """Return the channels of latents: Wan2.2-TI2V's have three times as many for four times as many pixels."""
+    return LATENT_CHANNELS if stride == STRIDE else 48
+
+
+def branches_of(work: VideoWork) -> int:
+    """Return how many predictions a step makes at most."""
     return (2 if work.cfg > 1 else 1) + work.skips_blocks
 
 
-def _frame_bytes(work: VideoWork) -> int:
+def frame_bytes(work: VideoWork) -> int:
+    """Return the bytes of the frames in main memory."""
     return BYTES_PER_PIXEL * work.width * work.height * work.num_frames
 
 
-def _storages(component: Component) -> tuple[Storage, ...]:
+def storages_of(component: Component) -> tuple[Storage, ...]:
+    """Return what a component's weights may be stored in."""
     stored = weight_format(component.stored)
     return (component.stored,) if stored is not None and stored.can_cast else every_storage(component)
 
@@ -233,36 +291,59 @@ def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
 
 
 def sampling_memory(
-    transformer: Component, tokens: int, branches: int, *, step_cache: bool = False, batched: bool = False
+    transformer: Component,
+    tokens: int,
+    branches: int,
+    *,
+    step_cache: bool = False,
+    batched: bool = False,
+    has_vace: bool = True,
+    token_times: bool = False,
+    channels: int = LATENT_CHANNELS,
 ) -> Variant:
     """Return what a prediction holds beside the weights, VACE hints interleaved.
 
-    In units of one activation (tokens × hidden): the busiest moment inside a block is its feed-forward
-    (3 units and twice the inner width) or the norm in fp32 of the first VACE block (11). Outside are
-    the first branch's tokens, control and result, and two units for each further branch. What a
-    StepCache keeps of each comes on top. In one batch every branch is inside at once.
+    In units of one activation (tokens × hidden). Outside of the block are the first branch's tokens, control and
+    result, and two units for each further branch; without VACE one each. What a StepCache keeps of each comes on
+    top. In one batch every branch is inside at once.
+
+    Args:
+        tokens: of the video.
+        branches: predictions of a step.
+        channels: of the latents.
     """
     unit = 2 * tokens * transformer.hidden
-    held = branches * (_inside(transformer) + 3) if batched else _inside(transformer) + 3 + 2 * (branches - 1)
+    inside = inside_a_block(transformer, has_vace=has_vace, token_times=token_times)
+    own, further = (3, 2) if has_vace else (1, 1)
+    # The timesteps of tokens: for the blocks, and for the output head.
+    own, further = (own + 7, further + 7) if token_times else (own, further)
+    held = branches * (inside + own) if batched else inside + own + further * (branches - 1)
     held += REMEMBERED * branches if step_cache else 0
-    pixels = 4 * tokens  # of the latents; a token covers 2 × 2
-    latents = pixels * (LATENT_COPIES * LATENT_CHANNELS * 4 + CONTROL_CHANNELS * 2)
+    pixels, given = 4 * tokens, CONTROL_CHANNELS if has_vace else channels + 4  # a token covers 2 × 2 of the latents
+    latents = pixels * (LATENT_COPIES * channels * 4 + given * 2)
     if step_cache:
-        latents += branches * REMEMBERED_PREDICTIONS * pixels * LATENT_CHANNELS * 2
+        latents += branches * REMEMBERED_PREDICTIONS * pixels * channels * 2
     if batched:
-        latents += branches * pixels * (LATENT_CHANNELS + CONTROL_CHANNELS) * 2
+        latents += branches * pixels * (channels + given) * 2
     rotary = tokens * HEAD * 2 * 4
     words = "" if batched else "one prompt after the other"
     return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary, words=words)
 
 
-def _inside(transformer: Component) -> float:
-    return max(3 + 2 * transformer.inner / max(1, transformer.hidden), 11)
+def inside_a_block(transformer: Component, *, has_vace: bool = True, token_times: bool = False) -> float:
+    """Return what the busiest moment inside a block holds, in activations.
+
+    That is its feed-forward (3 units and twice the inner width), or a norm in fp32: of the first VACE block (11), or
+    without VACE of any block (10). Timesteps of tokens are brought to fp32 for all six places of a block.
+    """
+    wide = 3 + 2 * transformer.inner / max(1, transformer.hidden)
+    return max(wide, 11 if has_vace else 10) + (12 if token_times else 0)
 
 
-def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> Phase:
-    first, further = DECODE_FLOPS if name == "decode" else ENCODE_FLOPS
-    wide = vae.hidden / VAE_CHANNELS
+def vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> Phase:
+    """Return a phase of the VAE: encoding (`condition`) or decoding."""
+    first, further = VAE_COSTS[work.stride, name].flops
+    wide = vae.hidden / VAE_CHANNELS[work.stride]
     return Phase(
         name=name,
         component=vae,
@@ -273,56 +354,63 @@ def _vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) ->
         flops=wide**2 * work.width * work.height * (first + further * (latent_frames(work.num_frames) - 1)),
         linear_share=0.0,
         passes=passes,
-        variants=vae_memory(name, vae, width=work.width, height=work.height, num_frames=work.num_frames),
+        variants=vae_memory(
+            name, vae, width=work.width, height=work.height, num_frames=work.num_frames, stride=work.stride
+        ),
         streamable=False,
         convolutional=True,
-        host=_frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
+        host=frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
     )
 
 
-def vae_memory(name: str, vae: Component, *, width: int, height: int, num_frames: int) -> tuple[Variant, ...]:
+def vae_memory(
+    name: str, vae: Component, *, width: int, height: int, num_frames: int, stride: int = STRIDE
+) -> tuple[Variant, ...]:
     """Return what encoding (`condition`) or decoding holds on the device, whole and in tiles.
 
     Decoded frames leave the device latent frame by latent frame; a video to encode is there whole.
     """
-    decode = name == "decode"
-    pixels, tile = width * height, min(width, TILE) * min(height, TILE)
-    wide = vae.hidden / VAE_CHANNELS
-    each = (DECODE_BYTES if decode else ENCODE_BYTES) * wide
-    fixed = VAE_FIXED_BYTES * wide
-    video = 0 if decode else BYTES_PER_PIXEL // 2 * pixels * num_frames
-    latents = 2 * LATENT_CHANNELS * 4 * pixels // 64 * latent_frames(num_frames)
+    cost, wide = VAE_COSTS[stride, name], vae.hidden / VAE_CHANNELS[stride]
+    pixels, tile = width * height, min(width, cost.side) * min(height, cost.side)
+    each, fixed = cost.bytes * wide, cost.fixed * wide
+    video = 0 if name == "decode" else BYTES_PER_PIXEL // 2 * pixels * num_frames
+    latents = 2 * _channels(stride) * 4 * pixels // stride**2 * latent_frames(num_frames)
     whole = Variant("whole", int(each * pixels) + video, 1.0, int(fixed * pixels) + latents)
     if tile == pixels:
         return (whole,)
-    again = tiled_length(width) * tiled_length(height) / pixels
+    again = tiled_length(width, cost.side) * tiled_length(height, cost.side) / pixels
     return whole, Variant("tiled", int(each * tile) + video, again, int(fixed * tile) + latents, words="in pieces")
 
 
-def tiled_length(length: int) -> int:
+def tiled_length(length: int, side: int = TILE) -> int:
     """Return how many pixels the tiles of a side cover together, overlaps counted twice."""
-    return sum(min(TILE, length - start) for start in range(0, length, TILE_STRIDE))
+    return sum(min(side, length - start) for start in range(0, length, side * TILE_STRIDE // TILE))
 
 
 def fitting(
-    components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
+    components: Mapping[str, Component],
+    machine: Machine,
+    handle: ModelHandle,
+    work: VideoWork,
 ) -> list[VideoWork]:
     """Return the longest video of this size and the largest of this length that fit, where any do."""
-    width, height = work.width, work.height
+    width, height, multiple = work.width, work.height, MULTIPLE * work.stride // STRIDE
 
     def fits(smaller: VideoWork) -> bool:
-        made = plan(phases(components, smaller), machine, precision=handle.precision, memory=handle.memory)
+        made = plan(
+            handle.family.phases(components, smaller), machine, precision=handle.precision, memory=handle.memory
+        )
         return made.fits
 
     def scaled(units: int) -> VideoWork:
-        """Return a video of the same shape whose shorter side is `units` times 16."""
-        short = units * MULTIPLE
-        long = max(1, round(short * max(width, height) / min(width, height) / MULTIPLE)) * MULTIPLE
+        """Return a video of the same shape whose shorter side is `units` times what sides are multiples of."""
+        short = units * multiple
+        long = max(1, round(short * max(width, height) / min(width, height) / multiple)) * multiple
         size = (long, short) if width >= height else (short, long)
         return replace(work, width=size[0], height=size[1])
 
     frames = largest(lambda count: fits(replace(work, num_frames=count)), MIN_FRAMES, work.num_frames, FRAME_STEP)
-    units = largest(lambda count: fits(scaled(count)), 1, min(width, height) // MULTIPLE, 1)
+    units = largest(lambda count: fits(scaled(count)), 1, min(width, height) // multiple, 1)
     found = [replace(work, num_frames=frames)] if frames else []
     return [*found, scaled(units)] if units else found
 

@@ -1,4 +1,4 @@
-"""Wan VACE request: what to sample, with defaults, and the rules it must keep."""
+"""Wan request: what to sample, with defaults, and the rules it must keep."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _plain_guidance() -> Guidance:
 
 
 @dataclass(frozen=True)
-class VACERequest:
+class WanRequest:
     """One video to make.
 
     Attributes:
@@ -131,7 +131,7 @@ class VACERequest:
         """Whether the negative prompt has an effect."""
         return self.largest_cfg > 1 or self.guidance.has_nag
 
-    def of_second_expert(self) -> VACERequest:
+    def of_second_expert(self) -> WanRequest:
         """Return the request as the second of two experts sees it."""
         return replace(self, cfg=self.cfg_2 or self.cfg)
 
@@ -145,22 +145,22 @@ def check_side(name: str, value: int) -> None:
     check_multiple(name, value, "Wan VACE", low=MIN_SIDE, high=MAX_SIDE)
 
 
-def check_num_frames(value: int) -> None:
-    """Accept 4n+1 frames between 1 and 241.
+def check_num_frames(value: int, model: str = "Wan VACE") -> None:
+    """Accept 4n+1 frames between 1 and 241 for a model of that title.
 
     Raises:
         PiyingError: any other number; the nearest good ones are named.
     """
     if value % FRAME_STEP != 1 or not MIN_FRAMES <= value <= MAX_FRAMES:
         nearest = nearest_multiples(value, FRAME_STEP, MIN_FRAMES, MAX_FRAMES, offset=1)
-        longer = " Longer ones are made by VACE Long Video." if value > MAX_FRAMES else ""
+        longer = " Longer ones are made by VACE Long Video." if value > MAX_FRAMES and model == "Wan VACE" else ""
         raise PiyingError(
-            f"num_frames is {value}. Wan VACE takes 4n+1 frames from {MIN_FRAMES} to {MAX_FRAMES} "
+            f"num_frames is {value}. {model} takes 4n+1 frames from {MIN_FRAMES} to {MAX_FRAMES} "
             f"(5, 9, … 81): use {either(nearest)}.{longer}"
         )
 
 
-def check_request(request: VACERequest) -> None:
+def check_request(request: WanRequest) -> None:
     """Accept a request whose values the model can use without changes.
 
     Raises:
@@ -172,7 +172,7 @@ def check_request(request: VACERequest) -> None:
     check_speed_settings(request)
 
 
-def check_speed_settings(request: VACERequest) -> None:
+def check_speed_settings(request: WanRequest) -> None:
     """Accept the settings for speed.
 
     Raises:

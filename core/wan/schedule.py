@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ..errors import PiyingError
-from .request import SCHEDULERS, SchedulerName, VACERequest
+from .request import SCHEDULERS, SchedulerName, WanRequest
 
 MAX_STEPS = 1000  # as of the `steps` widget
 TRAINING_STEPS = 1000  # a noise level of 1 is this timestep
@@ -18,7 +18,7 @@ CAUSVID = (999, 934, 862, 756, 603, 410, 250, 140, 74)
 DISTILL = (1000, 750, 500, 250)
 
 
-def sigmas(request: VACERequest) -> tuple[float, ...] | None:
+def sigmas(request: WanRequest) -> tuple[float, ...] | None:
     """Return the noise levels from the first step's, at most 1, down to the last step's, above 0.
 
     None stands for the list of diffusers' UniPC scheduler, which is published for the model.
@@ -88,12 +88,12 @@ def check_schedule(scheduler: SchedulerName, sigmas: str) -> None:
         )
 
 
-def has_own_steps(request: VACERequest) -> bool:
+def has_own_steps(request: WanRequest) -> bool:
     """Return whether the schedule decides how many steps there are."""
     return bool(request.sigmas.strip()) or request.scheduler in ("causvid", "distill")
 
 
-def with_schedule(request: VACERequest) -> VACERequest:
+def with_schedule(request: WanRequest) -> WanRequest:
     """Return a request with the steps of its schedule, where that has a number of its own.
 
     Raises:
@@ -104,7 +104,7 @@ def with_schedule(request: VACERequest) -> VACERequest:
     return request if levels is None else replace(request, steps=len(levels))
 
 
-def schedule_notes(asked: VACERequest) -> list[str]:
+def schedule_notes(asked: WanRequest) -> list[str]:
     """Return the settings of a request that are without effect under its schedule, a sentence each."""
     if not has_own_steps(asked):
         return []

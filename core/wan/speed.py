@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..planner.plan_types import Compute
-from .request import AUTO_VAE, REFERENCE, SpeedName, VACERequest, VAEPrecision
+from .request import AUTO_VAE, REFERENCE, SpeedName, VAEPrecision, WanRequest
 from .schedule import has_own_steps, with_schedule
 
 FEW_STEPS = 12  # what distilled models take; there is nothing to leave out of so few
@@ -18,7 +18,7 @@ class SpeedSettings:
     Attributes:
         steps: share of the steps that are taken.
         step_cache: see `step_cache.StepCache`.
-        batch_cfg: see `VACERequest`.
+        batch_cfg: see `WanRequest`.
         vae: the number type of the VAE on a card.
     """
 
@@ -38,7 +38,7 @@ SETTINGS: dict[SpeedName, SpeedSettings] = {
 }
 
 
-def with_speed(request: VACERequest) -> VACERequest:
+def with_speed(request: WanRequest) -> WanRequest:
     """Return a request with the settings its `speed` stands for; what was set by hand stays.
 
     Raises:
@@ -67,7 +67,7 @@ def vae_types(vae_precision: VAEPrecision = AUTO_VAE, speed: SpeedName = REFEREN
     return VAETypes(FP16_FIRST, FP16_FIRST, why) if by_hand else VAETypes(FP16_FIRST, why=why)
 
 
-def speed_notes(asked: VACERequest, done: VACERequest) -> list[str]:
+def speed_notes(asked: WanRequest, done: WanRequest) -> list[str]:
     """Return the settings that `speed` has changed, a sentence each."""
     notes = []
     if done.steps != asked.steps and not has_own_steps(asked):

@@ -1,4 +1,4 @@
-"""Wan VACE transformer: one prediction for several prompts at once, a block at a time.
+"""Wan's transformers, with VACE and without: one prediction for several prompts at once, a block at a time.
 
 diffusers runs all VACE blocks first and keeps their hints, one activation each, until the main
 blocks use them; and it runs the prompts one after the other, each through all weights. Here a VACE
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from diffusers import WanVACETransformer3DModel
+    from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 
     from ..planner.plan_types import PhasePlan
     from .nag import NAGProcessor
     from .step_cache import StepCache
 
+    Transformer = WanVACETransformer3DModel | WanTransformer3DModel
     _Pair = tuple[int, torch.nn.Module, torch.nn.Module | None]
 
 
@@ -31,16 +32,16 @@ class _Branch:
 
     Attributes:
         hidden: the video's tokens [batch, tokens, dim].
-        control: the VACE blocks' own stream, of the same shape.
-        text: the prompt's tokens [batch, 512, dim].
-        temb: the timestep [batch, dim], for the output head.
-        time: the timestep [batch, 6, dim], for the blocks.
+        control: the VACE blocks' own stream, of the same shape; None without VACE.
+        text: the prompt's tokens [batch, 512, dim], behind those of pictures where the model reads such.
+        temb: the timestep [batch, dim], for the output head; [batch, tokens, dim] where each token has its own.
+        time: the timestep [batch, 6, dim], for the blocks, or [batch, tokens, 6, dim].
         skipped: main blocks that it leaves out.
         guided: rows of it whose cross-attention is guided.
     """
 
     hidden: torch.Tensor
-    control: torch.Tensor
+    control: torch.Tensor | None
     text: torch.Tensor
     temb: torch.Tensor
     time: torch.Tensor
@@ -48,7 +49,7 @@ class _Branch:
     guided: int = 0
 
 
-def block_order(transformer: WanVACETransformer3DModel) -> list[torch.nn.Module]:
+def block_order(transformer: Transformer) -> list[torch.nn.Module]:
     """Return the blocks in the order in which `predict` runs them."""
     order = []
     for _, main, vace in _pairs(transformer):
@@ -57,12 +58,13 @@ def block_order(transformer: WanVACETransformer3DModel) -> list[torch.nn.Module]
 
 
 def predict(
-    transformer: WanVACETransformer3DModel,
+    transformer: Transformer,
     latents: torch.Tensor | Sequence[torch.Tensor],
     timestep: torch.Tensor,
     *,
     embeds: Sequence[torch.Tensor],
-    control: torch.Tensor | Sequence[torch.Tensor],
+    control: torch.Tensor | Sequence[torch.Tensor] | None = None,
+    picture: torch.Tensor | None = None,
     scale: float | Sequence[float] | torch.Tensor = 1.0,
     check_cancelled: Callable[[], None] = lambda: None,
     cache: StepCache | None = None,
@@ -73,21 +75,21 @@ def predict(
 ) -> list[torch.Tensor]:
     """Predict the velocity for each prompt.
 
-    Equals `transformer(latents, timestep, embeds[i], control_hidden_states=control, …)` called for
-    one prompt after the other. For inference: no gradient checkpointing.
+    Equals `transformer(latents, timestep, embeds[i], …)` called for one prompt after the other, with
+    `control_hidden_states=control` or `encoder_hidden_states_image=picture`, without gradient checkpointing.
 
     Args:
         transformer: its weights may be on the device or be streamed there in `block_order`.
         latents: [batch, in_channels, frames, height / 8, width / 8] in the transformer's type;
             one tensor for all prompts, or one for each.
-        timestep: [batch].
+        timestep: [batch], or [batch, tokens] where each token has its own.
         embeds: one [batch, 512, text_dim] per prompt (the prompt and, with guidance, the negative one).
-        control: [batch, vace_in_channels, frames, height / 8, width / 8]; one for all, or one each.
+        control: [batch, vace_in_channels, frames, height / 8, width / 8]; one for all, one each, or None without VACE.
+        picture: what an image encoder has made of pictures [pictures, tokens, image_dim]; None for models without.
         scale: strength of the control; one number for all VACE layers, or one per layer.
         check_cancelled: called before each block; what it raises ends the prediction.
         cache: compares this step with earlier ones; the result may then be a forecast.
-        batched: take all prompts through a block in one batch. That starts fewer operations, takes more memory,
-            and its sums round differently.
+        batched: take all prompts through a block in one batch: fewer operations, more memory, other roundings.
         skipped: for each prompt the main blocks that are left out, none where it is empty; not for batches.
         nag: guides the cross-attention of all prompts but the negative one, which `negative` is.
         negative: [1, 512, text_dim].
@@ -100,18 +102,19 @@ def predict(
     """
     prompts = len(embeds)
     latents = [latents] * prompts if isinstance(latents, torch.Tensor) else list(latents)
-    control = [control] * prompts if isinstance(control, torch.Tensor) else list(control)
+    controls = [control] * prompts if control is None or isinstance(control, torch.Tensor) else list(control)
     in_batch = prompts if batched else 1
     if batched:
-        latents, control, embeds = [torch.cat(latents)], [torch.cat(control)], [torch.cat(tuple(embeds))]
+        latents, embeds, controls = [torch.cat(latents)], [torch.cat(tuple(embeds))], _together(controls)
+        timestep = timestep.repeat(in_batch, *[1] * (timestep.ndim - 1))
     scales = iter(_layer_scales(scale, transformer, latents[0]))
     rotary = transformer.rope(latents[0])
-    branches = _embed_inputs(transformer, latents, timestep.repeat(in_batch), embeds=embeds, control=control)
+    branches = _embed_inputs(transformer, latents, timestep, embeds=embeds, controls=controls, picture=picture)
     for branch, left_out, embed in zip(branches, skipped or [frozenset()] * prompts, embeds, strict=False):
         # In a batch the prompt comes before the negative one.
         branch.skipped, branch.guided = left_out, int(batched or embed is not negative)
     if nag is not None:
-        nag.negative = transformer.condition_embedder(timestep, negative, None)[2]
+        nag.negative = transformer.condition_embedder.text_embedder(negative)
     pairs = _pairs(transformer)
 
     def tokens() -> list[torch.Tensor]:
@@ -129,16 +132,22 @@ def predict(
         del before
         pairs = pairs[1:]
     run(pairs)
-    results = [_project_out(transformer, branch, each.shape) for branch, each in zip(branches, latents, strict=True)]
-    results = [prompt for result in results for prompt in result.chunk(in_batch)]
+    made = [_project_out(transformer, branch, each.shape) for branch, each in zip(branches, latents, strict=True)]
+    results = [prompt for result in made for prompt in result.chunk(in_batch)]
     if cache is not None:
         cache.add(results)
     return results
 
 
-def _pairs(transformer: WanVACETransformer3DModel) -> list[_Pair]:
+def _together(controls: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Return the controls of all prompts in one batch; None where there are none."""
+    found = [one for one in controls if one is not None]
+    return [torch.cat(found) if found else None]
+
+
+def _pairs(transformer: Transformer) -> list[_Pair]:
     """Return each main block, its number first, with the VACE block whose hint is added to its output."""
-    vace, layers = iter(transformer.vace_blocks), transformer.config["vace_layers"]
+    vace, layers = iter(getattr(transformer, "vace_blocks", ())), transformer.config.get("vace_layers", ())
     return [(index, block, next(vace) if index in layers else None) for index, block in enumerate(transformer.blocks)]
 
 
@@ -188,10 +197,10 @@ def _add_hint(
 
 
 def _layer_scales(
-    scale: float | Sequence[float] | torch.Tensor, transformer: WanVACETransformer3DModel, like: torch.Tensor
+    scale: float | Sequence[float] | torch.Tensor, transformer: Transformer, like: torch.Tensor
 ) -> list[torch.Tensor]:
     """Return one number per VACE layer, in the activations' type, as WanVACEPipeline gives them."""
-    layers = len(transformer.config["vace_layers"])
+    layers = len(transformer.config.get("vace_layers", ()))
     numbers = torch.as_tensor(scale).to(device=like.device, dtype=like.dtype)
     numbers = numbers.expand(layers) if numbers.ndim == 0 else numbers
     if numbers.shape != (layers,):
@@ -200,31 +209,49 @@ def _layer_scales(
 
 
 def _embed_inputs(
-    transformer: WanVACETransformer3DModel,
+    transformer: Transformer,
     latents: list[torch.Tensor],
     timestep: torch.Tensor,
     *,
     embeds: Sequence[torch.Tensor],
-    control: list[torch.Tensor],
+    controls: Sequence[torch.Tensor | None],
+    picture: torch.Tensor | None,
 ) -> list[_Branch]:
     """Embed the inputs; what prompts share is embedded, and held, once."""
     branches: list[_Branch] = []
+    # The embedder wants a list of timesteps, and how many of them are of one video.
+    each = timestep.shape[1] if timestep.ndim == 2 else None
     for index, embed in enumerate(embeds):
-        if index > 0 and latents[index] is latents[0] and control[index] is control[0]:
+        if index > 0 and latents[index] is latents[0] and controls[index] is controls[0]:
             hidden, stream = branches[0].hidden, branches[0].control
         else:
             hidden = transformer.patch_embedding(latents[index]).flatten(2).transpose(1, 2)
-            stream = transformer.vace_patch_embedding(control[index]).flatten(2).transpose(1, 2)
-            missing = stream.new_zeros(stream.size(0), hidden.size(1) - stream.size(1), stream.size(2))
-            stream = torch.cat([stream, missing], dim=1)
-        temb, time, text, _ = transformer.condition_embedder(timestep, embed, None)
-        branches.append(_Branch(hidden, stream, text, temb, time.unflatten(1, (6, -1))))
+            stream = _control_stream(transformer, controls[index], hidden)
+            # As diffusers has them, which matters to the last bit.
+            hidden = hidden if stream is not None else hidden.contiguous()
+        temb, time, text, seen = transformer.condition_embedder(timestep.flatten(), embed, picture, each)
+        if seen is not None:
+            text = torch.cat([seen.expand(len(text), -1, -1), text], dim=1)
+        branches.append(_Branch(hidden, stream, text, temb, time.unflatten(-1, (6, -1))))
     return branches
 
 
-def _project_out(transformer: WanVACETransformer3DModel, branch: _Branch, shape: torch.Size) -> torch.Tensor:
+def _control_stream(
+    transformer: Transformer, control: torch.Tensor | None, hidden: torch.Tensor
+) -> torch.Tensor | None:
+    """Return a control's tokens, with zeros behind them where the video has more."""
+    if control is None:
+        return None
+    stream: torch.Tensor = transformer.vace_patch_embedding(control).flatten(2).transpose(1, 2)
+    missing = stream.new_zeros(stream.size(0), hidden.size(1) - stream.size(1), stream.size(2))
+    return torch.cat([stream, missing], dim=1)
+
+
+def _project_out(transformer: Transformer, branch: _Branch, shape: torch.Size) -> torch.Tensor:
     """Return the output head's patches, put together to latents of `shape`'s size."""
-    shift, scale = (transformer.scale_shift_table + branch.temb.unsqueeze(1)).chunk(2, dim=1)
+    # One row for all tokens, or one for each.
+    rows = branch.temb if branch.temb.ndim == 3 else branch.temb.unsqueeze(1)
+    shift, scale = (part.squeeze(2) for part in (transformer.scale_shift_table + rows.unsqueeze(2)).chunk(2, dim=2))
     hidden = branch.hidden
     hidden = (transformer.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
     patches: torch.Tensor = transformer.proj_out(hidden)
@@ -247,7 +274,7 @@ def reason_not_to_compile(choice: PhasePlan, device: str) -> str:
 
 
 @contextmanager
-def compiled_blocks(transformer: WanVACETransformer3DModel) -> Iterator[None]:
+def compiled_blocks(transformer: Transformer) -> Iterator[None]:
     """Have `torch.compile` run the model's blocks inside the `with` block; afterwards the model is as it was.
 
     Args:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..catalog.experts import HIGH, lone_experts, noise_of, pair_name, paired
-from .layouts import TEXT_TO_VIDEO, VACE, VACE_MODULE
+from ..families.base import LORA_COMPONENT, SECOND_EXPERT
+from .layouts import IMAGE_TO_VIDEO, TEXT_OR_FIRST, TEXT_TO_VIDEO, VACE, VACE_MODULE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..catalog.discovery import FileCatalog, SingleFile
+    from ..catalog.installed_model import InstalledModel
+    from ..families.base import ModelFamily
 
 
 class Transformers(NamedTuple):
@@ -35,8 +41,17 @@ def _by_title(files: FileCatalog) -> Mapping[str, list[SingleFile]]:
     return found
 
 
+def base_transformers(files: FileCatalog) -> Iterator[Transformers]:
+    """Yield the transformers without VACE, and the pairs of experts, each under the name it is offered by."""
+    found = _by_title(files)
+    for title in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO, TEXT_OR_FIRST):
+        pairs, rest = _pairs(found[title])
+        yield from (Transformers(pair_name(high.name, low.name), (high,), (low,)) for high, low in pairs)
+        yield from (Transformers(one.name, (one,)) for one in rest)
+
+
 def transformers(files: FileCatalog) -> Iterator[Transformers]:
-    """Yield the transformers, and the pairs of experts, each under the name it is offered by.
+    """Yield the transformers with VACE, and the pairs of experts, each under the name it is offered by.
 
     A VACE module goes with each text-to-video model of its width, and a pair of modules with each pair of such. Where
     there is one alone, the model has the module's name.
@@ -98,3 +113,29 @@ def why_not_alone(made_of: Transformers, files: FileCatalog) -> str:
         f"{made_of.name} is one of two experts, and takes all steps, which it was not trained for: not here: "
         f"{', '.join(lacking)}. Put the other one beside it."
     )
+
+
+def single_file_model(
+    family: ModelFamily, made_of: Transformers, beside: Mapping[str, tuple[Path, ...]], files: FileCatalog
+) -> InstalledModel:
+    """Return the model of a transformer, or of two experts.
+
+    Args:
+        beside: {component or tokenizer: where it is}, of the others.
+    """
+    first, second = made_of.first, made_of.second
+    parts = {**beside, LORA_COMPONENT: tuple(one.path for one in first)}
+    if not second:
+        found = files.model(family, first, parts, made_of.name)
+        return replace(found, caution=why_not_alone(made_of, files))
+    found = files.model(family, first, {**parts, SECOND_EXPERT: tuple(one.path for one in second)}, made_of.name)
+    other = files.model(family, second, {})
+    return replace(found, details=f"two experts: {found.details}; and {other.details}")
+
+
+def half_of_a_pair(file: str, made_of: Iterable[Transformers]) -> str | None:
+    """Return that a file is one of two experts, of which the pair is offered; None where it is not."""
+    for one in made_of:
+        if one.second and any(part.name == file for part in (*one.first, *one.second)):
+            return f"it is one of two experts of one model: choose {one.name}"
+    return None

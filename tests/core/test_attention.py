@@ -12,13 +12,13 @@ from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.attention import KERNELS, Attention, Kernel, attention_for, choose_attention, kernel_fault
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import ATTENTIONS, SPEEDS, VACERequest, check_request
+from piying.core.wan.request import ATTENTIONS, SPEEDS, WanRequest, check_request
 from piying.core.wan.run import sample
 from piying.core.wan.transformer import predict
 
 TURING, AMPERE, HOPPER, BLACKWELL = (7, 5), (8, 6), (9, 0), (12, 0)
 ALL = frozenset(kernel.package for kernel in KERNELS)
-REQUEST = VACERequest("a red circle", "", 32, 32, 5, steps=1, cfg=1.0, shift=5.0, seed=3)
+REQUEST = WanRequest("a red circle", "", 32, 32, 5, steps=1, cfg=1.0, shift=5.0, seed=3)
 HANDLE = ModelHandle(WAN_VACE, "built-in", "fp32")
 
 

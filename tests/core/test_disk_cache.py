@@ -21,7 +21,7 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.prompting.expand import AnswerCache
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long.window_cache import FinishedWindow, WindowCache
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 
 KEY = {"model": "umt5", "prompt": "一只红色的球", "sizes": (1, 2)}
@@ -272,7 +272,7 @@ def test_what_else_decides_a_video_is_noticed_when_it_changes(tmp_path, changed)
     folder = tmp_path / "diffusers" / "mine"
     shutil.copytree(built_in("wan_vace").path, folder)
     host = HeadlessHost(models=[tmp_path], chosen_device="cpu", cache=tmp_path / "cache")
-    request = VACERequest("a red circle moves right", "", 32, 32, 5, steps=4, cfg=4.0, shift=5.0, seed=3)
+    request = WanRequest("a red circle moves right", "", 32, 32, 5, steps=4, cfg=4.0, shift=5.0, seed=3)
     handle = ModelHandle(WAN_VACE, "diffusers/mine", precision="fp32")
     first = sample(handle, request, host)[0]
     if changed == "tokenizer":

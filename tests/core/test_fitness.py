@@ -32,6 +32,16 @@ NO_CONVS = {"use_quant_conv": False, "use_post_quant_conv": False}
 HUNYUAN = {"in_channels": 4, "patch_size": 2, "hidden_size": 1408, "num_layers": 40, "mlp_ratio": 4.3637}
 Z_IMAGE = models.Z_IMAGE | {"qk_norm": False, "all_patch_size": [2, 4], "all_f_patch_size": [1, 2]}
 QWEN3 = {"head_dim": 128, "num_key_value_heads": 8}
+SEES = {"image_dim": 1280, "added_kv_proj_dim": 5120}
+WIDE_VAE = {
+    "is_residual": True,
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "scale_factor_spatial": 16,
+    "latents_mean": [0.0] * 48,
+    "latents_std": [1.0] * 48,
+}
 # Published sizes first, then each option that shapes depend on.
 CONFIGURATIONS = {
     "WanVACETransformer3DModel": [
@@ -44,6 +54,21 @@ CONFIGURATIONS = {
         {},
         {"base_dim": 8, "z_dim": 9, "num_res_blocks": 1, "latents_mean": [0.0] * 9, "latents_std": [1.0] * 9},
         {"base_dim": 8, "dim_mult": [4, 2, 1], "temperal_downsample": [True, False], "decoder_base_dim": 12},
+        # Wan2.2's
+        WIDE_VAE | {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48},
+        WIDE_VAE | {"base_dim": 8, "z_dim": 48, "dim_mult": [1, 2, 2], "temperal_downsample": [True, False]},
+    ],
+    "WanTransformer3DModel": [
+        {},
+        {"in_channels": 36},
+        {"in_channels": 36, **SEES},
+        {"in_channels": 36, **SEES, "pos_embed_seq_len": 514},
+        {"in_channels": 48, "out_channels": 48, "num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30},
+        {"num_layers": 2, "cross_attn_norm": False, "out_channels": None, "patch_size": [2, 1, 3]},
+    ],
+    "CLIPVisionModel": [
+        {},
+        {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16, "patch_size": 14},
     ],
     "HunyuanDiT2DModel": [
         HUNYUAN,
@@ -123,7 +148,8 @@ def test_of_options_that_are_not_known_nothing_is_said(name, config):
         ("WanVACETransformer3DModel", {"image_dim": 1280}),
         ("WanVACETransformer3DModel", {"vace_layers": [0, 0]}),
         ("WanVACETransformer3DModel", {"added_kv_proj_dim": 128}),
-        ("AutoencoderKLWan", {"is_residual": True}),
+        ("WanTransformer3DModel", {"in_channels": 48}),
+        ("WanTransformer3DModel", {"in_channels": 36, "image_dim": 1280}),
         ("AutoencoderKLWan", {"attn_scales": [1.0]}),
         ("AutoencoderKLWan", {"latents_mean": None}),
         ("HunyuanDiT2DModel", {"activation_fn": "geglu"}),

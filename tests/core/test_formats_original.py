@@ -1,13 +1,17 @@
 """Files of the authors' own models: our module computes what their code computes.
 
-WAN_PATH names a checkout of Wan-Video/Wan2.1, HUNYUANDIT_PATH one of Tencent-Hunyuan/HunyuanDiT.
+WAN_PATH names a checkout of Wan-Video/Wan2.1, WAN22_PATH one of Wan-Video/Wan2.2, HUNYUANDIT_PATH one of
+Tencent-Hunyuan/HunyuanDiT.
 """
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from piying.core.checkpoints import load_component
+from piying.core.wan.transformer import predict
 
 from .formats import models, originals, writers
 
@@ -92,6 +96,71 @@ def test_the_wan_vae(wan, tmp_path, name):
         assert_close(loaded.encode(video).latent_dist.mode(), latents)
         expected = model.decode(latents, [0.0, 1.0]).clamp(-1, 1)
         assert_close(loaded.decode(latents).sample, expected)
+
+
+SMALL = {"dim": 128, "ffn_dim": 160, "num_heads": 1, "num_layers": 2, "text_dim": 48}
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v", "flf2v"])
+def test_wan_without_vace(wan, tmp_path, kind):
+    """Image-to-video models read the frames twice: as channels, and as what an image encoder makes of them."""
+    modules, _ = wan
+    channels = 16 if kind == "t2v" else 36
+    model = modules.model.WanModel(model_type=kind, text_len=512, in_dim=channels, out_dim=16, **SMALL)
+    models.randomised(model)
+    loaded = load_component("transformer", writers.save(models.tensors(model), tmp_path / "model.safetensors"))
+    assert loaded.config.in_channels == channels
+    generator = torch.Generator().manual_seed(3)
+    latents, beside = torch.randn(16, 2, 4, 6, generator=generator), torch.randn(20, 2, 4, 6, generator=generator)
+    text, pictures = torch.randn(7, 48, generator=generator), 2 if kind == "flf2v" else 1
+    seen = torch.randn(pictures, 257, 1280, generator=generator)
+    given = {} if kind == "t2v" else {"y": [beside], "clip_fea": seen}
+    read = latents if kind == "t2v" else torch.cat([latents, beside])
+    with torch.no_grad():
+        expected = model([latents], t=torch.tensor([500.0]), context=[text], seq_len=2 * 2 * 3, **given)[0]
+        padded = torch.cat([text, torch.zeros(505, 48)])[None]
+        picture = None if kind == "t2v" else seen
+        found = predict(loaded, read[None], torch.tensor([500.0]), embeds=[padded], picture=picture)[0]
+    assert_close(found[0], expected)
+
+
+def test_wan_with_a_timestep_for_each_token(tmp_path):
+    modules = originals.wan22()
+    model = modules.model.WanModel(model_type="ti2v", text_len=512, in_dim=48, out_dim=48, **SMALL)
+    models.randomised(model)
+    loaded = load_component("transformer", writers.save(models.tensors(model), tmp_path / "model.safetensors"))
+    generator = torch.Generator().manual_seed(3)
+    latents, text = torch.randn(48, 2, 4, 6, generator=generator), torch.randn(7, 48, generator=generator)
+    times = torch.tensor([[0.0] * 6 + [700.0] * 6])
+    with torch.no_grad():
+        expected = model([latents], t=times, context=[text], seq_len=12)[0]
+        padded = torch.cat([text, torch.zeros(505, 48)])[None]
+        found = predict(loaded, latents[None], times, embeds=[padded])[0]
+    assert_close(found[0], expected)
+
+
+@pytest.mark.parametrize("name", ["Wan2.2_VAE.pth", "wan2.2_vae.safetensors"])
+def test_the_wan22_vae(tmp_path, name):
+    modules = originals.wan22()
+    sizes = {"dim": 8, "dec_dim": 12, "z_dim": 48, "temperal_downsample": [False, True, True]}
+    model = models.randomised(modules.vae2_2.WanVAE_(**sizes))
+    tensors = models.tensors(model)
+    torch.save(tensors, tmp_path / name) if name.endswith("pth") else writers.save(tensors, tmp_path / name)
+    loaded = load_component("vae", tmp_path / name)
+    mean, spread = (torch.tensor(loaded.config[name]) for name in ("latents_mean", "latents_std"))
+    assert torch.allclose(torch.stack([mean, 1 / spread]), torch.stack(wan22_scale(modules)))
+    video = torch.randn(1, 3, 9, 32, 64, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        latents = model.encode(video, [0.0, 1.0])
+        assert_close(loaded.encode(video).latent_dist.mode(), latents)
+        expected = model.decode(latents, [0.0, 1.0]).clamp(-1, 1)
+        assert_close(loaded.decode(latents).sample, expected)
+
+
+def wan22_scale(modules):
+    """Return mean and inverse spread of latents as the authors' class has them, without reading its file."""
+    with mock.patch.object(modules.vae2_2, "_video_vae", lambda **sizes: torch.nn.Identity()):
+        return modules.vae2_2.Wan2_2_VAE(device="cpu").scale
 
 
 @pytest.mark.parametrize("name", ["models_t5_umt5-xxl-enc-bf16.pth", "umt5.safetensors"])

@@ -106,8 +106,9 @@ def test_a_base_model_and_a_vace_module(model, original, tmp_path):
     base = writers.save({writers.PREFIX + name: tensor for name, tensor in parts["base"].items()}, tmp_path / "a.sft")
     module = writers.save(parts["vace"], tmp_path / "b.safetensors")
     assert_same(load_component("transformer", [base, module]), model)
-    with pytest.raises(PiyingError, match="without the VACE part"):
-        load_component("transformer", base)
+    alone = load_component("transformer", base)
+    assert type(alone).__name__ == "WanTransformer3DModel"
+    assert torch.equal(alone.blocks[1].attn1.to_q.weight, model.blocks[1].attn1.to_q.weight)
     with pytest.raises(PiyingError, match="the VACE module alone"):
         load_component("transformer", module)
     with pytest.raises(PiyingError, match="is in more than one of them"):
@@ -228,8 +229,11 @@ def test_formats_that_are_not_read_are_named(original, tmp_path, form):
 
 def test_a_model_for_other_inputs_is_refused_by_name(original, tmp_path):
     image = original | {"blocks.0.cross_attn.k_img.weight": torch.zeros(128, 128)}
-    with pytest.raises(PiyingError, match="blocks.0.cross_attn.k_img.weight is no tensor of a Wan2.1 transformer"):
+    with pytest.raises(PiyingError, match="1 tensors have no place in it, blocks.0.attn2.add_k_proj.weight first"):
         load_component("transformer", writers.save(image, tmp_path / "i2v.safetensors"))
+    animated = original | {"pose_patch_embedding.weight": torch.zeros(128, 16, 1, 2, 2)}
+    with pytest.raises(PiyingError, match="pose_patch_embedding.weight is no tensor of a Wan transformer"):
+        load_component("transformer", writers.save(animated, tmp_path / "animate.safetensors"))
 
 
 def test_a_file_of_another_kind_says_what_it_is(original, tmp_path):

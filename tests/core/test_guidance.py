@@ -14,11 +14,11 @@ from piying.core.wan.family import WAN_VACE
 from piying.core.wan.guidance import Guidance, Guider, check_blocks, parse_blocks, parse_scales
 from piying.core.wan.nag import nag_enabled
 from piying.core.wan.phases import VideoWork
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.transformer import predict
 
-REQUEST = VACERequest("a red circle moves right", "blue", 64, 48, 9, steps=4, cfg=3.0, shift=5.0, seed=7)
+REQUEST = WanRequest("a red circle moves right", "blue", 64, 48, 9, steps=4, cfg=3.0, shift=5.0, seed=7)
 
 
 @pytest.fixture

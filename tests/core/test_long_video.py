@@ -27,7 +27,7 @@ from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.long.task_window import cut
 from piying.core.wan.long.window_cache import FinishedWindow, WindowCache, rounded
 from piying.core.wan.model import load
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.task.canvas import compose, compose_part
 from piying.core.wan.task.extend import GivenFrames, extend
@@ -45,7 +45,7 @@ HANDLE = ModelHandle(WAN_VACE, precision="fp32")
 
 def small(num_frames=13, **joining):
     """Return a request of two windows, as fast as can be; of one more for each further four frames."""
-    video = VACERequest(PROMPT, "", 32, 32, num_frames, steps=1, cfg=1.0, shift=5.0, seed=3)
+    video = WanRequest(PROMPT, "", 32, 32, num_frames, steps=1, cfg=1.0, shift=5.0, seed=3)
     return LongRequest(video, 9, 5, **joining)
 
 

@@ -19,7 +19,8 @@ from piying.core.lora.names import layer_names, lora_names, tensor_name
 from .formats import models, names
 
 ROUNDS = int(os.environ.get("PIYING_FUZZ", "400"))
-MADE = (models.wan_transformer, models.hunyuan_transformer, models.z_image_transformer)
+WAN = (models.wan_transformer, models.wan_base_transformer)
+MADE = (*WAN, models.hunyuan_transformer, models.z_image_transformer)
 RANK = 4
 
 
@@ -40,7 +41,7 @@ def transformers():
         module = make()
         layers = layers_of(module)
         original = {}
-        if make is models.wan_transformer:
+        if make in WAN:
             for layer in layers:
                 (name,) = names.wan_transformer({f"{layer}.weight": None})
                 original[layer] = name.removesuffix(".weight")
@@ -73,10 +74,10 @@ ENDINGS = (
 FLAT_PREFIXES = ("lora_unet_", "lora_unet__", "lora_transformer_", "lora_dit_", "lycoris_", "lora_", "my_")
 DOTTED_PREFIXES = ("", "diffusion_model.", "model.diffusion_model.", "transformer.", "unet.", "base_model.model.")
 FOREIGN = (
-    ("cross_attn.k_img", "lora_A.weight"),
-    ("cross_attn.v_img", "lora_B.weight"),
+    ("cross_attn.k_audio", "lora_A.weight"),
+    ("cross_attn.v_audio", "lora_B.weight"),
     ("self_attn.nobody", "diff"),
-    ("cross_attn.norm_k_img", "diff"),
+    ("cross_attn.norm_k_audio", "diff"),
 )
 
 
@@ -187,7 +188,7 @@ OTHER_MODELS = (
     "lora_unet_single_blocks_2_linear1",
     "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
     "vace_blocks_x.0.self_attn.q",
-    "diffusion_model.blocks.0.cross_attn.k_img",
+    "diffusion_model.blocks.0.cross_attn.k_audio",
     "pose_patch_embedding",
     "lora_unet_pose_patch_embedding",
     "face_encoder.proj_out",

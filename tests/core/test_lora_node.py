@@ -25,14 +25,14 @@ from piying.core.lora import catalog as loras
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.model import load as load_model
 from piying.core.wan.phases import VideoWork
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 
 from .formats import models, writers
 
-REQUEST = VACERequest("the red cat", width=32, height=32, num_frames=5, steps=2, seed=3)
+REQUEST = WanRequest("the red cat", width=32, height=32, num_frames=5, steps=2, seed=3)
 HANDLE = ModelHandle(WAN_VACE, "built-in")
-SMALL = VACERequest("", width=32, height=32, num_frames=5)
+SMALL = WanRequest("", width=32, height=32, num_frames=5)
 WORK = VideoWork.of(SMALL)
 NODES = piying.NODE_CLASS_MAPPINGS
 RANK = 4
@@ -257,7 +257,7 @@ def pair(layer, rank=RANK, down="lora_A.weight", up="lora_B.weight", value=0.01)
 QUERY = "diffusion_model.blocks.0.self_attn.q"
 ZOO = {
     "plain": (pair(QUERY), ""),
-    "foreign layers besides": ({**pair(QUERY), **pair("diffusion_model.blocks.0.cross_attn.k_img")}, ""),
+    "foreign layers besides": ({**pair(QUERY), **pair("diffusion_model.blocks.0.cross_attn.k_audio")}, ""),
     "any adapter": (pair("base_model.model.blocks.0.self_attn.q", 4, "lora_A.mine.weight", "lora_B.mine.weight"), ""),
     "any prefix": (pair("pipe.dit.blocks.0.self_attn.q"), ""),
     "a path as prefix": (pair("checkpoints/wan/blocks.0.self_attn.q"), ""),
@@ -364,7 +364,7 @@ def test_layers_left_out_are_in_inspection_log_and_record(host, tmp_path, caplog
     from piying.core.checkpoints.inspect import as_text, inspect
 
     path = writers.save(ZOO["foreign layers besides"][0], tmp_path / "loras" / "x.safetensors")
-    words = "1 of its 2 layers: 1 in no WanVACETransformer3DModel (diffusion_model.blocks.0.cross_attn.k_img)"
+    words = "1 of its 2 layers: 1 in no WanVACETransformer3DModel (diffusion_model.blocks.0.cross_attn.k_audio)"
     assert f"left out {words}" in as_text(inspect(path))
     _, record = sample(add(HANDLE, "x.safetensors"), REQUEST, host)
     assert record["loras"] == [{"name": "x.safetensors", "strength": 1.0, "left_out": words}]

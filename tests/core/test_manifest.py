@@ -32,6 +32,7 @@ from piying.core.planner.plan import plan
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 # The folders of ComfyUI's models folder that such files belong into, and the two for folders of several files.
 PLACES = {
+    "clip_vision",
     "diffusion_models",
     "text_encoders",
     "vae",
@@ -93,7 +94,7 @@ PLANNED = [model for model in MODELS if model.kind == "model" and listed_compone
 def planned_work(model):
     """Return what docs/models.md says the smallest card is for."""
     family = family_named(model.family)
-    work = family.work({}, ModelHandle(family, model.id))
+    work = family.work(family.trained_on(model.id).settings, ModelHandle(family, model.id))
     return family.phases(listed_components(model.id), work)
 
 

@@ -20,10 +20,10 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.prompting.family import PROMPT
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 
-REQUEST = VACERequest("x", width=32, height=32, num_frames=5, steps=1)
+REQUEST = WanRequest("x", width=32, height=32, num_frames=5, steps=1)
 
 
 @pytest.fixture

@@ -25,14 +25,14 @@ from piying.core.planner.plan_types import PhasePlan
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long.request import LongRequest
 from piying.core.wan.long.sample import make_long_video
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.task.vace_task import VACETask
 from safetensors.torch import load_file, save_file
 
 from .formats import writers
 
-VIDEO = VACERequest("a red circle", "", 32, 32, 5, steps=2, cfg=1.0, shift=5.0, seed=3)
+VIDEO = WanRequest("a red circle", "", 32, 32, 5, steps=2, cfg=1.0, shift=5.0, seed=3)
 PICTURE = ImageRequest("a red circle", "", 64, 64, steps=2, cfg=1.0, seed=3)
 NO_NUMBERS = r"gave values that are no numbers \(NaN or infinity\)"
 

@@ -14,7 +14,7 @@ from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
 from piying.core.prompting.presets import preset_text
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 
 HOST = HeadlessHost(chosen_device="cpu")
@@ -33,7 +33,7 @@ def wan_pipeline(shift):
     [(64, 48, 9, 5.0, 16.0, "静态"), (48, 64, 5, 1.0, 3.0, "static"), (32, 32, 1, 2.5, 8.0, "")],
 )
 def test_vace_sample_equals_the_plain_pipeline(width, height, num_frames, cfg, shift, negative):
-    request = VACERequest("a red circle", negative, width, height, num_frames, steps=3, cfg=cfg, shift=shift, seed=7)
+    request = WanRequest("a red circle", negative, width, height, num_frames, steps=3, cfg=cfg, shift=shift, seed=7)
     frames, record = sample(ModelHandle(WAN_VACE), request, HOST)
     plain = wan_pipeline(shift)(
         prompt=request.prompt,
@@ -100,7 +100,7 @@ def test_expand_equals_plain_generate(temperature, tmp_path):
 
 def test_seeds_decide():
     def frames(seed):
-        request = VACERequest("x", width=32, height=32, num_frames=5, steps=2, seed=seed)
+        request = WanRequest("x", width=32, height=32, num_frames=5, steps=2, seed=seed)
         return sample(ModelHandle(WAN_VACE), request, HOST)[0]
 
     assert torch.equal(frames(1), frames(1))

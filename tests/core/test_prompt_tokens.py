@@ -17,7 +17,7 @@ from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.prompting.request import ExpandRequest
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 
 # As token_weights of ComfyUI's comfy/sd1_clip.py reads them.
@@ -43,7 +43,7 @@ def host(folder):
 
 
 def video(folder, prompt, negative="", **more):
-    request = VACERequest(prompt, negative, 32, 32, 5, steps=1, cfg=2.0 if negative else 1.0, seed=3, **more)
+    request = WanRequest(prompt, negative, 32, 32, 5, steps=1, cfg=2.0 if negative else 1.0, seed=3, **more)
     return sample(ModelHandle(WAN_VACE, "built-in"), request, host(folder))[0]
 
 

@@ -18,11 +18,11 @@ from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.planner.machine import ALLOCATOR_VARIABLES, synthetic
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-REQUEST = VACERequest("a red circle moves right", "", 64, 48, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
+REQUEST = WanRequest("a red circle moves right", "", 64, 48, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
 EARLY = 20  # operations: the text encoder is being read
 PICTURE = ImageRequest("a red circle", "", 64, 64, steps=2, cfg=3.0, seed=3)
 
@@ -147,7 +147,7 @@ def test_a_damaged_memory_of_failures_is_forgotten(card, tmp_path, text):
 
 
 def test_other_errors_are_not_taken_for_it(card, tmp_path, monkeypatch):
-    from piying.core.wan import run
+    from piying.core.wan import video_run as run
 
     def broken(*arguments, **named):
         raise RuntimeError("shapes cannot be multiplied")
@@ -183,7 +183,7 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
     """When the next plan is asked for, no tensor of the failed decode is alive."""
     import gc
 
-    from piying.core.wan import run
+    from piying.core.wan import video_run as run
 
     real, alive = run.decode, []
 
@@ -205,7 +205,7 @@ def test_the_failed_attempt_is_freed(card, tmp_path, monkeypatch):
 
 
 def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkeypatch):
-    from piying.core.wan import run
+    from piying.core.wan import video_run as run
 
     host = fresh(tmp_path, "cache")
     expected, _ = film(fresh(tmp_path, "plain"))
@@ -223,22 +223,22 @@ def test_a_failed_decode_is_redone_without_sampling_again(card, tmp_path, monkey
 
 
 def test_a_prompt_seen_before_loads_no_encoder(card, tmp_path, monkeypatch):
-    from piying.core.wan.model import WanVACEModel
+    from piying.core.wan.model import WanModel
 
     host = fresh(tmp_path, "cache")
     expected, _ = film(host)
     model_cache.evict_models()
-    monkeypatch.setattr(WanVACEModel, "encoder_pipeline", None)
+    monkeypatch.setattr(WanModel, "encoder_pipeline", None)
     assert torch.equal(film(host)[0], expected)
 
 
 def test_what_the_step_cache_holds_goes_with_a_failed_attempt(card, tmp_path, monkeypatch):
     """Its tensors are on the card: the next attempt must not find them there."""
-    from piying.core.wan import run
-    from piying.core.wan.model import WanVACEModel
+    from piying.core.wan import video_run as run
+    from piying.core.wan.model import WanModel
 
     caches, held, attempts = [], [], []
-    real_denoise, real_transformer = run.denoise, WanVACEModel.transformer
+    real_denoise, real_transformer = run.denoise, WanModel.transformer
 
     def fails_once(*given, on_step, cache, **named):
         def late(done, latents, clean):
@@ -255,7 +255,7 @@ def test_what_the_step_cache_holds_goes_with_a_failed_attempt(card, tmp_path, mo
         return real_transformer(model, choice)
 
     monkeypatch.setattr(run, "denoise", fails_once)
-    monkeypatch.setattr(WanVACEModel, "transformer", transformer)
+    monkeypatch.setattr(WanModel, "transformer", transformer)
     request = replace(REQUEST, steps=5, step_cache=0.5)
     _, record = sample(ModelHandle(WAN_VACE, precision="fp32"), request, fresh(tmp_path, "cache"))
     assert held[0] > 0, "it held something when memory ran out"

@@ -11,7 +11,7 @@ from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.samplers import ResMultistep
 from piying.core.wan.schedule import CAUSVID, parse_sigmas, schedule_notes, sigmas, with_schedule
@@ -19,7 +19,7 @@ from piying.core.wan.speed import with_speed
 
 from .plain_pipeline import plain_frames
 
-REQUEST = VACERequest("a red circle moves right", "", 64, 48, 9, steps=3, cfg=3.0, shift=5.0, seed=7)
+REQUEST = WanRequest("a red circle moves right", "", 64, 48, 9, steps=3, cfg=3.0, shift=5.0, seed=7)
 
 
 @pytest.fixture

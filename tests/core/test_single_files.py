@@ -16,13 +16,13 @@ from piying.core.errors import PiyingError
 from piying.core.families.registry import family_named
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from safetensors.torch import load_file
 
 from .formats import models, names, writers
 
-REQUEST = VACERequest("the red cat", width=32, height=32, num_frames=5, steps=1, seed=3)
+REQUEST = WanRequest("the red cat", width=32, height=32, num_frames=5, steps=1, seed=3)
 NAME = "diffusion_models/a name that says nothing.safetensors"
 
 

@@ -29,6 +29,7 @@ from piying.core.planner.phases import Block, Component, InFp32
 from piying.core.prompting.family import PROMPT
 from piying.core.quantization.casting import castable_layers
 from piying.core.wan.family import WAN_VACE
+from piying.core.wan_video.family import WAN_VIDEO
 from piying.core.z_image.family import Z_IMAGE
 
 
@@ -168,8 +169,46 @@ def qwen3(hidden, inner, layers, heads):
     return model
 
 
+def wan_base(heads, inner, layers, **changes):
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(num_attention_heads=heads, ffn_dim=inner, num_layers=layers, **changes)
+
+
+SEES = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
+TI2V = {"in_channels": 48, "out_channels": 48}
+
+
+def wan22_vae():
+    from diffusers import AutoencoderKLWan
+
+    widths = {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "in_channels": 12, "out_channels": 12}
+    numbers = {"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
+    return AutoencoderKLWan(**widths, **numbers, is_residual=True, patch_size=2, scale_factor_spatial=16)
+
+
+def clip_vision():
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    sizes = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16}
+    return CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=14))
+
+
 # The published configurations: (manifest id, part, family, module).
 PUBLISHED = [
+    ("wan2.1-t2v-1.3b", "transformer", WAN_VIDEO, lambda: wan_base(12, 8960, 30)),
+    ("wan2.1-t2v-14b", "transformer", WAN_VIDEO, lambda: wan_base(40, 13_824, 40)),
+    ("wan2.2-i2v-a14b", "transformer_2", WAN_VIDEO, lambda: wan_base(40, 13_824, 40, in_channels=36)),
+    ("wan2.1-i2v-14b-480p", "transformer", WAN_VIDEO, lambda: wan_base(40, 13_824, 40, **SEES)),
+    ("wan2.1-i2v-14b-480p", "image_encoder", WAN_VIDEO, clip_vision),
+    (
+        "wan2.1-flf2v-14b-720p",
+        "transformer",
+        WAN_VIDEO,
+        lambda: wan_base(40, 13_824, 40, **SEES, pos_embed_seq_len=514),
+    ),
+    ("wan2.2-ti2v-5b", "transformer", WAN_VIDEO, lambda: wan_base(24, 14_336, 30, **TI2V)),
+    ("wan2.2-ti2v-5b", "vae", WAN_VIDEO, wan22_vae),
     ("wan2.1-vace-1.3b", "transformer", WAN_VACE, lambda: wan_transformer(12, 8960, 30, 2)),
     ("wan2.1-vace-14b", "transformer", WAN_VACE, lambda: wan_transformer(40, 13_824, 40, 5)),
     ("wan2.1-vace-14b", "text_encoder", WAN_VACE, umt5),

@@ -15,13 +15,13 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.lora.catalog import with_lora
 from piying.core.wan.distilled import with_distilled
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import SPEEDS, VACERequest, check_request
+from piying.core.wan.request import SPEEDS, WanRequest, check_request
 from piying.core.wan.run import sample
 from piying.core.wan.speed import speed_notes, with_speed
 from piying.core.wan.step_cache import MAX_IN_A_ROW, StepCache
 from piying.core.wan.transformer import predict
 
-REQUEST = VACERequest("a red circle moves right", "", 32, 32, 5, steps=4, cfg=4.0, shift=5.0, seed=3)
+REQUEST = WanRequest("a red circle moves right", "", 32, 32, 5, steps=4, cfg=4.0, shift=5.0, seed=3)
 HANDLE = ModelHandle(WAN_VACE, "built-in", "fp32")
 
 
@@ -256,8 +256,8 @@ def test_blocks_are_compiled_on_a_card_that_holds_them(placement, device, said):
 
 
 def test_where_no_code_can_be_made_blocks_run_as_they_are(counted, caplog, monkeypatch):
-    from piying.core.wan import run
     from piying.core.wan import transformer as compiling
+    from piying.core.wan import video_run as run
 
     def fails(graph, inputs):
         raise RuntimeError("no compiler is\nhere\n\nSet TORCH_LOGS for more")
@@ -348,7 +348,7 @@ def test_one_for_another_model_is_passed_over(models, tmp_path):
 
 def test_reference_is_what_there_was_before():
     assert with_speed(replace(REQUEST, steps=50)) == replace(REQUEST, steps=50)
-    assert VACERequest("x").speed == "reference" == SPEEDS[0]
+    assert WanRequest("x").speed == "reference" == SPEEDS[0]
 
 
 def test_each_word_gives_up_more():

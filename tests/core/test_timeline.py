@@ -16,7 +16,7 @@ from piying.core.wan.long import sample as long_make
 from piying.core.wan.long.request import LongRequest, windows
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.long.timeline import check_timeline, direct, has_times, largest_cfg, parse_timeline
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.task.repaint import repaint
 from piying.core.wan.task.vace_task import Strength
@@ -77,7 +77,7 @@ def test_what_is_no_timeline_is_refused_before_the_run(prompt, says):
 
 
 def test_what_it_needs_must_be_there_and_what_is_behind_the_end_is_said():
-    moments, video = parse_timeline(TIMES), VACERequest(TIMES, num_frames=81)
+    moments, video = parse_timeline(TIMES), WanRequest(TIMES, num_frames=81)
     with pytest.raises(PiyingError, match="sets task at 160f, and no task is connected"):
         check_timeline(moments, video, has_task=False, has_loras=True)
     with pytest.raises(PiyingError, match="sets lora at 160f, and the model has no LoRA"):
@@ -90,7 +90,7 @@ def test_what_it_needs_must_be_there_and_what_is_behind_the_end_is_said():
 
 
 def test_each_window_is_made_by_what_holds_in_its_middle():
-    request = LongRequest(VACERequest(TIMES, num_frames=241, cfg=6.0, seed=5), window=81, overlap=13)
+    request = LongRequest(WanRequest(TIMES, num_frames=241, cfg=6.0, seed=5), window=81, overlap=13)
     made = [direct(request, parse_timeline(TIMES), one) for one in windows(241, 81, 13)]
     assert [one.moment.mark for one in made] == ["0s", "5s", "160f", "160f"]
     assert [one.request.cfg for one in made] == [6.0, 3.0, 6.0, 6.0]
@@ -112,7 +112,7 @@ def colour_of(frames):
 
 def test_a_colour_changes_on_time(host):
     prompt = "0s: a red circle moves right on a blue background\n13f: a green circle moves right on a blue background"
-    video = VACERequest(prompt, "", 64, 64, 25, steps=10, cfg=4.0, shift=5.0, seed=3)
+    video = WanRequest(prompt, "", 64, 64, 25, steps=10, cfg=4.0, shift=5.0, seed=3)
     path, record = make_long_video(HANDLE, LongRequest(video, window=13, overlap=1), host)
     frames = np.stack(list(read_frames(path)))
     assert (colour_of(frames[4:12]), colour_of(frames[17:])) == ("red", "green")
@@ -129,7 +129,7 @@ def test_strengths_and_cfg_of_each_window_reach_the_model(host, monkeypatch):
     sample_inputs = long_make.sample_inputs
     monkeypatch.setattr(long_make, "sample_inputs", look)
     prompt = "0s: a red circle\n9f cfg 2 task 0.5: a green circle"
-    request = LongRequest(VACERequest(prompt, "", 32, 32, 17, steps=1, cfg=1.0, shift=5.0, seed=3), 9, 1)
+    request = LongRequest(WanRequest(prompt, "", 32, 32, 17, steps=1, cfg=1.0, shift=5.0, seed=3), 9, 1)
     task = repaint(clip(17, 32, 32), strength=Strength(0.8))
     make_long_video(HANDLE, request, host, task)
     assert [one[:3] for one in asked] == [("a red circle", 1.0, 0.8), ("a green circle", 2.0, 0.4)]
@@ -146,7 +146,7 @@ def test_strengths_and_cfg_of_each_window_reach_the_model(host, monkeypatch):
 def test_only_windows_from_the_changed_line_on_are_made_again(host):
     def make(second):
         prompt = f"0s: a red circle\n9f: {second}"
-        video = VACERequest(prompt, "", 32, 32, 25, steps=1, cfg=1.0, shift=5.0, seed=3)
+        video = WanRequest(prompt, "", 32, 32, 25, steps=1, cfg=1.0, shift=5.0, seed=3)
         return make_long_video(HANDLE, LongRequest(video, 9, 1), host)[1]
 
     assert make("a green circle")["windows_kept_from_before"] == 0
@@ -155,6 +155,6 @@ def test_only_windows_from_the_changed_line_on_are_made_again(host):
 
 
 def test_a_short_video_says_that_times_are_words_to_it(host, caplog):
-    request = VACERequest("0s: a red circle\n5s: a green circle", "", 32, 32, 5, steps=1, cfg=1.0)
+    request = WanRequest("0s: a red circle\n5s: a green circle", "", 32, 32, 5, steps=1, cfg=1.0)
     sample(HANDLE, request, host)
     assert "The prompt has times, which VACE Long Video follows: here they are read as words." in caplog.messages

@@ -31,14 +31,14 @@ from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.machine import synthetic
 from piying.core.planner.plan import plan
-from piying.core.wan import run as running
+from piying.core.wan import video_run as running
 from piying.core.wan.experts import high_steps, planned_timesteps
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long.request import LongRequest
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.model import load as load_model
 from piying.core.wan.phases import VideoWork, phases
-from piying.core.wan.request import VACERequest, check_request
+from piying.core.wan.request import WanRequest, check_request
 from piying.core.wan.run import sample
 from piying.core.wan.schedule import sigmas
 
@@ -48,7 +48,7 @@ from .test_lora_node import RANK
 from .test_plan import listed_components
 from .test_single_files import spiece
 
-REQUEST = VACERequest(
+REQUEST = WanRequest(
     "a red circle", "static", width=32, height=32, num_frames=1, steps=4, cfg=4.0, cfg_2=2.0, shift=3.0, seed=7
 )
 NAME = "diffusers/Wan2.2-VACE-Fun"

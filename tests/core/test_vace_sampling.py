@@ -11,7 +11,7 @@ from piying.core.catalog.selection import ModelHandle
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.conditioning import prepare
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.task.extend import GivenFrames, extend
 from piying.core.wan.task.inpaint import inpaint
@@ -23,7 +23,7 @@ from .plain_pipeline import plain_frames
 from .vace_clips import box, clip, moving_box
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 9
-REQUEST = VACERequest(
+REQUEST = WanRequest(
     "a red circle moves right on a blue background", "", WIDTH, HEIGHT, FRAMES, steps=3, cfg=3.0, shift=5.0, seed=7
 )
 

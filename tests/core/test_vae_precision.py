@@ -16,12 +16,12 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.preview import fit_colours
 from piying.core.wan.decode import decode
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest, check_request
+from piying.core.wan.request import WanRequest, check_request
 from piying.core.wan.run import sample
 from piying.core.wan.task.vace_task import Layer, VACETask
 from safetensors.torch import load_file, save_file
 
-REQUEST = VACERequest("a red circle moves right", "", 32, 32, 5, steps=2, cfg=1.0, shift=5.0, seed=3)
+REQUEST = WanRequest("a red circle moves right", "", 32, 32, 5, steps=2, cfg=1.0, shift=5.0, seed=3)
 HALF = replace(REQUEST, vae_precision="fp16")
 HANDLE = ModelHandle(WAN_VACE, "built-in", "fp32")
 PHASES = ("condition", "decode")

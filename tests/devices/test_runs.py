@@ -21,13 +21,13 @@ from piying.core.planner.machine import synthetic
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 
 from .pretend import attached
 
 GB, MIB = 2**30, 2**20
-REQUEST = VACERequest("a red circle moves right", "", 32, 32, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
+REQUEST = WanRequest("a red circle moves right", "", 32, 32, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
 PICTURE = ImageRequest("a red circle", "", 64, 64, steps=2, cfg=3.0, seed=3)
 
 

@@ -10,14 +10,14 @@ import torch
 from piying.core.catalog.selection import ModelHandle
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card"),
 ]
-REQUEST = VACERequest("a red circle moves right on a blue background", "", 64, 64, 17, 20, 3.0, 5.0, 3)
+REQUEST = WanRequest("a red circle moves right on a blue background", "", 64, 64, 17, 20, 3.0, 5.0, 3)
 
 
 def psnr(one, other):

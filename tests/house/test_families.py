@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # Where a family lives: its package, and the files of its nodes.
 HOMES = {
     "wan_vace": {
-        *("core/wan", "nodes/wan_vace.py", "nodes/vace_tasks.py", "nodes/vace_conversion.py"),
+        *("core/wan", "nodes/wan_inputs.py", "nodes/wan_vace.py", "nodes/vace_tasks.py", "nodes/vace_conversion.py"),
         *("nodes/long_video.py", "nodes/guidance.py", "nodes/timing.py"),
     },
+    "wan_video": {"core/wan", "core/wan_video", "nodes/wan_inputs.py", "nodes/wan_video.py"},
     "hunyuan_dit": {"core/hunyuan_dit", "nodes/hunyuan_dit.py"},
     "z_image": {"core/z_image", "nodes/z_image.py"},
     "prompt": {"core/prompting", "nodes/prompt.py"},
@@ -33,7 +34,9 @@ def words(family) -> set[str]:
     """Return what only this family is called: no words of the language, such as "depth"."""
     transformers = {name for spec in family.components if spec.name != "vae" for name in spec.classes}
     names = {family.key, family.title, family.socket, *family.index_classes, *family.lora_widths.values()}
-    names |= {home.replace("/", ".") for home in HOMES[family.key] if home.startswith("core/")}
+    # Two families may share an engine.
+    others = {home for key, homes in HOMES.items() if key != family.key for home in homes}
+    names |= {home.replace("/", ".") for home in HOMES[family.key] - others if home.startswith("core/")}
     shared = {
         "T5EncoderModel",
         "UMT5EncoderModel",
@@ -41,6 +44,7 @@ def words(family) -> set[str]:
         "Qwen2ForCausalLM",
         "Qwen3ForCausalLM",
         "Qwen3Model",
+        "CLIPVisionModel",
         "PROMPT_MODEL",
     }  # of libraries, and of ComfyUI's wires
     return {name for name in names | transformers if re.search(r"[A-Z_.-]", name)} - shared

@@ -18,7 +18,7 @@ HEAVY = {"torch", "diffusers", "transformers", "cv2", "accelerate", "numpy", "PI
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview", "aiohttp"}
 # Its work, its web server, and its modules without either; aiohttp comes with it.
 COMFY_FILES = {Path(f"core/host/{name}.py") for name in ("comfy", "comfy_server", "comfy_checkout")}
-FAMILIES = {"wan", "hunyuan_dit", "z_image", "prompting", "controls"}
+FAMILIES = {"wan", "wan_video", "hunyuan_dit", "z_image", "prompting", "controls"}
 REGISTRY = Path("core/families/registry.py")
 STDLIB_ONLY = {
     *("graph", "definitions", "errors", "validate", "execute", "calls", "schedule", "cache", "plan", "v3_nodes"),

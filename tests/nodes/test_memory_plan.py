@@ -10,7 +10,7 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.prompting.family import PROMPT
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import VACERequest
+from piying.core.wan.request import WanRequest
 from piying.nodes.memory_plan import PiyingMemoryPlan
 
 GB = 2**30
@@ -73,7 +73,7 @@ def test_every_size_of_a_sampler_can_be_asked_about(name):
 
 
 def test_it_begins_with_the_published_video():
-    request = VACERequest("")
+    request = WanRequest("")
     inputs = PiyingMemoryPlan.INPUT_TYPES()["required"]
     for name in ("width", "height", "num_frames", "cfg", "steps"):
         assert inputs[name][1]["default"] == getattr(request, name)

@@ -179,7 +179,7 @@ def test_it_needs_no_torch(tmp_path, option):
 
 OTHERS = {
     "a Wan2.1 VACE module": {n: s for n, s in wan(0, 1).items() if "vace" in n},
-    "a Wan2.1 text-to-video transformer": {n: s for n, s in wan(1, 0).items() if "vace" not in n},
+    "a Wan text-to-video transformer": {n: s for n, s in wan(1, 0).items() if "vace" not in n},
     "a T5 text encoder": t5(),
     "a CLIP-L text encoder": {"text_model.embeddings.token_embedding.weight": [10, 768]},
     "a Stable Diffusion checkpoint": {"model.diffusion_model.input_blocks.0.0.weight": [4, 4]},

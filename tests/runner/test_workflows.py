@@ -19,12 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "workflows").glob("*.json")}
 NAMES = sorted(WORKFLOWS)
 DELIVERED = {
-    *("t2i", "t2v", "reference", "repaint_depth", "repaint_pose", "inpaint", "outpaint", "extend"),
+    *("t2i", "t2v", "image_to_video", "reference", "repaint_depth", "repaint_pose", "inpaint", "outpaint", "extend"),
     *("first_last_frame", "text_image_video_edit", "long_video"),
 }
 # Frames, width, height, and whether the clip's sound goes along.
 VIDEOS = {
     "t2v": (17, 96, 64, False),
+    "image_to_video": (17, 64, 64, False),
     "reference": (17, 64, 64, False),
     "repaint_depth": (17, 64, 64, True),
     "repaint_pose": (17, 64, 64, False),
@@ -37,6 +38,7 @@ VIDEOS = {
 }
 FEW = {
     "PiyingVACESample": {"steps": 1, "cfg": 1.0},
+    "PiyingWanSample": {"steps": 1, "cfg": 1.0},
     "PiyingVACELongVideo": {"steps": 1, "cfg": 1.0},
     "PiyingHunyuanDiT": {"steps": 1, "cfg": 1.0},
     "PiyingExpandPrompt": {"max_new_tokens": 2},
@@ -123,7 +125,7 @@ def test_loaders_name_files_of_the_manifest(name):
                 folder, _, title = file["path"].rpartition("/")
                 url = f"https://huggingface.co/{source['repo']}/resolve/{source['revision']}/{source['file']}"
                 known[title] = {"name": title, "url": url, "directory": folder}
-    loaders = nodes(name, "PiyingLoadWanVACE", "PiyingLoadHunyuanDiT")
+    loaders = nodes(name, "PiyingLoadWanVACE", "PiyingLoadWanVideo", "PiyingLoadHunyuanDiT")
     assert loaders
     for loader in loaders:
         models = loader["properties"]["models"]

@@ -39,6 +39,8 @@ JUDGES = [
     "core/wan/request.py",
     "core/wan/schedule.py",
     "core/wan/task",
+    "core/wan_video/frame_inputs.py",
+    "core/wan_video/request.py",
     "core/z_image",
 ]
 RAISED = ("PiyingError", "OutOfRangeError")

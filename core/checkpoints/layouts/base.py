@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ...errors import PiyingError, clipped
 
@@ -17,6 +17,17 @@ TOKENIZER_TENSOR = "spiece_model"  # under which ComfyUI's files carry a Sentenc
 # The embeddings of text encoders and language models, by the names of their classes.
 EMBEDDINGS = re.compile(r"shared\.weight|(model\.)?embed_tokens\.weight|embeddings\.word_embeddings\.weight")
 Names = Mapping[str, object]  # the names of a component's tensors
+
+
+class HasShape(Protocol):
+    """What a header tells of a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sides."""
+
+
+TensorTable = Mapping[str, HasShape]
 Metadata = Mapping[str, str | int | float | bool]  # what a file says beside its tensors
 
 
@@ -86,8 +97,8 @@ class Layout:
         spare: patterns of tensors that are left out.
         layers: names of the original layers, "{}" for a block's number: kohya's LoRA files write them
             with underscores only, so that they must be known to be found.
-        variants: {title: test of the names}: what a component of this layout is called in place of `title` where
-            its names pass the test; the first one that does.
+        variants: {title: test of the tensors}: what a component of this layout is called in place of `title` where
+            its tensors, by their names in the file, pass the test; the first one that does.
         needs: what it does not run without and its file does not bring, in a few words each, from its names and the
             number of components of each kind in the same file.
         settings: what the metadata of a file says of the configuration, before what the shapes say.
@@ -105,16 +116,16 @@ class Layout:
     class_name: str = ""
     spare: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
-    variants: Mapping[str, Callable[[Names], bool]] = field(default_factory=dict)
+    variants: Mapping[str, Callable[[TensorTable], bool]] = field(default_factory=dict)
     needs: Callable[[Names, Mapping[str, int]], list[str]] = lambda names, together: []
     settings: Callable[[Metadata], Config] = lambda metadata: {}
     gguf: str = ""
     part: Callable[[Shapes], Tensors | None] = lambda shapes: None
     family: str = ""
 
-    def title_of(self, names: Names) -> str:
-        """Return what a component with these names is called."""
-        return next((title for title, test in self.variants.items() if test(names)), self.title)
+    def title_of(self, tensors: TensorTable) -> str:
+        """Return what a component with these tensors is called."""
+        return next((title for title, test in self.variants.items() if test(tensors)), self.title)
 
     def matches(self, names: Names) -> bool:
         """Return whether all marks are among the names."""

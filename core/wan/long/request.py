@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ...errors import PiyingError
 from ...image_sizes import either, nearest_multiples
-from ..request import FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MIN_FRAMES, VACERequest, check_side, check_speed_settings
+from ..request import FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MIN_FRAMES, WanRequest, check_side, check_speed_settings
 
 Seams = Literal["crossfade", "cut", "blended"]
 Anchor = Literal["none", "colours", "reference"]
@@ -34,7 +34,7 @@ class LongRequest:
         anchor: what of the first window every later one is held to, beside the window before it.
     """
 
-    video: VACERequest
+    video: WanRequest
     window: int = DEFAULT_WINDOW
     overlap: int = DEFAULT_OVERLAP
     seams: Seams = "crossfade"
@@ -88,7 +88,7 @@ def shown(found: list[Window], overlap: int) -> list[tuple[int, int]]:
     return [(start, end - window.start) for window, start, end in zip(found, starts, ends, strict=True)]
 
 
-def window_request(request: LongRequest, window: Window) -> VACERequest:
+def window_request(request: LongRequest, window: Window) -> WanRequest:
     """Return what the model is asked for: a window's length, and noise of its own."""
     # Another seed in each window, so that they do not all begin from the same noise.
     seed = (request.video.seed + window.index) % MAX_SEED

@@ -17,7 +17,7 @@ from ...media.naming import writing
 from ..conditioning import VACEInputs, paste, references_on_white
 from ..denoise import PrefixLatents
 from ..distilled import with_distilled
-from ..model import WanVACEModel, load
+from ..model import WanModel, load
 from ..request import FRAME_STEP
 from ..run import sample_inputs
 from ..task.canvas import Canvas, compose_part, with_given
@@ -96,7 +96,7 @@ class _LongVideo:
     request: LongRequest
     host: Host
     task: VACETask
-    model: WanVACEModel
+    model: WanModel
     cache: WindowCache = field(init=False)
     earlier: PreviousWindows = field(init=False)
     windows: list[Window] = field(init=False)

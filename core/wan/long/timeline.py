@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ...errors import PiyingError, clipped
-from ..request import FPS, MAX_CFG, VACERequest
+from ..request import FPS, MAX_CFG, WanRequest
 from .request import LongRequest, Window, window_request
 
 # "5s: …", "80f: …" or "5秒：…", with settings before the colon: "5s cfg 3 blend 1s: …".
@@ -109,7 +109,7 @@ class Direction:
     """
 
     moment: Moment
-    request: VACERequest
+    request: WanRequest
 
 
 def direct(request: LongRequest, moments: tuple[Moment, ...], window: Window) -> Direction:
@@ -129,7 +129,7 @@ def direct(request: LongRequest, moments: tuple[Moment, ...], window: Window) ->
     return Direction(moment, asked)
 
 
-def check_timeline(moments: tuple[Moment, ...], video: VACERequest, *, has_task: bool, has_loras: bool) -> list[str]:
+def check_timeline(moments: tuple[Moment, ...], video: WanRequest, *, has_task: bool, has_loras: bool) -> list[str]:
     """Return what of a timeline lies behind the video's end, a sentence each.
 
     Raises:

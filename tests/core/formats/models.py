@@ -51,6 +51,14 @@ def wan_transformer(**changes):
     return randomised(WanVACETransformer3DModel(**WAN | changes))
 
 
+def wan_base_transformer():
+    """Return one for pictures: its layers are those of the one for text, and more."""
+    from diffusers import WanTransformer3DModel
+
+    sizes = {name: value for name, value in WAN.items() if not name.startswith("vace_")}
+    return randomised(WanTransformer3DModel(**sizes | {"in_channels": 36, "image_dim": 48, "added_kv_proj_dim": 128}))
+
+
 def wan_vae():
     from diffusers import AutoencoderKLWan
 

@@ -25,6 +25,13 @@ def wan_transformer(state):
         ("ffn.net.0.proj", "ffn.0"),
         ("ffn.net.2", "ffn.2"),
         ("proj_in", "before_proj"),
+        ("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
+        ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
+        ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+        ("condition_embedder.image_embedder.norm3", "img_emb.proj.4"),  # norm2, by a pair above
+        ("add_k_proj", "k_img"),
+        ("add_v_proj", "v_img"),
+        ("norm_added_k", "norm_k_img"),
     )
     found = {}
     for name, tensor in state.items():

@@ -52,6 +52,19 @@ def wan():
     return found
 
 
+def wan22():
+    """Return Wan2.2's modules: model, vae2_2."""
+    root = checkout("WAN22_PATH") / "wan"
+    pytest.importorskip("einops", reason="the original VAE needs einops")
+    package("wan22", root)
+    package("wan22.modules", root / "modules")
+    found = types.SimpleNamespace(
+        **{name: importlib.import_module(f"wan22.modules.{name}") for name in ("model", "vae2_2")}
+    )
+    found.model.flash_attention = plain_attention
+    return found
+
+
 def wan_transformer(modules):
     """Return a VaceWanModel of the sizes of models.WAN."""
     sizes = {"dim": 128, "ffn_dim": 160, "num_heads": 1, "num_layers": 4, "vace_layers": [0, 2], "vace_in_dim": 96}

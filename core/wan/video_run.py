@@ -1,0 +1,397 @@
+"""Runs of Wan: a request → frames, under the best plan that holds; a finished phase is not run again."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import short_text
+from ..executor.execute_plan import Meter, execute_plan
+from ..executor.placement import placed
+from ..executor.retry import finite_check
+from ..executor.tensor_cache import TensorCache, digest
+from ..files.dtypes import torch_dtype
+from ..host.base import Host, Reporter
+from ..lora.catalog import lora_notes, record_of
+from ..preview import LatentPreview, step_report
+from .attention import Attention
+from .conditioning import encode_prompts
+from .decode import decode, decode_steps
+from .denoise import denoise
+from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
+from .model import WanModel, warn_if_not_made_for
+from .nag import nag_enabled
+from .phases import BATCHED, STRIDE, VideoWork, fitting, what_fits
+from .request import AUTO_VAE, SDPA, WanRequest
+from .schedule import schedule_notes
+from .speed import speed_notes
+from .step_cache import StepCache
+from .transformer import block_order, compiled_blocks, reason_not_to_compile
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..catalog.selection import ModelHandle
+    from ..planner.phases import Phase
+    from ..planner.plan_types import PhasePlan, Plan
+    from .transformer import Transformer
+
+log = logging.getLogger("piying")
+
+LARGE_CFG = 20  # far above what the models are published with
+MAX_CACHED_LATENTS = 4  # videos whose latents outlive the run, 20 MB each at 720p
+
+
+def log_request(handle: ModelHandle, asked: WanRequest, request: WanRequest, model: WanModel) -> None:
+    """Name what of a request is changed, is without effect, or is not what the model was made for.
+
+    Args:
+        asked: as the user made it.
+        request: as it runs.
+    """
+    for sentence in speed_notes(asked, request):
+        log.info("Speed: %s", sentence)
+    for sentence in schedule_notes(asked):
+        log.info("Schedule: %s", sentence)
+    for sentence in handle.family.cautions(model.found.name, request):
+        log.warning("%s", sentence)
+    if model.found.caution:
+        log.warning("%s", model.found.caution)
+    warn_if_not_made_for(request, model.parts.loras)
+    for sentence in expert_notes(request, model):
+        log.info("%s", sentence)
+
+
+def execute(
+    run: VideoRun, handle: ModelHandle, steps: tuple[Phase, ...], work: VideoWork
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the frames of a run, and a record of what it did.
+
+    Args:
+        steps: its phases.
+        work: what they were made from.
+
+    Raises:
+        PiyingError: the model or the device cannot be used, or no plan fits the machine.
+    """
+    import torch
+
+    components, model = run.model.components(), run.model
+    with torch.no_grad():
+        frames, ran = execute_plan(
+            steps,
+            handle,
+            run.host,
+            run,
+            what_fits=lambda machine: what_fits(fitting(components, machine, handle, work), work),
+            logged_plans=run.logged,
+            causes=run.non_finite_causes(),
+        )
+    if run.cache is not None and run.cache.skipped:
+        log.info("Speed: %d of %d steps were forecast.", run.cache.skipped, run.request.steps)
+    record = {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(run.request)}
+    return frames, record | run.record()
+
+
+def expert_notes(request: WanRequest, model: WanModel) -> list[str]:
+    """Return what is to be said of a model's experts, or of settings for experts where it has none, as sentences."""
+    notes = lora_notes(model.parts.loras, has_two=has_two_experts(model.found))
+    by_hand = [name for name in ("boundary", "cfg_2") if getattr(request, name)]
+    if by_hand and not has_two_experts(model.found):
+        is_are = "are" if len(by_hand) > 1 else "is"
+        notes.append(f"{' and '.join(by_hand)} {is_are} without effect: {model.found.name} has one transformer.")
+    return notes
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A transformer and the steps that it takes.
+
+    Attributes:
+        choice: how its phase runs.
+        request: with its guidance scale.
+        first, end: its steps, the last one not included.
+        title: which of two it is; "" where there is one.
+    """
+
+    choice: PhasePlan
+    request: WanRequest
+    first: int
+    end: int
+    title: str = ""
+
+
+@dataclass
+class VideoRun(ABC):
+    """One run: a request and what its finished phases left. `attempt` may be called again after running out of memory.
+
+    Attributes:
+        reporter: shown the phases' progress; it may be one window of a long video.
+        attention: which kernel computes it.
+        cache: forecasts steps that hardly differ; None computes every one.
+        on_latents: called with the video's latents [1, z, T, h, w] before they are decoded.
+        logged: what was logged for videos much like this one.
+        high_steps: how many steps the first of two experts has; None where there is one transformer.
+        embeds, latents: results of finished phases, on the CPU.
+        halfway: what the first of two experts has left.
+        colours: the preview's map from latent channels to colour.
+        not_compiled: why blocks were not compiled though that was asked for; "" where they were, and None where it
+            was not asked for or nothing was sampled.
+    """
+
+    model: WanModel
+    request: WanRequest
+    host: Host
+    reporter: Reporter
+    meter: Meter
+    attention: Attention
+    cache: StepCache | None = None
+    on_latents: Callable[[torch.Tensor], None] | None = None
+    logged: set[str] | None = None
+    high_steps: int | None = None
+    embeds: list[torch.Tensor] = field(default_factory=list)
+    colours: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+    halfway: SamplingState | None = None
+    not_compiled: str | None = None
+
+    @abstractmethod
+    def prepare(self, plan: Plan) -> None:
+        """Encode what the video is made from beside its prompt, and find the preview's colours, where not done yet."""
+
+    @abstractmethod
+    def latents_shape(self) -> tuple[int, ...]:
+        """Return the shape of the latents that are sampled."""
+
+    @abstractmethod
+    def given(self, device: str, dtype: torch.dtype) -> dict[str, Any]:
+        """Return what `denoise` is given of what the video is made from."""
+
+    @abstractmethod
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the tensors that the latents depend on beside the prompts' embeddings."""
+
+    def key(self) -> dict[str, Any]:
+        """Return what else they depend on, fit for JSON."""
+        return {}
+
+    @property
+    def in_front(self) -> int:
+        """How many latent frames stand in front of the video and are no part of it."""
+        return 0
+
+    @property
+    def stride(self) -> int:
+        """How many pixels of a side a latent pixel stands for."""
+        return STRIDE
+
+    def result(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the video's latents as they are decoded, from those that were sampled."""
+        return latents
+
+    def attempt(self, plan: Plan) -> torch.Tensor:
+        """Return frames [N, H, W, 3] float32 in 0..1 on the CPU.
+
+        Raises:
+            PhaseOutOfMemoryError: a phase does not fit; phases before it are not run again.
+        """
+        # Each result is checked for on its own: after running out of memory only what is missing runs again.
+        if not self.embeds:
+            self.embeds = self._encode(plan.phase("encode"))
+        self.prepare(plan)
+        if self.latents is None:
+            self.latents = self._sample(self._experts(plan))
+            if self.on_latents is not None:
+                self.on_latents(self.latents)
+        return self._decode(plan.phase("decode"), self.latents)
+
+    def non_finite_causes(self) -> list[str]:
+        """Return what values that are no numbers may come from, see `execute_plan`."""
+        causes = []
+        if self.attention.name != SDPA:
+            causes.append(f"the attention kernel {self.attention.name}: set attention to {SDPA}.")
+        for name, value in (("cfg", self.request.largest_cfg), ("cfg_2", self.request.cfg_2)):
+            if value > LARGE_CFG:
+                causes.append(f"{name} {value:g}: set it below {LARGE_CFG}.")
+        return causes
+
+    def record(self) -> dict[str, Any]:
+        """Return what the run did beside its plan, fit for JSON."""
+        record: dict[str, Any] = {"attention": self.attention.name}
+        if self.high_steps is not None:
+            record["boundary"] = self.request.boundary or boundary_of(self.model.found, self.model.boundary)
+            record["high_noise_steps"] = self.high_steps
+        if self.cache is not None:
+            record["steps_forecast"] = self.cache.skipped
+        if self.not_compiled is not None:
+            record["compiled"] = not self.not_compiled
+        if self.not_compiled:
+            record["not_compiled"] = self.not_compiled
+        return record
+
+    def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
+        request = self.request
+        # Without guidance the negative prompt is never read.
+        reads_negative = request.reads_negative or (self.high_steps is not None and request.cfg_2 > 1)
+        prompts = [request.prompt, request.negative_prompt] if reads_negative else [request.prompt]
+        earlier = [request.earlier_prompt] if request.earlier_share else []
+        with self.meter.phase(choice):
+            embeds = encode_prompts(
+                [*prompts, *earlier],
+                self.model,
+                choice,
+                device=choice.on(self.meter.device),
+                host=self.host,
+                reporter=self.reporter,
+                logged=self.logged,
+            )
+        if earlier:
+            embeds[0] = embeds[0].lerp(embeds.pop(), request.earlier_share)
+        return embeds
+
+    def _experts(self, plan: Plan) -> list[Expert]:
+        """Return what samples, in order, with its steps; an expert that has none is not in the plan."""
+        steps, named = self.request.steps, {name: title for name, _, title in EXPERT_PHASES}
+        choices = [choice for choice in plan.phases if choice.phase in named]
+        if self.high_steps is None:
+            return [Expert(choices[0], self.request, 0, steps)]
+        requests = {"sample": self.request, "sample_2": self.request.of_second_expert()}
+        ranges = {"sample": (0, self.high_steps), "sample_2": (self.high_steps, steps)}
+        return [
+            Expert(choice, requests[choice.phase], *ranges[choice.phase], title=named[choice.phase])
+            for choice in choices
+        ]
+
+    def _sample(self, experts: list[Expert]) -> torch.Tensor:
+        """Return the video's latents [1, z, T, h, w] on the CPU, those of an earlier run where it made the very same.
+
+        They stay on disk until later runs push them out, so that a decode or a save that failed can be
+        done again without sampling.
+        """
+        store = TensorCache(self.host.cache_folder() / "latents", MAX_CACHED_LATENTS)
+        key = self._latents_key(experts)
+        cached = store.get(key)
+        if cached is not None:
+            log.info("The latents of this video are kept from a run before: going on from them.")
+            return cached["latents"]
+        state = self.halfway or self._noise()
+        for expert in (one for one in experts if state.done < one.end):
+            choice = expert.choice
+            with self.meter.phase(choice):
+                transformer = self.model.transformer(choice)
+                with (
+                    placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
+                    self.attention.enabled(choice.compute),
+                ):
+                    state = self._denoise_compiled(transformer, expert, state)
+            # A second expert that runs out of memory does not have the first one begin again.
+            self.halfway = state
+        self.halfway = None
+        latents = self.result(state.latents[:, :, self.in_front :].clone())
+        store.put(key, {"latents": latents})
+        return latents
+
+    def _latents_key(self, experts: list[Expert]) -> dict[str, Any]:
+        choices = [expert.choice for expert in experts]
+        return {
+            "model": [self.model.parts.identity(part) for part in (*(one.component for one in choices), "scheduler")],
+            "as": [
+                f"{one.compute} {one.storage} {one.native_matmul} {one.variant} {self.device_kind}" for one in choices
+            ],
+            "ends": [expert.end for expert in experts],
+            "attention": self.attention.name,
+            # What the VAE computes in is in what it has encoded, and decoding is not part of the latents.
+            "request": asdict(replace(self.request, vae_precision=AUTO_VAE)),
+            "tensors": digest([*self.embeds, *self.tensors()]),
+            **self.key(),
+        }
+
+    @property
+    def device_kind(self) -> str:
+        """The kind of device that it computes on: "cuda", "cpu"."""
+        return self.meter.device.partition(":")[0]
+
+    def _noise(self) -> SamplingState:
+        """Return what sampling begins with."""
+        import torch
+
+        # On the CPU, so that one seed gives one video on every card.
+        generator = torch.Generator("cpu").manual_seed(self.request.seed)
+        noise = torch.randn(self.latents_shape(), generator=generator)
+        return SamplingState(noise, self.model.sampler(self.request, noise.device, generator))
+
+    def _denoise_compiled(self, transformer: Transformer, expert: Expert, state: SamplingState) -> SamplingState:
+        """Return what `_denoise` gives, with compiled blocks where that is asked for and works here."""
+        if not self.request.compile_blocks:
+            return self._denoise(transformer, expert, state)
+        self.not_compiled = reason_not_to_compile(expert.choice, self.meter.device)
+        if not self.not_compiled and self.request.guidance.has_nag:
+            self.not_compiled = "NAG changes what attention reads in every step"
+        if self.not_compiled:
+            log.info("compile_blocks is left out: %s.", self.not_compiled)
+            return self._denoise(transformer, expert, state)
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            with compiled_blocks(transformer):
+                return self._denoise(transformer, expert, state)
+        except TorchDynamoException as error:
+            self.not_compiled = short_text(error)
+            log.warning("Compiling the blocks failed (%s). They run as they are.", self.not_compiled)
+        # Outside the handler: the exception's frames hold tensors of the failed attempt.
+        return self._denoise(transformer, expert, state)
+
+    def _denoise(self, transformer: Transformer, expert: Expert, state: SamplingState) -> SamplingState:
+        """Return where sampling stands after an expert's steps; `state` is left as it is."""
+        choice, request = expert.choice, expert.request
+        assert self.colours is not None
+        dtype, device = torch_dtype(choice.compute), self.meter.device
+        sampler = sampler_on(state.sampler, device)
+        preview = LatentPreview(self.colours, skip=self.in_front, stride=self.stride)
+        progress = self.reporter.progress(
+            f"Sampling, {expert.title}" if expert.title else "Sampling",
+            expert.end - expert.first,
+            seconds=choice.seconds - choice.loading,
+        )
+        if self.cache is not None:
+            # What one expert has predicted says nothing about the other.
+            self.cache.reset(state.forecast)
+        try:
+            with nag_enabled(transformer, request.guidance) as nag:
+                latents = denoise(
+                    transformer,
+                    sampler,
+                    state.latents.to(device),
+                    [states.to(device, dtype) for states in self.embeds],
+                    steps=request.steps,
+                    cfg_at=request.cfg_at,
+                    guidance=request.guidance,
+                    nag=nag,
+                    on_step=step_report(progress, preview, finite_check(choice), request.steps, first=expert.first),
+                    check_cancelled=self.reporter.check_cancelled,
+                    cache=self.cache,
+                    batched=choice.variant == BATCHED,
+                    first=expert.first,
+                    end=expert.end,
+                    **self.given(device, dtype),
+                )
+            forecast = 0 if self.cache is None else self.cache.skipped
+            left = sampler_on(sampler, "cpu") if expert.end < request.steps else state.sampler
+            return SamplingState(latents.cpu(), left, expert.end, forecast)
+        finally:
+            # After an error too: its tensors are on the card, where the next attempt needs the room.
+            if self.cache is not None:
+                self.cache.release()
+
+    def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
+        tiled, check = choice.variant == "tiled", finite_check(choice)
+        with self.meter.phase(choice):
+            vae = self.model.vae(choice)
+            with placed(vae, choice, self.meter.device, self.host):
+                progress = self.reporter.progress(
+                    "Decoding", decode_steps(vae, latents, tiled), seconds=choice.seconds
+                )
+                return decode(vae, latents, tiled=tiled, on_step=progress.step, check=check)

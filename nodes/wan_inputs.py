@@ -1,0 +1,125 @@
+"""Widgets that the samplers of Wan share, with VACE and without, and what is checked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..core.wan import request as wan
+from .model_nodes import PlannedNode
+from .widgets import advanced, choice, line, number, toggle
+
+if TYPE_CHECKING:
+    from ..core.catalog.installed_model import InstalledModel
+
+
+class WanSampler(PlannedNode):
+    """A sampler of Wan."""
+
+    @classmethod
+    def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
+        """Refuse guidance by blocks that the model has not too."""
+        from ..core.wan.guidance import Guidance
+        from ..core.wan.model import check_guidance
+
+        super().check_model(known, model)
+        if isinstance(guidance := known.get("guidance"), Guidance):
+            check_guidance(guidance, model)
+
+
+def speed_inputs() -> dict[str, Any]:
+    """Return the widgets that trade exactness for time; all of them do nothing as they stand."""
+    low, high, step = 0.0, 1.0, 0.05
+    # Workflow files hold the values of widgets by position: a new one goes last. Each default is the reference, so
+    # that a workflow saved before a widget came gives the same frames.
+    declared = {
+        "speed": choice(
+            wan.SPEEDS,
+            "reference: every step in full, as published. balanced: steps that hardly differ are skipped and "
+            "forecast, and the VAE computes in fp16 on a card. fast: two thirds of the steps, and more of them are "
+            "forecast. draft: the same with half the steps. fast and draft use a step-distilled LoRA and its steps "
+            "where one is installed. Widgets set by hand stay.",
+        ),
+        "cfg_start": number(0.0, low, high, step, tooltip="Share of the steps after which guidance begins."),
+        "cfg_end": number(
+            1.0,
+            low,
+            high,
+            step,
+            tooltip="Share of the steps after which guidance ends. A step without takes half the time.",
+        ),
+        "step_cache": number(
+            0.0,
+            0.0,
+            wan.MAX_STEP_CACHE,
+            0.01,
+            tooltip="First-block cache: a step whose first blocks change by less than this threshold is forecast from "
+            "earlier steps. 0: off. Try 0.05 to 0.15.",
+        ),
+        "attention": choice(
+            wan.ATTENTIONS,
+            "Attention kernel. auto: torch's own where speed is reference, else the fastest one that is installed "
+            "and runs on this card. sage computes in eight bits, and is chosen for fast and draft only.",
+        ),
+        "compile_blocks": toggle(
+            False,
+            "Compile the model's blocks with torch.compile: minutes at first, then faster steps. On a card that "
+            "holds the whole model; skipped elsewhere.",
+        ),
+        "batch_cfg": toggle(
+            False,
+            "Compute prompt and negative prompt in one batch where memory allows: a little faster for small videos. "
+            "Every speed but reference does so.",
+        ),
+        "vae_precision": choice(
+            wan.VAE_PRECISIONS,
+            "Number type of the VAE. auto: fp32 where speed is reference, else fp16 on a card. fp16 is faster and "
+            "takes half the memory; on overflow it falls back to a wider type.",
+        ),
+    }
+    return advanced(declared, "speed")
+
+
+def sampling_inputs() -> dict[str, Any]:
+    """Return the widgets that say how noise becomes a video; as they stand it is sampled as published."""
+    declared = {
+        "sampler": choice(
+            wan.SAMPLERS,
+            "How each step follows the model. auto: the one a step-distilled LoRA was published with, else uni_pc, as "
+            "published for Wan. dpmpp_2m_sde and lcm add new noise at every step.",
+        ),
+        "scheduler": choice(
+            wan.SCHEDULERS,
+            "Noise levels of the steps. auto: the published ones. simple: evenly spaced, shifted, as ComfyUI's. "
+            "causvid: the 9 steps of CausVid 14B, for its LoRA with euler. distill: the 4 steps of LightX2V, shifted. "
+            "Those two set the number of steps.",
+        ),
+        "sigmas": line(
+            "Noise levels by hand, in place of steps, shift and scheduler: falling numbers from 1, such as 1, 0.9, "
+            "0.7, 0.4. Empty: those of the scheduler."
+        ),
+    }
+    return advanced(declared, "sampler")
+
+
+def expert_inputs() -> dict[str, Any]:
+    """Return the widgets for the two experts of Wan2.2; at 0 they do nothing, as in a file saved before they came."""
+    # 0 stands for "the model's own": the widgets have no other way to be left alone.
+    declared = {
+        "boundary": number(
+            0.0,
+            0.0,
+            1.0,
+            0.005,
+            tooltip="Models of two experts (Wan2.2-VACE-Fun): share of all noise down to which the high-noise expert "
+            "denoises; the low-noise expert takes the other steps. 0: the model's own, published as 0.875.",
+        ),
+        "cfg_2": number(
+            0.0,
+            0.0,
+            wan.MAX_CFG,
+            0.1,
+            tooltip="Models of two experts: the cfg of the low-noise expert. 0: as cfg, which is then that of both.",
+        ),
+    }
+    return advanced(declared)

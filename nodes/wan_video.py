@@ -1,0 +1,264 @@
+"""Wan nodes without VACE: load a model, put a LoRA on it, make a video from text and a first and a last frame."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from ..core.catalog.experts import EXPERTS
+from ..core.catalog.selection import ModelHandle
+from ..core.host.current import get_host
+from ..core.wan import request as wan
+from ..core.wan.schedule import check_schedule
+from ..core.wan_video.family import WAN_VIDEO
+from ..core.wan_video.request import (
+    DEFAULT_SHIFT,
+    FRAME_FITS,
+    FRAME_SIZES,
+    TITLE,
+    check_side,
+)
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
+from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown
+from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
+from .widgets import choice, number, socket, whole
+
+VIDEO = f"{CATEGORY}/Wan"
+WORDS = ["wan", "wan2.1", "wan2.2", "万相"]  # what people type to find any of these nodes
+
+
+class PiyingLoadWanVideo(ModelLoader):
+    """Choose a Wan model without VACE."""
+
+    FAMILY = WAN_VIDEO
+    CATEGORY = VIDEO
+    DESCRIPTION = (
+        "Chooses a Wan2.1 or Wan2.2 model: text to video (T2V), image to video (I2V), first and last frame (FLF2V), "
+        "or both in one (TI2V-5B). Nothing is loaded until a sampler needs it."
+    )
+    SEARCH_ALIASES = [*WORDS, "load video model", "i2v", "t2v", "ti2v", "加载模型"]
+    REPLACES_GENERIC = (
+        "UNETLoader",
+        "UnetLoaderGGUF",
+        "CLIPLoader",
+        "CLIPLoaderGGUF",
+        "VAELoader",
+        "CLIPVisionLoader",
+    )
+    MODEL_NAMES = ("i2v", "flf2v")
+    RETURN_TYPES = ("WAN_VIDEO",)
+    ALSO = ", or single files under models/diffusion_models with a text encoder and a VAE beside them"
+    OUTPUT_TOOLTIPS = ("The model, for Wan Sample.",)
+    PRECISION_TOOLTIP = (
+        "Number type of text encoder, image encoder and transformer. auto: bf16 on a card, fp32 on a CPU. The number "
+        "type of the VAE is set by vae_precision of the sampler."
+    )
+
+
+class PiyingWanLoRA(LoRANode):
+    """A Wan model → the same with a LoRA on it."""
+
+    FAMILY = WAN_VIDEO
+    SETTINGS = {"steps": wan.DEFAULT_STEPS, "cfg": wan.DEFAULT_CFG, "shift": DEFAULT_SHIFT}
+    CATEGORY = VIDEO
+    DESCRIPTION = (
+        "Puts a LoRA on a Wan model; several can be chained. Removing it or changing its strength reads no weights "
+        "again. A step-distilled LoRA outputs its steps, cfg and shift: wire them to the sampler."
+    )
+    SEARCH_ALIASES = [*WORDS, "lora", "lora loader", "lightx2v", "加载LoRA"]
+    REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
+    RETURN_TYPES = ("WAN_VIDEO", "INT", "FLOAT", "FLOAT")
+    RETURN_NAMES = ("model", "steps", "cfg", "shift")  # links are saved by position: new outputs go last
+    OUTPUT_TOOLTIPS = (
+        "The model with the LoRA, for Wan Sample.",
+        STEPS_TOOLTIP.format(node="Wan Sample"),
+        CFG_TOOLTIP.format(node="Wan Sample"),
+        "The shift it was made for, else the published one. For Wan Sample.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare what every LoRA node has, and which expert the LoRA goes on."""
+        declared = super().INPUT_TYPES()
+        expert = choice(
+            [*EXPERTS],
+            "Models of two experts (Wan2.2 A14B): which one the LoRA goes on. auto: what the file's name says (HIGH, "
+            "low_noise, …), else both. Chain two of these nodes for a pair. Without effect on models of one.",
+        )
+        return {**declared, "optional": {"expert": expert}}
+
+
+class PiyingWanSample(WanSampler):
+    """Text, and a first and a last frame where there are such → video frames."""
+
+    CATEGORY = VIDEO
+    DESCRIPTION = (
+        "Makes a video with Wan2.1 or Wan2.2 from text, from a first frame, or from a first and a last frame, as the "
+        "model can. Gives its frames; Create Video and Save Video make a file of them."
+    )
+    SEARCH_ALIASES = [
+        *WORDS, "text to video", "image to video", "first frame", "last frame", "first last frame", "i2v", "t2v",
+        "flf2v", "文生视频", "图生视频", "首帧", "首尾帧",
+    ]  # fmt: skip
+    REPLACES_GENERIC = (
+        "KSampler", "KSamplerAdvanced", "ModelSamplingSD3", "CLIPTextEncode", "VAEDecode", "WanImageToVideo",
+        "WanFirstLastFrameToVideo", "Wan22ImageToVideoLatent", "EmptyHunyuanLatentVideo",
+    )  # fmt: skip
+    RETURN_TYPES = ("IMAGE", "FLOAT")
+    RETURN_NAMES = ("frames", "fps")
+    OUTPUT_TOOLTIPS = ("The video's frames.", "Frames a second to play them at: 24 for TI2V-5B, 16 for the others.")
+    FUNCTION = "sample"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        text = {"multiline": True}
+        return {
+            "required": {
+                "model": socket("WAN_VIDEO", "From Load Wan Video."),
+                "prompt": (
+                    "STRING",
+                    {
+                        **text,
+                        "default": "",
+                        "tooltip": "What the video shows, in Chinese or English; with a first frame, what happens.",
+                    },
+                ),
+                "negative_prompt": (
+                    "STRING",
+                    {
+                        **text,
+                        "default": wan.NEGATIVE_PROMPT,
+                        "tooltip": "What to steer away from. The default is the list published with Wan2.1. "
+                        "Without effect at cfg 1.",
+                    },
+                ),
+                "width": ("INT", _side(wan.DEFAULT_WIDTH, "Width")),
+                "height": ("INT", _side(wan.DEFAULT_HEIGHT, "Height")),
+                "num_frames": (
+                    "INT",
+                    {
+                        "default": wan.DEFAULT_FRAMES,
+                        "min": wan.MIN_FRAMES,
+                        "max": wan.MAX_FRAMES,
+                        "step": wan.FRAME_STEP,
+                        "tooltip": "Length of the video: 4n+1 frames. Trained on 81; TI2V-5B on 121.",
+                    },
+                ),
+                "steps": whole(wan.DEFAULT_STEPS, 1, 1000, "Denoising steps. Published: 40 to 50; 20 to 30 often do."),
+                "cfg": number(
+                    wan.DEFAULT_CFG,
+                    1.0,
+                    wan.MAX_CFG,
+                    0.1,
+                    tooltip="How strictly to follow the prompt. Published: 3.5 to 6. 1 ignores the negative prompt "
+                    "and takes half the time.",
+                ),
+                "shift": number(
+                    DEFAULT_SHIFT,
+                    0.1,
+                    100.0,
+                    0.1,
+                    tooltip="Timestep shift of the noise schedule: higher spends more steps on layout and motion. "
+                    "Published: 5; 3 for I2V at 480p, 12 for T2V-A14B, 16 for FLF2V.",
+                ),
+                "seed": seed_input(wan.DEFAULT_SEED),
+            },
+            # Sockets for all that some model can do: which of them a chosen one reads is said before a run, and in it.
+            "optional": {
+                "first_frame": socket(
+                    "IMAGE", "What the video begins with, for I2V, FLF2V and TI2V models; of several the first."
+                ),
+                "last_frame": socket(
+                    "IMAGE", "What the video ends with, for FLF2V and Wan2.2 I2V models; of several the last."
+                ),
+                "size_from": choice(
+                    FRAME_SIZES,
+                    "Where the shape comes from with a given frame. frame: as many pixels as width × height, in the "
+                    "shape of the frame. widgets: width × height, and the frame is fitted.",
+                ),
+                "fit": choice(
+                    FRAME_FITS,
+                    "How a given frame comes to another shape. crop: fill, cutting edges. letterbox: fit, adding gray "
+                    "bars. stretch: distort.",
+                ),
+                **speed_inputs(),
+                **sampling_inputs(),
+                **expert_inputs(),
+                "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
+            },
+            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(
+        cls,
+        width: int | None,
+        height: int | None,
+        num_frames: int | None,
+        scheduler: str | None = None,
+        sigmas: str | None = None,
+    ) -> bool | str:
+        """Name the nearest good number for a size or length that no model can make, and a schedule that is none."""
+        # Sides of 16 here, which every model but TI2V-5B takes: what the chosen one takes is checked with it.
+        sides = (("width", width), ("height", height))
+        results = [checked(check_side, name, value) for name, value in sides if value is not None]
+        if num_frames is not None:
+            results.append(checked(wan.check_num_frames, num_frames, TITLE))
+        results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
+        return " ".join(result for result in results if isinstance(result, str)) or True
+
+    def sample(
+        self,
+        model: ModelHandle,
+        first_frame: Any = None,
+        last_frame: Any = None,
+        size_from: str = "frame",
+        fit: Any = "crop",
+        extra_pnginfo: Any = None,
+        unique_id: str | None = None,
+        **widgets: Any,
+    ) -> dict[str, Any]:
+        """Return the frames [N, H, W, 3] and their rate, and show on the node how they were made."""
+        from ..core.wan_video.run import sample
+
+        frames, fps, record = sample(
+            model,
+            wan.WanRequest(**widgets),
+            get_host(),
+            first=first_frame,
+            last=last_frame,
+            fit=fit,
+            shaped=size_from == "frame",
+        )
+        record_run(extra_pnginfo, unique_id, record)
+        return shown(record, frames, fps, sheets=sheets_of(frames))
+
+    @staticmethod
+    def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
+        """Return what a memory plan is made from; whether there are frames only their wires tell before a run."""
+        return {**known, "first_frame": "first_frame" in linked, "last_frame": "last_frame" in linked}
+
+
+def _side(default: int, name: str) -> dict[str, Any]:
+    return {
+        "default": default,
+        "min": wan.MIN_SIDE,
+        "max": wan.MAX_SIDE,
+        "step": 16,
+        "tooltip": f"{name} in pixels, a multiple of 16; of 32 for TI2V-5B. Trained at 832×480 and 1280×720; TI2V-5B "
+        "at 1280×704.",
+    }
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingLoadWanVideo": PiyingLoadWanVideo,
+    "PiyingWanLoRA": PiyingWanLoRA,
+    "PiyingWanSample": PiyingWanSample,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingLoadWanVideo": "Load Wan Video",
+    "PiyingWanLoRA": "Add Wan LoRA",
+    "PiyingWanSample": "Wan Sample",
+}
