@@ -136,7 +136,8 @@ class FlowPair:
 
         Beside a thing that moves, holes belong to what it uncovers or covers, not to the thing.
         """
-        best, most = motion.copy(), np.full(known.shape, -1.0, np.float32)
+        best: Floats = motion.copy()
+        most = np.full(known.shape, -1.0, np.float32)
         for axis, turned in ((1, False), (1, True), (0, False), (0, True)):
             candidate, found = _nearest(motion, known, axis, turned)
             agreement = np.maximum(self._agreement(0, candidate, time), self._agreement(1, candidate, time))
