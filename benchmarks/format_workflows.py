@@ -27,6 +27,7 @@ from wan_steps import core
 # The folder of a built-in model, and the part of it that is written anew.
 PARTS = {
     "wan_vace": "transformer/diffusion_pytorch_model",
+    "wan_video": "transformer/diffusion_pytorch_model",
     "hunyuan_dit": "transformer/diffusion_pytorch_model",
     "prompt": "model",
 }
