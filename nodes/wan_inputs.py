@@ -92,7 +92,7 @@ def sampling_inputs() -> dict[str, Any]:
             wan.SCHEDULERS,
             "Noise levels of the steps. auto: the published ones. simple: evenly spaced, shifted, as ComfyUI's. "
             "causvid: the 9 steps of CausVid 14B, for its LoRA with euler. distill: the 4 steps of LightX2V, shifted. "
-            "Those two set the number of steps.",
+            "Those two set the number of steps. beta: dense at both ends, as ComfyUI's; needs SciPy.",
         ),
         "sigmas": line(
             "Noise levels by hand, in place of steps, shift and scheduler: falling numbers from 1, such as 1, 0.9, "

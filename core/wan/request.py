@@ -31,7 +31,7 @@ VAEPrecision = Literal["auto", "fp32", "fp16"]
 # LoRA was published with, else UniPC.
 SamplerName = Literal["auto", "uni_pc", "euler", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "res_multistep"]
 # Which noise levels there are; schedule.py has them. `auto` is the sampler's own: evenly spaced ones, shifted.
-SchedulerName = Literal["auto", "simple", "causvid", "distill"]
+SchedulerName = Literal["auto", "simple", "causvid", "distill", "beta"]
 SPEEDS: tuple[SpeedName, ...] = get_args(SpeedName)
 ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName)
 VAE_PRECISIONS: tuple[VAEPrecision, ...] = get_args(VAEPrecision)

@@ -50,11 +50,12 @@ def with_speed(request: WanRequest) -> WanRequest:
     request = replace(request, batch_cfg=request.batch_cfg or settings.batch_cfg)
     if request.steps <= FEW_STEPS:
         return request
-    return replace(
+    request = replace(
         request,
         steps=request.steps if has_own_steps(request) else max(1, round(request.steps * settings.steps)),
         step_cache=request.step_cache or settings.step_cache,
     )
+    return with_schedule(request)
 
 
 def vae_types(vae_precision: VAEPrecision = AUTO_VAE, speed: SpeedName = REFERENCE) -> VAETypes:
