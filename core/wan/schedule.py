@@ -46,7 +46,7 @@ def sigmas(request: WanRequest) -> tuple[float, ...] | None:
 def _beta(steps: int, shift: float) -> tuple[float, ...]:
     """Return levels that are dense where there is most and least noise, as `beta_scheduler` of ComfyUI's samplers.py.
 
-    Close to two hundred steps some round to equal timesteps: there are then as many as round to others.
+    From about 140 steps on some round to equal timesteps: there are then as many as round to others, 138 of 150.
     """
     from scipy.stats import beta
 

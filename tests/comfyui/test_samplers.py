@@ -93,7 +93,7 @@ class Flow(model_sampling.ModelSamplingDiscreteFlow, model_sampling.CONST):
 
 flow = Flow()
 pairs = []
-for steps, shift in ((4, 1.0), (20, 5.0), (50, 8.0), (150, 16.0)):
+for steps, shift in ((4, 1.0), (20, 5.0), (50, 8.0), (120, 16.0)):
     flow.set_parameters(shift=shift, multiplier=1000)
     theirs = samplers.beta_scheduler(flow, steps).tolist()
     pairs.append([theirs, [*sigmas(WanRequest("", steps=steps, shift=shift, scheduler="beta")), 0.0]])
