@@ -18,13 +18,16 @@ class WanSampler(PlannedNode):
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse guidance by blocks that the model has not too."""
+        """Refuse guidance by blocks that the model has not too, and the slowing of a frequency that it has not."""
+        from ..core.wan.context import Context
         from ..core.wan.guidance import Guidance
-        from ..core.wan.model import check_guidance
+        from ..core.wan.model import check_context, check_guidance
 
         super().check_model(known, model)
         if isinstance(guidance := known.get("guidance"), Guidance):
             check_guidance(guidance, model)
+        if isinstance(context := known.get("context"), Context):
+            check_context(context, model)
 
 
 def speed_inputs() -> dict[str, Any]:

@@ -180,6 +180,7 @@ class PiyingVACESample(WanSampler):
                 **sampling_inputs(),
                 **expert_inputs(),
                 "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
+                "context": socket("WAN_CONTEXT", "From Wan Context Windows: windows, RIFLEx, loop."),
             },
             # Filled by ComfyUI: the texts that savers embed in the file, the node's id in the workflow, and the graph,
             # which tells a wired size from one of a widget.

@@ -186,6 +186,7 @@ class PiyingWanSample(WanSampler):
                 **sampling_inputs(),
                 **expert_inputs(),
                 "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
+                "context": socket("WAN_CONTEXT", "From Wan Context Windows: windows, RIFLEx, loop."),
             },
             "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }

@@ -9,6 +9,7 @@ from ..errors import PiyingError
 from ..image_sizes import check_multiple, either, nearest_multiples
 
 if TYPE_CHECKING:
+    from .context import Context
     from .guidance import Guidance
 
 MIN_SIDE, MAX_SIDE = 16, 2048
@@ -52,6 +53,12 @@ NEGATIVE_PROMPT = (
 )
 
 
+def _plain_context() -> Context:
+    from .context import PLAIN
+
+    return PLAIN
+
+
 def _plain_guidance() -> Guidance:
     from .guidance import PLAIN
 
@@ -87,6 +94,7 @@ class WanRequest:
             the model's own.
         cfg_2: the guidance scale of the second expert; 0 takes `cfg`.
         guidance: how steps are guided beside `cfg`.
+        context: how a video longer than the model was trained on is parted while it is sampled.
         earlier_prompt: a prompt whose embedding is mixed with that of `prompt`, where one turns into the other.
         earlier_share: its share, 0..1.
     """
@@ -114,6 +122,7 @@ class WanRequest:
     boundary: float = 0.0
     cfg_2: float = 0.0
     guidance: Guidance = field(default_factory=_plain_guidance)
+    context: Context = field(default_factory=_plain_context)
     earlier_prompt: str = ""
     earlier_share: float = 0.0
 
