@@ -77,15 +77,15 @@ class PiyingContextWindows:
     @classmethod
     def VALIDATE_INPUTS(cls, window: int | None, overlap: int | None) -> bool | str:
         """Name what is no window, or no overlap for it."""
-        from ..core.wan.context import check_context
+        from ..core.wan.context import check_window
 
-        return True if window is None or overlap is None else checked(check_context, window, overlap)
+        return True if window is None or overlap is None else checked(check_window, window, overlap)
 
     def make(self, window: int, overlap: int, **widgets: Any) -> tuple[Context]:
         """Return the context."""
-        from ..core.wan.context import Context, check_context
+        from ..core.wan.context import Context, check_window
 
-        check_context(window, overlap)
+        check_window(window, overlap)
         return (Context(window, overlap, **widgets),)
 
 

@@ -81,7 +81,7 @@ class Context:
 PLAIN = Context()
 
 
-def check_context(window: int, overlap: int) -> None:
+def check_window(window: int, overlap: int) -> None:
     """Accept the frames of a window and those that neighbours share.
 
     Raises:
