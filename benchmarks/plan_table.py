@@ -56,6 +56,12 @@ def rows() -> list[tuple[str, Any]]:
         for model, title in VIDEOS
         for width, height in VIDEO_SIZES
     ]
+    family = module("wan_video.family").WAN_VIDEO
+    for model, known in module("wan_video.family").KNOWN.items():
+        settings = known.trained_on.settings
+        frames = {"first_frame": known.inputs.first != "no", "last_frame": known.inputs.last == "must"}
+        work = family.work({**settings, **frames}, module("catalog.selection").ModelHandle(family, model))
+        found.append((f"{model}, {known.trained_on.words}", family.phases(listed(model), work)))
     found += [
         ("Hunyuan-DiT, 1024×1024", hunyuan.phases(listed("hunyuan-dit-v1.2"), hunyuan.ImageWork(1024, 1024))),
         ("Z-Image-Turbo, 1024×1024", z_image.phases(listed("z-image-turbo"), z_image.ZImageWork(1024, 1024))),

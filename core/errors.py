@@ -135,3 +135,13 @@ def short_text(error: Exception) -> str:
     """
     paragraph = str(error).partition("\n\n")[0]
     return f"{type(error).__name__}: {clipped(' '.join(paragraph.split()), 300)}"
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Validate a widget value: hosts do not check values that come through a link.
+
+    Raises:
+        PiyingError: any other value.
+    """
+    if value not in choices:
+        raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(choices)}.")

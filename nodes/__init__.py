@@ -16,6 +16,7 @@ FILES = (
     "prompt",
     "controls",
     "timing",
+    "postprocessing",
     "samples",
     "memory_plan",
 )

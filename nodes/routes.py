@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.discovery import installed_models
 from ..core.catalog.installed_model import AUTO, BUILT_IN
-from ..core.catalog.selection import ModelHandle, check_model, model_choices
+from ..core.catalog.selection import ModelHandle, check_model, choose_model, is_imagined, model_choices
 from ..core.errors import PiyingError
 from ..core.families.base import TrainedOn
 from ..core.host import comfy_server
@@ -69,7 +69,8 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What `Estimate.to_json` gives, and `verdict` (one of the words above), `text` (the plan in sentences), `toy`
         (whether the built-in model would run), `offer` (the id of a model to download), `sizes` ([width, height] to
-        choose from), `settings` (values of widgets with which the model is used as it was trained), `from_task` (sizes
+        choose from), `settings` (values of widgets with which the model is used as it was trained), `reads` (what it
+        makes its results from, where models of its family differ in that), `from_task` (sizes
         that the task sets in place of the widgets) and `unknown` (planned inputs that only the run will know). Where
         the model is not installed: `verdict`, `model`, `error`, `offer`, `sizes` and `settings`. Where a run would
         refuse the values: `verdict`, `error`, `sizes` and `settings`. Where a size comes over a wire that only the run
@@ -137,10 +138,13 @@ def _planned(asked: WidgetQuery, handle: ModelHandle) -> dict[str, Any]:
     answer = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
     found = answer.to_json()
     toy = found["model"] == BUILT_IN
+    host = get_host()
+    reads = "" if is_imagined(handle, host) else handle.family.reads(choose_model(handle, host, quiet=True))
     # Which model auto is, only the plan tells.
     trained = {
-        "sizes": list(handle.family.trained_on(found["model"]).sizes),
+        "sizes": list(_trained_on(handle, found["model"]).sizes),
         "settings": _settings(asked, handle, found["model"]),
+        "reads": reads,
     }
     unknown = [name for name in asked.unknown if name in handle.family.planned_inputs]
     if any(name in SIZES for name in unknown):

@@ -30,7 +30,8 @@ INDEXES = (INDEX, CONFIG)
 SCHEDULER, SCHEDULER_CONFIG = "scheduler", "scheduler_config.json"  # as diffusers names them
 ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 LONGEST_NAME = 1024
-NO_MODELS = ("loras", "annotators", "tokenizers")  # categories without models in single files
+# Categories without models of families in single files.
+NO_MODELS = ("loras", "annotators", "tokenizers", "upscale_models", "frame_interpolation")
 SEARCH_DEPTH = 8  # of subfolders, as deep as anyone sorts models
 MAX_FILES = 20_000  # of weights in one folder of models: the header of each is read
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ..errors import PiyingError
-
 # These values are saved in workflow files: changing one breaks the workflows that use it.
 AS_VACE = "as VACE"
 
@@ -26,13 +24,3 @@ OPENPOSE = "OpenPose"
 POSE_COLOURS = (AS_VACE, OPENPOSE)
 
 WHOLE_FRAME = "whole frame"
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Validate a widget value: hosts do not check values that come through a link.
-
-    Raises:
-        PiyingError: any other value.
-    """
-    if value not in choices:
-        raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(choices)}.")

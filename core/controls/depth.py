@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..errors import check_choice
 from ..executor.placement import resident
 from ..host.base import Host
-from .choices import SCALES, WHOLE_CLIP, check_choice
+from ..media.frames import checked_frames, stack_frames
+from .choices import SCALES, WHOLE_CLIP
 from .family import DEPTH
-from .frames import checked_frames, stack_frames
 from .models import choose, image_processor, load
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from .frames import Pixels
+    from ..media.frames import Pixels
 
     Numbers = npt.NDArray[np.float32]
 

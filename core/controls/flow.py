@@ -5,17 +5,17 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, check_choice
 from ..host.base import Host
-from .choices import DIS, FLOW_METHODS, PER_FRAME, SCALES, check_choice
-from .frames import checked_frames, stack_frames
+from ..media.frames import checked_frames, stack_frames
+from .choices import DIS, FLOW_METHODS, PER_FRAME, SCALES
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
-    from .frames import Pixels
+    from ..media.frames import Pixels
 
     Numbers = npt.NDArray[np.float64]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, check_choice
 from ..host.base import Host
-from .choices import BLACK_ON_WHITE, BOX, LINES, OUTLINE, OUTLINES, check_choice
-from .frames import checked_masks, stack_frames
+from ..media.frames import checked_masks, stack_frames
+from .choices import BLACK_ON_WHITE, BOX, LINES, OUTLINE, OUTLINES
 
 if TYPE_CHECKING:
     import torch
 
-    from .frames import Pixels
+    from ..media.frames import Pixels
 
     Box = tuple[float, float, float, float]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PiyingError
+from ..errors import PiyingError, check_choice
 from ..host.base import Host
-from .choices import AS_VACE, BLACK_ON_WHITE, GRAY_WEIGHTS, LINES, WHITE_ON_BLACK, check_choice
-from .frames import map_frames
+from ..media.frames import map_frames
+from .choices import AS_VACE, BLACK_ON_WHITE, GRAY_WEIGHTS, LINES, WHITE_ON_BLACK
 
 if TYPE_CHECKING:
     import torch
 
-    from .frames import Pixels
+    from ..media.frames import Pixels
 
 # With it, a step of a third of full contrast comes out three quarters black.
 _INK = 3

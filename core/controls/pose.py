@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.discovery import installed_models
 from ..catalog.installed_model import AUTO
-from ..errors import PiyingError
+from ..errors import PiyingError, check_choice
 from ..executor.placement import resident
 from ..host.base import Host
-from .choices import OPENPOSE, POSE_COLOURS, WHOLE_FRAME, check_choice
+from ..media.frames import checked_frames, stack_frames
+from .choices import OPENPOSE, POSE_COLOURS, WHOLE_FRAME
 from .family import DETECTOR, POSE
-from .frames import checked_frames, stack_frames
 from .models import check_detector, choose, image_processor, load
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from .frames import Pixels
+    from ..media.frames import Pixels
 
     Numbers = npt.NDArray[np.float32]
     Box = tuple[float, float, float, float]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PiyingError
 from ..executor.placement import resident
 from ..host.base import Host
+from ..media.frames import checked_frames
 from .family import SEGMENTATION
-from .frames import checked_frames
 from .models import choose, image_processor, load
 
 if TYPE_CHECKING:

@@ -147,22 +147,28 @@ class ModelFamily:
         del found
         return self.toy if model == BUILT_IN else self.published
 
-    def cautions(self, model: str, work: Any) -> list[str]:
-        """Return sentences on what the model of that name was not trained to do of a work."""
-        trained = self.trained_on(model)
+    def reads(self, model: InstalledModel) -> str:
+        """Return what a model's results are made from, for use in a sentence; "" where all models read the same."""
+        del model
+        return ""
+
+    def cautions(self, model: str, work: Any, found: InstalledModel | None = None) -> list[str]:
+        """Return sentences on what the model of that name was not trained to do of a work; for `found` see above."""
+        trained = self.trained_on(model, found)
         if not trained.sizes:
             return []
         size = f"{work.width}×{work.height}"
         name = "the built-in toy model" if model == BUILT_IN else model
-        (least, most), area, found = trained.areas, work.width * work.height, []
+        (least, most), area = trained.areas, work.width * work.height
+        said = []
         if area < least:
-            found.append(f"{size} is far below what {name} was trained on ({trained.words}): expect noise.")
+            said.append(f"{size} is far below what {name} was trained on ({trained.words}): expect noise.")
         if most is not None and area > most:
-            found.append(f"{size} is far above what {name} was trained on ({trained.words}): expect noise.")
+            said.append(f"{size} is far above what {name} was trained on ({trained.words}): expect noise.")
         if trained.frames is not None and work.num_frames > trained.frames:
             count = work.num_frames
-            found.append(f"num_frames is {count}, and {name} was trained on {trained.frames}: expect repetitions.")
-        return found
+            said.append(f"num_frames is {count}, and {name} was trained on {trained.frames}: expect repetitions.")
+        return said
 
     def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
         """Return the family's models that lie in single files.

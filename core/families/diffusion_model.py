@@ -72,7 +72,7 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         advise=lambda: family.what_fits(fitting(), work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
-    cautions = [*([found.caution] if found is not None and found.caution else ()), *family.cautions(name, work)]
+    cautions = [*([found.caution] if found is not None and found.caution else ()), *family.cautions(name, work, found)]
     return Estimate(name, made, machine, () if made.fits else fitting(), tuple(cautions))
 
 

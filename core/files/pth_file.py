@@ -34,7 +34,8 @@ from .stored_tensor import StoredTensor
 if TYPE_CHECKING:
     import torch
 
-WRAPPERS = ("ema", "module", "state_dict", "model")  # under which training scripts put the weights
+# Under which training scripts put the weights.
+WRAPPERS = ("ema", "module", "model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 MAX_OPERATIONS = 1 << 18  # of the pickle; a tensor takes about 30 of them
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra field
 

@@ -27,6 +27,8 @@ MODEL_CATEGORIES = (
     "annotators",
     "loras",
     "tokenizers",
+    "upscale_models",
+    "frame_interpolation",
 )
 PREVIEW_PIXELS = 512  # longest side of a preview; ComfyUI's own sampler previews use the same
 

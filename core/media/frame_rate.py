@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..errors import PiyingError
+from ..errors import PiyingError, check_choice
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -64,9 +64,8 @@ def change_rate(frames: torch.Tensor, *, fps: float, to_fps: float, method: str,
     """
     import torch
 
-    for name, value, allowed in (("method", method, METHODS), ("length", length, LENGTHS)):
-        if value not in allowed:
-            raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(allowed)}.")
+    check_choice("method", method, METHODS)
+    check_choice("length", length, LENGTHS)
     source, target = exact_rate("fps", fps), exact_rate("to_fps", to_fps)
     count = new_count(len(frames), source, target)
     wanted = fitted_count(count, length)

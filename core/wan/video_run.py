@@ -56,7 +56,7 @@ def log_request(handle: ModelHandle, asked: WanRequest, request: WanRequest, mod
         log.info("Speed: %s", sentence)
     for sentence in schedule_notes(asked):
         log.info("Schedule: %s", sentence)
-    for sentence in handle.family.cautions(model.found.name, request):
+    for sentence in handle.family.cautions(model.found.name, request, model.found):
         log.warning("%s", sentence)
     if model.found.caution:
         log.warning("%s", model.found.caution)

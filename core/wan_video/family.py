@@ -146,6 +146,10 @@ class WanVideoFamily(ModelFamily):
             return f"{place}: there is no image_encoder in it, which its transformer reads. Fetch it again."
         return ""
 
+    def reads(self, model: InstalledModel) -> str:
+        """Return which frames a model can be given."""
+        return frame_inputs(model).words
+
     def trained_on(self, model: str, found: InstalledModel | None = None) -> TrainedOn:
         """Return what the model of that name was trained on, or the published one that reads what it reads."""
         if model in KNOWN:

@@ -66,7 +66,7 @@ def test_the_table_has_a_line_for_each(module, found):
 
 
 def test_the_sampling_of_the_pack_is_as_it_was(found):
-    assert importlib.import_module("piying.core.wan.run").denoise.__module__ == "piying.core.wan.denoise"
+    assert importlib.import_module("piying.core.wan.video_run").denoise.__module__ == "piying.core.wan.denoise"
 
 
 def test_what_a_cache_gets_wrong_is_seen(module, pipeline, contest, monkeypatch):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.browser
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 UPDATE = bool(os.environ.get("PIYING_UPDATE_WORKFLOWS"))
 # Those in subgraphs too, whose panels are not on the page.
-SAMPLER_PANELS = """window.drive.ofClass(/^Piying(VACESample|VACELongVideo|HunyuanDiT)$/)
+SAMPLER_PANELS = """window.drive.ofClass(/^Piying(VACESample|VACELongVideo|WanSample|HunyuanDiT)$/)
   .map((node) => node.widgets.find((widget) => widget.name === "piying").element.textContent)"""
 PLANNED = f"{SAMPLER_PANELS}.every((text) => /GB|known when it runs/.test(text))"
 # What is read on the page. Frontends show a text that comes in parts, and some take it away at the end of the run.

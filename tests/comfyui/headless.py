@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLERS = ("PiyingVACESample", "PiyingVACELongVideo", "PiyingHunyuanDiT")
+SAMPLERS = ("PiyingVACESample", "PiyingVACELongVideo", "PiyingWanSample", "PiyingHunyuanDiT")
 SAVER = "frames-saver"
 
 # Widgets that make each workflow run long enough to be stopped.

@@ -113,6 +113,89 @@ def test_sampling_a_video(name, heads, inner, width, height, branches, batched):
     assert predicted >= measured  # the latents that the loop holds are in the prediction alone
 
 
+def base_transformer(heads, inner, **changes):
+    from diffusers import WanTransformer3DModel
+
+    with torch.device("meta"):
+        model = WanTransformer3DModel(num_attention_heads=heads, ffn_dim=inner, num_layers=2, **changes)
+    islands = WanTransformer3DModel._keep_in_fp32_modules
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        if not any(island in name for island in islands):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+SEES = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
+BASE_ROWS = {
+    "wan2.1-t2v-1.3b": (12, 8960, {}, 8),
+    "wan2.1-i2v-14b-480p": (40, 13824, SEES, 8),
+    "wan2.2-ti2v-5b": (24, 14336, {"in_channels": 48, "out_channels": 48}, 16),
+}
+
+
+@pytest.mark.parametrize("name", BASE_ROWS)
+@pytest.mark.parametrize(("branches", "batched"), [(1, False), (2, False), (2, True)])
+def test_sampling_a_video_without_vace(name, branches, batched):
+    """Where each token has a timestep of its own, those are most of it."""
+    from piying.core.wan.transformer import predict
+
+    heads, inner, changes, stride = BASE_ROWS[name]
+    model, own_times = base_transformer(heads, inner, **changes), stride == 16
+    shape = (21, 480 // stride, 832 // stride)
+    tokens = shape[0] * shape[1] * shape[2] // 4
+    latents = on_meta(1, changes.get("in_channels", 16), *shape)
+    timestep = on_meta(1, tokens) if own_times else on_meta(1)
+    embeds = [on_meta(1, 512, 4096) for _ in range(branches)]
+    picture = on_meta(1, 257, 1280) if "image_dim" in changes else None
+    measured = peak(
+        model,
+        lambda: predict(model, latents, timestep, embeds=embeds, picture=picture, batched=batched),
+        latents,
+        timestep,
+        *embeds,
+    )
+    variant = wan.sampling_memory(
+        listed_components(name)["transformer"],
+        tokens,
+        branches,
+        batched=batched,
+        has_vace=False,
+        token_times=own_times,
+        channels=48 if own_times else 16,
+    )
+    assert variant.peak("bf16") == pytest.approx(measured, rel=0.05)
+    assert variant.peak("bf16") >= measured
+
+
+@pytest.fixture(scope="module")
+def wide_vae():
+    from diffusers import AutoencoderKLWan
+
+    widths = {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "in_channels": 12, "out_channels": 12}
+    numbers = {"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
+    with torch.device("meta"):
+        made = AutoencoderKLWan(**widths, **numbers, is_residual=True, patch_size=2, scale_factor_spatial=16)
+    return made.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["decode", "condition"])
+def test_the_vae_of_wan22(wide_vae, name, dtype):
+    from piying.core.wan.decode import _decode_in_time
+
+    vae, (width, height) = wide_vae.to(dtype), (640, 352)
+    if name == "decode":
+        latents = on_meta(1, 48, 3, height // 16, width // 16, dtype=dtype)
+        measured = peak(vae, lambda: [None for _ in _decode_in_time(vae, latents)], latents)
+    else:
+        video = on_meta(1, 3, 9, height, width, dtype=dtype)
+        measured = peak(vae, lambda: vae.encode(video)) + video.numel() * video.element_size()
+    component = listed_components("wan2.2-ti2v-5b")["vae"]
+    whole = wan.vae_memory(name, component, width=width, height=height, num_frames=9, stride=16)[0]
+    assert whole.peak("fp32" if dtype == torch.float32 else "bf16") == pytest.approx(measured, rel=0.05)
+
+
 # Counted once for one branch with all blocks, hints interleaved, latents left out; GiB.
 @pytest.mark.parametrize(
     ("name", "tokens", "expected"),

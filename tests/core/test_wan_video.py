@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from piying.core.wan.request import WanRequest
 from piying.core.wan_video.family import WAN_VIDEO
 from piying.core.wan_video.frame_inputs import frame_inputs
 from piying.core.wan_video.run import sample
+from piying.nodes import routes
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from .formats import models, names, writers
@@ -29,6 +33,7 @@ from .test_single_files import spiece
 
 REQUEST = WanRequest("a red circle", "static", width=64, height=32, num_frames=5, steps=3, cfg=4.0, shift=3.0, seed=7)
 TOY = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 64, "freq_dim": 32, "ffn_dim": 48}
+ROOT = Path(__file__).resolve().parents[2]
 CHANNELS = 9  # of the built-in VAE's latents
 CLIP = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28}
 PATCHES = (28 // 14) ** 2 + 1
@@ -392,3 +397,41 @@ def test_a_module_is_not_put_on_an_image_to_video_model(single_files, tmp_path):
         "wan2.1_t2v_1.3B.safetensors",
         "vace_module.safetensors",
     ]
+
+
+# The page
+
+
+LOADER = {"model": "diffusers/I2V", "precision": "auto"}
+
+
+def test_the_page_is_told_what_a_model_reads(host):
+    question = {
+        "class_type": "PiyingWanSample",
+        "inputs": {"model": {"class_type": "PiyingLoadWanVideo", "inputs": LOADER}, "first_frame": None},
+    }
+    found = routes.plan(question)
+    assert found["reads"] == "a first frame"
+    question["inputs"].pop("first_frame")
+    refused = routes.plan(question)
+    assert (refused["verdict"], "first_frame is not wired" in refused["error"]) == ("wrong", True)
+
+
+def test_a_model_is_used_as_it_was_published(single_files):
+    """Known by what it reads and how wide it is, whatever its file is called."""
+    host = HeadlessHost(models=[single_files], chosen_device="cpu")
+    trained = {one.name: WAN_VIDEO.trained_on(one.name, one) for one in installed_models(WAN_VIDEO, host)}
+    by_name = {name.partition("/")[2][:14]: found for name, found in trained.items()}
+    assert by_name["wan2.2_ti2v_5B"].words == "1280×704, 121 frames"
+    assert by_name["wan2.2_i2v_hig"].settings["cfg"] == 3.5
+    assert by_name["wan2.1_i2v_480"].settings["shift"] == 3.0
+    assert WAN_VIDEO.trained_on("built-in").words == "96×64, 17 frames"
+
+
+def test_frames_that_a_model_cannot_read_are_refused_by_check(models_folder, tmp_path):
+    """By the command, before anything runs; `auto` would take the largest model here."""
+    command = [sys.executable, "-m", "runner", "workflows/image_to_video.json", "--models", str(models_folder)]
+    chosen = ["--set", "Load Wan Video.model=diffusers/T2V", "--check", "--input", str(tmp_path)]
+    ran = subprocess.run([*command, *chosen], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode != 0
+    assert "first_frame is wired, and diffusers/T2V makes videos from text alone" in ran.stderr

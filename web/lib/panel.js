@@ -278,6 +278,8 @@ function details(panel) {
   const { plan, record } = panel;
   if (plan?.verdict === "missing") return t("fetchable", { button: t("get") });
   const parts = [];
+  // What the model can do: the node has sockets for all that some model can.
+  if (plan?.reads) parts.push(t("reads", { words: inPageLanguage(plan.reads) }));
   if (record?.seconds) {
     const sum = Object.values(record.seconds).reduce((a, b) => a + b, 0);
     parts.push(t("took", { time: time(sum) }));

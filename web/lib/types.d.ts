@@ -72,6 +72,7 @@ export interface Plan {
   caution?: string;
   model?: string;
   toy?: boolean;
+  reads?: string;
   offer?: string;
   sizes?: [number, number][];
   settings?: Record<string, number>;

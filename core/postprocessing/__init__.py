@@ -1,0 +1,1 @@
+"""Post-processing of finished frames: larger ones, and more of them in a second."""

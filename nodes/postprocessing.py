@@ -1,0 +1,169 @@
+"""Post-processing: larger frames, and more of them in a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.host.current import get_host
+from ..core.postprocessing.choices import INTERPOLATION, METHODS, UPSCALING, check_upscaler
+from .shared import CATEGORY, checked, record_run, shown
+from .timing import RATES
+from .widgets import choice, number, socket, whole
+
+POSTPROCESSING = f"{CATEGORY}/post-processing"
+HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
+
+
+class PiyingUpscaleVideo:
+    """Larger frames."""
+
+    CATEGORY = POSTPROCESSING
+    DESCRIPTION = (
+        "Makes frames larger, one after the other: with an upscaling model in tiles that fit the free memory, or by "
+        "resampling alone."
+    )
+    SEARCH_ALIASES = ["upscale", "esrgan", "super resolution", "enlarge", "放大", "超分", "高清"]
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("frames",)
+    OUTPUT_TOOLTIPS = ("The larger frames.",)
+    FUNCTION = "upscale"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "frames": socket("IMAGE", "The video's frames, or any pictures."),
+                "model": choice(
+                    UPSCALING.choices(get_host()),
+                    "A file in models/upscale_models, such as ESRGAN, Real-ESRGAN or SwinIR. auto: the first one, "
+                    "else none. none: resampling alone, which adds no detail.",
+                ),
+                "scale": number(
+                    2.0, 0.1, 8.0, 0.05, tooltip="Times the size of the frames, where width and height are 0."
+                ),
+                # 0 leaves a side open: an optional widget would leave no place for its value in saved workflows.
+                "width": whole(0, 0, 16384, "Width in pixels. 0: from the height, or from scale."),
+                "height": whole(
+                    0,
+                    0,
+                    16384,
+                    "Height in pixels. 0: from the width, or from scale. With both, frames are cut to fit.",
+                ),
+                "method": choice(
+                    METHODS, "How frames are resampled: to the size, or from what the model makes to it."
+                ),
+                "tile": whole(
+                    0, 0, 4096, "Side of the pieces that a model is given, in pixels. 0: as large as memory allows."
+                ),
+            },
+            "hidden": {**HIDDEN},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
+        """Say which models are here when the chosen one is not, and what it needs."""
+        # Before anything runs: frames to make larger may have taken an hour to make.
+        return model is None or checked(check_upscaler, model, get_host())
+
+    def upscale(
+        self,
+        frames: Any,
+        model: str,
+        scale: float,
+        width: int,
+        height: int,
+        method: str,
+        tile: int,
+        extra_pnginfo: Any = None,
+        unique_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the frames at the new size, and show on the node what made them."""
+        from ..core.postprocessing.upscale import WantedSize, upscale
+
+        wanted = WantedSize(scale, width, height)
+        larger, record = upscale(frames, model=model, wanted=wanted, method=method, tile=tile, host=get_host())
+        record_run(extra_pnginfo, unique_id, record)
+        return shown(record, larger)
+
+
+class PiyingInterpolateFrames:
+    """More frames in a second."""
+
+    CATEGORY = POSTPROCESSING
+    DESCRIPTION = (
+        "Makes frames between the frames of a video, for smoother motion or slow motion: by optical flow, or with a "
+        "RIFE model. Cuts stay sharp."
+    )
+    SEARCH_ALIASES = ["interpolate", "rife", "slow motion", "fps", "插帧", "补帧", "慢动作"]
+    RETURN_TYPES = ("IMAGE", "FLOAT", "INT")
+    RETURN_NAMES = ("frames", "fps", "num_frames")
+    OUTPUT_TOOLTIPS = (
+        "The frames at the new rate.",
+        "The new rate, for Create Video. For slow motion keep the old one.",
+        "Number of frames.",
+    )
+    FUNCTION = "interpolate"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets."""
+        return {
+            "required": {
+                "frames": socket("IMAGE", "The video's frames."),
+                # As Frame Rate's, whose outputs go on to the same nodes.
+                "fps": number(16.0, *RATES, tooltip="Their rate. Wan makes 16 frames a second."),
+                "model": choice(
+                    INTERPOLATION.choices(get_host()),
+                    "A RIFE file (4.7 to 4.26) in models/frame_interpolation. auto: the first one, else optical flow, "
+                    "which needs no model and is weaker on fast motion.",
+                ),
+                "multiplier": whole(2, 1, 16, "Times the frame rate, where to_fps is 0."),
+                "to_fps": number(
+                    0.0, 0.0, RATES[1], RATES[2], tooltip="The new rate. 0: multiplier times the old one."
+                ),
+                "scene_cut": number(
+                    0.4,
+                    0.0,
+                    1.0,
+                    0.05,
+                    tooltip="Which share of a picture has to be new for a cut, where no frames are made. 1: no cuts.",
+                ),
+            },
+            "hidden": {**HIDDEN},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
+        """Say which models are here when the chosen one is not."""
+        return model is None or checked(INTERPOLATION.check, model, get_host())
+
+    def interpolate(
+        self,
+        frames: Any,
+        fps: float,
+        model: str,
+        multiplier: int,
+        to_fps: float,
+        scene_cut: float,
+        extra_pnginfo: Any = None,
+        unique_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the frames at the new rate, that rate and their count, and show on the node what made them."""
+        from ..core.postprocessing.interpolate import NewRate, interpolate
+
+        rate = NewRate(fps, multiplier, to_fps)
+        made, new_fps, record = interpolate(frames, model=model, rate=rate, scene_cut=scene_cut, host=get_host())
+        record_run(extra_pnginfo, unique_id, record)
+        return shown(record, made, new_fps, len(made))
+
+
+# A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.
+NODE_CLASS_MAPPINGS = {
+    "PiyingUpscaleVideo": PiyingUpscaleVideo,
+    "PiyingInterpolateFrames": PiyingInterpolateFrames,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PiyingUpscaleVideo": "Upscale Video",
+    "PiyingInterpolateFrames": "Interpolate Frames",
+}
