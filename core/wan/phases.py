@@ -383,7 +383,7 @@ def fast_decode_phase(work: VideoWork) -> Phase:
         streamable=False,
         convolutional=True,
         host=2 * frame_bytes(work),
-        notes=("TAEHV decodes in place of the VAE: a twentieth of the work, and less detail.",),
+        notes=("TAEHV decodes in place of the VAE: a twentieth of the work for less detail.",),
     )
 
 

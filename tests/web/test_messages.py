@@ -217,7 +217,7 @@ def plans():
     yield "- sample: The high-noise expert takes step 1 of 4."
     yield "- sample_2: The low-noise expert takes steps 2 to 4 of 4."
     yield "- sample_2: It takes the place of the other one once: they are not on the card together."
-    yield "- decode: TAEHV decodes in place of the VAE: a twentieth of the work, and less detail."
+    yield "- decode: TAEHV decodes in place of the VAE: a twentieth of the work for less detail."
 
 
 def test_plans_are_in_chinese(page):
