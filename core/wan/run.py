@@ -27,6 +27,7 @@ from .conditioning import (
 )
 from .decode import tiling
 from .distilled import with_distilled
+from .fast_decoder import check_decoder, decoder_of
 from .long.timeline import has_times
 from .model import check_guidance, load, with_published_sampler
 from .phases import VideoWork, phases
@@ -120,7 +121,11 @@ def sample_inputs(
     device = host.device()
     attention = attention_for(request.attention, request.speed, device, model.found.is_built_in)
     experts = model.experts(request)
-    work = replace(VideoWork.of(asked, len(inputs.references), has_task, (attention.why,)), high_steps=experts)
+    decoder = decoder_of(handle, host)
+    if decoder is not None:
+        check_decoder(decoder, model.found)
+    work = VideoWork.of(asked, len(inputs.references), has_task, (attention.why,))
+    work = replace(work, high_steps=experts, fast_decoder=decoder is not None)
     run = VACERun(
         model,
         request,
@@ -132,6 +137,7 @@ def sample_inputs(
         on_latents=on_latents,
         logged=logged_plans,
         high_steps=experts,
+        decoder=decoder,
         inputs=inputs,
     )
     return execute(run, handle, phases(model.components(), work), work)

@@ -33,11 +33,13 @@ JUDGES = [
     "core/image_sizes.py",
     "core/postprocessing",
     "core/prompting/request.py",
+    "core/wan/fast_decoder.py",
     "core/wan/guidance.py",
     "core/wan/long/request.py",
     "core/wan/long/timeline.py",
     "core/wan/request.py",
     "core/wan/schedule.py",
+    "core/wan/taehv.py",
     "core/wan/task",
     "core/wan_video/frame_inputs.py",
     "core/wan_video/request.py",
@@ -215,6 +217,7 @@ def plans():
     yield "- sample: The high-noise expert takes step 1 of 4."
     yield "- sample_2: The low-noise expert takes steps 2 to 4 of 4."
     yield "- sample_2: It takes the place of the other one once: they are not on the card together."
+    yield "- decode: TAEHV decodes in place of the VAE: a twentieth of the work for less detail."
 
 
 def test_plans_are_in_chinese(page):
