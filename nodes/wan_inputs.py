@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core.host.current import get_host
 from ..core.wan import request as wan
 from .model_nodes import PlannedNode
 from .widgets import advanced, choice, line, number, toggle
@@ -18,12 +19,16 @@ class WanSampler(PlannedNode):
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse guidance by blocks that the model has not too, and the slowing of a frequency that it has not."""
+        """Refuse guidance and a context for what the model has not, and a decoder of other latents, too."""
         from ..core.wan.context import Context
+        from ..core.wan.fast_decoder import check_decoder, decoder_of
         from ..core.wan.guidance import Guidance
         from ..core.wan.model import check_context, check_guidance
 
         super().check_model(known, model)
+        decoder = decoder_of(known["model"], get_host())
+        if decoder is not None:
+            check_decoder(decoder, model)
         if isinstance(guidance := known.get("guidance"), Guidance):
             check_guidance(guidance, model)
         if isinstance(context := known.get("context"), Context):
