@@ -17,8 +17,8 @@ class PiyingContextWindows:
 
     CATEGORY = f"{CATEGORY}/Wan"
     DESCRIPTION = (
-        "Samples a video in overlapping windows of each step, for more frames than the model was trained on, in the "
-        "memory of one window; and RIFLEx and loops. As it stands windows begin beyond 81 frames."
+        "Predicts a long video in overlapping windows at each step, for more frames than the model was trained on in "
+        "the memory of one window. Also RIFLEx and loops. As it stands, videos of more than 81 frames get windows."
     )
     SEARCH_ALIASES = [
         "wan", "context windows", "freenoise", "riflex", "loop", "long video", "上下文窗口", "循环视频", "长视频",
@@ -69,7 +69,7 @@ class PiyingContextWindows:
                     "off. 6 for Wan2.1.",
                 ),
                 "loop": toggle(
-                    False, "The video leads from its end to its beginning. Steps begin elsewhere in it each time."
+                    False, "The end of the video leads to its beginning: windows go on across it, and begin elsewhere at each step."
                 ),
             }
         }

@@ -57,6 +57,10 @@ class Context:
         """Return how many of so many latent frames are predicted at once."""
         return min(frames, 1 + (self.window - 1) // FRAME_STEP) if self.window else frames
 
+    def frames_at_once(self, num_frames: int) -> int:
+        """Return how many of so many frames are predicted at once."""
+        return min(num_frames, self.window) if self.window else num_frames
+
     def windows(self, frames: int, step: int) -> list[list[int]]:
         """Return the latent frames of each window of a step, from 0, of so many in all."""
         length, shared = self.length(frames), self.overlap // FRAME_STEP
@@ -93,8 +97,9 @@ def check_window(window: int, overlap: int) -> None:
         )
     if overlap % FRAME_STEP or overlap < 0:
         raise PiyingError(f"overlap is {overlap}. Choose a multiple of {FRAME_STEP}, such as 16 or 32.")
-    if window and overlap >= window - 1:
-        raise PiyingError(f"overlap is {overlap}, and window {window}. Choose an overlap below {window - 1}.")
+    largest = window - 1
+    if window and overlap >= largest:
+        raise PiyingError(f"overlap is {overlap}, and window {window}. Choose an overlap below {largest}.")
 
 
 def weights(length: int) -> list[float]:

@@ -109,11 +109,8 @@ class VideoWork:
         stride: pixels of a latent pixel; 16 of Wan2.2-TI2V's VAE, which folds 2×2 pixels into channels first.
         has_vace: whether the transformer has VACE blocks.
         token_times: whether each token has a timestep of its own, as in Wan2.2-TI2V.
-<<<<<<< HEAD
         context: how it is parted while it is sampled.
-=======
         fast_decoder: whether TAEHV decodes in place of the VAE.
->>>>>>> main
         notes: sentences on how it samples, for the plan's text.
     """
 
@@ -138,11 +135,8 @@ class VideoWork:
     stride: int = STRIDE
     has_vace: bool = True
     token_times: bool = False
-<<<<<<< HEAD
     context: Context = WHOLE
-=======
     fast_decoder: bool = False
->>>>>>> main
     notes: tuple[str, ...] = ()
 
     @classmethod
