@@ -12,17 +12,22 @@ from .widgets import advanced, choice, line, number, toggle
 if TYPE_CHECKING:
     from ..core.catalog.installed_model import InstalledModel
 
+# What is checked together before a run.
+SETTINGS = ("cfg_start", "cfg_end", "step_cache", "boundary", "cfg_2", "guidance")
+
 
 class WanSampler(PlannedNode):
     """A sampler of Wan."""
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse guidance by blocks that the model has not too."""
+        """Refuse settings that contradict each other, and guidance by blocks that the model has not, too."""
         from ..core.wan.guidance import Guidance
         from ..core.wan.model import check_guidance
 
         super().check_model(known, model)
+        settings = {name: value for name, value in known.items() if name in SETTINGS}
+        wan.check_speed_settings(wan.WanRequest("", **settings))
         if isinstance(guidance := known.get("guidance"), Guidance):
             check_guidance(guidance, model)
 

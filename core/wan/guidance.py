@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import PiyingError
+from .number_lists import words_of
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
         PiyingError: it holds something that is no scale.
     """
     found = []
-    for word in text.replace(",", " ").split():
+    for word in words_of(text):
         try:
             value = float(word)
         except ValueError:
@@ -111,7 +112,7 @@ def parse_blocks(text: str) -> tuple[int, ...]:
         PiyingError: it holds something that is no number of a block.
     """
     found = []
-    for word in text.replace(",", " ").split():
+    for word in words_of(text):
         if not (word.isascii() and word.isdecimal() and int(word) <= MAX_BLOCK):
             raise PiyingError(
                 f"slg_blocks holds {word!r}. Write numbers of main blocks, from 0, such as 9 or 9, 10; or leave it "
