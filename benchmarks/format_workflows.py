@@ -1,4 +1,4 @@
-"""Every shipped workflow with the built-in models in each weight format that `--quantize` writes.
+"""Every shipped workflow with the built-in models in each weight format that `--quantize` writes, and in two it reads.
 
     python benchmarks/format_workflows.py [--to fp8 int8 …] [--workflows t2v inpaint …] [--scratch DIR] [--json FILE]
 
@@ -27,9 +27,13 @@ from wan_steps import core
 # The folder of a built-in model, and the part of it that is written anew.
 PARTS = {
     "wan_vace": "transformer/diffusion_pytorch_model",
+    "wan_video": "transformer/diffusion_pytorch_model",
     "hunyuan_dit": "transformer/diffusion_pytorch_model",
     "prompt": "model",
 }
+# Formats that are only read, by the writers of the tests; inputs are rotated in groups of which toys' rows are whole.
+READ_ALONE = {"int4": "int4_convrot", "w4a8": "w4a8"}
+GROUP = 16
 Row = dict[str, Any]
 
 
@@ -40,6 +44,9 @@ def write_models(folder: Path, to: str) -> dict[str, str]:
     refused: dict[str, str] = {}
     for name, part in PARTS.items() if to else ():
         source = folder / name / f"{part}.safetensors"
+        if to in READ_ALONE:
+            write_read_alone(source, READ_ALONE[to])
+            continue
         ending = ".gguf" if quantized_file.TARGETS[to].name == "gguf" else ".safetensors"
         written = source.with_name(f"written{ending}")
         try:
@@ -50,6 +57,17 @@ def write_models(folder: Path, to: str) -> dict[str, str]:
             source.unlink()
             written.rename(source.with_suffix(ending))
     return refused
+
+
+def write_read_alone(file: Path, form: str) -> None:
+    """Write a file of weights anew in a form of the tests."""
+    from safetensors.torch import load_file, save_file
+
+    packed = importlib.import_module("piying.tests.core.formats.packed")
+    packed.GROUP = GROUP
+    tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+    found, _, texts = packed.written(tensors, getattr(packed, form), blocks=r"\d+")
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, file, metadata=texts or None)
 
 
 @dataclass
@@ -148,7 +166,7 @@ def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # Rows of the built-in models are no whole blocks of the K types.
     usual = [to for to in targets if not to.endswith("_k")]
-    parse.add_argument("--to", nargs="+", choices=targets, default=usual)
+    parse.add_argument("--to", nargs="+", choices=(*targets, *READ_ALONE), default=[*usual, *READ_ALONE])
     parse.add_argument("--workflows", nargs="+", choices=names, default=names)
     parse.add_argument("--scratch", type=Path)
     parse.add_argument("--json", type=Path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core.host.current import get_host
 from ..core.wan import request as wan
 from .model_nodes import PlannedNode
 from .widgets import advanced, choice, line, number, toggle
@@ -21,13 +22,17 @@ class WanSampler(PlannedNode):
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse settings that contradict each other, and guidance by blocks that the model has not, too."""
+        """Refuse settings at odds, guidance by blocks that the model has not, and a decoder of other latents, too."""
+        from ..core.wan.fast_decoder import check_decoder, decoder_of
         from ..core.wan.guidance import Guidance
         from ..core.wan.model import check_guidance
 
         super().check_model(known, model)
         settings = {name: value for name, value in known.items() if name in SETTINGS}
         wan.check_speed_settings(wan.WanRequest("", **settings))
+        decoder = decoder_of(known["model"], get_host())
+        if decoder is not None:
+            check_decoder(decoder, model)
         if isinstance(guidance := known.get("guidance"), Guidance):
             check_guidance(guidance, model)
 

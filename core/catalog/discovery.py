@@ -31,7 +31,7 @@ SCHEDULER, SCHEDULER_CONFIG = "scheduler", "scheduler_config.json"  # as diffuse
 ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 LONGEST_NAME = 1024
 # Categories without models of families in single files.
-NO_MODELS = ("loras", "annotators", "tokenizers", "upscale_models", "frame_interpolation")
+NO_MODELS = ("loras", "annotators", "tokenizers", "upscale_models", "frame_interpolation", "vae_approx")
 SEARCH_DEPTH = 8  # of subfolders, as deep as anyone sorts models
 MAX_FILES = 20_000  # of weights in one folder of models: the header of each is read
 

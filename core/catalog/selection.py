@@ -41,6 +41,8 @@ class ModelHandle:
         memory: the `memory` widget, one of `core.planner.machine.MEMORY_CHOICES`.
         loras: what is put on it, in the order in which it was added.
         compile_step: have `torch.compile` make code for writing one token; language models alone.
+        decoder: a small decoder in place of that of the VAE, by its file's name; "" for the VAE's own. Families that
+            know of one alone.
     """
 
     family: ModelFamily
@@ -49,6 +51,7 @@ class ModelHandle:
     memory: str = "auto"
     loras: tuple[ChosenLora, ...] = ()
     compile_step: bool = False
+    decoder: str = ""
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:

@@ -29,6 +29,7 @@ MODEL_CATEGORIES = (
     "tokenizers",
     "upscale_models",
     "frame_interpolation",
+    "vae_approx",
 )
 PREVIEW_PIXELS = 512  # longest side of a preview; ComfyUI's own sampler previews use the same
 

@@ -1,4 +1,7 @@
-"""Model files of post-processing: listed by folder, chosen by name, read as tensors; none is unpickled."""
+"""Model files of post-processing: listed by folder, chosen by name, read as tensors; none is unpickled.
+
+What reads them is imported where it is used: the nodes are declared at ComfyUI's start, which none of it may slow.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..catalog.discovery import once_in_pass
 from ..errors import PiyingError, clipped
-from ..files.open import file_format, open_tensors
 from ..files.scan import find_files
 from ..host.base import Host
-from ..main_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +83,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         PiyingError: it is damaged, or holds something else than tensors.
     """
+    from ..files.open import file_format, open_tensors
+
     # Files from before PyTorch 1.6 are no archives, and have a reader in torch that runs no code either.
     if file_format(path) in ("safetensors", "pth"):
         weights = {name: stored.read() for name, stored in open_tensors(path).items()}
@@ -102,6 +105,7 @@ def _legacy(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     from ..files.pth_file import WRAPPERS
+    from ..main_memory import is_out_of_memory
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -127,7 +127,7 @@ class WanVACEFamily(ModelFamily):
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
         request = WanRequest("", **known)
         references, has_task = inputs.get("references", 0), bool(inputs.get("task", True))
-        return VideoWork.of(request, references, has_task)
+        return replace(VideoWork.of(request, references, has_task), fast_decoder=bool(handle.decoder))
 
     def phases(self, components: Mapping[str, Component], work: VideoWork) -> tuple[Phase, ...]:
         """Return encode, condition, sample and decode."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..families.base import SECOND_EXPERT
 from ..image_sizes import MULTIPLE
 from ..planner.machine import Machine
-from ..planner.phases import Component, Phase, Variant, encoding, every_storage
+from ..planner.phases import Block, Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
 from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..quantization.registry import weight_format
@@ -59,6 +59,8 @@ class VAECost:
 
 
 STRIDE = 8  # pixels of a latent pixel of Wan2.1's VAE
+# TAEHV, per pixel: bytes in 16 bits, and operations for a latent frame. It has no tiles, and needs none.
+FAST_BYTES, FAST_FLOPS, FAST_PARAMETERS = 1062, 1.363e6, 9_850_000
 VAE_CHANNELS = {8: 96, 16: 256}  # of the decoder at full size, by stride: the costs are of VAEs so wide
 # By stride, decoding and encoding (`condition`). Wan2.2's VAE, of stride 16, folds 2×2 pixels into channels, and tiles
 # what is folded: those it encodes are twice as wide.
@@ -105,6 +107,7 @@ class VideoWork:
         stride: pixels of a latent pixel; 16 of Wan2.2-TI2V's VAE, which folds 2×2 pixels into channels first.
         has_vace: whether the transformer has VACE blocks.
         token_times: whether each token has a timestep of its own, as in Wan2.2-TI2V.
+        fast_decoder: whether TAEHV decodes in place of the VAE.
         notes: sentences on how it samples, for the plan's text.
     """
 
@@ -129,6 +132,7 @@ class VideoWork:
     stride: int = STRIDE
     has_vace: bool = True
     token_times: bool = False
+    fast_decoder: bool = False
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -174,7 +178,7 @@ def phases(components: Mapping[str, Component], work: VideoWork) -> tuple[Phase,
         encode_phase(components["text_encoder"], samples, work),
         vae_phase("condition", components["vae"], work, passes=2 if work.has_task else 1),
         *(sample_phase(transformer, of_one) for transformer, of_one in samples),
-        vae_phase("decode", components["vae"], work, passes=1),
+        fast_decode_phase(work) if work.fast_decoder else vae_phase("decode", components["vae"], work, passes=1),
     )
 
 
@@ -360,6 +364,26 @@ def vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> 
         streamable=False,
         convolutional=True,
         host=frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
+    )
+
+
+def fast_decode_phase(work: VideoWork) -> Phase:
+    """Return the phase of TAEHV, which makes one frame after the other."""
+    pixels, latents = work.width * work.height, latent_frames(work.num_frames)
+    return Phase(
+        name="decode",
+        component=Component("taehv", Block(0, FAST_PARAMETERS), (), "fp32"),
+        computes=work.vae.computes,
+        on_cpu=work.vae.on_cpu,
+        storages=("fp32",),
+        flops=FAST_FLOPS * pixels * latents,
+        linear_share=0.0,
+        passes=1,
+        variants=(Variant("whole", FAST_BYTES * pixels, 1.0, LATENT_CHANNELS * 4 * pixels // STRIDE**2 * latents),),
+        streamable=False,
+        convolutional=True,
+        host=2 * frame_bytes(work),
+        notes=("TAEHV decodes in place of the VAE: a twentieth of the work for less detail.",),
     )
 
 

@@ -27,6 +27,7 @@ from .conditioning import (
 )
 from .decode import tiling
 from .distilled import with_distilled
+from .fast_decoder import check_decoder, decoder_of
 from .long.timeline import has_times
 from .model import check_guidance, load, with_published_sampler
 from .phases import VideoWork, phases
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .task.vace_task import VACETask
 
 log = logging.getLogger("piying")
+TIMES_ARE_WORDS = "The prompt has times, which VACE Long Video follows: here they are read as words."
 
 
 def sample(
@@ -74,13 +76,14 @@ def sample(
             the machine; the text says why.
     """
     check_request(request)
-    if has_times(request.prompt):
-        log.warning("The prompt has times, which VACE Long Video follows: here they are read as words.")
+    noted = {"note": TIMES_ARE_WORDS} if has_times(request.prompt) else {}
+    if noted:
+        log.warning("%s", TIMES_ARE_WORDS)
     handle, request = with_distilled(handle, request, host)
     inputs = prepare(task, request.width, request.height, request.num_frames)
     on_canvas(inputs.canvas)
     frames, record = sample_inputs(handle, request, inputs, host, has_task=task is not None)
-    return paste(frames, inputs), record | ({"task": task.describe()} if task else {})
+    return paste(frames, inputs), record | ({"task": task.describe()} if task else {}) | noted
 
 
 def sample_inputs(
@@ -118,7 +121,11 @@ def sample_inputs(
     device = host.device()
     attention = attention_for(request.attention, request.speed, device, model.found.is_built_in)
     experts = model.experts(request)
-    work = replace(VideoWork.of(asked, len(inputs.references), has_task, (attention.why,)), high_steps=experts)
+    decoder = decoder_of(handle, host)
+    if decoder is not None:
+        check_decoder(decoder, model.found)
+    work = VideoWork.of(asked, len(inputs.references), has_task, (attention.why,))
+    work = replace(work, high_steps=experts, fast_decoder=decoder is not None)
     run = VACERun(
         model,
         request,
@@ -130,6 +137,7 @@ def sample_inputs(
         on_latents=on_latents,
         logged=logged_plans,
         high_steps=experts,
+        decoder=decoder,
         inputs=inputs,
     )
     return execute(run, handle, phases(model.components(), work), work)

@@ -32,6 +32,8 @@ from .step_cache import StepCache
 from .transformer import block_order, compiled_blocks, reason_not_to_compile
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from ..catalog.selection import ModelHandle
@@ -135,6 +137,7 @@ class VideoRun(ABC):
         on_latents: called with the video's latents [1, z, T, h, w] before they are decoded.
         logged: what was logged for videos much like this one.
         high_steps: how many steps the first of two experts has; None where there is one transformer.
+        decoder: the file of what decodes in place of the VAE; None for the VAE.
         embeds, latents: results of finished phases, on the CPU.
         halfway: what the first of two experts has left.
         colours: the preview's map from latent channels to colour.
@@ -152,6 +155,7 @@ class VideoRun(ABC):
     on_latents: Callable[[torch.Tensor], None] | None = None
     logged: set[str] | None = None
     high_steps: int | None = None
+    decoder: Path | None = None
     embeds: list[torch.Tensor] = field(default_factory=list)
     colours: torch.Tensor | None = None
     latents: torch.Tensor | None = None
@@ -226,6 +230,8 @@ class VideoRun(ABC):
             record["high_noise_steps"] = self.high_steps
         if self.cache is not None:
             record["steps_forecast"] = self.cache.skipped
+        if self.decoder is not None:
+            record["decoder"] = self.decoder.name
         if self.not_compiled is not None:
             record["compiled"] = not self.not_compiled
         if self.not_compiled:
@@ -387,6 +393,8 @@ class VideoRun(ABC):
                 self.cache.release()
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
+        if self.decoder is not None:
+            return self._decode_fast(self.decoder, choice, latents)
         tiled, check = choice.variant == "tiled", finite_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
@@ -395,3 +403,13 @@ class VideoRun(ABC):
                     "Decoding", decode_steps(vae, latents, tiled), seconds=choice.seconds
                 )
                 return decode(vae, latents, tiled=tiled, on_step=progress.step, check=check)
+
+    def _decode_fast(self, decoder: Path, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
+        from .taehv import cached_taehv, decode_fast, decoded_frames
+
+        with self.meter.phase(choice):
+            network = cached_taehv(decoder, torch_dtype(choice.compute), self.host)
+            with placed(network, choice, self.meter.device, self.host):
+                total = decoded_frames(latents)
+                progress = self.reporter.progress("Decoding", total, seconds=choice.seconds)
+                return decode_fast(network, latents, on_step=progress.step, check=finite_check(choice))

@@ -42,8 +42,21 @@ class Hand {
     this.count(null, word.length + 1);
     await box.waitFor({ state: "hidden", timeout: PATIENCE });
     await this.page.waitForFunction((n) => window.drive.count() > n, before, { timeout: PATIENCE });
+    await this.putDown(x, y);
     const made = await this.page.evaluate(() => (window.app.rootGraph ?? window.app.graph)._nodes.at(-1).type);
     if (type && made !== type) throw new Error(`"${word}" gave ${made}`);
+  }
+
+  // Newer frontends carry a new node below the pointer, by the middle of its title, until a click puts it down.
+  async putDown(x, y) {
+    const half = await this.page.evaluate(() => {
+      const { state, ds, graph } = window.app.canvas;
+      return state?.ghostNodeId == null ? null : (graph.getNodeById(state.ghostNodeId).size[0] * ds.scale) / 2;
+    });
+    if (half === null) return;
+    await this.page.mouse.move(x + half, y, { steps: 3 });
+    await this.page.mouse.click(x + half, y);
+    this.count("click");
   }
 
   async wire({ from, output, to, input }) {

@@ -88,7 +88,7 @@ def by_template(job):
     card = f'[data-testid="template-workflow-{TEMPLATES[JOBS[job][1]]}"]'
     steps = [
         {"selector": ".templates-tab-button"},
-        {"selector": "[role=option]", "text": "Piying"},
+        {"selector": "[role=dialog] [role=option], [role=dialog] nav span", "text": "Piying"},
         {"selector": card},
     ]
     return [*(["click", step] for step in steps), ["settle", {}], WRITE, RUN]

@@ -33,17 +33,19 @@ JUDGES = [
     "core/image_sizes.py",
     "core/postprocessing",
     "core/prompting/request.py",
+    "core/wan/fast_decoder.py",
     "core/wan/guidance.py",
     "core/wan/long/request.py",
     "core/wan/long/timeline.py",
     "core/wan/request.py",
     "core/wan/schedule.py",
+    "core/wan/taehv.py",
     "core/wan/task",
     "core/wan_video/frame_inputs.py",
     "core/wan_video/request.py",
     "core/z_image",
 ]
-RAISED = ("PiyingError", "OutOfRangeError")
+RAISED = ("PiyingError", "RefusedError")
 # Said to programs: the page never sends such a request, and converts no workflow.
 TO_PROGRAMS = (
     "class_type is",
@@ -189,8 +191,8 @@ PLANNED = """
   await texts.loadTexts();
   return given.map(planLine);
 """
-# Names of number types, of ways to run a phase and of widgets, and units.
-TERMS = re.compile(r"\b(bf16|fp16|fp32|fp8|int8|stored as|resident|streamed|cpu|whole|tiled|batched|matmul)\b", re.I)
+# Of ways to run a phase, which are put together from them.
+WORDS = re.compile(r"\b(stored as|resident|streamed|cpu|whole|tiled|batched|matmul)\b")
 
 
 def plans():
@@ -215,13 +217,21 @@ def plans():
     yield "- sample: The high-noise expert takes step 1 of 4."
     yield "- sample_2: The low-noise expert takes steps 2 to 4 of 4."
     yield "- sample_2: It takes the place of the other one once: they are not on the card together."
+    yield "- decode: TAEHV decodes in place of the VAE: a twentieth of the work for less detail."
 
 
 def test_plans_are_in_chinese(page):
-    """But for number types and the names of ways, which are the widgets' own words."""
+    """Ways of running a phase too, but for number types."""
     said = sorted({line for line in plans() if "  " not in line and " " in line})
     assert len(said) > 60
     shown = page.run(PLANNED, language="zh", given=said)
-    english = [line for line in shown if ENGLISH.search(TERMS.sub("", line))]
+    english = [line for line in shown if ENGLISH.search(line) or WORDS.search(line)]
     assert "\n".join(english) == ""
     assert page.run(PLANNED, given=said) == said
+
+
+def test_what_would_fit_keeps_each_size_with_its_length(page):
+    said = ["What would fit: num_frames 25 at 1024×1024, or 608×608 with num_frames 81."]
+    assert page.run(PLANNED, language="zh", given=said) == [
+        "放得下的是：1024×1024、num_frames 25，或 608×608、num_frames 81。"
+    ]

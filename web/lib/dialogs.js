@@ -30,7 +30,7 @@ export function planLine(line) {
   const [, dash, sentence] = /** @type {string[]} */ (/^(- )?(.*)$/.exec(line));
   const shown = inPageLanguage(sentence);
   const [, phase, rest] = /^(\w+): (.+)$/.exec(sentence) ?? [];
-  return (dash ?? "") + (phase && shown === sentence ? `${inPageLanguage(phase)}: ${inPageLanguage(rest)}` : shown);
+  return (dash ?? "") + (phase && shown === sentence ? inPageLanguage(phase) + t("colon") + inPageLanguage(rest) : shown);
 }
 
 const LONG_TEXTS = ["prompt", "negative_prompt", "expanded", "frozen_prompt"];

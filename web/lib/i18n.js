@@ -56,11 +56,10 @@ export function readTemplates(messages) {
     .sort((one, other) => other.size - one.size);
 }
 
-// A way of running a phase and what is said of it, as plans put them together: "fp32, cpu, whole is no faster".
-const WAY = {
-  names: ["way", "why"], own: "{way} {why}",
-  pattern: /^((?:bf16|fp16|fp32)\b[^;]*?, (?:resident|streamed|cpu), \w+(?:, \w+ matmul)?) (.+)$/,
-};
+// A way of running a phase, "fp32, cpu, whole", alone and with what is said of it, as plans put them together.
+const WAY_WORDS = "(?:bf16|fp16|fp32)\\b[^;]*?, (?:resident|streamed|cpu), \\w+(?:, \\w+ matmul)?";
+const WAY_ALONE = new RegExp(`^${WAY_WORDS}$`);
+const WAY = { names: ["way", "why"], own: "{way} {why}", pattern: new RegExp(`^(${WAY_WORDS}) (.+)$`) };
 
 /** @param {string} text */
 const englishWords = (text) => text.match(/[A-Za-z]{2,}/g)?.length ?? 0;
@@ -68,15 +67,17 @@ const englishWords = (text) => text.match(/[A-Za-z]{2,}/g)?.length ?? 0;
 // All readings of a text: as one message, and as one message after another. Where a value ends is not written in it.
 /** @param {string} text @param {Template[]} known @param {Map<string, string>} seen @returns {Generator<string>} */
 function* readings(text, known, seen) {
+  if (WAY_ALONE.test(text)) yield text.split(", ").map((word) => best(word, known, seen).replace(/^cpu$/, "CPU")).join("、");
+  // Before the messages: of "a at b, or c with d" neither "a" nor "d" belongs to both.
+  for (const [between, own] of [[", or ", `，${t("or")} `], [" and ", t("and")]]) {
+    if (text.includes(between)) yield text.split(between).map((part) => best(part, known, seen)).join(own);
+  }
   for (const { pattern, names, own } of known) {
     const found = pattern.exec(text);
     if (!found) continue;
     const values = found.slice(1)
       .map((value) => best(value.replace(/^([^.,]{1,20}) or ([^.,]{1,20})$/, `$1 ${t("or")} $2`), known, seen));
     yield filled(own, Object.fromEntries(names.map((name, index) => [name, values[index]])));
-  }
-  for (const [between, own] of [[", or ", t("or")], [" and ", t("and")]]) {
-    if (text.includes(between)) yield text.split(between).map((part) => best(part, known, seen)).join(own);
   }
   for (const end of text.matchAll(/(?<=\.)\s+/g)) {
     const [first, rest] = [text.slice(0, end.index), text.slice(end.index + end[0].length)];

@@ -33,8 +33,8 @@ def hadamard(size):
     return found / len(found) ** 0.5
 
 
-def rotated(weight, size=GROUP):
-    return (weight.view(len(weight), -1, size) @ hadamard(size)).reshape(weight.shape)
+def rotated(weight):
+    return (weight.view(len(weight), -1, GROUP) @ hadamard(GROUP)).reshape(weight.shape)
 
 
 def scaled(weight, dtype, largest):

@@ -1,0 +1,88 @@
+"""Fast decoders: TAEHV files in models/vae_approx, which decode Wan's latents in place of the VAE.
+
+Needs neither torch nor the files' weights: the node is declared at ComfyUI's start.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import PiyingError
+from ..postprocessing.model_files import AUTO, ModelKind
+
+if TYPE_CHECKING:
+    from ..catalog.installed_model import InstalledModel
+    from ..catalog.selection import ModelHandle
+    from ..host.base import Host
+
+log = logging.getLogger("piying")
+
+VAE = "vae"
+DECODERS = ModelKind("vae_approx", (VAE,))
+# TAEHV of other models has the same layers: for `auto` the name has to say that it is for Wan2.1's latents.
+FOR_WAN = "taew2_1"
+FIRST_LAYER = "decoder.1.weight"
+
+
+def decoder_of(handle: ModelHandle, host: Host) -> Path | None:
+    """Return the file of a handle's decoder, None for the VAE.
+
+    Raises:
+        PiyingError: it is not there.
+    """
+    return DECODERS.chosen(handle.decoder, host) if handle.decoder else None
+
+
+def with_decoder(handle: ModelHandle, decoder: str, host: Host) -> ModelHandle:
+    """Return a handle whose latents are decoded by a choice of `DECODERS`.
+
+    Raises:
+        PiyingError: the file is not there, is damaged, or is no such decoder.
+    """
+    DECODERS.check(decoder, host)
+    name, files = decoder.replace("\\", "/"), DECODERS.files(host)
+    if name == AUTO:
+        name = next((file for file in files if FOR_WAN in file.rpartition("/")[2].lower()), VAE)
+        if name == VAE:
+            log.warning(
+                "No %s file is in models/%s: the VAE decodes. Put taew2_1.safetensors of "
+                "https://github.com/madebyollin/taehv there.",
+                FOR_WAN,
+                DECODERS.folder,
+            )
+    if name == VAE:
+        return replace(handle, decoder="")
+    _check_file(files[name])
+    return replace(handle, decoder=name)
+
+
+def _check_file(path: Path) -> None:
+    if _channels(path) is None:
+        raise PiyingError(f"{path}: is no TAEHV decoder, such as taew2_1.safetensors. Choose another file.")
+
+
+def _channels(path: Path) -> int | None:
+    """Return how many latent channels a decoder reads, from its file's header; None where it is no decoder."""
+    from ..files.open import read_header
+
+    entry = read_header(path).entries.get(FIRST_LAYER)
+    return entry.shape[1] if entry is not None and len(entry.shape) == 4 else None
+
+
+def check_decoder(path: Path, model: InstalledModel) -> None:
+    """Accept a decoder for a model: sampling may take an hour before it is read.
+
+    Raises:
+        PiyingError: it reads other latents than the model makes.
+    """
+    from ..checkpoints.components import find_component
+
+    reads, makes = _channels(path), int(find_component("vae", model.place("vae")).config["z_dim"])
+    if reads != makes:
+        raise PiyingError(
+            f"decoder {path.name!r} reads latents of {reads} channels, and {model.name} makes {makes}. Set decoder to "
+            "vae, or choose a file for this model."
+        )
