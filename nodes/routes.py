@@ -19,7 +19,7 @@ from ..core.host import comfy_server
 from ..core.host.current import get_host
 from . import NODE_CLASS_MAPPINGS
 from .model_nodes import PlannedNode
-from .widget_query import OutOfRangeError, WidgetQuery, check, class_of, read
+from .widget_query import RefusedError, WidgetQuery, check, class_of, read
 
 if TYPE_CHECKING:
     from ..core.download.downloadable import Downloadable
@@ -87,7 +87,7 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
         asked = read(question)
         from_task = asked.take_sizes() if issubclass(asked.node_class, PlannedNode) else {}
         _as_last_time(asked, question.get("last"))
-    except OutOfRangeError as error:
+    except RefusedError as error:
         return {"verdict": WRONG, "error": str(error), "sizes": []}
     handle = asked.known.get("model")
     if not issubclass(asked.node_class, PlannedNode) or not isinstance(handle, ModelHandle):

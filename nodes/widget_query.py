@@ -14,8 +14,8 @@ MAX_TEXT = 2000  # characters of a value
 NUMBERS = {"INT": (int,), "FLOAT": (int, float)}  # JSON writes the float 5.0 of a widget as 5
 
 
-class OutOfRangeError(PiyingError):
-    """A number that its widget does not take; workflow files and wires may hold such."""
+class RefusedError(PiyingError):
+    """What a run would refuse: a number that its widget does not take, or values of a node on the way."""
 
 
 @dataclass
@@ -106,7 +106,10 @@ def _output(asked: WidgetQuery, question: Mapping[str, Any]) -> Any:
     missing = [name for name in required if name not in asked.known]
     if missing:
         raise PiyingError(f"{missing[0]} of {question['class_type']} is missing.")
-    outputs = getattr(asked.node_class(), asked.node_class.FUNCTION)(**asked.known)
+    try:
+        outputs = getattr(asked.node_class(), asked.node_class.FUNCTION)(**asked.known)
+    except PiyingError as error:
+        raise RefusedError(str(error)) from error
     slot = question.get("slot", 0)
     if type(slot) is not int or not 0 <= slot < len(outputs):
         raise PiyingError(f"{question['class_type']} has no output {clipped(str(slot), 20)}.")
@@ -124,7 +127,7 @@ def check(name: str, spec: Any, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, NUMBERS[kind]):
             raise PiyingError(f"{name} is no number.")
         if not options.get("min", value) <= value <= options.get("max", value):
-            raise OutOfRangeError(f"{name} is {value}. It goes from {options['min']} to {options['max']}.")
+            raise RefusedError(f"{name} is {value}. It goes from {options['min']} to {options['max']}.")
     elif kind == "BOOLEAN":
         if not isinstance(value, bool):
             raise PiyingError(f"{name} is neither true nor false.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -83,6 +84,11 @@ class Guidance:
 PLAIN = Guidance()
 
 
+def listed_words(text: str) -> list[str]:
+    """Return the words of a list, between spaces and commas, those of a Chinese keyboard too."""
+    return re.sub("[,，、]", " ", text).split()
+
+
 def parse_scales(text: str) -> tuple[float, ...]:
     """Return the scales in a text such as "6, 5, 4, 1"; none where it is empty.
 
@@ -90,7 +96,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
         PiyingError: it holds something that is no scale.
     """
     found = []
-    for word in text.replace(",", " ").split():
+    for word in listed_words(text):
         try:
             value = float(word)
         except ValueError:
@@ -111,7 +117,7 @@ def parse_blocks(text: str) -> tuple[int, ...]:
         PiyingError: it holds something that is no number of a block.
     """
     found = []
-    for word in text.replace(",", " ").split():
+    for word in listed_words(text):
         if not (word.isascii() and word.isdecimal() and int(word) <= MAX_BLOCK):
             raise PiyingError(
                 f"slg_blocks holds {word!r}. Write numbers of main blocks, from 0, such as 9 or 9, 10; or leave it "

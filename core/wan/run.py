@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .task.vace_task import VACETask
 
 log = logging.getLogger("piying")
+TIMES_ARE_WORDS = "The prompt has times, which VACE Long Video follows: here they are read as words."
 
 
 def sample(
@@ -75,13 +76,14 @@ def sample(
             the machine; the text says why.
     """
     check_request(request)
-    if has_times(request.prompt):
-        log.warning("The prompt has times, which VACE Long Video follows: here they are read as words.")
+    noted = {"note": TIMES_ARE_WORDS} if has_times(request.prompt) else {}
+    if noted:
+        log.warning("%s", TIMES_ARE_WORDS)
     handle, request = with_distilled(handle, request, host)
     inputs = prepare(task, request.width, request.height, request.num_frames)
     on_canvas(inputs.canvas)
     frames, record = sample_inputs(handle, request, inputs, host, has_task=task is not None)
-    return paste(frames, inputs), record | ({"task": task.describe()} if task else {})
+    return paste(frames, inputs), record | ({"task": task.describe()} if task else {}) | noted
 
 
 def sample_inputs(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ..errors import PiyingError
+from .guidance import listed_words
 from .request import SCHEDULERS, SchedulerName, WanRequest
 
 MAX_STEPS = 1000  # as of the `steps` widget
@@ -51,7 +52,7 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
     """
     rule = "Write falling numbers from at most 1, such as 1, 0.9, 0.7, 0.4; or leave it empty."
     found = []
-    for word in text.replace(",", " ").split():
+    for word in listed_words(text):
         try:
             found.append(float(word))
         except ValueError:

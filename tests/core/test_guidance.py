@@ -190,6 +190,7 @@ def test_the_plan_counts_what_guidance_predicts_and_reads():
 
 def test_the_scale_of_the_last_number_holds_for_the_rest():
     guidance = Guidance(cfg_steps=parse_scales("6, 4 1"))
+    assert parse_scales("6，4、1") == guidance.cfg_steps, "commas of a Chinese keyboard"
     assert [guidance.cfg_at(step, 5.0) for step in range(5)] == [6.0, 4.0, 1.0, 1.0, 1.0]
     assert Guidance().cfg_at(3, 5.0) == 5.0
     assert parse_scales(" ") == ()

@@ -47,9 +47,14 @@ def test_times_settings_and_lines_that_go_on():
     assert largest_cfg((first, second), 1.0) == 3.0 and largest_cfg((second,), 5.0) == 3.0
     chinese = parse_timeline("0秒：红色圆形\n2.5秒：绿色圆形\n80帧：黄色圆形")
     assert [one.start for one in chinese] == [0, 40, 80]
+    spelled = parse_timeline("0 Seconds: a\n2.5sec CFG 3 blend 1S: b\n5秒钟：c\n96 frames: d")
+    assert [one.start for one in spelled] == [0, 40, 80, 96] and spelled[1].cfg == 3.0
 
 
-@pytest.mark.parametrize("prompt", ["a clock shows 5s: late", "", "at 10s\nthe end", "scene 5s: x", "5 apples: red"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["a clock shows 5s: late", "", "at 10s\nthe end", "scene 5s: x", "5 apples: red", "4:30 pm\na fox", "80s disco"],
+)
 def test_other_prompts_are_taken_as_they_are(prompt):
     assert not has_times(prompt)
     assert [one.prompt for one in parse_timeline(prompt)] == [prompt]
@@ -66,6 +71,11 @@ def test_other_prompts_are_taken_as_they_are(prompt):
         ("0s speed 3: a", "sets 'speed' at 0s. What can be set there: cfg, task, lora, blend"),
         ("0s cfg 3.1.2: a", "sets cfg to '3.1.2' at 0s, which is no number"),
         ("0s: a\n5s cfg high: b", "sets cfg to 'high' at 5s, which is no number"),
+        ("0-1s: a\n1s-2s: b", "has the line '0-1s: a', whose time cannot be read"),
+        ("0到2秒：红\n2到4秒：蓝", "has the line '0到2秒：红'"),
+        ("0s: a\n1s cfg: b", "has the line '1s cfg: b'"),
+        ("0s a\n1s b", "has the line '0s a'"),
+        ("00:00 a\n00:01 b", "has the line '00:00 a'"),
         ("0s cfg 99: a", "sets cfg to 99 at 0s. It goes from 1 to 30"),
     ],
 )
@@ -145,16 +155,19 @@ def test_strengths_and_cfg_of_each_window_reach_the_model(host, monkeypatch):
 
 def test_only_windows_from_the_changed_line_on_are_made_again(host):
     def make(second):
-        prompt = f"0s: a red circle\n9f: {second}"
+        prompt = f"0s: a red circle\n9f: {second}\n9s: a fox"
         video = WanRequest(prompt, "", 32, 32, 25, steps=1, cfg=1.0, shift=5.0, seed=3)
         return make_long_video(HANDLE, LongRequest(video, 9, 1), host)[1]
 
     assert make("a green circle")["windows_kept_from_before"] == 0
     assert make("a green circle")["windows_kept_from_before"] == 3
-    assert make("a yellow circle")["windows_kept_from_before"] == 1
+    record = make("a yellow circle")
+    assert record["windows_kept_from_before"] == 1
+    assert record["note"] == "prompt: 9s is behind the video's end (1.5625 s) and is left out."
 
 
 def test_a_short_video_says_that_times_are_words_to_it(host, caplog):
     request = WanRequest("0s: a red circle\n5s: a green circle", "", 32, 32, 5, steps=1, cfg=1.0)
-    sample(HANDLE, request, host)
-    assert "The prompt has times, which VACE Long Video follows: here they are read as words." in caplog.messages
+    _, record = sample(HANDLE, request, host)
+    assert record["note"] == "The prompt has times, which VACE Long Video follows: here they are read as words."
+    assert record["note"] in caplog.messages

@@ -239,6 +239,14 @@ def test_values_that_a_run_would_refuse_get_its_sentence(value, sentence):
     assert sentence in found["error"]
 
 
+def test_what_a_node_on_the_way_refuses_is_said():
+    widgets = piying.NODE_CLASS_MAPPINGS["PiyingGuidance"].INPUT_TYPES()["required"]
+    values = {name: options["default"] for name, (_, options) in widgets.items() if "default" in options}
+    guided = {"class_type": "PiyingGuidance", "inputs": {**values, "method": "cfg", "cfg_steps": "high"}}
+    found = routes.plan(asked(guidance=guided))
+    assert (found["verdict"], found["error"][:23]) == ("wrong", "cfg_steps holds 'high'.")
+
+
 @pytest.mark.parametrize(
     ("question", "pattern"),
     [

@@ -45,7 +45,7 @@ JUDGES = [
     "core/wan_video/request.py",
     "core/z_image",
 ]
-RAISED = ("PiyingError", "OutOfRangeError")
+RAISED = ("PiyingError", "RefusedError")
 # Said to programs: the page never sends such a request, and converts no workflow.
 TO_PROGRAMS = (
     "class_type is",

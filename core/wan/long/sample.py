@@ -102,6 +102,7 @@ class _LongVideo:
     windows: list[Window] = field(init=False)
     moments: tuple[Moment, ...] = field(init=False)
     logged_plans: set[str] = field(default_factory=set)
+    left_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         request = self.request
@@ -119,7 +120,8 @@ class _LongVideo:
         """
         has_task = bool(self.task.layers or self.task.references)
         video, has_loras = self.request.video, bool(self.handle.loras)
-        for sentence in check_timeline(self.moments, video, has_task=has_task, has_loras=has_loras):
+        self.left_out = check_timeline(self.moments, video, has_task=has_task, has_loras=has_loras)
+        for sentence in self.left_out:
             log.warning("%s", sentence)
         if not self.task.layers:
             return
@@ -161,7 +163,8 @@ class _LongVideo:
             name: value for name, value in asdict(self.request).items() if name != "video"
         }
         counts = {"windows": len(self.windows), "windows_kept_from_before": resumed}
-        return {"model": self.model.found.name, **ran, **settings, **counts, **described}
+        note = {"note": " ".join(self.left_out)} if self.left_out else {}
+        return {"model": self.model.found.name, **ran, **settings, **counts, **described, **note}
 
     def _direction(self, window: Window) -> Direction:
         return direct(self.request, self.moments, window)

@@ -11,7 +11,12 @@ from ..request import FPS, MAX_CFG, WanRequest
 from .request import LongRequest, Window, window_request
 
 # "5s: …", "80f: …" or "5秒：…", with settings before the colon: "5s cfg 3 blend 1s: …".
-LINE = r"\s*(\d+(?:\.\d+)?)\s*(s|f|秒|帧)((?:\s+[a-z]+\s+[^\s:：]+)*)\s*[:：]\s*(.*)"
+TIME = r"\s*(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|f|frames?|秒钟?|帧)"
+LINE = TIME + r"((?:\s+[a-z]+\s+[^\s:：]+)*)\s*[:：]\s*(.*)"
+# What people write for a time, and is none here: a span ("0-2s: …"), a time without its colon or with half a setting
+# ("5s …", "5s cfg: …"), and a clock ("00:05 …"). A prompt may begin with the last two, so all its lines have to.
+SPAN = r"\s*\d+(?:\.\d+)?\s*(?:s|secs?|seconds?|f|frames?|秒钟?|帧)?\s*[-–—~～至到]" + TIME + r"\s*[:：].*"
+LOOSE = rf"(?:{TIME}\b|\s*\d+[:：]\d\d\b).*"
 SETTINGS = {"cfg": (1.0, MAX_CFG), "task": (0.0, 10.0), "lora": (-10.0, 10.0), "blend": (0.0, 600.0)}
 EXAMPLE = "Write 0s: …, then lines such as 5s: … or 5s cfg 3 task 0.8 lora 0.5 blend 1s: …"
 
@@ -41,7 +46,22 @@ class Moment:
 
 def has_times(prompt: str) -> bool:
     """Return whether a prompt says what happens when."""
-    return any(re.fullmatch(LINE, line) for line in prompt.splitlines())
+    return any(_time_line(line) for line in prompt.splitlines())
+
+
+def _time_line(line: str) -> re.Match[str] | None:
+    return re.fullmatch(LINE, line, re.IGNORECASE)
+
+
+def _check_lines(prompt: str) -> None:
+    """Refuse lines that are meant as times and would be read as words."""
+    lines = [line for line in prompt.splitlines() if line.strip()]
+    loose = [line for line in lines if not _time_line(line) and re.match(LOOSE, line, re.IGNORECASE)]
+    timed = sum(map(bool, map(_time_line, lines)))
+    odd = [line for line in lines if re.match(SPAN, line, re.IGNORECASE)]
+    odd += loose if len(lines) > 1 and len(loose) + timed == len(lines) else []
+    if odd:
+        raise PiyingError(f"prompt has the line {clipped(odd[0])!r}, whose time cannot be read. {EXAMPLE}")
 
 
 def parse_timeline(prompt: str) -> tuple[Moment, ...]:
@@ -50,14 +70,15 @@ def parse_timeline(prompt: str) -> tuple[Moment, ...]:
     A line without a time goes on with what the line before it says.
 
     Raises:
-        PiyingError: the first time is not 0, times do not rise, a setting is none or out of range, or a moment has
-            no prompt.
+        PiyingError: the first time is not 0, times do not rise, a setting is none or out of range, a moment has
+            no prompt, or a time is written in another way.
     """
+    _check_lines(prompt)
     if not has_times(prompt):
         return (Moment("0s", 0, prompt),)
     found: list[Moment] = []
     for line in prompt.splitlines():
-        match = re.fullmatch(LINE, line)
+        match = _time_line(line)
         if match:
             found.append(_moment(*match.groups()))
         elif found and line.strip():
@@ -84,17 +105,18 @@ def _moment(number: str, unit: str, settings: str, prompt: str) -> Moment:
     words = settings.split()
     values: dict[str, float] = {}
     for name, text in zip(words[::2], words[1::2], strict=True):
+        name = name.lower()
         if name not in SETTINGS:
             raise PiyingError(f"prompt sets {name!r} at {mark}. What can be set there: {', '.join(SETTINGS)}.")
         low, high = SETTINGS[name]
         try:
-            value = float(text.removesuffix("s"))
+            value = float(text.lower().removesuffix("s"))
         except ValueError:
             raise PiyingError(f"prompt sets {name} to {text!r} at {mark}, which is no number. {EXAMPLE}") from None
         if not low <= value <= high:
             raise PiyingError(f"prompt sets {name} to {text} at {mark}. It goes from {low:g} to {high:g}.")
         values[name] = value
-    start = round(float(number) * (FPS if unit in ("s", "秒") else 1))
+    start = round(float(number) * (FPS if unit[0] in "sS秒" else 1))
     blend = round(values.pop("blend", 0.0) * FPS)
     return Moment(mark, start, prompt, blend=blend, **values)
 

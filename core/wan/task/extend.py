@@ -8,6 +8,7 @@ import torch
 
 from ...errors import PiyingError
 from ...image_sizes import Fit, either, nearest_multiples
+from ..guidance import listed_words
 from ..request import FPS, FRAME_STEP, LONGEST_FRAMES, MIN_FRAMES
 from .frames import frames_of
 from .options import Count
@@ -129,8 +130,7 @@ def parse_times(times: str, count: int, total: int) -> tuple[int, ...]:
     Raises:
         PiyingError: another number of times than of frames, no number, or a place outside of the video.
     """
-    # The full-width comma is what a Chinese keyboard types.
-    words = times.replace("，", ",").replace(",", " ").split()
+    words = listed_words(times)
     if len(words) != count:
         raise PiyingError(
             f"times names {len(words)} places (“{times}”), between has {count} frames. Name one for each."
