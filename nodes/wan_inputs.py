@@ -47,11 +47,12 @@ class FastDecoderNode:
     WORDS = ("taehv", "taew2_1", "tiny vae", "vae_approx", "快速解码")
     RETURN_NAMES = ("model",)
     FUNCTION = "add"
-    RUNS_AT_ONCE = True
+    RUNS_AT_ONCE = True  # it reads a header, so that plans and checks know of the decoder before a run
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets."""
+        # Two nodes of one declaration: a socket has one type, and the families have one each.
         return {
             "required": {
                 "model": socket(cls.FAMILY.socket, f"From {cls.FAMILY.loader}, or with LoRAs on it."),
