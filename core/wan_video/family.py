@@ -200,7 +200,8 @@ class WanVideoFamily(ModelFamily):
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
         reads = KNOWN[handle.model].inputs if handle.model in KNOWN else TEXT
         first, last = bool(inputs.get("first_frame")), bool(inputs.get("last_frame"))
-        return FramesWork.of_frames(WanRequest("", **known), reads, first=first, last=last)
+        work = FramesWork.of_frames(WanRequest("", **known), reads, first=first, last=last)
+        return replace(work, fast_decoder=bool(handle.decoder))
 
     def phases(self, components: Mapping[str, Component], work: FramesWork) -> tuple[Phase, ...]:
         """Return encode, encode_image where the model sees its frames, condition, sample and decode."""
