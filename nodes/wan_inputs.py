@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from ..core.catalog.selection import ModelHandle
     from ..core.families.base import ModelFamily
 
+# What is checked together before a run.
+SETTINGS = ("cfg_start", "cfg_end", "step_cache", "boundary", "cfg_2", "guidance")
+
 
 class WanSampler(PlannedNode):
     """A sampler of Wan."""
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse guidance by blocks that the model has not, and a decoder of other latents, too."""
+        """Refuse settings at odds, guidance by blocks that the model has not, and a decoder of other latents, too."""
         from ..core.wan.fast_decoder import check_decoder, decoder_of
         from ..core.wan.guidance import Guidance
         from ..core.wan.model import check_guidance
 
         super().check_model(known, model)
+        settings = {name: value for name, value in known.items() if name in SETTINGS}
+        wan.check_speed_settings(wan.WanRequest("", **settings))
         decoder = decoder_of(known["model"], get_host())
         if decoder is not None:
             check_decoder(decoder, model)
