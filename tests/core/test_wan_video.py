@@ -232,6 +232,15 @@ def test_sizes_are_those_of_the_model(host, name, changes, said):
         sample(handle(name), replace(REQUEST, **changes), host)
 
 
+@pytest.mark.parametrize("shape", [(0, 32, 64, 3), (1, 32, 64, 1), (1, 0, 64, 3), (32, 64, 3)])
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_what_is_no_picture_is_refused(host, which, shape):
+    """As other packs' nodes may give it: nothing in a batch, or gray alone."""
+    frames = {"first": picture(1), "last": picture(2), which: torch.zeros(shape)}
+    with pytest.raises(PiyingError, match=rf"{which}_frame has the shape .*Connect an IMAGE with at least one frame"):
+        sample(handle("FLF2V"), REQUEST, host, **frames)
+
+
 def test_two_frames_do_not_go_into_one(host):
     with pytest.raises(PiyingError, match="num_frames is 1, and a first and a last frame are two"):
         sample(handle("I2V-A14B"), replace(REQUEST, num_frames=1), host, first=picture(1), last=picture(2))
