@@ -69,7 +69,8 @@ class PiyingContextWindows:
                     "off. 6 for Wan2.1.",
                 ),
                 "loop": toggle(
-                    False, "The end of the video leads to its beginning: windows go on across it, and begin elsewhere at each step."
+                    False,
+                    "The end of the video leads to its beginning: windows go on across it, and begin elsewhere at each step.",
                 ),
             }
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
@@ -14,6 +14,9 @@ from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
 from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
 from .wan_vace import VACE, WAN, PiyingVACESample, size_inputs, task_sizes_before_run, with_task_sizes
 from .widgets import choice, socket
+
+if TYPE_CHECKING:
+    from ..core.catalog.installed_model import InstalledModel
 
 PROMPT_TOOLTIP = (
     "What the video shows, in Chinese or English. With times, such as 0s: … on one line and 5s: … on another, each "
@@ -100,6 +103,18 @@ class PiyingVACELongVideo(WanSampler):
             },
             "hidden": declared["hidden"],
         }
+
+    @classmethod
+    def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
+        """Refuse a timeline that sets the strength of what is not there, or cfg beside that of each step, too."""
+        from ..core.wan.long.timeline import check_timeline, parse_timeline
+
+        super().check_model(known, model)
+        if "prompt" not in known:
+            return
+        settings = {name: known[name] for name in ("num_frames", "guidance") if name in known}
+        video, has_task = vace.WanRequest(known["prompt"], **settings), "task" in known["linked"]
+        check_timeline(parse_timeline(known["prompt"]), video, has_task=has_task, has_loras=bool(known["model"].loras))
 
     @classmethod
     def VALIDATE_INPUTS(

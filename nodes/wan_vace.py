@@ -12,12 +12,11 @@ from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
-from ..core.wan.fast_decoder import DECODERS, with_decoder
 from ..core.wan.schedule import check_schedule
 from ..core.wan.task.options import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown, wired_inputs
-from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
+from .wan_inputs import FastDecoderNode, WanSampler, expert_inputs, sampling_inputs, speed_inputs
 from .widgets import choice, number, socket
 
 if TYPE_CHECKING:
@@ -86,43 +85,14 @@ class PiyingLoRA(LoRANode):
         return {**declared, "optional": {"expert": expert}}
 
 
-class PiyingFastDecoder:
+class PiyingFastDecoder(FastDecoderNode):
     """A Wan VACE model → the same with a small decoder in place of the VAE's."""
 
+    FAMILY = WAN_VACE
     CATEGORY = VACE
-    DESCRIPTION = (
-        "Has a small decoder (TAEHV) make the frames in place of the VAE: far quicker and in less memory, with less "
-        "detail. Without this node, the latents of the same run are decoded anew and not sampled again."
-    )
-    SEARCH_ALIASES = [*WAN, "taehv", "taew2_1", "tiny vae", "vae_approx", "快速解码"]
+    SEARCH_ALIASES = [*WAN, *FastDecoderNode.WORDS]
     RETURN_TYPES = ("WAN_VACE",)
-    RETURN_NAMES = ("model",)
     OUTPUT_TOOLTIPS = ("The model with the decoder, for VACE Sample.",)
-    FUNCTION = "add"
-    RUNS_AT_ONCE = True
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Declare the widgets."""
-        return {
-            "required": {
-                "model": socket("WAN_VACE", "From Load Wan VACE, or from Add LoRA."),
-                "decoder": choice(
-                    DECODERS.choices(get_host()),
-                    "A file in models/vae_approx: taew2_1, lighttaew2_1. auto: the first of these, else vae. vae: the "
-                    "model's own VAE.",
-                ),
-            }
-        }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, decoder: str | None) -> bool | str:
-        """Say which files are here when the chosen one is not."""
-        return decoder is None or checked(DECODERS.check, decoder, get_host())
-
-    def add(self, model: ModelHandle, decoder: str) -> tuple[ModelHandle]:
-        """Return a handle with the decoder."""
-        return (with_decoder(model, decoder, get_host()),)
 
 
 class PiyingVACESample(WanSampler):

@@ -20,7 +20,7 @@ from ..core.wan_video.request import (
 )
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown
-from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
+from .wan_inputs import FastDecoderNode, WanSampler, expert_inputs, sampling_inputs, speed_inputs
 from .widgets import choice, number, socket, whole
 
 VIDEO = f"{CATEGORY}/Wan"
@@ -86,6 +86,16 @@ class PiyingWanLoRA(LoRANode):
             "low_noise, …), else both. Chain two of these nodes for a pair. Without effect on models of one.",
         )
         return {**declared, "optional": {"expert": expert}}
+
+
+class PiyingWanFastDecoder(FastDecoderNode):
+    """A Wan model → the same with a small decoder in place of the VAE's."""
+
+    FAMILY = WAN_VIDEO
+    CATEGORY = VIDEO
+    SEARCH_ALIASES = [*WORDS, *FastDecoderNode.WORDS]
+    RETURN_TYPES = ("WAN_VIDEO",)
+    OUTPUT_TOOLTIPS = ("The model with the decoder, for Wan Sample.",)
 
 
 class PiyingWanSample(WanSampler):
@@ -256,10 +266,12 @@ def _side(default: int, name: str) -> dict[str, Any]:
 NODE_CLASS_MAPPINGS = {
     "PiyingLoadWanVideo": PiyingLoadWanVideo,
     "PiyingWanLoRA": PiyingWanLoRA,
+    "PiyingWanFastDecoder": PiyingWanFastDecoder,
     "PiyingWanSample": PiyingWanSample,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "PiyingLoadWanVideo": "Load Wan Video",
     "PiyingWanLoRA": "Add Wan LoRA",
+    "PiyingWanFastDecoder": "Wan Fast Decoder",
     "PiyingWanSample": "Wan Sample",
 }

@@ -117,7 +117,12 @@ def check_known(nodes: Iterable[tuple[str, str, str, Iterable[Any]]], info: Obje
     instead = replacements((node[0] for node in unknown), texts, info)
     # To compare long names takes long, and no class has one.
     names = [name for name in {node[0] for node in unknown} if len(name) <= MAX_NAME]
-    near = {name: difflib.get_close_matches(name, info, n=1) for name in names[:MAX_CHOICES_LISTED]}
+    # Regardless of case: PiyingVaceSample is nearer to PiyingVACESample than to any other name.
+    lower = {name.lower(): name for name in info}
+    near = {
+        name: [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1)]
+        for name in names[:MAX_CHOICES_LISTED]
+    }
     raise UnknownClassesError(
         [
             UnknownNode(

@@ -512,9 +512,8 @@ class FileCatalog:
         beside = "".join(f", on {file.name}" for file in files[:-1])
         judged = (_problem(part, parts[part], _classes(family, part)) for part in family.rules if part in parts)
         problem = next(filter(None, judged), "")
-        return InstalledModel(
-            name or known.name, known.path, size, parts, known.details + beside, family.required, problem
-        )
+        needed = family.needs(files[0], self)
+        return InstalledModel(name or known.name, known.path, size, parts, known.details + beside, needed, problem)
 
 
 def single_files(host: Host, categories: Collection[str]) -> list[SingleFile]:

@@ -195,6 +195,11 @@ class ModelFamily:
         del transformer, files, folders
         return {}
 
+    def needs(self, transformer: SingleFile, files: FileCatalog) -> tuple[str, ...]:
+        """Return the components and tokenizers that the model of a transformer in a file does not run without."""
+        del transformer, files
+        return self.required
+
     def place_problem(self, place: Path) -> str:
         """Return why a model's folder, or file with its tokenizer inside, cannot be used; else "".
 

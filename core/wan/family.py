@@ -101,6 +101,12 @@ class WanVACEFamily(ModelFamily):
 
         return beside(transformer, files, folders)
 
+    def place_problem(self, place: Path) -> str:
+        """Return that a folder's components are of several models; "" where they belong together."""
+        from .folder_parts import parts_problem, vace_problem
+
+        return vace_problem(place) or parts_problem(place)
+
     def trained_on(self, model: str, found: InstalledModel | None = None) -> TrainedOn:
         """Return what the model of that name was trained on; what a model of two experts was published with."""
         if found is not None and found.has(SECOND_EXPERT):

@@ -22,8 +22,9 @@ log = logging.getLogger("piying")
 
 VAE = "vae"
 DECODERS = ModelKind("vae_approx", (VAE,))
-# TAEHV of other models has the same layers: for `auto` the name has to say that it is for Wan2.1's latents.
-FOR_WAN = "taew2_1"
+# TAEHV of other models has the same layers: for `auto` the name has to say that it is for Wan, in the channels of what
+# the model makes. Those of Wan2.2-TI2V's VAE are taew2_2.
+FOR_WAN = {16: "taew2_1", 48: "taew2_2"}
 FIRST_LAYER = "decoder.1.weight"
 
 
@@ -45,13 +46,17 @@ def with_decoder(handle: ModelHandle, decoder: str, host: Host) -> ModelHandle:
     DECODERS.check(decoder, host)
     name, files = decoder.replace("\\", "/"), DECODERS.files(host)
     if name == AUTO:
-        name = next((file for file in files if FOR_WAN in file.rpartition("/")[2].lower()), VAE)
+        made = _made_by(handle, host)
+        wanted = FOR_WAN.get(made, "taew2_")
+        fitting = (file for file, path in files.items() if wanted in path.name.lower() and _channels(path) == made)
+        name = next(fitting, VAE)
         if name == VAE:
             log.warning(
-                "No %s file is in models/%s: the VAE decodes. Put taew2_1.safetensors of "
+                "No %s file for this model is in models/%s: the VAE decodes. Put %s.safetensors of "
                 "https://github.com/madebyollin/taehv there.",
-                FOR_WAN,
+                wanted.rstrip("_"),
                 DECODERS.folder,
+                FOR_WAN.get(made, FOR_WAN[16]),
             )
     if name == VAE:
         return replace(handle, decoder="")
@@ -72,15 +77,26 @@ def _channels(path: Path) -> int | None:
     return entry.shape[1] if entry is not None and len(entry.shape) == 4 else None
 
 
+def _made_by(handle: ModelHandle, host: Host) -> int:
+    """Return how many channels the latents of a handle's model have; where it is not here, those of most."""
+    from ..catalog.selection import choose_model, is_imagined
+
+    return 16 if is_imagined(handle, host) else _latent_channels(choose_model(handle, host, quiet=True))
+
+
+def _latent_channels(model: InstalledModel) -> int:
+    from ..checkpoints.components import find_component
+
+    return int(find_component("vae", model.place("vae")).config["z_dim"])
+
+
 def check_decoder(path: Path, model: InstalledModel) -> None:
     """Accept a decoder for a model: sampling may take an hour before it is read.
 
     Raises:
         PiyingError: it reads other latents than the model makes.
     """
-    from ..checkpoints.components import find_component
-
-    reads, makes = _channels(path), int(find_component("vae", model.place("vae")).config["z_dim"])
+    reads, makes = _channels(path), _latent_channels(model)
     if reads != makes:
         raise PiyingError(
             f"decoder {path.name!r} reads latents of {reads} channels, and {model.name} makes {makes}. Set decoder to "

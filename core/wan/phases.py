@@ -61,8 +61,9 @@ class VAECost:
 
 
 STRIDE = 8  # pixels of a latent pixel of Wan2.1's VAE
-# TAEHV, per pixel: bytes in 16 bits, and operations for a latent frame. It has no tiles, and needs none.
-FAST_BYTES, FAST_FLOPS, FAST_PARAMETERS = 1062, 1.363e6, 9_850_000
+# TAEHV by stride, per pixel: bytes in 16 bits, and operations for a latent frame. It has no tiles, and needs none.
+FAST_COSTS: Mapping[int, tuple[float, float]] = {8: (1062, 1.363e6), 16: (282, 0.3516e6)}
+FAST_PARAMETERS = 9_900_000
 VAE_CHANNELS = {8: 96, 16: 256}  # of the decoder at full size, by stride: the costs are of VAEs so wide
 # By stride, decoding and encoding (`condition`). Wan2.2's VAE, of stride 16, folds 2×2 pixels into channels, and tiles
 # what is folded: those it encodes are twice as wide.
@@ -183,7 +184,7 @@ def phases(components: Mapping[str, Component], work: VideoWork) -> tuple[Phase,
         encode_phase(components["text_encoder"], samples, work),
         vae_phase("condition", components["vae"], work, passes=2 if work.has_task else 1),
         *(sample_phase(transformer, of_one) for transformer, of_one in samples),
-        fast_decode_phase(work) if work.fast_decoder else vae_phase("decode", components["vae"], work, passes=1),
+        decode_phase(components["vae"], work),
     )
 
 
@@ -375,19 +376,26 @@ def vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> 
     )
 
 
+def decode_phase(vae: Component, work: VideoWork) -> Phase:
+    """Return the phase that makes frames of latents."""
+    return fast_decode_phase(work) if work.fast_decoder else vae_phase("decode", vae, work, passes=1)
+
+
 def fast_decode_phase(work: VideoWork) -> Phase:
     """Return the phase of TAEHV, which makes one frame after the other."""
     pixels, latents = work.width * work.height, latent_frames(work.num_frames)
+    each, flops = FAST_COSTS[work.stride]
+    given = _channels(work.stride) * 4 * pixels // work.stride**2 * latents
     return Phase(
         name="decode",
         component=Component("taehv", Block(0, FAST_PARAMETERS), (), "fp32"),
         computes=work.vae.computes,
         on_cpu=work.vae.on_cpu,
         storages=("fp32",),
-        flops=FAST_FLOPS * pixels * latents,
+        flops=flops * pixels * latents,
         linear_share=0.0,
         passes=1,
-        variants=(Variant("whole", FAST_BYTES * pixels, 1.0, LATENT_CHANNELS * 4 * pixels // STRIDE**2 * latents),),
+        variants=(Variant("whole", int(each * pixels), 1.0, given),),
         streamable=False,
         convolutional=True,
         host=2 * frame_bytes(work),

@@ -13,6 +13,7 @@ from .request import SCHEDULERS, SchedulerName, WanRequest
 
 MAX_STEPS = 1000  # as of the `steps` widget
 TRAINING_STEPS = 1000  # a noise level of 1 is this timestep
+CLOSEST = 1e-5  # by which levels set by hand fall at least: in float32 closer ones are one, and solvers divide by zero
 # Timesteps published with step-distilled models, which have a number of steps of their own. causvid: those of the 14B
 # model, as they are (`flowmatch_causvid` of kijai/ComfyUI-WanVideoWrapper). distill: `denoising_step_list` in
 # configs/distill of ModelTC/LightX2V, shifted as evenly spaced ones are.
@@ -87,6 +88,11 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
     for before, after in pairwise(levels):
         if after >= before:
             raise PiyingError(f"sigmas holds {after:g} after {before:g}. {rule}")
+        if round(before - after, 9) < CLOSEST:
+            raise PiyingError(
+                f"sigmas holds {after:.9g} after {before:.9g}, which is too close: each is lower by {CLOSEST:.5f} at "
+                "least. Leave one of them out."
+            )
     return tuple(levels)
 
 

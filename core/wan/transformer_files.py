@@ -46,8 +46,17 @@ def base_transformers(files: FileCatalog) -> Iterator[Transformers]:
     found = _by_title(files)
     for title in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO, TEXT_OR_FIRST):
         pairs, rest = _pairs(found[title])
-        yield from (Transformers(pair_name(high.name, low.name), (high,), (low,)) for high, low in pairs)
+        for high, low in pairs:
+            if _sees(high, files) == _sees(low, files):
+                yield Transformers(pair_name(high.name, low.name), (high,), (low,))
+            else:
+                rest += [high, low]
         yield from (Transformers(one.name, (one,)) for one in rest)
+
+
+def _sees(transformer: SingleFile, files: FileCatalog) -> bool:
+    """Return whether a transformer reads what an image encoder makes of its frames, as those of Wan2.1 do."""
+    return any(".image_embedder." in name for name in files.shapes(transformer.path, LORA_COMPONENT))
 
 
 def transformers(files: FileCatalog) -> Iterator[Transformers]:

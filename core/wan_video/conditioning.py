@@ -11,6 +11,7 @@ import torch
 
 from ..executor.placement import placed
 from ..image_sizes import fit_frames
+from ..media.frames import checked_frames
 from ..wan.request import FRAME_STEP
 
 if TYPE_CHECKING:
@@ -37,13 +38,19 @@ class GivenFrames:
 
     @classmethod
     def of(cls, first: torch.Tensor | None, last: torch.Tensor | None) -> GivenFrames:
-        """Return the first of some pictures [n, h, w, c], and the last of others; those left out are logged."""
+        """Return the first of some pictures [n, h, w, c], and the last of others; those left out are logged.
+
+        Raises:
+            PiyingError: there are none in a batch, or they are no pictures in colour.
+        """
+        first = None if first is None else checked_frames(first, "first_frame")
+        last = None if last is None else checked_frames(last, "last_frame")
         for name, pictures, which in (("first_frame", first, "first"), ("last_frame", last, "last")):
             if pictures is not None and len(pictures) > 1:
                 log.info("%s holds %d pictures: the %s one is taken.", name, len(pictures), which)
         return cls(
-            None if first is None else first[0, ..., :3].float().cpu(),
-            None if last is None else last[-1, ..., :3].float().cpu(),
+            None if first is None else first[0].float().cpu(),
+            None if last is None else last[-1].float().cpu(),
         )
 
     @property

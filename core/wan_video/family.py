@@ -115,22 +115,27 @@ class WanVideoFamily(ModelFamily):
         self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
     ) -> dict[str, tuple[Path, ...]]:
         """Return the text encoder with its tokenizer, the VAE, the image encoder and a noise schedule."""
-        from ..checkpoints.layouts.clip_vision import CLIP_VISION_TITLE
         from ..wan.component_files import beside, lenders
+        from .image_encoders import find_image_encoder, width_read
 
         shapes = files.shapes(transformer[0].path, "transformer")
         channels = shapes["proj_out.weight"][0] // 4  # patches of 2×2
         found = beside(transformer, files, folders, channels=channels)
-        if not any(".add_k_proj." in name for name in shapes):
-            return found
-        lent = files.lent_by(lenders(files, folders), ("image_encoder",))
-        encoders = (one.path for one in files.all if one.found.readable and one.title == CLIP_VISION_TITLE)
-        return found | lent | next(({"image_encoder": (path,)} for path in encoders), {})
+        width = width_read(shapes)
+        return found if width is None else found | find_image_encoder(width, files, lenders(files, folders))
+
+    def needs(self, transformer: SingleFile, files: FileCatalog) -> tuple[str, ...]:
+        """Return what every model needs, and an image encoder for one that sees its frames."""
+        from .image_encoders import width_read
+
+        sees = width_read(files.shapes(transformer.path, "transformer")) is not None
+        return (*self.required, *(("image_encoder",) if sees else ()))
 
     def place_problem(self, place: Path) -> str:
-        """Return that a folder's VAE is another model's, or that it lacks an image encoder; "" where neither is so."""
+        """Return that a folder's components are of several models, or that one is missing; "" where neither is so."""
         from ..catalog.installed_model import InstalledModel
         from ..wan.component_files import vae_channels
+        from ..wan.folder_parts import parts_problem
 
         model = InstalledModel(place.name, place, 0)
         try:
@@ -144,7 +149,7 @@ class WanVideoFamily(ModelFamily):
             )
         if inputs.sees and not (place / "image_encoder").is_dir():
             return f"{place}: there is no image_encoder in it, which its transformer reads. Fetch it again."
-        return ""
+        return parts_problem(place)
 
     def reads(self, model: InstalledModel) -> str:
         """Return which frames a model can be given."""
@@ -172,7 +177,8 @@ class WanVideoFamily(ModelFamily):
         from .request import check_request
 
         reads, wired = frame_inputs(model), inputs["linked"]
-        check_frames(reads, model.name, has_first="first_frame" in wired, has_last="last_frame" in wired)
+        has = {"has_first": "first_frame" in wired, "has_last": "last_frame" in wired}
+        check_frames(reads, model.name, **has, num_frames=inputs.get("num_frames"))
         known = {name: inputs[name] for name in ("width", "height", "num_frames") if name in inputs}
         unit = 2 * reads.stride
         check_request(WanRequest("", **{"width": 10 * unit, "height": 10 * unit, **known}), reads)
@@ -198,7 +204,8 @@ class WanVideoFamily(ModelFamily):
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
         reads = KNOWN[handle.model].inputs if handle.model in KNOWN else TEXT
         first, last = bool(inputs.get("first_frame")), bool(inputs.get("last_frame"))
-        return FramesWork.of_frames(WanRequest("", **known), reads, first=first, last=last)
+        work = FramesWork.of_frames(WanRequest("", **known), reads, first=first, last=last)
+        return replace(work, fast_decoder=bool(handle.decoder))
 
     def phases(self, components: Mapping[str, Component], work: FramesWork) -> tuple[Phase, ...]:
         """Return encode, encode_image where the model sees its frames, condition, sample and decode."""

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from ..planner.phases import Component, Phase, encoding
-from ..wan.phases import VideoWork, encode_phase, sample_phase, samplers, storages_of, vae_phase
+from ..wan.phases import VideoWork, decode_phase, encode_phase, sample_phase, samplers, storages_of, vae_phase
 from ..wan.request import WanRequest
 from .frame_inputs import TEXT, FrameInputs, default_boundary
 
@@ -75,7 +75,7 @@ def phases(components: Mapping[str, Component], work: FramesWork) -> tuple[Phase
         *seen,
         _condition(components["vae"], work),
         *(sample_phase(transformer, of_one) for transformer, of_one in samples),
-        vae_phase("decode", components["vae"], work, passes=1),
+        decode_phase(components["vae"], work),
     )
 
 

@@ -17,6 +17,7 @@ from ..wan.attention import attention_for
 from ..wan.conditioning import encode_video
 from ..wan.decode import tiling
 from ..wan.distilled import with_distilled
+from ..wan.fast_decoder import check_decoder, decoder_of
 from ..wan.model import check_context, check_guidance, load, with_published_sampler
 from ..wan.phases import latent_frames
 from ..wan.request import WanRequest
@@ -88,7 +89,9 @@ def sample(
     log_request(handle, asked, request, model)
     device = host.device()
     attention = attention_for(request.attention, request.speed, device, model.found.is_built_in)
-    experts = model.experts(request)
+    experts, decoder = model.experts(request), decoder_of(handle, host)
+    if decoder is not None:
+        check_decoder(decoder, model.found)
     work = FramesWork.of_frames(
         asked,
         inputs,
@@ -97,6 +100,7 @@ def sample(
         notes=(attention.why,),
         high_steps=experts,
     )
+    work = replace(work, fast_decoder=decoder is not None)
     run = FramesRun(
         model,
         request,
@@ -106,6 +110,7 @@ def sample(
         attention=attention,
         cache=StepCache(request.step_cache) if request.step_cache else None,
         high_steps=experts,
+        decoder=decoder,
         inputs=inputs,
         frames=frames,
     )

@@ -120,6 +120,8 @@ def script(name: str, screenshots: Path) -> dict[str, dict[str, Any]]:
         "texts": until(TEXTS_SHOWN),
         "pictures": until(PICTURES),
         "panels": evaluate(SAMPLER_PANELS),
+        "drawn after": evaluate(DRAWN),
+        "saved after": {"do": "serialize"},
         "as saved": evaluate(AS_SAVED % json.dumps(read(name)["extra"]["ds"])),
         "picture": picture(screenshots / f"{name}.png"),
     }
@@ -166,11 +168,12 @@ def shared(workflow, left_out):
     return {**common(workflow), "nodes": nodes, "groups": groups}
 
 
-def test_nothing_lies_over_anything_else(visit):
+@pytest.mark.parametrize("when", ["", " after"], ids=["opened", "after a run"])
+def test_nothing_lies_over_anything_else(visit, when):
     """Titles are 30 pixels high and stand above a node's place."""
-    boxes = dict(visit.answers["drawn"]) or {
+    boxes = dict(visit.answers[f"drawn{when}"]) or {
         f"{node['id']} {node['type']}": (x, y - 30, x + node["size"][0], y + node["size"][1])
-        for node in visit.answers["saved"]["nodes"]
+        for node in visit.answers[f"saved{when}"]["nodes"]
         for x, y in [node["pos"]]
     }
     pairs = [(a, b) for a in boxes for b in boxes if a < b and overlap(boxes[a], boxes[b])]

@@ -194,6 +194,7 @@ def test_the_scale_of_the_last_number_holds_for_the_rest():
     assert [guidance.cfg_at(step, 5.0) for step in range(5)] == [6.0, 4.0, 1.0, 1.0, 1.0]
     assert Guidance().cfg_at(3, 5.0) == 5.0
     assert parse_scales(" ") == ()
+    assert parse_scales("6，4、1") == (6.0, 4.0, 1.0) and parse_blocks("0，1") == (0, 1)
 
 
 @pytest.mark.parametrize("text", ["0.5", "x", "31", "nan", "5, -1"])

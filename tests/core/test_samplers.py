@@ -12,9 +12,9 @@ from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
-from piying.core.wan.request import WanRequest
+from piying.core.wan.request import SAMPLERS, WanRequest
 from piying.core.wan.run import sample
-from piying.core.wan.samplers import ResMultistep
+from piying.core.wan.samplers import ResMultistep, sampler
 from piying.core.wan.schedule import CAUSVID, check_schedule, parse_sigmas, schedule_notes, sigmas, with_schedule
 from piying.core.wan.speed import with_speed
 
@@ -149,7 +149,7 @@ def test_a_schedule_of_its_own_sets_the_steps_and_no_speed_takes_any_away():
     assert schedule_notes(REQUEST) == []
 
 
-@pytest.mark.parametrize("text", ["1, 0.9 0.5,0.2", "1 0.9 0.5 0.2 0", "1.0,0.9,0.5,0.2,0.0"])
+@pytest.mark.parametrize("text", ["1, 0.9 0.5,0.2", "1 0.9 0.5 0.2 0", "1.0,0.9,0.5,0.2,0.0", "1，0.9，0.5、0.2"])
 def test_levels_are_read_however_they_are_parted(text):
     assert parse_sigmas(text) == (1.0, 0.9, 0.5, 0.2)
 
@@ -164,12 +164,26 @@ def test_levels_are_read_however_they_are_parted(text):
         ("1, nan", "holds nan"),
         ("0.5, 0.9", "0.9 after 0.5"),
         ("1, 0, 0", "holds 0"),
+        ("1, 0.9999999, 0.5", "0.9999999 after 1, which is too close: each is lower by 0.00001 at least"),
         (" ".join(["1"] * 1002), "1002 noise levels"),
     ],
 )
 def test_what_is_no_list_of_levels_is_refused(text, says):
     with pytest.raises(PiyingError, match=says):
         parse_sigmas(text)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_levels_as_close_as_is_allowed_give_numbers(name):
+    """Solvers divide by the distance of two levels, which in float32 is 0 for those that are closer."""
+    levels = parse_sigmas("1, 0.99999, 0.99998, 0.5, 0.49999, 0.49998, 0.00001")
+    generator = torch.Generator().manual_seed(0)
+    device = torch.device("cpu")
+    made = sampler(name, {}, shift=3.0, steps=7, sigmas=levels, device=device, generator=generator)
+    latents = torch.randn(1, 2, 1, 2, 2, generator=generator)
+    for timestep in made.scheduler.timesteps:
+        latents = made.step(-0.1 * latents, timestep, latents)
+    assert torch.isfinite(latents).all()
 
 
 def test_levels_by_hand_and_a_scheduler_contradict_each_other(host):

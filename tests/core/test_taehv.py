@@ -127,7 +127,7 @@ def test_a_run_is_decoded_by_it_and_decoded_again_by_the_vae_without_sampling(ho
 def test_what_is_no_decoder_for_the_model_is_refused_before_the_run(host, tmp_path, caplog):
     folder = tmp_path / "vae_approx"
     assert piying.NODE_CLASS_MAPPINGS["PiyingFastDecoder"]().add(handle(), "auto")[0].decoder == ""
-    assert "No taew2_1 file is in models/vae_approx: the VAE decodes." in caplog.text
+    assert "No taew2 file for this model is in models/vae_approx: the VAE decodes." in caplog.text
     save_file(lively(16, (8, 8, 8, 8)).state_dict(), folder / "taew2_1.safetensors")
     save_file({"x": torch.zeros(2)}, folder / "taesd.safetensors")
     for name, sentence in (
@@ -154,14 +154,36 @@ def test_files_of_other_layers_are_refused(tmp_path):
         read_taehv(Path(tmp_path / "x.safetensors"))
 
 
-def test_the_plan_counts_what_it_takes():
-    """Live tensors of the real network on the meta device, in fp32."""
-    network = Taehv(16, WIDTHS, 1).to("meta")
-    work = VideoWork(320, 192, 17)
-    phase = fast_decode_phase(work)
+@pytest.mark.parametrize(("stride", "channels"), [(8, 16), (16, 48)])
+def test_the_plan_counts_what_it_takes(stride, channels):
+    """Live tensors of the real networks on the meta device, in fp32."""
+    network = Taehv(channels, WIDTHS, stride // 8).to("meta")
+    phase = fast_decode_phase(VideoWork(320, 192, 17, stride=stride))
     with torch.inference_mode(), _LiveBytes() as live:
-        for _ in network.frames(torch.empty(1, 16, 5, 24, 40, device="meta")):
+        for _ in network.frames(torch.empty(1, channels, 5, 192 // stride, 320 // stride, device="meta")):
             pass
     (variant,) = phase.variants
     assert live.peak <= variant.peak("fp32") <= 1.1 * live.peak
     assert phase.component.parameters == pytest.approx(sum(one.numel() for one in network.parameters()), rel=0.01)
+
+
+def test_wan_sample_takes_it_too(host, tmp_path, caplog):
+    """`auto` takes the file whose channels are those of the model's latents."""
+    folder = tmp_path / "vae_approx"
+    save_file(lively(16, (8, 8, 8, 8)).state_dict(), folder / "a_taew2_1.safetensors")
+    save_file(lively(CHANNELS).state_dict(), folder / "b_taew2_toy.safetensors")
+    sample = {"negative_prompt": "", "shift": 3.0, "seed": 1, "fit": "crop", "size_from": "widgets", **TOY}
+    nodes = {
+        "1": {
+            "class_type": "PiyingLoadWanVideo",
+            "inputs": {"model": "built-in", "precision": "auto", "memory": "auto"},
+        },
+        "2": {"class_type": "PiyingWanFastDecoder", "inputs": {"model": ["1", 0], "decoder": "auto"}},
+        "3": {"class_type": "PiyingWanSample", "inputs": {"model": ["2", 0], **sample}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+    }
+    with caplog.at_level("INFO", "piying"):
+        done = piying.runner.run(nodes, output=tmp_path, models=[tmp_path], device="cpu")
+    assert done.results["3"].ui["piying"][0]["decoder"] == "b_taew2_toy.safetensors"
+    assert "taehv 38 MB" in caplog.text
+    assert done.outputs("3")[0][0].shape == (9, 64, 64, 3)

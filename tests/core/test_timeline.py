@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from piying.core.catalog.selection import ChosenLora, ModelHandle
 from piying.core.errors import PiyingError
+from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.media.video import read_frames
 from piying.core.wan.family import WAN_VACE
@@ -76,6 +77,11 @@ def test_other_prompts_are_taken_as_they_are(prompt):
         ("0s: a\n1s cfg: b", "has the line '1s cfg: b'"),
         ("0s a\n1s b", "has the line '0s a'"),
         ("00:00 a\n00:01 b", "has the line '00:00 a'"),
+        ("0s: a\n-1s: b", "has the line '-1s: b'"),
+        ("0s: a\n.5s: b", "has the line '.5s: b'"),
+        ("0s: a\n1.s cfg 2: b", "has the line '1.s cfg 2: b'"),
+        ("0s: a\n1.5s: b\n1.51s: c", "has 1.51s after 1.5s. Times rise from line to line, by a frame at least"),
+        ("0s: a\n1s cfg 3 cfg 4: b", "sets cfg twice at 1s. Leave one of them out"),
         ("0s cfg 99: a", "sets cfg to 99 at 0s. It goes from 1 to 30"),
     ],
 )
@@ -84,6 +90,31 @@ def test_what_is_no_timeline_is_refused_before_the_run(prompt, says):
         parse_timeline(prompt)
     answer = PiyingVACELongVideo.VALIDATE_INPUTS(None, None, None, None, None, prompt=prompt)
     assert isinstance(answer, str) and says.split(" '")[0] in answer
+
+
+def test_a_time_that_no_number_holds_is_behind_the_end():
+    moments = parse_timeline("0s: a\n" + "9" * 400 + "s: b")
+    (said,) = check_timeline(moments, WanRequest("", num_frames=81), has_task=False, has_loras=False)
+    assert "behind the video's end" in said and len(said) < 200
+    assert [(one.start, one.blend) for one in parse_timeline("第0秒：红\n第1秒 blend 2秒：绿")] == [(0, 0), (16, 32)]
+
+
+@pytest.mark.parametrize(
+    ("line", "guidance", "said"),
+    [
+        ("1s task 0.5: b", Guidance(), "sets task at 1s, and no task is connected"),
+        ("1s lora 2: b", Guidance(), "sets lora at 1s, and the model has no LoRA"),
+        ("1s cfg 2: b", Guidance(cfg_steps=(4.0, 1.0)), "sets cfg at 1s, and cfg_steps"),
+    ],
+)
+def test_what_a_timeline_needs_is_asked_for_before_the_run(host, line, guidance, said):
+    set_host(host)
+    known = {"model": HANDLE, "prompt": f"0s: a\n{line}", "guidance": guidance, "num_frames": 25}
+    try:
+        assert said in PiyingVACELongVideo.refusal(known, [])
+        assert not PiyingVACELongVideo.refusal(known | {"prompt": "0s: a\n1s: b"}, ["task"])
+    finally:
+        set_host(None)
 
 
 def test_what_it_needs_must_be_there_and_what_is_behind_the_end_is_said():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from piying.core.catalog.discovery import installed_models
+from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
+from piying.core.catalog.discovery import installed_models, why_no_model
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.catalog.selection import ModelHandle, check_model, choose_model, model_choices
+from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.host.current import set_host
@@ -26,6 +28,9 @@ from piying.core.wan_video.family import WAN_VIDEO
 from piying.core.wan_video.frame_inputs import frame_inputs
 from piying.core.wan_video.run import sample
 from piying.nodes import routes
+from piying.nodes.long_video import PiyingVACELongVideo
+from piying.nodes.wan_vace import PiyingVACESample
+from piying.nodes.wan_video import PiyingWanSample
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from .formats import models, names, writers
@@ -227,6 +232,15 @@ def test_sizes_are_those_of_the_model(host, name, changes, said):
         sample(handle(name), replace(REQUEST, **changes), host)
 
 
+@pytest.mark.parametrize("shape", [(0, 32, 64, 3), (1, 32, 64, 1), (1, 0, 64, 3), (32, 64, 3)])
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_what_is_no_picture_is_refused(host, which, shape):
+    """As other packs' nodes may give it: nothing in a batch, or gray alone."""
+    frames = {"first": picture(1), "last": picture(2), which: torch.zeros(shape)}
+    with pytest.raises(PiyingError, match=rf"{which}_frame has the shape .*Connect an IMAGE with at least one frame"):
+        sample(handle("FLF2V"), REQUEST, host, **frames)
+
+
 def test_two_frames_do_not_go_into_one(host):
     with pytest.raises(PiyingError, match="num_frames is 1, and a first and a last frame are two"):
         sample(handle("I2V-A14B"), replace(REQUEST, num_frames=1), host, first=picture(1), last=picture(2))
@@ -322,6 +336,53 @@ def test_an_image_encoder_that_is_missing_is_named(tmp_path):
         check_model(WAN_VIDEO, "diffusers/broken", host)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "part", "other", "said"),
+    [
+        ("I2V-A14B", {}, "transformer_2", {}, "its transformer has in_channels 22, and its transformer_2 9"),
+        ("T2V", {"text_dim": 32}, None, {}, "its text_encoder has a width of 64, and its transformer reads 32"),
+        ("I2V", {"image_dim": 20}, None, {}, "its image_encoder has a width of 16, and its transformer reads 20"),
+    ],
+)
+def test_parts_of_other_models_in_a_folder_are_refused(tmp_path, name, changes, part, other, said):
+    """By the check before a run as by the list; else layers of other sizes would meet minutes later."""
+    folder, host = broken(tmp_path, {"model": MODELS[name] | changes})
+    if part is not None:
+        shutil.rmtree(folder / part)
+        write_transformer(folder / part, 3, **other)
+    assert "diffusers/broken" not in model_choices(WAN_VIDEO, host)
+    with pytest.raises(PiyingError, match=said):
+        check_model(WAN_VIDEO, "diffusers/broken", host)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("vae", "its transformer makes latents of 9 channels, and its vae has 12. Fetch it again."),
+        ("stride", "its vae has a stride of 16, and VACE reads one of 8. Fetch it again."),
+        ("expert", "its transformer has text_dim 64, and its transformer_2 32: they are no two experts"),
+    ],
+)
+def test_a_vace_folder_with_parts_of_other_models_is_refused(tmp_path, change, said):
+    """Alike by the list, by the check before a run, and where --inspect asks."""
+    folder, host = broken(tmp_path, {})
+    shutil.rmtree(folder)
+    shutil.copytree(BUILT_IN_ROOT / "wan_vace", folder)
+    if change == "vae":
+        shutil.rmtree(folder / "vae")
+        write_wide_vae(folder / "vae")
+    if change == "stride":
+        config = json.loads((folder / "vae" / "config.json").read_text())
+        (folder / "vae" / "config.json").write_text(json.dumps(config | {"scale_factor_spatial": 16}))
+    if change == "expert":
+        made = WanVACETransformer3DModel.load_config(folder / "transformer")
+        WanVACETransformer3DModel.from_config(made | {"text_dim": 32}).save_pretrained(folder / "transformer_2")
+    assert "diffusers/broken" not in model_choices(WAN_VACE, host)
+    with pytest.raises(PiyingError, match=said):
+        check_model(WAN_VACE, "diffusers/broken", host)
+    assert re.search(said, why_no_model(folder, inspect(folder / "vae")))
+
+
 @pytest.fixture(scope="module")
 def single_files(tmp_path_factory):
     """ComfyUI's folders with transformers of several kinds, two VAEs, a text encoder and an image encoder."""
@@ -384,6 +445,45 @@ def test_single_files_run(single_files, tmp_path, name):
     model_cache.evict_models()
 
 
+def write_vision(file, width):
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+    )
+    made = models.tensors(models.randomised(CLIPVisionModel(config)))
+    writers.save({f"vision_model.{name}": one for name, one in made.items()}, file)
+
+
+def test_the_image_encoder_is_the_one_that_the_model_reads(single_files, tmp_path):
+    """Among those of other packs, by its width, then by the published name; without one the model cannot run."""
+    shutil.copytree(single_files, tmp_path, dirs_exist_ok=True)
+    name, folder = "diffusion_models/wan2.1_i2v_480p_14B.safetensors", tmp_path / "clip_vision"
+    host = HeadlessHost(models=[tmp_path], chosen_device="cpu")
+    write_vision(folder / "CLIP-ViT-L.safetensors", 64)
+    write_vision(folder / "CLIP-ViT-H-laion2B.safetensors", 128)
+    (encoder,) = choose_model(ModelHandle(WAN_VIDEO, name), host).place("image_encoder")
+    assert encoder.name == "clip_vision_h.safetensors"
+    encoder.unlink()
+    (folder / "CLIP-ViT-H-laion2B.safetensors").unlink()
+    assert name not in model_choices(WAN_VIDEO, host)
+    with pytest.raises(PiyingError, match="not here: the CLIP-ViT-H image encoder, in models/clip_vision"):
+        check_model(WAN_VIDEO, name, host)
+
+
+def test_experts_that_read_frames_differently_are_no_pair(single_files, tmp_path):
+    """The second one would be given no embedding of the frames, and make a video of something else."""
+    shutil.copytree(single_files, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "diffusion_models"
+    shutil.copy(folder / "wan2.1_i2v_480p_14B.safetensors", folder / "wan2.2_i2v_low_noise_14B.safetensors")
+    listed = model_choices(WAN_VIDEO, HeadlessHost(models=[tmp_path], chosen_device="cpu"))
+    assert not [name for name in listed if " + " in name]
+    assert "diffusion_models/wan2.2_i2v_high_noise_14B.safetensors" in listed
+
+
 def test_a_module_is_not_put_on_an_image_to_video_model(single_files, tmp_path):
     """Its base has to read the latents alone: Wan2.2's image-to-video models have the same names and widths."""
     original = names.wan_transformer(models.tensors(models.wan_transformer()))
@@ -435,3 +535,24 @@ def test_frames_that_a_model_cannot_read_are_refused_by_check(models_folder, tmp
     ran = subprocess.run([*command, *chosen], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode != 0
     assert "first_frame is wired, and diffusers/T2V makes videos from text alone" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"cfg_start": 0.8, "cfg_end": 0.2}, "cfg_start is 0.8 and cfg_end 0.2. Choose a start below the end"),
+        ({"cfg_2": 0.5}, "cfg_2 is 0.5. It is 0 .as cfg., or goes from 1 to 30."),
+        ({"cfg_2": 2.0, "guidance": Guidance(cfg_steps=(3.0, 2.0))}, "cfg_2 is set, and cfg_steps gives the cfg"),
+        ({"num_frames": 1, "last_frame": None}, "num_frames is 1, and a first and a last frame are two"),
+    ],
+)
+@pytest.mark.parametrize("node", [PiyingWanSample, PiyingVACESample, PiyingVACELongVideo])
+def test_settings_at_odds_are_refused_before_a_run(host, node, inputs, said):
+    """As the run itself would, which has read the text encoder by then."""
+    is_wan = node is PiyingWanSample
+    if "last_frame" in inputs and not is_wan:
+        pytest.skip("VACE takes no last_frame")
+    model = handle("I2V-A14B") if is_wan else ModelHandle(WAN_VACE, "built-in")
+    frames = ["first_frame", *(["last_frame"] if "last_frame" in inputs else [])] if is_wan else []
+    known = {name: value for name, value in inputs.items() if name != "last_frame"}
+    assert re.search(said, node.refusal({"model": model, **known}, frames))

@@ -11,12 +11,15 @@ from ..request import FPS, MAX_CFG, WanRequest
 from .request import LongRequest, Window, window_request
 
 # "5s: …", "80f: …" or "5秒：…", with settings before the colon: "5s cfg 3 blend 1s: …".
-TIME = r"\s*(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|f|frames?|秒钟?|帧)"
+TIME = r"\s*第?\s*(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|f|frames?|秒钟?|帧)"
 LINE = TIME + r"((?:\s+[a-z]+\s+[^\s:：]+)*)\s*[:：]\s*(.*)"
 # What people write for a time, and is none here: a span ("0-2s: …"), a time without its colon or with half a setting
 # ("5s …", "5s cfg: …"), and a clock ("00:05 …"). A prompt may begin with the last two, so all its lines have to.
 SPAN = r"\s*\d+(?:\.\d+)?\s*(?:s|secs?|seconds?|f|frames?|秒钟?|帧)?\s*[-–—~～至到]" + TIME + r"\s*[:：].*"
+# Beside lines with times: one with a sign, or with half a number.
+HALF = r"\s*(?:[-–+−]\s*[\d.]+|\.\d+|\d+\.|\d+e\d+)\s*(?:s|secs?|seconds?|f|frames?|秒钟?|帧)\b[^:：]*[:：].*"
 LOOSE = rf"(?:{TIME}\b|\s*\d+[:：]\d\d\b).*"
+LATEST = 1e9  # behind the end of every video
 SETTINGS = {"cfg": (1.0, MAX_CFG), "task": (0.0, 10.0), "lora": (-10.0, 10.0), "blend": (0.0, 600.0)}
 EXAMPLE = "Write 0s: …, then lines such as 5s: … or 5s cfg 3 task 0.8 lora 0.5 blend 1s: …"
 
@@ -59,6 +62,7 @@ def _check_lines(prompt: str) -> None:
     loose = [line for line in lines if not _time_line(line) and re.match(LOOSE, line, re.IGNORECASE)]
     timed = sum(map(bool, map(_time_line, lines)))
     odd = [line for line in lines if re.match(SPAN, line, re.IGNORECASE)]
+    odd += [line for line in lines if timed and re.match(HALF, line, re.IGNORECASE)]
     odd += loose if len(lines) > 1 and len(loose) + timed == len(lines) else []
     if odd:
         raise PiyingError(f"prompt has the line {clipped(odd[0])!r}, whose time cannot be read. {EXAMPLE}")
@@ -94,29 +98,33 @@ def _check_order(moments: list[Moment]) -> None:
         raise PiyingError(f"prompt begins at {moments[0].mark}, and says nothing of the time before. {EXAMPLE}")
     for earlier, later in pairwise(moments):
         if later.start <= earlier.start:
-            raise PiyingError(f"prompt has {later.mark} after {earlier.mark}. Times rise from line to line.")
+            raise PiyingError(
+                f"prompt has {later.mark} after {earlier.mark}. Times rise from line to line, by a frame at least."
+            )
     for one in moments:
         if not one.prompt.strip():
             raise PiyingError(f"prompt says nothing at {one.mark}. {EXAMPLE}")
 
 
 def _moment(number: str, unit: str, settings: str, prompt: str) -> Moment:
-    mark = f"{number}{unit}"
+    mark = clipped(f"{number}{unit}")
     words = settings.split()
     values: dict[str, float] = {}
     for name, text in zip(words[::2], words[1::2], strict=True):
         name = name.lower()
         if name not in SETTINGS:
             raise PiyingError(f"prompt sets {name!r} at {mark}. What can be set there: {', '.join(SETTINGS)}.")
+        if name in values:
+            raise PiyingError(f"prompt sets {name} twice at {mark}. Leave one of them out.")
         low, high = SETTINGS[name]
         try:
-            value = float(text.lower().removesuffix("s"))
+            value = float(text.lower().removesuffix("s").removesuffix("秒"))
         except ValueError:
             raise PiyingError(f"prompt sets {name} to {text!r} at {mark}, which is no number. {EXAMPLE}") from None
         if not low <= value <= high:
             raise PiyingError(f"prompt sets {name} to {text} at {mark}. It goes from {low:g} to {high:g}.")
         values[name] = value
-    start = round(float(number) * (FPS if unit[0] in "sS秒" else 1))
+    start = round(min(float(number), LATEST) * (FPS if unit[0] in "sS秒" else 1))
     blend = round(values.pop("blend", 0.0) * FPS)
     return Moment(mark, start, prompt, blend=blend, **values)
 
