@@ -70,7 +70,7 @@ class PiyingContextWindows:
                 ),
                 "loop": toggle(
                     False,
-                    "The end of the video leads to its beginning: windows go on across it, and begin elsewhere at each step.",
+                    "The end of the video leads to its beginning: windows cross it, and begin elsewhere each step.",
                 ),
             }
         }

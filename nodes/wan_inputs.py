@@ -157,6 +157,14 @@ def sampling_inputs() -> dict[str, Any]:
     return advanced(declared, "sampler")
 
 
+def chained_inputs() -> dict[str, Any]:
+    """Return the sockets of nodes that say more of how it is sampled."""
+    return {
+        "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
+        "context": socket("WAN_CONTEXT", "From Wan Context Windows: windows, RIFLEx, loop."),
+    }
+
+
 def expert_inputs() -> dict[str, Any]:
     """Return the widgets for the two experts of Wan2.2; at 0 they do nothing, as in a file saved before they came."""
     # 0 stands for "the model's own": the widgets have no other way to be left alone.

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from .request import FRAME_STEP
 
 if TYPE_CHECKING:
     import torch
 
     from .transformer import Transformer
 
+FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
 MAX_FREQUENCY = 64
 DEFAULT_RIFLEX = 6  # of Wan2.1 (thu-ml/RIFLEx)
 # The slowed frequency turns less than once in the video.

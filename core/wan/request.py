@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
 from ..image_sizes import check_multiple, either, nearest_multiples
+from .context import FRAME_STEP as FRAME_STEP
+from .context import PLAIN, Context
 
 if TYPE_CHECKING:
-    from .context import Context
     from .guidance import Guidance
 
 MIN_SIDE, MAX_SIDE = 16, 2048
-FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
 MIN_FRAMES, MAX_FRAMES = 1, 241
 LONGEST_FRAMES = 9601  # of a video made in windows: ten minutes
 FPS = 16  # what Wan2.1 was trained on
@@ -51,12 +51,6 @@ NEGATIVE_PROMPT = (
     "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，"
     "手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
-
-
-def _plain_context() -> Context:
-    from .context import PLAIN
-
-    return PLAIN
 
 
 def _plain_guidance() -> Guidance:
@@ -122,7 +116,7 @@ class WanRequest:
     boundary: float = 0.0
     cfg_2: float = 0.0
     guidance: Guidance = field(default_factory=_plain_guidance)
-    context: Context = field(default_factory=_plain_context)
+    context: Context = PLAIN
     earlier_prompt: str = ""
     earlier_share: float = 0.0
 
