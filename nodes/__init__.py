@@ -11,6 +11,7 @@ FILES = (
     "long_video",
     "guidance",
     "wan_video",
+    "context",
     "hunyuan_dit",
     "z_image",
     "prompt",

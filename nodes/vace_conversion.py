@@ -449,16 +449,17 @@ class _Conversion:
 
     def _core_sampling(self, key: str, name: Any, scheduler: Any) -> dict[str, str]:
         """Return the sampler of a KSampler; `simple` is the schedule that `auto` stands for."""
-        if scheduler != "simple":
+        spread = {"scheduler": "beta"} if scheduler == "beta" else {}
+        if scheduler not in ("simple", "beta"):
             self._note(key, f"scheduler {clipped(str(scheduler))} is not carried over: simple is the nearest here.")
         # What is wired, or no word at all, is none of these.
         known = {"uni_pc_bh2": "uni_pc", "dpmpp_2m_sde_gpu": "dpmpp_2m_sde"} | {word: word for word in SAMPLERS}
         if isinstance(name, str) and name in known:
-            return {"sampler": known[name]}
+            return {"sampler": known[name], **spread}
         self._note(
             key, f"sampler {clipped(str(name))} is not carried over: VACE Sample has {', '.join(SAMPLERS[1:])}."
         )
-        return {}
+        return spread
 
     def _sampler(
         self,

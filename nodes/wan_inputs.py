@@ -26,10 +26,11 @@ class WanSampler(PlannedNode):
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse settings at odds, guidance by blocks that the model has not, and a decoder of other latents, too."""
+        """Refuse settings at odds, guidance, a context or a decoder that is none for the model, too."""
+        from ..core.wan.context import Context
         from ..core.wan.fast_decoder import check_decoder, decoder_of
         from ..core.wan.guidance import Guidance
-        from ..core.wan.model import check_guidance
+        from ..core.wan.model import check_context, check_guidance
 
         super().check_model(known, model)
         settings = {name: value for name, value in known.items() if name in SETTINGS}
@@ -39,6 +40,8 @@ class WanSampler(PlannedNode):
             check_decoder(decoder, model)
         if isinstance(guidance := known.get("guidance"), Guidance):
             check_guidance(guidance, model)
+        if isinstance(context := known.get("context"), Context):
+            check_context(context, model)
 
 
 class FastDecoderNode:
@@ -144,7 +147,7 @@ def sampling_inputs() -> dict[str, Any]:
             wan.SCHEDULERS,
             "Noise levels of the steps. auto: the published ones. simple: evenly spaced, shifted, as ComfyUI's. "
             "causvid: the 9 steps of CausVid 14B, for its LoRA with euler. distill: the 4 steps of LightX2V, shifted. "
-            "Those two set the number of steps.",
+            "Those two set the number of steps. beta: dense at both ends, as ComfyUI's; needs SciPy.",
         ),
         "sigmas": line(
             "Noise levels by hand, in place of steps, shift and scheduler: falling numbers from 1, such as 1, 0.9, "
@@ -152,6 +155,14 @@ def sampling_inputs() -> dict[str, Any]:
         ),
     }
     return advanced(declared, "sampler")
+
+
+def chained_inputs() -> dict[str, Any]:
+    """Return the sockets of nodes that say more of how it is sampled."""
+    return {
+        "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
+        "context": socket("WAN_CONTEXT", "From Wan Context Windows: windows, RIFLEx, loop."),
+    }
 
 
 def expert_inputs() -> dict[str, Any]:

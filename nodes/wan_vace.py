@@ -16,8 +16,8 @@ from ..core.wan.schedule import check_schedule
 from ..core.wan.task.options import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown, wired_inputs
-from .wan_inputs import FastDecoderNode, WanSampler, expert_inputs, sampling_inputs, speed_inputs
-from .widgets import choice, number, socket
+from .wan_inputs import FastDecoderNode, WanSampler, chained_inputs, expert_inputs, sampling_inputs, speed_inputs
+from .widgets import choice, number
 
 if TYPE_CHECKING:
     from ..core.wan.task.canvas import Canvas
@@ -189,7 +189,7 @@ class PiyingVACESample(WanSampler):
                 **size_inputs(),
                 **sampling_inputs(),
                 **expert_inputs(),
-                "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
+                **chained_inputs(),
             },
             # Filled by ComfyUI: the texts that savers embed in the file, the node's id in the workflow, and the graph,
             # which tells a wired size from one of a widget.

@@ -20,7 +20,7 @@ from ..core.wan_video.request import (
 )
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
 from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown
-from .wan_inputs import FastDecoderNode, WanSampler, expert_inputs, sampling_inputs, speed_inputs
+from .wan_inputs import FastDecoderNode, WanSampler, chained_inputs, expert_inputs, sampling_inputs, speed_inputs
 from .widgets import choice, number, socket, whole
 
 VIDEO = f"{CATEGORY}/Wan"
@@ -195,7 +195,7 @@ class PiyingWanSample(WanSampler):
                 **speed_inputs(),
                 **sampling_inputs(),
                 **expert_inputs(),
-                "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
+                **chained_inputs(),
             },
             "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }

@@ -152,6 +152,10 @@ class ModelFamily:
         del model
         return ""
 
+    def frames_at_once(self, work: Any) -> int:
+        """Return how many frames of a work are predicted together, all of them unless a family can part them."""
+        return int(work.num_frames)
+
     def cautions(self, model: str, work: Any, found: InstalledModel | None = None) -> list[str]:
         """Return sentences on what the model of that name was not trained to do of a work; for `found` see above."""
         trained = self.trained_on(model, found)
@@ -165,8 +169,7 @@ class ModelFamily:
             said.append(f"{size} is far below what {name} was trained on ({trained.words}): expect noise.")
         if most is not None and area > most:
             said.append(f"{size} is far above what {name} was trained on ({trained.words}): expect noise.")
-        if trained.frames is not None and work.num_frames > trained.frames:
-            count = work.num_frames
+        if trained.frames is not None and (count := self.frames_at_once(work)) > trained.frames:
             said.append(f"num_frames is {count}, and {name} was trained on {trained.frames}: expect repetitions.")
         return said
 

@@ -62,4 +62,5 @@ PLANNED_INPUTS = (
     "boundary",
     "cfg_2",
     "guidance",
+    "context",
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .context import PLAIN as WHOLE
+from .context import Context, mean_of_windows
 from .guidance import PLAIN, Guidance, Guider, skipped_blocks
 from .transformer import predict
 
@@ -46,6 +48,8 @@ def denoise(
     batched: bool = False,
     guidance: Guidance = PLAIN,
     nag: NAGProcessor | None = None,
+    context: Context = WHOLE,
+    in_front: int = 0,
     first: int = 0,
     end: int | None = None,
 ) -> torch.Tensor:
@@ -69,6 +73,8 @@ def denoise(
         batched: predict for both prompts in one batch.
         guidance: how the predictions are combined.
         nag: guides the transformer's cross-attention, see `nag.nag_enabled`.
+        context: how the video is parted in each step.
+        in_front: latent frames of references in front of it, which every part has.
         first, end: the steps to take, the last one not included; None for all that are left.
     """
     scheduler, latents, guider = sampler.scheduler, noise, Guider(guidance, steps)
@@ -78,15 +84,17 @@ def denoise(
         level, branches = float(scheduler.sigmas[index]), guidance.branches(index, steps, cfg)
         if cache is not None:
             cache.begin(index, steps, scale, level, branches=branches)
-        flows = predict(
+        flows = _predict(
             transformer,
             state.to(embeds[0].dtype),
             when,
+            control,
+            windows=context.windows(latents.shape[2] - in_front, index),
+            in_front=in_front,
             embeds=[embeds[branch == "negative"] for branch in branches],
             skipped=skipped_blocks(guidance, branches),
             nag=nag,
             negative=embeds[-1],
-            control=control,
             picture=picture,
             scale=scale,
             check_cancelled=check_cancelled,
@@ -100,6 +108,30 @@ def denoise(
         latents = sampler.step(flow, timestep, latents)
         on_step(index + 1, latents, clean)
     return latents
+
+
+def _predict(
+    transformer: Transformer,
+    state: torch.Tensor,
+    when: torch.Tensor,
+    control: torch.Tensor | None,
+    *,
+    windows: Sequence[Sequence[int]],
+    in_front: int,
+    **named: Any,
+) -> list[torch.Tensor]:
+    """Return the flow for each prompt, of the whole video or as the mean of its windows; see `predict`."""
+    frames = state.shape[2] - in_front
+    if len(windows) == 1 and list(windows[0]) == list(range(frames)):
+        return predict(transformer, state, when, control=control, **named)
+    found = []
+    for window in windows:
+        places = [*range(in_front), *(in_front + place for place in window)]
+        # Where each token has a timestep of its own, those of a frame stand together.
+        times = when if when.ndim == 1 else when.unflatten(1, (state.shape[2], -1))[:, places].flatten(1)
+        shown = None if control is None else control[:, :, places]
+        found.append(predict(transformer, state[:, :, places], times, control=shown, **named))
+    return mean_of_windows(found, windows, frames, in_front)
 
 
 @dataclass(frozen=True, eq=False)

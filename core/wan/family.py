@@ -113,6 +113,10 @@ class WanVACEFamily(ModelFamily):
             return PUBLISHED_EXPERTS
         return super().trained_on(model, found)
 
+    def frames_at_once(self, work: Any) -> int:
+        """Return the frames of one context window, or of the whole video."""
+        return int(work.context.frames_at_once(work.num_frames))
+
     def work_of(self, model: InstalledModel, work: VideoWork) -> VideoWork:
         """Return a work with the boundary between the experts that a model's folder names."""
         from .experts import boundary_of

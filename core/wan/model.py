@@ -12,6 +12,7 @@ from ..catalog.selection import ModelHandle
 from ..families.diffusion_model import ModelParts
 from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, made_for
+from .context import Context, check_frequency, temporal_frequencies
 from .experts import DEFAULT_BOUNDARY, boundary_of, has_two_experts, high_steps
 from .guidance import Guidance, check_blocks
 from .request import SAMPLERS, SamplerName, WanRequest
@@ -119,6 +120,19 @@ def check_guidance(guidance: Guidance, found: InstalledModel) -> None:
 
     if guidance.skips_blocks:
         check_blocks(guidance, int(find_component("transformer", found.place("transformer")).config["num_layers"]))
+
+
+def check_context(context: Context, found: InstalledModel) -> None:
+    """Accept a context for an installed model.
+
+    Raises:
+        PiyingError: it slows a frequency that the model has not.
+    """
+    from ..checkpoints.components import find_component
+
+    if context.riflex:
+        config = find_component("transformer", found.place("transformer")).config
+        check_frequency(context.riflex, temporal_frequencies(int(config.get("attention_head_dim", 128))))
 
 
 def with_published_sampler(request: WanRequest, loras: tuple[LoraFile, ...]) -> WanRequest:

@@ -17,6 +17,8 @@ from ..planner.phases import Block, Component, Phase, Variant, encoding, every_s
 from ..planner.plan import largest, plan
 from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..quantization.registry import weight_format
+from .context import PLAIN as WHOLE
+from .context import Context
 from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
 from .request import (
     DEFAULT_CFG,
@@ -108,6 +110,7 @@ class VideoWork:
         stride: pixels of a latent pixel; 16 of Wan2.2-TI2V's VAE, which folds 2×2 pixels into channels first.
         has_vace: whether the transformer has VACE blocks.
         token_times: whether each token has a timestep of its own, as in Wan2.2-TI2V.
+        context: how it is parted while it is sampled.
         fast_decoder: whether TAEHV decodes in place of the VAE.
         notes: sentences on how it samples, for the plan's text.
     """
@@ -133,6 +136,7 @@ class VideoWork:
     stride: int = STRIDE
     has_vace: bool = True
     token_times: bool = False
+    context: Context = WHOLE
     fast_decoder: bool = False
     notes: tuple[str, ...] = ()
 
@@ -164,7 +168,8 @@ class VideoWork:
             levels=sigmas(request),
             boundary=request.boundary,
             cfg_2=request.cfg_2,
-            notes=(*notes, *request.guidance.notes()),
+            context=request.context,
+            notes=(*notes, *request.guidance.notes(), *request.context.notes(latent_frames(request.num_frames))),
         )
 
 
@@ -229,7 +234,10 @@ def encode_phase(encoder: Component, samples: Sequence[tuple[Component, VideoWor
 def sample_phase(transformer: Component, work: VideoWork) -> Phase:
     """Return the phase of the transformer, or of one of two experts."""
     branches, side = branches_of(work), 2 * work.stride
-    tokens = (latent_frames(work.num_frames) + work.references) * (work.width // side) * (work.height // side)
+    frames = latent_frames(work.num_frames)
+    a_frame, windows = (work.width // side) * (work.height // side), work.context.windows(frames, 0)
+    # Of the windows of a step one is on the card at a time.
+    tokens = (len(windows[0]) + work.references) * a_frame
     linear, attention = flops_per_token(transformer, tokens)
     # One batch takes the same blocks for all of it.
     batched = (True, False) if work.batch_cfg and branches > 1 and not work.skips_blocks else (False,)
@@ -241,7 +249,7 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
         component=transformer,
         computes=("fp16", "bf16") if transformer.stored == "fp16" else ("bf16",),
         storages=storages_of(transformer),
-        flops=branches * tokens * (linear + attention),
+        flops=len(windows) * branches * tokens * (linear + attention),
         linear_share=linear / (linear + attention),
         passes=work.steps,
         variants=tuple(

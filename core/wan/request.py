@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
 from ..image_sizes import check_multiple, either, nearest_multiples
+from .context import FRAME_STEP as FRAME_STEP
+from .context import PLAIN, Context
 
 if TYPE_CHECKING:
     from .guidance import Guidance
 
 MIN_SIDE, MAX_SIDE = 16, 2048
-FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
 MIN_FRAMES, MAX_FRAMES = 1, 241
 LONGEST_FRAMES = 9601  # of a video made in windows: ten minutes
 FPS = 16  # what Wan2.1 was trained on
@@ -31,7 +32,7 @@ VAEPrecision = Literal["auto", "fp32", "fp16"]
 # LoRA was published with, else UniPC.
 SamplerName = Literal["auto", "uni_pc", "euler", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "res_multistep"]
 # Which noise levels there are; schedule.py has them. `auto` is the sampler's own: evenly spaced ones, shifted.
-SchedulerName = Literal["auto", "simple", "causvid", "distill"]
+SchedulerName = Literal["auto", "simple", "causvid", "distill", "beta"]
 SPEEDS: tuple[SpeedName, ...] = get_args(SpeedName)
 ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName)
 VAE_PRECISIONS: tuple[VAEPrecision, ...] = get_args(VAEPrecision)
@@ -87,6 +88,7 @@ class WanRequest:
             the model's own.
         cfg_2: the guidance scale of the second expert; 0 takes `cfg`.
         guidance: how steps are guided beside `cfg`.
+        context: how a video longer than the model was trained on is parted while it is sampled.
         earlier_prompt: a prompt whose embedding is mixed with that of `prompt`, where one turns into the other.
         earlier_share: its share, 0..1.
     """
@@ -114,6 +116,7 @@ class WanRequest:
     boundary: float = 0.0
     cfg_2: float = 0.0
     guidance: Guidance = field(default_factory=_plain_guidance)
+    context: Context = PLAIN
     earlier_prompt: str = ""
     earlier_share: float = 0.0
 

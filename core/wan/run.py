@@ -29,7 +29,7 @@ from .decode import tiling
 from .distilled import with_distilled
 from .fast_decoder import check_decoder, decoder_of
 from .long.timeline import has_times
-from .model import check_guidance, load, with_published_sampler
+from .model import check_context, check_guidance, load, with_published_sampler
 from .phases import VideoWork, phases
 from .request import WanRequest, check_request
 from .speed import with_speed
@@ -114,6 +114,7 @@ def sample_inputs(
     """
     model = load(handle, host)
     check_guidance(request.guidance, model.found)
+    check_context(request.context, model.found)
     asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
     # A long video says once what is true of all its windows.
     if not logged_plans:

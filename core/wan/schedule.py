@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -18,6 +19,8 @@ CLOSEST = 1e-5  # by which levels set by hand fall at least: in float32 closer o
 # configs/distill of ModelTC/LightX2V, shifted as evenly spaced ones are.
 CAUSVID = (999, 934, 862, 756, 603, 410, 250, 140, 74)
 DISTILL = (1000, 750, 500, 250)
+# Of the beta distribution that the levels of `beta` are spread by (Lee et al. 2024, arXiv 2407.12173).
+BETA = 0.6
 
 
 def sigmas(request: WanRequest) -> tuple[float, ...] | None:
@@ -34,10 +37,26 @@ def sigmas(request: WanRequest) -> tuple[float, ...] | None:
         return tuple(timestep / TRAINING_STEPS for timestep in CAUSVID)
     if request.scheduler == "distill":
         return tuple(shifted(timestep / TRAINING_STEPS, request.shift) for timestep in DISTILL)
+    if request.scheduler == "beta":
+        return _beta(request.steps, request.shift)
     if request.scheduler == "auto" and request.sampler in ("auto", "uni_pc"):
         return None
     # As get_sampling_sigmas in wan/utils/fm_solvers.py of Wan-Video/Wan2.1, and as ComfyUI's `simple`.
     return tuple(shifted(1 - step / request.steps, request.shift) for step in range(request.steps))
+
+
+def _beta(steps: int, shift: float) -> tuple[float, ...]:
+    """Return levels that are dense where there is most and least noise, as `beta_scheduler` of ComfyUI's samplers.py.
+
+    From about 140 steps on some round to equal timesteps: there are then as many as round to others, 138 of 150.
+    """
+    from scipy.stats import beta
+
+    shares = [1 - step / steps for step in range(steps)]
+    places = dict.fromkeys(round(float(place) * (TRAINING_STEPS - 1)) for place in beta.ppf(shares, BETA, BETA))
+    if len(places) < steps:
+        return _beta(len(places), shift)
+    return tuple(shifted((place + 1) / TRAINING_STEPS, shift) for place in places)
 
 
 def shifted(level: float, shift: float) -> float:
@@ -81,10 +100,16 @@ def check_schedule(scheduler: SchedulerName, sigmas: str) -> None:
     """Accept a scheduler and noise levels by hand.
 
     Raises:
-        PiyingError: there is no such scheduler, the levels are no list of noise levels, or both are set.
+        PiyingError: there is no such scheduler, what it needs is not installed, the levels are no list of noise
+            levels, or both are set.
     """
     if scheduler not in SCHEDULERS:
         raise PiyingError(f"scheduler is {scheduler!r}. Choose one of: {', '.join(SCHEDULERS)}.")
+    if scheduler == "beta" and importlib.util.find_spec("scipy") is None:
+        raise PiyingError(
+            "scheduler is beta, and SciPy, which spreads its levels, is not installed in this Python. Choose another "
+            "scheduler, or install it: pip install scipy."
+        )
     if not sigmas.strip():
         return
     parse_sigmas(sigmas)
@@ -107,15 +132,15 @@ def with_schedule(request: WanRequest) -> WanRequest:
         PiyingError: the levels set by hand are no list of noise levels, or a scheduler is set beside them.
     """
     check_schedule(request.scheduler, request.sigmas)
-    levels = sigmas(request) if has_own_steps(request) else None
+    levels = sigmas(request) if has_own_steps(request) or request.scheduler == "beta" else None
     return request if levels is None else replace(request, steps=len(levels))
 
 
 def schedule_notes(asked: WanRequest) -> list[str]:
     """Return the settings of a request that are without effect under its schedule, a sentence each."""
-    if not has_own_steps(asked):
-        return []
     steps = with_schedule(asked).steps
+    if not has_own_steps(asked):
+        return [] if steps == asked.steps else [f"scheduler beta: {asked.steps} steps round to {steps} levels."]
     name = "sigmas" if asked.sigmas.strip() else f"scheduler {asked.scheduler}"
     notes = [f"{name} takes {steps} steps in place of {asked.steps}."] if steps != asked.steps else []
     if asked.scheduler != "distill":

@@ -45,16 +45,19 @@ def with_speed(request: WanRequest) -> WanRequest:
         PiyingError: the noise levels set by hand are none, or a scheduler is set beside them.
     """
     settings, request = SETTINGS[request.speed], with_schedule(request)
+    if request.context.parts:
+        settings, request = replace(settings, step_cache=0.0), replace(request, step_cache=0.0)
     if request.speed == REFERENCE:
         return request
     request = replace(request, batch_cfg=request.batch_cfg or settings.batch_cfg)
     if request.steps <= FEW_STEPS:
         return request
-    return replace(
+    request = replace(
         request,
         steps=request.steps if has_own_steps(request) else max(1, round(request.steps * settings.steps)),
         step_cache=request.step_cache or settings.step_cache,
     )
+    return with_schedule(request)
 
 
 def vae_types(vae_precision: VAEPrecision = AUTO_VAE, speed: SpeedName = REFERENCE) -> VAETypes:
@@ -78,6 +81,8 @@ def speed_notes(asked: WanRequest, done: WanRequest) -> list[str]:
         )
     if done.step_cache:
         notes.append(f"Steps that change by less than {done.step_cache:.0%} are forecast from those before.")
+    if asked.context.parts and (asked.step_cache or SETTINGS[asked.speed].step_cache):
+        notes.append("step_cache is left out: the windows of a step differ from those of the next.")
     if asked.speed != REFERENCE and asked.steps <= FEW_STEPS:
         notes.append(f"speed is {asked.speed}, and {asked.steps} steps are few already: they stay as they are.")
     return notes

@@ -19,6 +19,7 @@ from ..lora.catalog import lora_notes, record_of
 from ..preview import LatentPreview, step_report
 from .attention import Attention
 from .conditioning import encode_prompts
+from .context import free_noise, riflex_enabled
 from .decode import decode, decode_steps
 from .denoise import denoise
 from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
@@ -326,7 +327,9 @@ class VideoRun(ABC):
 
         # On the CPU, so that one seed gives one video on every card.
         generator = torch.Generator("cpu").manual_seed(self.request.seed)
-        noise = torch.randn(self.latents_shape(), generator=generator)
+        noise, context = torch.randn(self.latents_shape(), generator=generator), self.request.context
+        if context.free_noise:
+            noise = free_noise(noise, context, generator, self.in_front)
         return SamplingState(noise, self.model.sampler(self.request, noise.device, generator))
 
     def _denoise_compiled(self, transformer: Transformer, expert: Expert, state: SamplingState) -> SamplingState:
@@ -352,7 +355,7 @@ class VideoRun(ABC):
 
     def _denoise(self, transformer: Transformer, expert: Expert, state: SamplingState) -> SamplingState:
         """Return where sampling stands after an expert's steps; `state` is left as it is."""
-        choice, request = expert.choice, expert.request
+        choice, request, context = expert.choice, expert.request, expert.request.context
         assert self.colours is not None
         dtype, device = torch_dtype(choice.compute), self.meter.device
         sampler = sampler_on(state.sampler, device)
@@ -366,7 +369,8 @@ class VideoRun(ABC):
             # What one expert has predicted says nothing about the other.
             self.cache.reset(state.forecast)
         try:
-            with nag_enabled(transformer, request.guidance) as nag:
+            frames = state.latents.shape[2] - self.in_front
+            with nag_enabled(transformer, request.guidance) as nag, riflex_enabled(transformer, context, frames):
                 latents = denoise(
                     transformer,
                     sampler,
@@ -376,6 +380,8 @@ class VideoRun(ABC):
                     cfg_at=request.cfg_at,
                     guidance=request.guidance,
                     nag=nag,
+                    context=context,
+                    in_front=self.in_front,
                     on_step=step_report(progress, preview, finite_check(choice), request.steps, first=expert.first),
                     check_cancelled=self.reporter.check_cancelled,
                     cache=self.cache,

@@ -183,6 +183,10 @@ class WanVideoFamily(ModelFamily):
         unit = 2 * reads.stride
         check_request(WanRequest("", **{"width": 10 * unit, "height": 10 * unit, **known}), reads)
 
+    def frames_at_once(self, work: Any) -> int:
+        """Return the frames of one context window, or of the whole video."""
+        return int(work.context.frames_at_once(work.num_frames))
+
     def work_of(self, model: InstalledModel, work: FramesWork) -> FramesWork:
         """Return a work with what the model reads, and the boundary between its experts."""
         from ..wan.experts import boundary_of

@@ -18,7 +18,7 @@ from ..wan.conditioning import encode_video
 from ..wan.decode import tiling
 from ..wan.distilled import with_distilled
 from ..wan.fast_decoder import check_decoder, decoder_of
-from ..wan.model import check_guidance, load, with_published_sampler
+from ..wan.model import check_context, check_guidance, load, with_published_sampler
 from ..wan.phases import latent_frames
 from ..wan.request import WanRequest
 from ..wan.speed import with_speed
@@ -84,6 +84,7 @@ def sample(
     frames = frames.fitted(request.width, request.height, fit)
     model = replace(model, boundary=default_boundary(inputs))
     check_guidance(request.guidance, model.found)
+    check_context(request.context, model.found)
     asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
     log_request(handle, asked, request, model)
     device = host.device()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,3 +75,35 @@ def test_each_sampler_takes_the_steps_of_comfyui_s():
         torch.testing.assert_close(
             latents, torch.tensor(theirs), atol=1e-5, rtol=1e-5, msg=lambda why, n=name: f"{n}: {why}"
         )
+
+
+BETA = """
+import json, sys
+sys.path[:0] = sys.argv[1:3]
+import comfy.options
+comfy.options.enable_args_parsing()
+sys.argv[1:] = ["--cpu"]
+from comfy import model_sampling, samplers
+import conftest
+from piying.core.wan.request import WanRequest
+from piying.core.wan.schedule import sigmas
+
+class Flow(model_sampling.ModelSamplingDiscreteFlow, model_sampling.CONST):
+    pass
+
+flow = Flow()
+pairs = []
+for steps, shift in ((4, 1.0), (20, 5.0), (50, 8.0), (120, 16.0)):
+    flow.set_parameters(shift=shift, multiplier=1000)
+    theirs = samplers.beta_scheduler(flow, steps).tolist()
+    pairs.append([theirs, [*sigmas(WanRequest("", steps=steps, shift=shift, scheduler="beta")), 0.0]])
+print(json.dumps(pairs))
+"""
+
+
+def test_beta_levels_are_comfyui_s():
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    command = [python, "-c", BETA, named_checkout(), str(Path(__file__).resolve().parents[1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for theirs, ours in json.loads(done.stdout.splitlines()[-1]):
+        assert ours == pytest.approx(theirs, abs=1e-6)

@@ -1,7 +1,7 @@
 """Files of the authors' own models: our module computes what their code computes.
 
-WAN_PATH names a checkout of Wan-Video/Wan2.1, WAN22_PATH one of Wan-Video/Wan2.2, HUNYUANDIT_PATH one of
-Tencent-Hunyuan/HunyuanDiT.
+WAN_PATH names a checkout of Wan-Video/Wan2.1, WAN22_PATH one of Wan-Video/Wan2.2, VIDEOX_PATH one of
+aigc-apps/VideoX-Fun, HUNYUANDIT_PATH one of Tencent-Hunyuan/HunyuanDiT.
 """
 
 from __future__ import annotations
@@ -122,6 +122,23 @@ def test_wan_without_vace(wan, tmp_path, kind):
         picture = None if kind == "t2v" else seen
         found = predict(loaded, read[None], torch.tensor([500.0]), embeds=[padded], picture=picture)[0]
     assert_close(found[0], expected)
+
+
+def test_an_expert_of_wan22_vace_fun(tmp_path):
+    """VideoX-Fun's own network, each of whose two experts is this one."""
+    module = originals.videox()
+    sizes = {"dim": 128, "ffn_dim": 160, "num_heads": 1, "num_layers": 4, "text_dim": 48}
+    model = module.VaceWanTransformer3DModel(vace_layers=[0, 2], vace_in_dim=96, **sizes)
+    models.randomised(model)
+    loaded = load_component("transformer", writers.save(models.tensors(model), tmp_path / "model.safetensors"))
+    generator = torch.Generator().manual_seed(3)
+    latents, control = (torch.randn(1, channels, 2, 4, 6, generator=generator) for channels in (16, 96))
+    text, when = torch.randn(7, 48, generator=generator), torch.tensor([500.0])
+    with torch.no_grad():
+        expected = model(x=latents, t=when, context=[text], seq_len=12, vace_context=list(control))
+        padded = torch.cat([text, torch.zeros(505, 48)])[None]
+        found = predict(loaded, latents, when, embeds=[padded], control=control)[0]
+    assert_close(found, torch.stack(list(expected)))
 
 
 def test_wan_with_a_timestep_for_each_token(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from piying.core.wan.family import WAN_VACE
 from piying.core.wan.request import SAMPLERS, WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.samplers import ResMultistep, sampler
-from piying.core.wan.schedule import CAUSVID, parse_sigmas, schedule_notes, sigmas, with_schedule
+from piying.core.wan.schedule import CAUSVID, check_schedule, parse_sigmas, schedule_notes, sigmas, with_schedule
 from piying.core.wan.speed import with_speed
 
 from .plain_pipeline import plain_frames
@@ -114,6 +115,26 @@ def test_the_schedules_are_the_published_ones():
     assert sigmas(replace(euler, scheduler="causvid")) == tuple(step / 1000 for step in CAUSVID)
     assert sigmas(REQUEST) is None, "diffusers' own"
     assert sigmas(replace(REQUEST, sampler="uni_pc", scheduler="simple"))[0] == 1.0
+
+
+def test_beta_levels_are_dense_at_both_ends():
+    pytest.importorskip("scipy", reason="SciPy spreads them; a ComfyUI has it")
+    levels = sigmas(replace(REQUEST, scheduler="beta", steps=9, shift=1.0))
+    widths = [before - after for before, after in pairwise((*levels, 0.0))]
+    assert levels[0] == 1.0
+    assert widths[0] < widths[3] > widths[-1]
+    # Of two hundred steps some round to equal timesteps: there are fewer then.
+    many = with_schedule(replace(REQUEST, scheduler="beta", steps=200))
+    assert many.steps == len(sigmas(many)) < 200
+    assert schedule_notes(replace(REQUEST, scheduler="beta", steps=200)) == [
+        f"scheduler beta: 200 steps round to {many.steps} levels."
+    ]
+
+
+def test_beta_without_scipy_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PiyingError, match="SciPy, which spreads its levels, is not installed in this Python"):
+        check_schedule("beta", "")
 
 
 def test_a_schedule_of_its_own_sets_the_steps_and_no_speed_takes_any_away():

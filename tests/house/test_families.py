@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 HOMES = {
     "wan_vace": {
         *("core/wan", "nodes/wan_inputs.py", "nodes/wan_vace.py", "nodes/vace_tasks.py", "nodes/vace_conversion.py"),
-        *("nodes/long_video.py", "nodes/guidance.py", "nodes/timing.py"),
+        *("nodes/long_video.py", "nodes/guidance.py", "nodes/timing.py", "nodes/context.py"),
     },
-    "wan_video": {"core/wan", "core/wan_video", "nodes/wan_inputs.py", "nodes/wan_video.py"},
+    "wan_video": {"core/wan", "core/wan_video", "nodes/wan_inputs.py", "nodes/wan_video.py", "nodes/context.py"},
     "hunyuan_dit": {"core/hunyuan_dit", "nodes/hunyuan_dit.py"},
     "z_image": {"core/z_image", "nodes/z_image.py"},
     "prompt": {"core/prompting", "nodes/prompt.py"},

@@ -220,7 +220,8 @@ def test_schedulers_of_the_wrapper(convert, scheduler, steps, becomes, says):
     ("name", "scheduler", "becomes", "says"),
     [
         ("uni_pc_bh2", "simple", "uni_pc", ""),
-        ("dpmpp_2m", "beta", "dpmpp_2m", "scheduler beta is not carried over"),
+        ("dpmpp_2m", "beta", "dpmpp_2m", ""),
+        ("dpmpp_2m", "normal", "dpmpp_2m", "scheduler normal is not carried over"),
         ("heun", "simple", "auto", "sampler heun is not carried over: VACE Sample has uni_pc"),
         (["3", 0], "simple", "auto", "sampler ['3', 0] is not carried over: VACE Sample has uni_pc"),
         ({}, {}, "auto", "scheduler {} is not carried over"),
@@ -233,6 +234,7 @@ def test_samplers_of_the_core(convert, name, scheduler, becomes, says):
     api, notes = convert(given)
     [(_, made)] = by_class(api)["PiyingVACESample"]
     assert made["sampler"] == becomes
+    assert made["scheduler"] == ("beta" if scheduler == "beta" else "auto")
     assert says in "\n".join(notes)
 
 

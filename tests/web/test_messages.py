@@ -33,6 +33,7 @@ JUDGES = [
     "core/image_sizes.py",
     "core/postprocessing",
     "core/prompting/request.py",
+    "core/wan/context.py",
     "core/wan/fast_decoder.py",
     "core/wan/guidance.py",
     "core/wan/long/request.py",

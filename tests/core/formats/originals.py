@@ -65,6 +65,19 @@ def wan22():
     return found
 
 
+def videox():
+    """Return VideoX-Fun's module of the VACE transformer; what it takes for many cards and CUDA is stood in for."""
+    root = checkout("VIDEOX_PATH") / "videox_fun"
+    pytest.importorskip("einops", reason="the original model needs einops")
+    package("videox_fun", root)
+    package("videox_fun.models", root / "models")
+    pretend("videox_fun.utils", cfg_skip=lambda: lambda function: function)
+    names = ("get_sequence_parallel_rank", "get_sequence_parallel_world_size", "get_sp_group", "usp_attn_forward")
+    pretend("videox_fun.dist", **dict.fromkeys((*names, "xFuserLongContextAttention"), lambda *given: 1))
+    pretend("videox_fun.models.attention_utils", attention=lambda q, k, v, *others, **named: plain_attention(q, k, v))
+    return importlib.import_module("videox_fun.models.wan_transformer3d_vace")
+
+
 def wan_transformer(modules):
     """Return a VaceWanModel of the sizes of models.WAN."""
     sizes = {"dim": 128, "ffn_dim": 160, "num_heads": 1, "num_layers": 4, "vace_layers": [0, 2], "vace_in_dim": 96}
