@@ -151,6 +151,7 @@ class VideoWork:
         """
         check_speed_settings(request)
         request = with_speed(request)
+        of_context = request.context.notes(latent_frames(request.num_frames))
         return cls(
             request.width,
             request.height,
@@ -169,7 +170,7 @@ class VideoWork:
             boundary=request.boundary,
             cfg_2=request.cfg_2,
             context=request.context,
-            notes=(*notes, *request.guidance.notes(), *request.context.notes(latent_frames(request.num_frames))),
+            notes=(*notes, *request.guidance.notes(request.steps, request.cfg), *of_context),
         )
 
 

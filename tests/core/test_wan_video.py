@@ -241,6 +241,14 @@ def test_what_is_no_picture_is_refused(host, which, shape):
         sample(handle("FLF2V"), REQUEST, host, **frames)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_frame_that_holds_no_numbers_is_refused(host, value):
+    frame = picture(1)
+    frame[0, 3, 2, 1] = value
+    with pytest.raises(PiyingError, match="first_frame holds values that are no numbers"):
+        sample(handle("I2V-A14B"), REQUEST, host, first=frame)
+
+
 def test_two_frames_do_not_go_into_one(host):
     with pytest.raises(PiyingError, match="num_frames is 1, and a first and a last frame are two"):
         sample(handle("I2V-A14B"), replace(REQUEST, num_frames=1), host, first=picture(1), last=picture(2))
