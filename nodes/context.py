@@ -70,7 +70,7 @@ class PiyingContextWindows:
                 ),
                 "loop": toggle(
                     False,
-                    "The end of the video leads to its beginning: windows cross it, and begin elsewhere each step.",
+                    "The end of the video leads to its beginning: windows cross it. It has 3 frames more.",
                 ),
             }
         }

@@ -27,6 +27,7 @@ MAX_FREQUENCY = 64
 DEFAULT_RIFLEX = 6  # of Wan2.1 (thu-ml/RIFLEx)
 # The slowed frequency turns less than once in the video.
 LESS_THAN_A_TURN = 0.9
+LOOP_LEAD = 3  # latent frames of its end that a loop is decoded behind: as far back as the decoder reads
 SHIFT_EACH_STEP = 4  # latent frames by which a loop begins further on
 
 
@@ -79,6 +80,8 @@ class Context:
         notes = [f"context: each step predicts {count} windows of {self.window} frames."] if count > 1 else []
         if self.window and count == 1:
             notes.append(f"context: window {self.window} holds the whole video: there is one.")
+        if self.loop:
+            notes.append(f"context: the loop has {FRAME_STEP * frames} frames, {FRAME_STEP} for each latent frame.")
         return notes
 
 

@@ -74,11 +74,21 @@ class Guidance:
         negative: tuple[Branch, ...] = ("negative",) if cfg > 1 else ()
         return ("prompt", *negative, *(("skipped",) if skips else ()))
 
-    def notes(self) -> list[str]:
-        """Return what it adds to a step, a sentence each."""
-        skips = "slg_blocks: each step predicts once more, without those blocks."
-        reads = "nag_scale: attention reads the negative prompt too, and the time leaves that out."
-        return [*([skips] if self.skips_blocks else []), *([reads] if self.has_nag else [])]
+    def notes(self, steps: int, cfg: float) -> list[str]:
+        """Return what it adds to the steps of a video whose widget says `cfg`, or fails to change, a sentence each."""
+        skipping = sum("skipped" in self.branches(step, steps, cfg) for step in range(steps))
+        found = []
+        if self.slg_blocks and not self.slg_scale:
+            found.append("slg_blocks is without effect: slg_scale is 0.")
+        elif self.skips_blocks and not skipping:
+            found.append(f"slg_blocks is without effect: of {steps} steps none is between slg_start and slg_end.")
+        elif skipping:
+            found.append(f"slg_blocks: {skipping} of {steps} steps predict once more, without those blocks.")
+        if self.has_nag:
+            found.append("nag_scale: attention reads the negative prompt too, and the time leaves that out.")
+        if self.method != "cfg" and max(self.cfg_steps or (cfg,)) <= 1:
+            found.append(f"method {self.method} is without effect: cfg is 1.")
+        return found
 
 
 PLAIN = Guidance()

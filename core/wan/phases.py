@@ -17,8 +17,8 @@ from ..planner.phases import Block, Component, Phase, Variant, encoding, every_s
 from ..planner.plan import largest, plan
 from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..quantization.registry import weight_format
+from .context import LOOP_LEAD, Context
 from .context import PLAIN as WHOLE
-from .context import Context
 from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
 from .request import (
     DEFAULT_CFG,
@@ -151,6 +151,7 @@ class VideoWork:
         """
         check_speed_settings(request)
         request = with_speed(request)
+        of_context = request.context.notes(latent_frames(request.num_frames))
         return cls(
             request.width,
             request.height,
@@ -169,7 +170,7 @@ class VideoWork:
             boundary=request.boundary,
             cfg_2=request.cfg_2,
             context=request.context,
-            notes=(*notes, *request.guidance.notes(), *request.context.notes(latent_frames(request.num_frames))),
+            notes=(*notes, *request.guidance.notes(request.steps, request.cfg), *of_context),
         )
 
 
@@ -378,6 +379,8 @@ def vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> 
 
 def decode_phase(vae: Component, work: VideoWork) -> Phase:
     """Return the phase that makes frames of latents."""
+    if work.context.loop:
+        work = replace(work, num_frames=work.num_frames + FRAME_STEP * LOOP_LEAD)
     return fast_decode_phase(work) if work.fast_decoder else vae_phase("decode", vae, work, passes=1)
 
 

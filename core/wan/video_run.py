@@ -19,14 +19,14 @@ from ..lora.catalog import lora_notes, record_of
 from ..preview import LatentPreview, step_report
 from .attention import Attention
 from .conditioning import encode_prompts
-from .context import free_noise, riflex_enabled
+from .context import LOOP_LEAD, free_noise, riflex_enabled
 from .decode import decode, decode_steps
 from .denoise import denoise
 from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
 from .model import WanModel, warn_if_not_made_for
 from .nag import nag_enabled
 from .phases import BATCHED, STRIDE, VideoWork, fitting, what_fits
-from .request import AUTO_VAE, SDPA, WanRequest
+from .request import AUTO_VAE, FRAME_STEP, SDPA, WanRequest
 from .schedule import schedule_notes
 from .speed import speed_notes
 from .step_cache import StepCache
@@ -399,6 +399,17 @@ class VideoRun(ABC):
                 self.cache.release()
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
+        """Return the frames of latents; of a loop four for each of them, the first of which follow from the last."""
+        import torch
+
+        if not self.request.context.loop:
+            return self._frames(choice, latents)
+        # The decoder makes one frame of the first latent frame that it is given, and others of those after it.
+        lead = latents[:, :, -LOOP_LEAD:]
+        frames = self._frames(choice, torch.cat([lead, latents], dim=2))
+        return frames[1 + FRAME_STEP * (lead.shape[2] - 1) :]
+
+    def _frames(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         if self.decoder is not None:
             return self._decode_fast(self.decoder, choice, latents)
         tiled, check = choice.variant == "tiled", finite_check(choice)

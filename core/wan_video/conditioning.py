@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import PiyingError
 from ..executor.placement import placed
 from ..image_sizes import fit_frames
 from ..media.frames import checked_frames
@@ -41,17 +42,20 @@ class GivenFrames:
         """Return the first of some pictures [n, h, w, c], and the last of others; those left out are logged.
 
         Raises:
-            PiyingError: there are none in a batch, or they are no pictures in colour.
+            PiyingError: there are none in a batch, or they are no pictures in colour, or hold NaN or infinity.
         """
         first = None if first is None else checked_frames(first, "first_frame")
         last = None if last is None else checked_frames(last, "last_frame")
         for name, pictures, which in (("first_frame", first, "first"), ("last_frame", last, "last")):
             if pictures is not None and len(pictures) > 1:
                 log.info("%s holds %d pictures: the %s one is taken.", name, len(pictures), which)
-        return cls(
-            None if first is None else first[0].float().cpu(),
-            None if last is None else last[-1].float().cpu(),
-        )
+        given = (None if first is None else first[0].float().cpu(), None if last is None else last[-1].float().cpu())
+        for name, frame in zip(("first_frame", "last_frame"), given, strict=True):
+            if frame is not None and not bool(frame.isfinite().all()):
+                raise PiyingError(
+                    f"{name} holds values that are no numbers (NaN or infinity). Look at the node it comes from."
+                )
+        return cls(*given)
 
     @property
     def pictures(self) -> list[torch.Tensor]:

@@ -173,12 +173,15 @@ class WanVideoFamily(ModelFamily):
         Raises:
             PiyingError: the model cannot take them.
         """
+        from ..wan.context import Context
         from ..wan.request import WanRequest
         from .request import check_request
 
         reads, wired = frame_inputs(model), inputs["linked"]
         has = {"has_first": "first_frame" in wired, "has_last": "last_frame" in wired}
-        check_frames(reads, model.name, **has, num_frames=inputs.get("num_frames"))
+        context = inputs.get("context")
+        loop = isinstance(context, Context) and context.loop
+        check_frames(reads, model.name, **has, num_frames=inputs.get("num_frames"), loop=loop)
         known = {name: inputs[name] for name in ("width", "height", "num_frames") if name in inputs}
         unit = 2 * reads.stride
         check_request(WanRequest("", **{"width": 10 * unit, "height": 10 * unit, **known}), reads)

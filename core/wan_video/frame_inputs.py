@@ -165,7 +165,13 @@ def frame_inputs(model: InstalledModel) -> FrameInputs:
 
 
 def check_frames(
-    inputs: FrameInputs, model: str, *, has_first: bool, has_last: bool, num_frames: int | None = None
+    inputs: FrameInputs,
+    model: str,
+    *,
+    has_first: bool,
+    has_last: bool,
+    num_frames: int | None = None,
+    loop: bool = False,
 ) -> None:
     """Accept the frames that a video is given.
 
@@ -174,6 +180,7 @@ def check_frames(
         model: its name, for messages.
         has_first, has_last: whether there is a first and a last frame.
         num_frames: of the video, where it is known.
+        loop: whether it leads from its end to its beginning.
 
     Raises:
         PiyingError: the model cannot read one of them, or lacks one.
@@ -202,6 +209,16 @@ def check_frames(
     if has_last and num_frames == 1:
         raise PiyingError(
             "num_frames is 1, and a first and a last frame are two. Choose more frames, or unwire last_frame."
+        )
+    if has_first and num_frames == 1 and inputs.replaces:
+        raise PiyingError(
+            "num_frames is 1, and first_frame is that frame already. Choose more frames, or unwire first_frame."
+        )
+    if loop and (has_first or has_last):
+        name = "first_frame" if has_first else "last_frame"
+        raise PiyingError(
+            f"loop is on, and {name} is wired: a loop begins and ends nowhere. Switch loop off; a model that reads "
+            "both frames goes from one picture back to it."
         )
 
 

@@ -78,7 +78,7 @@ def sample(
     inputs, frames = frame_inputs(model.found), GivenFrames.of(first, last)
     check_request(request, inputs)
     has = {"has_first": frames.first is not None, "has_last": frames.last is not None}
-    check_frames(inputs, model.found.name, **has, num_frames=request.num_frames)
+    check_frames(inputs, model.found.name, **has, num_frames=request.num_frames, loop=request.context.loop)
     if shaped and frames.pictures:
         request = _shaped(request, frames, inputs)
     frames = frames.fitted(request.width, request.height, fit)

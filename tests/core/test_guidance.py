@@ -188,6 +188,34 @@ def test_the_plan_counts_what_guidance_predicts_and_reads():
     assert work(guidance=Guidance(slg_scale=0.0, slg_blocks=(0,))).skips_blocks is False
 
 
+@pytest.mark.parametrize(
+    ("guidance", "cfg", "said"),
+    [
+        (
+            Guidance(slg_scale=1.0, slg_blocks=(0,), slg_start=0.0, slg_end=1.0),
+            3.0,
+            ["4 of 4 steps predict"],
+        ),
+        (
+            Guidance(slg_scale=1.0, slg_blocks=(0,), slg_start=0.5, slg_end=0.7),
+            3.0,
+            ["1 of 4 steps predict"],
+        ),
+        (Guidance(slg_scale=1.0, slg_blocks=(0,), slg_start=0.6, slg_end=0.7), 3.0, ["of 4 steps none is between"]),
+        (Guidance(slg_scale=0.0, slg_blocks=(0,)), 3.0, ["slg_blocks is without effect: slg_scale is 0."]),
+        (Guidance(slg_scale=1.0), 3.0, []),
+        (Guidance("apg"), 1.0, ["method apg is without effect: cfg is 1."]),
+        (Guidance("apg", cfg_steps=(4.0, 1.0)), 1.0, []),
+        (Guidance("apg"), 3.0, []),
+    ],
+)
+def test_the_plan_says_what_guidance_adds_and_what_is_without_effect(guidance, cfg, said):
+    notes = VideoWork.of(replace(REQUEST, cfg=cfg, guidance=guidance)).notes
+    assert len(notes) == len(said)
+    for note, words in zip(notes, said, strict=True):
+        assert words in note
+
+
 def test_the_scale_of_the_last_number_holds_for_the_rest():
     guidance = Guidance(cfg_steps=parse_scales("6, 4 1"))
     assert parse_scales("6，4、1") == guidance.cfg_steps, "commas of a Chinese keyboard"

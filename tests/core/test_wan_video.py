@@ -21,6 +21,7 @@ from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
+from piying.core.wan.context import Context
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.guidance import Guidance
 from piying.core.wan.request import WanRequest
@@ -239,6 +240,24 @@ def test_what_is_no_picture_is_refused(host, which, shape):
     frames = {"first": picture(1), "last": picture(2), which: torch.zeros(shape)}
     with pytest.raises(PiyingError, match=rf"{which}_frame has the shape .*Connect an IMAGE with at least one frame"):
         sample(handle("FLF2V"), REQUEST, host, **frames)
+
+
+def test_a_video_that_is_the_given_frame_is_refused(host):
+    with pytest.raises(PiyingError, match="num_frames is 1, and first_frame is that frame already"):
+        sample(handle("TI2V"), replace(REQUEST, num_frames=1), host, first=picture(1))
+
+
+def test_a_loop_has_no_first_frame(host):
+    with pytest.raises(PiyingError, match="loop is on, and first_frame is wired"):
+        sample(handle("I2V-A14B"), replace(REQUEST, context=Context(loop=True)), host, first=picture(1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_frame_that_holds_no_numbers_is_refused(host, value):
+    frame = picture(1)
+    frame[0, 3, 2, 1] = value
+    with pytest.raises(PiyingError, match="first_frame holds values that are no numbers"):
+        sample(handle("I2V-A14B"), REQUEST, host, first=frame)
 
 
 def test_two_frames_do_not_go_into_one(host):
