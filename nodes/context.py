@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.wan import request as wan
+from ..core.wan.latents import FRAME_STEP
 from .shared import CATEGORY, checked
 from .widgets import toggle, whole
 
@@ -53,7 +54,7 @@ class PiyingContextWindows:
                         "default": 32,
                         "min": 0,
                         "max": wan.MAX_FRAMES,
-                        "step": wan.FRAME_STEP,
+                        "step": FRAME_STEP,
                         "tooltip": "Frames that neighbouring windows share, a multiple of 4. Each is predicted twice.",
                     },
                 ),

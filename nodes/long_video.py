@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.wan import request as vace
+from ..core.wan.latents import FRAME_STEP
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
 from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
@@ -56,14 +57,14 @@ class PiyingVACELongVideo(WanSampler):
                 **required,
                 "window": _frames(
                     long.DEFAULT_WINDOW,
-                    vace.MIN_FRAMES + vace.FRAME_STEP,
+                    vace.MIN_FRAMES + FRAME_STEP,
                     vace.MAX_FRAMES,
                     "Frames per window, 4n+1. Wan2.1 was trained on 81. Memory depends on it, not on num_frames.",
                 ),
                 "overlap": _frames(
                     long.DEFAULT_OVERLAP,
                     1,
-                    vace.MAX_FRAMES - vace.FRAME_STEP,
+                    vace.MAX_FRAMES - FRAME_STEP,
                     "Frames shared by neighbouring windows, 4n+1. More carry motion over better; each is made twice.",
                 ),
                 "seams": choice(
@@ -171,7 +172,7 @@ class PiyingVACELongVideo(WanSampler):
     def trained_settings(settings: Mapping[str, float]) -> dict[str, float]:
         """Return the model's settings: its length is that of a window, and the whole may be of any."""
         window = settings["num_frames"]
-        overlap = long.DEFAULT_OVERLAP if window >= long.DEFAULT_WINDOW else vace.FRAME_STEP + 1
+        overlap = long.DEFAULT_OVERLAP if window >= long.DEFAULT_WINDOW else FRAME_STEP + 1
         return {name: value for name, value in settings.items() if name != "num_frames"} | {
             "window": window,
             "overlap": overlap,
@@ -192,7 +193,7 @@ class PiyingVACELongVideo(WanSampler):
 
 
 def _frames(default: int, least: int, most: int, tooltip: str) -> tuple[str, dict[str, Any]]:
-    return "INT", {"default": default, "min": least, "max": most, "step": vace.FRAME_STEP, "tooltip": tooltip}
+    return "INT", {"default": default, "min": least, "max": most, "step": FRAME_STEP, "tooltip": tooltip}
 
 
 # A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.

@@ -12,6 +12,7 @@ from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from ..core.wan import request as vace
 from ..core.wan.family import WAN_VACE
+from ..core.wan.latents import FRAME_STEP
 from ..core.wan.schedule import check_schedule
 from ..core.wan.task.options import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
@@ -145,7 +146,7 @@ class PiyingVACESample(WanSampler):
                         "default": vace.DEFAULT_FRAMES,
                         "min": vace.MIN_FRAMES,
                         "max": vace.MAX_FRAMES,
-                        "step": vace.FRAME_STEP,
+                        "step": FRAME_STEP,
                         "tooltip": "Length of the video: 4n+1 frames, 16 a second. Wan2.1 was trained on 81.",
                     },
                 ),

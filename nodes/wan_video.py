@@ -9,6 +9,7 @@ from ..core.catalog.experts import EXPERTS
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.wan import request as wan
+from ..core.wan.latents import FRAME_STEP
 from ..core.wan.schedule import check_schedule
 from ..core.wan_video.family import WAN_VIDEO
 from ..core.wan_video.request import (
@@ -151,7 +152,7 @@ class PiyingWanSample(WanSampler):
                         "default": wan.DEFAULT_FRAMES,
                         "min": wan.MIN_FRAMES,
                         "max": wan.MAX_FRAMES,
-                        "step": wan.FRAME_STEP,
+                        "step": FRAME_STEP,
                         "tooltip": "Length of the video: 4n+1 frames. Trained on 81; TI2V-5B on 121.",
                     },
                 ),

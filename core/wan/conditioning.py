@@ -13,7 +13,7 @@ from ..executor.placement import placed, shown_blocks
 from ..executor.tensor_cache import Encoded, TensorCache, digest, encoded
 from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from .denoise import PrefixLatents
-from .request import FRAME_STEP
+from .latents import FRAME_STEP
 from .task.canvas import Canvas, compose, empty_canvas
 from .task.frames import on_white
 from .task.vace_task import Strength, VACETask

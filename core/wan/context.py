@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from .latents import FRAME_STEP, latent_frames
 
 if TYPE_CHECKING:
     import torch
 
     from .transformer import Transformer
 
-FRAME_STEP = 4  # the VAE packs four frames into one latent frame after the first
 MAX_FREQUENCY = 64
 DEFAULT_RIFLEX = 6  # of Wan2.1 (thu-ml/RIFLEx)
 # The slowed frequency turns less than once in the video.
@@ -56,7 +56,7 @@ class Context:
 
     def length(self, frames: int) -> int:
         """Return how many of so many latent frames are predicted at once."""
-        return min(frames, 1 + (self.window - 1) // FRAME_STEP) if self.window else frames
+        return min(frames, latent_frames(self.window)) if self.window else frames
 
     def frames_at_once(self, num_frames: int) -> int:
         """Return how many of so many frames are predicted at once."""

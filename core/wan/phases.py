@@ -20,11 +20,11 @@ from ..quantization.registry import weight_format
 from .context import LOOP_LEAD, Context
 from .context import PLAIN as WHOLE
 from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
+from .latents import FRAME_STEP, latent_frames
 from .request import (
     DEFAULT_CFG,
     DEFAULT_SHIFT,
     DEFAULT_STEPS,
-    FRAME_STEP,
     MIN_FRAMES,
     WanRequest,
     check_speed_settings,
@@ -79,11 +79,6 @@ REMEMBERED = 0.125  # activations a branch: every eighth token's first change (S
 REMEMBERED_PREDICTIONS = 2  # of each branch (StepCache)
 SWITCH = "It takes the place of the other one once: they are not on the card together."
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
-
-
-def latent_frames(num_frames: int) -> int:
-    """Return the latent frames of 4n+1 frames."""
-    return 1 + (num_frames - 1) // 4
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import PiyingError
 from ..image_sizes import check_multiple, either, nearest_multiples
-from .context import FRAME_STEP as FRAME_STEP
-from .context import PLAIN, Context
+from .latents import FRAME_STEP
 
 if TYPE_CHECKING:
+    from .context import Context
     from .guidance import Guidance
 
 MIN_SIDE, MAX_SIDE = 16, 2048
@@ -55,6 +55,12 @@ NEGATIVE_PROMPT = (
 
 def _plain_guidance() -> Guidance:
     from .guidance import PLAIN
+
+    return PLAIN
+
+
+def _plain_context() -> Context:
+    from .context import PLAIN
 
     return PLAIN
 
@@ -116,7 +122,7 @@ class WanRequest:
     boundary: float = 0.0
     cfg_2: float = 0.0
     guidance: Guidance = field(default_factory=_plain_guidance)
-    context: Context = PLAIN
+    context: Context = field(default_factory=_plain_context)
     earlier_prompt: str = ""
     earlier_share: float = 0.0
 

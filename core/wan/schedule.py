@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ..errors import PiyingError
-from .guidance import listed_words
 from .request import SCHEDULERS, SchedulerName, WanRequest
 
 MAX_STEPS = 1000  # as of the `steps` widget
@@ -70,6 +69,8 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
     Raises:
         PiyingError: it is not a list of falling numbers from at most 1.
     """
+    from .guidance import listed_words
+
     rule = "Write falling numbers from at most 1, such as 1, 0.9, 0.7, 0.4; or leave it empty."
     found = []
     for word in listed_words(text):

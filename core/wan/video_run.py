@@ -23,10 +23,11 @@ from .context import LOOP_LEAD, free_noise, riflex_enabled
 from .decode import decode, decode_steps
 from .denoise import denoise
 from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
+from .latents import FRAME_STEP
 from .model import WanModel, warn_if_not_made_for
 from .nag import nag_enabled
 from .phases import BATCHED, STRIDE, VideoWork, fitting, what_fits
-from .request import AUTO_VAE, FRAME_STEP, SDPA, WanRequest
+from .request import AUTO_VAE, SDPA, WanRequest
 from .schedule import schedule_notes
 from .speed import speed_notes
 from .step_cache import StepCache

@@ -13,7 +13,7 @@ from ..errors import PiyingError
 from ..executor.placement import placed
 from ..image_sizes import fit_frames
 from ..media.frames import checked_frames
-from ..wan.request import FRAME_STEP
+from ..wan.latents import FRAME_STEP
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,8 +18,8 @@ from ..wan.conditioning import encode_video
 from ..wan.decode import tiling
 from ..wan.distilled import with_distilled
 from ..wan.fast_decoder import check_decoder, decoder_of
+from ..wan.latents import latent_frames
 from ..wan.model import check_context, check_guidance, load, with_published_sampler
-from ..wan.phases import latent_frames
 from ..wan.request import WanRequest
 from ..wan.speed import with_speed
 from ..wan.step_cache import StepCache

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from ...errors import PiyingError
 from ...image_sizes import either, nearest_multiples
-from ..request import FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MIN_FRAMES, WanRequest, check_side, check_speed_settings
+from ..latents import FRAME_STEP
+from ..request import LONGEST_FRAMES, MAX_FRAMES, MIN_FRAMES, WanRequest, check_side, check_speed_settings
 
 Seams = Literal["crossfade", "cut", "blended"]
 Anchor = Literal["none", "colours", "reference"]

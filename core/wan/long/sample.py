@@ -17,8 +17,8 @@ from ...media.naming import writing
 from ..conditioning import VACEInputs, paste, references_on_white
 from ..denoise import PrefixLatents
 from ..distilled import with_distilled
+from ..latents import FRAME_STEP
 from ..model import WanModel, load
-from ..request import FRAME_STEP
 from ..run import sample_inputs
 from ..task.canvas import Canvas, compose_part, with_given
 from ..task.vace_task import Layer, Strength, VACETask

@@ -9,7 +9,8 @@ import torch
 from ...errors import PiyingError
 from ...image_sizes import Fit, either, nearest_multiples
 from ..guidance import listed_words
-from ..request import FPS, FRAME_STEP, LONGEST_FRAMES, MIN_FRAMES
+from ..latents import FRAME_STEP
+from ..request import FPS, LONGEST_FRAMES, MIN_FRAMES
 from .frames import frames_of
 from .options import Count
 from .vace_task import Layer, VACETask, resampled

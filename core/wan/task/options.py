@@ -6,8 +6,9 @@ from typing import Literal, get_args
 
 from ...errors import PiyingError
 from ...image_sizes import Fit
+from ..latents import FRAME_STEP
 from ..long.request import check_length
-from ..request import FRAME_STEP, LONGEST_FRAMES, MIN_FRAMES
+from ..request import LONGEST_FRAMES, MIN_FRAMES
 
 # These are stored in workflow files, so they stay.
 Length = Literal["refuse", "trim", "hold", "resample", "spread", "continue"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import PiyingError
 from ...image_sizes import MULTIPLE, Fit, either, nearest_multiples
-from ..request import DEFAULT_FRAMES, FPS, FRAME_STEP, LONGEST_FRAMES, MAX_FRAMES, MAX_SIDE, MIN_SIDE
+from ..latents import FRAME_STEP
+from ..request import DEFAULT_FRAMES, FPS, LONGEST_FRAMES, MAX_FRAMES, MAX_SIDE, MIN_SIDE
 from .options import Length, SizeFrom
 
 if TYPE_CHECKING:
