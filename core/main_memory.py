@@ -25,10 +25,10 @@ FILE_PAGES = ("active_file", "inactive_file")  # evicted where memory is short; 
 
 # What is said besides torch.OutOfMemoryError and MemoryError: by the handles of cuBLAS and cuDNN, pinned memory, the
 # allocators of torch and of C++, the system (of a file that is mapped, or a thread's stack), Linux' loader of
-# libraries, and Windows.
+# libraries, Windows, and Python itself where it has no memory left to make the exception of an import.
 SAID = re.compile(
     "out of memory|ALLOC_FAILED|can(?:'|no)t allocate memory|not enough memory|bad[_ ]alloc|failed to map segment"
-    "|unable to mmap|paging file is too small|can't start new thread",
+    "|unable to mmap|paging file is too small|can't start new thread|error return without exception set",
     re.IGNORECASE,
 )
 WINDOWS_ERRORS = (8, 14, 1455)  # ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_COMMITMENT_LIMIT
@@ -77,7 +77,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         error.errno == errno.ENOMEM or getattr(error, "winerror", None) in WINDOWS_ERRORS
     ):
         return True
-    if isinstance(error, RuntimeError | OSError | ImportError) and SAID.search(str(error)):
+    if isinstance(error, RuntimeError | OSError | ImportError | SystemError) and SAID.search(str(error)):
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 

@@ -54,7 +54,7 @@ def catch_out_of_memory(key: str) -> Iterator[None]:
     detail = None
     try:
         yield
-    except (RuntimeError, MemoryError, OSError, ImportError, PiyingError) as error:
+    except (RuntimeError, MemoryError, OSError, ImportError, SystemError, PiyingError) as error:
         # Files are mapped and libraries imported inside too, and a node turns what libraries raise into a PiyingError.
         if not is_out_of_memory(error):
             raise

@@ -230,6 +230,8 @@ def caused(error, by):
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (OSError(errno.ENOENT, "No such file"), False),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (SystemError("error return without exception set"), True),
+        (SystemError("unknown opcode"), False),
         (ImportError("No module named 'xformers'"), False),
         (RuntimeError("std::bad_alloc"), True),
         (RuntimeError("bad allocation"), True),
