@@ -13,11 +13,11 @@ import piying
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.host.current import set_host
-from piying.core.host.headless import HeadlessHost
 from piying.core.planner.plan_types import Rates
 from safetensors.torch import save_file
 from torch import nn
+
+from .hosts import current_host
 
 ROOT = piying.__path__[0]
 
@@ -73,11 +73,9 @@ def enlarger(monkeypatch):
 
 @pytest.fixture
 def host(tmp_path):
-    made = HeadlessHost(models=[tmp_path], cache=tmp_path / "cache", chosen_device="cpu")
     (tmp_path / "upscale_models").mkdir()
-    set_host(made)
-    yield made
-    set_host(None)
+    with current_host(models=[tmp_path], cache=tmp_path / "cache") as made:
+        yield made
 
 
 @pytest.fixture
