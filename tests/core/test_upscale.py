@@ -181,6 +181,7 @@ def test_a_models_result_is_brought_to_the_wanted_size(host, folder, enlarger):
 def test_the_time_is_told_where_it_is_long(host, folder, enlarger, monkeypatch, caplog):
     rates = Rates(flops={"fp32": 1e9, "bf16": 1e9}, convolution={"fp32": 1e6}, bandwidth=1e9, unpacking={})
     monkeypatch.setattr("piying.core.planner.measured.measure_rates", lambda device: rates)
+    monkeypatch.setattr("piying.core.planner.measured._measured", {})  # what is kept there must end with this test
     save_file(enlarger, folder / "a.safetensors")
     monkeypatch.setattr("piying.core.postprocessing.places.WORTH_MEASURING", 0.0)
     with caplog.at_level("INFO", "piying"):
