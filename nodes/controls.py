@@ -9,14 +9,13 @@ from ..core.catalog.selection import model_choices
 from ..core.controls import choices, models
 from ..core.controls.family import DEPTH, DETECTOR, POSE, SEGMENTATION, AnnotatorFamily
 from ..core.host.current import get_host
-from .shared import CATEGORY, checked, record_run, shown
+from .shared import CATEGORY, HIDDEN, checked, record_run, shown
 from .widgets import Declared, choice, number, socket, whole
 
 CONTROLS = f"{CATEGORY}/controls"
 FRAMES = socket("IMAGE", "The video's frames.")
 # The trained colours come first: the first word of a choice is its default.
 LINES = choice(choices.LINES, "Colour of lines and paper. VACE was trained on black on white.")
-HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
 
 
 def _models(family: AnnotatorFamily) -> Declared:

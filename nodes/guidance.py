@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .shared import checked
+from .shared import all_checked, checked
 from .wan_vace import VACE, WAN
 from .widgets import choice, line, number
 
@@ -81,7 +81,7 @@ class PiyingGuidance:
         results = [checked(wan.parse_scales, cfg_steps or ""), checked(wan.parse_blocks, slg_blocks or "")]
         if slg_start is not None and slg_end is not None:
             results.append(checked(wan.check_range, slg_start, slg_end))
-        return " ".join(result for result in results if isinstance(result, str)) or True
+        return all_checked(results)
 
     def make(self, cfg_steps: str, slg_blocks: str, **widgets: Any) -> tuple[Guidance]:
         """Return the guidance."""

@@ -10,7 +10,7 @@ from ..core.hunyuan_dit import request as dit
 from ..core.hunyuan_dit.family import HUNYUAN_DIT
 from ..core.image_sizes import MULTIPLE
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
-from .shared import CATEGORY, checked, record_run, seed_input, shown
+from .shared import CATEGORY, HIDDEN, checked, record_run, seed_input, shown
 
 ALL_SIZES = dit.SIZES + dit.TOY_SIZES
 
@@ -115,7 +115,7 @@ class PiyingHunyuanDiT(PlannedNode):
                 ),
                 "seed": seed_input(),
             },
-            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
+            "hidden": {**HIDDEN},
         }
 
     @classmethod

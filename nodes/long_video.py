@@ -11,7 +11,7 @@ from ..core.wan import request as vace
 from ..core.wan.latents import FRAME_STEP
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
-from .shared import checked, record_run, sheets_of_file, shown, wired_inputs
+from .shared import all_checked, checked, record_run, sheets_of_file, shown, wired_inputs
 from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
 from .wan_vace import VACE, WAN, PiyingVACESample, size_inputs, task_sizes_before_run, with_task_sizes
 from .widgets import choice, socket
@@ -138,7 +138,7 @@ class PiyingVACELongVideo(WanSampler):
         from ..core.wan.long.timeline import parse_timeline
 
         results.append(checked(parse_timeline, prompt or ""))
-        return " ".join(result for result in results if isinstance(result, str)) or True
+        return all_checked(results)
 
     def sample(
         self,

@@ -6,12 +6,11 @@ from typing import Any
 
 from ..core.host.current import get_host
 from ..core.postprocessing.choices import INTERPOLATION, METHODS, UPSCALING, check_upscaler
-from .shared import CATEGORY, checked, record_run, shown
+from .shared import CATEGORY, HIDDEN, checked, record_run, shown
 from .timing import RATES
 from .widgets import choice, number, socket, whole
 
 POSTPROCESSING = f"{CATEGORY}/post-processing"
-HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
 
 
 class PiyingUpscaleVideo:

@@ -12,7 +12,7 @@ from ..core.host.current import get_host
 from ..core.prompting.addresses import ALLOWED, API_KEY, read_address
 from ..core.prompting.family import PROMPT
 from .model_nodes import ModelLoader
-from .shared import CATEGORY, checked, record_run, seed_input
+from .shared import CATEGORY, HIDDEN, checked, record_run, seed_input
 
 COMPILE_TOOLTIP = (
     "Compile the decoding step with torch.compile: the first answer waits for it, up to minutes. For a queue of "
@@ -110,7 +110,7 @@ class PiyingExpandPrompt:
             },
             # Workflow files hold values by position, those of optional widgets last: new widgets go there.
             "optional": _optional_inputs(),
-            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
+            "hidden": {**HIDDEN},
         }
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 CATEGORY = "Piying"  # the submenu in which the page lists all nodes
+# Filled by ComfyUI: the texts that savers embed in the file, and the node's id in the workflow.
+HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
 MAX_SEED = 0xFFFFFFFFFFFFFFFF  # as in ComfyUI's samplers, so that one seed can be wired to all of them
 
 
@@ -46,6 +48,11 @@ def checked(check: Callable[..., object], *values: Any) -> bool | str:
     except PiyingError as error:
         return str(error)
     return True
+
+
+def all_checked(results: Iterable[bool | str]) -> bool | str:
+    """Return True where all answers of `checked` are, else one answer of all that is wrong, not one per attempt."""
+    return " ".join(result for result in results if isinstance(result, str)) or True
 
 
 def record_run(extra_pnginfo: Any, unique_id: str | None, record: dict[str, Any]) -> None:

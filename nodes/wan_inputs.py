@@ -1,14 +1,15 @@
-"""Widgets that the samplers of Wan share, with VACE and without, and what is checked of them."""
+"""What the nodes of Wan share, with VACE and without: bases, widgets, and what is checked of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core.catalog.experts import EXPERTS
 from ..core.host.current import get_host
 from ..core.wan import request as wan
 from ..core.wan.fast_decoder import DECODERS, with_decoder
-from .model_nodes import PlannedNode
+from .model_nodes import LoRANode, PlannedNode
 from .shared import checked
 from .widgets import advanced, choice, line, number, socket, toggle
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from ..core.catalog.selection import ModelHandle
     from ..core.families.base import ModelFamily
 
-# What is checked together before a run.
-SETTINGS = ("cfg_start", "cfg_end", "step_cache", "boundary", "cfg_2", "guidance")
+# What is checked before a run beside the sizes.
+SETTINGS = ("cfg_start", "cfg_end", "step_cache", "boundary", "cfg_2", "guidance", "context")
 
 
 class WanSampler(PlannedNode):
@@ -27,21 +28,31 @@ class WanSampler(PlannedNode):
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
         """Refuse settings at odds, guidance, a context or a decoder that is none for the model, too."""
-        from ..core.wan.context import Context
-        from ..core.wan.fast_decoder import check_decoder, decoder_of
-        from ..core.wan.guidance import Guidance
-        from ..core.wan.model import check_context, check_guidance
+        from ..core.wan.fast_decoder import decoder_of
+        from ..core.wan.model import check_settings
 
         super().check_model(known, model)
-        settings = {name: value for name, value in known.items() if name in SETTINGS}
-        wan.check_speed_settings(wan.WanRequest("", **settings))
-        decoder = decoder_of(known["model"], get_host())
-        if decoder is not None:
-            check_decoder(decoder, model)
-        if isinstance(guidance := known.get("guidance"), Guidance):
-            check_guidance(guidance, model)
-        if isinstance(context := known.get("context"), Context):
-            check_context(context, model)
+        request = wan.WanRequest("", **{name: value for name, value in known.items() if name in SETTINGS})
+        wan.check_speed_settings(request)
+        check_settings(model, request.guidance, request.context, decoder_of(known["model"], get_host()))
+
+
+class WanLoRANode(LoRANode):
+    """A LoRA node of Wan, whose models may have two transformers."""
+
+    TWO_EXPERTS = "Wan2.2"  # the models that have them
+    REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
+    RETURN_NAMES = ("model", "steps", "cfg", "shift")  # links are saved by position: new outputs go last
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare what every LoRA node has, and which expert the LoRA goes on."""
+        expert = choice(
+            [*EXPERTS],
+            f"Models of two experts ({cls.TWO_EXPERTS}): which one the LoRA goes on. auto: what the file's name says "
+            "(HIGH, low_noise, …), else both. Chain two of these nodes for a pair. Without effect on models of one.",
+        )
+        return {**super().INPUT_TYPES(), "optional": {"expert": expert}}
 
 
 class FastDecoderNode:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.catalog.experts import EXPERTS
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
@@ -15,9 +14,17 @@ from ..core.wan.family import WAN_VACE
 from ..core.wan.latents import FRAME_STEP
 from ..core.wan.schedule import check_schedule
 from ..core.wan.task.options import SIZES_FROM
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
-from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown, wired_inputs
-from .wan_inputs import FastDecoderNode, WanSampler, chained_inputs, expert_inputs, sampling_inputs, speed_inputs
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, ModelLoader
+from .shared import CATEGORY, HIDDEN, all_checked, checked, record_run, seed_input, sheets_of, shown, wired_inputs
+from .wan_inputs import (
+    FastDecoderNode,
+    WanLoRANode,
+    WanSampler,
+    chained_inputs,
+    expert_inputs,
+    sampling_inputs,
+    speed_inputs,
+)
 from .widgets import choice, number
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ class PiyingLoadWanVACE(ModelLoader):
     )
 
 
-class PiyingLoRA(LoRANode):
+class PiyingLoRA(WanLoRANode):
     """A Wan VACE model → the same with a LoRA on it."""
 
     FAMILY = WAN_VACE
@@ -64,26 +71,13 @@ class PiyingLoRA(LoRANode):
     )
     SEARCH_ALIASES = [*WAN, "lora", "lora loader", "causvid", "lightx2v", "加载LoRA", "步数蒸馏"]
     REPLACES = ("WanVideoLoraSelect", "WanVideoLoraSelectMulti", "WanVideoSetLoRAs")
-    REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
     RETURN_TYPES = ("WAN_VACE", "INT", "FLOAT", "FLOAT")
-    RETURN_NAMES = ("model", "steps", "cfg", "shift")  # links are saved by position: new outputs go last
     OUTPUT_TOOLTIPS = (
         "The model with the LoRA, for VACE Sample.",
         STEPS_TOOLTIP.format(node="VACE Sample"),
         CFG_TOOLTIP.format(node="VACE Sample"),
         "The shift it was made for, else the published one. For VACE Sample.",
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Declare what every LoRA node has, and which expert the LoRA goes on."""
-        declared = super().INPUT_TYPES()
-        expert = choice(
-            [*EXPERTS],
-            "Models of two experts (Wan2.2): which one the LoRA goes on. auto: what the file's name says (HIGH, "
-            "low_noise, …), else both. Chain two of these nodes for a pair. Without effect on models of one.",
-        )
-        return {**declared, "optional": {"expert": expert}}
 
 
 class PiyingFastDecoder(FastDecoderNode):
@@ -192,9 +186,8 @@ class PiyingVACESample(WanSampler):
                 **expert_inputs(),
                 **chained_inputs(),
             },
-            # Filled by ComfyUI: the texts that savers embed in the file, the node's id in the workflow, and the graph,
-            # which tells a wired size from one of a widget.
-            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID", "dynprompt": "DYNPROMPT"},
+            # The graph tells a wired size from one of a widget.
+            "hidden": {**HIDDEN, "dynprompt": "DYNPROMPT"},
         }
 
     @classmethod
@@ -207,13 +200,12 @@ class PiyingVACESample(WanSampler):
         sigmas: str | None = None,
     ) -> bool | str:
         """Name the nearest good number for a size or length the model cannot make, and a schedule that is none."""
-        # Everything that is wrong in one answer, not one mistake per attempt.
         checks = (("width", width), ("height", height))
         results = [checked(vace.check_side, name, value) for name, value in checks if value is not None]
         if num_frames is not None:
             results.append(checked(vace.check_num_frames, num_frames))
         results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
-        return " ".join(result for result in results if isinstance(result, str)) or True
+        return all_checked(results)
 
     def sample(
         self,

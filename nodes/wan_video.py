@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..core.catalog.experts import EXPERTS
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
 from ..core.wan import request as wan
@@ -19,9 +18,17 @@ from ..core.wan_video.request import (
     TITLE,
     check_side,
 )
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader
-from .shared import CATEGORY, checked, record_run, seed_input, sheets_of, shown
-from .wan_inputs import FastDecoderNode, WanSampler, chained_inputs, expert_inputs, sampling_inputs, speed_inputs
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, ModelLoader
+from .shared import CATEGORY, HIDDEN, all_checked, checked, record_run, seed_input, sheets_of, shown
+from .wan_inputs import (
+    FastDecoderNode,
+    WanLoRANode,
+    WanSampler,
+    chained_inputs,
+    expert_inputs,
+    sampling_inputs,
+    speed_inputs,
+)
 from .widgets import choice, number, socket, whole
 
 VIDEO = f"{CATEGORY}/Wan"
@@ -56,37 +63,25 @@ class PiyingLoadWanVideo(ModelLoader):
     )
 
 
-class PiyingWanLoRA(LoRANode):
+class PiyingWanLoRA(WanLoRANode):
     """A Wan model → the same with a LoRA on it."""
 
     FAMILY = WAN_VIDEO
     SETTINGS = {"steps": wan.DEFAULT_STEPS, "cfg": wan.DEFAULT_CFG, "shift": DEFAULT_SHIFT}
     CATEGORY = VIDEO
+    TWO_EXPERTS = "Wan2.2 A14B"
     DESCRIPTION = (
         "Puts a LoRA on a Wan model; several can be chained. Removing it or changing its strength reads no weights "
         "again. A step-distilled LoRA outputs its steps, cfg and shift: wire them to the sampler."
     )
     SEARCH_ALIASES = [*WORDS, "lora", "lora loader", "lightx2v", "加载LoRA"]
-    REPLACES_GENERIC = ("LoraLoader", "LoraLoaderModelOnly")
     RETURN_TYPES = ("WAN_VIDEO", "INT", "FLOAT", "FLOAT")
-    RETURN_NAMES = ("model", "steps", "cfg", "shift")  # links are saved by position: new outputs go last
     OUTPUT_TOOLTIPS = (
         "The model with the LoRA, for Wan Sample.",
         STEPS_TOOLTIP.format(node="Wan Sample"),
         CFG_TOOLTIP.format(node="Wan Sample"),
         "The shift it was made for, else the published one. For Wan Sample.",
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Declare what every LoRA node has, and which expert the LoRA goes on."""
-        declared = super().INPUT_TYPES()
-        expert = choice(
-            [*EXPERTS],
-            "Models of two experts (Wan2.2 A14B): which one the LoRA goes on. auto: what the file's name says (HIGH, "
-            "low_noise, …), else both. Chain two of these nodes for a pair. Without effect on models of one.",
-        )
-        return {**declared, "optional": {"expert": expert}}
 
 
 class PiyingWanFastDecoder(FastDecoderNode):
@@ -198,7 +193,7 @@ class PiyingWanSample(WanSampler):
                 **expert_inputs(),
                 **chained_inputs(),
             },
-            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
+            "hidden": {**HIDDEN},
         }
 
     @classmethod
@@ -217,7 +212,7 @@ class PiyingWanSample(WanSampler):
         if num_frames is not None:
             results.append(checked(wan.check_num_frames, num_frames, TITLE))
         results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
-        return " ".join(result for result in results if isinstance(result, str)) or True
+        return all_checked(results)
 
     def sample(
         self,

@@ -10,7 +10,7 @@ from ..core.image_sizes import MULTIPLE
 from ..core.z_image import request as z_image
 from ..core.z_image.family import Z_IMAGE
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
-from .shared import CATEGORY, checked, record_run, seed_input, shown
+from .shared import CATEGORY, HIDDEN, all_checked, checked, record_run, seed_input, shown
 from .widgets import number, socket, whole
 
 IMAGES = f"{CATEGORY}/Z-Image"
@@ -118,7 +118,7 @@ class PiyingZImage(PlannedNode):
                     "no image is wired.",
                 ),
             },
-            "hidden": {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
+            "hidden": {**HIDDEN},
         }
 
     @classmethod
@@ -126,7 +126,7 @@ class PiyingZImage(PlannedNode):
         """Name the nearest good number for a size that the model cannot draw."""
         sides = (("width", width), ("height", height))
         results = [checked(z_image.check_side, name, value) for name, value in sides if value is not None]
-        return " ".join(result for result in results if isinstance(result, str)) or True
+        return all_checked(results)
 
     @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Any) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from ..quantization.registry import FORMATS, weight_format
 from .fitness import fitting, is_same_shape, misfit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..quantization.base import Packed
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -281,3 +283,9 @@ def require_finite(numbers: torch.Tensor, source: str) -> None:
     """Accept weights without NaN and infinity. Raises PiyingError for others."""
     if not all_finite(numbers):
         raise PiyingError(f"{source} holds values that are no numbers. The file is damaged; fetch it again.")
+
+
+def require_finite_weights(module: nn.Module, path: Path) -> None:
+    """Accept a module read from a file or folder whose weights are without NaN and infinity. Raises PiyingError."""
+    for name, weight in module.named_parameters():
+        require_finite(weight.detach(), f"{path.as_posix()}: {name}")

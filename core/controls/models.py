@@ -96,13 +96,12 @@ def load(family: AnnotatorFamily, found: InstalledModel, host: Host) -> PreTrain
     def read() -> PreTrainedModel:
         import torch
 
-        from ..checkpoints.assemble import require_finite
+        from ..checkpoints.assemble import require_finite_weights
         from ..checkpoints.load import load_pretrained
 
         log.info("Loading %s model: %s", family.title, found.name)
         model = load_pretrained(found.path, family.title, family.index_classes, torch.float32)
-        for name, weight in model.named_parameters():
-            require_finite(weight.detach(), f"{found.path.as_posix()}: {name}")
+        require_finite_weights(model, found.path)
         return model
 
     return cached_model(f"controls/{family.key}", found.path, read, host, size=found.size)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
+from ..files.dtypes import all_finite
 from ..host.base import Host
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ def checked_frames(images: Any, name: str = "frames") -> torch.Tensor:
         )
     frames: torch.Tensor = images[..., :3]
     return frames
+
+
+def check_finite(frames: torch.Tensor, name: str) -> None:
+    """Accept frames without NaN and infinity.
+
+    Raises:
+        PiyingError: there are such values.
+    """
+    if not all_finite(frames):
+        raise PiyingError(
+            f"{name} holds values that are no numbers (NaN or infinity). Look at the node it comes from."
+        )
 
 
 def checked_masks(masks: Any, name: str = "mask") -> torch.Tensor:

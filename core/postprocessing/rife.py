@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..checkpoints.assemble import require_finite
+from ..checkpoints.assemble import require_finite_weights
 from ..errors import PiyingError
 from .model_files import read_weights
 
@@ -117,8 +117,7 @@ def read_rife(path: Path) -> Rife:
         raise PiyingError(
             f"{path}: is no RIFE model of version 4.7 to 4.26 ({reason}). Choose another file."
         ) from error
-    for name, weight in network.named_parameters():
-        require_finite(weight.detach(), f"{path.as_posix()}: {name}")
+    require_finite_weights(network, path)
     return network.eval().requires_grad_(False)
 
 

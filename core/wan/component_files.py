@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..catalog.installed_model import BUILT_IN_ROOT, InstalledModel
+from .latents import CHANNELS, TI2V_CHANNELS
 from .vae_layouts import VAE_TITLE, VAE_TITLE_48
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
 
 PIPELINES = ("WanVACEPipeline", "WanPipeline", "WanImageToVideoPipeline")
-TI2V_CHANNELS = 48  # of the latents of Wan2.2-TI2V's VAE, which is another one than that of all other models
 
 
 def beside(
@@ -21,7 +21,7 @@ def beside(
     files: FileCatalog,
     folders: Sequence[InstalledModel],
     *,
-    channels: int = 16,
+    channels: int = CHANNELS,
 ) -> dict[str, tuple[Path, ...]]:
     """Return the text encoder with its tokenizer, the VAE and a noise schedule, from the same folder first.
 
@@ -63,7 +63,7 @@ def vae_channels(folder: Path) -> int:
     from ..files.json_file import read_json_or_empty
 
     found = read_json_or_empty(folder / "vae" / CONFIG, CONFIG_BYTES).get("z_dim")
-    return found if isinstance(found, int) else 16
+    return found if isinstance(found, int) else CHANNELS
 
 
 def _text_encoder(

@@ -13,7 +13,7 @@ from ..executor.placement import placed, shown_blocks
 from ..executor.tensor_cache import Encoded, TensorCache, digest, encoded
 from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from .denoise import PrefixLatents
-from .latents import FRAME_STEP
+from .latents import FRAME_STEP, STRIDE
 from .task.canvas import Canvas, compose, empty_canvas
 from .task.frames import on_white
 from .task.vace_task import Strength, VACETask
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 MAX_PROMPT_TOKENS = 512  # text length of Wan2.1 (wan/configs/shared_config.py, text_len)
-VAE_STRIDE = 8  # pixels of a latent pixel; a mask's 8×8 pixels become 64 channels
 
 # A video [1, 3, n, H, W] in -1..1 → its normalised latents [1, z, 1 + (n - 1) / 4, H / 8, W / 8].
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -127,7 +126,7 @@ def fold_mask(mask: torch.Tensor, references: int) -> torch.Tensor:
     that "nearest-exact" picks: with 81 frames the second, sixth, tenth …, neither the first nor the last.
     """
     count = mask.shape[2]
-    folded = functional.pixel_unshuffle(mask[0, 0][:, None], VAE_STRIDE).permute(1, 0, 2, 3)[None]
+    folded = functional.pixel_unshuffle(mask[0, 0][:, None], STRIDE).permute(1, 0, 2, 3)[None]
     size = ((count + FRAME_STEP - 1) // FRAME_STEP, *folded.shape[3:])
     folded = functional.interpolate(folded, size=size, mode="nearest-exact")
     return functional.pad(folded, (0, 0, 0, 0, references, 0))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .latents import video_frames
+
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKLWan
@@ -36,7 +38,7 @@ def decode(
 
     z, fold = denormalised(vae, latents), folded(vae)
     side = stride(vae)
-    frames = torch.empty(1 + 4 * (z.shape[2] - 1), z.shape[3] * side, z.shape[4] * side, 3)
+    frames = torch.empty(video_frames(z.shape[2]), z.shape[3] * side, z.shape[4] * side, 3)
     pieces = _tiles(vae, z, on_step) if tiled and _larger_than_a_tile(vae, z) else _chunks(vae, z, on_step)
     for when, rows, columns, piece in pieces:
         if check is not None:
@@ -134,7 +136,7 @@ def _tiles(vae: AutoencoderKLWan, z: torch.Tensor, on_step: OnStep) -> Iterator[
         row: list[torch.Tensor] = []
         for column, left in enumerate(range(0, z.shape[4], steps[1])):
             latents = z[:, :, :, top : top + high, left : left + wide]
-            shape = (1 + 4 * (z.shape[2] - 1), latents.shape[3] * inner, latents.shape[4] * inner)
+            shape = (video_frames(z.shape[2]), latents.shape[3] * inner, latents.shape[4] * inner)
             tile = torch.empty(1, 3 * fold**2, *shape)
             for when, piece in _decode_in_time(vae, latents, is_tile=True):
                 tile[:, :, when] = piece.cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import VideoWork
+    from .transformer_files import Transformers
 
 # What is set for the experts of another model goes back to "the model's own".
 ONE_EXPERT = {"boundary": 0.0, "cfg_2": 0.0}
@@ -57,7 +58,48 @@ TOY = TrainedOn(
 )
 
 
-class WanVACEFamily(ModelFamily):
+class WanFamily(ModelFamily):
+    """What Wan's families share, with VACE and without."""
+
+    def transformers(self, files: FileCatalog) -> Iterator[Transformers]:
+        """Yield the family's transformers in single files, and its pairs of experts."""
+        raise NotImplementedError
+
+    def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
+        """Return transformers, and pairs of experts, with what lies beside them."""
+        from .transformer_files import single_file_model
+
+        return [
+            single_file_model(self, one, self.beside(one.first, files, folders), files)
+            for one in self.transformers(files)
+        ]
+
+    def why_unusable(self, file: str, files: FileCatalog) -> str | None:
+        """Return that a file is one of two experts, of which the pair is offered."""
+        from .transformer_files import half_of_a_pair
+
+        return half_of_a_pair(file, self.transformers(files))
+
+    def frames_at_once(self, work: Any) -> int:
+        """Return the frames of one context window, or of the whole video."""
+        return int(work.context.frames_at_once(work.num_frames))
+
+    def fitting(
+        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
+    ) -> list[VideoWork]:
+        """Return the largest videos that fit."""
+        from .phases import fitting
+
+        return fitting(components, machine, handle, work)
+
+    def what_fits(self, found: Sequence[VideoWork], work: VideoWork) -> str:
+        """Return a sentence on what `fitting` has found."""
+        from .phases import what_fits
+
+        return what_fits(found, work)
+
+
+class WanVACEFamily(WanFamily):
     """Wan2.1-VACE, and Wan2.2-VACE-Fun of two experts."""
 
     def layouts(self) -> tuple[Layout, ...]:
@@ -79,19 +121,11 @@ class WanVACEFamily(ModelFamily):
             "AutoencoderKLWan": vae_tensors,
         }
 
-    def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
-        """Return whole transformers, VACE modules with text-to-video models of their width, and pairs of both."""
-        from .transformer_files import single_file_model, transformers
+    def transformers(self, files: FileCatalog) -> Iterator[Transformers]:
+        """Yield whole ones, VACE modules with text-to-video models of their width, and pairs of both."""
+        from .transformer_files import transformers
 
-        return [
-            single_file_model(self, one, self.beside(one.first, files, folders), files) for one in transformers(files)
-        ]
-
-    def why_unusable(self, file: str, files: FileCatalog) -> str | None:
-        """Return that a file is one of two experts, of which the pair is offered."""
-        from .transformer_files import half_of_a_pair, transformers
-
-        return half_of_a_pair(file, transformers(files))
+        return transformers(files)
 
     def beside(
         self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
@@ -113,10 +147,6 @@ class WanVACEFamily(ModelFamily):
             return PUBLISHED_EXPERTS
         return super().trained_on(model, found)
 
-    def frames_at_once(self, work: Any) -> int:
-        """Return the frames of one context window, or of the whole video."""
-        return int(work.context.frames_at_once(work.num_frames))
-
     def work_of(self, model: InstalledModel, work: VideoWork) -> VideoWork:
         """Return a work with the boundary between the experts that a model's folder names."""
         from .experts import boundary_of
@@ -129,29 +159,14 @@ class WanVACEFamily(ModelFamily):
         from .request import WanRequest
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
-        request = WanRequest("", **known)
         references, has_task = inputs.get("references", 0), bool(inputs.get("task", True))
-        return replace(VideoWork.of(request, references, has_task), fast_decoder=bool(handle.decoder))
+        return VideoWork.of(WanRequest("", **known), references, has_task, fast_decoder=bool(handle.decoder))
 
     def phases(self, components: Mapping[str, Component], work: VideoWork) -> tuple[Phase, ...]:
         """Return encode, condition, sample and decode."""
         from .phases import phases
 
         return phases(components, work)
-
-    def fitting(
-        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
-    ) -> list[VideoWork]:
-        """Return the largest videos that fit."""
-        from .phases import fitting
-
-        return fitting(components, machine, handle, work)
-
-    def what_fits(self, found: Sequence[VideoWork], work: VideoWork) -> str:
-        """Return a sentence on what `fitting` has found."""
-        from .phases import what_fits
-
-        return what_fits(found, work)
 
 
 WAN_VACE = WanVACEFamily(

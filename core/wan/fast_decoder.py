@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import PiyingError
 from ..postprocessing.model_files import AUTO, ModelKind
+from .latents import CHANNELS, TI2V_CHANNELS
 
 if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
@@ -24,7 +25,7 @@ VAE = "vae"
 DECODERS = ModelKind("vae_approx", (VAE,))
 # TAEHV of other models has the same layers: for `auto` the name has to say that it is for Wan, in the channels of what
 # the model makes. Those of Wan2.2-TI2V's VAE are taew2_2.
-FOR_WAN = {16: "taew2_1", 48: "taew2_2"}
+FOR_WAN = {CHANNELS: "taew2_1", TI2V_CHANNELS: "taew2_2"}
 FIRST_LAYER = "decoder.1.weight"
 
 
@@ -56,17 +57,13 @@ def with_decoder(handle: ModelHandle, decoder: str, host: Host) -> ModelHandle:
                 "https://github.com/madebyollin/taehv there.",
                 wanted.rstrip("_"),
                 DECODERS.folder,
-                FOR_WAN.get(made, FOR_WAN[16]),
+                FOR_WAN.get(made, FOR_WAN[CHANNELS]),
             )
     if name == VAE:
         return replace(handle, decoder="")
-    _check_file(files[name])
+    if _channels(files[name]) is None:
+        raise PiyingError(f"{files[name]}: is no TAEHV decoder, such as taew2_1.safetensors. Choose another file.")
     return replace(handle, decoder=name)
-
-
-def _check_file(path: Path) -> None:
-    if _channels(path) is None:
-        raise PiyingError(f"{path}: is no TAEHV decoder, such as taew2_1.safetensors. Choose another file.")
 
 
 def _channels(path: Path) -> int | None:
@@ -81,7 +78,7 @@ def _made_by(handle: ModelHandle, host: Host) -> int:
     """Return how many channels the latents of a handle's model have; where it is not here, those of most."""
     from ..catalog.selection import choose_model, is_imagined
 
-    return 16 if is_imagined(handle, host) else _latent_channels(choose_model(handle, host, quiet=True))
+    return CHANNELS if is_imagined(handle, host) else _latent_channels(choose_model(handle, host, quiet=True))
 
 
 def _latent_channels(model: InstalledModel) -> int:

@@ -10,8 +10,8 @@ from ..families.base import SECOND_EXPERT
 from ..files.folder import CONFIG, CONFIG_BYTES
 from ..files.json_file import read_json_or_empty
 from .component_files import vae_channels
+from .latents import STRIDE
 
-VACE_STRIDE = 8  # pixels of a side for a latent pixel of the Wan2.1 VAE, by which VACE folds masks
 # What two experts read and make alike, as they are given the same; with the defaults of diffusers' classes.
 SHARED: Mapping[str, Any] = {
     "in_channels": 16,
@@ -50,15 +50,19 @@ def parts_problem(place: Path) -> str:
 def vace_problem(place: Path) -> str:
     """Return that a folder's VAE is not the one that its VACE transformer was made for; "" where it may be."""
     transformer, channels = _config(place, "transformer"), vae_channels(place)
-    made = transformer.get("in_channels", channels)
-    if made != channels:
-        return (
-            f"{place}: its transformer makes latents of {made} channels, and its vae has {channels}. Fetch it again."
-        )
-    stride = _config(place, "vae").get("scale_factor_spatial", VACE_STRIDE)
-    if stride != VACE_STRIDE:
-        return f"{place}: its vae has a stride of {stride}, and VACE reads one of {VACE_STRIDE}. Fetch it again."
+    if problem := latents_problem(place, transformer.get("in_channels", channels), channels):
+        return problem
+    stride = _config(place, "vae").get("scale_factor_spatial", STRIDE)
+    if stride != STRIDE:
+        return f"{place}: its vae has a stride of {stride}, and VACE reads one of {STRIDE}. Fetch it again."
     return ""
+
+
+def latents_problem(place: Path, made: int, decoded: int) -> str:
+    """Return that a folder's VAE decodes other latents than its transformer makes; "" where they are the same."""
+    if made == decoded:
+        return ""
+    return f"{place}: its transformer makes latents of {made} channels, and its vae has {decoded}. Fetch it again."
 
 
 def _config(place: Path, part: str) -> Mapping[str, Any]:

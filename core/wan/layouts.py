@@ -29,6 +29,7 @@ from ..checkpoints.layouts.base import (
     same,
 )
 from ..errors import PiyingError
+from .latents import TI2V_CHANNELS
 
 HEAD_DIM = 128  # of every published model
 IMAGE_EMBEDDER = "condition_embedder.image_embedder"
@@ -281,7 +282,7 @@ def _has_pictures(entries: TensorTable) -> bool:
 
 def _has_ti2v_latents(entries: TensorTable) -> bool:
     first = entries.get("patch_embedding.weight")
-    return first is not None and tuple(first.shape[1:2]) == (48,)
+    return first is not None and tuple(first.shape[1:2]) == (TI2V_CHANNELS,)
 
 
 # In the order they are tried: the first that holds gives the title.

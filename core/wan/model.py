@@ -14,11 +14,14 @@ from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, made_for
 from .context import Context, check_frequency, temporal_frequencies
 from .experts import DEFAULT_BOUNDARY, boundary_of, has_two_experts, high_steps
+from .fast_decoder import check_decoder
 from .guidance import Guidance, check_blocks
 from .request import SAMPLERS, SamplerName, WanRequest
 from .schedule import sigmas
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from diffusers import AutoencoderKLWan, WanPipeline
 
@@ -110,28 +113,26 @@ def load(handle: ModelHandle, host: Host) -> WanModel:
     return WanModel(ModelParts.of(handle, host))
 
 
-def check_guidance(guidance: Guidance, found: InstalledModel) -> None:
-    """Accept guidance for an installed model.
+def check_settings(found: InstalledModel, guidance: Guidance, context: Context, decoder: Path | None) -> None:
+    """Accept what a video is sampled and decoded with for an installed model.
+
+    Args:
+        decoder: the file of what decodes in place of the VAE; None for the VAE.
 
     Raises:
-        PiyingError: the blocks that are to be left out are none of the model's.
+        PiyingError: the blocks that are to be left out, or the frequency that is to be slowed, are none of the
+            model's, or the decoder reads other latents.
     """
     from ..checkpoints.components import find_component
 
+    if decoder is not None:
+        check_decoder(decoder, found)
+    if not (guidance.skips_blocks or context.riflex):
+        return
+    config = find_component("transformer", found.place("transformer")).config
     if guidance.skips_blocks:
-        check_blocks(guidance, int(find_component("transformer", found.place("transformer")).config["num_layers"]))
-
-
-def check_context(context: Context, found: InstalledModel) -> None:
-    """Accept a context for an installed model.
-
-    Raises:
-        PiyingError: it slows a frequency that the model has not.
-    """
-    from ..checkpoints.components import find_component
-
+        check_blocks(guidance, int(config["num_layers"]))
     if context.riflex:
-        config = find_component("transformer", found.place("transformer")).config
         check_frequency(context.riflex, temporal_frequencies(int(config.get("attention_head_dim", 128))))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+from .conditioning import MAX_PROMPT_TOKENS
 from .transformer import block_order
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from .guidance import Guidance
     from .transformer import Transformer
-
-TEXT_TOKENS = 512  # of every prompt, padding included
 
 
 class NAGProcessor:
@@ -50,7 +49,7 @@ class NAGProcessor:
         """
         del absent
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        before = encoder_hidden_states.shape[1] - TEXT_TOKENS if attn.add_k_proj is not None else 0
+        before = encoder_hidden_states.shape[1] - MAX_PROMPT_TOKENS if attn.add_k_proj is not None else 0
         result = self._attend(attn, query, encoder_hidden_states[:, before:])
         if self.rows and self.negative is not None:
             own = result[: self.rows]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..families.base import SECOND_EXPERT
 from ..image_sizes import MULTIPLE
@@ -20,7 +20,7 @@ from ..quantization.registry import weight_format
 from .context import LOOP_LEAD, Context
 from .context import PLAIN as WHOLE
 from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
-from .latents import FRAME_STEP, latent_frames
+from .latents import CHANNELS, FRAME_STEP, STRIDE, TI2V_CHANNELS, TI2V_STRIDE, latent_frames
 from .request import (
     DEFAULT_CFG,
     DEFAULT_SHIFT,
@@ -35,10 +35,12 @@ from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
 
+Work = TypeVar("Work", bound="VideoWork")
+
 BATCHED: VariantName = "batched"  # the name of a way of sampling: both prompts in one batch
 TEXT_TOKENS = 512
 HEAD = 128  # width of an attention head; rotary embeddings are two fp32 tables of it
-LATENT_CHANNELS, CONTROL_CHANNELS = 16, 96
+CONTROL_CHANNELS = 96
 # fp32 copies of the latents during a prediction: latents, their 16-bit twin, and what UniPC keeps of steps before.
 LATENT_COPIES = 6
 
@@ -60,18 +62,17 @@ class VAECost:
     side: int
 
 
-STRIDE = 8  # pixels of a latent pixel of Wan2.1's VAE
 # TAEHV by stride, per pixel: bytes in 16 bits, and operations for a latent frame. It has no tiles, and needs none.
-FAST_COSTS: Mapping[int, tuple[float, float]] = {8: (1062, 1.363e6), 16: (282, 0.3516e6)}
+FAST_COSTS: Mapping[int, tuple[float, float]] = {STRIDE: (1062, 1.363e6), TI2V_STRIDE: (282, 0.3516e6)}
 FAST_PARAMETERS = 9_900_000
-VAE_CHANNELS = {8: 96, 16: 256}  # of the decoder at full size, by stride: the costs are of VAEs so wide
+VAE_CHANNELS = {STRIDE: 96, TI2V_STRIDE: 256}  # of the decoder at full size, by stride: the costs are of VAEs so wide
 # By stride, decoding and encoding (`condition`). Wan2.2's VAE, of stride 16, folds 2×2 pixels into channels, and tiles
 # what is folded: those it encodes are twice as wide.
 VAE_COSTS: Mapping[tuple[int, str], VAECost] = {
-    (8, "decode"): VAECost(9363, 785, (10.8e6, 33.8e6), 256),
-    (8, "condition"): VAECost(6650, 785, (6.7e6, 20.0e6), 256),
-    (16, "decode"): VAECost(10773, 0, (22.8e6, 73.6e6), 256),
-    (16, "condition"): VAECost(3532, 315, (4.65e6, 14.0e6), 512),
+    (STRIDE, "decode"): VAECost(9363, 785, (10.8e6, 33.8e6), 256),
+    (STRIDE, "condition"): VAECost(6650, 785, (6.7e6, 20.0e6), 256),
+    (TI2V_STRIDE, "decode"): VAECost(10773, 0, (22.8e6, 73.6e6), 256),
+    (TI2V_STRIDE, "condition"): VAECost(3532, 315, (4.65e6, 14.0e6), 512),
 }
 TILE, TILE_STRIDE = 256, 192  # diffusers' AutoencoderKLWan
 BYTES_PER_PIXEL = 12  # of a frame: three float32
@@ -137,8 +138,15 @@ class VideoWork:
 
     @classmethod
     def of(
-        cls, request: WanRequest, references: int = 0, has_task: bool = True, notes: tuple[str, ...] = ()
-    ) -> VideoWork:
+        cls: type[Work],
+        request: WanRequest,
+        references: int = 0,
+        has_task: bool = True,
+        *,
+        notes: tuple[str, ...] = (),
+        high_steps: int | None = None,
+        fast_decoder: bool = False,
+    ) -> Work:
         """Return the work of a request as the user made it; what its `speed` stands for is applied here.
 
         Raises:
@@ -164,7 +172,9 @@ class VideoWork:
             levels=sigmas(request),
             boundary=request.boundary,
             cfg_2=request.cfg_2,
+            high_steps=high_steps,
             context=request.context,
+            fast_decoder=fast_decoder,
             notes=(*notes, *request.guidance.notes(request.steps, request.cfg), *of_context),
         )
 
@@ -270,7 +280,7 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
 
 def _channels(stride: int) -> int:
     """Return the channels of latents: Wan2.2-TI2V's have three times as many for four times as many pixels."""
-    return LATENT_CHANNELS if stride == STRIDE else 48
+    return CHANNELS if stride == STRIDE else TI2V_CHANNELS
 
 
 def branches_of(work: VideoWork) -> int:
@@ -308,7 +318,7 @@ def sampling_memory(
     batched: bool = False,
     has_vace: bool = True,
     token_times: bool = False,
-    channels: int = LATENT_CHANNELS,
+    channels: int = CHANNELS,
 ) -> Variant:
     """Return what a prediction holds beside the weights, VACE hints interleaved.
 

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..catalog.selection import ModelHandle
-from ..executor.execute_plan import Meter
-from ..executor.placement import placed
-from ..executor.retry import finite_check
 from ..host.base import Host, Reporter
-from ..preview import fit_colours
-from .attention import attention_for
 from .conditioning import (
-    VAE_STRIDE,
     TaskCache,
     Tensors,
     VACEInputs,
     append_mask,
     encode_task,
-    encode_video,
     paste,
     prepare,
 )
-from .decode import tiling
 from .distilled import with_distilled
-from .fast_decoder import check_decoder, decoder_of
+from .latents import STRIDE
 from .long.timeline import has_times
-from .model import check_context, check_guidance, load, with_published_sampler
+from .model import load
 from .phases import VideoWork, phases
 from .request import WanRequest, check_request
-from .speed import with_speed
-from .step_cache import StepCache
-from .video_run import VideoRun, execute, log_request
+from .video_run import VideoRun, execute
 
 if TYPE_CHECKING:
     import torch
@@ -113,34 +103,10 @@ def sample_inputs(
         PiyingError: the model or the device cannot be used, or no plan fits the machine.
     """
     model = load(handle, host)
-    check_guidance(request.guidance, model.found)
-    check_context(request.context, model.found)
-    asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
-    # A long video says once what is true of all its windows.
-    if not logged_plans:
-        log_request(handle, asked, request, model)
-    device = host.device()
-    attention = attention_for(request.attention, request.speed, device, model.found.is_built_in)
-    experts = model.experts(request)
-    decoder = decoder_of(handle, host)
-    if decoder is not None:
-        check_decoder(decoder, model.found)
-    work = VideoWork.of(asked, len(inputs.references), has_task, (attention.why,))
-    work = replace(work, high_steps=experts, fast_decoder=decoder is not None)
-    run = VACERun(
-        model,
-        request,
-        host,
-        reporter=reporter or host,
-        meter=Meter(device),
-        attention=attention,
-        cache=StepCache(request.step_cache) if request.step_cache else None,
-        on_latents=on_latents,
-        logged=logged_plans,
-        high_steps=experts,
-        decoder=decoder,
-        inputs=inputs,
+    run = VACERun.of(
+        handle, request, model, host, reporter=reporter, logged=logged_plans, on_latents=on_latents, inputs=inputs
     )
+    work = VideoWork.of(request, len(inputs.references), has_task, **run.planned)
     return execute(run, handle, phases(model.components(), work), work)
 
 
@@ -168,7 +134,7 @@ class VACERun(VideoRun):
     def latents_shape(self) -> tuple[int, ...]:
         """Return as many channels as the control has beside its mask's, which are the latents' own, twice."""
         assert self.control is not None
-        return (1, (self.control.shape[1] - VAE_STRIDE**2) // 2, *self.control.shape[2:])
+        return (1, (self.control.shape[1] - STRIDE**2) // 2, *self.control.shape[2:])
 
     def given(self, device: str, dtype: torch.dtype) -> dict[str, Any]:
         """Return the control, its strength, and what the video begins as."""
@@ -195,26 +161,18 @@ class VACERun(VideoRun):
 
         Latents of a task that was seen before, with whatever prompt and seed, are not encoded again.
         """
-        how = f"{choice.compute} {choice.storage} {choice.variant} {choice.placement} {self.device_kind}"
-        tasks = TaskCache.open(self.host.cache_folder(), {"vae": self.model.parts.identity("vae"), "as": how})
+        tasks = TaskCache.open(
+            self.host.cache_folder(), {"vae": self.model.parts.identity("vae"), "as": self.way(choice)}
+        )
         stored = tasks.get_or_encode(self.inputs, lambda: self._encode_task(choice, tasks))
         return append_mask(stored["latents"], self.inputs), stored["colours"]
 
     def _encode_task(self, choice: PhasePlan, tasks: TaskCache) -> Tensors:
         """Return the task's latents [1, 2z, T, h, w] and the preview's colours, on the CPU."""
-        check = finite_check(choice)
-        with self.meter.phase(choice):
-            vae = self.model.vae(choice)
-
-            def encode(video: torch.Tensor) -> torch.Tensor:
-                latents = encode_video(vae, video)
-                check(latents, "in the latents of the task")
-                return latents.cpu()
-
-            with placed(vae, choice, self.meter.device, self.host):
-                progress = self.reporter.progress("Preparing the task", 1, seconds=choice.seconds)
-                with tiling(vae, choice.variant == "tiled"):
-                    latents = encode_task(tasks.cache_gray(encode), self.inputs)
-                colours = fit_colours(vae)
-                progress.step(1)
+        latents, colours = self.encode_by_vae(
+            choice,
+            "Preparing the task",
+            "the task",
+            lambda encode: encode_task(tasks.cache_gray(encode), self.inputs),
+        )
         return {"latents": latents, "colours": colours}

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..checkpoints.assemble import require_finite
+from ..checkpoints.assemble import require_finite_weights
 from ..errors import PiyingError
 from ..executor.model_cache import cached_model
 from ..files.file_state import file_state
 from ..postprocessing.model_files import read_weights
+from .latents import FRAME_STEP, STRIDE, video_frames
 
 if TYPE_CHECKING:
     from ..executor.retry import FiniteCheck
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 CLAMPED = 3.0  # latents are brought softly between -3 and 3
 BLOCKS = 3  # of one width, before each of the layers that make pictures larger
 IN_TIME = (1, 2, 2)  # frames that each of these makes of one
-TRIMMED = 3  # frames in front: a video's first latent frame stands for one frame and not for four
+TRIMMED = FRAME_STEP - 1  # frames in front: a video's first latent frame stands for one frame and not for four
 
 
 class _MemoryBlock(nn.Module):
@@ -138,8 +139,7 @@ def read_taehv(path: Path) -> Taehv:
         raise PiyingError(
             f"{path}: is no TAEHV decoder of Wan, such as taew2_1.safetensors ({reason}). Choose another file."
         ) from error
-    for name, weight in network.named_parameters():
-        require_finite(weight.detach(), f"{path.as_posix()}: {name}")
+    require_finite_weights(network, path)
     return network.eval().requires_grad_(False)
 
 
@@ -147,11 +147,6 @@ def cached_taehv(path: Path, dtype: torch.dtype, host: Host) -> Taehv:
     """Return the decoder of a file in a number type, in host memory; for errors see `read_taehv`."""
     key = path, file_state(path), str(dtype)
     return cached_model("taehv", key, lambda: read_taehv(path).to(dtype), host, size=path.stat().st_size)
-
-
-def decoded_frames(latents: torch.Tensor) -> int:
-    """Return how many frames latents [1, z, T, h, w] are."""
-    return 4 * int(latents.shape[2]) - TRIMMED
 
 
 def decode_fast(
@@ -166,8 +161,8 @@ def decode_fast(
         check: called with each frame, which is brought to 0..1 and may still be no number.
     """
     weight = next(network.parameters())
-    side = 8 * network.patch
-    count, height, width = decoded_frames(latents), latents.shape[3] * side, latents.shape[4] * side
+    side = STRIDE * network.patch
+    count, height, width = video_frames(latents.shape[2]), latents.shape[3] * side, latents.shape[4] * side
     frames = torch.empty(count, height, width, 3)
     for index, frame in enumerate(network.frames(latents.to(weight.device, weight.dtype))):
         if check is not None:

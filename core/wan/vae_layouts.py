@@ -27,6 +27,7 @@ from ..checkpoints.layouts.base import (
     same,
 )
 from ..errors import PiyingError
+from .latents import CHANNELS, TI2V_CHANNELS, TI2V_STRIDE
 
 # The original numbers the layers of a block by place, activations and dropout included.
 VAE_RESIDUAL = {
@@ -71,12 +72,12 @@ STD_48 = (
 )  # fmt: skip
 # What no shape tells of the VAE with so many latent channels.
 KNOWN_LATENTS: Mapping[int, Config] = {
-    16: {},
-    48: {
+    CHANNELS: {},
+    TI2V_CHANNELS: {
         "latents_mean": list(MEAN_48),
         "latents_std": list(STD_48),
         "patch_size": 2,
-        "scale_factor_spatial": 16,
+        "scale_factor_spatial": TI2V_STRIDE,
         "is_residual": True,
     },
 }
@@ -133,7 +134,7 @@ def vae_config(shapes: Shapes) -> Config:
         "out_channels": shapes["decoder.conv_out.weight"][0],
         **KNOWN_LATENTS[channels],
     }
-    return found | (_levels_of_blocks(shapes) if channels == 48 else _levels(shapes))
+    return found | (_levels_of_blocks(shapes) if channels == TI2V_CHANNELS else _levels(shapes))
 
 
 def _levels(shapes: Shapes) -> Config:
@@ -287,7 +288,7 @@ VAE_TITLE, VAE_TITLE_48 = "Wan2.1 VAE", "Wan2.2 VAE"
 
 def _has_48_channels(entries: TensorTable) -> bool:
     entry = next((entries[name] for name in ("post_quant_conv.weight", "conv2.weight") if name in entries), None)
-    return entry is not None and entry.shape[:1] == (48,)
+    return entry is not None and entry.shape[:1] == (TI2V_CHANNELS,)
 
 
 WAN_VAE_DIFFUSERS = Layout(

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import short_text
 from ..executor.execute_plan import Meter, execute_plan
@@ -16,20 +16,21 @@ from ..executor.tensor_cache import TensorCache, digest
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
 from ..lora.catalog import lora_notes, record_of
-from ..preview import LatentPreview, step_report
-from .attention import Attention
-from .conditioning import encode_prompts
+from ..preview import LatentPreview, fit_colours, step_report
+from .attention import Attention, attention_for
+from .conditioning import Encode, encode_prompts, encode_video
 from .context import LOOP_LEAD, free_noise, riflex_enabled
-from .decode import decode, decode_steps
+from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
-from .latents import FRAME_STEP
-from .model import WanModel, warn_if_not_made_for
+from .fast_decoder import decoder_of
+from .latents import STRIDE, video_frames
+from .model import WanModel, check_settings, warn_if_not_made_for, with_published_sampler
 from .nag import nag_enabled
-from .phases import BATCHED, STRIDE, VideoWork, fitting, what_fits
+from .phases import BATCHED, VideoWork, fitting, what_fits
 from .request import AUTO_VAE, SDPA, WanRequest
 from .schedule import schedule_notes
-from .speed import speed_notes
+from .speed import speed_notes, with_speed
 from .step_cache import StepCache
 from .transformer import block_order, compiled_blocks, reason_not_to_compile
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from .transformer import Transformer
 
 log = logging.getLogger("piying")
+
+Run = TypeVar("Run", bound="VideoRun")
+Made = TypeVar("Made")
 
 LARGE_CFG = 20  # far above what the models are published with
 MAX_CACHED_LATENTS = 4  # videos whose latents outlive the run, 20 MB each at 720p
@@ -164,6 +168,58 @@ class VideoRun(ABC):
     halfway: SamplingState | None = None
     not_compiled: str | None = None
 
+    @classmethod
+    def of(
+        cls: type[Run],
+        handle: ModelHandle,
+        asked: WanRequest,
+        model: WanModel,
+        host: Host,
+        *,
+        reporter: Reporter | None = None,
+        logged: set[str] | None = None,
+        **given: Any,
+    ) -> Run:
+        """Return the run of a request that is checked for its model; what of it is changed or in vain is logged.
+
+        Args:
+            asked: as the user made it.
+            reporter: shown the phases' progress in place of the host.
+            logged: see the class; where there is anything in it, the request is not logged again.
+            given: what the class has beside that.
+
+        Raises:
+            PiyingError: the model cannot be used so.
+        """
+        decoder, device = decoder_of(handle, host), host.device()
+        check_settings(model.found, asked.guidance, asked.context, decoder)
+        request = with_published_sampler(with_speed(asked), model.parts.loras)
+        # A long video says once what is true of all its windows.
+        if not logged:
+            log_request(handle, asked, request, model)
+        return cls(
+            model,
+            request,
+            host,
+            reporter=reporter or host,
+            meter=Meter(device),
+            attention=attention_for(request.attention, request.speed, device, model.found.is_built_in),
+            cache=StepCache(request.step_cache) if request.step_cache else None,
+            logged=logged,
+            high_steps=model.experts(request),
+            decoder=decoder,
+            **given,
+        )
+
+    @property
+    def planned(self) -> dict[str, Any]:
+        """What `VideoWork.of` is told beside the request."""
+        return {
+            "notes": (self.attention.why,),
+            "high_steps": self.high_steps,
+            "fast_decoder": self.decoder is not None,
+        }
+
     @abstractmethod
     def prepare(self, plan: Plan) -> None:
         """Encode what the video is made from beside its prompt, and find the preview's colours, where not done yet."""
@@ -239,6 +295,37 @@ class VideoRun(ABC):
         if self.not_compiled:
             record["not_compiled"] = self.not_compiled
         return record
+
+    def way(self, choice: PhasePlan) -> str:
+        """Return how a phase of the VAE runs, as far as the last bits of what it encodes depend on it."""
+        return f"{choice.compute} {choice.storage} {choice.variant} {choice.placement} {self.device_kind}"
+
+    def encode_by_vae(
+        self, choice: PhasePlan, title: str, what: str, make: Callable[[Encode], Made]
+    ) -> tuple[Made, torch.Tensor]:
+        """Return what is made with the VAE's encoder, and the preview's colours, on the CPU.
+
+        Args:
+            title: of the phase, for people.
+            what: is encoded, for errors.
+            make: called with what encodes a video.
+        """
+        check = finite_check(choice)
+        with self.meter.phase(choice):
+            vae = self.model.vae(choice)
+
+            def encode(video: torch.Tensor) -> torch.Tensor:
+                latents = encode_video(vae, video)
+                check(latents, f"in the latents of {what}")
+                return latents.cpu()
+
+            with placed(vae, choice, self.meter.device, self.host):
+                progress = self.reporter.progress(title, 1, seconds=choice.seconds)
+                with tiling(vae, choice.variant == "tiled"):
+                    made = make(encode)
+                colours = fit_colours(vae)
+                progress.step(1)
+        return made, colours
 
     def _encode(self, choice: PhasePlan) -> list[torch.Tensor]:
         request = self.request
@@ -408,7 +495,7 @@ class VideoRun(ABC):
         # The decoder makes one frame of the first latent frame that it is given, and others of those after it.
         lead = latents[:, :, -LOOP_LEAD:]
         frames = self._frames(choice, torch.cat([lead, latents], dim=2))
-        return frames[1 + FRAME_STEP * (lead.shape[2] - 1) :]
+        return frames[video_frames(lead.shape[2]) :]
 
     def _frames(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         if self.decoder is not None:
@@ -423,11 +510,11 @@ class VideoRun(ABC):
                 return decode(vae, latents, tiled=tiled, on_step=progress.step, check=check)
 
     def _decode_fast(self, decoder: Path, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
-        from .taehv import cached_taehv, decode_fast, decoded_frames
+        from .taehv import cached_taehv, decode_fast
 
         with self.meter.phase(choice):
             network = cached_taehv(decoder, torch_dtype(choice.compute), self.host)
             with placed(network, choice, self.meter.device, self.host):
-                total = decoded_frames(latents)
+                total = video_frames(latents.shape[2])
                 progress = self.reporter.progress("Decoding", total, seconds=choice.seconds)
                 return decode_fast(network, latents, on_step=progress.step, check=finite_check(choice))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ..errors import PiyingError
 from ..executor.placement import placed
 from ..image_sizes import fit_frames
-from ..media.frames import checked_frames
+from ..media.frames import check_finite, checked_frames
+from ..wan.conditioning import Encode
 from ..wan.latents import FRAME_STEP
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from ..planner.plan_types import PhasePlan
 
 log = logging.getLogger("piying")
-
-# A video [1, 3, n, H, W] in -1..1 → its normalised latents.
-Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +41,7 @@ class GivenFrames:
         Raises:
             PiyingError: there are none in a batch, or they are no pictures in colour, or hold NaN or infinity.
         """
-        first = None if first is None else checked_frames(first, "first_frame")
-        last = None if last is None else checked_frames(last, "last_frame")
-        for name, pictures, which in (("first_frame", first, "first"), ("last_frame", last, "last")):
-            if pictures is not None and len(pictures) > 1:
-                log.info("%s holds %d pictures: the %s one is taken.", name, len(pictures), which)
-        given = (None if first is None else first[0].float().cpu(), None if last is None else last[-1].float().cpu())
-        for name, frame in zip(("first_frame", "last_frame"), given, strict=True):
-            if frame is not None and not bool(frame.isfinite().all()):
-                raise PiyingError(
-                    f"{name} holds values that are no numbers (NaN or infinity). Look at the node it comes from."
-                )
-        return cls(*given)
+        return cls(_picked(first, "first_frame", "first"), _picked(last, "last_frame", "last"))
 
     @property
     def pictures(self) -> list[torch.Tensor]:
@@ -67,6 +53,17 @@ class GivenFrames:
         return GivenFrames(
             *(None if one is None else fit_frames(one[None], width, height, fit)[0] for one in (self.first, self.last))
         )
+
+
+def _picked(pictures: torch.Tensor | None, name: str, which: Literal["first", "last"]) -> torch.Tensor | None:
+    if pictures is None:
+        return None
+    frames = checked_frames(pictures, name)
+    if len(frames) > 1:
+        log.info("%s holds %d pictures: the %s one is taken.", name, len(frames), which)
+    frame = frames[0 if which == "first" else -1].float().cpu()
+    check_finite(frame, name)
+    return frame
 
 
 def encode_beside(encode: Encode, frames: GivenFrames, num_frames: int, stride: int) -> torch.Tensor:

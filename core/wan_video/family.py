@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
-from ..families.base import SECOND_EXPERT, ComponentSpec, ModelFamily, TrainedOn
+from ..families.base import SECOND_EXPERT, ComponentSpec, TrainedOn
 from ..quantization.policy import CastRules
 from ..wan.component_specs import MISSING, PLANNED_INPUTS, REMEDY, REQUIRED, TEXT_ENCODER, TRANSFORMER, VAE
-from ..wan.family import ONE_EXPERT, PUBLISHED, TOY
+from ..wan.family import ONE_EXPERT, PUBLISHED, TOY, WanFamily
 from .frame_inputs import (
     FIRST,
     FIRST_AND_LAST,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..checkpoints.layouts.base import Description, Layout
-    from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
+    from ..wan.transformer_files import Transformers
     from .phases import FramesWork
 
 
@@ -79,7 +79,7 @@ KNOWN: Mapping[str, KnownModel] = {
 }
 
 
-class WanVideoFamily(ModelFamily):
+class WanVideoFamily(WanFamily):
     """Wan's models without VACE."""
 
     def layouts(self) -> tuple[Layout, ...]:
@@ -96,20 +96,11 @@ class WanVideoFamily(ModelFamily):
 
         return {"WanTransformer3DModel": base_tensors, "CLIPVisionModel": vision_tensors}
 
-    def single_file_models(self, files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
-        """Return transformers, and pairs of experts, with what lies beside them."""
-        from ..wan.transformer_files import base_transformers, single_file_model
+    def transformers(self, files: FileCatalog) -> Iterator[Transformers]:
+        """Yield those without VACE, and pairs of such."""
+        from ..wan.transformer_files import base_transformers
 
-        return [
-            single_file_model(self, one, self.beside(one.first, files, folders), files)
-            for one in base_transformers(files)
-        ]
-
-    def why_unusable(self, file: str, files: FileCatalog) -> str | None:
-        """Return that a file is one of two experts, of which the pair is offered."""
-        from ..wan.transformer_files import base_transformers, half_of_a_pair
-
-        return half_of_a_pair(file, base_transformers(files))
+        return base_transformers(files)
 
     def beside(
         self, transformer: Sequence[SingleFile], files: FileCatalog, folders: Sequence[InstalledModel]
@@ -135,18 +126,15 @@ class WanVideoFamily(ModelFamily):
         """Return that a folder's components are of several models, or that one is missing; "" where neither is so."""
         from ..catalog.installed_model import InstalledModel
         from ..wan.component_files import vae_channels
-        from ..wan.folder_parts import parts_problem
+        from ..wan.folder_parts import latents_problem, parts_problem
 
         model = InstalledModel(place.name, place, 0)
         try:
             inputs, channels = frame_inputs(model), vae_channels(place)
         except PiyingError as error:
             return str(error)
-        if channels != inputs.channels:
-            return (
-                f"{place}: its transformer makes latents of {inputs.channels} channels, and its vae has {channels}. "
-                "Fetch it again."
-            )
+        if problem := latents_problem(place, inputs.channels, channels):
+            return problem
         if inputs.sees and not (place / "image_encoder").is_dir():
             return f"{place}: there is no image_encoder in it, which its transformer reads. Fetch it again."
         return parts_problem(place)
@@ -186,10 +174,6 @@ class WanVideoFamily(ModelFamily):
         unit = 2 * reads.stride
         check_request(WanRequest("", **{"width": 10 * unit, "height": 10 * unit, **known}), reads)
 
-    def frames_at_once(self, work: Any) -> int:
-        """Return the frames of one context window, or of the whole video."""
-        return int(work.context.frames_at_once(work.num_frames))
-
     def work_of(self, model: InstalledModel, work: FramesWork) -> FramesWork:
         """Return a work with what the model reads, and the boundary between its experts."""
         from ..wan.experts import boundary_of
@@ -207,28 +191,14 @@ class WanVideoFamily(ModelFamily):
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
         reads = KNOWN[handle.model].inputs if handle.model in KNOWN else TEXT
         first, last = bool(inputs.get("first_frame")), bool(inputs.get("last_frame"))
-        work = FramesWork.of_frames(WanRequest("", **known), reads, first=first, last=last)
-        return replace(work, fast_decoder=bool(handle.decoder))
+        request, fast = WanRequest("", **known), bool(handle.decoder)
+        return FramesWork.of_frames(request, reads, first=first, last=last, fast_decoder=fast)
 
     def phases(self, components: Mapping[str, Component], work: FramesWork) -> tuple[Phase, ...]:
         """Return encode, encode_image where the model sees its frames, condition, sample and decode."""
         from .phases import phases
 
         return phases(components, work)
-
-    def fitting(
-        self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: FramesWork
-    ) -> list[Any]:
-        """Return the largest videos that fit."""
-        from ..wan.phases import fitting
-
-        return list(fitting(components, machine, handle, work))
-
-    def what_fits(self, found: Sequence[Any], work: FramesWork) -> str:
-        """Return a sentence on what `fitting` has found."""
-        from ..wan.phases import what_fits
-
-        return what_fits(found, work)
 
 
 WAN_VIDEO = WanVideoFamily(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import PiyingError
 from ..files.folder import CONFIG, CONFIG_BYTES, INDEX
 from ..files.json_file import read_json_or_empty
+from ..wan.latents import CHANNELS, STRIDE, TI2V_CHANNELS, TI2V_STRIDE
 
 if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..files.safetensors_file import TensorEntry
 
 Given = Literal["no", "may", "must"]
-TI2V_CHANNELS = 48  # of the latents of Wan2.2-TI2V, of which single files say nothing else
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class FrameInputs:
     last: Given = "no"
     replaces: bool = False
     sees: bool = False
-    channels: int = 16
-    stride: int = 8
+    channels: int = CHANNELS
+    stride: int = STRIDE
 
     @property
     def fps(self) -> float:
         """How many frames a second it was trained on (sample_fps of wan/configs)."""
-        return 24.0 if self.stride == 16 else 16.0
+        return 24.0 if self.stride == TI2V_STRIDE else 16.0
 
     @property
     def words(self) -> str:
@@ -55,7 +55,7 @@ class FrameInputs:
 
 
 TEXT = FrameInputs()
-TEXT_OR_FIRST = FrameInputs("may", replaces=True, channels=TI2V_CHANNELS, stride=16)
+TEXT_OR_FIRST = FrameInputs("may", replaces=True, channels=TI2V_CHANNELS, stride=TI2V_STRIDE)
 FIRST_OR_LAST = FrameInputs("must", "may")
 FIRST = FrameInputs("must", sees=True)
 FIRST_AND_LAST = FrameInputs("must", "must", sees=True)
@@ -72,8 +72,8 @@ class TransformerShape:
         sees_two: whether it was made for two of them.
     """
 
-    inputs: int = 16
-    channels: int = 16
+    inputs: int = CHANNELS
+    channels: int = CHANNELS
     width: int = 5120
     sees: bool = False
     sees_two: bool = False
@@ -155,8 +155,9 @@ def frame_inputs(model: InstalledModel) -> FrameInputs:
     if not isinstance(own_times, bool):
         raise PiyingError(f"{model.path / INDEX}: expand_timesteps is {own_times!r}. It is true or false.")
     vae = read_json_or_empty(model.place("vae")[0] / CONFIG, CONFIG_BYTES)
-    stride = vae.get("scale_factor_spatial", 16 if shape.channels == TI2V_CHANNELS else 8)
-    plain = FrameInputs(channels=shape.channels, stride=stride if stride in (8, 16) else 8)
+    # Single files say nothing of it but the channels.
+    stride = vae.get("scale_factor_spatial", TI2V_STRIDE if shape.channels == TI2V_CHANNELS else STRIDE)
+    plain = FrameInputs(channels=shape.channels, stride=stride if stride in (STRIDE, TI2V_STRIDE) else STRIDE)
     if shape.inputs == shape.channels:
         return replace(plain, first="may", replaces=True) if own_times else plain
     if not shape.sees:

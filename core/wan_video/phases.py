@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from ..planner.phases import Component, Phase, encoding
+from ..wan.latents import STRIDE
 from ..wan.phases import VideoWork, decode_phase, encode_phase, sample_phase, samplers, storages_of, vae_phase
 from ..wan.request import WanRequest
 from .frame_inputs import TEXT, FrameInputs, default_boundary
@@ -31,19 +32,10 @@ class FramesWork(VideoWork):
 
     @classmethod
     def of_frames(
-        cls,
-        request: WanRequest,
-        inputs: FrameInputs,
-        *,
-        first: bool,
-        last: bool,
-        notes: tuple[str, ...] = (),
-        high_steps: int | None = None,
+        cls, request: WanRequest, inputs: FrameInputs, *, first: bool, last: bool, **named: Any
     ) -> FramesWork:
-        """Return the work of a request as the user made it, see `VideoWork.of`."""
-        plain = VideoWork.of(request, has_task=False, notes=notes)
-        given: dict[str, Any] = {**vars(plain), "high_steps": high_steps}
-        return cls(**given).reading(inputs, first=first, last=last)
+        """Return the work of a request as the user made it; for what is named see `VideoWork.of`."""
+        return cls.of(request, has_task=False, **named).reading(inputs, first=first, last=last)
 
     def reading(self, inputs: FrameInputs, *, first: bool | None = None, last: bool | None = None) -> FramesWork:
         """Return the work of a model that reads other frames."""
@@ -101,5 +93,5 @@ def _condition(vae: Component, work: FramesWork) -> Phase:
         return vae_phase("condition", vae, replace(work, num_frames=1), passes=1)
     if work.first or work.last:
         return vae_phase("condition", vae, work, passes=1)
-    side = CARD_SIDE * work.inputs.stride // 8
+    side = CARD_SIDE * work.inputs.stride // STRIDE
     return vae_phase("condition", vae, replace(work, width=side, height=side, num_frames=1), passes=1)

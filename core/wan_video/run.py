@@ -7,23 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..catalog.selection import ModelHandle
-from ..executor.execute_plan import Meter
-from ..executor.placement import placed
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import TensorCache, digest
 from ..host.base import Host
-from ..preview import fit_colours
-from ..wan.attention import attention_for
-from ..wan.conditioning import encode_video
-from ..wan.decode import tiling
 from ..wan.distilled import with_distilled
-from ..wan.fast_decoder import check_decoder, decoder_of
 from ..wan.latents import latent_frames
-from ..wan.model import check_context, check_guidance, load, with_published_sampler
+from ..wan.model import load
 from ..wan.request import WanRequest
-from ..wan.speed import with_speed
-from ..wan.step_cache import StepCache
-from ..wan.video_run import VideoRun, execute, log_request
+from ..wan.video_run import VideoRun, execute
 from .conditioning import BesideLatents, GivenFrames, InLatents, encode_beside, encode_first, look
 from .frame_inputs import FrameInputs, check_frames, default_boundary, frame_inputs
 from .phases import FramesWork, phases
@@ -35,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..image_sizes import Fit
     from ..planner.plan_types import PhasePlan, Plan
+    from ..wan.conditioning import Encode
 
 log = logging.getLogger("piying")
 
@@ -83,37 +75,8 @@ def sample(
         request = _shaped(request, frames, inputs)
     frames = frames.fitted(request.width, request.height, fit)
     model = replace(model, boundary=default_boundary(inputs))
-    check_guidance(request.guidance, model.found)
-    check_context(request.context, model.found)
-    asked, request = request, with_published_sampler(with_speed(request), model.parts.loras)
-    log_request(handle, asked, request, model)
-    device = host.device()
-    attention = attention_for(request.attention, request.speed, device, model.found.is_built_in)
-    experts, decoder = model.experts(request), decoder_of(handle, host)
-    if decoder is not None:
-        check_decoder(decoder, model.found)
-    work = FramesWork.of_frames(
-        asked,
-        inputs,
-        first=has["has_first"],
-        last=has["has_last"],
-        notes=(attention.why,),
-        high_steps=experts,
-    )
-    work = replace(work, fast_decoder=decoder is not None)
-    run = FramesRun(
-        model,
-        request,
-        host,
-        reporter=host,
-        meter=Meter(device),
-        attention=attention,
-        cache=StepCache(request.step_cache) if request.step_cache else None,
-        high_steps=experts,
-        decoder=decoder,
-        inputs=inputs,
-        frames=frames,
-    )
+    run = FramesRun.of(handle, request, model, host, inputs=inputs, frames=frames)
+    work = FramesWork.of_frames(request, inputs, first=has["has_first"], last=has["has_last"], **run.planned)
     made, record = execute(run, handle, phases(model.components(), work), work)
     given = [name.removeprefix("has_") for name, is_given in has.items() if is_given]
     return made, inputs.fps, record | ({"given_frames": given, "fit": fit} if given else {})
@@ -205,7 +168,7 @@ class FramesRun(VideoRun):
         store = TensorCache(self.host.cache_folder() / "frames", MAX_ENCODED)
         key = {
             "vae": self.model.parts.identity("vae"),
-            "as": f"{choice.compute} {choice.storage} {choice.variant} {choice.placement} {self.device_kind}",
+            "as": self.way(choice),
             "num_frames": 0 if self.inputs.replaces else request.num_frames,
             "frames": [self.frames.first is not None, self.frames.last is not None],
             "tensors": digest(self.frames.pictures),
@@ -217,22 +180,14 @@ class FramesRun(VideoRun):
         return stored.get("latents"), stored["colours"]
 
     def _encode_frames(self, choice: PhasePlan) -> dict[str, torch.Tensor]:
-        check, frames = finite_check(choice), self.frames
-        with self.meter.phase(choice):
-            vae = self.model.vae(choice)
+        frames, inputs = self.frames, self.inputs
 
-            def encode(video: torch.Tensor) -> torch.Tensor:
-                latents = encode_video(vae, video)
-                check(latents, "in the latents of the given frames")
-                return latents.cpu()
+        def make(encode: Encode) -> torch.Tensor | None:
+            if not frames.pictures:
+                return None
+            if inputs.replaces:
+                return encode_first(encode, frames)
+            return encode_beside(encode, frames, self.request.num_frames, inputs.stride)
 
-            with placed(vae, choice, self.meter.device, self.host):
-                progress = self.reporter.progress("Encoding the frames", 1, seconds=choice.seconds)
-                stored = {"colours": fit_colours(vae)}
-                with tiling(vae, choice.variant == "tiled"):
-                    if frames.pictures and self.inputs.replaces:
-                        stored["latents"] = encode_first(encode, frames)
-                    elif frames.pictures:
-                        stored["latents"] = encode_beside(encode, frames, self.request.num_frames, self.inputs.stride)
-                progress.step(1)
-        return stored
+        latents, colours = self.encode_by_vae(choice, "Encoding the frames", "the given frames", make)
+        return {"colours": colours} | ({} if latents is None else {"latents": latents})

@@ -16,10 +16,11 @@ from ..executor.tensor_cache import Encoded, encoded
 from ..families.diffusion_model import ModelParts, pipeline_of
 from ..families.image_vae import decode_phase, set_tiling
 from ..families.prompt_tokens import PromptTokenizer, encode_weighted
-from ..files.dtypes import all_finite, torch_dtype
+from ..files.dtypes import torch_dtype
 from ..host.base import Host
 from ..image_sizes import fit_frames
 from ..lora.catalog import record_of
+from ..media.frames import check_finite
 from ..preview import FlowPreview, fit_colours, step_callback
 from .phases import TEXT_TOKENS, ZImageWork, fitting, phases, what_fits
 from .request import ZImageRequest, check_side, check_strength
@@ -87,8 +88,7 @@ def _picture(image: torch.Tensor, request: ZImageRequest) -> torch.Tensor:
             f"image has the shape {list(image.shape)}. Connect an IMAGE of at least one frame: "
             "[frames, height, width, 3]."
         )
-    if not all_finite(image[:1]):
-        raise PiyingError("image holds values that are no numbers (NaN or infinity). Look at the node it comes from.")
+    check_finite(image[:1], "image")
     pixels = fit_frames(image[:1, :, :, :3].float().cpu(), request.width, request.height, "crop").permute(0, 3, 1, 2)
     return pixels.clamp(0, 1) * 2 - 1
 

@@ -6,7 +6,7 @@ import torch
 
 
 def plain_frames(pipeline, request, generator=None, **inputs):
-    """Return a WanVACEPipeline's frames [N, H, W, 3] in 0..1; `inputs` is what it is given beside the request."""
+    """Return the frames [N, H, W, 3] of a pipeline of Wan in 0..1; `inputs` is what it is given beside the request."""
     frames = pipeline(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,

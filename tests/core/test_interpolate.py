@@ -8,10 +8,10 @@ import piying
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.host.current import set_host
-from piying.core.host.headless import HeadlessHost
 from piying.core.postprocessing.rife import Rife, RifeShape
 from safetensors.torch import save_file
+
+from .hosts import current_host
 
 NODE = piying.NODE_CLASS_MAPPINGS["PiyingInterpolateFrames"]
 SHAPE = RifeShape(
@@ -28,11 +28,9 @@ SHAPE = RifeShape(
 
 @pytest.fixture(autouse=True)
 def host(tmp_path):
-    made = HeadlessHost(models=[tmp_path], cache=tmp_path / "cache", chosen_device="cpu")
     (tmp_path / "frame_interpolation").mkdir()
-    set_host(made)
-    yield made
-    set_host(None)
+    with current_host(models=[tmp_path], cache=tmp_path / "cache") as made:
+        yield made
 
 
 def interpolate(frames, **given):

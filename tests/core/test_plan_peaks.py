@@ -70,6 +70,15 @@ def attention_counts_by_its_output(monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", output_sized)
 
 
+def in_bf16(model):
+    """Return a model of diffusers without gradients, in bf16 but for what its class keeps in fp32."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        if not any(island in name for island in model._keep_in_fp32_modules):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
 def transformer(heads, inner):
     """The real width with four of the blocks: interleaved, the peak is the same with all."""
     from diffusers import WanVACETransformer3DModel
@@ -78,12 +87,7 @@ def transformer(heads, inner):
         model = WanVACETransformer3DModel(
             num_attention_heads=heads, ffn_dim=inner, num_layers=4, vace_layers=[0, 2], text_dim=4096
         )
-    islands = WanVACETransformer3DModel._keep_in_fp32_modules
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(False)
-        if not any(island in name for island in islands):
-            parameter.data = parameter.data.to(torch.bfloat16)
-    return model
+    return in_bf16(model)
 
 
 WAN_ROWS = [("wan2.1-vace-1.3b", 12, 8960), ("wan2.1-vace-14b", 40, 13824)]
@@ -118,12 +122,7 @@ def base_transformer(heads, inner, **changes):
 
     with torch.device("meta"):
         model = WanTransformer3DModel(num_attention_heads=heads, ffn_dim=inner, num_layers=2, **changes)
-    islands = WanTransformer3DModel._keep_in_fp32_modules
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(False)
-        if not any(island in name for island in islands):
-            parameter.data = parameter.data.to(torch.bfloat16)
-    return model
+    return in_bf16(model)
 
 
 SEES = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}

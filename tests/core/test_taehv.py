@@ -11,14 +11,14 @@ import pytest
 import torch
 from piying.core.errors import PiyingError
 from piying.core.executor.tensor_cache import TensorCache
-from piying.core.host.current import set_host
-from piying.core.host.headless import HeadlessHost
 from piying.core.postprocessing.places import _LiveBytes
 from piying.core.wan.phases import VideoWork, fast_decode_phase
 from piying.core.wan.taehv import Taehv, decode_fast, read_taehv
 from piying.runner.errors import InvalidGraph
 from safetensors.torch import save_file
 from torch.nn import functional
+
+from .hosts import current_host
 
 WIDTHS = (256, 128, 64, 64)
 CHANNELS = 9  # of the built-in model's latents
@@ -28,11 +28,9 @@ TOY = {"prompt": "a red circle moves right", "width": 64, "height": 64, "num_fra
 
 @pytest.fixture
 def host(tmp_path):
-    made = HeadlessHost(models=[tmp_path], cache=tmp_path / "cache", chosen_device="cpu")
     (tmp_path / "vae_approx").mkdir()
-    set_host(made)
-    yield made
-    set_host(None)
+    with current_host(models=[tmp_path], cache=tmp_path / "cache") as made:
+        yield made
 
 
 def lively(channels, widths=WIDTHS, patch=1):

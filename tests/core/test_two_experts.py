@@ -27,7 +27,6 @@ from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
 from piying.core.executor.retry import PhaseOutOfMemoryError
-from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.machine import synthetic
 from piying.core.planner.plan import plan
@@ -43,6 +42,7 @@ from piying.core.wan.run import sample
 from piying.core.wan.schedule import sigmas
 
 from .formats import models, names, writers
+from .hosts import current_host
 from .plain_pipeline import plain_frames
 from .test_lora_node import RANK
 from .test_plan import listed_components
@@ -88,11 +88,8 @@ def models_folder(tmp_path_factory):
 @pytest.fixture
 def host(models_folder, tmp_path):
     folders = {name: tmp_path / name for name in ("input", "output", "temp")}
-    made = HeadlessHost(models=[models_folder], chosen_device="cpu", **folders)
-    set_host(made)
-    yield made
-    set_host(None)
-    model_cache.evict_models()
+    with current_host(models=[models_folder], **folders) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import piying
 import pytest
 import torch
 from piying.core.errors import PiyingError
-from piying.core.host.current import set_host
-from piying.core.host.headless import HeadlessHost
 from piying.core.planner.plan_types import Rates
 from safetensors.torch import save_file
 from torch import nn
+
+from .hosts import current_host
 
 ROOT = piying.__path__[0]
 
@@ -73,11 +73,9 @@ def enlarger(monkeypatch):
 
 @pytest.fixture
 def host(tmp_path):
-    made = HeadlessHost(models=[tmp_path], cache=tmp_path / "cache", chosen_device="cpu")
     (tmp_path / "upscale_models").mkdir()
-    set_host(made)
-    yield made
-    set_host(None)
+    with current_host(models=[tmp_path], cache=tmp_path / "cache") as made:
+        yield made
 
 
 @pytest.fixture
@@ -183,6 +181,7 @@ def test_a_models_result_is_brought_to_the_wanted_size(host, folder, enlarger):
 def test_the_time_is_told_where_it_is_long(host, folder, enlarger, monkeypatch, caplog):
     rates = Rates(flops={"fp32": 1e9, "bf16": 1e9}, convolution={"fp32": 1e6}, bandwidth=1e9, unpacking={})
     monkeypatch.setattr("piying.core.planner.measured.measure_rates", lambda device: rates)
+    monkeypatch.setattr("piying.core.planner.measured._measured", {})  # what is kept there must end with this test
     save_file(enlarger, folder / "a.safetensors")
     monkeypatch.setattr("piying.core.postprocessing.places.WORTH_MEASURING", 0.0)
     with caplog.at_level("INFO", "piying"):

@@ -19,7 +19,6 @@ from piying.core.catalog.selection import ModelHandle, check_model, choose_model
 from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.executor import model_cache
-from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.context import Context
 from piying.core.wan.family import WAN_VACE
@@ -35,6 +34,8 @@ from piying.nodes.wan_video import PiyingWanSample
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from .formats import models, names, writers
+from .hosts import current_host
+from .plain_pipeline import plain_frames
 from .test_single_files import spiece
 
 REQUEST = WanRequest("a red circle", "static", width=64, height=32, num_frames=5, steps=3, cfg=4.0, shift=3.0, seed=7)
@@ -128,11 +129,8 @@ def models_folder(tmp_path_factory):
 @pytest.fixture
 def host(models_folder, tmp_path):
     folders = {name: tmp_path / name for name in ("input", "output", "temp")}
-    made = HeadlessHost(models=[models_folder], chosen_device="cpu", **folders)
-    set_host(made)
-    yield made
-    set_host(None)
-    model_cache.evict_models()
+    with current_host(models=[models_folder], **folders) as made:
+        yield made
 
 
 def handle(name):
@@ -157,23 +155,8 @@ def by_diffusers(folder, request, first=None, last=None):
         for name, one in (("image", first), ("last_image", last))
         if one is not None
     }
-    return (
-        pipeline(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            height=request.height,
-            width=request.width,
-            num_frames=request.num_frames,
-            num_inference_steps=request.steps,
-            guidance_scale=request.cfg,
-            guidance_scale_2=(request.cfg_2 or None) if pipeline.config.boundary_ratio is not None else None,
-            generator=torch.Generator().manual_seed(request.seed),
-            output_type="pt",
-            **shown,
-        )
-        .frames[0]
-        .permute(0, 2, 3, 1)
-    )
+    second = (request.cfg_2 or None) if pipeline.config.boundary_ratio is not None else None
+    return plain_frames(pipeline, request, guidance_scale_2=second, **shown)
 
 
 @pytest.mark.parametrize(

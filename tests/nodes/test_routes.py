@@ -90,9 +90,8 @@ def test_what_is_too_big_on_a_cpu_is_told_in_main_memory():
     assert found["peak_ram_gb"] > found["machine"]["ram_gb"]
 
 
-def test_the_time_of_a_toy_is_told_where_a_plan_counts_most_of_it(tmp_path):
-    # With a cache of its own: times of other tests' runs correct the estimates of those that follow.
-    set_host(HeadlessHost(chosen_device="cpu", cache=tmp_path))
+def test_the_time_of_a_toy_is_told_where_a_plan_counts_most_of_it():
+    set_host(HeadlessHost(chosen_device="cpu"))
     toy = {"model": loader("built-in")}
     tiny = routes.plan(asked(**toy, width=64, height=64, num_frames=5, steps=4))
     assert tiny["seconds"] is None

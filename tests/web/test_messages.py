@@ -31,6 +31,7 @@ JUDGES = [
     "core/errors.py",
     "core/hunyuan_dit/request.py",
     "core/image_sizes.py",
+    "core/media/frames.py",
     "core/postprocessing",
     "core/prompting/request.py",
     "core/wan/context.py",

@@ -11,13 +11,14 @@ from ..request import FPS, MAX_CFG, WanRequest
 from .request import LongRequest, Window, window_request
 
 # "5s: …", "80f: …" or "5秒：…", with settings before the colon: "5s cfg 3 blend 1s: …".
-TIME = r"\s*第?\s*(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|f|frames?|秒钟?|帧)"
+UNITS = "s|secs?|seconds?|f|frames?|秒钟?|帧"
+TIME = rf"\s*第?\s*(\d+(?:\.\d+)?)\s*({UNITS})"
 LINE = TIME + r"((?:\s+[a-z]+\s+[^\s:：]+)*)\s*[:：]\s*(.*)"
 # What people write for a time, and is none here: a span ("0-2s: …"), a time without its colon or with half a setting
 # ("5s …", "5s cfg: …"), and a clock ("00:05 …"). A prompt may begin with the last two, so all its lines have to.
-SPAN = r"\s*\d+(?:\.\d+)?\s*(?:s|secs?|seconds?|f|frames?|秒钟?|帧)?\s*[-–—~～至到]" + TIME + r"\s*[:：].*"
+SPAN = rf"\s*\d+(?:\.\d+)?\s*(?:{UNITS})?\s*[-–—~～至到]" + TIME + r"\s*[:：].*"
 # Beside lines with times: one with a sign, or with half a number.
-HALF = r"\s*(?:[-–+−]\s*[\d.]+|\.\d+|\d+\.|\d+e\d+)\s*(?:s|secs?|seconds?|f|frames?|秒钟?|帧)\b[^:：]*[:：].*"
+HALF = rf"\s*(?:[-–+−]\s*[\d.]+|\.\d+|\d+\.|\d+e\d+)\s*(?:{UNITS})\b[^:：]*[:：].*"
 LOOSE = rf"(?:{TIME}\b|\s*\d+[:：]\d\d\b).*"
 LATEST = 1e9  # behind the end of every video
 SETTINGS = {"cfg": (1.0, MAX_CFG), "task": (0.0, 10.0), "lora": (-10.0, 10.0), "blend": (0.0, 600.0)}
