@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import piying
 import pytest
 import torch
 from piying.core.catalog.selection import ModelHandle
@@ -19,6 +21,7 @@ from piying.core.wan.start_latents import LatentScale
 from piying.core.wan.task.reference import reference
 from piying.core.wan_video.family import WAN_VIDEO
 from piying.core.wan_video.run import sample as sample_video
+from piying.runner import cli
 
 from .vace_clips import clip
 
@@ -172,6 +175,37 @@ def test_speed_leaves_out_no_step_that_is_counted(host, caplog):
     _, latent = made(host, VIDEO, steps=20, end_at_step=2, speed="draft")
     assert "start_at_step and end_at_step count 20 steps, so all of them stay." in caplog.text
     assert latent["noise_level"] > 0.9
+
+
+def graph(**second):
+    """Return a workflow of two samplers, of which the second goes on where the first stops."""
+    widgets = {"prompt": "a red circle", "negative_prompt": "", "width": 32, "height": 32, "num_frames": 5, "steps": 6}
+    widgets |= {"cfg": 2.0, "shift": 5.0, "seed": 3, "sampler": "euler", "model": ["1", 0]}
+    load = {"model": "built-in", "precision": "auto"}
+    return {
+        "1": {"class_type": "PiyingLoadWanVideo", "inputs": load},
+        "2": {"class_type": "PiyingWanSample", "inputs": {**widgets, "end_at_step": 4}},
+        "3": {
+            "class_type": "PiyingWanSample",
+            "inputs": {**widgets, "latents": ["2", 2], "start_at_step": 4, **second},
+        },
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "a"}},
+    }
+
+
+def test_a_workflow_of_two_samplers_runs_and_is_planned_and_checked(tmp_path, capsys):
+    finished = piying.runner.run(graph(), output=tmp_path, device="cpu", models=[])
+    assert len(finished.files) == 5
+    assert finished.outputs("2")[2][0]["noise_level"] > 0 and "noise_level" not in finished.outputs("3")[2][0]
+    file = tmp_path / "graph.json"
+    for changes, said in (({}, "nothing wrong"), ({"start_at_step": 6}, "there are 6 steps. Choose 0 to 5")):
+        file.write_text(json.dumps(graph(**changes)))
+        assert cli.main([str(file), "--check"]) == (2 if changes else 0)
+        assert said in "".join(capsys.readouterr())
+    file.write_text(json.dumps(graph()))
+    assert cli.main([str(file), "--plan"]) == 0
+    planned = capsys.readouterr().out
+    assert "It takes steps 1 to 4 of 6." in planned and "It takes steps 5 to 6 of 6." in planned
 
 
 def test_a_loop_goes_on_as_a_loop(host):
