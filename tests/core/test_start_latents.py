@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import piying
@@ -21,7 +20,9 @@ from piying.core.wan.start_latents import LatentScale
 from piying.core.wan.task.reference import reference
 from piying.core.wan_video.family import WAN_VIDEO
 from piying.core.wan_video.run import sample as sample_video
-from piying.runner import cli
+from piying.runner.errors import InvalidGraph
+from piying.runner.plan import as_text
+from piying.runner.session import Session
 
 from .vace_clips import clip
 
@@ -193,18 +194,15 @@ def graph(**second):
     }
 
 
-def test_a_workflow_of_two_samplers_runs_and_is_planned_and_checked(tmp_path, capsys):
+def test_a_workflow_of_two_samplers_runs_and_is_planned_and_checked(tmp_path):
     finished = piying.runner.run(graph(), output=tmp_path, device="cpu", models=[])
     assert len(finished.files) == 5
     assert finished.outputs("2")[2][0]["noise_level"] > 0 and "noise_level" not in finished.outputs("3")[2][0]
-    file = tmp_path / "graph.json"
-    for changes, said in (({}, "nothing wrong"), ({"start_at_step": 6}, "there are 6 steps. Choose 0 to 5")):
-        file.write_text(json.dumps(graph(**changes)))
-        assert cli.main([str(file), "--check"]) == (2 if changes else 0)
-        assert said in "".join(capsys.readouterr())
-    file.write_text(json.dumps(graph()))
-    assert cli.main([str(file), "--plan"]) == 0
-    planned = capsys.readouterr().out
+    session = Session(output=tmp_path, device="cpu", models=[])
+    with session.one_pass():
+        planned = as_text(session.plan(*session.check(session.prepare(graph()))[:2]))
+        with pytest.raises(InvalidGraph, match="there are 6 steps. Choose 0 to 5"):
+            session.check(session.prepare(graph(start_at_step=6)))
     assert "It takes steps 1 to 4 of 6." in planned and "It takes steps 5 to 6 of 6." in planned
 
 
