@@ -37,6 +37,15 @@ class WanSampler(PlannedNode):
         check_settings(model, request.guidance, request.context, decoder_of(known["model"], get_host()))
 
 
+    @staticmethod
+    def count_before_run(sizes: Mapping[str, Any], sources: Mapping[str, Any]) -> int | None:
+        """Return the frames of the video; a loop has some more than it is asked for."""
+        count, context = sizes.get("num_frames"), sizes.get("context")
+        if count is None or (context is None and "context" in sources):
+            return None
+        return count if context is None else context.frames_given(count)
+
+
 class WanLoRANode(LoRANode):
     """A LoRA node of Wan, whose models may have two transformers."""
 
