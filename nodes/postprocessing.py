@@ -95,6 +95,7 @@ class PiyingUpscaleVideo(PostprocessingNode):
     RETURN_NAMES = ("frames",)
     OUTPUT_TOOLTIPS = ("The larger frames.",)
     FUNCTION = "upscale"
+    # How a network's result is resampled makes no difference to speak of.
     PLANNED = ("frames", "model", "scale", "width", "height", "tile")
 
     @classmethod
@@ -150,7 +151,7 @@ class PiyingUpscaleVideo(PostprocessingNode):
         from ..core.postprocessing.upscale import WantedSize
 
         wanted = WantedSize(known["scale"], known["width"], known["height"])
-        return estimate_upscaling(known["model"], known["frames"], wanted, known["tile"], get_host())
+        return estimate_upscaling(known["model"], known["frames"], wanted, tile=known["tile"], host=get_host())
 
     def upscale(
         self,
@@ -190,6 +191,7 @@ class PiyingInterpolateFrames(PostprocessingNode):
         "Number of frames.",
     )
     FUNCTION = "interpolate"
+    # Where there are cuts only the frames tell: a plan counts with none.
     PLANNED = ("frames", "model", "fps", "multiplier", "to_fps")
 
     @classmethod
@@ -240,7 +242,7 @@ class PiyingInterpolateFrames(PostprocessingNode):
         """Return what making them would need."""
         from ..core.postprocessing.estimate import estimate_interpolation
 
-        return estimate_interpolation(known["model"], known["frames"], _rate(known), get_host())
+        return estimate_interpolation(known["model"], known["frames"], _rate(known), host=get_host())
 
     def interpolate(
         self,

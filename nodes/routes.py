@@ -116,6 +116,7 @@ def _postprocessing_planned(asked: WidgetQuery) -> dict[str, Any]:
     Raises:
         RefusedError: a run would refuse its inputs.
     """
+    # What a run would refuse is an answer here: the page asks while a person types.
     try:
         asked.take_sizes()
         refused = asked.node_class.refusal(asked.known)

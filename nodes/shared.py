@@ -41,6 +41,7 @@ def frames_of(source: Any) -> VideoSize | None:
     Args:
         source: see `PlannedNode.sizes_before_run`.
     """
+    # Nodes of other packs cannot tell, and the page describes none but ours.
     asked = getattr(source and source.node_class, "frames_before_run", None)
     found: VideoSize | None = None if asked is None else asked(source.known, source.sources)
     return found

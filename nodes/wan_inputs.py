@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..core.catalog.installed_model import InstalledModel
     from ..core.catalog.selection import ModelHandle
     from ..core.families.base import ModelFamily
+    from ..core.wan.context import Context
 
 # What is checked before a run beside the sizes.
 SETTINGS = ("cfg_start", "cfg_end", "step_cache", "boundary", "cfg_2", "guidance", "context")
@@ -36,13 +37,13 @@ class WanSampler(PlannedNode):
         wan.check_speed_settings(request)
         check_settings(model, request.guidance, request.context, decoder_of(known["model"], get_host()))
 
-
     @staticmethod
     def count_before_run(sizes: Mapping[str, Any], sources: Mapping[str, Any]) -> int | None:
         """Return the frames of the video; a loop has some more than it is asked for."""
-        count, context = sizes.get("num_frames"), sizes.get("context")
+        count: int | None = sizes.get("num_frames")
+        context: Context | None = sizes.get("context")
         if count is None or (context is None and "context" in sources):
-            return None
+            return None  # whether it is a loop is not known either
         return count if context is None else context.frames_given(count)
 
 

@@ -2,13 +2,13 @@
 
 A node class that can tell has a method `plan_memory(**known, linked=names)`: called with the inputs that
 are known before a run, and the names of those that only the run will know. It returns something with
-`to_json()`, a dictionary with `fits`, `peak_vram_gb`, `peak_ram_gb`, `seconds` (these four None where only the run will
-know), `components`, `reasons` and `rejected`, and with `to_text()`. Its `plan_formats`, called alike, returns something with both that has what the same
-run would need were the model's files in each weight format.
+`to_json()`, a dictionary with `fits`, `peak_vram_gb`, `peak_ram_gb`, `seconds` (all four None where only the run will
+know), `components`, `reasons` and `rejected`, and with `to_text()`. Its `plan_formats`, called alike, returns
+something with both that has what the same run would need were the model's files in each weight format.
 
 Where it has `sizes_before_run(known, sources)`, that gives the inputs that a node before it sets in place of its
-widgets, or what stands for an input that only the run has, such as the size of frames; None where only the run knows. A source is the node of a wired input, with `node_class`, `known` and `sources`
-of its own.
+widgets, or what stands for an input that only the run has, such as the size of frames; None where only the run knows.
+A source is the node of a wired input, with `node_class`, `known` and `sources` of its own.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class UnknownEstimate:
         return f"Memory and time are unknown until it runs: {', '.join(self.unknown)} will only be known in the run."
 
 
-def estimate_upscaling(model: str, given: VideoSize, wanted: WantedSize, tile: int, host: Host) -> Estimate:
+def estimate_upscaling(model: str, given: VideoSize, wanted: WantedSize, *, tile: int, host: Host) -> Estimate:
     """Return what `upscale` would need; of a model no more than the header of its file is read where that will do.
 
     Args:
@@ -80,7 +80,7 @@ def estimate_upscaling(model: str, given: VideoSize, wanted: WantedSize, tile: i
     return job.estimate(path.stem, ways, work)
 
 
-def estimate_interpolation(model: str, given: VideoSize, rate: NewRate, host: Host) -> Estimate:
+def estimate_interpolation(model: str, given: VideoSize, rate: NewRate, *, host: Host) -> Estimate:
     """Return what `interpolate` would need where there are no cuts; for the errors see `estimate_upscaling`.
 
     Args:
@@ -201,7 +201,7 @@ class _Job:
         return Estimate(model, plan, self.machine)
 
     def _sentences(self, chosen: _Way, work: Work | None, rejected: list[Rejected]) -> list[str]:
-        said = [f"{self.phase}: {_in_words(self.given)} → {_in_words(self.made)}."]
+        said = [f"{self.phase}: {_in_words(self.made)} are made from {_in_words(self.given)}."]
         if chosen.side:
             said.append(f"{self.phase}: tiles of {chosen.side}×{chosen.side}.")
         for one in rejected:

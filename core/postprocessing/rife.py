@@ -135,8 +135,9 @@ def rife_work(path: Path, height: int, width: int) -> Work:
     Raises:
         PiyingError: it is damaged, or of another kind or version.
     """
-    padded = (-(-side // MULTIPLE) * MULTIPLE for side in (height, width))
-    return Work(*_needs(path), *padded, can_tile=False)
+    weights, cost = _needs(path)
+    tall, wide = (-(-side // MULTIPLE) * MULTIPLE for side in (height, width))
+    return Work(weights, cost, tall, wide, can_tile=False)
 
 
 @cached_by_state

@@ -86,8 +86,8 @@ def test_sizes_are_followed_from_the_sampler_on_and_the_page_says_the_same(model
     graph = chain(interpolate={"multiplier": 3}, upscale={"width": 480})
     plan, text = planned(graph, models, tmp_path)
     nodes = by_class(plan)
-    assert "interpolate: 17 frames of 320×192 → 49 frames of 320×192." in text
-    assert "upscale: 49 frames of 320×192 → 49 frames of 480×288." in text
+    assert "interpolate: 49 frames of 320×192 are made from 17 frames of 320×192." in text
+    assert "upscale: 49 frames of 480×288 are made from 49 frames of 320×192." in text
     assert nodes["UpscaleVideo"]["model"] == "a" and nodes["InterpolateFrames"]["model"] == "optical flow"
     assert plan["seconds"] == pytest.approx(sum(one["seconds"] for one in plan["nodes"]), abs=0.2)
     assert plan["peak_ram_gb"] == max(one["peak_ram_gb"] for one in plan["nodes"])
@@ -175,7 +175,7 @@ def test_a_rate_that_only_the_run_knows(models, tmp_path):
     clip = {"1": {"class_type": "PiyingSampleClip", "inputs": {"sample": "moving circle"}}}
     graph = chain(before=clip, frames=("1", 0), interpolate={"fps": ["1", 2]})
     _, text = planned(graph, models, tmp_path)
-    assert "interpolate: 17 frames of 64×64 → 33 frames of 64×64." in text
+    assert "interpolate: 33 frames of 64×64 are made from 17 frames of 64×64." in text
     graph = chain(before=clip, frames=("1", 0), interpolate={"fps": ["1", 2], "to_fps": 24.0})
     _, text = planned(graph, models, tmp_path)
     assert "fps will only be known in the run." in text and "frames will only be known in the run." in text
@@ -187,7 +187,7 @@ def test_loops_have_three_frames_more_and_given_frames_another_shape(models, tmp
     before = {**SAMPLER, "5": loop}
     before["2"] = {**SAMPLER["2"], "inputs": SAMPLER["2"]["inputs"] | {"context": ["5", 0]}}
     _, text = planned(chain(before=before), models, tmp_path)
-    assert "interpolate: 20 frames of 320×192 → 39 frames of 320×192." in text
+    assert "interpolate: 39 frames of 320×192 are made from 20 frames of 320×192." in text
     wan = piying.NODE_CLASS_MAPPINGS["PiyingWanSample"]
     known = {"width": 320, "height": 192, "num_frames": 17}
     assert wan.frames_before_run(known, {}) == (320, 192, 17)

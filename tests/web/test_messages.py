@@ -226,7 +226,7 @@ def plans():
                 size = {"frames": inputs_of_a_video(1920 if vram == 4 else 832), "scale": scale, "tile": 0}
                 given = {"model": "none", "method": "lanczos", "width": 0, "height": 0, **size}
                 yield from routes.plan({"class_type": "PiyingUpscaleVideo", "inputs": given})["text"].splitlines()
-    yield "- upscale: 1 frame of 832×480 → 1 frame of 1664×960."
+    yield "- upscale: 1 frame of 1664×960 are made from 1 frame of 832×480."
     yield "- upscale: tiles of 512×512."
     yield "- upscale: done in pieces, because fp32, resident, whole needs 9.1 GB of the card, 3.5 GB can be used."
     yield "- upscale: done in pieces, because fp32, cpu, whole takes 40 s a frame, in which a run cannot be cancelled."

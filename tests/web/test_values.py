@@ -76,9 +76,8 @@ def test_nodes_with_a_plan_are_told_from_the_others(page):
     script = """
       const { isPlanned, roleOf } = await lib("graph");
       return given.map(([comfyClass, inputs, outputs]) => {
-        const role = roleOf({
-          comfyClass, inputs: inputs.map(([name, type]) => ({ name, type })), outputs: outputs.map((type) => ({ type })),
-        });
+        const slots = inputs.map(([name, type]) => ({ name, type }));
+        const role = roleOf({ comfyClass, inputs: slots, outputs: outputs.map((type) => ({ type })) });
         return [role, isPlanned(role)];
       });
     """
