@@ -20,6 +20,7 @@ from ..quantization.registry import weight_format
 from .context import LOOP_LEAD, Context
 from .context import PLAIN as WHOLE
 from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
+from .fast_decoder import NO_FAST_DECODING, FastDecoding
 from .latents import CHANNELS, FRAME_STEP, STRIDE, TI2V_CHANNELS, TI2V_STRIDE, latent_frames
 from .request import (
     DEFAULT_CFG,
@@ -65,6 +66,7 @@ class VAECost:
 # TAEHV by stride, per pixel: bytes in 16 bits, and operations for a latent frame. It has no tiles, and needs none.
 FAST_COSTS: Mapping[int, tuple[float, float]] = {STRIDE: (1062, 1.363e6), TI2V_STRIDE: (282, 0.3516e6)}
 FAST_PARAMETERS = 9_900_000
+FAST_PREVIEWS = "TAEHV makes the previews."
 VAE_CHANNELS = {STRIDE: 96, TI2V_STRIDE: 256}  # of the decoder at full size, by stride: the costs are of VAEs so wide
 # By stride, decoding and encoding (`condition`). Wan2.2's VAE, of stride 16, folds 2×2 pixels into channels, and tiles
 # what is folded: those it encodes are twice as wide.
@@ -107,7 +109,7 @@ class VideoWork:
         has_vace: whether the transformer has VACE blocks.
         token_times: whether each token has a timestep of its own, as in Wan2.2-TI2V.
         context: how it is parted while it is sampled.
-        fast_decoder: whether TAEHV decodes in place of the VAE.
+        fast: what TAEHV decodes.
         notes: sentences on how it samples, for the plan's text.
     """
 
@@ -133,7 +135,7 @@ class VideoWork:
     has_vace: bool = True
     token_times: bool = False
     context: Context = WHOLE
-    fast_decoder: bool = False
+    fast: FastDecoding = NO_FAST_DECODING
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -145,7 +147,7 @@ class VideoWork:
         *,
         notes: tuple[str, ...] = (),
         high_steps: int | None = None,
-        fast_decoder: bool = False,
+        fast: FastDecoding = NO_FAST_DECODING,
     ) -> Work:
         """Return the work of a request as the user made it; what its `speed` stands for is applied here.
 
@@ -174,7 +176,7 @@ class VideoWork:
             cfg_2=request.cfg_2,
             high_steps=high_steps,
             context=request.context,
-            fast_decoder=fast_decoder,
+            fast=fast,
             notes=(*notes, *request.guidance.notes(request.steps, request.cfg), *of_context),
         )
 
@@ -259,23 +261,43 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
         linear_share=linear / (linear + attention),
         passes=work.steps,
         variants=tuple(
-            sampling_memory(
-                transformer,
-                tokens,
-                branches,
-                step_cache=work.step_cache,
-                batched=way,
-                has_vace=work.has_vace,
-                token_times=work.token_times,
-                channels=_channels(work.stride),
+            with_previews(
+                sampling_memory(
+                    transformer,
+                    tokens,
+                    branches,
+                    step_cache=work.step_cache,
+                    batched=way,
+                    has_vace=work.has_vace,
+                    token_times=work.token_times,
+                    channels=_channels(work.stride),
+                ),
+                work,
             )
             for way in batched
         ),
         streamable=True,
         host=2 * frame_bytes(work),
         rounded_inputs=int(2 * tokens * transformer.hidden * max(0.0, rounded)),
-        notes=work.notes,
+        notes=(*work.notes, *([FAST_PREVIEWS] if work.fast.previews else [])),
     )
+
+
+def with_previews(sampling: Variant, work: VideoWork) -> Variant:
+    """Return what sampling holds with TAEHV on the device, which decodes between two predictions."""
+    if not work.fast.previews:
+        return sampling
+    activations = int(FAST_COSTS[work.stride][0] * work.width * work.height)
+    return replace(
+        sampling,
+        activations=max(sampling.activations, activations) + 2 * FAST_PARAMETERS,
+        fixed=sampling.fixed + fast_latents(work),
+    )
+
+
+def fast_latents(work: VideoWork) -> int:
+    """Return the bytes of the latents that TAEHV is given, in fp32."""
+    return _channels(work.stride) * 4 * work.width * work.height // work.stride**2 * latent_frames(work.num_frames)
 
 
 def _channels(stride: int) -> int:
@@ -386,14 +408,13 @@ def decode_phase(vae: Component, work: VideoWork) -> Phase:
     """Return the phase that makes frames of latents."""
     if work.context.loop:
         work = replace(work, num_frames=work.num_frames + FRAME_STEP * LOOP_LEAD)
-    return fast_decode_phase(work) if work.fast_decoder else vae_phase("decode", vae, work, passes=1)
+    return fast_decode_phase(work) if work.fast.result else vae_phase("decode", vae, work, passes=1)
 
 
 def fast_decode_phase(work: VideoWork) -> Phase:
     """Return the phase of TAEHV, which makes one frame after the other."""
     pixels, latents = work.width * work.height, latent_frames(work.num_frames)
     each, flops = FAST_COSTS[work.stride]
-    given = _channels(work.stride) * 4 * pixels // work.stride**2 * latents
     return Phase(
         name="decode",
         component=Component("taehv", Block(0, FAST_PARAMETERS), (), "fp32"),
@@ -403,7 +424,7 @@ def fast_decode_phase(work: VideoWork) -> Phase:
         flops=flops * pixels * latents,
         linear_share=0.0,
         passes=1,
-        variants=(Variant("whole", int(each * pixels), 1.0, given),),
+        variants=(Variant("whole", int(each * pixels), 1.0, fast_latents(work)),),
         streamable=False,
         convolutional=True,
         host=2 * frame_bytes(work),

@@ -237,6 +237,7 @@ def plans():
     yield "- sample: The high-noise expert takes step 1 of 4."
     yield "- sample_2: The low-noise expert takes steps 2 to 4 of 4."
     yield "- sample_2: It takes the place of the other one once: they are not on the card together."
+    yield "- sample: TAEHV makes the previews."
     yield "- decode: TAEHV decodes in place of the VAE: a twentieth of the work for less detail."
 
 
