@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..catalog.installed_model import BUILT_IN_ROOT, InstalledModel
 from .latents import CHANNELS, TI2V_CHANNELS
-from .vae_layouts import VAE_TITLE, VAE_TITLE_48
+from .vae_layouts import LIGHT_VAE_TITLE, VAE_TITLE, VAE_TITLE_48
 
 if TYPE_CHECKING:
     from ..catalog.discovery import FileCatalog, SingleFile
@@ -36,10 +36,11 @@ def beside(
     found: dict[str, tuple[Path, ...]] = {"scheduler": (BUILT_IN_ROOT / "wan_vace" / "scheduler",)}
     folders = lenders(files, folders)
     is_ti2v = channels == TI2V_CHANNELS
-    title = VAE_TITLE_48 if is_ti2v else VAE_TITLE
+    # Of two that read the same latents the one that loses nothing.
+    titles = (VAE_TITLE_48,) if is_ti2v else (VAE_TITLE, LIGHT_VAE_TITLE)
     lent = files.lent_by(folders, ("text_encoder", "tokenizer"))
     vaes = [one for one in folders if (vae_channels(one.path) == TI2V_CHANNELS) is is_ti2v]
-    others = [one for one in files.all if one.found.readable and one.title in (UMT5, title)]
+    others = [one for one in files.all if one.found.readable and one.title in (UMT5, *titles)]
     folder = transformer[-1].folder
     near = [*transformer, *(one for one in others if one.folder == folder)]
     found |= _text_encoder(near, files, folders)
@@ -47,7 +48,7 @@ def beside(
         found |= {part: lent[part] for part in ("text_encoder", "tokenizer")}
     if "tokenizer" not in found:
         found |= _text_encoder(others, files, folders)
-    return found | _vae(others, title) | files.lent_by(vaes, ("vae",)) | _vae(near, title)
+    return found | _vae(others, titles) | files.lent_by(vaes, ("vae",)) | _vae(near, titles)
 
 
 def lenders(files: FileCatalog, folders: Sequence[InstalledModel]) -> list[InstalledModel]:
@@ -86,7 +87,10 @@ def _text_encoder(
     return found
 
 
-def _vae(candidates: Sequence[SingleFile], title: str) -> dict[str, tuple[Path, ...]]:
-    """Return the first VAE that is called so."""
-    found = (one.path for one in candidates if any(part.title == title for part in one.found.parts))
-    return next(({"vae": (path,)} for path in found), {})
+def _vae(candidates: Sequence[SingleFile], titles: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """Return the first VAE of the first of these titles that there is one of."""
+    for title in titles:
+        for one in candidates:
+            if any(part.title == title for part in one.found.parts):
+                return {"vae": (one.path,)}
+    return {}

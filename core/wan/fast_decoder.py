@@ -29,6 +29,8 @@ DECODERS = ModelKind("vae_approx", (VAE,))
 # the model makes. Those of Wan2.2-TI2V's VAE are taew2_2.
 FOR_WAN = {CHANNELS: "taew2_1", TI2V_CHANNELS: "taew2_2"}
 FIRST_LAYER = "decoder.1.weight"
+# LightX2V's were made for latents in the scale of the VAE, and only their names tell them from taehv's.
+IN_SCALE_OF_VAE = "lighttae"
 
 
 class FastDecoding(NamedTuple):
@@ -112,6 +114,11 @@ def _channels(path: Path) -> int | None:
 
     entry = read_header(path).entries.get(FIRST_LAYER)
     return entry.shape[1] if entry is not None and len(entry.shape) == 4 else None
+
+
+def reads_scale_of_vae(path: Path) -> bool:
+    """Return whether a decoder reads latents in the scale of the VAE, as LightX2V's do by their names."""
+    return IN_SCALE_OF_VAE in path.name.lower()
 
 
 def _made_by(handle: ModelHandle, host: Host) -> int:

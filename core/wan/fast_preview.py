@@ -31,11 +31,18 @@ class FastPreview(LatentPreview):
         read: gives the decoder in main memory; called at the first preview, which a run that nobody looks at never
             makes.
         device: of torch, on which it decodes.
+        scaled: brings latents [1, z, T, h, w] to the scale that the decoder reads.
     """
 
-    def __init__(self, linear: LatentPreview, read: Callable[[], Taehv], device: str) -> None:
+    def __init__(
+        self,
+        linear: LatentPreview,
+        read: Callable[[], Taehv],
+        device: str,
+        scaled: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents,
+    ) -> None:
         super().__init__(linear.colours, linear.scheduler, skip=linear.skip, stride=linear.stride)
-        self._read, self._device, self._failed = read, device, False
+        self._read, self._device, self._scaled, self._failed = read, device, scaled, False
 
     @cached_property
     def _network(self) -> Taehv:
@@ -86,7 +93,7 @@ class FastPreview(LatentPreview):
     def _pictures(self, clean: torch.Tensor, side: int, first: int, step: int) -> Iterator[Image]:
         network = self._network
         weight = next(network.parameters())
-        latents = clean.movedim(0, 1)[None].to(weight.device, weight.dtype)
+        latents = self._scaled(clean.movedim(0, 1)[None]).to(weight.device, weight.dtype)
         for number, frame in enumerate(network.frames(latents)):
             # The last frame that each of the latent frames makes.
             index, rest = divmod(number, FRAME_STEP)

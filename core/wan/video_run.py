@@ -20,10 +20,10 @@ from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import Encode, encode_prompts, encode_video
 from .context import LOOP_LEAD, free_noise, riflex_enabled
-from .decode import decode, decode_steps, tiling
+from .decode import decode, decode_steps, denormalised, tiling, vae_config
 from .denoise import denoise
 from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
-from .fast_decoder import FastDecoders, decoders_of
+from .fast_decoder import FastDecoders, decoders_of, reads_scale_of_vae
 from .latents import STRIDE, video_frames
 from .model import WanModel, check_settings, warn_if_not_made_for, with_published_sampler
 from .nag import nag_enabled
@@ -497,7 +497,18 @@ class VideoRun(ABC):
         from .taehv import cached_taehv
 
         dtype = torch_dtype(choice.compute)
-        return FastPreview(linear, lambda: cached_taehv(decoder, dtype, self.host), self.meter.device)
+        return FastPreview(
+            linear,
+            lambda: cached_taehv(decoder, dtype, self.host),
+            self.meter.device,
+            lambda latents: self._scaled_for(decoder, latents),
+        )
+
+    def _scaled_for(self, decoder: Path, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents in the scale that a fast decoder reads."""
+        if not reads_scale_of_vae(decoder):
+            return latents
+        return denormalised(vae_config(self.model.found.place("vae")), latents)
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         """Return the frames of latents; of a loop four for each of them, the first of which follow from the last."""
@@ -525,6 +536,7 @@ class VideoRun(ABC):
     def _decode_fast(self, decoder: Path, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         from .taehv import cached_taehv, decode_fast
 
+        latents = self._scaled_for(decoder, latents)
         with self.meter.phase(choice):
             network = cached_taehv(decoder, torch_dtype(choice.compute), self.host)
             with placed(network, choice, self.meter.device, self.host):

@@ -124,6 +124,20 @@ def test_what_is_not_there_is_named(folders, host):
     assert choose_model(ModelHandle(WAN_VACE), host).is_built_in, "auto takes what can run"
 
 
+def test_of_two_vaes_the_pruned_one_is_taken_last(folders, host):
+    """Unless it lies beside the transformer, as everything that belongs to it may."""
+    from diffusers import AutoencoderKLWan
+
+    light = names.wan_vae(models.tensors(models.randomised(AutoencoderKLWan(base_dim=24))))
+    path = writers.save(light, folders / "vae" / "lightvaew2_1.safetensors")  # by name before y.pth
+    assert choose_model(ModelHandle(WAN_VACE, NAME), host).place("vae") == (folders / "vae" / "y.pth",)
+    beside = path.rename(folders / "diffusion_models" / path.name)
+    assert choose_model(ModelHandle(WAN_VACE, NAME), host).place("vae") == (beside,)
+    beside.rename(path)
+    (folders / "vae" / "y.pth").unlink()
+    assert choose_model(ModelHandle(WAN_VACE, NAME), host).place("vae") == (path,)
+
+
 def test_a_folder_lends_its_parts(folders, host):
     (folders / "vae" / "y.pth").unlink()
     target = folders / "diffusers" / "other"
