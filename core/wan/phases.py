@@ -94,7 +94,7 @@ class VideoWork:
         references: pictures of what is to appear; each is one more latent frame.
         cfg: above 1 each step predicts twice, in one pass over the weights.
         steps: denoising steps.
-        reads_negative: whether the negative prompt is encoded at cfg 1 too.
+        has_nag: whether blocks read the negative prompt too (`nag`), at cfg 1 as well.
         skips_blocks: whether steps predict once more without some blocks (`guidance.Guidance`).
         has_task: whether there is a video to follow or keep; its two parts are then encoded one by one.
         step_cache: whether a StepCache looks at the steps.
@@ -120,7 +120,7 @@ class VideoWork:
     references: int = 0
     cfg: float = DEFAULT_CFG
     steps: int = DEFAULT_STEPS
-    reads_negative: bool = False
+    has_nag: bool = False
     skips_blocks: bool = False
     has_task: bool = True
     step_cache: bool = False
@@ -163,7 +163,7 @@ class VideoWork:
             request.num_frames,
             references=references,
             cfg=request.largest_cfg,
-            reads_negative=request.guidance.has_nag,
+            has_nag=request.guidance.has_nag,
             skips_blocks=request.guidance.skips_blocks,
             steps=request.steps,
             has_task=has_task,
@@ -231,7 +231,7 @@ def encode_phase(encoder: Component, samples: Sequence[tuple[Component, VideoWor
         storages=storages_of(encoder),
         flops=flops,
         linear_share=0.0,
-        passes=2 if guided > 1 or work.reads_negative else 1,
+        passes=2 if guided > 1 or work.has_nag else 1,
         variants=(variant,),
         streamable=True,
         cast_last_resort=True,
@@ -247,6 +247,9 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
     # Of the windows of a step one is on the card at a time.
     tokens = (len(windows[0]) + work.references) * a_frame
     linear, attention = flops_per_token(transformer, tokens)
+    # Of all predictions but that of the negative prompt.
+    guided = 1 + work.skips_blocks if work.has_nag else 0
+    each = branches * (linear + attention) + guided * nag_flops_per_token(transformer)
     # One batch takes the same blocks for all of it.
     batched = (True, False) if work.batch_cfg and branches > 1 and not work.skips_blocks else (False,)
     inside = inside_a_block(transformer, has_vace=work.has_vace, token_times=work.token_times)
@@ -257,8 +260,8 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
         component=transformer,
         computes=("fp16", "bf16") if transformer.stored == "fp16" else ("bf16",),
         storages=storages_of(transformer),
-        flops=len(windows) * branches * tokens * (linear + attention),
-        linear_share=linear / (linear + attention),
+        flops=len(windows) * tokens * each,
+        linear_share=branches * linear / each,
         passes=work.steps,
         variants=tuple(
             with_previews(
@@ -329,6 +332,11 @@ def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
     """
     hidden, inner, blocks = transformer.hidden, transformer.inner, len(transformer.blocks)
     return blocks * 2.0 * (6 * hidden**2 + 2 * hidden * inner), blocks * 4.0 * (tokens + TEXT_TOKENS) * hidden
+
+
+def nag_flops_per_token(transformer: Component) -> float:
+    """Return the operations per token of a second cross-attention in each block, which NAG adds to one prediction."""
+    return len(transformer.blocks) * 4.0 * TEXT_TOKENS * transformer.hidden
 
 
 def sampling_memory(
