@@ -197,9 +197,9 @@ def test_the_time_counts_nags_second_cross_attention(given):
     counted = []
     for guidance in (Guidance(), Guidance(nag_scale=4.0)):
         # As plain products: what a processor's fused attention does is not counted.
-        with nag_enabled(transformer, guidance) as nag, sdpa_kernel(SDPBackend.MATH):
-            with FlopCounterMode(display=False) as counter:
-                run(given, embeds=embeds[:1], nag=nag, negative=embeds[1])
+        math = sdpa_kernel(SDPBackend.MATH)
+        with nag_enabled(transformer, guidance) as nag, math, FlopCounterMode(display=False) as counter:
+            run(given, embeds=embeds[:1], nag=nag, negative=embeds[1])
         counted.append(counter.get_total_flops())
     config, tokens = transformer.config, 3 * 2 * 2
     width = config.num_attention_heads * config.attention_head_dim
