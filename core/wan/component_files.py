@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ..catalog.installed_model import BUILT_IN_ROOT, InstalledModel
 from ..errors import PiyingError
-from ..files.file_state import cached_by_state
 from .latents import CHANNELS, TI2V_CHANNELS
 from .vae_layouts import LIGHT_VAE_TITLE, VAE_TITLE, VAE_TITLE_48
 
@@ -44,8 +43,8 @@ def beside(
     lent = files.lent_by(folders, ("text_encoder", "tokenizer"))
     vaes = [one for one in folders if (vae_channels(one.path) == TI2V_CHANNELS) is is_ti2v]
     others = [one for one in files.all if one.found.readable and one.title in (UMT5, *titles)]
-    wanted = text_width("transformer", [one.path for one in transformer])
-    fitting = [one for one in others if one.title == UMT5 and text_width("text_encoder", [one.path]) == wanted]
+    wanted = text_width(files, "transformer", [one.path for one in transformer])
+    fitting = [one for one in others if one.title == UMT5 and text_width(files, "text_encoder", [one.path]) == wanted]
     if fitting:
         others = [one for one in others if one.title != UMT5 or one in fitting]
     folder = transformer[-1].folder
@@ -58,7 +57,7 @@ def beside(
     return found | _vae(others, titles) | files.lent_by(vaes, ("vae",)) | _vae(near, titles)
 
 
-def text_width_problem(transformer: Sequence[Path], parts: Mapping[str, tuple[Path, ...]]) -> str:
+def text_width_problem(files: FileCatalog, transformer: Sequence[Path], parts: Mapping[str, tuple[Path, ...]]) -> str:
     """Return that a text encoder makes other embeddings than a transformer reads; "" where they may fit.
 
     Args:
@@ -66,8 +65,8 @@ def text_width_problem(transformer: Sequence[Path], parts: Mapping[str, tuple[Pa
         parts: {component: the files or the folder that hold it}; of `beside`.
     """
     encoder = parts.get("text_encoder")
-    made = text_width("text_encoder", encoder) if encoder else None
-    wanted = text_width("transformer", transformer)
+    made = text_width(files, "text_encoder", encoder) if encoder else None
+    wanted = text_width(files, "transformer", transformer)
     if encoder is None or made is None or wanted is None or made == wanted:
         return ""
     return (
@@ -76,18 +75,10 @@ def text_width_problem(transformer: Sequence[Path], parts: Mapping[str, tuple[Pa
     )
 
 
-def text_width(part: str, places: Sequence[Path]) -> int | None:
+def text_width(files: FileCatalog, part: str, places: Sequence[Path]) -> int | None:
     """Return how wide the embeddings of a prompt are that a component makes or reads; None where that is not told."""
-    return _text_width(places[0], part, tuple(places))
-
-
-@cached_by_state
-def _text_width(place: Path, part: str, places: tuple[Path, ...]) -> int | None:
-    from ..checkpoints.components import find_component
-
-    del place  # whose state the answer is cached for
     try:
-        width = find_component(part, places).config.get(TEXT_WIDTHS[part])
+        width = files.config(part, places).get(TEXT_WIDTHS[part])
     except PiyingError:  # which the judgement of the model tells
         return None
     return width if isinstance(width, int) else None

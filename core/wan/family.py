@@ -155,8 +155,7 @@ class WanVACEFamily(WanFamily):
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
-        from .fast_decoder import fast_decoding
-        from .phases import VideoWork
+        from .phases import VideoWork, fast_decoding
         from .request import WanRequest
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}

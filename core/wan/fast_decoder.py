@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..errors import PiyingError, check_choice
 from ..postprocessing.model_files import AUTO, ModelKind
@@ -33,21 +33,6 @@ FIRST_LAYER = "decoder.1.weight"
 IN_SCALE_OF_VAE = "lighttae"
 
 
-class FastDecoding(NamedTuple):
-    """What TAEHV decodes, as a plan has to know: the frames, and the previews of the steps."""
-
-    result: bool = False
-    previews: bool = False
-
-
-NO_FAST_DECODING = FastDecoding()
-
-
-def fast_decoding(handle: ModelHandle) -> FastDecoding:
-    """Return what a handle has decoded by TAEHV."""
-    return FastDecoding(bool(handle.decoder), bool(handle.preview_decoder))
-
-
 @dataclass(frozen=True)
 class FastDecoders:
     """The files that decode in place of the VAE.
@@ -59,11 +44,6 @@ class FastDecoders:
 
     result: Path | None = None
     previews: Path | None = None
-
-    @property
-    def used(self) -> FastDecoding:
-        """Which of them there are."""
-        return FastDecoding(self.result is not None, self.previews is not None)
 
 
 def decoders_of(handle: ModelHandle, host: Host) -> FastDecoders:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..families.base import SECOND_EXPERT
 from ..image_sizes import MULTIPLE
@@ -20,7 +20,6 @@ from ..quantization.registry import weight_format
 from .context import LOOP_LEAD, Context
 from .context import PLAIN as WHOLE
 from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
-from .fast_decoder import NO_FAST_DECODING, FastDecoding
 from .latents import CHANNELS, FRAME_STEP, STRIDE, TI2V_CHANNELS, TI2V_STRIDE, latent_frames
 from .request import (
     DEFAULT_CFG,
@@ -82,6 +81,21 @@ REMEMBERED = 0.125  # activations a branch: every eighth token's first change (S
 REMEMBERED_PREDICTIONS = 2  # of each branch (StepCache)
 SWITCH = "It takes the place of the other one once: they are not on the card together."
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
+
+
+class FastDecoding(NamedTuple):
+    """What TAEHV decodes, as a plan has to know: the frames, and the previews of the steps."""
+
+    result: bool = False
+    previews: bool = False
+
+
+NO_FAST_DECODING = FastDecoding()
+
+
+def fast_decoding(handle: ModelHandle) -> FastDecoding:
+    """Return what a handle has decoded by TAEHV."""
+    return FastDecoding(bool(handle.decoder), bool(handle.preview_decoder))
 
 
 @dataclass(frozen=True)

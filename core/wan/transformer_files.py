@@ -142,7 +142,7 @@ def single_file_model(
         found = files.model(family, first, {**parts, SECOND_EXPERT: tuple(one.path for one in second)}, made_of.name)
         other = files.model(family, second, {})
         found = replace(found, details=f"two experts: {found.details}; and {other.details}")
-    problems = (text_width_problem([one.path for one in expert], parts) for expert in (first, second) if expert)
+    problems = (text_width_problem(files, [one.path for one in expert], parts) for expert in (first, second) if expert)
     return replace(found, problem=found.problem or next(filter(None, problems), ""))
 
 

@@ -27,7 +27,7 @@ from .fast_decoder import FastDecoders, decoders_of, reads_scale_of_vae
 from .latents import STRIDE, video_frames
 from .model import WanModel, check_settings, warn_if_not_made_for, with_published_sampler
 from .nag import nag_enabled
-from .phases import BATCHED, VideoWork, fitting, what_fits
+from .phases import BATCHED, FastDecoding, VideoWork, fitting, what_fits
 from .request import AUTO_VAE, SDPA, WanRequest
 from .schedule import schedule_notes
 from .speed import speed_notes, with_speed
@@ -217,7 +217,7 @@ class VideoRun(ABC):
         return {
             "notes": (self.attention.why,),
             "high_steps": self.high_steps,
-            "fast": self.decoders.used,
+            "fast": FastDecoding(self.decoders.result is not None, self.decoders.previews is not None),
         }
 
     @abstractmethod

@@ -185,7 +185,7 @@ class WanVideoFamily(WanFamily):
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> FramesWork:
         """Return what a video has to do, from the inputs of Wan Sample or Memory Plan."""
-        from ..wan.fast_decoder import fast_decoding
+        from ..wan.phases import fast_decoding
         from ..wan.request import WanRequest
         from .phases import FramesWork
 
