@@ -66,7 +66,11 @@ class SentJob:
                 has_ended, asked, questions = True, 0.0, 0
             now = time.monotonic()
             between = SECONDS_BETWEEN_QUESTIONS[min(questions, len(SECONDS_BETWEEN_QUESTIONS) - 1)]
-            if self.stream is not None and self.stream.is_connected and not has_ended and not absent:
+            if (
+                self.stream is not None
+                and self.stream.is_connected
+                and not (has_ended or absent or self._silent_since)
+            ):
                 between = SECONDS_WITH_EVENTS
             if now - asked < between:
                 continue
