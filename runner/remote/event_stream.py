@@ -12,14 +12,12 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import timeouts
 from .address import ServerAddress
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
 
-CONNECT_TIMEOUT = 10.0  # seconds
-HEARTBEAT = 60.0  # seconds between two pings; a server that loads a model may answer late
-PAUSES = (0.5, 1, 2, 5, 15)  # seconds before each further attempt, the last one over and over
 LARGEST_MESSAGE = 4 << 20  # bytes; with a larger one the connection ends, and the state is asked for
 MOST_MESSAGES = 64  # that wait to be shown; the server's own wait behind them
 PROGRESS_TEXT = 3  # ComfyUI's number of a binary message with a text that a node shows while it works
@@ -105,8 +103,10 @@ class EventStream:
         async with aiohttp.ClientSession(headers=headers, trace_configs=[trace]) as session:
             while True:
                 try:
-                    connecting = session.ws_connect(self._url, heartbeat=HEARTBEAT, max_msg_size=LARGEST_MESSAGE)
-                    async with await asyncio.wait_for(connecting, CONNECT_TIMEOUT) as websocket:
+                    connecting = session.ws_connect(
+                        self._url, heartbeat=timeouts.HEARTBEAT, max_msg_size=LARGEST_MESSAGE
+                    )
+                    async with await asyncio.wait_for(connecting, timeouts.CONNECT) as websocket:
                         self.failure, failures = "", 0
                         self._tried.set()
                         async for message in websocket:
@@ -114,7 +114,8 @@ class EventStream:
                     self._note_failure("the connection was closed")
                 except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
                     self._note_failure(str(error) or type(error).__name__)
-                await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
+                pauses = timeouts.RECONNECT_PAUSES
+                await asyncio.sleep(pauses[min(failures, len(pauses) - 1)])
                 failures += 1
 
     def _note_failure(self, reason: str) -> None:

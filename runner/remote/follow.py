@@ -13,17 +13,13 @@ from typing import Any
 from ...core.errors import PiyingError
 from ..display import Display
 from ..errors import InvalidGraph, JobFailed, NodeError, NodeFailed, ServerNodeError, WorkflowError
+from . import timeouts
+from .answers import JobRefused, JobState
 from .event_stream import EventStream, has_websockets
 from .job import ServerJob
 from .job_display import JobDisplay
-from .server import ComfyServer, JobRefused, JobState, ServerError
+from .server import ComfyServer, ServerError
 
-POLL = 0.2  # seconds until a cancel is seen
-SECONDS_BETWEEN_QUESTIONS = (0.5, 0.5, 1, 1, 2)  # without events; the last one over and over
-SECONDS_WITH_EVENTS = 10.0
-LOST_AFTER = 120.0  # seconds without an answer; one that loads a large model may be silent for long
-REFUSED_AFTER = 10.0  # the same where nothing listens any more
-GONE_AFTER = 3  # questions in a row that a job is neither waiting, running nor over
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -65,13 +61,13 @@ class SentJob:
             if self._show_events(shown) and not has_ended:
                 has_ended, asked, questions = True, 0.0, 0
             now = time.monotonic()
-            between = SECONDS_BETWEEN_QUESTIONS[min(questions, len(SECONDS_BETWEEN_QUESTIONS) - 1)]
+            between = timeouts.BETWEEN_QUESTIONS[min(questions, len(timeouts.BETWEEN_QUESTIONS) - 1)]
             if (
                 self.stream is not None
                 and self.stream.is_connected
                 and not (has_ended or absent or self._silent_since)
             ):
-                between = SECONDS_WITH_EVENTS
+                between = timeouts.WITH_EVENTS
             if now - asked < between:
                 continue
             asked, questions = now, questions + 1
@@ -79,7 +75,7 @@ class SentJob:
             absent = absent + 1 if state.state == "absent" else 0
             if state.state == "pending":
                 self._tell_place()
-            elif state.state == "absent" and absent >= GONE_AFTER:
+            elif state.state == "absent" and absent >= timeouts.GONE_AFTER:
                 self._raise_gone()
             elif state.state in ("done", "failed", "stopped"):
                 self._show_events(shown)
@@ -89,9 +85,9 @@ class SentJob:
     def _show_events(self, shown: JobDisplay) -> bool:
         """Show what has come, and return whether it was the end."""
         if self.stream is None:
-            time.sleep(POLL)
+            time.sleep(timeouts.POLL)
             return False
-        event = self.stream.next(POLL)
+        event = self.stream.next(timeouts.POLL)
         while event is not None:
             self._silent_since = None
             is_end = event.kind in ENDS or (event.kind == "executing" and event.data.get("node") is None)
@@ -109,7 +105,7 @@ class SentJob:
             now = time.monotonic()
             self._had_outage, self._silent_since = True, self._silent_since or now
             silence = now - self._silent_since
-            if silence >= (REFUSED_AFTER if error.is_refused else LOST_AFTER):
+            if silence >= (timeouts.REFUSED_AFTER if error.is_refused else timeouts.LOST_AFTER):
                 raise ServerLost(f"{error} The job was not finished there.") from error
             return JobState("running")
         self._silent_since = None
@@ -150,7 +146,7 @@ def sent(server: ComfyServer, made: ServerJob, partial: bool, display: Display) 
     stream = EventStream(server.address, client) if has_websockets() else None
     try:
         workflow = made.with_files(server.upload)
-        if stream is not None and stream.wait_connected(2 * POLL + 5):
+        if stream is not None and stream.wait_connected(timeouts.CONNECT / 2):
             with contextlib.suppress(ServerError):  # its nodes then only count steps
                 server.watch(client)
         elif stream is not None:

@@ -7,18 +7,20 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ...core.errors import PiyingError
+from ...core.errors import PiyingError, clipped
 from ..definitions import ObjectInfo
 from ..display import Display
 from ..errors import JobFailed, NodeError, WorkflowError
+from . import timeouts
 from .address import ServerAddress
+from .answers import FileProblem, output_files
 from .follow import ServerLost, sent
 from .job import RemoteJob, ServerJob
-from .results import fetch_files, output_files
 from .server import ComfyServer, ServerError
 
-SOON = 0.2  # seconds between two looks whether a run is cancelled
+MOST_FILES = 10_000  # of a job
 
 
 @dataclass(frozen=True)
@@ -175,20 +177,34 @@ class Pool:
         finally:
             if is_reserved:
                 self._release(server)
-        files: list[Path] = []
-
-        def on_saved(path: Path) -> None:
-            check_cancelled()
-            files.append(path)
-            display.saved(path)
-
-        try:
-            problems = fetch_files(server, output_files(outputs), job.output, on_saved)
-        except PiyingError as error:  # a disk that is full
-            raise JobFailed(str(error)) from error
+        files, problems = self._fetched(server, outputs, job.output, display=display, check_cancelled=check_cancelled)
         if problems:
             raise JobFailed(f"{server}: not all files could be fetched. " + " ".join(f"{each}." for each in problems))
         return Fetched(str(server), files, running.left_out)
+
+    def _fetched(
+        self,
+        server: ComfyServer,
+        outputs: dict[str, Any],
+        folder: Path,
+        *,
+        display: Display,
+        check_cancelled: Callable[[], None],
+    ) -> tuple[list[Path], list[str]]:
+        """Fetch the files of a job; return their paths, and what is wrong with those that did not come."""
+        named = output_files(outputs)
+        paths: list[Path] = []
+        problems = [f"there are {len(named)}, and {MOST_FILES} are fetched"] if len(named) > MOST_FILES else []
+        for file in named[:MOST_FILES]:
+            check_cancelled()
+            try:
+                paths.append(server.fetch(file, folder))
+                display.saved(paths[-1])
+            except FileProblem as problem:
+                problems.append(f"{clipped(str(file), 120)!r}: {problem}")
+            except PiyingError as error:  # a disk that is full
+                raise JobFailed(str(error)) from error
+        return paths, problems
 
     def _failure(self, refused: dict[str, WorkflowError], lost: list[str]) -> WorkflowError | JobFailed:
         """Return the error where no server is left."""
@@ -209,6 +225,6 @@ def _next_answer(
     while True:
         check_cancelled()
         try:
-            return answers.get(timeout=SOON)
+            return answers.get(timeout=timeouts.POLL)
         except queue.Empty:
             continue

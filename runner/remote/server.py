@@ -1,4 +1,4 @@
-"""Client of one ComfyUI server: its routes, what they answer, and how much of it and how long is waited for."""
+"""Client of one ComfyUI server: its routes, and how much of an answer is read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ...core.errors import PiyingError, clipped
+from ...core.errors import PiyingError, clipped, explain_os_errors
 from ...core.http import (
     TRANSIENT_STATUSES,
     HttpClient,
@@ -21,34 +20,36 @@ from ...core.http import (
     Request,
     RetryableError,
     RetryPolicy,
+    fast_enough,
     read_limited,
     retry,
     retry_after,
     without_query,
 )
+from ...core.media.naming import writing
 from ..definitions import ObjectInfo, checked_object_info
 from ..errors import WorkflowError
+from . import timeouts
 from .address import AUTHORIZATION, ServerAddress
+from .answers import (
+    JOB_STATES,
+    REASON,
+    FileProblem,
+    JobRefused,
+    JobState,
+    OutputFile,
+    Refusal,
+    ended_state,
+    read_refusal,
+    table,
+)
 
 # No proxy of the system sees what is sent, and no redirect takes it elsewhere.
 CLIENT = HttpClient(redirects=False, proxies=False, plain_http=True)
-TIMEOUT = 30.0  # seconds without a byte
-CANCEL_TIMEOUT = 4.0  # of a request of a run that is being stopped
-PAUSES = (0.5, 1, 2, 4)  # seconds before each further attempt
 LARGEST_JSON = 64 << 20  # bytes; /object_info of a ComfyUI with hundreds of packs has 20 MiB
-SLOWEST_UPLOAD = 64 << 10  # bytes per second
 CHUNK = 1 << 20
-REASON = 300  # characters of what a server says that are repeated
+LARGEST_FILE = 4 << 30
 LONGEST_ID = 100
-
-State = Literal["pending", "running", "done", "failed", "stopped", "absent"]
-JOB_STATES: dict[Any, State] = {  # of /api/jobs
-    "pending": "pending",
-    "in_progress": "running",
-    "completed": "done",
-    "failed": "failed",
-    "cancelled": "stopped",
-}
 
 
 class ServerError(Exception):
@@ -61,34 +62,6 @@ class ServerError(Exception):
     def __init__(self, text: str, is_refused: bool = False) -> None:
         super().__init__(text)
         self.is_refused = is_refused
-
-
-@dataclass(frozen=True)
-class JobState:
-    """How far a job is.
-
-    Attributes:
-        state: absent where the server knows no such job.
-        outputs: what its nodes showed, {node id: {key: entries}}, once it is over.
-        error: of a failed job, the data of ComfyUI's `execution_error`.
-    """
-
-    state: State
-    outputs: dict[str, Any] = field(default_factory=dict)
-    error: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What a server has against a job, or against some of its outputs.
-
-    Attributes:
-        message: of the whole.
-        nodes: ComfyUI's errors, {node id: [error]}.
-    """
-
-    message: str
-    nodes: dict[str, list[dict[str, Any]]]
 
 
 class ComfyServer:
@@ -126,7 +99,7 @@ class ComfyServer:
 
     def before(self, job: str) -> int:
         """Return how many jobs run or wait before one; 0 too where the server does not say."""
-        found = self._json("/queue", attempts=1)
+        found = self._json("/queue", is_patient=False)
         queues = [found.get(f"queue_{name}") for name in ("running", "pending")] if isinstance(found, dict) else []
         items = [each for queue in queues if isinstance(queue, list) for each in queue]
         # [number, id, …]: a smaller number is before a larger one, whatever their order here.
@@ -153,7 +126,7 @@ class ComfyServer:
                 raise
 
         status, found = self._retried(attempt, accepted=(http.client.BAD_REQUEST,))
-        refusal = _refusal(found)
+        refusal = read_refusal(found)
         if status == http.client.BAD_REQUEST:
             raise JobRefused(refusal)
         # Before version 0.3.50 a server chose the id itself.
@@ -170,12 +143,12 @@ class ComfyServer:
             found = self._ask(f"/api/jobs/{job}")
             return JobState(
                 JOB_STATES.get(found.get("status"), "absent"),
-                _table(found.get("outputs")),
-                _table(found.get("execution_error")),
+                table(found.get("outputs")),
+                table(found.get("execution_error")),
             )
         entry = self._ask(f"/history/{job}").get(job)
         if isinstance(entry, dict):
-            return _ended(entry)
+            return ended_state(entry)
         queues = self._ask("/queue")
         if _is_among(job, queues.get("queue_running")):
             return JobState("running")
@@ -183,12 +156,12 @@ class ComfyServer:
 
     def cancel(self, job: str) -> None:
         """Take a job out of the queue, or interrupt it where it runs; other jobs are left alone."""
-        if self._has_jobs and "cancelled" in self._ask(f"/api/jobs/{job}/cancel", body=b"{}", timeout=CANCEL_TIMEOUT):
+        if self._has_jobs and "cancelled" in self._ask(f"/api/jobs/{job}/cancel", body=b"{}", timeout=timeouts.CANCEL):
             return
-        self._ask("/queue", body=json.dumps({"delete": [job]}).encode(), timeout=CANCEL_TIMEOUT)
+        self._ask("/queue", body=json.dumps({"delete": [job]}).encode(), timeout=timeouts.CANCEL)
         # Servers of before 2025-09 do not look at the id, and interrupt whatever runs.
-        if _is_among(job, self._ask("/queue", timeout=CANCEL_TIMEOUT).get("queue_running")):
-            self._ask("/interrupt", body=json.dumps({"prompt_id": job}).encode(), timeout=CANCEL_TIMEOUT)
+        if _is_among(job, self._ask("/queue", timeout=timeouts.CANCEL).get("queue_running")):
+            self._ask("/interrupt", body=json.dumps({"prompt_id": job}).encode(), timeout=timeouts.CANCEL)
 
     def watch(self, client: str) -> None:
         """Have Piying's nodes there send the phases of their work to a client; other servers have no such route."""
@@ -227,7 +200,7 @@ class ComfyServer:
                     "/upload/image",
                     body=_file_body(first, path, status.st_size, last),
                     headers=headers,
-                    seconds=status.st_size / SLOWEST_UPLOAD,
+                    seconds=status.st_size / timeouts.SLOWEST_UPLOAD,
                 )
             except RetryableError as error:
                 raise RetryableError(f"while {path.name} was uploaded ({size >> 20} MiB): {error}") from error
@@ -246,21 +219,47 @@ class ComfyServer:
             self._uploaded[key] = there
         return there
 
-    @contextmanager
-    def view(self, filename: str, subfolder: str) -> Iterator[http.client.HTTPResponse]:
-        """Yield the response with an output file.
+    def fetch(self, file: OutputFile, folder: Path) -> Path:
+        """Fetch an output file into a folder, numbered as the files of a run here, and return its path.
+
+        It comes whole, or nothing of it is left.
 
         Raises:
-            RetryableError: it broke off, at any time until the block ends.
+            FileProblem: it cannot be had.
+            PiyingError: the folder cannot be written.
         """
-        query = {"filename": filename, "subfolder": subfolder, "type": "output"}
-        with self._open("/view", query) as response:
-            yield response
+        place = file.place()
+        try:
+            return retry(lambda: self._fetch(file, folder, place), RetryPolicy(pauses=timeouts.PAUSES), str(self))
+        except RetryableError as error:
+            raise self._unreachable(error) from error
+        except HttpError as error:
+            raise FileProblem(f"the server {str(error).rstrip('.')}") from error
+
+    def _fetch(self, file: OutputFile, folder: Path, place: tuple[str, str]) -> Path:
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": "output"}
+        doing = f"Cannot save {file} in {folder}"
+        with writing(folder, *place) as output, output.path.open("wb") as unfinished:
+            with self._open("/view", query) as response:
+                if response.status in TRANSIENT_STATUSES:
+                    raise RetryableError(f"HTTP {response.status}")
+                if response.status != http.client.OK:
+                    raise FileProblem(f"the server answered with HTTP {response.status}")
+                expected, size = _expected_size(response), 0
+                for chunk in fast_enough(read_limited(response, LARGEST_FILE), timeouts.SILENCE):
+                    with explain_os_errors(doing):
+                        unfinished.write(chunk)
+                    size += len(chunk)
+                if size != expected:
+                    raise RetryableError(f"{file} ended after {size} of {expected} bytes")
+            with explain_os_errors(doing):
+                unfinished.close()  # what is still in its buffer may not fit the disk
+        return output.path
 
     # Requests
 
-    def _json(self, route: str, attempts: int = len(PAUSES) + 1) -> Any:
-        return self._retried(lambda: self._once(route), attempts=attempts)[1]
+    def _json(self, route: str, is_patient: bool = True) -> Any:
+        return self._retried(lambda: self._once(route), is_patient=is_patient)[1]
 
     def _ask(
         self,
@@ -273,25 +272,25 @@ class ComfyServer:
         """Return the object that a single attempt gives; empty where the server has no such route, job or answer."""
         accepted = (http.client.BAD_REQUEST, http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED)
         status, found = self._retried(
-            lambda: self._once(route, query=query, body=body, timeout=timeout), accepted=accepted, attempts=1
+            lambda: self._once(route, query=query, body=body, timeout=timeout), accepted=accepted, is_patient=False
         )
         return found if status == http.client.OK and isinstance(found, dict) else {}
 
     def _retried(
-        self, attempt: Callable[[], tuple[int, Any]], accepted: tuple[int, ...] = (), attempts: int = len(PAUSES) + 1
+        self, attempt: Callable[[], tuple[int, Any]], accepted: tuple[int, ...] = (), is_patient: bool = True
     ) -> tuple[int, Any]:
         """Return status and answer; statuses besides 200 and those accepted are errors."""
         try:
-            status, found = retry(attempt, RetryPolicy(timeout=TIMEOUT, pauses=PAUSES[: attempts - 1]), str(self))
+            status, found = retry(attempt, RetryPolicy(pauses=timeouts.PAUSES if is_patient else ()), str(self))
         except RetryableError as error:
-            raise self.unreachable(error) from error
+            raise self._unreachable(error) from error
         except PiyingError as error:
             raise ServerError(f"{self}: {error}") from error
         if status == http.client.OK or status in accepted:
             return status, found
         raise ServerError(f"{self} {self._reason(status, found)}")
 
-    def unreachable(self, error: RetryableError) -> ServerError:
+    def _unreachable(self, error: RetryableError) -> ServerError:
         """Return the error for a request that came to nothing."""
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ConnectionRefusedError):
@@ -326,11 +325,9 @@ class ComfyServer:
             RetryableError: a second attempt may give more.
             HttpError: none would.
         """
-        with self._open(
-            route, query, body=body, headers=headers, timeout=timeout or TIMEOUT, seconds=seconds
-        ) as response:
+        with self._open(route, query, body=body, headers=headers, timeout=timeout, seconds=seconds) as response:
             status = response.status
-            data = b"".join(read_limited(response, LARGEST_JSON, seconds=4 * (timeout or TIMEOUT)))
+            data = b"".join(read_limited(response, LARGEST_JSON, seconds=4 * (timeout or timeouts.SILENCE)))
             if status in TRANSIENT_STATUSES:
                 raise RetryableError(f"HTTP {status}", retry_after(response.headers))
             if 300 <= status < 400:
@@ -357,58 +354,25 @@ class ComfyServer:
         if self.address.authorization is not None:
             given["Authorization"] = self.address.authorization
         request = Request(self.address.to(route, query), given, body, seconds=seconds)
-        with CLIENT.open(request, timeout or TIMEOUT) as response:
+        with CLIENT.open(request, timeout or timeouts.SILENCE) as response:
             coding = response.getheader("Content-Encoding") or "identity"
             if coding != "identity":
                 raise HttpError(f"answered in {coding!r}, and was asked for no compression. Switch it off.")
             yield response
 
 
-class JobRefused(Exception):
-    """A server does not take a job; `refusal` says why."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
-def _refusal(found: Any) -> Refusal:
-    """Return what an answer to /prompt has against nodes, whatever form it has."""
-    answer = _table(found)
-    error = answer.get("error")
-    texts = [error.get("message"), error.get("details")] if isinstance(error, dict) else [error]
-    message = ": ".join(str(text) for text in dict.fromkeys(texts) if text)
-    nodes = {
-        str(node): [each for each in _table(entry).get("errors") or [] if isinstance(each, dict)]
-        for node, entry in _table(answer.get("node_errors")).items()
-        if isinstance(_table(entry).get("errors"), list)
-    }
-    return Refusal(clipped(message, REASON), nodes)
-
-
-def _ended(entry: dict[str, Any]) -> JobState:
-    """Return the state of an entry of /history."""
-    status, outputs = _table(entry.get("status")), _table(entry.get("outputs"))
-    if status.get("status_str") != "error":
-        return JobState("done", outputs)
-    messages = status.get("messages")
-    told = {
-        each[0]: _table(each[1])
-        for each in (messages if isinstance(messages, list) else [])
-        if isinstance(each, list) and len(each) == 2 and isinstance(each[0], str)
-    }
-    if "execution_interrupted" in told:
-        return JobState("stopped", outputs)
-    return JobState("failed", outputs, told.get("execution_error", {}))
+def _expected_size(response: http.client.HTTPResponse) -> int:
+    text = response.getheader("Content-Length") or ""
+    if not text.isascii() or not text.isdigit():
+        raise FileProblem("the server does not say how large it is, so whether it is whole cannot be told")
+    if int(text) > LARGEST_FILE:
+        raise FileProblem(f"it has {int(text) >> 20} MiB; at most {LARGEST_FILE >> 20} MiB are fetched")
+    return int(text)
 
 
 def _is_among(job: str, items: Any) -> bool:
     """Return whether a queue has a job; its items begin with a number and the id."""
     return isinstance(items, list) and any(isinstance(each, list) and job in each[1:2] for each in items)
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _file_body(first: bytes, path: Path, size: int, last: bytes) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from piying.core.process import DONE, WRONG
 from piying.runner import cli
 from piying.runner.display import EventDisplay
 from piying.runner.errors import JobFailed, NodeFailed, WorkflowError
-from piying.runner.remote import address, event_stream, follow, results, server
+from piying.runner.remote import address, event_stream, timeouts
 from piying.runner.remote.command import run_on_servers
 from piying.tests.runner.remote.fake_comfyui import (
     FakeComfyUI,
@@ -33,15 +33,18 @@ from piying.tests.runner.remote.fake_comfyui import (
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     """What takes seconds and minutes takes tenths of seconds."""
-    for module in (server, results):
-        monkeypatch.setattr(module, "TIMEOUT", 0.5)
-        monkeypatch.setattr(module, "PAUSES", (0.02, 0.02))
-    monkeypatch.setattr(server, "CANCEL_TIMEOUT", 0.5)
-    monkeypatch.setattr(follow, "POLL", 0.02)
-    monkeypatch.setattr(follow, "SECONDS_BETWEEN_QUESTIONS", (0.02,))
-    monkeypatch.setattr(follow, "SECONDS_WITH_EVENTS", 0.1)
-    monkeypatch.setattr(follow, "REFUSED_AFTER", 0.2)
-    monkeypatch.setattr(follow, "LOST_AFTER", 0.8)
+    short = {
+        "SILENCE": 0.5,
+        "CANCEL": 0.5,
+        "PAUSES": (0.02, 0.02),
+        "POLL": 0.02,
+        "BETWEEN_QUESTIONS": (0.02,),
+        "WITH_EVENTS": 0.1,
+        "REFUSED_AFTER": 0.2,
+        "LOST_AFTER": 0.8,
+    }
+    for name, value in short.items():
+        monkeypatch.setattr(timeouts, name, value)
     monkeypatch.delenv(address.AUTHORIZATION, raising=False)
 
 
