@@ -284,9 +284,8 @@ def watch(question: dict[str, Any]) -> dict[str, Any]:
             program that shows progress alone.
     """
     client, moving, is_page = question.get("client"), question.get("moving"), question.get("page", True)
-    if not isinstance(client, str) or not 0 < len(client) <= MAX_CLIENT:
-        raise PiyingError("client is a text of up to 100 characters.")
-    if not isinstance(moving, bool) or not isinstance(is_page, bool):
-        raise PiyingError("moving and page are true or false.")
-    comfy_server.tabs.join(client, moving, is_page)
+    is_named = isinstance(client, str) and 0 < len(client) <= MAX_CLIENT
+    if not is_named or not isinstance(moving, bool) or not isinstance(is_page, bool):
+        raise PiyingError("client is a text of up to 100 characters, moving and page are true or false.")
+    comfy_server.tabs.join(str(client), moving, is_page)
     return {}

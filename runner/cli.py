@@ -275,7 +275,7 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
     if isinstance(error, KeyboardInterrupt):
         text = "stopped; no unfinished file is left."
     elif isinstance(error, NodeFailed) and isinstance(error.cause, ServerNodeError):
-        text = f"{error} Run with --verbose for the traceback."
+        text = f"{str(error).rstrip('.')}. Run with --verbose for the traceback."
     elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
         kind = f"{type(error.cause).__name__}: {error.cause}. Run with --verbose for the traceback."

@@ -123,8 +123,11 @@ def checked_object_info(found: Any, origin: str) -> ObjectInfo:
 def _is_declared(definition: dict[str, Any]) -> bool:
     """Return whether inputs and outputs from outside have the form that the functions below rely on."""
     groups = [definition["input"].get(group, {}) for group in ("required", "optional")]
-    return isinstance(definition.get("output", []), list) and all(
-        isinstance(group, dict) and all(isinstance(each, list) and each for each in group.values()) for group in groups
+    if not isinstance(definition.get("output", []), list) or not all(isinstance(group, dict) for group in groups):
+        return False
+    declared = [each for group in groups for each in group.values()]
+    return all(isinstance(each, list) and each for each in declared) and all(
+        isinstance(input_options(each).get("options", []), list) for each in declared
     )
 
 

@@ -14,7 +14,7 @@ REASON = 300  # characters of what a server says that are repeated
 NUMBERED = re.compile(r"(?P<stem>.+)_[0-9]{5,}_?(?P<suffix>\.[^.]{1,20})")
 
 State = Literal["pending", "running", "done", "failed", "stopped", "absent"]
-JOB_STATES: dict[Any, State] = {  # of /api/jobs
+JOB_STATES: dict[str, State] = {  # of /api/jobs
     "pending": "pending",
     "in_progress": "running",
     "completed": "done",
@@ -64,11 +64,10 @@ def read_refusal(found: Any) -> Refusal:
     answer = table(found)
     error = answer.get("error")
     texts = [error.get("message"), error.get("details")] if isinstance(error, dict) else [error]
-    message = ": ".join(str(text) for text in dict.fromkeys(texts) if text)
+    message = ": ".join(dict.fromkeys(str(text) for text in texts if text))
     nodes = {
-        str(node): [each for each in table(entry).get("errors") or [] if isinstance(each, dict)]
+        node: [each for each in listed(table(entry).get("errors")) if isinstance(each, dict)]
         for node, entry in table(answer.get("node_errors")).items()
-        if isinstance(table(entry).get("errors"), list)
     }
     return Refusal(clipped(message, REASON), nodes)
 
@@ -78,12 +77,8 @@ def ended_state(entry: dict[str, Any]) -> JobState:
     status, outputs = table(entry.get("status")), table(entry.get("outputs"))
     if status.get("status_str") != "error":
         return JobState("done", outputs)
-    messages = status.get("messages")
-    told = {
-        each[0]: table(each[1])
-        for each in (messages if isinstance(messages, list) else [])
-        if isinstance(each, list) and len(each) == 2 and isinstance(each[0], str)
-    }
+    messages = [each for each in map(listed, listed(status.get("messages"))) if len(each) == 2]
+    told = {str(kind): table(data) for kind, data in messages}
     if "execution_interrupted" in told:
         return JobState("stopped", outputs)
     return JobState("failed", outputs, told.get("execution_error", {}))
@@ -92,6 +87,11 @@ def ended_state(entry: dict[str, Any]) -> JobState:
 def table(value: Any) -> dict[str, Any]:
     """Return an object of an answer, an empty one in place of anything else."""
     return value if isinstance(value, dict) else {}
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list of an answer, an empty one in place of anything else."""
+    return value if isinstance(value, list) else []
 
 
 class FileProblem(Exception):
@@ -127,8 +127,7 @@ class OutputFile:
 
 def output_files(outputs: dict[str, Any]) -> list[OutputFile]:
     """Return the files that nodes report, under whatever key: packs have keys of their own; previews are left out."""
-    shown = [entries for node in outputs.values() if isinstance(node, dict) for entries in node.values()]
-    entries = [entry for each in shown if isinstance(each, list) for entry in each if isinstance(entry, dict)]
+    entries = [table(each) for node in outputs.values() for shown in table(node).values() for each in listed(shown)]
     saved = [entry for entry in entries if entry.get("type") == "output" and entry.get("filename")]
     files = (OutputFile(str(entry["filename"]), str(entry.get("subfolder") or "")) for entry in saved)
     return list(dict.fromkeys(files))

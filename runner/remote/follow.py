@@ -20,6 +20,7 @@ from .job import ServerJob
 from .job_display import JobDisplay
 from .server import ComfyServer, ServerError
 
+MOST_EVENTS = 100  # shown before a cancel is looked for
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -62,11 +63,8 @@ class SentJob:
                 has_ended, asked, questions = True, 0.0, 0
             now = time.monotonic()
             between = timeouts.BETWEEN_QUESTIONS[min(questions, len(timeouts.BETWEEN_QUESTIONS) - 1)]
-            if (
-                self.stream is not None
-                and self.stream.is_connected
-                and not (has_ended or absent or self._silent_since)
-            ):
+            has_events = self.stream is not None and self.stream.is_connected
+            if has_events and not (has_ended or absent or self._silent_since):
                 between = timeouts.WITH_EVENTS
             if now - asked < between:
                 continue
@@ -88,7 +86,9 @@ class SentJob:
             time.sleep(timeouts.POLL)
             return False
         event = self.stream.next(timeouts.POLL)
-        while event is not None:
+        for _ in range(MOST_EVENTS):
+            if event is None:
+                break
             self._silent_since = None
             is_end = event.kind in ENDS or (event.kind == "executing" and event.data.get("node") is None)
             if is_end and event.data.get("prompt_id") == self.job:

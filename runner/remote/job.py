@@ -146,14 +146,14 @@ class ServerJob:
             title = str(node) if node else f"node {node_id}"
             for error in errors:
                 extra, kind = error.get("extra_info"), str(error.get("type"))
-                name = extra.get("input_name") if isinstance(extra, dict) else None
+                name = str(extra["input_name"]) if isinstance(extra, dict) and extra.get("input_name") else None
                 texts = [str(error.get(each) or "") for each in ("message", "details")]
                 if kind == "custom_validation_failed":
                     # The node's own sentence, which ComfyUI repeats for each input that the node checks.
                     texts, name = [texts[1].removeprefix(f"{name} - ")], None
                 text = ": ".join(filter(None, texts)).rstrip(".") + "."
                 known = own.get((node_id, name, kind))
-                found.append(known or NodeError(kind, title, text, node_id, name if isinstance(name, str) else None))
+                found.append(known or NodeError(kind, title, text, node_id, name))
         return list(dict.fromkeys(found))
 
     def _is_for_server(self, error: NodeError) -> bool:
@@ -161,8 +161,8 @@ class ServerJob:
         if not foreign or error.type not in VALUE_ERRORS or error.input is None:
             return False
         # What a loader names was looked for; what is in no list otherwise may be a path that the class knows.
-        kind, options, _ = declared_inputs(self.info[self.graph[error.node_id].class_type])[error.input]
-        return combo_choices(kind, options) is None or not any(key.endswith("_upload") for key in options)
+        options = declared_inputs(self.info[self.graph[error.node_id].class_type])[error.input][1]
+        return _is_open(options) or not any(key.endswith("_upload") for key in options)
 
 
 def _stand_in(definition: dict[str, Any], known: Any) -> Any:
@@ -192,7 +192,7 @@ def _input_files(graph: Graph, info: ObjectInfo, folder: Path) -> Iterator[Input
     for node in graph.values():
         for name, (kind, options, _) in declared_inputs(info[node.class_type]).items():
             choices, value = combo_choices(kind, options), node.inputs.get(name)
-            if choices is None or not isinstance(value, str) or value.endswith(ELSEWHERE):
+            if choices is None or not isinstance(value, str) or value.endswith(ELSEWHERE) or _is_open(options):
                 continue
             is_loader = any(key.endswith("_upload") and allowed for key, allowed in options.items())
             if not is_loader and (value in choices or not _is_media(value)):
@@ -203,6 +203,11 @@ def _input_files(graph: Graph, info: ObjectInfo, folder: Path) -> Iterator[Input
             # What lies in a subfolder there is in no list; the server looks itself.
             elif is_loader and "/" not in value and "\\" not in value:
                 yield _missing(node, name, choices, folder)
+
+
+def _is_open(options: dict[str, Any]) -> bool:
+    """Return whether the page asks for an input's choices elsewhere, such as the files of the output folder."""
+    return "remote" in options or options.get("image_folder", "input") != "input"
 
 
 def _is_media(name: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from ...core.errors import clipped
 from ...core.host.base import Progress, TimedProgress
 from ..display import Display
 from ..graph import Graph, Node
+from .answers import listed, table
 from .event_stream import ServerEvent
 
 STEPS = "Steps"  # the phase of nodes that only count
@@ -27,7 +28,7 @@ class JobDisplay:
         self._display, self._graph, self._job = display, graph, job
         self._running: Node | None = None
         self._finished: set[str] = set()
-        self._cached: set[str] = set()
+        self._cached: dict[str, None] = {}  # in the order they were told
         self._phase: tuple[str, str, int] | None = None  # node, name, total
         self._progress: Progress | None = None
         self._done = -1
@@ -42,8 +43,7 @@ class JobDisplay:
         if event.kind == "executing":
             self._begin(data.get("node"), data.get("display_node"))
         elif event.kind == "execution_cached":
-            nodes = data.get("nodes")
-            self._cached |= {str(node) for node in (nodes if isinstance(nodes, list) else [])}
+            self._cached |= {str(node): None for node in listed(data.get("nodes"))}
         elif event.kind == "executed":
             self._end(data.get("node"), data.get("display_node"), data.get("output"))
         elif event.kind == "progress":
@@ -60,7 +60,7 @@ class JobDisplay:
         for node_id, output in outputs.items():
             self._end(node_id, node_id, output)
         self._finish_running()
-        for node_id in self._cached - self._finished:
+        for node_id in self._cached:
             if node_id in self._graph:
                 self._finish(self._graph[node_id], {})
 
@@ -94,15 +94,14 @@ class JobDisplay:
         if node.id in self._finished:
             return
         self._finished.add(node.id)
-        ui = {key: value for key, value in (output if isinstance(output, dict) else {}).items() if key != "text"}
-        texts = output.get("text") if isinstance(output, dict) else None
+        ui, texts = {key: value for key, value in table(output).items() if key != "text"}, table(output).get("text")
         if texts:
             ui["text"] = [str(text) for text in (texts if isinstance(texts, list) else [texts])]
         self._display.node_finished(node, ui, node.id in self._cached)
 
     def _show_states(self, states: Any) -> None:
-        for node_id, state in (states if isinstance(states, dict) else {}).items():
-            if isinstance(state, dict) and state.get("state") == "running":
+        for node_id, state in table(states).items():
+            if table(state).get("state") == "running":
                 self._begin(node_id, state.get("display_node_id"))
                 # Every node that runs has 1 to reach, whether it counts or not.
                 if state.get("max") != 1:
@@ -114,7 +113,8 @@ class JobDisplay:
             return
         self._has_phases.add(node_id)
         self._step(node_id, phase, data.get("done"), data.get("total"))
-        if data.get("done") == 0 and isinstance(seconds, int | float) and isinstance(self._progress, TimedProgress):
+        is_known = isinstance(seconds, int | float) and 0 <= seconds < LARGEST_COUNT
+        if data.get("done") == 0 and is_known and isinstance(self._progress, TimedProgress):
             self._progress.expect(float(seconds))
 
     def _step(self, node_id: Any, phase: str, done: Any, total: Any) -> None:
@@ -128,7 +128,7 @@ class JobDisplay:
         if self._phase != (node_id, phase, steps) or step < self._done:
             self._begin(node_id, node_id)
             self._phase, self._done = (node_id, phase, steps), -1
-            self._progress = self._display.progress(re.sub(r"\s+", " ", phase), steps)
+            self._progress = self._display.progress(clipped(" ".join(phase.split())), steps)
         if self._progress is not None and step > self._done and step:
             self._progress.step(step)
         self._done = step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from .job import RemoteJob, ServerJob
 from .server import ComfyServer, ServerError
 
 MOST_FILES = 10_000  # of a job
+
+Answer = tuple[ComfyServer, int, ObjectInfo | ServerError]  # a server, jobs that wait there, its node definitions
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Pool:
 
         They are asked all at once: one that hangs must not keep the others waiting for each other.
         """
-        answers: queue.SimpleQueue[tuple[ComfyServer, int, ObjectInfo | ServerError]] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
         def ask(server: ComfyServer) -> None:
             try:
@@ -134,9 +137,13 @@ class Pool:
 
         for server in servers:
             threading.Thread(target=ask, args=(server,), name="piying-servers", daemon=True).start()
-        candidates, silent, unable = [], {}, {}
+        candidates: list[Candidate] = []
+        silent, unable, deadline = {}, {}, float("inf")
         for _ in servers:
-            server, waiting, answer = _next_answer(answers, check_cancelled)
+            found = _next_answer(answers, deadline, check_cancelled)
+            if found is None:
+                break
+            server, waiting, answer = found
             if isinstance(answer, ServerError):
                 silent[str(server)] = str(answer)
                 continue
@@ -144,8 +151,13 @@ class Pool:
                 made = job.for_server(answer, str(server))
                 made.check(is_strict)
                 candidates.append(Candidate(server, made, waiting))
+                # One that takes long to say how busy it is is busy.
+                deadline = min(deadline, time.monotonic() + timeouts.OTHERS)
             except WorkflowError as error:
                 unable[str(server)] = error
+        told = {*silent, *unable, *(str(each.server) for each in candidates)}
+        late = [server for server in map(str, servers) if server not in told]
+        silent |= {server: f"{server}: does not answer in time." for server in late}
         order = {id(server): number for number, server in enumerate(self.servers)}
         candidates.sort(key=lambda each: (each.waiting + each.server.reserved, order[id(each.server)]))
         return candidates, silent, unable
@@ -208,7 +220,8 @@ class Pool:
 
     def _failure(self, refused: dict[str, WorkflowError], lost: list[str]) -> WorkflowError | JobFailed:
         """Return the error where no server is left."""
-        if len(refused) == 1 and not lost:
+        texts = {str(error) for error in refused.values()}
+        if len(texts) == 1 and not lost:
             return next(iter(refused.values()))
         reasons = [*lost, *(f"{server}: {error}" for server, error in refused.items())]
         text = (
@@ -220,11 +233,13 @@ class Pool:
 
 
 def _next_answer(
-    answers: queue.SimpleQueue[tuple[ComfyServer, int, ObjectInfo | ServerError]], check_cancelled: Callable[[], None]
-) -> tuple[ComfyServer, int, ObjectInfo | ServerError]:
-    while True:
+    answers: queue.SimpleQueue[Answer], deadline: float, check_cancelled: Callable[[], None]
+) -> Answer | None:
+    """Return the next answer, None where there is none until the deadline, as `time.monotonic` counts."""
+    while time.monotonic() < deadline:
         check_cancelled()
         try:
             return answers.get(timeout=timeouts.POLL)
         except queue.Empty:
             continue
+    return None

@@ -40,6 +40,7 @@ from .answers import (
     OutputFile,
     Refusal,
     ended_state,
+    listed,
     read_refusal,
     table,
 )
@@ -48,7 +49,7 @@ from .answers import (
 CLIENT = HttpClient(redirects=False, proxies=False, plain_http=True)
 LARGEST_JSON = 64 << 20  # bytes; /object_info of a ComfyUI with hundreds of packs has 20 MiB
 CHUNK = 1 << 20
-LARGEST_FILE = 4 << 30
+LARGEST_FILE = 4 << 30  # bytes
 LONGEST_ID = 100
 
 
@@ -90,22 +91,23 @@ class ComfyServer:
 
     def waiting(self) -> int:
         """Return how many jobs run or wait there."""
-        found = self._json("/prompt")
-        info = found.get("exec_info") if isinstance(found, dict) else None
-        count = info.get("queue_remaining") if isinstance(info, dict) else None
+        count = table(table(self._json("/prompt")).get("exec_info")).get("queue_remaining")
         if not isinstance(count, int):
             raise ServerError(f"{self}: does not say how long its queue is. Is it a ComfyUI?")
         return count
 
     def before(self, job: str) -> int:
         """Return how many jobs run or wait before one; 0 too where the server does not say."""
-        found = self._json("/queue", is_patient=False)
-        queues = [found.get(f"queue_{name}") for name in ("running", "pending")] if isinstance(found, dict) else []
-        items = [each for queue in queues if isinstance(queue, list) for each in queue]
+        if self._has_jobs:
+            jobs = self._ask("/api/jobs", {"status": "pending,in_progress"}).get("jobs")
+            items = [[table(each).get("priority"), table(each).get("id")] for each in listed(jobs)]
+        else:
+            found = self._ask("/queue")
+            items = [each for name in ("queue_running", "queue_pending") for each in listed(found.get(name))]
         # [number, id, …]: a smaller number is before a larger one, whatever their order here.
-        numbers = {each[1]: each[0] for each in items if isinstance(each, list) and len(each) > 1}
-        own = numbers.get(job)
-        return sum(number < own for number in numbers.values()) if isinstance(own, int | float) else 0
+        known = [each for each in map(listed, items) if len(each) > 1 and isinstance(each[0], int | float)]
+        own = next((each[0] for each in known if each[1] == job), None)
+        return 0 if own is None else sum(each[0] < own for each in known)
 
     def submit(self, api: dict[str, Any], extra: dict[str, Any], *, client: str, job: str) -> tuple[str, Refusal]:
         """Queue a job; return its id there, and what the server has against some of its outputs.
@@ -130,7 +132,7 @@ class ComfyServer:
         if status == http.client.BAD_REQUEST:
             raise JobRefused(refusal)
         # Before version 0.3.50 a server chose the id itself.
-        given = found.get("prompt_id") if isinstance(found, dict) else None
+        given = table(found).get("prompt_id")
         if not isinstance(given, str) or not re.fullmatch(rf"[\w-]{{1,{LONGEST_ID}}}", given):
             raise ServerError(f"{self}: took the job and gave it no id. Is it a ComfyUI?")
         return given, refusal
@@ -142,7 +144,7 @@ class ComfyServer:
         if self._has_jobs:
             found = self._ask(f"/api/jobs/{job}")
             return JobState(
-                JOB_STATES.get(found.get("status"), "absent"),
+                JOB_STATES.get(str(found.get("status")), "absent"),
                 table(found.get("outputs")),
                 table(found.get("execution_error")),
             )
@@ -175,11 +177,12 @@ class ComfyServer:
         Args:
             name: with its subfolders.
         """
-        status = path.stat()
+        with explain_os_errors(f"{path} cannot be read"):
+            status = path.stat()
         key = (str(path), name, status.st_size, status.st_mtime_ns)
         with self._lock:
             known = self._uploaded.get(key)
-        if known is not None:
+        if known is not None and self._has_input(known, status.st_size):
             return known
         subfolder, _, plain = name.rpartition("/")
         boundary = uuid.uuid4().hex
@@ -211,13 +214,23 @@ class ComfyServer:
                 f"{self}: takes no file as large as {path.name} ({status.st_size >> 20} MiB). Start that ComfyUI with "
                 "a larger --max-upload-size (MB), or use a smaller file."
             )
-        given = [found.get(part) for part in ("subfolder", "name")] if isinstance(found, dict) else []
-        if not all(isinstance(part, str) for part in given) or not (given and given[1]):
+        given = [table(found).get(part) for part in ("subfolder", "name")]
+        if not all(isinstance(part, str) for part in given) or not given[1]:
             raise ServerError(f"{self}: took {path.name} and did not say what it is called there.")
         there = "/".join(part for part in given if part)
         with self._lock:
             self._uploaded[key] = there
         return there
+
+    def _has_input(self, name: str, size: int) -> bool:
+        """Return whether a file that was uploaded is still there; somebody may tidy the folder up."""
+        subfolder, _, plain = name.rpartition("/")
+        query = {"filename": plain, "subfolder": subfolder, "type": "input"}
+        try:
+            with self._open("/view", query) as response:
+                return response.status == http.client.OK and response.getheader("Content-Length") == str(size)
+        except (RetryableError, HttpError):
+            return False
 
     def fetch(self, file: OutputFile, folder: Path) -> Path:
         """Fetch an output file into a folder, numbered as the files of a run here, and return its path.
@@ -258,8 +271,8 @@ class ComfyServer:
 
     # Requests
 
-    def _json(self, route: str, is_patient: bool = True) -> Any:
-        return self._retried(lambda: self._once(route), is_patient=is_patient)[1]
+    def _json(self, route: str) -> Any:
+        return self._retried(lambda: self._once(route), pauses=timeouts.PAUSES[:1])[1]
 
     def _ask(
         self,
@@ -272,16 +285,21 @@ class ComfyServer:
         """Return the object that a single attempt gives; empty where the server has no such route, job or answer."""
         accepted = (http.client.BAD_REQUEST, http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED)
         status, found = self._retried(
-            lambda: self._once(route, query=query, body=body, timeout=timeout), accepted=accepted, is_patient=False
+            lambda: self._once(route, query=query, body=body, timeout=timeout), accepted=accepted, pauses=()
         )
         return found if status == http.client.OK and isinstance(found, dict) else {}
 
     def _retried(
-        self, attempt: Callable[[], tuple[int, Any]], accepted: tuple[int, ...] = (), is_patient: bool = True
+        self,
+        attempt: Callable[[], tuple[int, Any]],
+        accepted: tuple[int, ...] = (),
+        pauses: tuple[float, ...] | None = None,
     ) -> tuple[int, Any]:
         """Return status and answer; statuses besides 200 and those accepted are errors."""
         try:
-            status, found = retry(attempt, RetryPolicy(pauses=timeouts.PAUSES if is_patient else ()), str(self))
+            status, found = retry(
+                attempt, RetryPolicy(pauses=timeouts.PAUSES if pauses is None else pauses), str(self)
+            )
         except RetryableError as error:
             raise self._unreachable(error) from error
         except PiyingError as error:
@@ -372,7 +390,7 @@ def _expected_size(response: http.client.HTTPResponse) -> int:
 
 def _is_among(job: str, items: Any) -> bool:
     """Return whether a queue has a job; its items begin with a number and the id."""
-    return isinstance(items, list) and any(isinstance(each, list) and job in each[1:2] for each in items)
+    return any(job in listed(each)[1:2] for each in listed(items))
 
 
 def _file_body(first: bytes, path: Path, size: int, last: bytes) -> Iterator[bytes]:

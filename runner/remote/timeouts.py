@@ -8,6 +8,9 @@ CANCEL = 4.0  # the same, of a run that is being stopped
 PAUSES = (0.5, 1, 2, 4)  # before each further attempt
 SLOWEST_UPLOAD = 64 << 10  # bytes per second
 
+# Several servers
+OTHERS = 10.0  # for the others, once one has answered that can do the job
+
 # Events
 CONNECT = 10.0
 HEARTBEAT = 60.0  # between two pings; a server that loads a model may answer late

@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         route = url.path
         self.fake.asked.append(f"{self.command} {self.path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         faults = self.fake.faults.get(route) or self.fake.faults.get(f"/{route.split('/')[1]}/*")
         if faults:
             fault = faults[0] if self.fake.forever else faults.pop(0)
@@ -241,7 +241,8 @@ class Handler(BaseHTTPRequestHandler):
         self.json({"name": name, "subfolder": subfolder, "type": "input"})
 
     def get_view(self, route: str, query: dict[str, str], body: bytes) -> None:
-        data = self.fake.files.get("/".join(filter(None, [query["subfolder"], query["filename"]])))
+        files = self.fake.input if query["type"] == "input" else self.fake.files
+        data = files.get("/".join(filter(None, [query["subfolder"], query["filename"]])))
         self.bytes(b"", 404) if data is None else self.bytes(data)
 
     def _websocket(self, client: str) -> None:

@@ -29,7 +29,7 @@ def test_files_on_stdout_and_sentences_on_stderr(command, workflow):
         fake.status = failure("2", "builtins.ValueError", "odd")
         ran = command(workflow, "--server", fake.url, "--input", workflow.parent, "--quiet", "--verbose")
         assert ran.returncode == 1 and "  File x" in ran.stderr
-        line = "error: Foreign (node 2): ValueError: odd Run with --verbose for the traceback."
+        line = "error: Foreign (node 2): ValueError: odd. Run with --verbose for the traceback."
         assert line in ran.stderr.splitlines()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,8 +18,11 @@ from piying.runner.display import EventDisplay
 from piying.runner.errors import JobFailed, NodeFailed, WorkflowError
 from piying.runner.remote import address, event_stream, timeouts
 from piying.runner.remote.command import run_on_servers
+from piying.runner.remote.job import RemoteJob
+from piying.runner.remote.pool import Pool
 from piying.tests.runner.remote.fake_comfyui import (
     FakeComfyUI,
+    Handler,
     definitions,
     drop,
     failure,
@@ -42,6 +47,7 @@ def short_waits(monkeypatch):
         "WITH_EVENTS": 0.1,
         "REFUSED_AFTER": 0.2,
         "LOST_AFTER": 0.8,
+        "OTHERS": 0.3,
     }
     for name, value in short.items():
         monkeypatch.setattr(timeouts, name, value)
@@ -220,6 +226,14 @@ def test_without_aiohttp_the_state_is_asked_for(run, fake, monkeypatch):
     assert not any("/ws" in asked for asked in fake.asked)
 
 
+def test_a_file_of_the_servers_output_folder_is_the_servers_to_find(run, fake):
+    declared = ["COMBO", {"image_upload": True, "image_folder": "output", "remote": {"route": "/internal"}}]
+    fake.definitions["LoadImage"]["input"]["required"]["image"] = declared
+    assert run(picture_workflow("cat.png"), fake).code == DONE
+    assert run(picture_workflow("dog.png [output]"), fake).code == DONE
+    assert fake.input == {}
+
+
 # What is refused
 
 
@@ -395,21 +409,14 @@ def test_answers_of_any_shape_while_a_job_runs(run, fake):
 
 
 def test_an_answer_to_prompt_that_is_lost_does_not_run_the_job_twice(run, fake):
-    real = fake_post(fake)
-    fake.faults["/prompt"] = [lambda handler: handler.get_prompt("", {}, b""), real]
+    fake.faults["/prompt"] = [lambda handler: handler.get_prompt("", {}, b""), queued_without_an_answer]
     assert run(picture_workflow(), fake).code == DONE
-    assert len(fake.jobs) == 1 and sum(line == "POST /prompt" for line in fake.asked) == 1
+    assert len(fake.jobs) == 1 and fake.asked.count("POST /prompt") == 1
 
 
-def fake_post(fake):
-    """Queue the job, and drop the connection before the answer."""
-
-    def fault(handler):
-        handler.close_connection = True
-        fake.jobs["queued"] = {"begun": 0.0}
-        fake.is_over = lambda job: True
-
-    return fault
+def queued_without_an_answer(handler):
+    handler.fake.jobs[json.loads(handler.sent)["prompt_id"]] = {"begun": time.monotonic()}
+    drop(handler)
 
 
 def test_an_upload_that_is_too_large_for_the_server(run, fake):
@@ -455,6 +462,15 @@ def test_a_server_that_hangs_with_a_job_is_lost(run):
     assert "(timed out). The job was not finished there." in ran.messages
 
 
+def test_a_server_that_takes_long_to_answer_is_not_waited_for(run):
+    with fake_comfyui(forever=True) as slow, fake_comfyui(busy=2) as other:
+        slow.faults["/object_info"] = [hang]
+        begun = time.monotonic()
+        ran = run(picture_workflow(), slow, other)
+        assert time.monotonic() - begun < 5
+    assert ran.code == DONE and f"{slow.url}: does not answer in time. It is left out." in ran.messages
+
+
 def test_where_every_server_is_lost_or_unable_each_is_told(run):
     with fake_comfyui() as lacking, fake_comfyui(seconds=30) as lost:
         del lacking.definitions["Foreign"]
@@ -478,10 +494,54 @@ def test_a_server_that_was_started_again_has_lost_the_job(run):
     assert ran.code == DONE and "was started again" in ran.messages
 
 
-def test_many_jobs_from_threads_are_spread(tmp_path):
-    from piying.runner.remote.job import RemoteJob
-    from piying.runner.remote.pool import Pool
+def test_an_uploaded_file_that_was_tidied_up_is_uploaded_again(tmp_path, fake):
+    (tmp_path / "cat.png").write_bytes(b"cat")
+    pool = Pool([address.read_server_address(fake.url)])
+    job = RemoteJob(source=picture_workflow(), input=tmp_path, output=tmp_path / "output")
+    for expected in (1, 1, 2):
+        pool.run(job, EventDisplay(lambda event: None))
+        assert fake.asked.count("POST /upload/image") == expected
+        if expected == 1 and len(fake.jobs) == 2:
+            fake.input.clear()
+    assert fake.input == {"cat.png": b"cat"}
 
+
+SHAPES = [None, True, -1, 1e300, "x", [], [[]], [1, [2]], {}, {"a": []}, [{"b": None}]]
+
+
+def mutated(value, rng, depth=0):
+    """JSON with something else in one of its places."""
+    if not isinstance(value, dict | list) or not value or rng.random() < 0.15 * depth:
+        return rng.choice(SHAPES)
+    changed = value.copy()
+    key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+    changed[key] = mutated(value[key], rng, depth + 1)
+    return changed
+
+
+@pytest.mark.parametrize("route", ["/object_info", "get /prompt", "post /prompt", "/history/*", "/queue", "/api/*"])
+def test_answers_of_any_shape_end_in_a_sentence(run, fake, route, monkeypatch):
+    """Whatever a server answers, the run ends with files, or with an error that is one of ours."""
+    rng = random.Random(7)
+    fake.has_jobs = route.startswith("/api")
+    monkeypatch.setattr(timeouts, "LOST_AFTER", 0.1)
+    kept = Handler.json
+    refusal = {"error": {"message": "bad"}, "node_errors": {"2": {"errors": [{"type": "x", "extra_info": {}}]}}}
+
+    def json_of(handler, value, status=200):
+        asked = f"{handler.command.lower()} {handler.path.partition('?')[0]}"
+        if re.match(route.replace("*", ".*"), asked if " " in route else asked.partition(" ")[2]):
+            if route.startswith("post") and rng.random() < 0.5:
+                value, status = refusal, 400
+            value = mutated(value, rng)
+        kept(handler, value, status)
+
+    monkeypatch.setattr(Handler, "json", json_of)
+    ends = {run(picture_workflow(), fake, options=("--partial",)[: rng.random() < 0.3]).code for _ in range(25)}
+    assert ends <= {None, DONE, WRONG}
+
+
+def test_many_jobs_from_threads_are_spread(tmp_path):
     (tmp_path / "cat.png").write_bytes(b"cat")
     with fake_comfyui(seconds=0.3) as one, fake_comfyui(seconds=0.3) as two:
         pool = Pool([address.read_server_address(each.url) for each in (one, two)])
@@ -498,8 +558,6 @@ def test_many_jobs_from_threads_are_spread(tmp_path):
             thread.join(20)
         assert len(fetched) == 6 and len({path for each in fetched for path in each.files}) == 6
         assert sorted(len(each.jobs) for each in (one, two)) in ([2, 4], [3, 3])
-        uploads = [line for line in one.asked if "upload" in line]
-        assert len(uploads) < len(one.jobs) or len(one.jobs) < 2, "the same file was uploaded for every job"
 
 
 # Cancelling
@@ -507,9 +565,6 @@ def test_many_jobs_from_threads_are_spread(tmp_path):
 
 @pytest.mark.parametrize("has_jobs", [False, True], ids=["history", "jobs"])
 def test_a_cancelled_run_cancels_its_job_and_no_other(tmp_path, fake, has_jobs):
-    from piying.runner.remote.job import RemoteJob
-    from piying.runner.remote.pool import Pool
-
     fake.seconds, fake.has_jobs = 30, has_jobs
     events: list[dict[str, Any]] = []
 
@@ -527,9 +582,6 @@ def test_a_cancelled_run_cancels_its_job_and_no_other(tmp_path, fake, has_jobs):
 
 
 def test_a_cancelled_job_that_waits_interrupts_nobody(tmp_path, fake):
-    from piying.runner.remote.job import RemoteJob
-    from piying.runner.remote.pool import Pool
-
     fake.seconds, fake.busy = 30, 2
     events: list[dict[str, Any]] = []
 
