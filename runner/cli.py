@@ -76,9 +76,7 @@ def parser() -> argparse.ArgumentParser:
         "workflow", type=Path, nargs="?", help="UI or API JSON, or a PNG, WEBP, MP4 or WEBM that carries one"
     )
     many: dict[str, Any] = {"action": "append", "default": []}
-    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
-    size: dict[str, Any] = {"type": _gigabytes, "metavar": "GB"}
 
     values = parse.add_argument_group("values")
     values.add_argument(
@@ -96,21 +94,7 @@ def parser() -> argparse.ArgumentParser:
         help="run the outputs that are valid even where others are not, as ComfyUI does",
     )
 
-    places = parse.add_argument_group("places")
-    places.add_argument("--input", default=Path("input"), help="where files are read from", **folder)
-    places.add_argument("--output", default=Path("output"), help="where files are written to", **folder)
-    places.add_argument("--models", help="a folder of models; may be repeated", **folder, **many)
-    places.add_argument("--custom-nodes", help="a pack, or a folder of packs; may be repeated", **folder, **many)
-    places.add_argument("--comfyui", help="a ComfyUI checkout that such packs may import from", **folder)
-    places.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)")
-    places.add_argument(
-        "--vram-gb", help="use so much of the card (GB of 2**30 bytes), or plan for such a card", **size
-    )
-    places.add_argument("--ram-gb", help="plan with so much main memory", **size)
-
-    places.add_argument(
-        "--server", metavar="URL", help="run it on a ComfyUI server, the least busy one where it is repeated", **many
-    )
+    _add_places(parse)
 
     group = parse.add_argument_group("instead of running")
     modes = group.add_mutually_exclusive_group()
@@ -151,6 +135,28 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument("--quiet", action="store_true", help="paths of the files on stdout, nothing else but errors")
     group.add_argument("--verbose", action="store_true", help="tracebacks, and what libraries have to say")
     return parse
+
+
+def _add_places(parse: argparse.ArgumentParser) -> None:
+    """Add the options that say where files are, and where work is done."""
+    many: dict[str, Any] = {"action": "append", "default": []}
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    size: dict[str, Any] = {"type": _gigabytes, "metavar": "GB"}
+    places = parse.add_argument_group("places")
+    places.add_argument("--input", default=Path("input"), help="where files are read from", **folder)
+    places.add_argument("--output", default=Path("output"), help="where files are written to", **folder)
+    places.add_argument("--models", help="a folder of models; may be repeated", **folder, **many)
+    places.add_argument("--custom-nodes", help="a pack, or a folder of packs; may be repeated", **folder, **many)
+    places.add_argument("--comfyui", help="a ComfyUI checkout that such packs may import from", **folder)
+    places.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)")
+    places.add_argument(
+        "--vram-gb", help="use so much of the card (GB of 2**30 bytes), or plan for such a card", **size
+    )
+    places.add_argument("--ram-gb", help="plan with so much main memory", **size)
+
+    places.add_argument(
+        "--server", metavar="URL", help="run it on a ComfyUI server, the least busy one where it is repeated", **many
+    )
 
 
 def _text(argument: str) -> str:
