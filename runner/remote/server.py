@@ -131,7 +131,7 @@ class ComfyServer:
         refusal = read_refusal(found)
         if status == http.client.BAD_REQUEST:
             raise JobRefused(refusal)
-        # Before version 0.3.50 a server chose the id itself.
+        # Older servers choose the id themselves.
         given = table(found).get("prompt_id")
         if not isinstance(given, str) or not re.fullmatch(rf"[\w-]{{1,{LONGEST_ID}}}", given):
             raise ServerError(f"{self}: took the job and gave it no id. Is it a ComfyUI?")
@@ -161,7 +161,7 @@ class ComfyServer:
         if self._has_jobs and "cancelled" in self._ask(f"/api/jobs/{job}/cancel", body=b"{}", timeout=timeouts.CANCEL):
             return
         self._ask("/queue", body=json.dumps({"delete": [job]}).encode(), timeout=timeouts.CANCEL)
-        # Servers of before 2025-09 do not look at the id, and interrupt whatever runs.
+        # Older servers do not look at the id, and interrupt whatever runs.
         if _is_among(job, self._ask("/queue", timeout=timeouts.CANCEL).get("queue_running")):
             self._ask("/interrupt", body=json.dumps({"prompt_id": job}).encode(), timeout=timeouts.CANCEL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 from piying.core.process import DONE, WRONG
 from piying.runner import cli
-from piying.runner.display import EventDisplay
+from piying.runner.display import EventDisplay, Plain, Terminal
 from piying.runner.errors import JobFailed, NodeFailed, WorkflowError
+from piying.runner.graph import parse_graph
 from piying.runner.remote import address, event_stream, timeouts
 from piying.runner.remote.command import run_on_servers
 from piying.runner.remote.job import RemoteJob
+from piying.runner.remote.job_display import JobDisplay
 from piying.runner.remote.pool import Pool
 from piying.tests.runner.remote.fake_comfyui import (
     FakeComfyUI,
@@ -539,6 +542,27 @@ def test_answers_of_any_shape_end_in_a_sentence(run, fake, route, monkeypatch):
     monkeypatch.setattr(Handler, "json", json_of)
     ends = {run(picture_workflow(), fake, options=("--partial",)[: rng.random() < 0.3]).code for _ in range(25)}
     assert ends <= {None, DONE, WRONG}
+
+
+def test_events_of_any_shape_are_shown_or_left_out():
+    events = [
+        ("execution_cached", {"nodes": ["1"]}),
+        ("executing", {"node": "2", "display_node": "2"}),
+        ("piying.progress", {"node": "2", "phase": "Sampling", "done": 0, "total": 4, "seconds_left": 8}),
+        ("progress", {"node": "2", "value": 4, "max": 4}),
+        ("progress_text", {"node": "2", "text": "a fox"}),
+        ("progress_state", {"nodes": {"2": {"state": "running", "value": 1, "max": 3, "display_node_id": "2"}}}),
+        ("executed", {"node": "3", "output": {"images": [1], "text": ["one"]}}),
+    ]
+    for seed in range(300):
+        rng, out = random.Random(seed), io.StringIO()
+        shown = JobDisplay((Plain, Terminal)[seed % 2](out, out), parse_graph(picture_workflow()), "job")
+        for kind, data in rng.choices(events, k=12):
+            changed = rng.choice([data, mutated(data, rng), {**data, "seconds_left": float("nan")}])
+            if isinstance(changed, dict):
+                shown.show(event_stream.ServerEvent(kind, changed))
+        outputs = mutated({"3": {"text": ["x"]}, "1": {"text": "ab"}}, rng)
+        shown.end(outputs if isinstance(outputs, dict) else {})
 
 
 def test_many_jobs_from_threads_are_spread(tmp_path):
