@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
 
-from ..checkpoints.components import find_component
 from ..errors import PiyingError
 from ..files.dtypes import all_finite
+from .decode import vae_config
 from .latents import latent_frames, video_frames
 from .model import WanModel
 from .request import WanRequest
@@ -45,15 +44,8 @@ class LatentScale:
     @classmethod
     def of(cls, model: WanModel) -> LatentScale:
         """Return that of a model's VAE."""
-        from diffusers import AutoencoderKLWan
-
-        given = find_component("vae", model.found.place("vae")).config
-        # A single file's configuration has what its header tells; the rest is the class's own.
-        defaults = signature(AutoencoderKLWan.__init__).parameters
-        mean, std, stride = (
-            given.get(name, defaults[name].default) for name in ("latents_mean", "latents_std", "scale_factor_spatial")
-        )
-        return cls(mean, std, stride)
+        config = vae_config(model.found.place("vae"))
+        return cls(config["latents_mean"], config["latents_std"], config["scale_factor_spatial"])
 
     def shape(self, request: WanRequest) -> tuple[int, ...]:
         """Return the shape [1, z, T, h, w] of a video's latents."""
