@@ -16,11 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from heapq import heapify, heappop, heappush
 
-OVERTAKING = 3600.0  # seconds between the submissions of two jobs beyond which the later one never goes first
-STRETCH = 4.0  # a job is due so many times its own seconds after its submission
+OVERTAKING = 4 * 3600.0  # seconds between the submissions of two jobs beyond which the later one never goes first
+STRETCH = 8.0  # a job is due so many times its own seconds after its submission
 # Estimates are not exact: a busy worker has to be better by so much to be waited for, and a free one to be preferred
 # to a smaller card.
 WORTH_WAITING, ALIKE = 1.25, 1.1
@@ -126,13 +125,38 @@ class _Site:
     """Free workers of a kind that hold the same models.
 
     Attributes:
+        number: tells it from others, in an order of its own.
         workers: their ids, the first to be taken last.
     """
 
+    number: int
     kind: str
     loaded: frozenset[str]
     vram: int
     workers: list[str]
+
+
+@dataclass
+class _Line:
+    """Jobs of a group, before free workers of a kind that lack equally many of their models.
+
+    Attributes:
+        missing: how many.
+        sites: the workers, those to be taken first last.
+        jobs: a heap in the order of the jobs.
+    """
+
+    kind: str
+    missing: int
+    sites: list[_Site]
+    jobs: list[_Entry] = field(default_factory=list)
+
+    @property
+    def site(self) -> _Site | None:
+        """The workers to be taken first; None where all are taken."""
+        while self.sites and not self.sites[-1].workers:
+            self.sites.pop()
+        return self.sites[-1] if self.sites else None
 
 
 @dataclass
@@ -141,41 +165,41 @@ class _Group:
 
     Attributes:
         wanted: kinds that jobs with fewer kinds to choose from wait for.
-        lines: {(kind, models that are not loaded there): a heap of its jobs}.
     """
 
     kinds: frozenset[str]
     models: frozenset[str]
     jobs: list[WaitingJob]
     wanted: frozenset[str] = frozenset()
-    lines: dict[tuple[str, int], list[_Entry]] = field(default_factory=dict)
-
-    def missing(self, loaded: frozenset[str]) -> int:
-        """Return how many of the models are not among those."""
-        return len(self.models - loaded)
+    lines: list[_Line] = field(default_factory=list)
 
     def cost(self, job: WaitingJob, kind: str, missing: int) -> float:
         """Return the seconds of a job of this group, with so many of its models to load."""
         estimate = job.estimates[kind]
         return estimate.seconds + (estimate.loading * missing / len(self.models) if missing else 0.0)
 
-    def line(self, kind: str, missing: int, overdue: float) -> list[_Entry]:
-        """Return the jobs as a heap in their order on a kind of machine.
+    def line_up(self, sites: Sequence[_Site], overdue: float) -> None:
+        """Put the jobs into lines before the free workers.
 
         Args:
-            overdue: jobs that were submitted before leave the kind to no others.
+            overdue: jobs that were submitted before leave a kind to no others.
         """
-        line = self.lines.get((kind, missing))
-        if line is None:
+        found: dict[tuple[str, int], list[_Site]] = {}
+        for site in sites:
+            if site.kind in self.kinds:
+                found.setdefault((site.kind, len(self.models - site.loaded)), []).append(site)
+        for (kind, missing), reached in found.items():
+            # Models that these jobs do not need stay loaded for others.
+            reached.sort(key=lambda site: (site.vram, len(site.loaded), site.number), reverse=True)
+            line = _Line(kind, missing, reached)
             wanted, share = kind in self.wanted, missing / max(1, len(self.models))
-            line = self.lines[kind, missing] = []
             for job in self.jobs:  # inline: the bulk of a decision's time
                 estimate, submitted = job.estimates[kind], job.submitted
                 slack = STRETCH * (estimate.seconds + share * estimate.loading)
                 due = submitted + (slack if slack < OVERTAKING else OVERTAKING)
-                line.append((wanted and submitted >= overdue, due, job.id, job))
-            heapify(line)
-        return line
+                line.jobs.append((wanted and submitted >= overdue, due, job.id, job))
+            heapify(line.jobs)
+            self.lines.append(line)
 
 
 @dataclass
@@ -188,22 +212,47 @@ class _Decision:
     _reserved: set[str] = field(default_factory=set, init=False)
     _busy: dict[tuple[str, frozenset[str]], list[tuple[float, str]]] = field(default_factory=dict, init=False)
 
+    def placements(self) -> Iterator[Placement]:
+        """Go through the jobs in their order, and give each the free worker that is done with it first."""
+        sites, groups = self._sites(), self._groups()
+        settled: set[str] = set()
+        for group in groups:
+            group.line_up(sites, self._overdue)
+        lines = [(group, line) for group in groups for line in group.lines]
+        # The first of each line; a job that stands in several has its place from the line's number.
+        heads = [(*line.jobs[0][:3], number) for number, (_, line) in enumerate(lines)]
+        heapify(heads)
+        while heads:
+            *_, name, number = heappop(heads)
+            group, line = lines[number]
+            if line.site is None:
+                continue
+            if name not in settled:
+                leaves, _, _, job = line.jobs[0]
+                settled.add(name)
+                chosen = self._choose(job, group, leaves)
+                if chosen is not None:
+                    yield Placement(name, chosen.workers.pop())
+            while line.jobs and line.jobs[0][2] in settled:
+                heappop(line.jobs)
+            if line.jobs:
+                heappush(heads, (*line.jobs[0][:3], number))
+
     @property
     def _overdue(self) -> float:
         return self.now - OVERTAKING
 
-    @cached_property
     def _sites(self) -> list[_Site]:
-        """The free workers, those that are alike together."""
-        found: dict[tuple[str, int, tuple[str, ...]], _Site] = {}
-        for worker in sorted(self.workers, key=lambda worker: worker.id, reverse=True):
+        """Return the free workers, those that are alike together."""
+        found: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
+        for worker in self.workers:
             if worker.busy_until is None:
-                key = worker.kind, worker.vram, tuple(sorted(worker.loaded))
-                site = found.setdefault(key, _Site(worker.kind, worker.loaded, worker.vram, []))
-                site.workers.append(worker.id)
-        return [found[key] for key in sorted(found)]
+                found.setdefault((worker.kind, worker.vram, tuple(sorted(worker.loaded))), []).append(worker.id)
+        return [
+            _Site(number, kind, frozenset(loaded), vram, sorted(found[kind, vram, loaded], reverse=True))
+            for number, (kind, vram, loaded) in enumerate(sorted(found))
+        ]
 
-    @cached_property
     def _groups(self) -> list[_Group]:
         kinds = sorted({worker.kind for worker in self.workers})
         found: dict[tuple[frozenset[str], frozenset[str]], _Group] = {}
@@ -221,57 +270,20 @@ class _Decision:
             group.wanted = frozenset().union(*fewer)
         return list(found.values())
 
-    def placements(self) -> Iterator[Placement]:
-        """Go through the jobs in their order, and give each the free worker that is done with it first."""
-        settled: set[str] = set()
-
-        def line(group: _Group, site: _Site) -> list[_Entry]:
-            return group.line(site.kind, group.missing(site.loaded), self._overdue)
-
-        # The first of each line on each site; equal jobs are told apart by the two numbers.
-        heads = [
-            (*line(group, site)[0][:3], place, number)
-            for place, site in enumerate(self._sites)
-            for number, group in enumerate(self._groups)
-            if site.kind in group.kinds
-        ]
-        heapify(heads)
-        while heads:
-            *_, name, place, number = heappop(heads)
-            site, group = self._sites[place], self._groups[number]
-            if not site.workers:
-                continue
-            waiting = line(group, site)
-            if name not in settled:
-                leaves, _, _, job = waiting[0]
-                settled.add(name)
-                chosen = self._choose(job, group, leaves)
-                if chosen is not None:
-                    yield Placement(name, chosen.workers.pop())
-            while waiting and waiting[0][2] in settled:
-                heappop(waiting)
-            if waiting:
-                heappush(heads, (*waiting[0][:3], place, number))
-
     def _choose(self, job: WaitingJob, group: _Group, leaves: bool) -> _Site | None:
         """Return the free workers that a job goes to; None where it waits for a busy one."""
         is_young = job.submitted >= self._overdue
         wanted = group.wanted if is_young else frozenset()
         costs = [
-            (group.cost(job, site.kind, group.missing(site.loaded)), number)
-            for number, site in enumerate(self._sites)
-            if site.workers and site.kind in group.kinds and (site.kind in wanted) == leaves
+            (group.cost(job, line.kind, line.missing), site)
+            for line in group.lines
+            if (line.kind in wanted) == leaves and (site := line.site) is not None
         ]
-        least = min(costs)[0]
+        least = min(cost for cost, _ in costs)
         if is_young and self._reserve(job, group, wanted, least / WORTH_WAITING):
             return None
-
-        def preference(cost: float, number: int) -> tuple[int, float, int, int]:
-            # Models that this job does not need stay loaded for others.
-            site = self._sites[number]
-            return site.vram, cost, len(site.loaded), number
-
-        return self._sites[min(preference(*one) for one in costs if one[0] <= ALIKE * least)[-1]]
+        alike = [(site.vram, cost, site.number, site) for cost, site in costs if cost <= ALIKE * least]
+        return min(alike)[-1]
 
     def _reserve(self, job: WaitingJob, group: _Group, wanted: frozenset[str], within: float) -> bool:
         """Reserve the busy worker that would be done with a job first, if that is within so many seconds."""

@@ -163,9 +163,9 @@ def test_a_job_that_fits_no_living_worker_waits_and_holds_nobody_up():
 def test_a_stream_of_short_jobs_does_not_starve_a_long_one_with_other_models():
     """One worker, and work for it that comes as fast as it goes: the long job still starts within the bound."""
     long = job("long", 0.0, "14B", gb8=estimate(900, loading=300))
-    stream = [job(f"{at:03}", 60.0 * at, "image", gb8=estimate(60, loading=120)) for at in range(100)]
+    stream = [job(f"{at:03}", 60.0 * at, "image", gb8=estimate(60, loading=120)) for at in range(300)]
     waiting_jobs, now = [long, *stream[:1]], 0.0
-    for at in range(100):
+    for at in range(300):
         now, coming = 60.0 * at, stream[at : at + 1]
         waiting_jobs = list({one.id: one for one in [*waiting_jobs, *coming]}.values())
         chosen = place(waiting_jobs, [worker("1", "8 GB", "image")], now)[0].job
@@ -209,11 +209,14 @@ def crowd(waiting_jobs: int, workers: int, free: float) -> tuple[list[WaitingJob
     return [drawn(number) for number in range(waiting_jobs)], alive
 
 
-@pytest.mark.parametrize(("free", "seconds"), [(0.01, 0.2), (1.0, 1.5)])
-def test_a_thousand_workers_and_ten_thousand_jobs_are_decided_at_once(free, seconds):
-    """On an idle core of an Intel Xeon 25 ms where ten workers are free, 0.2 s where all are."""
+@pytest.mark.parametrize("free", [0.01, 1.0])
+def test_a_thousand_workers_and_ten_thousand_jobs_are_decided_at_once(free):
+    """On an idle core of an Intel Xeon 30 ms where ten workers are free, 0.12 s where all are."""
     jobs, workers = crowd(10_000, 1000, free)
-    begun = time.process_time()
-    placements = place(jobs, workers, NOW)
-    assert time.process_time() - begun < seconds
+    times = []
+    for _ in range(3):
+        begun = time.process_time()
+        placements = place(jobs, workers, NOW)
+        times.append(time.process_time() - begun)
+    assert min(times) < 0.5
     assert len(placements) > 0.9 * sum(one.busy_until is None for one in workers)
