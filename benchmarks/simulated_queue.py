@@ -81,19 +81,33 @@ class Scenario:
 
 @dataclass
 class Job:
-    """A job of the day; `luck` is the run's own part of the error of its estimate."""
+    """A job of the day.
+
+    Attributes:
+        luck: the run's own part of the error of its estimate, as a factor.
+        told: what a policy was last told of it.
+    """
 
     id: str
     submitted: float
     type: JobType
     luck: float
     started: float = -1.0
-    finished: float = -1.0
+    told: Any = None
 
 
 @dataclass
 class Card:
-    """A card: what it holds, and what it runs."""
+    """A card: what it holds, and what it runs.
+
+    Attributes:
+        slots: {slot: the model in it}.
+        began, loading, ends: of its job: when, how many seconds it loads, when it really ends.
+        should_end: when it ends by its estimate.
+        fits: whether the job does.
+        run: a number for each job, by which a planned end is known to be that of another one.
+        told: what a policy was last told of it.
+    """
 
     id: str
     of: Cards
@@ -105,6 +119,7 @@ class Card:
     should_end: float = 0.0
     fits: bool = True
     run: int = 0
+    told: Any = None
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -147,25 +162,22 @@ def by_plan(placement: Any) -> Policy:
         placement: its module.
     """
 
-    known: dict[str, Any] = {}
-
     def policy(
         waiting: Sequence[Job], free: Sequence[Card], living: Sequence[Card], now: float
     ) -> list[tuple[Job, Card]]:
         del free
         for job in waiting:
-            if job.id not in known:
+            if job.told is None:
                 models = frozenset(job.type.models.values())
-                known[job.id] = placement.WaitingJob(job.id, job.submitted, models, job.type.estimates)
-        workers = [
-            placement.Worker(
-                card.id, card.of.kind, card.loaded, card.should_end if card.job is not None else None, card.of.vram
-            )
-            for card in living
-        ]
-        jobs = [known[job.id] for job in waiting]
+                job.told = placement.WaitingJob(job.id, job.submitted, models, job.type.estimates)
+        for card in living:
+            state = card.run, card.job is None, len(card.slots)
+            if card.told is None or card.told[0] != state:  # most have not changed
+                until = card.should_end if card.job is not None else None
+                card.told = state, placement.Worker(card.id, card.of.kind, card.loaded, until, card.of.vram)
+        placed = placement.place([job.told for job in waiting], [card.told[1] for card in living], now)
         by_job, by_card = {job.id: job for job in waiting}, {card.id: card for card in living}
-        return [(by_job[one.job], by_card[one.worker]) for one in placement.place(jobs, workers, now)]
+        return [(by_job[one.job], by_card[one.worker]) for one in placed]
 
     return policy
 

@@ -116,10 +116,6 @@ def place(jobs: Sequence[WaitingJob], workers: Sequence[Worker], now: float) -> 
     return list(_Decision(jobs, workers, now).placements())
 
 
-# The order of jobs on one kind of machine: whether it leaves that kind to others, when it is due, its id, itself.
-_Entry = tuple[bool, float, str, WaitingJob]
-
-
 @dataclass
 class _Site:
     """Free workers of a kind that hold the same models.
@@ -138,18 +134,16 @@ class _Site:
 
 @dataclass
 class _Line:
-    """Jobs of a group, before free workers of a kind that lack equally many of their models.
+    """Free workers of a kind that lack equally many of a job's models: it costs the same on all of them.
 
     Attributes:
-        missing: how many.
+        missing: the share of its models that they lack.
         sites: the workers, those to be taken first last.
-        jobs: a heap in the order of the jobs.
     """
 
     kind: str
-    missing: int
+    missing: float
     sites: list[_Site]
-    jobs: list[_Entry] = field(default_factory=list)
 
     @property
     def site(self) -> _Site | None:
@@ -161,45 +155,25 @@ class _Line:
 
 @dataclass
 class _Group:
-    """Jobs with the same models that fit the same kinds of machines.
+    """Jobs with the same models and the same estimates, as a batch has: among them the first one is next everywhere.
 
     Attributes:
+        kinds: that they fit.
+        jobs: the next one last.
         wanted: kinds that jobs with fewer kinds to choose from wait for.
+        lines: where they could start.
     """
 
     kinds: frozenset[str]
-    models: frozenset[str]
     jobs: list[WaitingJob]
     wanted: frozenset[str] = frozenset()
     lines: list[_Line] = field(default_factory=list)
 
-    def cost(self, job: WaitingJob, kind: str, missing: int) -> float:
-        """Return the seconds of a job of this group, with so many of its models to load."""
-        estimate = job.estimates[kind]
-        return estimate.seconds + (estimate.loading * missing / len(self.models) if missing else 0.0)
 
-    def line_up(self, sites: Sequence[_Site], overdue: float) -> None:
-        """Put the jobs into lines before the free workers.
-
-        Args:
-            overdue: jobs that were submitted before leave a kind to no others.
-        """
-        found: dict[tuple[str, int], list[_Site]] = {}
-        for site in sites:
-            if site.kind in self.kinds:
-                found.setdefault((site.kind, len(self.models - site.loaded)), []).append(site)
-        for (kind, missing), reached in found.items():
-            # Models that these jobs do not need stay loaded for others.
-            reached.sort(key=lambda site: (site.vram, len(site.loaded), site.number), reverse=True)
-            line = _Line(kind, missing, reached)
-            wanted, share = kind in self.wanted, missing / max(1, len(self.models))
-            for job in self.jobs:  # inline: the bulk of a decision's time
-                estimate, submitted = job.estimates[kind], job.submitted
-                slack = STRETCH * (estimate.seconds + share * estimate.loading)
-                due = submitted + (slack if slack < OVERTAKING else OVERTAKING)
-                line.jobs.append((wanted and submitted >= overdue, due, job.id, job))
-            heapify(line.jobs)
-            self.lines.append(line)
+def _cost(job: WaitingJob, kind: str, missing: float) -> float:
+    """Return the seconds of a job with that share of its models to load."""
+    estimate = job.estimates[kind]
+    return estimate.seconds + missing * estimate.loading
 
 
 @dataclass
@@ -210,37 +184,43 @@ class _Decision:
     workers: Sequence[Worker]
     now: float
     _reserved: set[str] = field(default_factory=set, init=False)
+    _busy_by_kind: dict[str, list[tuple[float, str, frozenset[str]]]] = field(default_factory=dict, init=False)
     _busy: dict[tuple[str, frozenset[str]], list[tuple[float, str]]] = field(default_factory=dict, init=False)
 
     def placements(self) -> Iterator[Placement]:
         """Go through the jobs in their order, and give each the free worker that is done with it first."""
-        sites, groups = self._sites(), self._groups()
-        settled: set[str] = set()
-        for group in groups:
-            group.line_up(sites, self._overdue)
-        lines = [(group, line) for group in groups for line in group.lines]
-        # The first of each line; a job that stands in several has its place from the line's number.
-        heads = [(*line.jobs[0][:3], number) for number, (_, line) in enumerate(lines)]
+        groups = self._groups()
+        # The order: whether a job leaves that kind of machine to others, when it is due, its id.
+        heads = [
+            self._head(group, line, number, place)
+            for number, group in enumerate(groups)
+            for place, line in enumerate(group.lines)
+        ]
         heapify(heads)
         while heads:
-            *_, name, number = heappop(heads)
-            group, line = lines[number]
-            if line.site is None:
+            leaves, _, name, number, place = heappop(heads)
+            group = groups[number]
+            line = group.lines[place]
+            if line.site is None or not group.jobs:
                 continue
-            if name not in settled:
-                leaves, _, _, job = line.jobs[0]
-                settled.add(name)
+            job = group.jobs[-1]
+            if job.id == name:
+                group.jobs.pop()
                 chosen = self._choose(job, group, leaves)
                 if chosen is not None:
                     yield Placement(name, chosen.workers.pop())
-            while line.jobs and line.jobs[0][2] in settled:
-                heappop(line.jobs)
-            if line.jobs:
-                heappush(heads, (*line.jobs[0][:3], number))
+            if group.jobs:
+                heappush(heads, self._head(group, line, number, place))
 
-    @property
-    def _overdue(self) -> float:
-        return self.now - OVERTAKING
+    def __post_init__(self) -> None:
+        self._overdue = self.now - OVERTAKING
+
+    def _head(self, group: _Group, line: _Line, number: int, place: int) -> tuple[bool, float, str, int, int]:
+        job = group.jobs[-1]
+        estimate, submitted = job.estimates[line.kind], job.submitted  # inline: the bulk of a decision's time
+        slack = STRETCH * (estimate.seconds + line.missing * estimate.loading)
+        due = submitted + (slack if slack < OVERTAKING else OVERTAKING)
+        return line.kind in group.wanted and submitted >= self._overdue, due, job.id, number, place
 
     def _sites(self) -> list[_Site]:
         """Return the free workers, those that are alike together."""
@@ -254,20 +234,27 @@ class _Decision:
         ]
 
     def _groups(self) -> list[_Group]:
-        kinds = sorted({worker.kind for worker in self.workers})
-        found: dict[tuple[frozenset[str], frozenset[str]], _Group] = {}
+        kinds, sites = sorted({worker.kind for worker in self.workers}), self._sites()
+        found: dict[tuple[int, frozenset[str]], _Group] = {}
         for job in self.jobs:
-            estimates = job.estimates
-            fitting = frozenset([kind for kind in kinds if kind in estimates and estimates[kind].fits])
-            key = fitting, job.models
-            if key in found:
-                found[key].jobs.append(job)
-            elif fitting:
-                found[key] = _Group(fitting, job.models, [job])
+            # By identity: to compare the values of all jobs would take longer than it saves.
+            key = id(job.estimates), job.models
+            group = found.get(key)
+            if group is None:
+                known = job.estimates
+                fitting = frozenset([kind for kind in kinds if kind in known and known[kind].fits])
+                found[key] = _Group(fitting, [job])
+            else:
+                group.jobs.append(job)
         choices = {group.kinds for group in found.values()}
-        for group in found.values():
-            fewer = [kinds for kinds in choices if kinds < group.kinds]
-            group.wanted = frozenset().union(*fewer)
+        wanted = {one: frozenset[str]().union(*(kinds for kinds in choices if kinds < one)) for one in choices}
+        lines: dict[tuple[frozenset[str], frozenset[str]], list[_Line]] = {}
+        for (_, models), group in found.items():
+            if (group.kinds, models) not in lines:
+                lines[group.kinds, models] = _lines(group.kinds, models, sites)
+            group.lines, group.wanted = lines[group.kinds, models], wanted[group.kinds]
+            if len(group.jobs) > 1:
+                group.jobs.sort(key=lambda job: (job.submitted, job.id), reverse=True)
         return list(found.values())
 
     def _choose(self, job: WaitingJob, group: _Group, leaves: bool) -> _Site | None:
@@ -275,7 +262,7 @@ class _Decision:
         is_young = job.submitted >= self._overdue
         wanted = group.wanted if is_young else frozenset()
         costs = [
-            (group.cost(job, line.kind, line.missing), site)
+            (_cost(job, line.kind, line.missing), site)
             for line in group.lines
             if (line.kind in wanted) == leaves and (site := line.site) is not None
         ]
@@ -289,12 +276,12 @@ class _Decision:
         """Reserve the busy worker that would be done with a job first, if that is within so many seconds."""
         best, chosen = within, ""
         for kind in sorted(group.kinds - wanted):
-            for models, missing in ((group.models, 0), (frozenset[str](), len(group.models))):
+            for models, missing in ((job.models, 0.0), (frozenset[str](), 1.0)):
                 busy = self._busy_workers(kind, models)
                 while busy and busy[-1][1] in self._reserved:
                     busy.pop()
                 if busy:
-                    cost = busy[-1][0] - self.now + group.cost(job, kind, missing)
+                    cost = busy[-1][0] - self.now + _cost(job, kind, missing)
                     if cost < best:
                         best, chosen = cost, busy[-1][1]
         if chosen:
@@ -306,18 +293,26 @@ class _Decision:
 
         One that should have been by now is left out: nothing says how long it still takes.
         """
+        if not self._busy_by_kind:
+            for worker in self.workers:
+                of_kind = self._busy_by_kind.setdefault(worker.kind, [])
+                if worker.busy_until is not None and self.now < worker.busy_until < math.inf:
+                    of_kind.append((worker.busy_until, worker.id, worker.loaded))
+            for of_kind in self._busy_by_kind.values():
+                of_kind.sort(key=lambda one: one[:2], reverse=True)
         key = kind, models
         if key not in self._busy:
-            self._busy[key] = sorted(
-                (
-                    (worker.busy_until, worker.id)
-                    for worker in self.workers
-                    if worker.busy_until is not None
-                    and math.isfinite(worker.busy_until)
-                    and worker.busy_until > self.now
-                    and worker.kind == kind
-                    and models <= worker.loaded
-                ),
-                reverse=True,
-            )
+            self._busy[key] = [(until, name) for until, name, loaded in self._busy_by_kind[kind] if models <= loaded]
         return self._busy[key]
+
+
+def _lines(kinds: frozenset[str], models: frozenset[str], sites: Sequence[_Site]) -> list[_Line]:
+    """Return the free workers for jobs with these models that fit these kinds."""
+    found: dict[tuple[str, float], list[_Site]] = {}
+    for site in sites:
+        if site.kind in kinds:
+            found.setdefault((site.kind, len(models - site.loaded) / max(1, len(models))), []).append(site)
+    for reached in found.values():
+        # Models that these jobs do not need stay loaded for others.
+        reached.sort(key=lambda site: (site.vram, len(site.loaded), site.number), reverse=True)
+    return [_Line(kind, missing, reached) for (kind, missing), reached in found.items()]
