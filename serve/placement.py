@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
-OVERTAKING = 4 * 3600.0  # seconds between the submissions of two jobs beyond which the later one never goes first
-STRETCH = 8.0  # a job is due so many times its own seconds after its submission
+OVERTAKING = 3600.0  # seconds between the submissions of two jobs beyond which the later one never goes first
+STRETCH = 4.0  # a job is due so many times its own seconds after its submission
 # Estimates are not exact: a busy worker has to be better by so much to be waited for, and a free one to be preferred
 # to a smaller card.
 WORTH_WAITING, ALIKE = 1.25, 1.1
