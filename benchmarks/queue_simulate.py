@@ -161,12 +161,18 @@ def scenarios(jobs: float, types: tuple[JobType, ...]) -> dict[str, Scenario]:
     }
 
 
-def run(names: list[str], seeds: list[int], jobs: float) -> dict[str, Any]:
-    """Return the figures of each scenario, policy and seed."""
+def smaller(scenario: Scenario, share: float) -> Scenario:
+    """Return a day with a share of the cards and of the jobs."""
+    cards = tuple(replace(one, count=max(1, round(one.count * share))) for one in scenario.cards)
+    return replace(scenario, cards=cards, jobs=scenario.jobs * share)
+
+
+def run(names: list[str], seeds: list[int], jobs: float, share: float) -> dict[str, Any]:
+    """Return the figures of each scenario, policy and seed, for a share of the cards and jobs."""
     policies: dict[str, Policy] = dict(
         zip(POLICIES, (by_plan(module("serve.placement")), first_come, blind), strict=True)
     )
-    days = scenarios(jobs, job_types())
+    days = {name: smaller(day, share) for name, day in scenarios(jobs, job_types()).items()}
     found: dict[str, Any] = {}
     for name in names or list(days):
         for title, policy in policies.items():
@@ -227,18 +233,24 @@ def main() -> None:
     parse.add_argument("--scenarios", nargs="*", default=[], help="default: all")
     parse.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parse.add_argument("--jobs", type=float, default=60_000, help="of a busy day")
+    parse.add_argument("--share", type=float, default=1.0, help="of cards and jobs: 0.1 for 100 cards")
     parse.add_argument("--estimates", action="store_true", help="print the planner's estimates and stop")
     parse.add_argument("--json", type=Path, help="a file for the figures")
     options = parse.parse_args()
     if options.estimates:
         print(estimates_table())
         return
-    found = run(options.scenarios, options.seeds, options.jobs)
+    found = run(options.scenarios, options.seeds, options.jobs, options.share)
     print(tables(found))
     if options.json is not None:
         # Scenarios that were run before stay: all of them take an hour of one core.
         before = json.loads(options.json.read_text(encoding="utf-8"))["days"] if options.json.is_file() else {}
-        about = {"python": platform.python_version(), "jobs": options.jobs, "seeds": options.seeds}
+        about = {
+            "python": platform.python_version(),
+            "jobs": options.jobs,
+            "share": options.share,
+            "seeds": options.seeds,
+        }
         options.json.write_text(json.dumps({**about, "days": {**before, **found}}, indent=1) + "\n", encoding="utf-8")
 
 

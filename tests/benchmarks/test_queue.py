@@ -113,5 +113,5 @@ def test_the_command_prints_its_tables(module, capsys, monkeypatch, tmp_path):
 
 def test_the_documentation_has_the_planner_s_estimates(module):
     """After a change to the plan: run `python benchmarks/queue_simulate.py --estimates`."""
-    text = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "placement.md").read_text(encoding="utf-8")
     assert module("queue_simulate").estimates_table() in text
