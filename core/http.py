@@ -132,12 +132,14 @@ class Request:
 
     Attributes:
         token: for `Authorization: Bearer`; goes to the origin of `url` alone.
+        method: another one, such as DELETE.
     """
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
     token: str | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ class HttpClient:
 
     def _send(self, request: Request, timeout: float, hooks: _ConnectionHooks) -> http.client.HTTPResponse:
         always = {"User-Agent": "piying", "Accept-Encoding": "identity"}
-        sent = urllib.request.Request(request.url, request.body, {**always, **request.headers})
+        sent = urllib.request.Request(request.url, request.body, {**always, **request.headers}, method=request.method)
         if request.token:
             sent.add_unredirected_header("Authorization", f"Bearer {request.token}")
         opener = urllib.request.OpenerDirector()

@@ -1,0 +1,1 @@
+"""A queue of workflows on one machine or many: jobs, workers, HTTP."""
