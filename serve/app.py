@@ -9,9 +9,11 @@ import mimetypes
 import re
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
+from fastapi.exceptions import HTTPException as FastAPIHTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,6 +33,7 @@ from .service import Service
 BODY_BYTES = 16 << 20  # of a request; a batch of a thousand jobs has a few MB
 MOST_JOBS = 1000  # in one batch
 HEARTBEAT = 15.0  # seconds of silence after which a comment is sent: proxies close what is silent
+TOO_LARGE = f"The body is larger than {BODY_BYTES >> 20} MiB. Send a smaller workflow, or fewer jobs at once."
 TOKEN_ADVICE = "Send the header Authorization: Bearer TOKEN, with a token of this server."
 Limit = Annotated[int, Query(ge=1, le=1000)]
 JobId = Annotated[str, Path(pattern=f"^{JOB_ID.pattern}$", description="Id of a job.")]
@@ -251,7 +254,7 @@ def _found(service: Service, owner: str, job_id: str) -> Job:
 async def _followed(service: Service, job: Job, number: int) -> AsyncIterator[str]:
     """Yield a job's events after a number, as they come, until its last."""
     loop, happened = asyncio.get_running_loop(), asyncio.Event()
-    with service.events.listening(job.id, lambda: loop.call_soon_threadsafe(happened.set)):
+    with service.events.listening(job.id, partial(loop.call_soon_threadsafe, happened.set)):
         while True:
             happened.clear()
             found, is_over = service.events.after(job.id, number)
@@ -320,34 +323,18 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if re.fullmatch(rb"[0-9]{1,18}", declared) is None or int(declared) > BODY_BYTES:
-            await _too_large()(scope, receive, send)
+            refusal = _refusal(413, [problem(TOO_LARGE, exit_code=WRONG)], {"Connection": "close"})
+            await refusal(scope, receive, send)
             return
-        size, is_answered = 0, False
+        size = 0
 
         async def limited() -> Any:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
             if size > BODY_BYTES:
-                raise _BodyTooLargeError
+                # FastAPI's own: any other exception from here it takes for a body that is no JSON.
+                raise FastAPIHTTPException(413, TOO_LARGE, {"Connection": "close"})
             return message
 
-        async def noted(message: Any) -> None:
-            nonlocal is_answered
-            is_answered = True
-            await send(message)
-
-        try:
-            await self._app(scope, limited, noted)
-        except _BodyTooLargeError:
-            if not is_answered:
-                await _too_large()(scope, receive, send)
-
-
-class _BodyTooLargeError(Exception):
-    pass
-
-
-def _too_large() -> JSONResponse:
-    text = f"The body is larger than {BODY_BYTES >> 20} MiB. Send a smaller workflow, or fewer jobs at once."
-    return _refusal(413, [problem(text, exit_code=WRONG)], {"Connection": "close"})
+        await self._app(scope, limited, send)

@@ -10,14 +10,15 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.errors import PiyingError, clipped
 from ..core.http import HttpClient, Request, RetryableError, RetryPolicy, is_allowed, read_limited, retry, retry_after
 from ..core.media.naming import writing
 from .job import ResultFile
 
-CHUNK = 1 << 20
+Result = TypeVar("Result")
+
 TIMEOUT = 60.0  # seconds without a byte; a server that has nothing to say says so every 15
 LONGEST_LINE = 64 << 20  # bytes of one event
 LONGEST_ANSWER = 64 << 20
@@ -153,7 +154,7 @@ class Client:
 
         return self._retried(attempt)
 
-    def _retried(self, attempt: Callable[[], Any]) -> Any:
+    def _retried(self, attempt: Callable[[], Result]) -> Result:
         try:
             return retry(attempt, RetryPolicy(timeout=TIMEOUT, notify=self.notify), self.url)
         except RetryableError as error:

@@ -24,7 +24,7 @@ class _JobEvents:
     numbered: deque[tuple[int, Event]] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     next: int = 1
     is_over: bool = False
-    listeners: list[Callable[[], None]] = field(default_factory=list)
+    listeners: list[Callable[[], object]] = field(default_factory=list)
 
     def drop_last_of(self, event: Event) -> None:
         """Drop the step before a step: a job has thousands, and only the last says anything."""
@@ -78,7 +78,7 @@ class EventLog:
             return [one for one in events.numbered if one[0] > number], events.is_over
 
     @contextmanager
-    def listening(self, job_id: str, notify: Callable[[], None]) -> Iterator[None]:
+    def listening(self, job_id: str, notify: Callable[[], object]) -> Iterator[None]:
         """Have `notify` called, from any thread, with each event of a job that is not over."""
         with self._lock:
             events = self._jobs.setdefault(job_id, _JobEvents())

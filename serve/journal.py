@@ -152,7 +152,7 @@ class Journal:
     def _columns(job: Job) -> tuple[str, str, str, str, str]:
         return job.owner, job.batch, job.state, json.dumps(job.to_json()), job.id
 
-    def _in_one(self, statement: str, rows: list[tuple[str, ...]]) -> None:
+    def _in_one(self, statement: str, rows: Sequence[tuple[str, ...]]) -> None:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             self._database.executemany(statement, rows)

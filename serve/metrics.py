@@ -83,4 +83,5 @@ class Metrics:
         for name, worker in workers.items():
             running = now - worker.since if worker.job is not None else 0.0
             self._busy.labels(name).set(worker.busy_seconds + running)
-        return generate_latest(self.registry)
+        text: bytes = generate_latest(self.registry)
+        return text

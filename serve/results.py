@@ -212,5 +212,7 @@ class ObjectStore:
         return found
 
     def _delete(self, place: str) -> None:
+        # One by one: `rm` takes the brackets in a name for a pattern.
         with suppress(OSError):
-            self._system.rm(place, recursive=True)
+            for path in self._system.find(place):
+                self._system.rm_file(path)

@@ -63,7 +63,9 @@ class Settings:
     def from_json(cls, text: str) -> Settings:
         """Return what `to_json` wrote."""
         values = json.loads(text)
-        folders = {name: tuple(one) if isinstance(one, list) else one for name, one in values["folders"].items()}
+        folders: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in values["folders"].items()
+        }
         made = {
             "folders": Folders(**folders),
             "tokens": Tokens(**values["tokens"]),

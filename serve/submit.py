@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +104,16 @@ def _submit(options: argparse.Namespace, display: Display, out: Output, interrup
     for number, job_id in enumerate(ids, 1):
         if len(ids) > 1:
             display.message(f"Job {number} of {len(ids)}: {job_id}", "INFO")
+        shown = EventDisplay(partial(_print_with_job, out, job_id)) if options.json else display
         try:
-            code = code or _followed(client, job_id, options, display, out)
+            found = _followed(client, job_id, options.output, shown)
         except KeyboardInterrupt:
             interruption.end()
             for left in ids[number - 1 :]:
                 client.cancel(left)
             display.failed("stopped; the jobs that were not over are cancelled.", CANCELLED)
             raise
+        code = code or found
     return code
 
 
@@ -203,10 +206,12 @@ def _parts(
     yield jobs[begin:]
 
 
-def _followed(client: Client, job_id: str, options: argparse.Namespace, display: Display, out: Output) -> int:
-    """Show what happens to a job until it is over, fetch its results, and return its exit code."""
-    if options.json:
-        display = EventDisplay(lambda event: print_json(out, {**event, "job": job_id}))
+def _print_with_job(out: Output, job_id: str, event: dict[str, Any]) -> None:
+    print_json(out, {**event, "job": job_id})
+
+
+def _followed(client: Client, job_id: str, folder: Path, display: Display) -> int:
+    """Show what happens to a job until it is over, fetch its results into a folder, and return its exit code."""
     player, seconds = _Player(display), 0.0
     for event in client.events(job_id):
         if event["event"] == "error":
@@ -217,7 +222,7 @@ def _followed(client: Client, job_id: str, options: argparse.Namespace, display:
         else:
             player.play(event)
     for file in result_files(client.show(job_id)["files"]):
-        display.saved(client.fetch(job_id, file, options.output))
+        display.saved(client.fetch(job_id, file, folder))
     display.done(seconds)
     return DONE
 
