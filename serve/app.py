@@ -140,7 +140,7 @@ def submit_batch(service: Served, owner: Owner, batch: SubmittedBatch) -> list[d
     """Submit several jobs, all or none."""
     workflows = [batch.workflow if job.workflow is None else job.workflow for job in batch.jobs]
     lacking = next((number for number, found in enumerate(workflows, 1) if found is None), None)
-    if lacking is not None:
+    if lacking is not None:  # pydantic cannot say it: either of the two is enough
         raise RefusedError([problem(f"job {lacking}: has no workflow, and the batch has none.", exit_code=WRONG)])
     return _submitted(service, owner, list(zip(workflows, batch.jobs, strict=True)), batch.name)
 
@@ -185,6 +185,7 @@ async def events(
 ) -> StreamingResponse:
     """Follow a job: server-sent events, each with what `--json` of the command line prints, until it is over."""
     job = await run_in_threadpool(_found, service, owner, job_id)
+    # nginx holds back what is streamed unless it is told not to.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_followed(service, job, last_event_id), media_type="text/event-stream", headers=headers)
 
@@ -207,6 +208,7 @@ def result(service: Served, owner: Owner, job_id: JobId, name: str) -> Streaming
     shown = urllib.parse.quote(name.rpartition("/")[2])
     headers = {
         "Content-Length": str(size),
+        # Always to be saved: what a job made must not run as a page of this address.
         "Content-Disposition": f"attachment; filename*=UTF-8''{shown}",
         "X-Content-Type-Options": "nosniff",
     }

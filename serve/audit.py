@@ -58,6 +58,7 @@ class AuditLog:
     def add(self, job: Job) -> None:
         """Append the line of a job; it is on disk when this returns."""
         line = json.dumps(audit_entry(job)) + "\n"
+        # Opened for each line: whoever moves the file away for good keeping does so without the server.
         with explain_os_errors(f"{self._path}: cannot be written to"), self._path.open("ab") as file:
             # One write: lines of two processes never mix.
             file.write(line.encode("ascii"))

@@ -20,11 +20,10 @@ from ..core.process import CANCELLED, DONE, WRONG, Interruption, checked_output,
 from ..runner.cli import gigabytes
 from ..runner.errors import WorkflowError
 from .audit import AuditLog
-from .job_runner import Folders
 from .journal import Journal
 from .limits import Limits, read_tokens
 from .results import result_store
-from .service import Settings
+from .settings import Folders, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "PIYING_TOKEN"
@@ -117,11 +116,13 @@ def settings_of(options: argparse.Namespace) -> Settings:
     for address in options.prompt_server:
         if urlsplit(address).scheme not in ("http", "https"):
             raise PiyingError(f"--prompt-server {address}: is no address that begins with http:// or https://.")
+    # The default of --input need not be there: workflows without input files do without it.
     for option in ("workflows", "input"):
         named = options.workflows if option == "workflows" else [options.input] * (options.input != "input")
         for folder in named:
             if not Path(folder).is_dir():
                 raise PiyingError(f"--{option} {folder}: there is no such folder.")
+    # Workers have working folders of their own.
     absolute = {
         name: str(Path(value).absolute()) if value and "://" not in value else value
         for name, value in (("output", options.output), ("cache", options.cache), ("comfyui", options.comfyui))
@@ -164,7 +165,7 @@ def _serve(options: argparse.Namespace) -> int:
         )
     settings, tls = settings_of(options), _tls(options)
     _check(settings)
-    listening = _listening(options.host, options.port)
+    listening = _listening(options.host, options.port)  # before a cluster is started for nothing
     worker_options = {"device": options.device, "vram": options.vram_gb}
     # Not at the top: it takes a second, and what was wrong so far is told at once.
     from .cluster import running_queue
@@ -203,15 +204,11 @@ async def _listen(listening: socket.socket, port: int, tls: ssl.SSLContext | Non
     """Pass requests on until the process is stopped."""
     from .front import Front
 
-    _allow_many_connections()
-    async with await Front("127.0.0.1", port).listen(listening, tls) as server:
-        await server.serve_forever()
-
-
-def _allow_many_connections() -> None:
-    """Let this process have as many open sockets as the system allows."""
+    # Each idle client takes a descriptor, and a shell allows a process 1024 as a rule.
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    async with await Front("127.0.0.1", port).listen(listening, tls) as server:
+        await server.serve_forever()

@@ -104,6 +104,7 @@ class Client:
                 stream = follow()
                 raise
 
+        # Attempts are counted anew for each event: a long job outlives many broken connections.
         while True:
             event = self._retried(attempt)
             yield event
@@ -173,6 +174,7 @@ class Client:
             messages = [str(each["message"]) for each in json.loads(text)["problems"]]
         except (ValueError, KeyError, TypeError):
             messages = [f"it answers {response.status}: {clipped(text)!r}"]
+        # Too many jobs, or a server that is just starting: later it takes the same request.
         if response.status in (429, 502, 503):
             raise RetryableError(" ".join(messages), retry_after(response.headers))
         raise ServerRefused("\n".join(messages))

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.errors import PiyingError, short_text
 from ..core.http import HttpClient, HttpError, Request, RetryableError
-from .service import Settings
+from .settings import Settings
 
 LOOPBACK = "127.0.0.1"
 APPLICATION = "piying"
@@ -46,15 +46,17 @@ def running_queue(settings: Settings, options: dict[str, Any], address: str | No
     own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="warning", **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise PiyingError(
-            f"--ray {address}: no cluster can be reached ({short_text(error)}). Start one with ray start --head."
-        ) from error
+    except Exception as error:  # Ray's own, where one of its processes does not start in time
+        told = "Ray does not start" if address is None else f"--ray {address}: no cluster can be reached"
+        advice = "Try again when this machine has less to do" if address is None else "Start one with ray start --head"
+        raise PiyingError(f"{told} ({short_text(error)}). {advice}.") from error
     try:
         here = ray.get_runtime_context().get_node_id()
         if not any(node["NodeID"] == here and HEAD in node["Resources"] for node in ray.nodes()):
             raise PiyingError(f"--ray {address}: this is not the first machine of the cluster. Run the server there.")
-        port = _free_port()
+        # Of this machine alone, and another one at each start: clients come by the front.
+        with socket.create_server((LOOPBACK, 0)) as found:
+            port = int(found.getsockname()[1])
         serve.start(
             http_options={"host": LOOPBACK, "port": port, "keep_alive_timeout_s": 5}, proxy_location="HeadOnly"
         )
@@ -72,11 +74,6 @@ def running_queue(settings: Settings, options: dict[str, Any], address: str | No
             if address is None:
                 serve.shutdown()
         ray.shutdown()
-
-
-def _free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def _wait_until_it_answers(port: int) -> None:

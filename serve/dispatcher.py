@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .events import EventLog
 from .job import Job
-from .job_runner import Forecast, unfit
+from .job_runner import Forecast, Machine, unfit
 from .placement import Estimate, WaitingJob, Worker, place
 from .pool import Ended, Forecasted, Happened, Report, Task, WorkerLost, WorkerPool, WorkerReady
 from .queue import Queue
@@ -33,7 +33,7 @@ class WorkerState:
         busy_seconds: that it has run jobs for, this one not included.
     """
 
-    kind: str
+    machine: Machine
     loaded: frozenset[str] = frozenset()
     job: str | None = None
     attempt: int = 0
@@ -42,6 +42,11 @@ class WorkerState:
     until: float = 0.0
     told: float | None = None
     busy_seconds: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """The kind of its machine."""
+        return self.machine.kind
 
     @property
     def is_free(self) -> bool:
@@ -78,9 +83,9 @@ class Dispatcher:
     def _take(self, report: Report) -> None:
         now, worker = self.clock(), self.workers.get(report.worker)
         if isinstance(report, WorkerReady):
-            self.workers[report.worker] = WorkerState(report.kind)
-            self._kinds.add(report.kind)
-            log.info("%s is ready: %s.", report.worker, report.kind)
+            self.workers[report.worker] = WorkerState(report.machine)
+            self._kinds.add(report.machine.kind)
+            log.info("%s is ready: %s.", report.worker, report.machine.kind)
         elif isinstance(report, WorkerLost):
             self.workers.pop(report.worker, None)
             self.lost_workers += 1
@@ -116,6 +121,7 @@ class Dispatcher:
         for name, worker in list(self.workers.items()):
             if worker.job not in cancelled:
                 continue
+            # Nodes look for it between steps; a library that hangs never does.
             if worker.told is None:
                 worker.told = now
                 self.pool.cancel(name, worker.job or "")
@@ -128,17 +134,19 @@ class Dispatcher:
         free = {name: worker for name, worker in self.workers.items() if worker.is_free}
         if not free:
             return
+        now = self.clock()
         waiting = self.queue.waiting()[:MOST_CONSIDERED]
         asked = {worker.kind for worker in free.values()}
         known = [job for job in waiting if all((job.costs_like, kind) in self._forecasts for kind in asked)]
+        # A worker that answers is not free in this round: the others get jobs meanwhile.
         self._ask_about(waiting, free)
         known = self._without_hopeless(known)
         workers = [
-            Worker(name, one.kind, one.loaded, None if one.is_free else max(one.until, self.clock()))
+            Worker(name, one.kind, one.loaded, None if one.is_free else max(one.until, now), one.machine.vram)
             for name, one in self.workers.items()
         ]
         jobs = {job.id: job for job in known}
-        for placement in place(list(map(self._waiting_job, known)), workers, self.clock()):
+        for placement in place(list(map(self._waiting_job, known)), workers, now):
             worker = self.workers[placement.worker]
             if worker.is_free:
                 self._start(jobs[placement.job], placement.worker, worker)
@@ -146,7 +154,7 @@ class Dispatcher:
     def _start(self, job: Job, name: str, worker: WorkerState) -> None:
         now = self.clock()
         started = self.queue.start(job.id, name, now)
-        if started is None:
+        if started is None:  # cancelled meanwhile
             return
         forecast = self._forecasts[job.costs_like, worker.kind]
         missing = forecast.models - worker.loaded
@@ -171,6 +179,7 @@ class Dispatcher:
         found = []
         for job in jobs:
             forecasts = {kind: self._forecasts.get((job.costs_like, kind)) for kind in self._kinds}
+            # A kind that is not here now may come back, and is waited for where the job fits it.
             if all(one is not None and not one.estimate.fits for one in forecasts.values()):
                 reasons = [f"{kind}: {one.reason}" for kind, one in sorted(forecasts.items()) if one is not None]
                 only = next(iter(forecasts.values()))

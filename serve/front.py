@@ -160,11 +160,9 @@ class Front:
             writer.write_eof()
         # A socket that is closed with unread data is reset, and the client would never read the answer.
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._discard(reader), self.limits.linger)
-
-    async def _discard(self, reader: asyncio.StreamReader) -> None:
-        while await reader.read(CHUNK):
-            pass
+            deadline = asyncio.get_running_loop().time() + self.limits.linger
+            while await asyncio.wait_for(reader.read(CHUNK), deadline - asyncio.get_running_loop().time()):
+                pass
 
 
 def _checked(header: bytes) -> tuple[list[bytes], int]:

@@ -59,6 +59,7 @@ class Intake:
         Raises:
             RefusedError: there is none, or it cannot be read.
         """
+        # Looked up in the list, not put into a path: no name leads anywhere else.
         if name not in self.names():
             known = ", ".join(self.names()) or "none"
             raise RefusedError([problem(f"workflow {name!r} is not known here. There is: {known}.", exit_code=WRONG)])
@@ -98,6 +99,7 @@ class Intake:
         """Return what a workflow from anybody may not do: have the server's machines ask others."""
         found = []
         for node in graph.values():
+            # By the input's name: packs that the owner has loaded may have nodes of this kind too.
             address = node.inputs.get(ADDRESS)
             if address is None or any(isinstance(address, str) and _same(address, known) for known in self.servers):
                 continue

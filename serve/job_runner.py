@@ -19,48 +19,16 @@ from ..runner.display import EventDisplay, LogToDisplay, error_text
 from ..runner.errors import InvalidGraph, NodeFailed, WorkflowError
 from ..runner.graph import Node
 from ..runner.plan import as_json
-from ..runner.session import Finished, Session
 from .job import Asked, Outcome, problem, problems_of
 from .placement import Estimate
 from .results import ResultStore, result_store
+from .settings import Folders
 
 log = logging.getLogger("piying")
 
 GB = 2**30
 NO_LIMIT = Estimate(fits=True, seconds=0.0, loading=0.0, vram=0, ram=0)
 Emit = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Folders:
-    """What the sessions of a server and its workers may use; each machine has it under the same names.
-
-    Attributes:
-        input: where workflows may read files.
-        models: where models are, before the pack's own.
-        results: a folder, or an address for fsspec.
-        cache: where finished windows of long videos are kept; None for each machine's own.
-        custom_nodes, comfyui: as the options of the command line; the server's owner names them, never a job.
-    """
-
-    input: str
-    models: tuple[str, ...]
-    results: str
-    cache: str | None = None
-    custom_nodes: tuple[str, ...] = ()
-    comfyui: str | None = None
-
-    def session(self, output: Path, **options: Any) -> Session:
-        """Return a session with them."""
-        return Session(
-            input=self.input,
-            output=output,
-            models=self.models,
-            custom_nodes=self.custom_nodes,
-            comfyui=self.comfyui,
-            cache=self.cache,
-            **options,
-        )
 
 
 class Measured(TypedDict):
@@ -84,6 +52,19 @@ class Measured(TypedDict):
     model_requests: int
     model_loads: int
     retries: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a job runs on.
+
+    Attributes:
+        kind: tells it from machines with other estimates.
+        vram: bytes of the card; 0 without one.
+    """
+
+    kind: str
+    vram: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,19 +130,19 @@ class JobRunner:
         """Release models and temporary files."""
         self._session.close()
 
-    def kind(self) -> str:
-        """Return what tells this machine from one with other estimates."""
+    def machine(self) -> Machine:
+        """Return what this machine is."""
         import psutil
 
         device = self._session.device()
         gigabytes = round(psutil.virtual_memory().total / GB)
         if device == "cpu":
-            return f"CPU, {psutil.cpu_count()} threads, {gigabytes} GB"
+            return Machine(f"CPU, {psutil.cpu_count()} threads, {gigabytes} GB")
         import torch
 
         card = torch.get_device_module(device)
-        total = card.get_device_properties(device).total_memory
-        return f"{card.get_device_name(device)}, {round(total / GB)} GB, {gigabytes} GB"
+        total = int(card.get_device_properties(device).total_memory)
+        return Machine(f"{card.get_device_name(device)}, {round(total / GB)} GB, {gigabytes} GB", total)
 
     def forecast(self, asked: Asked) -> Forecast:
         """Return what a job would need here, with models loaded as in a new process."""
@@ -198,6 +179,7 @@ class JobRunner:
         """
         display = _RecordingDisplay(emit)
         begun, counts = time.monotonic(), (uses.requests, uses.loads, retries.out_of_memory)
+        # Counters of the process, which runs one job at a time: what they grow by is this job's.
         with self._current(job_id, display):
             outcome = self._outcome(job_id, attempt, asked, display)
         seconds = time.monotonic() - begun
@@ -233,7 +215,12 @@ class JobRunner:
         try:
             folder = self._store.attempt_folder(job_id, attempt)
             self._session.change_output(folder)
-            self._execute(asked, display)
+            self._check_cancelled()
+            finished = self._session.run(
+                asked.workflow, set=asked.set, prompt=asked.prompt, seed=asked.seed, partial=asked.partial
+            )
+            for error in finished.errors:
+                display.message(f"left out: {error}", "WARNING")
             return Outcome("done", files=self._store.publish(job_id, folder))
         except KeyboardInterrupt as error:
             return Outcome("cancelled", problem(error_text(error, ""), exit_code=CANCELLED))
@@ -249,15 +236,6 @@ class JobRunner:
             if folder is not None:
                 # Where the results are there, the folder is not: it was renamed, or copied and deleted.
                 self._store.discard(folder)
-
-    def _execute(self, asked: Asked, display: EventDisplay) -> Finished:
-        self._check_cancelled()
-        finished = self._session.run(
-            asked.workflow, set=asked.set, prompt=asked.prompt, seed=asked.seed, partial=asked.partial
-        )
-        for error in finished.errors:
-            display.message(f"left out: {error}", "WARNING")
-        return finished
 
     def _check_cancelled(self) -> None:
         if self._cancelled is not None and self._cancelled == self._running:

@@ -66,6 +66,7 @@ class Journal:
             # Held until the server ends: two of them would give the same job to two workers.
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode=WAL")
+            # A job that a client was told of is on disk, whatever happens to this machine.
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute("BEGIN IMMEDIATE")
             for statement in SCHEMA.split(";"):
@@ -153,6 +154,7 @@ class Journal:
         return job.owner, job.batch, job.state, json.dumps(job.to_json()), job.id
 
     def _in_one(self, statement: str, rows: Sequence[tuple[str, ...]]) -> None:
+        # Without it each row would be a transaction, with a flush of its own.
         self._database.execute("BEGIN IMMEDIATE")
         try:
             self._database.executemany(statement, rows)

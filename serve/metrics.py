@@ -55,6 +55,7 @@ class Metrics:
             return
         for phase, seconds in measured["phases"].items():
             self._phases.labels(phase).observe(seconds)
+        # Nodes without a plan, such as those that load a picture, predict nothing.
         if measured["predicted_seconds"]:
             self._peak.observe(measured["peak_vram_gb"])
             self._predicted.observe(measured["predicted_vram_gb"])

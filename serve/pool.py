@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .job import Asked, Outcome, problem
-from .job_runner import Forecast
+from .job_runner import Forecast, Machine
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Task:
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """A worker has started; `kind` is that of its machine."""
+    """A worker has started."""
 
     worker: str
-    kind: str
+    machine: Machine
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Ended:
     outcome: Outcome
 
 
+# What a worker says, or is said of it; in the order in which it happened.
 Report = WorkerReady | WorkerLost | Forecasted | Happened | Ended
 
 

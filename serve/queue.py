@@ -71,6 +71,7 @@ class Queue:
                 if there is not None and (there.checksum, there.owner) != (job.checksum, job.owner):
                     raise ConflictError(f"The job {job.id} is there, and is another one. Give a new id.")
             new = [(job, one) for job, one in asked if known[job.id] is None]
+            # A client that did not get the answer sends the request again: that counts against no limit.
             if new:
                 owner = new[0][0].owner
                 queued = sum(job.owner == owner and job.state == "queued" for job in self._active.values())
@@ -172,6 +173,7 @@ class Queue:
     def _without_worker(self, job: Job, now: float, *, lost: bool) -> Job:
         """Go on with a job whose worker is gone: it may have been done, and nobody was told."""
         files = self._results(job.id)
+        # Results outrank everything: a job that was done is never done again.
         if files is not None:
             return self._save(job.over(Outcome("done", files=files), now))
         if job.is_cancelling:
@@ -197,4 +199,5 @@ class Queue:
 
     def _end(self, job: Job) -> None:
         self._on_over(job)
+        # Afterwards: a server that is killed in between tells it twice rather than never.
         self._journal.mark_audited(job.id)

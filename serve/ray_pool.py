@@ -16,8 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..core.errors import short_text
 from .job import Asked
-from .job_runner import Folders, unfit
+from .job_runner import unfit
 from .pool import Ended, Forecasted, Happened, Report, Task, WorkerLost, WorkerReady, crashed
+from .settings import Folders, Settings
 
 log = logging.getLogger("piying.serve")
 
@@ -61,7 +62,7 @@ def _actor_class() -> Any:
 
     class PiyingWorker:
         def __init__(self, folders: dict[str, Any], options: dict[str, Any]) -> None:
-            made = load("job_runner").Folders(**folders)
+            made = load("settings").Folders(**folders)
             self._worker = load("remote_worker").RemoteWorker(made, options)
 
         def call(self, method: str, *arguments: Any) -> Any:
@@ -230,16 +231,16 @@ class RayPool:
             max_restarts=0,
         ).remote(vars(self.folders), self.options)
         self._actors[name] = _Actor(handle, node["NodeID"], slot)
-        self._wait_for(name, handle.call.remote("kind"), lambda ref: [WorkerReady(name, ray.get(ref))])
+        self._wait_for(name, handle.call.remote("machine"), lambda ref: [WorkerReady(name, ray.get(ref))])
         # Becomes ready only when the process is gone, and then raises.
         self._wait_for(name, handle.control.remote("alive"), lambda ref: ray.get(ref) or [])
 
 
-def deployment(settings: Any, options: dict[str, Any]) -> Any:
+def deployment(settings: Settings, options: dict[str, Any]) -> Any:
     """Return the Serve application of a server.
 
     Args:
-        settings: see `service.Settings`.
+        settings: see `Settings`.
         options: of the workers.
     """
     load, values = pack_loader(), settings.to_json()
@@ -266,7 +267,7 @@ def deployment(settings: Any, options: dict[str, Any]) -> Any:
 def application(values: str, options: dict[str, Any]) -> Any:
     """Return the routes of a server whose workers are Ray's; jobs are given to them from its start on."""
     from .app import build_app
-    from .service import Service, Settings
+    from .service import Service
 
     settings = Settings.from_json(values)
     service = Service(settings, lambda: RayPool(settings.folders, options))

@@ -11,7 +11,8 @@ from typing import Any
 from ..runner.cli import QUIET_LIBRARIES
 from .events import GROWING, Event
 from .job import Asked, Outcome
-from .job_runner import Folders, Forecast, JobRunner
+from .job_runner import Forecast, JobRunner, Machine
+from .settings import Folders
 
 MOST_EVENTS = 2000  # that wait to be fetched
 PATIENCE = 1.0  # seconds that a request for events waits for one
@@ -26,6 +27,7 @@ class RemoteWorker:
     """
 
     def __init__(self, folders: Folders, options: dict[str, Any]) -> None:
+        # Before torch and diffusers are imported, which read them once.
         for name, value in QUIET_LIBRARIES.items():
             os.environ.setdefault(name, value)
         logging.getLogger("piying").setLevel(logging.INFO)
@@ -34,9 +36,9 @@ class RemoteWorker:
         self._changed = threading.Condition()
         self._job: str | None = None
 
-    def kind(self) -> str:
-        """Return the kind of the machine."""
-        return self._runner.kind()
+    def machine(self) -> Machine:
+        """Return what the machine is."""
+        return self._runner.machine()
 
     def forecast(self, asked: Asked) -> Forecast:
         """Return what a job would need here."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +16,17 @@ from .dispatcher import Dispatcher
 from .events import EventLog
 from .intake import Intake
 from .job import Asked, Job
-from .job_runner import Folders
 from .journal import Journal
-from .limits import Limits, Tokens
 from .metrics import Metrics
 from .pool import WorkerPool
 from .queue import Queue
 from .results import ResultStore, result_store
+from .settings import Settings
 
 log = logging.getLogger("piying.serve")
 
 STEP = 0.1  # seconds between looks at the queue
 FORGET_EVERY = 3600.0  # seconds
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a server's owner has chosen; it is passed to another process as JSON.
-
-    Attributes:
-        state: the folder of journal, audit log and log.
-        folders: see `Folders`.
-        workflows: folders of workflows that can be named.
-        servers: addresses that workflows may have asked.
-        tokens, limits: see `limits`.
-        retries: how many workers a job may lose and be given to another.
-        keep: jobs that are over, and their results, beyond which the oldest are deleted.
-    """
-
-    state: str
-    folders: Folders
-    workflows: tuple[str, ...] = ()
-    servers: tuple[str, ...] = ()
-    tokens: Tokens = field(default_factory=Tokens)
-    limits: Limits = field(default_factory=Limits)
-    retries: int = 1
-    keep: int = 10_000
-
-    def to_json(self) -> str:
-        """Return it as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Settings:
-        """Return what `to_json` wrote."""
-        values = json.loads(text)
-        folders: dict[str, Any] = {
-            name: tuple(one) if isinstance(one, list) else one for name, one in values["folders"].items()
-        }
-        made = {
-            "folders": Folders(**folders),
-            "tokens": Tokens(**values["tokens"]),
-            "limits": Limits(**values["limits"]),
-        }
-        return cls(**values | made | {name: tuple(values[name]) for name in ("workflows", "servers")})
 
 
 class Service:
@@ -102,6 +57,7 @@ class Service:
             retries=settings.retries,
             on_over=self._end,
         )
+        # It checks and runs nothing: the machine with the journal may have no card.
         session = settings.folders.session(state, device="cpu")
         self.intake = Intake(session, tuple(Path(folder) for folder in settings.workflows), settings.servers)
         self.dispatcher = Dispatcher(self.queue, pool(), self.events, clock)
@@ -116,6 +72,7 @@ class Service:
 
     def close(self) -> None:
         """End the workers; what they run is begun again by the next server."""
+        # Jobs that run stay `running` in the journal, which is how the next server knows them.
         self._is_closing = True
         if self._thread.is_alive():
             self._thread.join()
@@ -137,6 +94,7 @@ class Service:
             RefusedError: one of them could not run.
             LimitReached, ConflictError: see `Queue.submit`.
         """
+        # Before the limits: what is refused does not count.
         self.intake.check([one for _, one in asked])
         now = self._clock()
         jobs = [(Job.new(job_id or os.urandom(16).hex(), owner, one, now, batch=batch), one) for job_id, one in asked]

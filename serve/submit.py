@@ -108,6 +108,7 @@ def _submit(options: argparse.Namespace, display: Display, out: Output, interrup
         try:
             found = _followed(client, job_id, options.output, shown)
         except KeyboardInterrupt:
+            # A second Ctrl-C would leave half of them running.
             interruption.end()
             for left in ids[number - 1 :]:
                 client.cancel(left)
@@ -146,6 +147,7 @@ def requests(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
         yield "/jobs", {"workflow": jobs[0][0], **jobs[0][1]}
         return
     name = f"{path.stem[:60]}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+    # A workflow that all jobs share is sent once.
     for part in _parts(jobs, shared=len(workflows) == 1):
         if len(workflows) == 1:
             yield "/batches", {"name": name, "workflow": workflows[0], "jobs": [job for _, job in part]}

@@ -15,7 +15,7 @@ import pytest
 from piying.serve.dispatcher import Dispatcher
 from piying.serve.events import EventLog
 from piying.serve.job import Asked, Job, Outcome
-from piying.serve.job_runner import Forecast
+from piying.serve.job_runner import Forecast, Machine
 from piying.serve.journal import Journal
 from piying.serve.placement import Estimate
 from piying.serve.pool import Ended, Forecasted, Report, Task, WorkerLost, WorkerReady
@@ -62,7 +62,7 @@ class PretendPool:
     numbers: itertools.count = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.reports += [WorkerReady(name, kind) for name, kind in self.kinds.items()]
+        self.reports += [WorkerReady(name, Machine(kind)) for name, kind in self.kinds.items()]
 
     def run(self, worker: str, task: Task) -> None:
         assert worker not in self.running
@@ -107,7 +107,7 @@ class PretendPool:
         kind = self.kinds.pop(worker)
         name = f"w{next(self.numbers)}"
         self.kinds[name] = kind
-        self.reports += [WorkerLost(worker, "killed"), WorkerReady(name, kind)]
+        self.reports += [WorkerLost(worker, "killed"), WorkerReady(name, Machine(kind))]
 
 
 @dataclass

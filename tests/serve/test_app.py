@@ -17,10 +17,11 @@ pytest.importorskip("prometheus_client", reason='python -m pip install "ray[serv
 pytest.importorskip("httpx", reason="starlette's test client needs it")
 
 from piying.serve.app import BODY_BYTES, build_app
-from piying.serve.job_runner import Folders, JobRunner
+from piying.serve.job_runner import JobRunner
 from piying.serve.limits import Limits, Tokens, token_checksum
 from piying.serve.pool import Ended, Forecasted, Happened, Report, WorkerReady
-from piying.serve.service import Service, Settings
+from piying.serve.service import Service
+from piying.serve.settings import Folders, Settings
 from starlette.testclient import TestClient
 
 from .conftest import PICTURE
@@ -36,8 +37,9 @@ class OwnProcess:
         self._runner = JobRunner(folders, device="cpu")
         self._reports: queue.Queue[Report] = queue.Queue()
         self._calls: queue.Queue = queue.Queue()
-        self._reports.put(WorkerReady("here", self._runner.kind()))
-        threading.Thread(target=self._work, daemon=True).start()
+        self._reports.put(WorkerReady("here", self._runner.machine()))
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -75,6 +77,7 @@ class OwnProcess:
 
     def close(self):
         self._calls.put(None)
+        self._thread.join()
         self._runner.close()
 
 

@@ -8,11 +8,11 @@ import random
 import pytest
 from piying.core.errors import PiyingError
 from piying.serve.job import OVER, Outcome
-from piying.serve.job_runner import Forecast, unfit
+from piying.serve.job_runner import Forecast, Machine, unfit
 from piying.serve.journal import Journal, Selection
 from piying.serve.limits import LimitReached, Limits
 from piying.serve.placement import Estimate
-from piying.serve.pool import Ended, Happened
+from piying.serve.pool import Ended, Happened, WorkerReady
 from piying.serve.queue import MOST_ATTEMPTS, ConflictError, Queue
 
 from .conftest import FITS, Server, new_job
@@ -159,8 +159,7 @@ def test_a_job_that_fits_no_machine_fails_with_the_reason_of_the_plan(server):
 
 def test_a_job_waits_for_the_machine_that_it_fits(tmp_path):
     server = Server(tmp_path)
-    server.pool.kinds["large0"] = "large card"
-    server.pool.reports[-1] = type(server.pool.reports[-1])("first1", "large card")
+    server.pool.reports[-1] = WorkerReady("first1", Machine("large card"))
     job, asked = new_job(1, partial=True)
     server.queue.submit([(job, asked)], server.now)
     sizes = {"first0": Estimate(fits=False, seconds=0, loading=0, vram=0, ram=0), "first1": FITS}
