@@ -70,9 +70,13 @@ class Client:
         data = json.dumps(body).encode("ascii")
         return self._json(Request(self._at(path), {"Content-Type": "application/json"}, data, self.token))
 
+    def get(self, path: str) -> Any:
+        """Return what a route says."""
+        return self._json(Request(self._at(path), token=self.token))
+
     def show(self, job_id: str) -> dict[str, Any]:
         """Return a job."""
-        found: dict[str, Any] = self._json(Request(self._at(f"/jobs/{job_id}"), token=self.token))
+        found: dict[str, Any] = self.get(f"/jobs/{job_id}")
         return found
 
     def cancel(self, job_id: str) -> None:
