@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -45,7 +46,10 @@ def running_queue(settings: Settings, options: dict[str, Any], address: str | No
         logging.getLogger(name).setLevel(logging.WARNING)
     own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
+        # Ray takes SIGTERM for itself, and would end this process without ours.
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(address=address or "local", log_to_driver=False, logging_level="warning", **own)
+        signal.signal(signal.SIGTERM, handler)
     except Exception as error:  # Ray's own, where one of its processes does not start in time
         told = "Ray does not start" if address is None else f"--ray {address}: no cluster can be reached"
         advice = "Try again when this machine has less to do" if address is None else "Start one with ray start --head"
