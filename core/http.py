@@ -1,4 +1,4 @@
-"""HTTP client on the standard library, for model hubs and for language-model servers.
+"""HTTP client on the standard library, for model hubs, language-model servers and ComfyUI servers.
 
 Addresses are HTTPS, or plain HTTP on this very machine unless a client says otherwise. Redirects are followed to HTTPS
 alone and never from the internet into a private network or to this machine, or not at all; a token stays with the
@@ -131,15 +131,18 @@ class Request:
     """A GET, or a POST where there is a body.
 
     Attributes:
+        body: bytes, or pieces of them, for which `headers` has to give the Content-Length.
         token: for `Authorization: Bearer`; goes to the origin of `url` alone.
         method: another one, such as DELETE.
+        seconds: that sending the body may take beside what the answer may.
     """
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes | Iterable[bytes] | None = None
     token: str | None = None
     method: str | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class HttpClient:
         """Yield the response, whatever its status.
 
         Args:
-            timeout: seconds without a byte; the headers have to be here within twice as many.
+            timeout: seconds without a byte; the headers have to be here within twice as many after the body.
             cancellation: lets another thread end it.
             check_peer: given the IP address that was connected to, unless it is a proxy's; may raise.
 
@@ -193,7 +196,7 @@ class HttpClient:
                 check_peer(peer)
 
         # A server may send headers without end, and no read of them would ever wait too long.
-        watchdog = threading.Timer(2 * timeout, ended.set)
+        watchdog = threading.Timer(2 * timeout + request.seconds, ended.set)
         watchdog.daemon = True
         watchdog.start()
         with _retryable(request.url):

@@ -280,10 +280,12 @@ def watch(question: dict[str, Any]) -> dict[str, Any]:
     """Send a browser tab the progress of its runs.
 
     Args:
-        question: `client`, the tab's name at ComfyUI; `moving`, whether it wants moving previews.
+        question: `client`, the tab's name at ComfyUI; `moving`, whether it wants moving previews; `page`, false for a
+            program that shows progress alone.
     """
-    client, moving = question.get("client"), question.get("moving")
-    if not isinstance(client, str) or not 0 < len(client) <= MAX_CLIENT or not isinstance(moving, bool):
-        raise PiyingError("client is a text of up to 100 characters, moving is true or false.")
-    comfy_server.tabs.join(client, moving)
+    client, moving, is_page = question.get("client"), question.get("moving"), question.get("page", True)
+    is_named = isinstance(client, str) and 0 < len(client) <= MAX_CLIENT
+    if not is_named or not isinstance(moving, bool) or not isinstance(is_page, bool):
+        raise PiyingError("client is a text of up to 100 characters, moving and page are true or false.")
+    comfy_server.tabs.join(str(client), moving, is_page)
     return {}

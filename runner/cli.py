@@ -7,7 +7,6 @@ import importlib.util
 import logging
 import os
 import sys
-import tempfile
 import time
 import traceback
 from functools import partial
@@ -29,7 +28,7 @@ from ..core.process import (
 )
 from .definitions import ObjectInfo, read_object_info
 from .display import Display, LogToDisplay, PlanDisplay, choose_display, error_text, print_json
-from .errors import InvalidGraph, NodeFailed, WorkflowError
+from .errors import InvalidGraph, JobFailed, NodeFailed, ServerNodeError, WorkflowError
 
 if TYPE_CHECKING:
     from .session import Session
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = (
-    "Exit codes: 0 done, 1 a node failed or the output cannot be written, 2 the workflow or the options are wrong, "
-    "129 the terminal was closed, 130 cancelled."
+    "Exit codes: 0 done, 1 a node failed, no server finished the job or the output cannot be written, 2 the workflow "
+    "or the options are wrong, 129 the terminal was closed, 130 cancelled."
 )
 STDOUT = Path("-")  # in place of a file to write
 MOST_GB = 1 << 20  # a PiB; what is larger is a slip
@@ -77,9 +76,7 @@ def parser() -> argparse.ArgumentParser:
         "workflow", type=Path, nargs="?", help="UI or API JSON, or a PNG, WEBP, MP4 or WEBM that carries one"
     )
     many: dict[str, Any] = {"action": "append", "default": []}
-    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
-    size: dict[str, Any] = {"type": gigabytes, "metavar": "GB"}
 
     values = parse.add_argument_group("values")
     values.add_argument(
@@ -97,17 +94,7 @@ def parser() -> argparse.ArgumentParser:
         help="run the outputs that are valid even where others are not, as ComfyUI does",
     )
 
-    places = parse.add_argument_group("places")
-    places.add_argument("--input", default=Path("input"), help="where files are read from", **folder)
-    places.add_argument("--output", default=Path("output"), help="where files are written to", **folder)
-    places.add_argument("--models", help="a folder of models; may be repeated", **folder, **many)
-    places.add_argument("--custom-nodes", help="a pack, or a folder of packs; may be repeated", **folder, **many)
-    places.add_argument("--comfyui", help="a ComfyUI checkout that such packs may import from", **folder)
-    places.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)")
-    places.add_argument(
-        "--vram-gb", help="use so much of the card (GB of 2**30 bytes), or plan for such a card", **size
-    )
-    places.add_argument("--ram-gb", help="plan with so much main memory", **size)
+    _add_places(parse)
 
     group = parse.add_argument_group("instead of running")
     modes = group.add_mutually_exclusive_group()
@@ -148,6 +135,28 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument("--quiet", action="store_true", help="paths of the files on stdout, nothing else but errors")
     group.add_argument("--verbose", action="store_true", help="tracebacks, and what libraries have to say")
     return parse
+
+
+def _add_places(parse: argparse.ArgumentParser) -> None:
+    """Add the options that say where files are, and where work is done."""
+    many: dict[str, Any] = {"action": "append", "default": []}
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    size: dict[str, Any] = {"type": gigabytes, "metavar": "GB"}
+    places = parse.add_argument_group("places")
+    places.add_argument("--input", default=Path("input"), help="where files are read from", **folder)
+    places.add_argument("--output", default=Path("output"), help="where files are written to", **folder)
+    places.add_argument("--models", help="a folder of models; may be repeated", **folder, **many)
+    places.add_argument("--custom-nodes", help="a pack, or a folder of packs; may be repeated", **folder, **many)
+    places.add_argument("--comfyui", help="a ComfyUI checkout that such packs may import from", **folder)
+    places.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)")
+    places.add_argument(
+        "--vram-gb", help="use so much of the card (GB of 2**30 bytes), or plan for such a card", **size
+    )
+    places.add_argument("--ram-gb", help="plan with so much main memory", **size)
+
+    places.add_argument(
+        "--server", metavar="URL", help="run it on a ComfyUI server, the least busy one where it is repeated", **many
+    )
 
 
 def _text(argument: str) -> str:
@@ -203,9 +212,25 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
     if options.workflow is not None and (options.inspect or options.quantize):
         name = "--inspect" if options.inspect else "--quantize"
         parse.error(f"argument {name}: not allowed with argument workflow ({options.workflow})")
+    if options.server:
+        _check_server_options(parse, options)
     # stdout is for programs to read, so what packs print is kept out of it.
     with out.reserved(None if options.quiet else err):
         return _outcome(options, interruption, out)
+
+
+def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that speak of this machine together with servers, which have models and cards of their own."""
+    here = {
+        name: parse.get_default(name)
+        for name in ("models", "custom_nodes", "comfyui", "device", "vram_gb", "ram_gb", "plan", "inspect", "quantize")
+    }
+    here |= {"convert_to_piying": None, "object_info": None}
+    for name, default in here.items():
+        if getattr(options, name) != default:
+            parse.error(
+                f"argument --{name.replace('_', '-')}: not allowed with argument --server: it is for runs here"
+            )
 
 
 def _outcome(options: argparse.Namespace, interruption: Interruption, out: Output) -> int:
@@ -223,7 +248,7 @@ def _outcome(options: argparse.Namespace, interruption: Interruption, out: Outpu
         return code
     except (WorkflowError, PiyingError) as error:
         return _fail(error, WRONG, display, options.verbose)
-    except NodeFailed as error:
+    except (NodeFailed, JobFailed) as error:
         if interruption.exit_code is not None:
             return _fail(KeyboardInterrupt(), interruption.exit_code, display, options.verbose)
         return _fail(error, FAILED, display, options.verbose)
@@ -255,6 +280,8 @@ def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> i
     text = error_text(error, "Run with --verbose for the traceback.")
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
+        if isinstance(error, NodeFailed) and isinstance(error.cause, ServerNodeError):
+            print(escaped(error.cause.traceback), file=sys.stderr)
         traceback.print_exception(error)
     return code
 
@@ -312,6 +339,13 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
     from .session import Session
 
     begun = time.monotonic()
+    if options.server:
+        from .remote.command import run_on_servers
+
+        code = run_on_servers(options, display, interruption.check, partial(_write, options, display=display, out=out))
+        if code == DONE and not (options.check or options.export_api):
+            display.done(time.monotonic() - begun)
+        return code
     session = Session(
         input=options.input,
         output=options.output,
@@ -337,6 +371,7 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
 
 def _run_in(session: Session, options: argparse.Namespace, display: Display, out: Output) -> int:
     from .plan import as_json, as_text, formats_as_json
+    from .session import check_writable
     from .workflow_file import split_set
 
     with session.one_pass():
@@ -375,7 +410,7 @@ def _run_in(session: Session, options: argparse.Namespace, display: Display, out
             else:
                 print(escaped(as_text(plans)), file=out)
             return DONE
-    _check_writable(options.output)
+    check_writable(options.output)
     if options.vram_gb is not None and session.device() == "cpu":
         display.message("--vram-gb: there is no card here to limit; it tells --plan what to plan for.", "WARNING")
     for path in session.execute(workflow, graph, roots).files:
@@ -417,15 +452,3 @@ def _check_installed() -> None:
         own = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         remedy = f"Use {own} -m runner" if own.exists() else f"Run {sys.executable} {ROOT / 'install.py'}"
         raise WorkflowError(f"{sys.executable} lacks {', '.join(missing)}. {remedy}.")
-
-
-def _check_writable(folder: Path) -> None:
-    """Make the output folder and try it, before minutes go into sampling."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".piying-"):
-            pass
-    except OSError as error:
-        raise WorkflowError(
-            f"--output {folder}: cannot be written to ({error.strerror}). Choose another folder."
-        ) from error

@@ -100,11 +100,35 @@ def read_object_info(path: Path) -> ObjectInfo:
         raise WorkflowError(f"--object-info {path}: cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise WorkflowError(f"--object-info {path}: not valid JSON ({error}).") from error
+    return checked_object_info(found, f"--object-info {path}")
+
+
+def checked_object_info(found: Any, origin: str) -> ObjectInfo:
+    """Return the node definitions of an /object_info response; `origin` names it in messages.
+
+    Classes whose declarations have another form are left out, and named.
+
+    Raises:
+        WorkflowError: it is no such response.
+    """
     definitions = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(each, dict) and isinstance(each.get("input"), dict) for each in definitions):
-        raise WorkflowError(f"--object-info {path}: is no /object_info response of a ComfyUI server.")
-    info: ObjectInfo = {name: {"output_node": False} | each for name, each in found.items()}
-    return info
+        raise WorkflowError(f"{origin}: is no /object_info response of a ComfyUI server.")
+    wrong = [name for name, each in found.items() if not _is_declared(each)]
+    if wrong:
+        log.warning("%s: left out, since their declarations cannot be read: %s.", origin, ", ".join(sorted(wrong)))
+    return {name: {"output_node": False} | each for name, each in found.items() if name not in wrong}
+
+
+def _is_declared(definition: dict[str, Any]) -> bool:
+    """Return whether inputs and outputs from outside have the form that the functions below rely on."""
+    groups = [definition["input"].get(group, {}) for group in ("required", "optional")]
+    if not isinstance(definition.get("output", []), list) or not all(isinstance(group, dict) for group in groups):
+        return False
+    declared = [each for group in groups for each in group.values()]
+    return all(isinstance(each, list) and each for each in declared) and all(
+        isinstance(input_options(each).get("options", []), list) for each in declared
+    )
 
 
 def declared_inputs(definition: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any], bool]]:

@@ -16,7 +16,7 @@ from ..core.host.base import Preview, Progress
 from ..core.host.progress import TimeLeft
 from ..core.main_memory import is_out_of_memory, shortage
 from ..core.process import CANCELLED, HUNG_UP, Output
-from .errors import NodeFailed, NodeMisused
+from .errors import NodeFailed, NodeMisused, ServerNodeError
 from .graph import Node
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -345,6 +345,8 @@ def error_text(error: BaseException, advice: str) -> str:
     """
     if isinstance(error, KeyboardInterrupt):
         return "stopped; no unfinished file is left."
+    if isinstance(error, NodeFailed) and isinstance(error.cause, ServerNodeError):
+        return f"{str(error).rstrip('.')}. {advice}"
     if isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
         cause = error.cause
         kind = f"{type(cause).__name__}: {cause}. {advice}"

@@ -32,13 +32,18 @@ class UnknownNode:
 
 
 class UnknownClassesError(WorkflowError):
-    """Classes of the workflow are not known here; `nodes` are all of theirs, and the text lists them by class."""
+    """Classes of the workflow are not known here; `nodes` are all of theirs, and the text lists them by class.
 
-    def __init__(self, nodes: list[UnknownNode]) -> None:
+    Args:
+        server: the ComfyUI server that does not know them, None for this runner.
+    """
+
+    def __init__(self, nodes: list[UnknownNode], server: str | None = None) -> None:
         by_class: dict[str, list[UnknownNode]] = {}
         for node in nodes:
             by_class.setdefault(node.class_type, []).append(node)
         lines = []
+        where = "here" if server is None else f"to {server}"
         for class_type, found in list(by_class.items())[:MAX_LISTED]:
             more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
             named = ", ".join(node.node for node in found[:MAX_NAMED]) + more
@@ -47,18 +52,20 @@ class UnknownClassesError(WorkflowError):
             pack = f" It belongs to {PACKS.get(name, f'the pack {name!r}')}." if name else ""
             near = f" Did you mean {first.near}?" if first.near else ""
             instead = f" Here that is done by {' or '.join(first.instead)}." if first.instead else ""
-            lines.append(f"{named}: the node class {class_type!r} is not known here.{pack}{near}{instead}")
+            lines.append(f"{named}: the node class {class_type!r} is not known {where}.{pack}{near}{instead}")
         if len(by_class) > MAX_LISTED:
             lines.append(f"and {len(by_class) - MAX_LISTED} more classes")
         text = (
             "Known are Piying's nodes, the ComfyUI core nodes that its workflows use, the packs of --custom-nodes "
             "DIR, and all core nodes of the ComfyUI checkout of --comfyui DIR, which packs may need."
         )
-        if any(node.instead for node in nodes):
+        if server is not None:
+            text = "Install the packs that it lacks there, and start it again."
+        elif any(node.instead for node in nodes):
             text += " --convert-to-piying FILE writes a workflow of the nodes named above, where it can."
         if len(by_class) > 1:
             listed = [f"- {line}" for line in lines]
-            super().__init__("\n".join([f"{len(by_class)} node classes are not known here:", *listed, text]))
+            super().__init__("\n".join([f"{len(by_class)} node classes are not known {where}:", *listed, text]))
         else:
             super().__init__(f"{lines[0]} {text}")
         self.nodes = nodes
@@ -107,3 +114,19 @@ class NodeFailed(Exception):
         self.node = node
         self.node_id = node_id
         self.cause = cause
+
+
+class ServerNodeError(Exception):
+    """What a node raised on a ComfyUI server; the text begins with the type.
+
+    Attributes:
+        traceback: as the server sent it.
+    """
+
+    def __init__(self, text: str, traceback: str) -> None:
+        super().__init__(text)
+        self.traceback = traceback
+
+
+class JobFailed(Exception):
+    """No server finished the job, or not all of its files could be fetched; the text says why. Exit code 1."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -31,7 +30,7 @@ from .packs import find_packs, load_packs
 from .plan import NodePlan, plan_graph
 from .v3_nodes import as_v1
 from .validate import validate_graph
-from .workflow_file import Workflow, find_assignments, read_workflow_file, workflow_from_json
+from .workflow_file import Workflow, find_assignments, prepared_workflow, read_workflow_file
 
 log = logging.getLogger("piying")
 
@@ -234,15 +233,7 @@ class Session:
         """
         info = info or self.definitions()
         with self._naming_failed_packs():
-            if isinstance(source, Mapping):
-                # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links
-                # are.
-                workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
-            else:
-                workflow = read_workflow_file(Path(source), info)
-        graph = workflow.graph(self.titles)
-        values = workflow.inside_instances(set or {}, info, self.titles)
-        workflow = workflow.with_values(find_assignments(graph, info, values=values, prompt=prompt, seed=seed), info)
+            workflow = prepared_workflow(source, info, self.titles, values=set or {}, prompt=prompt, seed=seed)
         if self._checkout is None:
             return workflow
         return replace(workflow, api=self._checkout.on_prompt(workflow.api, workflow.extra_pnginfo))
@@ -394,6 +385,22 @@ class Session:
             workflow = self.prepare(source, set=set, prompt=prompt, seed=seed, info=info)
             graph, roots, errors = self.check(workflow, partial, info)
         return self.execute(workflow, graph, roots, errors)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the output folder and try it, before minutes go into sampling.
+
+    Raises:
+        WorkflowError: it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".piying-"):
+            pass
+    except OSError as error:
+        raise WorkflowError(
+            f"--output {folder}: cannot be written to ({error.strerror}). Choose another folder."
+        ) from error
 
 
 def run(

@@ -291,7 +291,8 @@ def _literal_errors(
     if choices is not None and value not in choices:
         rest = len(choices) - MAX_CHOICES_LISTED
         listed = ", ".join(map(str, choices[:MAX_CHOICES_LISTED])) + (f", … ({rest} more)" if rest > 0 else "")
-        yield _error("value_not_in_list", node, name, f"{name} is {value!r}. Choose one of: {listed}.")
+        allowed = f"Choose one of: {listed}." if choices else "There is none to choose."
+        yield _error("value_not_in_list", node, name, f"{name} is {value!r}. {allowed}")
     elif choices is None and kind in NUMBERS:
         low, high = (one if isinstance(one, (int, float)) else None for one in map(options.get, ("min", "max")))
         if low is not None and value < low:

@@ -214,6 +214,36 @@ def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo, keep_unknown
     return Workflow(api, extra, named)
 
 
+def prepared_workflow(
+    source: str | Path | Mapping[str, Any],
+    info: ObjectInfo,
+    titles: dict[str, str],
+    *,
+    values: Mapping[str, Any],
+    prompt: str | None,
+    seed: int | str | None,
+) -> Workflow:
+    """Return a workflow with values written into it.
+
+    Args:
+        source: a workflow file of any kind, or decoded JSON of either form.
+        info: node definitions.
+        titles: display names by class, for nodes without a title of their own.
+        values, prompt, seed: see `find_assignments`.
+
+    Raises:
+        WorkflowError: the file cannot be read, or a value has no place to go.
+    """
+    if isinstance(source, Mapping):
+        # Through JSON and back: the caller's objects are not changed, and tuples become the lists that links are.
+        workflow = workflow_from_json(json.loads(json.dumps(source)), "the workflow", info)
+    else:
+        workflow = read_workflow_file(Path(source), info)
+    graph = workflow.graph(titles)
+    inside = workflow.inside_instances(values, info, titles)
+    return workflow.with_values(find_assignments(graph, info, values=inside, prompt=prompt, seed=seed), info)
+
+
 def _unpacked(found: dict[str, Any], origin: str) -> tuple[dict[str, Any] | None, Any]:
     """Return the API form and the UI form that an object holds, either of them None; a bare API form holds itself."""
 

@@ -175,7 +175,7 @@ class ComfyHost:
 
     def is_watched(self) -> bool:
         """Return whether the run was started in a tab that has the pack's panels."""
-        return tabs.current() is not None
+        return tabs.has_page()
 
     def make_room(self, size: int) -> None:
         """Have ComfyUI unload its own models until `size` bytes are free."""

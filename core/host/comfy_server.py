@@ -180,22 +180,34 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 class Tabs:
-    """The browser tabs that are sent events of a run; ComfyUI drops messages to tabs that were closed."""
+    """The browser tabs, and programs, that are sent events of a run; ComfyUI drops messages to those that are gone."""
 
     def __init__(self) -> None:
         self._moving: dict[str, bool] = {}
+        self._programs: set[str] = set()
 
-    def join(self, client: str, moving: bool) -> None:
-        """Send events to this tab from now on, with moving previews or without."""
+    def join(self, client: str, moving: bool, is_page: bool = True) -> None:
+        """Send events to this tab from now on, with moving previews or without.
+
+        A program, which is no page, shows progress and nothing of what nodes made.
+        """
         self._moving.pop(client, None)
         while len(self._moving) >= MAX_TABS:
             del self._moving[next(iter(self._moving))]
         self._moving[client] = moving
+        self._programs = (self._programs & self._moving.keys()) - {client}
+        if not is_page:
+            self._programs.add(client)
 
     def current(self) -> str | None:
         """Return the tab that started what runs now, where it has joined."""
         client = getattr(comfy_server(), "client_id", None)
         return client if client in self._moving else None
+
+    def has_page(self) -> bool:
+        """Return whether the tab that started what runs now is a page that has joined."""
+        client = self.current()
+        return client is not None and client not in self._programs
 
     def wants_motion(self) -> bool:
         """Return whether the tab of the current run wants moving previews."""

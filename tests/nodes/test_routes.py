@@ -404,7 +404,13 @@ def test_tabs_that_asked_hear_of_their_own_runs(monkeypatch):
     assert sent == [("piying.progress", {"node": "7", "done": 1}, "a")]
     assert not tabs.wants_motion()
     tabs.join("a", True)
-    assert tabs.wants_motion()
+    assert tabs.wants_motion() and tabs.has_page()
+    tabs.join("a", False, is_page=False)
+    tabs.send("piying.progress", {"done": 2})
+    assert sent[1:] == [("piying.progress", {"node": "7", "done": 2}, "a")]
+    assert not tabs.has_page(), "a program would be made sheets that it does not show"
+    tabs.join("a", False)
+    assert tabs.has_page()
 
 
 def test_tabs_are_forgotten_in_time():
@@ -414,7 +420,16 @@ def test_tabs_are_forgotten_in_time():
     assert len(tabs._moving) == MAX_TABS
 
 
-@pytest.mark.parametrize("question", [{}, {"client": ""}, {"client": "x" * 101, "moving": True}, {"client": "x"}])
+@pytest.mark.parametrize(
+    "question",
+    [
+        {},
+        {"client": ""},
+        {"client": "x" * 101, "moving": True},
+        {"client": "x"},
+        {"client": "x", "moving": True, "page": 1},
+    ],
+)
 def test_a_tab_says_who_it_is(question):
     with pytest.raises(PiyingError, match="client is a text"):
         routes.watch(question)

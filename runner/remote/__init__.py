@@ -1,0 +1,1 @@
+"""ComfyUI servers as workers: a workflow is checked, sent, followed and its files fetched, from one of several."""
