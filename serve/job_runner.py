@@ -159,7 +159,7 @@ class JobRunner:
                     return Forecast(NO_LIMIT)
         except (WorkflowError, PiyingError) as error:
             return unfit(str(error))
-        loading = sum(part["loading_seconds"] for part in plans["components"])
+        loading = sum(part.get("loading_seconds", 0.0) for part in plans["components"])
         estimate = Estimate(
             fits=plans["fits"],
             seconds=max(0.0, plans["seconds"] - loading),

@@ -14,7 +14,18 @@ GB = 2**30  # as makers of cards and memory count
 Compute = Literal["bf16", "fp16", "fp32"]
 Storage = str  # a `Compute`, or the name of a weight format
 Placement = Literal["resident", "streamed", "cpu"]
-PhaseName = Literal["expand", "encode", "encode_2", "encode_image", "condition", "sample", "sample_2", "decode"]
+PhaseName = Literal[
+    "expand",
+    "encode",
+    "encode_2",
+    "encode_image",
+    "condition",
+    "sample",
+    "sample_2",
+    "decode",
+    "upscale",
+    "interpolate",
+]
 VariantName = Literal["whole", "batched", "tiled"]
 
 
