@@ -114,7 +114,8 @@ def vae_ways(vae: Any, size: str, device: str) -> list[tuple[str, bool, Callable
 
     def all_at_once() -> torch.Tensor:
         # In host memory, where ours come out.
-        return vae.decode(decode.denormalised(vae, latents), return_dict=False)[0].float().cpu()
+        z = decode.denormalised(vae.config, latents.to(vae.device)).to(vae.dtype)
+        return vae.decode(z, return_dict=False)[0].float().cpu()
 
     return [
         ("decode: diffusers", False, all_at_once),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .errors import PiyingError
 
@@ -10,6 +10,20 @@ if TYPE_CHECKING:
     import torch
 
 Fit = Literal["refuse", "crop", "letterbox", "stretch"]
+
+
+class VideoSize(NamedTuple):
+    """The frames of a video, or pictures: width and height in pixels, and how many there are."""
+
+    width: int
+    height: int
+    num_frames: int
+
+    @property
+    def bytes(self) -> int:
+        """What they take as IMAGE: three numbers of fp32 for each pixel."""
+        return 12 * self.width * self.height * self.num_frames
+
 
 MULTIPLE = 16  # VAE stride 8 × patch 2, of all models here
 

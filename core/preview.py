@@ -72,17 +72,20 @@ class LatentPreview:
         """Return a preview of latents [1, z, H, W] or [1, z, T, H, W], made when a host asks for it."""
         return StepPreview(self, latents)
 
+    def release(self) -> None:
+        """Free what it holds on a device: nothing, since a matrix is enough for it."""
+
     def image(self, latents: torch.Tensor) -> Image:
         """Return a picture of latents [1, z, H, W] or [1, z, T, H, W] (the middle frame of these)."""
         frames = self._frames(latents)
         middle = frames[frames.shape[0] // 2 :][:1]
-        return _pictures(self._pixels(middle), self.stride)[0]
+        return resized(self._pixels(middle)[0], self.stride)
 
     def frames(self, latents: torch.Tensor, side: int, most: int) -> list[Image]:
         """Return up to `most` frames, evenly taken; the longest side of each is `side` pixels."""
         frames = self._frames(latents)
         taken = frames[:: -(-frames.shape[0] // most)]
-        return _pictures(self._pixels(taken), side / max(taken.shape[-2:]))
+        return [resized(frame, side / max(taken.shape[-2:])) for frame in self._pixels(taken)]
 
     def _frames(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the clean latents frame by frame [T, z, H, W]; a picture is one frame."""
@@ -139,12 +142,12 @@ class StepPreview:
         return self.preview.frames(self.latents, side, most)
 
 
-def _pictures(pixels: torch.Tensor, scale: float) -> list[Image]:
-    """Return frames [T, H, W, 3] as pictures, enlarged."""
+def resized(pixels: torch.Tensor, scale: float) -> Image:
+    """Return a frame [H, W, 3] of bytes as a picture, so many times as large."""
     from PIL import Image
 
-    size = round(pixels.shape[2] * scale), round(pixels.shape[1] * scale)
-    return [Image.fromarray(frame.numpy()).resize(size, Image.Resampling.BILINEAR) for frame in pixels]
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    return Image.fromarray(pixels.numpy()).resize(size, Image.Resampling.BILINEAR)
 
 
 def fit_colours(vae: Any) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .atomic_write import write_bytes
 from .errors import PiyingError
+from .image_sizes import VideoSize
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -67,6 +68,14 @@ def sample_clip(name: str) -> tuple[torch.Tensor, dict[str, Any] | None, Fractio
     else:
         mask = torch.zeros(frames.shape[:3])
     return frames, read_audio(path, info.start) if info.has_audio else None, info.fps, mask
+
+
+def clip_size(name: str) -> VideoSize:
+    """Return the size and number of the frames of `sample_clip`, which are not decoded."""
+    from .media.video import probe
+
+    info = probe(FOLDER / f"{_file(name, CLIPS)}.mp4")
+    return VideoSize(info.width, info.height, info.frames)
 
 
 def sample_picture(name: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from ..core.catalog.selection import (
 )
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
+from ..core.image_sizes import VideoSize
 from .shared import checked
 
 if TYPE_CHECKING:
@@ -181,6 +182,27 @@ class PlannedNode:
         """
         del known, sources
         return {}
+
+    @classmethod
+    def frames_before_run(cls, known: Mapping[str, Any], sources: Mapping[str, Any]) -> VideoSize | None:
+        """Return the size and number of the frames that it gives, None where only the run knows.
+
+        For the arguments see `sizes_before_run`.
+        """
+        sizes = {**known, **cls.sizes_before_run(known, sources)}
+        width, height, count = sizes.get("width"), sizes.get("height"), cls.count_before_run(sizes, sources)
+        return None if width is None or height is None or count is None else VideoSize(width, height, count)
+
+    @staticmethod
+    def count_before_run(sizes: Mapping[str, Any], sources: Mapping[str, Any]) -> int | None:
+        """Return how many frames it gives, one for an image, None where only the run knows.
+
+        Args:
+            sizes: the inputs whose values are known before a run, with the sizes that wired nodes set.
+            sources: see `sizes_before_run`.
+        """
+        del sizes, sources
+        return 1
 
     @staticmethod
     def trained_settings(settings: Mapping[str, float]) -> dict[str, float]:

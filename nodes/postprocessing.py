@@ -2,18 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..core.host.current import get_host
+from ..core.image_sizes import VideoSize
 from ..core.postprocessing.choices import INTERPOLATION, METHODS, UPSCALING, check_upscaler
-from .shared import CATEGORY, HIDDEN, checked, record_run, shown
+from .shared import CATEGORY, HIDDEN, checked, frames_of, record_run, shown
 from .timing import RATES
 from .widgets import choice, number, socket, whole
 
+if TYPE_CHECKING:
+    from ..core.planner.report import Estimate
+    from ..core.postprocessing.estimate import UnknownEstimate
+    from ..core.postprocessing.interpolate import NewRate
+
 POSTPROCESSING = f"{CATEGORY}/post-processing"
+DEFAULT_FPS = 16.0
 
 
-class PiyingUpscaleVideo:
+class PostprocessingNode:
+    """A node that makes other frames of frames, whose memory plan is made from their size."""
+
+    VALIDATE_INPUTS: Callable[..., bool | str]
+    PLANNED: tuple[str, ...]  # the inputs that its plan depends on
+
+    @classmethod
+    def refusal(cls, known: Mapping[str, Any], linked: Collection[str] = ()) -> str:
+        """Return why a run would refuse its inputs, else ""; see `PlannedNode.refusal`."""
+        del linked
+        answer = cls.VALIDATE_INPUTS(known.get("model"))
+        return "" if answer is True else str(answer)
+
+    @classmethod
+    def sizes_before_run(cls, known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the size and number of the frames that it is given, in place of the frames themselves."""
+        del known
+        return {"frames": frames_of(sources.get("frames"))}
+
+    @classmethod
+    def frames_before_run(cls, known: Mapping[str, Any], sources: Mapping[str, Any]) -> VideoSize | None:
+        """Return the size and number of the frames that it gives; see `PlannedNode.frames_before_run`."""
+        given = frames_of(sources.get("frames"))
+        unknown = given is None or cls.unknown_inputs({**known, "frames": given})
+        return None if given is None or unknown else cls.size_made(given, known)
+
+    @classmethod
+    def unknown_inputs(cls, known: Mapping[str, Any]) -> list[str]:
+        """Return the inputs that only the run will know, of those that its plan depends on."""
+        return [name for name in cls.PLANNED if known.get(name) is None]
+
+    @staticmethod
+    def size_made(given: VideoSize, known: Mapping[str, Any]) -> VideoSize:
+        """Return the size and number of the frames that it makes of given ones.
+
+        Raises:
+            PiyingError: there are no such frames.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def estimate(known: Mapping[str, Any]) -> Estimate:
+        """Return what a run would need; for the errors see `size_made`."""
+        raise NotImplementedError
+
+    def plan_memory(self, linked: Collection[str] = (), **known: Any) -> Estimate | UnknownEstimate:
+        """Return what a run would need; of a model no more than the header of its file is read where that will do.
+
+        Args:
+            linked: the names of the inputs that only the run will know.
+            known: the others; `frames` has their size and number.
+        """
+        del linked
+        unknown = self.unknown_inputs({"frames": None, **known})
+        if unknown:
+            from ..core.postprocessing.estimate import UnknownEstimate
+
+            return UnknownEstimate(str(known.get("model", "")), tuple(unknown))
+        return self.estimate(known)
+
+
+class PiyingUpscaleVideo(PostprocessingNode):
     """Larger frames."""
 
     CATEGORY = POSTPROCESSING
@@ -26,6 +95,8 @@ class PiyingUpscaleVideo:
     RETURN_NAMES = ("frames",)
     OUTPUT_TOOLTIPS = ("The larger frames.",)
     FUNCTION = "upscale"
+    # How a network's result is resampled makes no difference to speak of.
+    PLANNED = ("frames", "model", "scale", "width", "height", "tile")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -65,6 +136,23 @@ class PiyingUpscaleVideo:
         # Before anything runs: frames to make larger may have taken an hour to make.
         return model is None or checked(check_upscaler, model, get_host())
 
+    @staticmethod
+    def size_made(given: VideoSize, known: Mapping[str, Any]) -> VideoSize:
+        """Return the size that the frames will have."""
+        from ..core.postprocessing.upscale import WantedSize
+
+        wanted = WantedSize(known["scale"], known["width"], known["height"])
+        return VideoSize(*wanted.of(given.width, given.height), given.num_frames)
+
+    @staticmethod
+    def estimate(known: Mapping[str, Any]) -> Estimate:
+        """Return what making them larger would need."""
+        from ..core.postprocessing.estimate import estimate_upscaling
+        from ..core.postprocessing.upscale import WantedSize
+
+        wanted = WantedSize(known["scale"], known["width"], known["height"])
+        return estimate_upscaling(known["model"], known["frames"], wanted, tile=known["tile"], host=get_host())
+
     def upscale(
         self,
         frames: Any,
@@ -86,7 +174,7 @@ class PiyingUpscaleVideo:
         return shown(record, larger)
 
 
-class PiyingInterpolateFrames:
+class PiyingInterpolateFrames(PostprocessingNode):
     """More frames in a second."""
 
     CATEGORY = POSTPROCESSING
@@ -103,6 +191,8 @@ class PiyingInterpolateFrames:
         "Number of frames.",
     )
     FUNCTION = "interpolate"
+    # Where there are cuts only the frames tell: a plan counts with none.
+    PLANNED = ("frames", "model", "fps", "multiplier", "to_fps")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -111,7 +201,7 @@ class PiyingInterpolateFrames:
             "required": {
                 "frames": socket("IMAGE", "The video's frames."),
                 # As Frame Rate's, whose outputs go on to the same nodes.
-                "fps": number(16.0, *RATES, tooltip="Their rate. Wan makes 16 frames a second."),
+                "fps": number(DEFAULT_FPS, *RATES, tooltip="Their rate. Wan makes 16 frames a second."),
                 "model": choice(
                     INTERPOLATION.choices(get_host()),
                     "A RIFE file (4.7 to 4.26) in models/frame_interpolation. auto: the first one, else optical flow, "
@@ -137,6 +227,23 @@ class PiyingInterpolateFrames:
         """Say which models are here when the chosen one is not."""
         return model is None or checked(INTERPOLATION.check, model, get_host())
 
+    @classmethod
+    def unknown_inputs(cls, known: Mapping[str, Any]) -> list[str]:
+        """Return the inputs that only the run will know; at a multiple of the rate the rate makes no difference."""
+        return [name for name in super().unknown_inputs(known) if name != "fps" or known.get("to_fps")]
+
+    @staticmethod
+    def size_made(given: VideoSize, known: Mapping[str, Any]) -> VideoSize:
+        """Return how many frames there will be."""
+        return given._replace(num_frames=len(_rate(known).frames(given.num_frames)))
+
+    @staticmethod
+    def estimate(known: Mapping[str, Any]) -> Estimate:
+        """Return what making them would need."""
+        from ..core.postprocessing.estimate import estimate_interpolation
+
+        return estimate_interpolation(known["model"], known["frames"], _rate(known), host=get_host())
+
     def interpolate(
         self,
         frames: Any,
@@ -155,6 +262,12 @@ class PiyingInterpolateFrames:
         made, new_fps, record = interpolate(frames, model=model, rate=rate, scene_cut=scene_cut, host=get_host())
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, made, new_fps, len(made))
+
+
+def _rate(known: Mapping[str, Any]) -> NewRate:
+    from ..core.postprocessing.interpolate import NewRate
+
+    return NewRate(known.get("fps", DEFAULT_FPS), known["multiplier"], known["to_fps"])
 
 
 # A literal, since ComfyUI-Manager finds node names by reading this file, not by running it.

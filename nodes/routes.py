@@ -19,6 +19,7 @@ from ..core.host import comfy_server
 from ..core.host.current import get_host
 from . import NODE_CLASS_MAPPINGS
 from .model_nodes import PlannedNode
+from .postprocessing import PostprocessingNode
 from .widget_query import RefusedError, WidgetQuery, check, class_of, read
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def offer_routes() -> None:
 
 
 def plan(question: dict[str, Any]) -> dict[str, Any]:
-    """Return what a sampler would need, in numbers and in words; nothing is loaded.
+    """Return what a sampler, or post-processing, would need, in numbers and in words; nothing is loaded.
 
     Args:
         question: see `widget_query.read`; `last` has the sizes of the node's last run, which stand for those that
@@ -85,6 +86,8 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
 
     try:
         asked = read(question)
+        if issubclass(asked.node_class, PostprocessingNode):
+            return _postprocessing_planned(asked)
         from_task = asked.take_sizes() if issubclass(asked.node_class, PlannedNode) else {}
         _as_last_time(asked, question.get("last"))
     except RefusedError as error:
@@ -105,6 +108,27 @@ def plan(question: dict[str, Any]) -> dict[str, Any]:
     if refused:
         return {"verdict": WRONG, "error": refused, **trained}
     return {**trained, **_planned(asked, handle), "offer": first_of(family).id, "from_task": from_task}
+
+
+def _postprocessing_planned(asked: WidgetQuery) -> dict[str, Any]:
+    """Return what post-processing would need; see `plan`.
+
+    Raises:
+        RefusedError: a run would refuse its inputs.
+    """
+    # What a run would refuse is an answer here: the page asks while a person types.
+    try:
+        asked.take_sizes()
+        refused = asked.node_class.refusal(asked.known)
+        if refused:
+            raise RefusedError(refused)
+        answer: Any = asked.node_class().plan_memory(linked=frozenset(asked.unknown), **asked.known)
+    except PiyingError as error:
+        raise RefusedError(str(error)) from error
+    found = {**answer.to_json(), "toy": False, "sizes": [], "settings": {}, "unknown": []}
+    if found["fits"] is None:
+        return {**found, "verdict": UNKNOWN, "unknown": list(answer.unknown)}
+    return {**found, "verdict": verdict(found, answer.machine.is_cpu), "text": answer.to_text()}
 
 
 def _as_last_time(asked: WidgetQuery, last: object) -> None:

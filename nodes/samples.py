@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..core import samples
 from .shared import CATEGORY
 from .widgets import choice
+
+if TYPE_CHECKING:
+    from ..core.image_sizes import VideoSize
 
 SAMPLES = f"{CATEGORY}/samples"
 
@@ -31,6 +35,12 @@ class PiyingSampleClip:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widget."""
         return {"required": {"sample": choice(list(samples.CLIPS), "Which clip.")}}
+
+    @staticmethod
+    def frames_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> VideoSize | None:
+        """Return the size and number of the frames that it gives; see `PlannedNode.frames_before_run`."""
+        del sources
+        return samples.clip_size(known["sample"]) if "sample" in known else None
 
     def load(self, sample: str) -> tuple[Any, Any, float, Any]:
         """Return frames [N, H, W, 3], sound, rate and mask [N, H, W]."""

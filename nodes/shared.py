@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ..core.image_sizes import VideoSize
+
 CATEGORY = "Piying"  # the submenu in which the page lists all nodes
 # Filled by ComfyUI: the texts that savers embed in the file, and the node's id in the workflow.
 HIDDEN = {"extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"}
@@ -31,6 +33,18 @@ def seed_input(default: int = 0) -> tuple[str, dict[str, Any]]:
             "tooltip": "The same seed with the same settings gives the same result.",
         },
     )
+
+
+def frames_of(source: Any) -> VideoSize | None:
+    """Return the size and number of the frames that a wired node gives, None where only the run knows.
+
+    Args:
+        source: see `PlannedNode.sizes_before_run`.
+    """
+    # Nodes of other packs cannot tell, and the page describes none but ours.
+    asked = getattr(source and source.node_class, "frames_before_run", None)
+    found: VideoSize | None = None if asked is None else asked(source.known, source.sources)
+    return found
 
 
 def wired_inputs(dynprompt: Any, unique_id: str | None) -> frozenset[str]:

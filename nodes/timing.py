@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError
 from ..core.media import frame_rate
-from .shared import CATEGORY
+from .shared import CATEGORY, frames_of
 from .widgets import choice, number, socket, whole
+
+if TYPE_CHECKING:
+    from ..core.image_sizes import VideoSize
 
 TIMING = f"{CATEGORY}/timing"
 RATES = (0.1, 1000.0, 0.01)  # frames per second: least, most, step
@@ -49,6 +53,16 @@ class PiyingFrameRate:
                 ),
             }
         }
+
+    @staticmethod
+    def frames_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> VideoSize | None:
+        """Return the size and number of the frames that it gives; see `PlannedNode.frames_before_run`."""
+        given = frames_of(sources.get("frames"))
+        if given is None or not {"fps", "to_fps", "length"} <= known.keys():
+            return None
+        rates = frame_rate.exact_rate("fps", known["fps"]), frame_rate.exact_rate("to_fps", known["to_fps"])
+        count = frame_rate.new_count(given.num_frames, *rates)
+        return given._replace(num_frames=frame_rate.fitted_count(count, known["length"]))
 
     def convert(self, frames: Any, fps: float, to_fps: float, method: str, length: str) -> tuple[Any, float, int]:
         """Return frames [M, H, W, 3], their rate and their count."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.catalog.experts import EXPERTS
 from ..core.host.current import get_host
 from ..core.wan import request as wan
-from ..core.wan.fast_decoder import DECODERS, with_decoder
+from ..core.wan.fast_decoder import DECODERS, RESULT_AND_PREVIEWS, USES, with_decoder
 from .model_nodes import LoRANode, PlannedNode
 from .shared import checked
 from .widgets import advanced, choice, line, number, socket, toggle
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..core.catalog.installed_model import InstalledModel
     from ..core.catalog.selection import ModelHandle
     from ..core.families.base import ModelFamily
+    from ..core.wan.context import Context
 
 # What is checked before a run beside the sizes.
 SETTINGS = ("cfg_start", "cfg_end", "step_cache", "boundary", "cfg_2", "guidance", "context")
@@ -28,13 +29,22 @@ class WanSampler(PlannedNode):
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
         """Refuse settings at odds, guidance, a context or a decoder that is none for the model, too."""
-        from ..core.wan.fast_decoder import decoder_of
+        from ..core.wan.fast_decoder import decoders_of
         from ..core.wan.model import check_settings
 
         super().check_model(known, model)
         request = wan.WanRequest("", **{name: value for name, value in known.items() if name in SETTINGS})
         wan.check_speed_settings(request)
-        check_settings(model, request.guidance, request.context, decoder_of(known["model"], get_host()))
+        check_settings(model, request.guidance, request.context, decoders_of(known["model"], get_host()))
+
+    @staticmethod
+    def count_before_run(sizes: Mapping[str, Any], sources: Mapping[str, Any]) -> int | None:
+        """Return the frames of the video; a loop has some more than it is asked for."""
+        count: int | None = sizes.get("num_frames")
+        context: Context | None = sizes.get("context")
+        if count is None or (context is None and "context" in sources):
+            return None  # whether it is a loop is not known either
+        return count if context is None else context.frames_given(count)
 
 
 class WanLoRANode(LoRANode):
@@ -60,8 +70,9 @@ class FastDecoderNode:
 
     FAMILY: ModelFamily
     DESCRIPTION = (
-        "Has a small decoder (TAEHV) make the frames in place of the VAE: far quicker and in less memory, with less "
-        "detail. Without this node, the latents of the same run are decoded anew and not sampled again."
+        "Has a small decoder (TAEHV) make the frames in place of the VAE, or the previews alone: far quicker and in "
+        "less memory, with less detail. Without this node, the latents of the same run are decoded anew and not "
+        "sampled again."
     )
     WORDS = ("taehv", "taew2_1", "tiny vae", "vae_approx", "快速解码")
     RETURN_NAMES = ("model",)
@@ -80,7 +91,15 @@ class FastDecoderNode:
                     "A file in models/vae_approx: taew2_1, lighttaew2_1, or taew2_2 for TI2V-5B. auto: the first one "
                     "that fits, else vae. vae: the model's own VAE.",
                 ),
-            }
+            },
+            # Optional: prompts in API form that were saved before this widget came do not have it.
+            "optional": {
+                "use": choice(
+                    USES,
+                    "What it decodes. result and previews: the frames, and the pictures of the steps. previews only: "
+                    "the VAE makes the frames.",
+                )
+            },
         }
 
     @classmethod
@@ -88,9 +107,9 @@ class FastDecoderNode:
         """Say which files are here when the chosen one is not."""
         return decoder is None or checked(DECODERS.check, decoder, get_host())
 
-    def add(self, model: ModelHandle, decoder: str) -> tuple[ModelHandle]:
+    def add(self, model: ModelHandle, decoder: str, use: str = RESULT_AND_PREVIEWS) -> tuple[ModelHandle]:
         """Return a handle with the decoder."""
-        return (with_decoder(model, decoder, get_host()),)
+        return (with_decoder(model, decoder, get_host(), use),)
 
 
 def speed_inputs() -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.selection import ModelHandle
 from ..core.host.current import get_host
@@ -30,6 +30,9 @@ from .wan_inputs import (
     speed_inputs,
 )
 from .widgets import choice, number, socket, whole
+
+if TYPE_CHECKING:
+    from ..core.image_sizes import VideoSize
 
 VIDEO = f"{CATEGORY}/Wan"
 WORDS = ["wan", "wan2.1", "wan2.2", "万相"]  # what people type to find any of these nodes
@@ -239,6 +242,13 @@ class PiyingWanSample(WanSampler):
         )
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, frames, fps, sheets=sheets_of(frames))
+
+    @classmethod
+    def frames_before_run(cls, known: Mapping[str, Any], sources: Mapping[str, Any]) -> VideoSize | None:
+        """Return the size and number of its frames; those in the shape of a given frame only the run knows."""
+        if known.get("size_from", "frame") == "frame" and {"first_frame", "last_frame"}.intersection(sources):
+            return None
+        return super().frames_before_run(known, sources)
 
     @staticmethod
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:

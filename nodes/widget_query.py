@@ -38,6 +38,8 @@ class WidgetQuery:
         """Put in the sizes that a wired node sets in place of the widgets, and return them."""
         found: dict[str, int | None] = self.node_class.sizes_before_run(self.known, self.sources)
         for name, value in found.items():
+            if name in self.unknown:
+                self.unknown.remove(name)
             if value is None:
                 self.known.pop(name, None)
                 self.unknown.append(name)

@@ -1,14 +1,14 @@
-"""Memory plan of a graph: what its samplers would need, asked of their node classes; nothing is loaded.
+"""Memory plan of a graph: what its nodes would need, asked of their classes; nothing is loaded.
 
 A node class that can tell has a method `plan_memory(**known, linked=names)`: called with the inputs that
 are known before a run, and the names of those that only the run will know. It returns something with
-`to_json()`, a dictionary with `fits`, `peak_vram_gb`, `peak_ram_gb`, `seconds`, `components`, `reasons` and
-`rejected`, and with `to_text()`. Its `plan_formats`, called alike, returns something with both that has what the same
-run would need were the model's files in each weight format.
+`to_json()`, a dictionary with `fits`, `peak_vram_gb`, `peak_ram_gb`, `seconds` (all four None where only the run will
+know), `components`, `reasons` and `rejected`, and with `to_text()`. Its `plan_formats`, called alike, returns
+something with both that has what the same run would need were the model's files in each weight format.
 
 Where it has `sizes_before_run(known, sources)`, that gives the inputs that a node before it sets in place of its
-widgets, None where only the run knows. A source is the node of a wired input, with `node_class`, `known` and `sources`
-of its own.
+widgets, or what stands for an input that only the run has, such as the size of frames; None where only the run knows.
+A source is the node of a wired input, with `node_class`, `known` and `sources` of its own.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Source:
         sizes_before_run = getattr(self.node_class, "sizes_before_run", None)
         found = {} if sizes_before_run is None else sizes_before_run(self.known, self.sources)
         for name, value in found.items():
+            if name in self.unknown:
+                self.unknown.remove(name)
             if value is None:
                 self.known.pop(name, None)
                 self.unknown.append(name)
@@ -62,7 +64,7 @@ class Source:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """What one sampler would need.
+    """What one node would need.
 
     Attributes:
         answer: what its `plan_memory`, or `plan_formats`, returned.
@@ -80,7 +82,7 @@ def plan_graph(
     classes: Mapping[str, type],
     ask: Literal["plan_memory", "plan_formats"] = "plan_memory",
 ) -> list[NodePlan]:
-    """Return the plans of all samplers that the outputs depend on.
+    """Return the plans of all nodes that can tell, of those that the outputs depend on.
 
     Args:
         ask: the method to ask them by.
@@ -113,14 +115,15 @@ def _node_as_json(plan: NodePlan) -> dict[str, Any]:
 
 
 def as_json(plans: list[NodePlan]) -> dict[str, Any]:
-    """Return all plans as one object."""
+    """Return all plans as one object, with figures of those that have some; None where none has."""
     nodes = [_node_as_json(plan) for plan in plans]
+    known = [node for node in nodes if node["fits"] is not None]
     # One after another: times add up, and the largest peak is the graph's.
     return {
-        "fits": all(node["fits"] for node in nodes),
-        "peak_vram_gb": max(node["peak_vram_gb"] for node in nodes),
-        "peak_ram_gb": max(node["peak_ram_gb"] for node in nodes),
-        "seconds": round(sum(node["seconds"] for node in nodes), 1),
+        "fits": all(node["fits"] for node in known) if known else None,
+        "peak_vram_gb": max((node["peak_vram_gb"] for node in known), default=None),
+        "peak_ram_gb": max((node["peak_ram_gb"] for node in known), default=None),
+        "seconds": round(sum(node["seconds"] for node in known), 1) if known else None,
         "components": [component for node in nodes for component in node["components"]],
         "reasons": [reason for node in nodes for reason in node["reasons"]],
         "rejected": [rejected for node in nodes for rejected in node["rejected"]],
@@ -135,7 +138,7 @@ def as_text(plans: list[NodePlan]) -> str:
         text = f"{plan.node}: {plan.answer.to_text()}"
         # Other inputs change neither memory nor time.
         sizes = [name for name in plan.unknown if name in SIZES]
-        if sizes:
+        if sizes and plan.answer.to_json()["fits"] is not None:
             text += f"\n- {', '.join(sizes)} will only be known in the run: planned with the defaults."
         paragraphs.append(text)
     return "\n\n".join(paragraphs)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..errors import PiyingError, clipped
+from ..errors import PiyingError, clipped, file_error
 from ..families.base import LORA_COMPONENT, SECOND_EXPERT, ModelFamily
 from ..files.file_state import CACHED, FileState, cached_by_state, file_state
 from ..files.folder import CONFIG, CONFIG_BYTES, INDEX, SHARD, STEMS, component_files, component_folder
@@ -472,6 +472,17 @@ class FileCatalog:
 
         return {name: entry.shape for name, entry in find_source(place, kind).entries.items()}
 
+    def config(self, kind: str, places: Sequence[Path]) -> Mapping[str, Any]:
+        """Return the configuration of one component, from its files or its folder.
+
+        Raises:
+            PiyingError: there is no such component in them, or they cannot be read.
+        """
+        try:
+            return _config_once(places[0], kind, tuple(places))
+        except OSError as error:
+            raise file_error(f"Cannot read {places[0]}", error.errno, "") from error
+
     def vocabulary(self, place: Path, kind: str) -> int:
         """Return how many rows the embeddings of a text encoder or language model have; 0 where it cannot be read."""
         from ..checkpoints.layouts.base import EMBEDDINGS
@@ -514,6 +525,14 @@ class FileCatalog:
         problem = next(filter(None, judged), "")
         needed = family.needs(files[0], self)
         return InstalledModel(name or known.name, known.path, size, parts, known.details + beside, needed, problem)
+
+
+@cached_by_state
+def _config_once(place: Path, kind: str, places: tuple[Path, ...]) -> Mapping[str, Any]:
+    from ..checkpoints.components import find_component
+
+    del place  # for whose state the answer is cached
+    return find_component(kind, places).config
 
 
 def single_files(host: Host, categories: Collection[str]) -> list[SingleFile]:

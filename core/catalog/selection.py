@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import PiyingError
 from ..families.base import ModelFamily
@@ -43,6 +43,7 @@ class ModelHandle:
         compile_step: have `torch.compile` make code for writing one token; language models alone.
         decoder: a small decoder in place of that of the VAE, by its file's name; "" for the VAE's own. Families that
             know of one alone.
+        preview_decoder: such a decoder for the previews of the steps; "" for the linear map of latents to colours.
     """
 
     family: ModelFamily
@@ -52,6 +53,8 @@ class ModelHandle:
     loras: tuple[ChosenLora, ...] = ()
     compile_step: bool = False
     decoder: str = ""
+    # Not in its text, by which windows of long videos are known: frames do not depend on it.
+    preview_decoder: str = field(default="", repr=False)
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:

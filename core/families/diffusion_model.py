@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -122,12 +122,14 @@ class ModelParts:
         found: where its parts are.
         host: asked for cancelling while files are read.
         loras: what is put on the transformer, or on the experts.
+        told: see `set_loras`: two experts leave out the same of a LoRA.
     """
 
     family: ModelFamily
     found: InstalledModel
     host: Host
     loras: tuple[LoraFile, ...] = ()
+    told: set[tuple[str, str]] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
     def of(cls, handle: ModelHandle, host: Host) -> ModelParts:
@@ -189,7 +191,7 @@ class ModelParts:
             beside=max(0, choice.ram - choice.copied - PROCESS_RAM),
             mapped=choice.address_space,
         )
-        set_loras(model, self._loras(part), choice.compute)
+        set_loras(model, self._loras(part), choice.compute, self.told)
         use_native_matmul(model, choice.native_matmul)
         return model
 

@@ -280,17 +280,21 @@ Key = tuple[str, str]
 ON = "_piying_loras"
 
 
-def set_loras(model: nn.Module, wanted: Sequence[LoraFile], compute: str) -> None:
+def set_loras(
+    model: nn.Module, wanted: Sequence[LoraFile], compute: str, told: set[tuple[str, str]] | None = None
+) -> None:
     """Have exactly `wanted` on a model, in that order: sums of the same files are then the same to the bit.
 
     Args:
         model: in host memory.
         wanted: may be empty.
         compute: the number type of the arithmetic, which their factors are brought to.
+        told: what was said of LoRAs that leave out layers, which is not said again; grows.
 
     Raises:
         PiyingError: a file is damaged, or made for another model.
     """
+    told = set() if told is None else told
     on: list[tuple[Key, AppliedLora]] = model.__dict__.setdefault(ON, [])
     keys = [(lora.identity, compute) for lora in wanted]
     if [key for key, _ in on] != keys:
@@ -299,5 +303,6 @@ def set_loras(model: nn.Module, wanted: Sequence[LoraFile], compute: str) -> Non
         for key, lora in zip(keys, wanted, strict=True):
             applied = apply_lora(model, lora.path, lora.strength, torch_dtype(compute))
             on.append((key, applied))
-            if applied.left_out:
+            if applied.left_out and (lora.name, applied.left_out) not in told:
+                told.add((lora.name, applied.left_out))
                 log.warning("LoRA %s leaves out %s. The others are on.", lora.name, applied.left_out)

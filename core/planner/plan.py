@@ -76,7 +76,7 @@ def plan(
         if chosen is None:
             problems.append(out_of_ways(phase, machine))
         elif not fits:
-            problems.append(too_large(phase, chosen, limits))
+            problems.append(too_large(chosen, limits))
         else:
             reasons += explain(phase, chosen, ways, limits)
         if chosen is not None:

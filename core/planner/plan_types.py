@@ -14,7 +14,18 @@ GB = 2**30  # as makers of cards and memory count
 Compute = Literal["bf16", "fp16", "fp32"]
 Storage = str  # a `Compute`, or the name of a weight format
 Placement = Literal["resident", "streamed", "cpu"]
-PhaseName = Literal["expand", "encode", "encode_2", "encode_image", "condition", "sample", "sample_2", "decode"]
+PhaseName = Literal[
+    "expand",
+    "encode",
+    "encode_2",
+    "encode_image",
+    "condition",
+    "sample",
+    "sample_2",
+    "decode",
+    "upscale",
+    "interpolate",
+]
 VariantName = Literal["whole", "batched", "tiled"]
 
 
@@ -178,6 +189,7 @@ class Plan:
                 "peak_vram_gb": gigabytes(phase.vram),
                 "moved_gb": gigabytes(phase.moved),
                 "seconds": round(phase.seconds, 1),
+                "loading_seconds": round(phase.loading, 1),
             }
             for phase in self.phases
         ]

@@ -84,9 +84,7 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
     """
     name, machine, stored = phase.name, limits.machine, weight_format(chosen.storage)
     against = partial(_against, phase, chosen=chosen, ways=ways, limits=limits)
-    where = "" if machine.is_cpu else f" {amount(chosen.vram)} of the card at its peak,"
-    busy = LIMITED_BY[bottleneck(phase, chosen, machine)]
-    yield f"{name}: {chosen.choice};{where} about {duration(chosen.seconds)}, most of it {busy}."
+    yield in_short(chosen, machine, bottleneck(phase, chosen, machine))
     if stored is not None and phase.component.stored != chosen.storage:
         yield f"{name}: weights in {stored.title}, because {against('storage')}."
     if chosen.placement == "streamed":
@@ -108,6 +106,13 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
         )
 
 
+def in_short(chosen: PhasePlan, machine: Machine, busy: str) -> str:
+    """Return a sentence on how a phase is run and what that takes; `busy` is a key of `LIMITED_BY`."""
+    name, where = chosen.phase, "" if machine.is_cpu else f" {amount(chosen.vram)} of the card at its peak,"
+    busy = LIMITED_BY[busy]
+    return f"{name}: {chosen.choice};{where} about {duration(chosen.seconds)}, most of it {busy}."
+
+
 def _against(phase: Phase, field: str, *, chosen: PhasePlan, ways: list[PhasePlan], limits: Limits) -> str:
     """Return why the way that differs from the chosen one in `field`, and least in all else, was passed over."""
     different = [way for way in ways if getattr(way, field) != getattr(chosen, field)]
@@ -122,7 +127,7 @@ def _against(phase: Phase, field: str, *, chosen: PhasePlan, ways: list[PhasePla
     return f"{nearest.choice} {why_rejected(phase, nearest, chosen, limits)}"
 
 
-def _shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
+def shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
     """Yield what a way needs of each kind of memory that is too small for it, and how much of it can be used."""
     machine = limits.machine
     if not machine.is_cpu and way.vram > limits.budget:
@@ -148,7 +153,7 @@ def why_rejected(phase: Phase, way: PhasePlan, chosen: PhasePlan | None, limits:
     """Return why a way of running a phase was passed over, to follow its name in a sentence."""
     if way.key in limits.refused:
         return "ran out of memory before"
-    for need, room in _shortages(way, limits):
+    for need, room in shortages(way, limits):
         return f"needs {need}, {room} can be used"
     if chosen is None:
         return "was passed over"
@@ -185,10 +190,10 @@ def memory_limits_in_words(machine: Machine) -> Iterator[str]:
             yield f"{held} limited to {amount(limit.total)} by {limit.source}: raise the limit, or run outside it."
 
 
-def too_large(phase: Phase, least: PhasePlan, limits: Limits) -> str:
+def too_large(least: PhasePlan, limits: Limits) -> str:
     """Return a sentence on a phase that fits in no way, with the numbers of the leanest."""
-    needs = " and ".join(f"{need}, of which {room} can be used" for need, room in _shortages(least, limits))
-    return f"{phase.name} does not fit {limits.machine.name}: it needs at least {needs}."
+    needs = " and ".join(f"{need}, of which {room} can be used" for need, room in shortages(least, limits))
+    return f"{least.phase} does not fit {limits.machine.name}: it needs at least {needs}."
 
 
 def duration(seconds: float) -> str:

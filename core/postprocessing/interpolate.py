@@ -24,8 +24,8 @@ from ..media.frames import checked_frames
 from ..planner.plan_types import amount
 from .choices import INTERPOLATION, OPTICAL_FLOW
 from .flow_warp import FlowPair, brightness, new_share
-from .places import Place, Work, carry_out, traced_cost
-from .rife import MULTIPLE, Rife, read_rife
+from .places import Place, Work, carry_out
+from .rife import MULTIPLE, Rife, read_rife, rife_work
 
 log = logging.getLogger("piying")
 
@@ -68,6 +68,10 @@ class NewRate:
         old = exact_rate("fps", self.fps)
         return old, exact_rate("to_fps", self.to_fps) if self.to_fps else exact_rate("fps", old * self.multiplier)
 
+    def frames(self, count: int) -> list[InBetween]:
+        """Return the frames of the new video, of so many of the old one; for errors see `exact`."""
+        return in_betweens(count, *self.exact)
+
 
 def interpolate(
     images: Any, *, model: str, rate: NewRate, scene_cut: float, host: Host
@@ -90,7 +94,7 @@ def interpolate(
     path = INTERPOLATION.chosen(model, host)
     frames = checked_frames(images)
     fps, to_fps = rate.exact
-    wanted = in_betweens(len(frames), fps, to_fps)
+    wanted = rate.frames(len(frames))
     size = 4 * len(wanted) * frames[0].numel()
     if not has_room(size, size):
         raise PiyingError(
@@ -108,7 +112,8 @@ def interpolate(
     else:
         key = path, file_state(path)
         network = cached_model("interpolation", key, partial(read_rife, path), host, size=path.stat().st_size)
-        place = _ByNetwork(frames, jobs, result, network, host).run(f"{what} with {path.stem}")
+        work = rife_work(path, *frames.shape[1:3])
+        place = _ByNetwork(frames, jobs, result, network, host).run(work, f"{what} with {path.stem}")
         record |= {"model": path.name, "place": str(place)}
     if cuts:
         log.info("Cuts after the frames %s: nothing is blended there.", ", ".join(map(str, sorted(cuts))))
@@ -173,20 +178,16 @@ class _ByNetwork:
     network: Rife
     host: Host
 
-    def run(self, what: str) -> Place:
+    def run(self, work: Work, what: str) -> Place:
         """Make all frames and return the place where the last one was."""
-        height, width = (-(-side // MULTIPLE) * MULTIPLE for side in self.frames.shape[1:3])
-
-        def probe(network: torch.nn.Module, size: tuple[int, int]) -> None:
-            assert isinstance(network, Rife)
-            frames = torch.empty(2, 1, 3, *size, device="meta").unbind()
-            network(frames, (network.features(frames[0]), network.features(frames[1])), 0.5)
-
         with torch.inference_mode():
-            cost = traced_cost(self.network, probe)
-            work = Work(self.network, cost, height, width, can_tile=False)
             return carry_out(
-                work, self.host, what, passes=lambda _: float(height * width * len(self.jobs)), do=self._interpolate
+                work,
+                self.network,
+                self.host,
+                what,
+                passes=lambda _: float(work.pixels(0) * len(self.jobs)),
+                do=self._interpolate,
             )
 
     def _interpolate(self, place: Place, seconds: float) -> None:

@@ -5,7 +5,7 @@ What reads them is imported where it is used: the nodes are declared at ComfyUI'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ from ..host.base import Host
 
 if TYPE_CHECKING:
     import torch
+
+    from ..files.stored_tensor import StoredTensor
 
 AUTO = "auto"
 SEARCH_DEPTH = 4  # of subfolders
@@ -83,11 +85,23 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         PiyingError: it is damaged, or holds something else than tensors.
     """
+    return _named(path, lambda stored: stored.read())
+
+
+def read_shapes(path: Path) -> dict[str, torch.Tensor]:
+    """Return what `read_weights` does on torch's meta device: of a file with a header no more than that is read."""
+    import torch
+
+    found = _named(path, lambda stored: torch.empty(stored.shape, dtype=stored.read_dtype, device="meta"))
+    return {name: tensor.to("meta") for name, tensor in found.items()}
+
+
+def _named(path: Path, read: Callable[[StoredTensor], torch.Tensor]) -> dict[str, torch.Tensor]:
     from ..files.open import file_format, open_tensors
 
     # Files from before PyTorch 1.6 are no archives, and have a reader in torch that runs no code either.
     if file_format(path) in ("safetensors", "pth"):
-        weights = {name: stored.read() for name, stored in open_tensors(path).items()}
+        weights = {name: read(stored) for name, stored in open_tensors(path).items()}
     elif file_format(path) == "":
         weights = _legacy(path)
     else:

@@ -1,4 +1,7 @@
-"""Places of post-processing: what a network needs for a picture, where and in what pieces it runs, and what if not."""
+"""Places of post-processing: what a network needs for a picture, where and in what pieces it runs, and what if not.
+
+A plan and a run choose by the same `places`, from the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import PiyingError
 from ..executor.execute_plan import compact_allocation, memory_limit, thread_limit
 from ..executor.packed_tensors import ModuleTensors
-from ..executor.placement import module_bytes, resident
+from ..executor.placement import resident
 from ..executor.retry import PhaseOutOfMemoryError, catch_out_of_memory, free_memory
 from ..host.base import Host
-from ..planner.machine import Machine, read_machine
+from ..planner.cost import FP32_SLOWDOWN
+from ..planner.machine import CPU_FLOPS, Machine, read_machine
 from ..planner.measured import WORTH_MEASURING, with_rates
 from ..planner.plan_types import amount
 from ..planner.report import duration
@@ -139,15 +143,15 @@ class Work:
     """What a network is to do.
 
     Attributes:
-        network: in main memory.
-        cost: what it needs.
+        weights: its bytes.
+        cost: what it needs beside them.
         height, width: of a picture.
         can_tile: whether pieces of a picture may be given to it one by one.
         prefers_whole: whether pieces are for want of memory alone: what it makes depends on all of a picture.
         tile: the side that the user chose; 0 to choose one.
     """
 
-    network: torch.nn.Module
+    weights: int
     cost: Cost
     height: int
     width: int
@@ -172,45 +176,52 @@ class Work:
 
     def place(self, device: str, side: int) -> Place:
         """Return the place for pieces of a size."""
-        return Place(device, side, self.cost.bytes(self.pixels(side)) + module_bytes(self.network))
+        return Place(device, side, self.cost.bytes(self.pixels(side)) + self.weights)
 
 
-def places(work: Work, host: Host, pixels: float) -> tuple[list[Place], float]:
-    """Return where work can run, the best place first, and the operations per second of the first one, 0 if unknown.
+def operations_per_second(machine: Machine, device: str) -> float:
+    """Return how fast convolutions in fp32 are: as measured there, else as plans count."""
+    if device != machine.device:
+        return CPU_FLOPS  # the machine's own rates are those of its card
+    if machine.rates is not None:
+        return machine.rates.convolution["fp32"]
+    return machine.bf16_flops / (1 if machine.is_cpu else FP32_SLOWDOWN)
+
+
+def places(work: Work, machine: Machine) -> list[Place]:
+    """Return where work can run, the best place first.
 
     Each place after the first is for when those before it ran out of memory: smaller pieces, then the CPU.
-
-    Args:
-        work: what to do.
-        host: has the device and its memory.
-        pixels: of all that is to be done.
     """
-    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
-    if machine.rates is None and work.cost.operations * pixels > WORTH_MEASURING * machine.bf16_flops:
-        with thread_limit(machine.device):
-            machine = with_rates(machine, host.cache_folder(), measure=True)
     found: list[Place] = []
     if not machine.is_cpu:
         found += _fitting(work, machine.device, machine.vram_budget, machine)
-    found += _fitting(work, "cpu", int(machine.ram_free * RAM_SHARE), machine)
-    rate = machine.rates.convolution["fp32"] if machine.rates is not None else 0.0
-    return found, rate
+    return [*found, *_fitting(work, "cpu", int(machine.ram_free * RAM_SHARE), machine)]
 
 
 def _fitting(work: Work, device: str, room: int, machine: Machine) -> Iterator[Place]:
     """Yield the places on a device in whose room a piece fits; the smallest is tried in any case."""
-    rate = machine.rates.convolution["fp32"] if machine.rates is not None and device == machine.device else 0.0
     sides = list(work.sides)
     for side in sides:
         place = work.place(device, side)
-        seconds = work.cost.operations * work.pixels(side) / rate if rate else 0.0
+        seconds = work.cost.operations * work.pixels(side) / operations_per_second(machine, device)
         may_last = work.prefers_whole or (bool(work.tile) and side == sides[0])
         if side == sides[-1] or (place.bytes <= room and (seconds <= PIECE_SECONDS or may_last)):
             yield place
 
 
+def _measured_machine(host: Host, operations: float) -> Machine:
+    """Return the machine, with rates that are measured now where so many operations are worth it."""
+    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
+    if machine.rates is None and operations > WORTH_MEASURING * machine.bf16_flops:
+        with thread_limit(machine.device):
+            machine = with_rates(machine, host.cache_folder(), measure=True)
+    return machine
+
+
 def carry_out(
     work: Work,
+    network: torch.nn.Module,
     host: Host,
     what: str,
     *,
@@ -221,6 +232,7 @@ def carry_out(
 
     Args:
         work: what to do.
+        network: what does it, in main memory.
         host: has the memory, and is asked to make room.
         what: the work, for people.
         passes: gives how many pixels go through the network in a place.
@@ -232,10 +244,11 @@ def carry_out(
     Raises:
         PiyingError: it ran out of memory everywhere.
     """
-    tried, rate = places(work, host, passes(work.place(host.device(), 0)))
+    machine = _measured_machine(host, work.cost.operations * passes(work.place(host.device(), 0)))
+    tried = places(work, machine)
     limit = host.memory_rules().vram
     for place in tried:
-        seconds = work.cost.operations * passes(place) / rate if rate and place.device == host.device() else 0.0
+        seconds = work.cost.operations * passes(place) / operations_per_second(machine, place.device)
         time = f", about {duration(seconds)}" if seconds else ""
         log.info("%s: %s, about %s%s.", what, place, amount(place.bytes), time)
         try:
@@ -244,7 +257,7 @@ def carry_out(
                 memory_limit(place.device, limit),
                 compact_allocation(place.device),
                 thread_limit(place.device),
-                resident([work.network], place.device, host, room=place.bytes),
+                resident([network], place.device, host, room=place.bytes),
             ):
                 do(place, seconds)
             return place

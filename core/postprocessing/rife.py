@@ -18,7 +18,10 @@ from torch.nn import functional
 
 from ..checkpoints.assemble import require_finite_weights
 from ..errors import PiyingError
-from .model_files import read_weights
+from ..executor.placement import module_bytes
+from ..files.file_state import cached_by_state
+from .model_files import read_shapes, read_weights
+from .places import Cost, Work, traced_cost
 
 MULTIPLE = 128  # of the sides of a picture, which is padded at the right and the bottom, as the authors do
 SLOPE = 0.2  # of LeakyReLU below 0
@@ -99,9 +102,15 @@ def read_rife(path: Path) -> Rife:
     Raises:
         PiyingError: it is damaged, or of another kind or version.
     """
+    network = _with_weights(read_weights(path), path)
+    require_finite_weights(network, path)
+    return network
+
+
+def _with_weights(stored: Mapping[str, torch.Tensor], path: Path) -> Rife:
     weights = {
         re.sub(r"^blocks\.(\d)", r"block\1", name): tensor
-        for name, tensor in read_weights(path).items()
+        for name, tensor in stored.items()
         if not name.startswith(TRAINING)
     }
     shape = RifeShape.of(weights, path)
@@ -117,8 +126,32 @@ def read_rife(path: Path) -> Rife:
         raise PiyingError(
             f"{path}: is no RIFE model of version 4.7 to 4.26 ({reason}). Choose another file."
         ) from error
-    require_finite_weights(network, path)
     return network.eval().requires_grad_(False)
+
+
+def rife_work(path: Path, height: int, width: int) -> Work:
+    """Return what it takes to make a frame of a size, from the file's header.
+
+    Raises:
+        PiyingError: it is damaged, or of another kind or version.
+    """
+    weights, cost = _needs(path)
+    tall, wide = (-(-side // MULTIPLE) * MULTIPLE for side in (height, width))
+    return Work(weights, cost, tall, wide, can_tile=False)
+
+
+@cached_by_state
+def _needs(path: Path) -> tuple[int, Cost]:
+    """Return the bytes of a file's weights, and what their network needs beside them."""
+
+    def run(network: torch.nn.Module, size: tuple[int, int]) -> None:
+        assert isinstance(network, Rife)
+        frames = torch.empty(2, 1, 3, *size, device="meta").unbind()
+        network(frames, (network.features(frames[0]), network.features(frames[1])), 0.5)
+
+    network = _with_weights(read_shapes(path), path)
+    with torch.inference_mode():
+        return module_bytes(network), traced_cost(network, run)
 
 
 class _Residual(nn.Module):

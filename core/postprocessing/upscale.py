@@ -16,14 +16,16 @@ import torch
 
 from ..errors import PiyingError, check_choice
 from ..executor.model_cache import cached_model
-from ..files.file_state import file_state
+from ..executor.placement import module_bytes
+from ..files.file_state import cached_by_state, file_state
 from ..host.base import Host
+from ..image_sizes import VideoSize
 from ..main_memory import has_room
 from ..media.frames import checked_frames
 from ..planner.plan_types import amount
 from .choices import BICUBIC, METHODS, UPSCALING, spandrel_missing
-from .model_files import read_weights
-from .places import Place, Work, carry_out, traced_cost
+from .model_files import read_shapes, read_weights
+from .places import Cost, Place, Work, carry_out, traced_cost
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
@@ -91,6 +93,62 @@ class Upscaler(torch.nn.Module):
         return self._call(picture)  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class UpscalerTraits:
+    """What is known of an upscaling network without its weights.
+
+    Attributes:
+        architecture: its name.
+        scale: how many times larger pictures become.
+        can_tile, prefers_whole: see `Work`.
+        weights: their bytes in fp32.
+        cost: what it needs beside them.
+    """
+
+    architecture: str
+    scale: int
+    can_tile: bool
+    prefers_whole: bool
+    weights: int
+    cost: Cost
+
+    @classmethod
+    def of(cls, network: Upscaler) -> UpscalerTraits:
+        """Return those of a network in main memory, or on the meta device."""
+        with torch.inference_mode():
+            cost = traced_cost(network, lambda copied, size: copied(torch.empty(1, 3, *size, device="meta")))
+        return cls(
+            network.architecture,
+            network.scale,
+            network.can_tile,
+            network.prefers_whole,
+            weights=module_bytes(network),
+            cost=cost,
+        )
+
+    def work(self, height: int, width: int, tile: int) -> Work:
+        """Return what it takes to make a picture of a size larger; `tile` as the user chose it."""
+        how = {"can_tile": self.can_tile, "prefers_whole": self.prefers_whole}
+        return Work(self.weights, self.cost, height, width, tile=tile, **how)
+
+
+@cached_by_state
+def upscaler_traits(path: Path) -> UpscalerTraits:
+    """Return the traits of a file's network, from its header where its architecture allows it.
+
+    Raises:
+        PiyingError: spandrel is not there, the file is damaged, or its architecture is not known.
+    """
+    try:
+        with torch.device("meta"):
+            network = _network(path, read_shapes(path), "meta")
+    except (RuntimeError, TypeError) as error:
+        # Some networks look at numbers while they are made, which the meta device has none of.
+        log.debug("%s is read for its plan: %s", path, error)
+        network = _read(path)
+    return UpscalerTraits.of(network)
+
+
 def load_upscaler(path: Path, host: Host) -> Upscaler:
     """Return the network of a file, in fp32 and main memory.
 
@@ -104,25 +162,36 @@ def load_upscaler(path: Path, host: Host) -> Upscaler:
 
 def _read(path: Path) -> Upscaler:
     try:
+        return _network(path, read_weights(path), "cpu")
+    except RuntimeError as error:
+        raise _damaged(path, error) from error
+
+
+def _network(path: Path, weights: dict[str, torch.Tensor], device: str) -> Upscaler:
+    """Return the network that weights are of; for errors see `load_upscaler`."""
+    try:
         import spandrel
     except (ImportError, RuntimeError) as error:  # torchvision for another build of torch raises RuntimeError
         raise spandrel_missing(path.name, str(error)) from error
-    weights = read_weights(path)
     try:
-        found = spandrel.ModelLoader("cpu").load_from_state_dict(weights)
+        found = spandrel.ModelLoader(device).load_from_state_dict(weights)
     except spandrel.UnsupportedModelError as error:
         raise PiyingError(
             f"{path}: spandrel {metadata.version('spandrel')} knows no upscaling network with these weights. Choose "
             "another file."
         ) from error
-    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
-        raise PiyingError(f"{path}: is damaged, or is not what its weights' names say ({error}).") from error
+    except (KeyError, ValueError, AssertionError) as error:
+        raise _damaged(path, error) from error
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels not in (1, 3):
         raise PiyingError(
             f"{path}: is a {found.architecture.name} network, which makes no picture of a picture alone. "
             "Choose another file."
         )
     return Upscaler(found).eval().requires_grad_(False).float()
+
+
+def _damaged(path: Path, error: Exception) -> PiyingError:
+    return PiyingError(f"{path}: is damaged, or is not what its weights' names say ({error}).")
 
 
 def upscale(
@@ -146,7 +215,7 @@ def upscale(
     frames = checked_frames(images)
     count, height, width = frames.shape[:3]
     wide, high = wanted.of(width, height)
-    size = 12 * count * wide * high
+    size = VideoSize(wide, high, count).bytes
     if not has_room(size, size):
         raise PiyingError(
             f"{count} frames of {wide}×{high} take {amount(size)} of main memory, which are not free. Set scale "
@@ -186,22 +255,22 @@ class _Frames:
 
     def run(self, name: str, tile: int) -> Place:
         """Make all frames larger and return the place where the last one was."""
-        _, height, width, _ = self.frames.shape
+        count, height, width, _ = self.frames.shape
+        high, wide = self.result.shape[1:3]
+        what = (
+            f"Upscaling {count} frames {width}×{height} → {wide}×{high} with {name} "
+            f"({self.network.architecture}, {self.network.scale}×)"
+        )
+        work = UpscalerTraits.of(self.network).work(height, width, tile)
         with torch.inference_mode():
-            cost = traced_cost(self.network, lambda copied, size: copied(torch.empty(1, 3, *size, device="meta")))
-            how = {"can_tile": self.network.can_tile, "prefers_whole": self.network.prefers_whole}
-            work = Work(self.network, cost, height, width, tile=tile, **how)
-            high, wide = self.result.shape[1:3]
-            what = (
-                f"Upscaling {len(self.frames)} frames {width}×{height} → {wide}×{high} with {name} "
-                f"({self.network.architecture}, {self.network.scale}×)"
+            return carry_out(
+                work,
+                self.network,
+                self.host,
+                what,
+                passes=lambda place: tiled_pixels(height, width, place.side) * (count - self.done),
+                do=self._upscale,
             )
-            return carry_out(work, self.host, what, passes=self._passes, do=self._upscale)
-
-    def _passes(self, place: Place) -> float:
-        height, width = self.frames.shape[1:3]
-        pixels = sum((bottom - top) * (right - left) for top, bottom, left, right in tiles(height, width, place.side))
-        return float(pixels * (len(self.frames) - self.done))
 
     def _upscale(self, place: Place, seconds: float) -> None:
         height, width = self.frames.shape[1:3]
@@ -238,6 +307,11 @@ def tiles(height: int, width: int, side: int) -> list[Tile]:
         return [(start, start + side) for start in places]
 
     return [(*rows, *columns) for rows in starts(height) for columns in starts(width)]
+
+
+def tiled_pixels(height: int, width: int, side: int) -> float:
+    """Return the pixels of all `tiles` of a picture together."""
+    return sum((bottom - top) * (right - left) for top, bottom, left, right in tiles(height, width, side))
 
 
 def in_tiles(
@@ -277,14 +351,20 @@ def _fade(length: int, at_start: bool, at_end: bool, scale: int) -> torch.Tensor
     return weights
 
 
-def _cut(frames: torch.Tensor, wide: int, high: int) -> torch.Tensor:
-    """Return the middle of frames [N, H, W, C] that has the aspect ratio of a size."""
-    height, width = frames.shape[1:3]
+def cut_size(width: int, height: int, wide: int, high: int) -> tuple[int, int]:
+    """Return the width and height of the middle of a picture that has the aspect ratio of another size."""
     inner_width = min(width, max(1, round(height * wide / high)))
     inner_height = min(height, max(1, round(width * high / wide)))
     # Rounded sides differ from the ratio by a pixel as often as not: that is no reason to cut.
     if width - inner_width <= 1 and height - inner_height <= 1:
-        return frames
+        return width, height
+    return inner_width, inner_height
+
+
+def _cut(frames: torch.Tensor, wide: int, high: int) -> torch.Tensor:
+    """Return the middle of frames [N, H, W, C] that has the aspect ratio of a size."""
+    height, width = frames.shape[1:3]
+    inner_width, inner_height = cut_size(width, height, wide, high)
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
     return frames[:, top : top + inner_height, left : left + inner_width]
 

@@ -62,6 +62,10 @@ class Context:
         """Return how many of so many frames are predicted at once."""
         return min(num_frames, self.window) if self.window else num_frames
 
+    def frames_given(self, num_frames: int) -> int:
+        """Return the frames of the video where so many are asked for; a loop has four for each latent frame."""
+        return FRAME_STEP * latent_frames(num_frames) if self.loop else num_frames
+
     def windows(self, frames: int, step: int) -> list[list[int]]:
         """Return the latent frames of each window of a step, from 0, of so many in all."""
         length, shared = self.length(frames), self.overlap // FRAME_STEP

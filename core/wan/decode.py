@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from .latents import video_frames
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from diffusers import AutoencoderKLWan
 
@@ -36,7 +39,7 @@ def decode(
     import torch
     from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
-    z, fold = denormalised(vae, latents), folded(vae)
+    z, fold = denormalised(vae.config, latents.to(vae.device)).to(vae.dtype), folded(vae)
     side = stride(vae)
     frames = torch.empty(video_frames(z.shape[2]), z.shape[3] * side, z.shape[4] * side, 3)
     pieces = _tiles(vae, z, on_step) if tiled and _larger_than_a_tile(vae, z) else _chunks(vae, z, on_step)
@@ -71,15 +74,33 @@ def folded(vae: AutoencoderKLWan) -> int:
     return vae.config["patch_size"] or 1
 
 
-def denormalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Return latents in the scale of the VAE, on its device and in its number type, rounded to it once."""
+def denormalised(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
+    """Return latents [1, z, T, h, w] in the scale of a VAE, in fp32.
+
+    Args:
+        config: of the VAE.
+    """
     import torch
 
-    z = latents.to(vae.device, torch.float32)
-    shape = (1, vae.config["z_dim"], 1, 1, 1)
-    mean = torch.tensor(vae.config["latents_mean"], device=z.device).view(shape)
-    scale = 1.0 / torch.tensor(vae.config["latents_std"], device=z.device).view(shape)
-    return (z / scale + mean).to(vae.dtype)
+    z = latents.float()
+    shape = (1, config["z_dim"], 1, 1, 1)
+    mean = torch.tensor(config["latents_mean"], device=z.device).view(shape)
+    scale = 1.0 / torch.tensor(config["latents_std"], device=z.device).view(shape)
+    return z / scale + mean
+
+
+def vae_config(places: Sequence[Path]) -> dict[str, Any]:
+    """Return the configuration of a VAE that is in files, its class's own values included; no weights are read.
+
+    Raises:
+        PiyingError: the files are damaged, or no VAE.
+    """
+    from diffusers import AutoencoderKLWan
+
+    from ..checkpoints.components import find_component
+
+    defaults = {name: one.default for name, one in signature(AutoencoderKLWan).parameters.items()}
+    return {**defaults, **find_component("vae", places).config}
 
 
 def _larger_than_a_tile(vae: AutoencoderKLWan, z: torch.Tensor) -> bool:

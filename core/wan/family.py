@@ -155,12 +155,12 @@ class WanVACEFamily(WanFamily):
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> VideoWork:
         """Return what a video has to do, from the inputs of VACE Sample or Memory Plan."""
-        from .phases import VideoWork
+        from .phases import VideoWork, fast_decoding
         from .request import WanRequest
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
         references, has_task = inputs.get("references", 0), bool(inputs.get("task", True))
-        return VideoWork.of(WanRequest("", **known), references, has_task, fast_decoder=bool(handle.decoder))
+        return VideoWork.of(WanRequest("", **known), references, has_task, fast=fast_decoding(handle))
 
     def phases(self, components: Mapping[str, Component], work: VideoWork) -> tuple[Phase, ...]:
         """Return encode, condition, sample and decode."""

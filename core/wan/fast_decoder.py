@@ -6,11 +6,11 @@ Needs neither torch nor the files' weights: the node is declared at ComfyUI's st
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import PiyingError
+from ..errors import PiyingError, check_choice
 from ..postprocessing.model_files import AUTO, ModelKind
 from .latents import CHANNELS, TI2V_CHANNELS
 
@@ -22,28 +22,50 @@ if TYPE_CHECKING:
 log = logging.getLogger("piying")
 
 VAE = "vae"
+RESULT_AND_PREVIEWS, PREVIEWS_ONLY = "result and previews", "previews only"
+USES = (RESULT_AND_PREVIEWS, PREVIEWS_ONLY)  # saved in workflow files: changing one breaks those that use it
 DECODERS = ModelKind("vae_approx", (VAE,))
 # TAEHV of other models has the same layers: for `auto` the name has to say that it is for Wan, in the channels of what
 # the model makes. Those of Wan2.2-TI2V's VAE are taew2_2.
 FOR_WAN = {CHANNELS: "taew2_1", TI2V_CHANNELS: "taew2_2"}
 FIRST_LAYER = "decoder.1.weight"
+# LightX2V's were made for latents in the scale of the VAE, and only their names tell them from taehv's.
+IN_SCALE_OF_VAE = "lighttae"
 
 
-def decoder_of(handle: ModelHandle, host: Host) -> Path | None:
-    """Return the file of a handle's decoder, None for the VAE.
+@dataclass(frozen=True)
+class FastDecoders:
+    """The files that decode in place of the VAE.
+
+    Attributes:
+        result: for the frames; None for the VAE.
+        previews: for those of the steps; None for the linear map of latents to colours.
+    """
+
+    result: Path | None = None
+    previews: Path | None = None
+
+
+def decoders_of(handle: ModelHandle, host: Host) -> FastDecoders:
+    """Return the files of a handle's decoders.
 
     Raises:
-        PiyingError: it is not there.
+        PiyingError: one is not there.
     """
-    return DECODERS.chosen(handle.decoder, host) if handle.decoder else None
+    names = handle.decoder, handle.preview_decoder
+    return FastDecoders(*(DECODERS.chosen(name, host) if name else None for name in names))
 
 
-def with_decoder(handle: ModelHandle, decoder: str, host: Host) -> ModelHandle:
+def with_decoder(handle: ModelHandle, decoder: str, host: Host, use: str = RESULT_AND_PREVIEWS) -> ModelHandle:
     """Return a handle whose latents are decoded by a choice of `DECODERS`.
+
+    Args:
+        use: one of `USES`: what is decoded by it.
 
     Raises:
         PiyingError: the file is not there, is damaged, or is no such decoder.
     """
+    check_choice("use", use, USES)
     DECODERS.check(decoder, host)
     name, files = decoder.replace("\\", "/"), DECODERS.files(host)
     if name == AUTO:
@@ -60,10 +82,10 @@ def with_decoder(handle: ModelHandle, decoder: str, host: Host) -> ModelHandle:
                 FOR_WAN.get(made, FOR_WAN[CHANNELS]),
             )
     if name == VAE:
-        return replace(handle, decoder="")
+        return replace(handle, decoder="", preview_decoder="")
     if _channels(files[name]) is None:
         raise PiyingError(f"{files[name]}: is no TAEHV decoder, such as taew2_1.safetensors. Choose another file.")
-    return replace(handle, decoder=name)
+    return replace(handle, decoder=name if use == RESULT_AND_PREVIEWS else "", preview_decoder=name)
 
 
 def _channels(path: Path) -> int | None:
@@ -72,6 +94,11 @@ def _channels(path: Path) -> int | None:
 
     entry = read_header(path).entries.get(FIRST_LAYER)
     return entry.shape[1] if entry is not None and len(entry.shape) == 4 else None
+
+
+def reads_scale_of_vae(path: Path) -> bool:
+    """Return whether a decoder reads latents in the scale of the VAE, as LightX2V's do by their names."""
+    return IN_SCALE_OF_VAE in path.name.lower()
 
 
 def _made_by(handle: ModelHandle, host: Host) -> int:
@@ -87,15 +114,15 @@ def _latent_channels(model: InstalledModel) -> int:
     return int(find_component("vae", model.place("vae")).config["z_dim"])
 
 
-def check_decoder(path: Path, model: InstalledModel) -> None:
-    """Accept a decoder for a model: sampling may take an hour before it is read.
+def check_decoders(decoders: FastDecoders, model: InstalledModel) -> None:
+    """Accept decoders for a model: sampling may take an hour before one is read.
 
     Raises:
-        PiyingError: it reads other latents than the model makes.
+        PiyingError: one reads other latents than the model makes.
     """
-    reads, makes = _channels(path), _latent_channels(model)
-    if reads != makes:
-        raise PiyingError(
-            f"decoder {path.name!r} reads latents of {reads} channels, and {model.name} makes {makes}. Set decoder to "
-            "vae, or choose a file for this model."
-        )
+    for path in dict.fromkeys((decoders.result, decoders.previews)):
+        if path is not None and (reads := _channels(path)) != (makes := _latent_channels(model)):
+            raise PiyingError(
+                f"decoder {path.name!r} reads latents of {reads} channels, and {model.name} makes {makes}. Set "
+                "decoder to vae, or choose a file for this model."
+            )

@@ -85,7 +85,7 @@ class Guidance:
         elif skipping:
             found.append(f"slg_blocks: {skipping} of {steps} steps predict once more, without those blocks.")
         if self.has_nag:
-            found.append("nag_scale: attention reads the negative prompt too, and the time leaves that out.")
+            found.append("nag_scale: attention reads the negative prompt too, in every block.")
         if self.method != "cfg" and max(self.cfg_steps or (cfg,)) <= 1:
             found.append(f"method {self.method} is without effect: cfg is 1.")
         return found

@@ -14,14 +14,12 @@ from ..host.base import Host
 from ..lora.catalog import LoraFile, in_words, made_for
 from .context import Context, check_frequency, temporal_frequencies
 from .experts import DEFAULT_BOUNDARY, boundary_of, has_two_experts, high_steps
-from .fast_decoder import check_decoder
+from .fast_decoder import FastDecoders, check_decoders
 from .guidance import Guidance, check_blocks
 from .request import SAMPLERS, SamplerName, WanRequest
 from .schedule import sigmas
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from diffusers import AutoencoderKLWan, WanPipeline
 
@@ -113,11 +111,11 @@ def load(handle: ModelHandle, host: Host) -> WanModel:
     return WanModel(ModelParts.of(handle, host))
 
 
-def check_settings(found: InstalledModel, guidance: Guidance, context: Context, decoder: Path | None) -> None:
+def check_settings(found: InstalledModel, guidance: Guidance, context: Context, decoders: FastDecoders) -> None:
     """Accept what a video is sampled and decoded with for an installed model.
 
     Args:
-        decoder: the file of what decodes in place of the VAE; None for the VAE.
+        decoders: the files of what decodes in place of the VAE.
 
     Raises:
         PiyingError: the blocks that are to be left out, or the frequency that is to be slowed, are none of the
@@ -125,8 +123,7 @@ def check_settings(found: InstalledModel, guidance: Guidance, context: Context, 
     """
     from ..checkpoints.components import find_component
 
-    if decoder is not None:
-        check_decoder(decoder, found)
+    check_decoders(decoders, found)
     if not (guidance.skips_blocks or context.riflex):
         return
     config = find_component("transformer", found.place("transformer")).config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..families.base import SECOND_EXPERT
 from ..image_sizes import MULTIPLE
@@ -65,6 +65,7 @@ class VAECost:
 # TAEHV by stride, per pixel: bytes in 16 bits, and operations for a latent frame. It has no tiles, and needs none.
 FAST_COSTS: Mapping[int, tuple[float, float]] = {STRIDE: (1062, 1.363e6), TI2V_STRIDE: (282, 0.3516e6)}
 FAST_PARAMETERS = 9_900_000
+FAST_PREVIEWS = "TAEHV makes the previews."
 VAE_CHANNELS = {STRIDE: 96, TI2V_STRIDE: 256}  # of the decoder at full size, by stride: the costs are of VAEs so wide
 # By stride, decoding and encoding (`condition`). Wan2.2's VAE, of stride 16, folds 2×2 pixels into channels, and tiles
 # what is folded: those it encodes are twice as wide.
@@ -82,6 +83,21 @@ SWITCH = "It takes the place of the other one once: they are not on the card tog
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
 
 
+class FastDecoding(NamedTuple):
+    """What TAEHV decodes, as a plan has to know: the frames, and the previews of the steps."""
+
+    result: bool = False
+    previews: bool = False
+
+
+NO_FAST_DECODING = FastDecoding()
+
+
+def fast_decoding(handle: ModelHandle) -> FastDecoding:
+    """Return what a handle has decoded by TAEHV."""
+    return FastDecoding(bool(handle.decoder), bool(handle.preview_decoder))
+
+
 @dataclass(frozen=True)
 class VideoWork:
     """What the planner must know of a video.
@@ -92,7 +108,7 @@ class VideoWork:
         references: pictures of what is to appear; each is one more latent frame.
         cfg: above 1 each step predicts twice, in one pass over the weights.
         steps: denoising steps.
-        reads_negative: whether the negative prompt is encoded at cfg 1 too.
+        has_nag: whether blocks read the negative prompt too (`nag`), at cfg 1 as well.
         skips_blocks: whether steps predict once more without some blocks (`guidance.Guidance`).
         has_task: whether there is a video to follow or keep; its two parts are then encoded one by one.
         step_cache: whether a StepCache looks at the steps.
@@ -107,7 +123,7 @@ class VideoWork:
         has_vace: whether the transformer has VACE blocks.
         token_times: whether each token has a timestep of its own, as in Wan2.2-TI2V.
         context: how it is parted while it is sampled.
-        fast_decoder: whether TAEHV decodes in place of the VAE.
+        fast: what TAEHV decodes.
         notes: sentences on how it samples, for the plan's text.
     """
 
@@ -118,7 +134,7 @@ class VideoWork:
     references: int = 0
     cfg: float = DEFAULT_CFG
     steps: int = DEFAULT_STEPS
-    reads_negative: bool = False
+    has_nag: bool = False
     skips_blocks: bool = False
     has_task: bool = True
     step_cache: bool = False
@@ -133,7 +149,7 @@ class VideoWork:
     has_vace: bool = True
     token_times: bool = False
     context: Context = WHOLE
-    fast_decoder: bool = False
+    fast: FastDecoding = NO_FAST_DECODING
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -145,7 +161,7 @@ class VideoWork:
         *,
         notes: tuple[str, ...] = (),
         high_steps: int | None = None,
-        fast_decoder: bool = False,
+        fast: FastDecoding = NO_FAST_DECODING,
     ) -> Work:
         """Return the work of a request as the user made it; what its `speed` stands for is applied here.
 
@@ -161,7 +177,7 @@ class VideoWork:
             request.num_frames,
             references=references,
             cfg=request.largest_cfg,
-            reads_negative=request.guidance.has_nag,
+            has_nag=request.guidance.has_nag,
             skips_blocks=request.guidance.skips_blocks,
             steps=request.steps,
             has_task=has_task,
@@ -174,7 +190,7 @@ class VideoWork:
             cfg_2=request.cfg_2,
             high_steps=high_steps,
             context=request.context,
-            fast_decoder=fast_decoder,
+            fast=fast,
             notes=(*notes, *request.guidance.notes(request.steps, request.cfg), *of_context),
         )
 
@@ -229,7 +245,7 @@ def encode_phase(encoder: Component, samples: Sequence[tuple[Component, VideoWor
         storages=storages_of(encoder),
         flops=flops,
         linear_share=0.0,
-        passes=2 if guided > 1 or work.reads_negative else 1,
+        passes=2 if guided > 1 or work.has_nag else 1,
         variants=(variant,),
         streamable=True,
         cast_last_resort=True,
@@ -245,6 +261,9 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
     # Of the windows of a step one is on the card at a time.
     tokens = (len(windows[0]) + work.references) * a_frame
     linear, attention = flops_per_token(transformer, tokens)
+    # Of all predictions but that of the negative prompt.
+    guided = 1 + work.skips_blocks if work.has_nag else 0
+    each = branches * (linear + attention) + guided * nag_flops_per_token(transformer)
     # One batch takes the same blocks for all of it.
     batched = (True, False) if work.batch_cfg and branches > 1 and not work.skips_blocks else (False,)
     inside = inside_a_block(transformer, has_vace=work.has_vace, token_times=work.token_times)
@@ -255,27 +274,47 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
         component=transformer,
         computes=("fp16", "bf16") if transformer.stored == "fp16" else ("bf16",),
         storages=storages_of(transformer),
-        flops=len(windows) * branches * tokens * (linear + attention),
-        linear_share=linear / (linear + attention),
+        flops=len(windows) * tokens * each,
+        linear_share=branches * linear / each,
         passes=work.steps,
         variants=tuple(
-            sampling_memory(
-                transformer,
-                tokens,
-                branches,
-                step_cache=work.step_cache,
-                batched=way,
-                has_vace=work.has_vace,
-                token_times=work.token_times,
-                channels=_channels(work.stride),
+            with_previews(
+                sampling_memory(
+                    transformer,
+                    tokens,
+                    branches,
+                    step_cache=work.step_cache,
+                    batched=way,
+                    has_vace=work.has_vace,
+                    token_times=work.token_times,
+                    channels=_channels(work.stride),
+                ),
+                work,
             )
             for way in batched
         ),
         streamable=True,
         host=2 * frame_bytes(work),
         rounded_inputs=int(2 * tokens * transformer.hidden * max(0.0, rounded)),
-        notes=work.notes,
+        notes=(*work.notes, *([FAST_PREVIEWS] if work.fast.previews else [])),
     )
+
+
+def with_previews(sampling: Variant, work: VideoWork) -> Variant:
+    """Return what sampling holds with TAEHV on the device, which decodes between two predictions."""
+    if not work.fast.previews:
+        return sampling
+    activations = int(FAST_COSTS[work.stride][0] * work.width * work.height)
+    return replace(
+        sampling,
+        activations=max(sampling.activations, activations) + 2 * FAST_PARAMETERS,
+        fixed=sampling.fixed + fast_latents(work),
+    )
+
+
+def fast_latents(work: VideoWork) -> int:
+    """Return the bytes of the latents that TAEHV is given, in fp32."""
+    return _channels(work.stride) * 4 * work.width * work.height // work.stride**2 * latent_frames(work.num_frames)
 
 
 def _channels(stride: int) -> int:
@@ -307,6 +346,11 @@ def flops_per_token(transformer: Component, tokens: int) -> tuple[float, float]:
     """
     hidden, inner, blocks = transformer.hidden, transformer.inner, len(transformer.blocks)
     return blocks * 2.0 * (6 * hidden**2 + 2 * hidden * inner), blocks * 4.0 * (tokens + TEXT_TOKENS) * hidden
+
+
+def nag_flops_per_token(transformer: Component) -> float:
+    """Return the operations per token of a second cross-attention in each block, which NAG adds to one prediction."""
+    return len(transformer.blocks) * 4.0 * TEXT_TOKENS * transformer.hidden
 
 
 def sampling_memory(
@@ -386,14 +430,13 @@ def decode_phase(vae: Component, work: VideoWork) -> Phase:
     """Return the phase that makes frames of latents."""
     if work.context.loop:
         work = replace(work, num_frames=work.num_frames + FRAME_STEP * LOOP_LEAD)
-    return fast_decode_phase(work) if work.fast_decoder else vae_phase("decode", vae, work, passes=1)
+    return fast_decode_phase(work) if work.fast.result else vae_phase("decode", vae, work, passes=1)
 
 
 def fast_decode_phase(work: VideoWork) -> Phase:
     """Return the phase of TAEHV, which makes one frame after the other."""
     pixels, latents = work.width * work.height, latent_frames(work.num_frames)
     each, flops = FAST_COSTS[work.stride]
-    given = _channels(work.stride) * 4 * pixels // work.stride**2 * latents
     return Phase(
         name="decode",
         component=Component("taehv", Block(0, FAST_PARAMETERS), (), "fp32"),
@@ -403,7 +446,7 @@ def fast_decode_phase(work: VideoWork) -> Phase:
         flops=flops * pixels * latents,
         linear_share=0.0,
         passes=1,
-        variants=(Variant("whole", int(each * pixels), 1.0, given),),
+        variants=(Variant("whole", int(each * pixels), 1.0, fast_latents(work)),),
         streamable=False,
         convolutional=True,
         host=2 * frame_bytes(work),

@@ -1,7 +1,7 @@
 """TAEHV: a decoder of Wan's latents with a twentieth of the VAE's work (https://github.com/madebyollin/taehv, MIT).
 
-It takes the latents as the sampler leaves them, and makes frames one after the other: each block sees its own input of
-the frame before beside that of this one.
+It takes the latents as the sampler leaves them (LightX2V's LightTAE: in the scale of the VAE) and makes frames one
+after the other: each block sees its own input of the frame before beside that of this one.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def decode_fast(
 
     Args:
         network: on the device it computes on.
-        latents: [1, z, T, h, w] as the transformer leaves them.
+        latents: [1, z, T, h, w] in the scale that the file was made for.
         on_step: called with how many frames are done.
         check: called with each frame, which is brought to 0..1 and may still be no number.
     """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..catalog.experts import HIGH, lone_experts, noise_of, pair_name, paired
 from ..families.base import LORA_COMPONENT, SECOND_EXPERT
+from .component_files import text_width_problem
 from .layouts import IMAGE_TO_VIDEO, TEXT_OR_FIRST, TEXT_TO_VIDEO, VACE, VACE_MODULE
 
 if TYPE_CHECKING:
@@ -136,10 +137,13 @@ def single_file_model(
     parts = {**beside, LORA_COMPONENT: tuple(one.path for one in first)}
     if not second:
         found = files.model(family, first, parts, made_of.name)
-        return replace(found, caution=why_not_alone(made_of, files))
-    found = files.model(family, first, {**parts, SECOND_EXPERT: tuple(one.path for one in second)}, made_of.name)
-    other = files.model(family, second, {})
-    return replace(found, details=f"two experts: {found.details}; and {other.details}")
+        found = replace(found, caution=why_not_alone(made_of, files))
+    else:
+        found = files.model(family, first, {**parts, SECOND_EXPERT: tuple(one.path for one in second)}, made_of.name)
+        other = files.model(family, second, {})
+        found = replace(found, details=f"two experts: {found.details}; and {other.details}")
+    problems = (text_width_problem(files, [one.path for one in expert], parts) for expert in (first, second) if expert)
+    return replace(found, problem=found.problem or next(filter(None, problems), ""))
 
 
 def half_of_a_pair(file: str, made_of: Iterable[Transformers]) -> str | None:

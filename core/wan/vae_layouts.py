@@ -283,12 +283,19 @@ def _middle_and_end(middle: int, width: int, outputs: int) -> ShapeTable:
     return {**found, "norm_out.gamma": (width, 1, 1, 1), **conv("conv_out", outputs, width, 3, 3, 3)}
 
 
-VAE_TITLE, VAE_TITLE_48 = "Wan2.1 VAE", "Wan2.2 VAE"
+VAE_TITLE, VAE_TITLE_48, LIGHT_VAE_TITLE = "Wan2.1 VAE", "Wan2.2 VAE", "LightVAE (pruned Wan2.1 VAE)"
+LIGHT_WIDTH = 24  # of LightX2V's LightVAE: a quarter of the channels of Wan2.1's VAE, in every layer
 
 
 def _has_48_channels(entries: TensorTable) -> bool:
     entry = next((entries[name] for name in ("post_quant_conv.weight", "conv2.weight") if name in entries), None)
     return entry is not None and entry.shape[:1] == (TI2V_CHANNELS,)
+
+
+def _is_pruned(entries: TensorTable) -> bool:
+    names = ("encoder.conv_in.weight", "encoder.conv1.weight")
+    entry = next((entries[name] for name in names if name in entries), None)
+    return entry is not None and entry.shape[:1] == (LIGHT_WIDTH,) and not _has_48_channels(entries)
 
 
 WAN_VAE_DIFFUSERS = Layout(
@@ -299,7 +306,7 @@ WAN_VAE_DIFFUSERS = Layout(
     place=same,
     config=vae_config,
     class_name="AutoencoderKLWan",
-    variants={VAE_TITLE_48: _has_48_channels},
+    variants={VAE_TITLE_48: _has_48_channels, LIGHT_VAE_TITLE: _is_pruned},
 )
 WAN_VAE_ORIGINAL = replace(
     WAN_VAE_DIFFUSERS,

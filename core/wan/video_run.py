@@ -20,14 +20,14 @@ from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import Encode, encode_prompts, encode_video
 from .context import LOOP_LEAD, free_noise, riflex_enabled
-from .decode import decode, decode_steps, tiling
+from .decode import decode, decode_steps, denormalised, tiling, vae_config
 from .denoise import denoise
 from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
-from .fast_decoder import decoder_of
+from .fast_decoder import FastDecoders, decoders_of, reads_scale_of_vae
 from .latents import STRIDE, video_frames
 from .model import WanModel, check_settings, warn_if_not_made_for, with_published_sampler
 from .nag import nag_enabled
-from .phases import BATCHED, VideoWork, fitting, what_fits
+from .phases import BATCHED, FastDecoding, VideoWork, fitting, what_fits
 from .request import AUTO_VAE, SDPA, WanRequest
 from .schedule import schedule_notes
 from .speed import speed_notes, with_speed
@@ -143,7 +143,7 @@ class VideoRun(ABC):
         on_latents: called with the video's latents [1, z, T, h, w] before they are decoded.
         logged: what was logged for videos much like this one.
         high_steps: how many steps the first of two experts has; None where there is one transformer.
-        decoder: the file of what decodes in place of the VAE; None for the VAE.
+        decoders: the files of what decodes in place of the VAE.
         embeds, latents: results of finished phases, on the CPU.
         halfway: what the first of two experts has left.
         colours: the preview's map from latent channels to colour.
@@ -161,7 +161,7 @@ class VideoRun(ABC):
     on_latents: Callable[[torch.Tensor], None] | None = None
     logged: set[str] | None = None
     high_steps: int | None = None
-    decoder: Path | None = None
+    decoders: FastDecoders = field(default_factory=FastDecoders)
     embeds: list[torch.Tensor] = field(default_factory=list)
     colours: torch.Tensor | None = None
     latents: torch.Tensor | None = None
@@ -191,8 +191,8 @@ class VideoRun(ABC):
         Raises:
             PiyingError: the model cannot be used so.
         """
-        decoder, device = decoder_of(handle, host), host.device()
-        check_settings(model.found, asked.guidance, asked.context, decoder)
+        decoders, device = decoders_of(handle, host), host.device()
+        check_settings(model.found, asked.guidance, asked.context, decoders)
         request = with_published_sampler(with_speed(asked), model.parts.loras)
         # A long video says once what is true of all its windows.
         if not logged:
@@ -207,7 +207,7 @@ class VideoRun(ABC):
             cache=StepCache(request.step_cache) if request.step_cache else None,
             logged=logged,
             high_steps=model.experts(request),
-            decoder=decoder,
+            decoders=decoders,
             **given,
         )
 
@@ -217,7 +217,7 @@ class VideoRun(ABC):
         return {
             "notes": (self.attention.why,),
             "high_steps": self.high_steps,
-            "fast_decoder": self.decoder is not None,
+            "fast": FastDecoding(self.decoders.result is not None, self.decoders.previews is not None),
         }
 
     @abstractmethod
@@ -288,8 +288,8 @@ class VideoRun(ABC):
             record["high_noise_steps"] = self.high_steps
         if self.cache is not None:
             record["steps_forecast"] = self.cache.skipped
-        if self.decoder is not None:
-            record["decoder"] = self.decoder.name
+        if self.decoders.result is not None:
+            record["decoder"] = self.decoders.result.name
         if self.not_compiled is not None:
             record["compiled"] = not self.not_compiled
         if self.not_compiled:
@@ -444,10 +444,9 @@ class VideoRun(ABC):
     def _denoise(self, transformer: Transformer, expert: Expert, state: SamplingState) -> SamplingState:
         """Return where sampling stands after an expert's steps; `state` is left as it is."""
         choice, request, context = expert.choice, expert.request, expert.request.context
-        assert self.colours is not None
         dtype, device = torch_dtype(choice.compute), self.meter.device
         sampler = sampler_on(state.sampler, device)
-        preview = LatentPreview(self.colours, skip=self.in_front, stride=self.stride)
+        preview = self._preview(choice)
         progress = self.reporter.progress(
             f"Sampling, {expert.title}" if expert.title else "Sampling",
             expert.end - expert.first,
@@ -482,9 +481,34 @@ class VideoRun(ABC):
             left = sampler_on(sampler, "cpu") if expert.end < request.steps else state.sampler
             return SamplingState(latents.cpu(), left, expert.end, forecast)
         finally:
-            # After an error too: its tensors are on the card, where the next attempt needs the room.
+            # After an error too: their tensors are on the card, where the next attempt needs the room.
+            preview.release()
             if self.cache is not None:
                 self.cache.release()
+
+    def _preview(self, choice: PhasePlan) -> LatentPreview:
+        """Return what makes the previews of the steps."""
+        assert self.colours is not None
+        linear = LatentPreview(self.colours, skip=self.in_front, stride=self.stride)
+        decoder = self.decoders.previews
+        if decoder is None:
+            return linear
+        from .fast_preview import FastPreview
+        from .taehv import cached_taehv
+
+        dtype = torch_dtype(choice.compute)
+        return FastPreview(
+            linear,
+            lambda: cached_taehv(decoder, dtype, self.host),
+            self.meter.device,
+            lambda latents: self._scaled_for(decoder, latents),
+        )
+
+    def _scaled_for(self, decoder: Path, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents in the scale that a fast decoder reads."""
+        if not reads_scale_of_vae(decoder):
+            return latents
+        return denormalised(vae_config(self.model.found.place("vae")), latents)
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         """Return the frames of latents; of a loop four for each of them, the first of which follow from the last."""
@@ -498,8 +522,8 @@ class VideoRun(ABC):
         return frames[video_frames(lead.shape[2]) :]
 
     def _frames(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
-        if self.decoder is not None:
-            return self._decode_fast(self.decoder, choice, latents)
+        if self.decoders.result is not None:
+            return self._decode_fast(self.decoders.result, choice, latents)
         tiled, check = choice.variant == "tiled", finite_check(choice)
         with self.meter.phase(choice):
             vae = self.model.vae(choice)
@@ -512,6 +536,7 @@ class VideoRun(ABC):
     def _decode_fast(self, decoder: Path, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         from .taehv import cached_taehv, decode_fast
 
+        latents = self._scaled_for(decoder, latents)
         with self.meter.phase(choice):
             network = cached_taehv(decoder, torch_dtype(choice.compute), self.host)
             with placed(network, choice, self.meter.device, self.host):

@@ -185,14 +185,15 @@ class WanVideoFamily(WanFamily):
 
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> FramesWork:
         """Return what a video has to do, from the inputs of Wan Sample or Memory Plan."""
+        from ..wan.phases import fast_decoding
         from ..wan.request import WanRequest
         from .phases import FramesWork
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
         reads = KNOWN[handle.model].inputs if handle.model in KNOWN else TEXT
         first, last = bool(inputs.get("first_frame")), bool(inputs.get("last_frame"))
-        request, fast = WanRequest("", **known), bool(handle.decoder)
-        return FramesWork.of_frames(request, reads, first=first, last=last, fast_decoder=fast)
+        request = WanRequest("", **known)
+        return FramesWork.of_frames(request, reads, first=first, last=last, fast=fast_decoding(handle))
 
     def phases(self, components: Mapping[str, Component], work: FramesWork) -> tuple[Phase, ...]:
         """Return encode, encode_image where the model sees its frames, condition, sample and decode."""

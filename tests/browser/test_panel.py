@@ -9,6 +9,7 @@ import shutil
 import piying
 import pytest
 from piying.nodes.model_nodes import ModelLoader, PlannedNode
+from piying.nodes.postprocessing import PostprocessingNode
 from piying.tests.browser.page import PANELS, click, evaluate, opened, picture, set_widgets, until
 from piying.tests.comfyui.convert import WORKFLOWS
 
@@ -34,8 +35,10 @@ WIDGETS = """["width", "height", "num_frames"].map((name) => (
 OFFERED = "window.drive.find('PiyingLoadPromptModel').widgets.find((w) => w.name === 'model').options.values"
 
 
-SAMPLERS = [name for name, node in piying.NODE_CLASS_MAPPINGS.items() if issubclass(node, PlannedNode)]
-WITH_MORE = {"PiyingVACESample", "PiyingVACELongVideo"}
+SAMPLERS = [
+    name for name, node in piying.NODE_CLASS_MAPPINGS.items() if issubclass(node, (PlannedNode, PostprocessingNode))
+]
+WITH_MORE = {"PiyingVACESample", "PiyingVACELongVideo", "PiyingWanSample"}
 # Nodes 2.0 shows and hides rare widgets by a button of its own.
 NODES_2 = "Boolean(window.LiteGraph.vueNodesMode)"
 LOADERS = [name for name, node in piying.NODE_CLASS_MAPPINGS.items() if issubclass(node, ModelLoader)]

@@ -21,7 +21,7 @@ def latents(vae, frames, height, width):
 
 
 def by_diffusers(vae, z):
-    video = vae.decode(denormalised(vae, z)).sample
+    video = vae.decode(denormalised(vae.config, z)).sample
     return VideoProcessor(vae_scale_factor=8).postprocess_video(video, output_type="pt")[0].permute(0, 2, 3, 1)
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from piying.core.checkpoints import load_component
+from piying.core.checkpoints.inspect import inspect
 from piying.core.errors import PiyingError
 from piying.core.files.gguf_blocks import PLAIN
 from piying.core.quantization.fp8_linear import Fp8Linear
@@ -214,6 +215,40 @@ def test_the_vae(tmp_path):
         assert_same(loaded, model)
         for key in ("base_dim", "z_dim", "dim_mult", "num_res_blocks", "temperal_downsample", "latents_mean"):
             assert getattr(loaded.config, key) == getattr(model.config, key), key
+
+
+# Of LightX2V's WanVAE_ with pruning_rate 0.75: a quarter of the widths of Wan2.1's.
+LIGHT = {
+    "encoder.conv1.weight": (24, 3, 3, 3, 3),
+    "encoder.downsamples.5.time_conv.weight": (48, 48, 3, 1, 1),
+    "encoder.middle.1.to_qkv.weight": (288, 96, 1, 1),
+    "encoder.head.2.weight": (32, 96, 3, 3, 3),
+    "decoder.conv1.weight": (96, 16, 3, 3, 3),
+    "decoder.upsamples.4.shortcut.weight": (96, 48, 1, 1, 1),
+    "decoder.upsamples.7.resample.1.weight": (48, 96, 3, 3),
+    "decoder.upsamples.14.residual.2.weight": (24, 24, 3, 3, 3),
+    "decoder.head.0.gamma": (24, 1, 1, 1),
+}
+
+
+@torch.no_grad()
+def test_the_pruned_vae(tmp_path):
+    """LightVAE's widths are read from its file, and it codes as AutoencoderKLWan of those widths does."""
+    from diffusers import AutoencoderKLWan
+
+    model = models.randomised(AutoencoderKLWan(base_dim=24)).eval()
+    original = names.wan_vae(models.tensors(model))
+    assert {name: tuple(original[name].shape) for name in LIGHT} == LIGHT
+    torch.save(original, tmp_path / "lightvaew2_1.pth")
+    for path in (tmp_path / "lightvaew2_1.pth", writers.save(original, tmp_path / "lightvaew2_1.safetensors")):
+        assert (inspect(path).what, inspect(path).reason) == ("a LightVAE (pruned Wan2.1 VAE)", "")
+        loaded = load_component("vae", path)
+        assert_same(loaded, model)
+        assert (loaded.config.base_dim, loaded.config.latents_std) == (24, model.config.latents_std)
+    video = torch.rand(1, 3, 5, 16, 24) * 2 - 1
+    latents = model.encode(video).latent_dist.mode()
+    assert torch.equal(loaded.eval().encode(video).latent_dist.mode(), latents)
+    assert torch.equal(loaded.decode(latents).sample, model.decode(latents).sample)
 
 
 @pytest.mark.parametrize("form", ["svdquant_w4a4", "awq_w4a16", "torchao_int4"])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from piying.core.catalog.component_sizes import found_components
 from piying.core.catalog.installed_model import built_in
 from piying.core.catalog.selection import ModelHandle
 from piying.core.errors import PiyingError
@@ -13,10 +14,12 @@ from piying.core.host.headless import HeadlessHost
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.guidance import Guidance, Guider, check_blocks, parse_blocks, parse_scales
 from piying.core.wan.nag import nag_enabled
-from piying.core.wan.phases import VideoWork
+from piying.core.wan.phases import VideoWork, nag_flops_per_token, sample_phase
 from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.transformer import predict
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 REQUEST = WanRequest("a red circle moves right", "blue", 64, 48, 9, steps=4, cfg=3.0, shift=5.0, seed=7)
 
@@ -181,11 +184,36 @@ def test_the_plan_counts_what_guidance_predicts_and_reads():
     def work(**named):
         return VideoWork.of(replace(REQUEST, **named))
 
-    assert work(cfg=1.0).reads_negative is False
-    assert work(cfg=1.0, guidance=Guidance(nag_scale=4.0)).reads_negative is True
+    assert work(cfg=1.0).has_nag is False
+    assert work(cfg=1.0, guidance=Guidance(nag_scale=4.0)).has_nag is True
     assert work(cfg=1.0, guidance=Guidance(cfg_steps=(4.0, 1.0))).cfg == 4.0
     assert work(guidance=Guidance(slg_scale=1.0, slg_blocks=(0,))).skips_blocks is True
     assert work(guidance=Guidance(slg_scale=0.0, slg_blocks=(0,))).skips_blocks is False
+
+
+def test_the_time_counts_nags_second_cross_attention(given):
+    """What it adds to the operations of a prediction, counted as they are computed."""
+    transformer, *_, embeds, _ = given
+    counted = []
+    for guidance in (Guidance(), Guidance(nag_scale=4.0)):
+        # As plain products: what a processor's fused attention does is not counted.
+        math = sdpa_kernel(SDPBackend.MATH)
+        with nag_enabled(transformer, guidance) as nag, math, FlopCounterMode(display=False) as counter:
+            run(given, embeds=embeds[:1], nag=nag, negative=embeds[1])
+        counted.append(counter.get_total_flops())
+    config, tokens = transformer.config, 3 * 2 * 2
+    width = config.num_attention_heads * config.attention_head_dim
+    blocks = config.num_layers + len(config.vace_layers)
+    # Keys and values of the negative prompt, and its way into the model's width, are made once for all tokens: of a
+    # real video, whose tokens are tens of thousands, too few to count.
+    of_text = 512 * (blocks * 4 * width**2 + 2 * width * (config.text_dim + width))
+    parts = found_components(built_in("wan_vace"), WAN_VACE.rules_of(built_in("wan_vace")))
+    works = [VideoWork(32, 32, 9, cfg=1.0, has_nag=nag) for nag in (False, True)]
+    planned = [sample_phase(parts["transformer"], work) for work in works]
+    added = planned[1].flops - planned[0].flops
+    assert added == tokens * nag_flops_per_token(parts["transformer"])
+    assert counted[1] - counted[0] == pytest.approx(added + of_text, rel=1e-3)
+    assert planned[1].linear_share < planned[0].linear_share
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,35 @@ def test_what_is_not_there_is_named(folders, host):
     assert choose_model(ModelHandle(WAN_VACE), host).is_built_in, "auto takes what can run"
 
 
+def test_a_text_encoder_of_another_width_is_refused_and_one_that_fits_taken(folders, host):
+    other = models.tensors(models.umt5(d_model=64))
+    wide = {n: t for n, t in other.items() if "embed_tokens" not in n} | {"spiece_model": spiece()}
+    path = writers.save(wide, folders / "text_encoders" / "a wide one.safetensors")  # by name before x.safetensors
+    found = choose_model(ModelHandle(WAN_VACE, NAME), host)
+    assert found.place("text_encoder") == (folders / "text_encoders" / "x.safetensors",)
+    (folders / "text_encoders" / "x.safetensors").unlink()
+    said = rf"{path.name}: this text encoder has a width of 64, and the transformer reads 48\. Put the UMT5-XXL"
+    with pytest.raises(PiyingError, match=said):
+        check_model(WAN_VACE, NAME, host)
+    with pytest.raises(PiyingError, match=said):
+        choose_model(ModelHandle(WAN_VACE, NAME), host)
+    assert model_choices(WAN_VACE, host) == ["auto", "built-in"]
+
+
+def test_of_two_vaes_the_pruned_one_is_taken_last(folders, host):
+    """Unless it lies beside the transformer, as everything that belongs to it may."""
+    from diffusers import AutoencoderKLWan
+
+    light = names.wan_vae(models.tensors(models.randomised(AutoencoderKLWan(base_dim=24))))
+    path = writers.save(light, folders / "vae" / "lightvaew2_1.safetensors")  # by name before y.pth
+    assert choose_model(ModelHandle(WAN_VACE, NAME), host).place("vae") == (folders / "vae" / "y.pth",)
+    beside = path.rename(folders / "diffusion_models" / path.name)
+    assert choose_model(ModelHandle(WAN_VACE, NAME), host).place("vae") == (beside,)
+    beside.rename(path)
+    (folders / "vae" / "y.pth").unlink()
+    assert choose_model(ModelHandle(WAN_VACE, NAME), host).place("vae") == (path,)
+
+
 def test_a_folder_lends_its_parts(folders, host):
     (folders / "vae" / "y.pth").unlink()
     target = folders / "diffusers" / "other"

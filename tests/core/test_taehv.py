@@ -9,6 +9,8 @@ from pathlib import Path
 import piying.runner
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
+from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.errors import PiyingError
 from piying.core.executor.tensor_cache import TensorCache
 from piying.core.postprocessing.places import _LiveBytes
@@ -120,6 +122,40 @@ def test_a_run_is_decoded_by_it_and_decoded_again_by_the_vae_without_sampling(ho
         again = piying.runner.run(graph("vae"), output=tmp_path, models=[tmp_path], device="cpu")
     assert "going on from them" in caplog.text
     assert (again.outputs("3")[0][0] - frames).abs().mean() > 0.05
+
+
+def test_lighttae_reads_latents_in_the_scale_of_the_vae(host, tmp_path, monkeypatch):
+    """As LightX2V decodes its own files: need_scaled of lightx2v/models/video_encoders/hf/wan/vae_tiny.py."""
+    network = lively(CHANNELS)
+    save_file(network.state_dict(), tmp_path / "vae_approx" / "lighttaew2_1_toy.safetensors")
+    kept = []
+    put = TensorCache.put
+    monkeypatch.setattr(
+        TensorCache, "put", lambda self, key, found: (kept.append(found.get("latents")), put(self, key, found))[1]
+    )
+    done = piying.runner.run(graph("auto"), output=tmp_path, models=[tmp_path], device="cpu")
+    ((frames,),) = done.outputs("3")
+    latents = next(one for one in reversed(kept) if one is not None)
+    config = AutoencoderKLWan.load_config(BUILT_IN_ROOT / "wan_vace" / "vae")
+    std, mean = (torch.tensor(config[name]).view(1, -1, 1, 1, 1) for name in ("latents_std", "latents_mean"))
+    with torch.inference_mode():
+        assert (frames - decode_fast(network, latents * std + mean, lambda step: None)).abs().max() < 1e-4
+        assert (frames - decode_fast(network, latents, lambda step: None)).abs().mean() > 0.005
+
+
+@pytest.mark.parametrize(("channels", "mean", "std"), [(16, -0.7571, 2.8184), (48, -0.2289, 0.4765)])
+def test_the_scale_of_single_files_is_the_published_one(tmp_path, channels, mean, std):
+    """The numbers of LightX2V's WanVAE_tiny and Wan2_2_VAE_tiny, the first ones of each."""
+    from piying.core.wan.decode import denormalised, vae_config
+
+    small = {"z_dim": channels, "base_dim": 4, "decoder_base_dim": 6}
+    if channels == 48:
+        small |= {"is_residual": True, "in_channels": 12, "out_channels": 12, "patch_size": 2}
+        small |= {"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
+    save_file(AutoencoderKLWan(**small).state_dict(), tmp_path / "vae.safetensors")
+    config = vae_config([tmp_path / "vae.safetensors"])
+    found = [denormalised(config, torch.full((1, channels, 1, 1, 1), value))[0, 0].item() for value in (0.0, 1.0)]
+    assert found == pytest.approx([mean, mean + std])
 
 
 def test_what_is_no_decoder_for_the_model_is_refused_before_the_run(host, tmp_path, caplog):

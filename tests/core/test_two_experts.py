@@ -40,6 +40,7 @@ from piying.core.wan.phases import VideoWork, phases
 from piying.core.wan.request import WanRequest, check_request
 from piying.core.wan.run import sample
 from piying.core.wan.schedule import sigmas
+from safetensors.torch import load_file
 
 from .formats import models, names, writers
 from .hosts import current_host
@@ -494,6 +495,17 @@ def test_a_pair_of_loras_goes_where_its_names_say(host, loras, caplog):
     assert "LoRA style_HIGH.safetensors is on the high-noise expert, at strength 0.5." in caplog.text
     assert torch.equal(first, sample(add(PAIR, "style_HIGH.safetensors", 0.5), only_high, host)[0])
     assert not torch.equal(first, sample(PAIR, only_high, host)[0])
+
+
+def test_what_a_lora_leaves_out_of_both_experts_is_said_once(host, loras, models_folder, caplog):
+    path = models_folder / "loras" / "plain.safetensors"
+    foreign = {f"diffusion_model.blocks.0.cross_attn.k_audio.lora_{way}.weight": torch.ones(4, 4) for way in "AB"}
+    writers.save(load_file(path) | foreign, path)
+    worn = add(PAIR, path.name, 1.0)
+    with caplog.at_level(logging.INFO):
+        sample(worn, REQUEST, host)
+    said = [one for one in caplog.messages if "plain.safetensors leaves out 1 of its" in one]
+    assert len(said) == 1 and "k_audio" in said[0]
 
 
 @pytest.mark.parametrize(

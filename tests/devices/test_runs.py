@@ -21,8 +21,12 @@ from piying.core.planner.machine import synthetic
 from piying.core.prompting.expand import ExpandRequest, expand
 from piying.core.prompting.family import PROMPT
 from piying.core.wan.family import WAN_VACE
+from piying.core.wan.fast_decoder import with_decoder
 from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
+from piying.tests.core.test_fast_preview import Cancelled, Watcher
+from piying.tests.core.test_taehv import CHANNELS, lively
+from safetensors.torch import save_file
 
 from .pretend import attached
 
@@ -94,6 +98,24 @@ def test_a_film_is_that_of_the_cpu(resident_run, on_the_cpu):
     assert record["peak_vram_gb"] > 0
     assert nothing_left(here)
     assert here.devices[0].cached == 0, "what was used is other programs' again"
+
+
+@pytest.mark.parametrize("ends", [0, 1])
+def test_previews_by_taehv_are_made_on_the_card_and_leave_it(host, on_the_cpu, tmp_path, ends):
+    """After a run, and after one that was cancelled at its first preview."""
+    (tmp_path / "vae_approx").mkdir()
+    save_file(lively(CHANNELS, (64, 32, 16, 16)).state_dict(), tmp_path / "vae_approx" / "taew2_1_toy.safetensors")
+    watcher, other = Watcher(ends), Watcher()
+    made = host(models=[tmp_path], on_progress=lambda name, total: watcher if name == "Sampling" else other)
+    model = with_decoder(ModelHandle(WAN_VACE, precision="fp32"), "taew2_1_toy.safetensors", made, "previews only")
+    with attached(8 * GB) as here:
+        if ends:
+            with pytest.raises(Cancelled):
+                sample(model, REQUEST, made)
+        else:
+            assert torch.equal(sample(model, REQUEST, made)[0], on_the_cpu)
+        assert [one.size for one in watcher.stills] == [(32, 32)] * (ends or 2)
+        assert nothing_left(here)
 
 
 def test_streamed_on_the_second_device_it_is_the_same_and_the_first_is_left_alone(host, on_the_cpu):

@@ -197,6 +197,13 @@ PLANNED = """
 WORDS = re.compile(r"\b(stored as|resident|streamed|cpu|whole|tiled|batched|matmul)\b")
 
 
+def inputs_of_a_video(width):
+    """A sampler as the page describes it."""
+    loader = {"class_type": "PiyingLoadWanVACE", "inputs": {"model": "built-in", "precision": "auto"}}
+    size = {"width": width, "height": 480, "num_frames": 81}
+    return {"class_type": "PiyingVACESample", "inputs": {"model": loader, **size}}
+
+
 def plans():
     """Lines of plans."""
     for vram, ram in ((4, 16), (8, 32), (24, 64), (None, 32)):
@@ -215,10 +222,22 @@ def plans():
                 size = {"width": 1024, "height": 1024, "steps": 20, "cfg": 5.0, "num_frames": 81, "speed": "fast"}
                 inputs = {"model": {"class_type": loader, "inputs": loaded}, **size}
                 yield from routes.plan({"class_type": sampler, "inputs": inputs})["text"].splitlines()
+            for scale in (2.0, 8.0):
+                size = {"frames": inputs_of_a_video(1920 if vram == 4 else 832), "scale": scale, "tile": 0}
+                given = {"model": "none", "method": "lanczos", "width": 0, "height": 0, **size}
+                yield from routes.plan({"class_type": "PiyingUpscaleVideo", "inputs": given})["text"].splitlines()
+    yield "- upscale: 1 frame of 1664×960 are made from 1 frame of 832×480."
+    yield "- upscale: tiles of 512×512."
+    yield "- upscale: done in pieces, because fp32, resident, whole needs 9.1 GB of the card, 3.5 GB can be used."
+    yield "- upscale: done in pieces, because fp32, cpu, whole takes 40 s a frame, in which a run cannot be cancelled."
+    yield "- upscale: done in pieces, because fp32, cpu, whole takes more than half of the main memory that is free."
+    yield "- interpolate: how long it takes is not known, since its operations cannot be counted."
+    yield "- Memory and time are unknown until it runs: frames will only be known in the run."
     # Of a model of two experts, which the manifest does not list.
     yield "- sample: The high-noise expert takes step 1 of 4."
     yield "- sample_2: The low-noise expert takes steps 2 to 4 of 4."
     yield "- sample_2: It takes the place of the other one once: they are not on the card together."
+    yield "- sample: TAEHV makes the previews."
     yield "- decode: TAEHV decodes in place of the VAE: a twentieth of the work for less detail."
 
 

@@ -63,6 +63,27 @@ def test_samplers_that_are_alike_share_a_request_for_a_while(page):
     assert page.run(script) == [True, False, False]
 
 
+ROLES = [
+    ("PiyingVACESample", [("model", "WAN_VACE")], ["IMAGE"], "sampler"),
+    ("PiyingUpscaleVideo", [("frames", "IMAGE")], ["IMAGE"], "frames"),
+    ("PiyingInterpolateFrames", [("frames", "IMAGE")], ["IMAGE", "FLOAT", "INT"], "frames"),
+    ("PiyingControlDepth", [("frames", "IMAGE")], ["IMAGE"], None),
+    ("ImageScale", [("image", "IMAGE")], ["IMAGE"], None),
+]
+
+
+def test_nodes_with_a_plan_are_told_from_the_others(page):
+    script = """
+      const { isPlanned, roleOf } = await lib("graph");
+      return given.map(([comfyClass, inputs, outputs]) => {
+        const slots = inputs.map(([name, type]) => ({ name, type }));
+        const role = roleOf({ comfyClass, inputs: slots, outputs: outputs.map((type) => ({ type })) });
+        return [role, isPlanned(role)];
+      });
+    """
+    assert page.run(script, given=ROLES) == [[role, role is not None] for *_, role in ROLES]
+
+
 SHEET = {"columns": 5, "width": 96, "height": 64, "frames": list(range(17)), "total": 17}
 
 

@@ -3,7 +3,11 @@ import { app } from "../../../scripts/app.js";
 
 /** @import { ComfyNode, Graph, Question, Widget } from "./types" */
 
-export const LOADER = "loader", SAMPLER = "sampler", TEXT = "text", BARE = "bare";
+export const LOADER = "loader", SAMPLER = "sampler", TEXT = "text", BARE = "bare", FRAMES = "frames";
+
+// Whether a node of this role has a memory plan.
+/** @param {string} role */
+export const isPlanned = (role) => role === SAMPLER || role === FRAMES;
 
 const SUBGRAPH_INPUT = -10;
 const MUTED = 2, BYPASSED = 4;
@@ -17,6 +21,7 @@ export const root = () => app.rootGraph ?? app.graph;
 export function roleOf(node) {
   if (/^PiyingLoad/.test(node.comfyClass ?? "")) return LOADER;
   if (!/^Piying/.test(node.comfyClass ?? "")) return null;
+  if (/^Piying(Upscale|Interpolate)/.test(node.comfyClass ?? "")) return FRAMES;
   const types = (node.outputs ?? []).map((output) => output.type);
   const hasModelSocket = node.inputs?.some((input) => input.name === "model" && !input.widget);
   if (hasModelSocket && types.some((type) => type === "IMAGE" || type === "VIDEO")) return SAMPLER;

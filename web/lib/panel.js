@@ -1,5 +1,5 @@
 // The panel at the foot of a node: its parts, and the height they need.
-import { BARE, LOADER, SAMPLER, TEXT, isWired, labelOf, loaderOf, setWidget } from "./graph.js";
+import { BARE, LOADER, TEXT, isPlanned, isWired, labelOf, loaderOf, setWidget } from "./graph.js";
 import { element } from "./dom.js";
 import { openModels } from "./models_dialog.js";
 import { planParts, showPlan, showRecord } from "./dialogs.js";
@@ -156,10 +156,10 @@ function viewerOf(panel) {
 function neededHeight(panel) {
   const { role } = panel;
   let height = EDGE;
-  const refusal = role === SAMPLER ? refusalOf(panel) : null;
-  if (role === SAMPLER) height += BUTTON_ROW * (offeredChanges(panel).length ? 2 : 1);
+  const refusal = isPlanned(role) ? refusalOf(panel) : null;
+  if (isPlanned(role)) height += BUTTON_ROW * (offeredChanges(panel).length ? 2 : 1);
   if (refusal) height += sentenceHeight(panel, inPageLanguage(refusal));
-  else if (role === SAMPLER) {
+  else if (isPlanned(role)) {
     height += 2 * LINE;
     if (cautionOf(panel)) height += sentenceHeight(panel, cautionOf(panel)) + 2;
   }
@@ -180,7 +180,7 @@ export function render(panel) {
   const parts = [];
   const failure = ownFailure(panel);
   if (failure) parts.push(sentenceLine("wrong", t("failed"), failure));
-  if (panel.role === SAMPLER) parts.push(...samplerParts(panel));
+  if (isPlanned(panel.role)) parts.push(...samplerParts(panel));
   if (panel.role === LOADER) parts.push(element("div", { class: "piying-row" }, modelsButton(panel, "models")));
   if (ownText(panel)) {
     const box = { class: isPlan(panel) ? "piying-text piying-plan" : "piying-text", onwheel: (/** @type {Event} */ event) => event.stopPropagation() };
@@ -361,7 +361,7 @@ function advancedButton(panel) {
 
 // A sampler has them in its row of buttons.
 /** @param {Panel} given */
-const hasDetails = ({ role, record }) => role !== SAMPLER && Boolean(role === BARE ? record?.note : record);
+const hasDetails = ({ role, record }) => !isPlanned(role) && Boolean(role === BARE ? record?.note : record);
 
 /** @param {Panel} panel */
 const recordButton = (panel) => element("button", { onclick: () => showRecord(panel.record ?? {}) }, t("record"));

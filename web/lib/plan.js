@@ -1,6 +1,6 @@
 // Polling of memory plans: a sampler's plan is requested again when anything it depends on has changed.
 import { callRoute } from "./routes.js";
-import { SAMPLER, describe, outerNode, root } from "./graph.js";
+import { SAMPLER, describe, isPlanned, outerNode, root } from "./graph.js";
 import { addPanel, panels, render } from "./panel.js";
 import { language, t } from "./i18n.js";
 
@@ -19,11 +19,10 @@ export function planOf(key, body, now = Date.now()) {
 }
 
 export function pollPlans() {
-  const samplers = [...panels.values()].filter((panel) => panel.role === SAMPLER && !panel.inner && isInSight(panel.node));
-  for (const panel of samplers) {
-    showOnSubgraph(panel, samplers);
-    if (!panel.busy) updatePlan(panel);
-  }
+  const planned = [...panels.values()].filter((panel) => isPlanned(panel.role) && !panel.inner && isInSight(panel.node));
+  const samplers = planned.filter((panel) => panel.role === SAMPLER);
+  for (const panel of samplers) showOnSubgraph(panel, samplers);
+  for (const panel of planned) if (!panel.busy) updatePlan(panel);
 }
 
 // A subgraph that has been removed keeps its nodes.
