@@ -189,10 +189,10 @@ class _Decision:
 
     def placements(self) -> Iterator[Placement]:
         """Go through the jobs in their order, and give each the free worker that is done with it first."""
-        groups = self._groups()
+        groups = self.groups()
         # The order: whether a job leaves that kind of machine to others, when it is due, its id.
         heads = [
-            self._head(group, line, number, place)
+            self.head(group, line, number, place)
             for number, group in enumerate(groups)
             for place, line in enumerate(group.lines)
         ]
@@ -206,23 +206,23 @@ class _Decision:
             job = group.jobs[-1]
             if job.id == name:
                 group.jobs.pop()
-                chosen = self._choose(job, group, leaves)
+                chosen = self.choose(job, group, leaves)
                 if chosen is not None:
                     yield Placement(name, chosen.workers.pop())
             if group.jobs:
-                heappush(heads, self._head(group, line, number, place))
+                heappush(heads, self.head(group, line, number, place))
 
     def __post_init__(self) -> None:
         self._overdue = self.now - OVERTAKING
 
-    def _head(self, group: _Group, line: _Line, number: int, place: int) -> tuple[bool, float, str, int, int]:
+    def head(self, group: _Group, line: _Line, number: int, place: int) -> tuple[bool, float, str, int, int]:
         job = group.jobs[-1]
         estimate, submitted = job.estimates[line.kind], job.submitted  # inline: the bulk of a decision's time
         slack = STRETCH * (estimate.seconds + line.missing * estimate.loading)
         due = submitted + (slack if slack < OVERTAKING else OVERTAKING)
         return line.kind in group.wanted and submitted >= self._overdue, due, job.id, number, place
 
-    def _sites(self) -> list[_Site]:
+    def sites(self) -> list[_Site]:
         """Return the free workers, those that are alike together."""
         found: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
         for worker in self.workers:
@@ -233,8 +233,8 @@ class _Decision:
             for number, (kind, vram, loaded) in enumerate(sorted(found))
         ]
 
-    def _groups(self) -> list[_Group]:
-        kinds, sites = sorted({worker.kind for worker in self.workers}), self._sites()
+    def groups(self) -> list[_Group]:
+        kinds, sites = sorted({worker.kind for worker in self.workers}), self.sites()
         found: dict[tuple[int, frozenset[str]], _Group] = {}
         for job in self.jobs:
             # By identity: to compare the values of all jobs would take longer than it saves.
@@ -257,7 +257,7 @@ class _Decision:
                 group.jobs.sort(key=lambda job: (job.submitted, job.id), reverse=True)
         return list(found.values())
 
-    def _choose(self, job: WaitingJob, group: _Group, leaves: bool) -> _Site | None:
+    def choose(self, job: WaitingJob, group: _Group, leaves: bool) -> _Site | None:
         """Return the free workers that a job goes to; None where it waits for a busy one."""
         is_young = job.submitted >= self._overdue
         wanted = group.wanted if is_young else frozenset()
@@ -267,17 +267,17 @@ class _Decision:
             if (line.kind in wanted) == leaves and (site := line.site) is not None
         ]
         least = min(cost for cost, _ in costs)
-        if is_young and self._reserve(job, group, wanted, least / WORTH_WAITING):
+        if is_young and self.reserve(job, group, wanted, least / WORTH_WAITING):
             return None
         alike = [(site.vram, cost, site.number, site) for cost, site in costs if cost <= ALIKE * least]
         return min(alike)[-1]
 
-    def _reserve(self, job: WaitingJob, group: _Group, wanted: frozenset[str], within: float) -> bool:
+    def reserve(self, job: WaitingJob, group: _Group, wanted: frozenset[str], within: float) -> bool:
         """Reserve the busy worker that would be done with a job first, if that is within so many seconds."""
         best, chosen = within, ""
         for kind in sorted(group.kinds - wanted):
             for models, missing in ((job.models, 0.0), (frozenset[str](), 1.0)):
-                busy = self._busy_workers(kind, models)
+                busy = self.busy_workers(kind, models)
                 while busy and busy[-1][1] in self._reserved:
                     busy.pop()
                 if busy:
@@ -288,7 +288,7 @@ class _Decision:
             self._reserved.add(chosen)
         return bool(chosen)
 
-    def _busy_workers(self, kind: str, models: frozenset[str]) -> list[tuple[float, str]]:
+    def busy_workers(self, kind: str, models: frozenset[str]) -> list[tuple[float, str]]:
         """Return when workers of a kind that hold these models will be free, the first one last.
 
         One that should have been by now is left out: nothing says how long it still takes.
