@@ -251,7 +251,7 @@ class _Decision:
         lines: dict[tuple[frozenset[str], frozenset[str]], list[_Line]] = {}
         for (_, models), group in found.items():
             if (group.kinds, models) not in lines:
-                lines[group.kinds, models] = _lines(group.kinds, models, sites)
+                lines[group.kinds, models] = lines_to(group.kinds, models, sites)
             group.lines, group.wanted = lines[group.kinds, models], wanted[group.kinds]
             if len(group.jobs) > 1:
                 group.jobs.sort(key=lambda job: (job.submitted, job.id), reverse=True)
@@ -306,7 +306,7 @@ class _Decision:
         return self._busy[key]
 
 
-def _lines(kinds: frozenset[str], models: frozenset[str], sites: Sequence[_Site]) -> list[_Line]:
+def lines_to(kinds: frozenset[str], models: frozenset[str], sites: Sequence[_Site]) -> list[_Line]:
     """Return the free workers for jobs with these models that fit these kinds."""
     found: dict[tuple[str, float], list[_Site]] = {}
     for site in sites:
