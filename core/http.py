@@ -133,6 +133,7 @@ class Request:
     Attributes:
         body: bytes, or pieces of them, for which `headers` has to give the Content-Length.
         token: for `Authorization: Bearer`; goes to the origin of `url` alone.
+        method: another one, such as DELETE.
         seconds: that sending the body may take beside what the answer may.
     """
 
@@ -140,6 +141,7 @@ class Request:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | Iterable[bytes] | None = None
     token: str | None = None
+    method: str | None = None
     seconds: float = 0.0
 
 
@@ -207,7 +209,7 @@ class HttpClient:
 
     def _send(self, request: Request, timeout: float, hooks: _ConnectionHooks) -> http.client.HTTPResponse:
         always = {"User-Agent": "piying", "Accept-Encoding": "identity"}
-        sent = urllib.request.Request(request.url, request.body, {**always, **request.headers})
+        sent = urllib.request.Request(request.url, request.body, {**always, **request.headers}, method=request.method)
         if request.token:
             sent.add_unredirected_header("Authorization", f"Bearer {request.token}")
         opener = urllib.request.OpenerDirector()

@@ -43,8 +43,13 @@ if PACK not in sys.modules:
 if __name__ == "__main__":
     # ComfyUI's module of that name must stay findable for packs that import it.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    main = importlib.import_module(f"{PACK}.runner.cli").main
-    code = main()
+    # A workflow file of such a name is given as ./serve.
+    command = sys.argv[1] if sys.argv[1:2] in (["serve"], ["submit"]) else None
+    if command is None:
+        code = importlib.import_module(f"{PACK}.runner.cli").main()
+    else:
+        module = {"serve": "cli", "submit": "submit"}[command]
+        code = importlib.import_module(f"{PACK}.serve.{module}").main(sys.argv[2:])
     # Python takes its time to let go of torch, and a second Ctrl-C then would be told with a traceback.
     for one in SIGNALS:
         signal.signal(one, signal.SIG_IGN)

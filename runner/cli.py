@@ -27,8 +27,8 @@ from ..core.process import (
     standard_outputs,
 )
 from .definitions import ObjectInfo, read_object_info
-from .display import Display, LogToDisplay, PlanDisplay, choose_display, print_json
-from .errors import InvalidGraph, JobFailed, NodeFailed, NodeMisused, ServerNodeError, WorkflowError
+from .display import Display, LogToDisplay, PlanDisplay, choose_display, error_text, print_json
+from .errors import InvalidGraph, JobFailed, NodeFailed, ServerNodeError, WorkflowError
 
 if TYPE_CHECKING:
     from .session import Session
@@ -141,7 +141,7 @@ def _add_places(parse: argparse.ArgumentParser) -> None:
     """Add the options that say where files are, and where work is done."""
     many: dict[str, Any] = {"action": "append", "default": []}
     folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
-    size: dict[str, Any] = {"type": _gigabytes, "metavar": "GB"}
+    size: dict[str, Any] = {"type": gigabytes, "metavar": "GB"}
     places = parse.add_argument_group("places")
     places.add_argument("--input", default=Path("input"), help="where files are read from", **folder)
     places.add_argument("--output", default=Path("output"), help="where files are written to", **folder)
@@ -167,7 +167,7 @@ def _text(argument: str) -> str:
         raise argparse.ArgumentTypeError(f"{argument!r} is no text in UTF-8.") from error
 
 
-def _gigabytes(text: str) -> int:
+def gigabytes(text: str) -> int:
     """Return the bytes of a number of GB above 0."""
     try:
         size = float(text)
@@ -277,15 +277,7 @@ def _prepare_process(verbose: bool, display: Display) -> None:
 
 def _fail(error: BaseException, code: int, display: Display, verbose: bool) -> int:
     """Show the sentence of an error, and return the exit code."""
-    text = str(error)
-    if isinstance(error, KeyboardInterrupt):
-        text = "stopped; no unfinished file is left."
-    elif isinstance(error, NodeFailed) and isinstance(error.cause, ServerNodeError):
-        text = f"{str(error).rstrip('.')}. Run with --verbose for the traceback."
-    elif isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
-        # Nobody wrote this text for a person, so it gets its kind and a way to learn more.
-        kind = f"{type(error.cause).__name__}: {error.cause}. Run with --verbose for the traceback."
-        text = f"{error.node}: {shortage(error.cause) if is_out_of_memory(error.cause) else kind}"
+    text = error_text(error, "Run with --verbose for the traceback.")
     display.failed(text, code, error.node if isinstance(error, NodeFailed) else None)
     if verbose:
         if isinstance(error, NodeFailed) and isinstance(error.cause, ServerNodeError):

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from ..core.errors import escaped, readable, shortened
+from ..core.errors import PiyingError, escaped, readable, shortened
 from ..core.host.base import Preview, Progress
 from ..core.host.progress import TimeLeft
+from ..core.main_memory import is_out_of_memory, shortage
 from ..core.process import CANCELLED, HUNG_UP, Output
+from .errors import NodeFailed, NodeMisused, ServerNodeError
 from .graph import Node
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -333,6 +335,23 @@ class LogToDisplay(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
         self._display.message(record.getMessage(), record.levelname)
+
+
+def error_text(error: BaseException, advice: str) -> str:
+    """Return the sentence that a person gets for an error of a run.
+
+    Args:
+        advice: how to learn more of an error whose text nobody wrote for a person.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; no unfinished file is left."
+    if isinstance(error, NodeFailed) and isinstance(error.cause, ServerNodeError):
+        return f"{str(error).rstrip('.')}. {advice}"
+    if isinstance(error, NodeFailed) and not isinstance(error.cause, PiyingError | NodeMisused):
+        cause = error.cause
+        kind = f"{type(cause).__name__}: {cause}. {advice}"
+        return f"{error.node}: {shortage(cause) if is_out_of_memory(cause) else kind}"
+    return str(error)
 
 
 def choose_display(out: Stream, json_lines: bool, quiet: bool) -> Display:

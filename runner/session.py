@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -73,6 +74,7 @@ class Session:
         vram, ram: bytes of the card and of main memory to use, or to plan with.
         imagined: only plans are made, for limits and models that may not be there.
         check_cancelled: called often while nodes run; raises KeyboardInterrupt to stop them.
+        cache: where what is worth keeping between runs goes; by default the user's own cache folder.
 
     Raises:
         WorkflowError: a folder is not there.
@@ -92,6 +94,7 @@ class Session:
         ram: int | None = None,
         imagined: bool = False,
         check_cancelled: Callable[[], None] = lambda: None,
+        cache: StrPath | None = None,
     ) -> None:
         folders = [Path(folder) for folder in models]
         for folder in folders:
@@ -120,6 +123,7 @@ class Session:
             "ram": ram,
             "imagined": imagined,
             "on_check": check_cancelled,
+            "cache": None if cache is None else Path(cache),
             "as_video": VideoFile,
         }
         self._host = HeadlessHost(**options)
@@ -158,6 +162,21 @@ class Session:
         set_host(self._host)
         if self._checkout is not None:
             self._checkout.use(self._host)
+
+    def change_output(self, folder: StrPath) -> None:
+        """Write the files of later runs to another folder.
+
+        Results so far go: the cached ones name files of the folder before, and those in the temp folder add up.
+        """
+        self.output = self._host.output = Path(folder)
+        self._cache = Cache()
+        for path in Path(self._temp.name).iterdir():
+            if path == self._host.cache:
+                continue  # the account has no other place for it
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release results and temporary files."""

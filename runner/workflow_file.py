@@ -147,6 +147,15 @@ def read_workflow_file(path: Path, info: ObjectInfo, keep_unknown: bool = False)
     Raises:
         WorkflowError: the file is not there, or holds no workflow that can be read.
     """
+    return workflow_from_json(decoded_file(path), str(path), info, keep_unknown)
+
+
+def decoded_file(path: Path) -> Any:
+    """Return what a workflow file of any kind holds, as `workflow_from_json` takes it.
+
+    Raises:
+        WorkflowError: the file is not there, or holds neither JSON nor metadata with a workflow.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
             raise WorkflowError(f"{path}: is not a file. Give a workflow file.")
@@ -161,15 +170,14 @@ def read_workflow_file(path: Path, info: ObjectInfo, keep_unknown: bool = False)
             texts = read_workflow(path)
         except PiyingError as error:
             raise WorkflowError(str(error)) from error
-        graphs = {key: _decoded(texts[key], f"{path}, {key}") for key in ("prompt", "workflow") if key in texts}
-        return workflow_from_json(graphs, str(path), info, keep_unknown)
+        return {key: _decoded(texts[key], f"{path}, {key}") for key in ("prompt", "workflow") if key in texts}
     if path.stat().st_size > MAX_BYTES:
         raise WorkflowError(f"{path}: a workflow of {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
     try:
         text = path.read_text(encoding=encoding)
     except (OSError, UnicodeError) as error:
         raise WorkflowError(f"{path}: cannot be read as text ({error}).") from error
-    return workflow_from_json(_decoded(text, str(path)), str(path), info, keep_unknown)
+    return _decoded(text, str(path))
 
 
 def workflow_from_json(decoded: Any, origin: str, info: ObjectInfo, keep_unknown: bool = False) -> Workflow:

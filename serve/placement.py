@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from heapq import heapify, heappop, heappush
 
 OVERTAKING = 3600.0  # seconds between the submissions of two jobs beyond which the later one never goes first
@@ -117,18 +116,16 @@ def place(jobs: Sequence[WaitingJob], workers: Sequence[Worker], now: float) -> 
     return list(_Decision(jobs, workers, now).placements())
 
 
-# The order of jobs on one kind of machine: whether it leaves that kind to others, when it is due, its id, itself.
-_Entry = tuple[bool, float, str, WaitingJob]
-
-
 @dataclass
 class _Site:
     """Free workers of a kind that hold the same models.
 
     Attributes:
+        number: tells it from others, in an order of its own.
         workers: their ids, the first to be taken last.
     """
 
+    number: int
     kind: str
     loaded: frozenset[str]
     vram: int
@@ -136,46 +133,47 @@ class _Site:
 
 
 @dataclass
-class _Group:
-    """Jobs with the same models that fit the same kinds of machines.
+class _Line:
+    """Free workers of a kind that lack equally many of a job's models: it costs the same on all of them.
 
     Attributes:
+        missing: the share of its models that they lack.
+        sites: the workers, those to be taken first last.
+    """
+
+    kind: str
+    missing: float
+    sites: list[_Site]
+
+    @property
+    def site(self) -> _Site | None:
+        """The workers to be taken first; None where all are taken."""
+        while self.sites and not self.sites[-1].workers:
+            self.sites.pop()
+        return self.sites[-1] if self.sites else None
+
+
+@dataclass
+class _Group:
+    """Jobs with the same models and the same estimates, as a batch has: among them the first one is next everywhere.
+
+    Attributes:
+        kinds: that they fit.
+        jobs: the next one last.
         wanted: kinds that jobs with fewer kinds to choose from wait for.
-        lines: {(kind, models that are not loaded there): a heap of its jobs}.
+        lines: where they could start.
     """
 
     kinds: frozenset[str]
-    models: frozenset[str]
     jobs: list[WaitingJob]
     wanted: frozenset[str] = frozenset()
-    lines: dict[tuple[str, int], list[_Entry]] = field(default_factory=dict)
+    lines: list[_Line] = field(default_factory=list)
 
-    def missing(self, loaded: frozenset[str]) -> int:
-        """Return how many of the models are not among those."""
-        return len(self.models - loaded)
 
-    def cost(self, job: WaitingJob, kind: str, missing: int) -> float:
-        """Return the seconds of a job of this group, with so many of its models to load."""
-        estimate = job.estimates[kind]
-        return estimate.seconds + (estimate.loading * missing / len(self.models) if missing else 0.0)
-
-    def line(self, kind: str, missing: int, overdue: float) -> list[_Entry]:
-        """Return the jobs as a heap in their order on a kind of machine.
-
-        Args:
-            overdue: jobs that were submitted before leave the kind to no others.
-        """
-        line = self.lines.get((kind, missing))
-        if line is None:
-            wanted, share = kind in self.wanted, missing / max(1, len(self.models))
-            line = self.lines[kind, missing] = []
-            for job in self.jobs:  # inline: the bulk of a decision's time
-                estimate, submitted = job.estimates[kind], job.submitted
-                slack = STRETCH * (estimate.seconds + share * estimate.loading)
-                due = submitted + (slack if slack < OVERTAKING else OVERTAKING)
-                line.append((wanted and submitted >= overdue, due, job.id, job))
-            heapify(line)
-        return line
+def _cost(job: WaitingJob, kind: str, missing: float) -> float:
+    """Return the seconds of a job with that share of its models to load."""
+    estimate = job.estimates[kind]
+    return estimate.seconds + missing * estimate.loading
 
 
 @dataclass
@@ -186,126 +184,135 @@ class _Decision:
     workers: Sequence[Worker]
     now: float
     _reserved: set[str] = field(default_factory=set, init=False)
+    _busy_by_kind: dict[str, list[tuple[float, str, frozenset[str]]]] = field(default_factory=dict, init=False)
     _busy: dict[tuple[str, frozenset[str]], list[tuple[float, str]]] = field(default_factory=dict, init=False)
-
-    @property
-    def _overdue(self) -> float:
-        return self.now - OVERTAKING
-
-    @cached_property
-    def _sites(self) -> list[_Site]:
-        """The free workers, those that are alike together."""
-        found: dict[tuple[str, int, tuple[str, ...]], _Site] = {}
-        for worker in sorted(self.workers, key=lambda worker: worker.id, reverse=True):
-            if worker.busy_until is None:
-                key = worker.kind, worker.vram, tuple(sorted(worker.loaded))
-                site = found.setdefault(key, _Site(worker.kind, worker.loaded, worker.vram, []))
-                site.workers.append(worker.id)
-        return [found[key] for key in sorted(found)]
-
-    @cached_property
-    def _groups(self) -> list[_Group]:
-        kinds = sorted({worker.kind for worker in self.workers})
-        found: dict[tuple[frozenset[str], frozenset[str]], _Group] = {}
-        for job in self.jobs:
-            estimates = job.estimates
-            fitting = frozenset([kind for kind in kinds if kind in estimates and estimates[kind].fits])
-            key = fitting, job.models
-            if key in found:
-                found[key].jobs.append(job)
-            elif fitting:
-                found[key] = _Group(fitting, job.models, [job])
-        choices = {group.kinds for group in found.values()}
-        for group in found.values():
-            fewer = [kinds for kinds in choices if kinds < group.kinds]
-            group.wanted = frozenset().union(*fewer)
-        return list(found.values())
 
     def placements(self) -> Iterator[Placement]:
         """Go through the jobs in their order, and give each the free worker that is done with it first."""
-        settled: set[str] = set()
-
-        def line(group: _Group, site: _Site) -> list[_Entry]:
-            return group.line(site.kind, group.missing(site.loaded), self._overdue)
-
-        # The first of each line on each site; equal jobs are told apart by the two numbers.
+        groups = self.groups()
+        # The order: whether a job leaves that kind of machine to others, when it is due, its id.
         heads = [
-            (*line(group, site)[0][:3], place, number)
-            for place, site in enumerate(self._sites)
-            for number, group in enumerate(self._groups)
-            if site.kind in group.kinds
+            self.head(group, line, number, place)
+            for number, group in enumerate(groups)
+            for place, line in enumerate(group.lines)
         ]
         heapify(heads)
         while heads:
-            *_, name, place, number = heappop(heads)
-            site, group = self._sites[place], self._groups[number]
-            if not site.workers:
+            leaves, _, name, number, place = heappop(heads)
+            group = groups[number]
+            line = group.lines[place]
+            if line.site is None or not group.jobs:
                 continue
-            waiting = line(group, site)
-            if name not in settled:
-                leaves, _, _, job = waiting[0]
-                settled.add(name)
-                chosen = self._choose(job, group, leaves)
+            job = group.jobs[-1]
+            if job.id == name:
+                group.jobs.pop()
+                chosen = self.choose(job, group, leaves)
                 if chosen is not None:
                     yield Placement(name, chosen.workers.pop())
-            while waiting and waiting[0][2] in settled:
-                heappop(waiting)
-            if waiting:
-                heappush(heads, (*waiting[0][:3], place, number))
+            if group.jobs:
+                heappush(heads, self.head(group, line, number, place))
 
-    def _choose(self, job: WaitingJob, group: _Group, leaves: bool) -> _Site | None:
+    def __post_init__(self) -> None:
+        self._overdue = self.now - OVERTAKING
+
+    def head(self, group: _Group, line: _Line, number: int, place: int) -> tuple[bool, float, str, int, int]:
+        job = group.jobs[-1]
+        estimate, submitted = job.estimates[line.kind], job.submitted  # inline: the bulk of a decision's time
+        slack = STRETCH * (estimate.seconds + line.missing * estimate.loading)
+        due = submitted + (slack if slack < OVERTAKING else OVERTAKING)
+        return line.kind in group.wanted and submitted >= self._overdue, due, job.id, number, place
+
+    def sites(self) -> list[_Site]:
+        """Return the free workers, those that are alike together."""
+        found: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
+        for worker in self.workers:
+            if worker.busy_until is None:
+                found.setdefault((worker.kind, worker.vram, tuple(sorted(worker.loaded))), []).append(worker.id)
+        return [
+            _Site(number, kind, frozenset(loaded), vram, sorted(found[kind, vram, loaded], reverse=True))
+            for number, (kind, vram, loaded) in enumerate(sorted(found))
+        ]
+
+    def groups(self) -> list[_Group]:
+        kinds, sites = sorted({worker.kind for worker in self.workers}), self.sites()
+        found: dict[tuple[int, frozenset[str]], _Group] = {}
+        for job in self.jobs:
+            # By identity: to compare the values of all jobs would take longer than it saves.
+            key = id(job.estimates), job.models
+            group = found.get(key)
+            if group is None:
+                known = job.estimates
+                fitting = frozenset([kind for kind in kinds if kind in known and known[kind].fits])
+                found[key] = _Group(fitting, [job])
+            else:
+                group.jobs.append(job)
+        choices = {group.kinds for group in found.values()}
+        wanted = {one: frozenset[str]().union(*(kinds for kinds in choices if kinds < one)) for one in choices}
+        lines: dict[tuple[frozenset[str], frozenset[str]], list[_Line]] = {}
+        for (_, models), group in found.items():
+            if (group.kinds, models) not in lines:
+                lines[group.kinds, models] = lines_to(group.kinds, models, sites)
+            group.lines, group.wanted = lines[group.kinds, models], wanted[group.kinds]
+            if len(group.jobs) > 1:
+                group.jobs.sort(key=lambda job: (job.submitted, job.id), reverse=True)
+        return list(found.values())
+
+    def choose(self, job: WaitingJob, group: _Group, leaves: bool) -> _Site | None:
         """Return the free workers that a job goes to; None where it waits for a busy one."""
         is_young = job.submitted >= self._overdue
         wanted = group.wanted if is_young else frozenset()
         costs = [
-            (group.cost(job, site.kind, group.missing(site.loaded)), number)
-            for number, site in enumerate(self._sites)
-            if site.workers and site.kind in group.kinds and (site.kind in wanted) == leaves
+            (_cost(job, line.kind, line.missing), site)
+            for line in group.lines
+            if (line.kind in wanted) == leaves and (site := line.site) is not None
         ]
-        least = min(costs)[0]
-        if is_young and self._reserve(job, group, wanted, least / WORTH_WAITING):
+        least = min(cost for cost, _ in costs)
+        if is_young and self.reserve(job, group, wanted, least / WORTH_WAITING):
             return None
+        alike = [(site.vram, cost, site.number, site) for cost, site in costs if cost <= ALIKE * least]
+        return min(alike)[-1]
 
-        def preference(cost: float, number: int) -> tuple[int, float, int, int]:
-            # Models that this job does not need stay loaded for others.
-            site = self._sites[number]
-            return site.vram, cost, len(site.loaded), number
-
-        return self._sites[min(preference(*one) for one in costs if one[0] <= ALIKE * least)[-1]]
-
-    def _reserve(self, job: WaitingJob, group: _Group, wanted: frozenset[str], within: float) -> bool:
+    def reserve(self, job: WaitingJob, group: _Group, wanted: frozenset[str], within: float) -> bool:
         """Reserve the busy worker that would be done with a job first, if that is within so many seconds."""
         best, chosen = within, ""
         for kind in sorted(group.kinds - wanted):
-            for models, missing in ((group.models, 0), (frozenset[str](), len(group.models))):
-                busy = self._busy_workers(kind, models)
+            for models, missing in ((job.models, 0.0), (frozenset[str](), 1.0)):
+                busy = self.busy_workers(kind, models)
                 while busy and busy[-1][1] in self._reserved:
                     busy.pop()
                 if busy:
-                    cost = busy[-1][0] - self.now + group.cost(job, kind, missing)
+                    cost = busy[-1][0] - self.now + _cost(job, kind, missing)
                     if cost < best:
                         best, chosen = cost, busy[-1][1]
         if chosen:
             self._reserved.add(chosen)
         return bool(chosen)
 
-    def _busy_workers(self, kind: str, models: frozenset[str]) -> list[tuple[float, str]]:
+    def busy_workers(self, kind: str, models: frozenset[str]) -> list[tuple[float, str]]:
         """Return when workers of a kind that hold these models will be free, the first one last.
 
         One that should have been by now is left out: nothing says how long it still takes.
         """
+        if not self._busy_by_kind:
+            for worker in self.workers:
+                of_kind = self._busy_by_kind.setdefault(worker.kind, [])
+                if worker.busy_until is not None and self.now < worker.busy_until < math.inf:
+                    of_kind.append((worker.busy_until, worker.id, worker.loaded))
+            for of_kind in self._busy_by_kind.values():
+                of_kind.sort(key=lambda one: one[:2], reverse=True)
         key = kind, models
         if key not in self._busy:
-            self._busy[key] = sorted(
-                (
-                    (worker.busy_until, worker.id)
-                    for worker in self.workers
-                    if worker.busy_until is not None
-                    and math.isfinite(worker.busy_until)
-                    and worker.busy_until > self.now
-                    and worker.kind == kind
-                    and models <= worker.loaded
-                ),
-                reverse=True,
-            )
+            self._busy[key] = [(until, name) for until, name, loaded in self._busy_by_kind[kind] if models <= loaded]
         return self._busy[key]
+
+
+def lines_to(kinds: frozenset[str], models: frozenset[str], sites: Sequence[_Site]) -> list[_Line]:
+    """Return the free workers for jobs with these models that fit these kinds."""
+    found: dict[tuple[str, float], list[_Site]] = {}
+    for site in sites:
+        if site.kind in kinds:
+            found.setdefault((site.kind, len(models - site.loaded) / max(1, len(models))), []).append(site)
+    for reached in found.values():
+        # Models that these jobs do not need stay loaded for others.
+        reached.sort(key=lambda site: (site.vram, len(site.loaded), site.number), reverse=True)
+    return [_Line(kind, missing, reached) for (kind, missing), reached in found.items()]

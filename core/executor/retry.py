@@ -32,6 +32,16 @@ log = logging.getLogger("piying")
 Result = TypeVar("Result")
 
 
+@dataclass
+class Retries:
+    """How often this process ran out of memory and went on with a cheaper plan."""
+
+    out_of_memory: int = 0
+
+
+retries = Retries()
+
+
 class PhaseOutOfMemoryError(Exception):
     """A phase of a run did not fit.
 
@@ -88,6 +98,7 @@ def retry_with_next_plan(
             return attempt(plan), plan
         except PhaseOutOfMemoryError as error:
             failed = error.key
+            retries.out_of_memory += 1
             log.warning("Out of memory (%s). Freeing everything and going on with a cheaper plan.", error)
         free_memory()
         refused |= {failed}

@@ -189,6 +189,7 @@ class Plan:
                 "peak_vram_gb": gigabytes(phase.vram),
                 "moved_gb": gigabytes(phase.moved),
                 "seconds": round(phase.seconds, 1),
+                "loading_seconds": round(phase.loading, 1),
             }
             for phase in self.phases
         ]

@@ -157,7 +157,7 @@ def _components(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
 
 
 def table(root: Path) -> str:
-    """Return the measures of core, runner and nodes as lines."""
+    """Return the measures of core, runner, nodes and serve as lines."""
     head = (
         "",
         "files",
@@ -171,7 +171,7 @@ def table(root: Path) -> str:
         "cycles",
     )
     rows = [head]
-    for names in (("core",), ("runner",), ("nodes",)):
+    for names in (("core",), ("runner",), ("nodes",), ("serve",)):
         part = Part(root, names)
         lines, importers = part.lines(), part.importers()
         once, private = part.called_once()

@@ -27,7 +27,7 @@ HOMES = {
     "detector": {"core/controls", "nodes/controls.py"},
 }
 REGISTRIES = {"core/families/registry.py", "nodes/__init__.py"}
-SOURCES = [path for part in ("core", "nodes", "runner") for path in sorted((ROOT / part).rglob("*.py"))]
+SOURCES = [path for part in ("core", "nodes", "runner", "serve") for path in sorted((ROOT / part).rglob("*.py"))]
 
 
 def words(family) -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted(path for part in ("core", "nodes", "runner") for path in (ROOT / part).rglob("*.py"))
+SOURCES = sorted(path for part in ("core", "nodes", "runner", "serve") for path in (ROOT / part).rglob("*.py"))
 IDLE_START = 0.009  # seconds of processor time in which Python starts on an idle machine
 HEAVY = {"torch", "diffusers", "transformers", "cv2", "accelerate", "numpy", "PIL"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview", "aiohttp"}
@@ -22,6 +22,7 @@ COMFY_FILES = {Path(f"core/host/{name}.py") for name in ("comfy", "comfy_server"
 CLIENT_FILE = Path("runner/remote/event_stream.py")
 FAMILIES = {"wan", "wan_video", "hunyuan_dit", "z_image", "prompting", "controls"}
 REGISTRY = Path("core/families/registry.py")
+WITH_PACKAGES = {"app", "cluster", "metrics", "ray_pool"}  # of serve; the rest does without Ray and a web server
 STDLIB_ONLY = {
     *("graph", "definitions", "errors", "validate", "execute", "calls", "schedule", "cache", "plan", "v3_nodes"),
     *("ui_format", "ui_graph", "ui_nodes", "ui_subgraphs", "ui_widgets", "ui_edit"),
@@ -63,11 +64,12 @@ def test_every_file_keeps_to_its_floor(path):
     inside = {target[1:] for target in found if target[0] == "" and len(target) > 1}
     outside = {target[0] for target in found if target[0] != ""}
 
-    assert not outside & {"core", "nodes", "runner", "piying"}, "imports inside the pack are relative"
+    assert not outside & {"core", "nodes", "runner", "serve", "piying"}, "imports inside the pack are relative"
     if relative not in COMFY_FILES:
         known = {"aiohttp"} if relative == CLIENT_FILE else set()
         assert not outside & COMFY - known, "only core/host/comfy*.py know ComfyUI"
-    allowed = {"core": {"core"}, "nodes": {"core", "nodes"}, "runner": {"runner", "core"}}[part]
+    floors = {"core": {"core"}, "nodes": {"core", "nodes"}, "runner": {"runner", "core"}}
+    allowed = {**floors, "serve": {"serve", "runner", "core"}}[part]
     entry = {("NODE_CLASS_MAPPINGS",), ("NODE_DISPLAY_NAME_MAPPINGS",)} if part == "runner" else set()
     assert {target[0] for target in inside - entry} <= allowed
     if part == "runner":
@@ -81,6 +83,15 @@ def test_every_file_keeps_to_its_floor(path):
         assert reached <= {"atomic_write", "errors", "host", "http", "main_memory", "media", "process", "samples"}, (
             "the runner reaches models through their nodes alone"
         )
+    if part == "serve":
+        # What models do to memory in this process is counted where they are held.
+        counts = {("core", "executor", "model_cache"), ("core", "executor", "retry")}
+        reached = {one[1] for one in inside if one[0] == "core" and one[:3] not in counts}
+        assert reached <= {"atomic_write", "errors", "host", "http", "media", "process"}, (
+            "the queue reaches models through the runner"
+        )
+        if relative.stem not in WITH_PACKAGES:
+            assert outside <= set(sys.stdlib_module_names) | {"torch", "psutil", "fsspec"}
     families = {target[1] for target in inside if target[0] == "core" and len(target) > 1} & FAMILIES
     if part == "core" and relative.parts[1] not in FAMILIES and relative != REGISTRY:
         assert not families, "the ground floor knows no family"

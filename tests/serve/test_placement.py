@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -95,6 +97,36 @@ def test_a_free_worker_is_left_free_only_for_a_job_that_waits_for_a_better_one(j
     assert not [one for one in able if one.submitted < NOW - OVERTAKING]
 
 
+def fitting(one: WaitingJob, workers: list[Worker]) -> frozenset[str]:
+    return frozenset(at.kind for at in workers if at.kind in one.estimates and one.estimates[at.kind].fits)
+
+
+# Jobs that need a card from a size on, as the plan finds it.
+growing = st.builds(
+    lambda name, submitted, least, seconds: WaitingJob(
+        name, submitted, frozenset(), {kind: estimate(seconds) for kind in KINDS[least:]}
+    ),
+    name=st.uuids().map(str),
+    submitted=st.floats(NOW - 1.5 * OVERTAKING, NOW),
+    least=st.integers(0, len(KINDS) - 1),
+    seconds=st.sampled_from([30.0, 600.0, 6000.0]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(growing, min_size=2, max_size=8), st.lists(living, min_size=1, max_size=3))
+def test_no_job_takes_a_card_that_one_with_less_choice_waits_for(jobs, workers):
+    """Only one that has waited for as long as the bound does, and no worker is busy that could be waited for."""
+    workers = [replace(one, busy_until=None) for one in workers]
+    placements = place(jobs, workers, NOW)
+    by_job, by_worker = ({one.id: one for one in many} for many in (jobs, workers))
+    left = [one for one in jobs if one.id not in {placed.job for placed in placements}]
+    for one in placements:
+        kind, kinds = by_worker[one.worker].kind, fitting(by_job[one.job], workers)
+        if by_job[one.job].submitted > NOW - OVERTAKING:
+            assert not [other for other in left if kind in fitting(other, workers) < kinds]
+
+
 def test_a_job_goes_to_the_worker_that_holds_its_models():
     one = job("a", gb24=estimate(60, loading=30))
     workers = [worker("1", "24 GB"), worker("2", "24 GB", "14B"), worker("3", "24 GB", "image")]
@@ -163,9 +195,9 @@ def test_a_job_that_fits_no_living_worker_waits_and_holds_nobody_up():
 def test_a_stream_of_short_jobs_does_not_starve_a_long_one_with_other_models():
     """One worker, and work for it that comes as fast as it goes: the long job still starts within the bound."""
     long = job("long", 0.0, "14B", gb8=estimate(900, loading=300))
-    stream = [job(f"{at:03}", 60.0 * at, "image", gb8=estimate(60, loading=120)) for at in range(100)]
+    stream = [job(f"{at:03}", 60.0 * at, "image", gb8=estimate(60, loading=120)) for at in range(300)]
     waiting_jobs, now = [long, *stream[:1]], 0.0
-    for at in range(100):
+    for at in range(300):
         now, coming = 60.0 * at, stream[at : at + 1]
         waiting_jobs = list({one.id: one for one in [*waiting_jobs, *coming]}.values())
         chosen = place(waiting_jobs, [worker("1", "8 GB", "image")], now)[0].job
@@ -209,11 +241,25 @@ def crowd(waiting_jobs: int, workers: int, free: float) -> tuple[list[WaitingJob
     return [drawn(number) for number in range(waiting_jobs)], alive
 
 
-@pytest.mark.parametrize(("free", "seconds"), [(0.01, 0.2), (1.0, 1.5)])
-def test_a_thousand_workers_and_ten_thousand_jobs_are_decided_at_once(free, seconds):
-    """On an idle core of an Intel Xeon 25 ms where ten workers are free, 0.2 s where all are."""
+def least_time(call: Callable[[], object]) -> float:
+    """Return the least of three processor times."""
+    times = []
+    for _ in range(3):
+        begun = time.process_time()
+        call()
+        times.append(time.process_time() - begun)
+    return min(times)
+
+
+@pytest.mark.parametrize("free", [0.01, 1.0])
+def test_a_thousand_workers_and_ten_thousand_jobs_are_decided_at_once(free):
+    """On an idle core of an Intel Xeon 30 ms where ten workers are free, 0.12 s where all are.
+
+    On a busy one everything takes longer, so it is held to how long the jobs alone take to be put into order.
+    """
     jobs, workers = crowd(10_000, 1000, free)
-    begun = time.process_time()
-    placements = place(jobs, workers, NOW)
-    assert time.process_time() - begun < seconds
-    assert len(placements) > 0.9 * sum(one.busy_until is None for one in workers)
+    sorting = least_time(
+        lambda: sorted(jobs, key=lambda one: (one.submitted + one.estimates["80 GB"].seconds, one.id))
+    )
+    assert least_time(lambda: place(jobs, workers, NOW)) < 60 * sorting
+    assert len(place(jobs, workers, NOW)) > 0.9 * sum(one.busy_until is None for one in workers)

@@ -1,0 +1,133 @@
+"""`python -m runner serve` as its owner starts it, on a Ray cluster of this machine; processes are killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .conftest import PICTURE
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 120.0  # for a start on a busy machine
+VIDEO = {"PiyingVACESample.steps": 2, "PiyingVACESample.num_frames": 5, "PiyingExpandPrompt.max_new_tokens": 4}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+class Serving:
+    """A server in a process of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder, self.port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        places = ("--output", folder / "results", "--state", folder / "state", "--port", self.port)
+        command = [sys.executable, "-m", "runner", "serve", *map(str, places), *arguments]
+        self.log = (folder / "log").open("ab")
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log)
+        self.children: list[psutil.Process] = []
+        self.until(lambda: self.ask("/health")["workers"] > 0)
+        self.children = psutil.Process(self.process.pid).children(recursive=True)
+
+    def ask(self, path: str, body: object = None) -> object:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def until(self, is_so, seconds: float = SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            try:
+                if is_so():
+                    return
+            except OSError:
+                pass
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.2)
+
+    def workers(self) -> list[psutil.Process]:
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [one for one in found if one.is_running() and "PiyingWorker" in " ".join(one.cmdline())]
+
+    def states(self) -> list[str]:
+        return [job["state"] for job in self.ask("/jobs?limit=1000")]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        # Ray's agents notice only after a while that their server is gone.
+        _, alive = psutil.wait_procs(self.children, 5)
+        for one in alive:
+            one.kill()
+        return code
+
+
+@contextmanager
+def serving(folder, *arguments):
+    server = Serving(folder, *arguments)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.end()
+        server.log.close()
+
+
+def test_no_job_is_lost_when_workers_and_the_server_are_killed(tmp_path):
+    with serving(tmp_path, "--retries", "5") as server:
+        rows = [{"seed": seed, "set": VIDEO} for seed in range(4)]
+        jobs = server.ask("/batches", {"name": "b", "workflow": "t2v", "jobs": rows})
+        server.until(lambda: "running" in server.states())
+        for worker in server.workers():
+            worker.kill()
+        server.until(lambda: server.states().count("done") >= 1)
+        server.until(lambda: "running" in server.states())
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+    with serving(tmp_path) as server:
+        server.until(lambda: set(server.states()) == {"done"})
+        found = {job["id"]: job for job in server.ask("/jobs")}
+        assert found.keys() == {job["id"] for job in jobs}
+        assert max(job["lost"] for job in found.values()) == 1
+        text = urllib.request.urlopen(server.url + "/metrics").read().decode()
+        assert re.search(r"^piying_workers\{state=\"idle\"\} 1.0$", text, re.MULTILINE)
+        assert server.end() == 130
+    folders = {path.name for path in (tmp_path / "results").iterdir()} - {".unfinished"}
+    assert folders == found.keys()
+    audited = [json.loads(line)["job"] for line in (tmp_path / "state" / "audit.jsonl").read_text().splitlines()]
+    assert sorted(audited) == sorted(found)
+    checksums = {job["seed"]: found[one["id"]]["files"][0]["sha256"] for job, one in zip(rows, jobs, strict=True)}
+    assert len(set(checksums.values())) == 4
+
+
+def test_only_who_has_a_token_gets_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIYING_TOKEN", "0123456789abcdef")
+    with serving(tmp_path) as server:
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            server.ask("/jobs", {"workflow": PICTURE})
+        picture = tmp_path / "picture.json"
+        picture.write_text(json.dumps(PICTURE))
+        command = [sys.executable, "-m", "runner", "submit", picture, "--to", server.url, "--wait"]
+        done = subprocess.run([*command, "--output", tmp_path / "o"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and (tmp_path / "o" / "a_00001_.png").is_file(), done.stderr
+        monkeypatch.delenv("PIYING_TOKEN")
+        refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert refused.returncode == 2 and "Authorization: Bearer TOKEN" in refused.stderr
+    assert "0123456789abcdef" not in (tmp_path / "log").read_text() + (tmp_path / "state" / "log.jsonl").read_text()
