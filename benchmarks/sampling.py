@@ -4,8 +4,8 @@
     python -m benchmarks.sampling --combinations
 
 The first scores held-out captions: the share of videos whose background, colour, shape and motion are those asked for.
-The second makes a short video, and a long one of three windows, with every task, sampler and guidance, and tells what
-does not run with its reason.
+The second makes a short video, one in context windows, a loop, and a long video of three windows, with every task,
+sampler and guidance, and tells what does not run with its reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,30 +67,73 @@ def scored(scenes: int, settings: task_cases.Settings, folder: Path) -> Iterator
 
 
 def combined(settings: task_cases.Settings, folder: Path) -> Iterator[Row]:
-    """Yield what becomes of each task with each sampler and guidance, short and long: "runs", or why not."""
-    error = pack("core.errors").PiyingError
-    sample, long_video = pack("core.wan.run").sample, pack("core.wan.long.sample").make_long_video
-    long_request = pack("core.wan.long.request").LongRequest
-    for task in task_cases.TASKS:
-        case, three = (next(task_cases.cases(task, replace(settings, frames=count))) for count in (5, 13))
+    """Yield what becomes of each task with each sampler and guidance, in every length: "runs", or why not.
+
+    The tasks are those of VACE Sample, and `text` and `first frame` of Wan Sample.
+    """
+    context, refused = pack("core.wan.context").Context, pack("core.errors").PiyingError
+    for task, make in ways(settings, folder).items():
         for sampler in samplers():
             for guided, guidance in guidances().items():
-                asked = replace(task_cases.request(case, settings, 0), sampler=sampler, guidance=guidance)
                 row = {"task": task, "sampler": sampler, "guidance": guided}
-                try:
-                    frames, _ = sample(
-                        task_cases.handle(), replace(asked, num_frames=5), task_cases.host(folder), case.task
-                    )
-                    row["short"] = "runs" if frames.isfinite().all() else "not finite"
-                except error as refused:
-                    row["short"] = str(refused)
-                try:
-                    windows = long_request(replace(asked, num_frames=13), window=9, overlap=5, seams="blended")
-                    path, _ = long_video(task_cases.handle(), windows, task_cases.host(folder), three.task)
-                    row["long"] = "runs" if path.stat().st_size else "empty"
-                except error as refused:
-                    row["long"] = str(refused)
+                parted = {"windows": context(window=5, overlap=0), "loop": context(loop=True)}
+                for length in LENGTHS:
+                    changes = {"sampler": sampler, "guidance": guidance}
+                    if length in parted:
+                        changes["context"] = parted[length]
+                    try:
+                        row[length] = make(length == "long", changes)
+                    except refused as error:
+                        row[length] = str(error)
                 yield row
+
+
+LENGTHS = ("short", "windows", "loop", "long")
+Make = Callable[[bool, dict[str, Any]], str]
+
+
+def ways(settings: task_cases.Settings, folder: Path) -> dict[str, Make]:
+    """Return for each task what makes a video of it, short or long, and tells whether there is one."""
+    sample, long_video = pack("core.wan.run").sample, pack("core.wan.long.sample").make_long_video
+    video, handle = pack("core.wan_video.run").sample, pack("core.catalog.selection").ModelHandle
+    long_request, host = pack("core.wan.long.request").LongRequest, task_cases.host(folder)
+    wan_video = handle(pack("core.wan_video.family").WAN_VIDEO, "built-in")
+
+    def told(frames: Any) -> str:
+        return "runs" if frames.isfinite().all() else "not finite"
+
+    def of_vace(task: str) -> Make:
+        short, three = (next(task_cases.cases(task, replace(settings, frames=count))) for count in (9, 13))
+
+        def make(is_long: bool, changes: dict[str, Any]) -> str:
+            asked = replace(task_cases.request(short, settings, 0), **changes)
+            if not is_long:
+                return told(sample(task_cases.handle(), replace(asked, num_frames=9), host, short.task)[0])
+            windows = long_request(replace(asked, num_frames=13), window=9, overlap=5, seams="blended")
+            path, _ = long_video(task_cases.handle(), windows, host, three.task)
+            return "runs" if path.stat().st_size else "empty"
+
+        return make
+
+    def of_frames(first: Any) -> Make:
+        case = next(task_cases.cases("t2v", replace(settings, frames=9)))
+
+        def make(is_long: bool, changes: dict[str, Any]) -> str:
+            if is_long:
+                return "VACE Long Video makes them, of VACE's models."
+            asked = replace(task_cases.request(case, settings, 0), num_frames=9, **changes)
+            return told(video(wan_video, asked, host, first=first)[0])
+
+        return make
+
+    picture = task_cases.drawn(*_scene(settings), 1).frames
+    found = {task: of_vace(task) for task in task_cases.TASKS}
+    return found | {"text": of_frames(None), "first frame": of_frames(picture)}
+
+
+def _scene(settings: task_cases.Settings) -> tuple[Any, str]:
+    case = next(task_cases.cases("t2v", settings))
+    return case.scene, case.text
 
 
 def as_table(rows: list[Row]) -> str:
@@ -103,7 +146,7 @@ def as_table(rows: list[Row]) -> str:
 def counted(rows: list[Row]) -> str:
     """Return how many combinations run, and the reasons of the others."""
     lines = []
-    for length in ("short", "long"):
+    for length in LENGTHS:
         answers = [row[length] for row in rows]
         lines.append(f"{length}: {answers.count('runs')} of {len(answers)} run")
         lines += sorted({f"  {answer}" for answer in answers if answer != "runs"})

@@ -26,7 +26,7 @@ class PiyingContextWindows:
     ]  # fmt: skip
     RETURN_TYPES = ("WAN_CONTEXT",)
     RETURN_NAMES = ("context",)
-    OUTPUT_TOOLTIPS = ("For context of VACE Sample or Wan Sample.",)
+    OUTPUT_TOOLTIPS = ("For context of VACE Sample, VACE Long Video or Wan Sample.",)
     FUNCTION = "make"
     RUNS_AT_ONCE = True  # a plan may run it to learn what it gives
 
@@ -71,7 +71,8 @@ class PiyingContextWindows:
                 ),
                 "loop": toggle(
                     False,
-                    "The end of the video leads to its beginning: windows cross it. It has 3 frames more.",
+                    "The end of the video leads to its beginning: windows cross it. VACE Sample and Wan Sample give "
+                    "3 frames more, VACE Long Video as many as num_frames.",
                 ),
             }
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.catalog.selection import ModelHandle
@@ -12,7 +13,7 @@ from ..core.wan.latents import FRAME_STEP
 from ..core.wan.long import request as long
 from ..core.wan.schedule import check_schedule
 from .shared import all_checked, checked, record_run, sheets_of_file, shown, wired_inputs
-from .wan_inputs import WanSampler, expert_inputs, sampling_inputs, speed_inputs
+from .wan_inputs import WanSampler, chained_inputs, expert_inputs, sampling_inputs, speed_inputs
 from .wan_vace import VACE, WAN, PiyingVACESample, size_inputs, task_sizes_before_run, with_task_sizes
 from .widgets import choice, socket
 
@@ -100,17 +101,21 @@ class PiyingVACELongVideo(WanSampler):
                 **size_inputs(),
                 **sampling_inputs(),
                 **expert_inputs(),
-                "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
+                **chained_inputs(),
             },
             "hidden": declared["hidden"],
         }
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse a timeline that sets the strength of what is not there, or cfg beside that of each step, too."""
+        """Refuse a timeline that sets the strength of what is not there, or a loop that is none, too."""
         from ..core.wan.long.timeline import check_timeline, parse_timeline
 
         super().check_model(known, model)
+        lengths = [known[name] for name in ("num_frames", "window", "overlap") if name in known]
+        if len(lengths) == 3 and "context" in known and known["context"].loop:
+            long.check_lengths(*lengths)
+            long.check_loop(*lengths)
         if "prompt" not in known:
             return
         settings = {name: known[name] for name in ("num_frames", "guidance") if name in known}
@@ -189,7 +194,9 @@ class PiyingVACELongVideo(WanSampler):
             from ..core.wan.long.timeline import largest_cfg, parse_timeline
 
             cfg = largest_cfg(parse_timeline(known["prompt"]), cfg)
-        return {**known, "num_frames": min(frames), "cfg": cfg}
+        # A loop is one of the whole video, not of the window that is planned.
+        context = {"context": replace(known["context"], loop=False)} if "context" in known else {}
+        return {**known, **context, "num_frames": min(frames), "cfg": cfg}
 
 
 def _frames(default: int, least: int, most: int, tooltip: str) -> tuple[str, dict[str, Any]]:

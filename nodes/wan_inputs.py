@@ -9,9 +9,10 @@ from ..core.catalog.experts import EXPERTS
 from ..core.host.current import get_host
 from ..core.wan import request as wan
 from ..core.wan.fast_decoder import DECODERS, RESULT_AND_PREVIEWS, USES, with_decoder
+from ..core.wan.schedule import check_step_range
 from .model_nodes import LoRANode, PlannedNode
 from .shared import checked
-from .widgets import advanced, choice, line, number, socket, toggle
+from .widgets import advanced, choice, line, number, socket, toggle, whole
 
 if TYPE_CHECKING:
     from ..core.catalog.installed_model import InstalledModel
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from ..core.wan.context import Context
 
 # What is checked before a run beside the sizes.
-SETTINGS = ("cfg_start", "cfg_end", "step_cache", "boundary", "cfg_2", "guidance", "context")
+STEPS = ("steps", "scheduler", "sigmas", "start_at_step", "end_at_step")
+SETTINGS = ("cfg_start", "cfg_end", "step_cache", "boundary", "cfg_2", "guidance", "context", *STEPS)
+LATENTS_TOOLTIP = "Latents of the video, for another sampler, or for VAE Decode with this VAE."
 
 
 class WanSampler(PlannedNode):
@@ -28,7 +31,7 @@ class WanSampler(PlannedNode):
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse settings at odds, guidance, a context or a decoder that is none for the model, too."""
+        """Refuse settings at odds, steps that are none, guidance, a context or a decoder not for the model, too."""
         from ..core.wan.fast_decoder import decoders_of
         from ..core.wan.model import check_settings
 
@@ -36,6 +39,8 @@ class WanSampler(PlannedNode):
         request = wan.WanRequest("", **{name: value for name, value in known.items() if name in SETTINGS})
         wan.check_speed_settings(request)
         check_settings(model, request.guidance, request.context, decoders_of(known["model"], get_host()))
+        if not set(STEPS).intersection(known["linked"]):
+            check_step_range(request, "latents" in known["linked"])
 
     @staticmethod
     def count_before_run(sizes: Mapping[str, Any], sources: Mapping[str, Any]) -> int | None:
@@ -193,6 +198,24 @@ def chained_inputs() -> dict[str, Any]:
         "guidance": socket("WAN_GUIDANCE", "From VACE Guidance: how steps are guided beside cfg."),
         "context": socket("WAN_CONTEXT", "From Wan Context Windows: windows, RIFLEx, loop."),
     }
+
+
+def partial_inputs() -> dict[str, Any]:
+    """Return what has a sampler take some of the steps, from latents of another; as it stands it takes all."""
+    declared = {
+        "start_at_step": whole(
+            0, 0, wan.ALL_STEPS, "First step, from 0. A later one begins from latents: less of them is changed."
+        ),
+        "end_at_step": whole(
+            wan.ALL_STEPS,
+            1,
+            wan.ALL_STEPS,
+            "Step behind the last one. An earlier one leaves the rest to another sampler; frames then show what the "
+            "video is going to be.",
+        ),
+    }
+    latents = "Where start_at_step begins: latents of another sampler, or of VAE Encode with this VAE."
+    return {**advanced(declared), "latents": socket("LATENT", latents)}
 
 
 def expert_inputs() -> dict[str, Any]:

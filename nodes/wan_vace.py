@@ -17,11 +17,13 @@ from ..core.wan.task.options import SIZES_FROM
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, ModelLoader
 from .shared import CATEGORY, HIDDEN, all_checked, checked, record_run, seed_input, sheets_of, shown, wired_inputs
 from .wan_inputs import (
+    LATENTS_TOOLTIP,
     FastDecoderNode,
     WanLoRANode,
     WanSampler,
     chained_inputs,
     expert_inputs,
+    partial_inputs,
     sampling_inputs,
     speed_inputs,
 )
@@ -104,9 +106,9 @@ class PiyingVACESample(WanSampler):
         "KSampler", "KSamplerAdvanced", "ModelSamplingSD3", "CLIPTextEncode", "TrimVideoLatent", "VAEDecode",
         "VAEDecodeTiled", "EmptyHunyuanLatentVideo",
     )  # fmt: skip
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("frames",)
-    OUTPUT_TOOLTIPS = ("The video's frames, to be played at 16 frames per second.",)
+    RETURN_TYPES = ("IMAGE", "LATENT")
+    RETURN_NAMES = ("frames", "latents")
+    OUTPUT_TOOLTIPS = ("The video's frames, to be played at 16 frames per second.", LATENTS_TOOLTIP)
     FUNCTION = "sample"
 
     @classmethod
@@ -185,6 +187,7 @@ class PiyingVACESample(WanSampler):
                 **sampling_inputs(),
                 **expert_inputs(),
                 **chained_inputs(),
+                **partial_inputs(),
             },
             # The graph tells a wired size from one of a widget.
             "hidden": {**HIDDEN, "dynprompt": "DYNPROMPT"},
@@ -211,21 +214,31 @@ class PiyingVACESample(WanSampler):
         self,
         model: ModelHandle,
         task: Any = None,
+        latents: Any = None,
         extra_pnginfo: Any = None,
         unique_id: str | None = None,
         dynprompt: Any = None,
         **widgets: Any,
     ) -> dict[str, Any]:
-        """Return the frames [N, H, W, 3], and show on the node how they were made."""
+        """Return the frames [N, H, W, 3] and their latents, and show on the node how they were made."""
         from ..core.wan.run import sample
         from ..core.wan.task.canvas import compared_with
 
         sized = with_task_sizes(widgets, task, wired_inputs(dynprompt, unique_id))
         canvases: list[Canvas] = []
-        frames, record = sample(model, vace.WanRequest(**sized), get_host(), task, on_canvas=canvases.append)
+        left: dict[str, Any] = {}
+        frames, record = sample(
+            model,
+            vace.WanRequest(**sized),
+            get_host(),
+            task,
+            latent=latents,
+            on_canvas=canvases.append,
+            on_latent=left.update,
+        )
         record_run(extra_pnginfo, unique_id, record)
         sheets = sheets_of(frames, lambda: compared_with(task, canvases[0]) if task else {})
-        return shown(record, frames, sheets=sheets)
+        return shown(record, frames, left, sheets=sheets)
 
     @staticmethod
     def foreign_definitions() -> dict[str, dict[str, Any]]:

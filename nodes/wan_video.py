@@ -21,11 +21,13 @@ from ..core.wan_video.request import (
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, ModelLoader
 from .shared import CATEGORY, HIDDEN, all_checked, checked, record_run, seed_input, sheets_of, shown
 from .wan_inputs import (
+    LATENTS_TOOLTIP,
     FastDecoderNode,
     WanLoRANode,
     WanSampler,
     chained_inputs,
     expert_inputs,
+    partial_inputs,
     sampling_inputs,
     speed_inputs,
 )
@@ -113,9 +115,13 @@ class PiyingWanSample(WanSampler):
         "KSampler", "KSamplerAdvanced", "ModelSamplingSD3", "CLIPTextEncode", "VAEDecode", "WanImageToVideo",
         "WanFirstLastFrameToVideo", "Wan22ImageToVideoLatent", "EmptyHunyuanLatentVideo",
     )  # fmt: skip
-    RETURN_TYPES = ("IMAGE", "FLOAT")
-    RETURN_NAMES = ("frames", "fps")
-    OUTPUT_TOOLTIPS = ("The video's frames.", "Frames a second to play them at: 24 for TI2V-5B, 16 for the others.")
+    RETURN_TYPES = ("IMAGE", "FLOAT", "LATENT")
+    RETURN_NAMES = ("frames", "fps", "latents")
+    OUTPUT_TOOLTIPS = (
+        "The video's frames.",
+        "Frames a second to play them at: 24 for TI2V-5B, 16 for the others.",
+        LATENTS_TOOLTIP,
+    )
     FUNCTION = "sample"
 
     @classmethod
@@ -195,6 +201,7 @@ class PiyingWanSample(WanSampler):
                 **sampling_inputs(),
                 **expert_inputs(),
                 **chained_inputs(),
+                **partial_inputs(),
             },
             "hidden": {**HIDDEN},
         }
@@ -224,13 +231,15 @@ class PiyingWanSample(WanSampler):
         last_frame: Any = None,
         size_from: str = "frame",
         fit: Any = "crop",
+        latents: Any = None,
         extra_pnginfo: Any = None,
         unique_id: str | None = None,
         **widgets: Any,
     ) -> dict[str, Any]:
-        """Return the frames [N, H, W, 3] and their rate, and show on the node how they were made."""
+        """Return the frames [N, H, W, 3], their rate and their latents, and show on the node how they were made."""
         from ..core.wan_video.run import sample
 
+        left: dict[str, Any] = {}
         frames, fps, record = sample(
             model,
             wan.WanRequest(**widgets),
@@ -239,9 +248,11 @@ class PiyingWanSample(WanSampler):
             last=last_frame,
             fit=fit,
             shaped=size_from == "frame",
+            latent=latents,
+            on_latent=left.update,
         )
         record_run(extra_pnginfo, unique_id, record)
-        return shown(record, frames, fps, sheets=sheets_of(frames))
+        return shown(record, frames, fps, left, sheets=sheets_of(frames))
 
     @classmethod
     def frames_before_run(cls, known: Mapping[str, Any], sources: Mapping[str, Any]) -> VideoSize | None:

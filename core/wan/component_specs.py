@@ -63,4 +63,6 @@ PLANNED_INPUTS = (
     "cfg_2",
     "guidance",
     "context",
+    "start_at_step",
+    "end_at_step",
 )

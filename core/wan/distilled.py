@@ -28,12 +28,15 @@ def with_distilled(handle: ModelHandle, request: WanRequest, host: Host) -> tupl
 
     One that is on the handle already comes first, then the first of the manifest that is installed and was
     made for a transformer of this width. Steps, cfg and shift become those it was made for. A request of few steps is
-    taken for one that was set for such a LoRA by hand, and so is one whose schedule has steps of its own.
+    taken for one that was set for such a LoRA by hand, and so is one whose schedule has steps of its own, or that
+    leaves steps to another sampler.
 
     Raises:
         PiyingError: the model or a LoRA of the handle is not installed.
     """
-    if request.speed not in DISTILLED_SPEEDS or request.steps <= FEW_STEPS or has_own_steps(request):
+    if request.speed not in DISTILLED_SPEEDS or request.steps <= FEW_STEPS:
+        return handle, request
+    if has_own_steps(request) or request.is_partial:
         return handle, request
     if not made_for(lora_files(handle, host)):
         handle = _with_installed(handle, host)

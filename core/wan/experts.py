@@ -76,12 +76,19 @@ def high_steps(timesteps: Iterable[Any], boundary: float) -> int:
     return sum(float(timestep) >= boundary * TRAINING_STEPS for timestep in timesteps)
 
 
+def shared_steps(taken: range, high: int) -> tuple[range, range]:
+    """Return the steps of each expert, of those taken; the first one has so many of all."""
+    switch = min(max(high, taken.start), taken.stop)
+    return range(taken.start, switch), range(switch, taken.stop)
+
+
 @dataclass(frozen=True, eq=False)
 class SamplingState:
     """Where sampling stands between two experts, in main memory: a second one that fails is begun again from here.
 
     Attributes:
         latents: of references and video.
+        clean: what the last step took for clean ones, where no step is to follow it here.
         sampler: with what it keeps of the steps before.
         done: steps that were taken.
         forecast: those of them that were forecast.
@@ -91,6 +98,7 @@ class SamplingState:
     sampler: Sampler
     done: int = 0
     forecast: int = 0
+    clean: torch.Tensor | None = None
 
 
 def sampler_on(sampler: Sampler, device: str) -> Sampler:

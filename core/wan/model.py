@@ -79,6 +79,14 @@ class WanModel:
         boundary, device = request.boundary or boundary_of(self.found, self.boundary), torch.device("cpu")
         return high_steps(self.sampler(request, device, torch.Generator(device)).scheduler.timesteps, boundary)
 
+    def levels(self, request: WanRequest) -> list[float]:
+        """Return the noise level at which each of a request's steps begins, and that at which the last one ends, 0."""
+        import torch
+
+        device = torch.device("cpu")
+        found: list[float] = self.sampler(request, device, torch.Generator(device)).scheduler.sigmas.tolist()
+        return found
+
     def vae(self, choice: PhasePlan) -> AutoencoderKLWan:
         """Return the VAE in host memory."""
         vae: AutoencoderKLWan = self.parts.load("vae", choice)

@@ -19,7 +19,7 @@ from ..planner.plan_types import PhaseName, Storage, VariantName
 from ..quantization.registry import weight_format
 from .context import LOOP_LEAD, Context
 from .context import PLAIN as WHOLE
-from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps
+from .experts import DEFAULT_BOUNDARY, EXPERT_PHASES, high_steps, planned_timesteps, shared_steps
 from .latents import CHANNELS, FRAME_STEP, STRIDE, TI2V_CHANNELS, TI2V_STRIDE, latent_frames
 from .request import (
     DEFAULT_CFG,
@@ -108,6 +108,7 @@ class VideoWork:
         references: pictures of what is to appear; each is one more latent frame.
         cfg: above 1 each step predicts twice, in one pass over the weights.
         steps: denoising steps.
+        taken: those of them that are taken; None for all.
         has_nag: whether blocks read the negative prompt too (`nag`), at cfg 1 as well.
         skips_blocks: whether steps predict once more without some blocks (`guidance.Guidance`).
         has_task: whether there is a video to follow or keep; its two parts are then encoded one by one.
@@ -134,6 +135,7 @@ class VideoWork:
     references: int = 0
     cfg: float = DEFAULT_CFG
     steps: int = DEFAULT_STEPS
+    taken: range | None = None
     has_nag: bool = False
     skips_blocks: bool = False
     has_task: bool = True
@@ -180,6 +182,7 @@ class VideoWork:
             has_nag=request.guidance.has_nag,
             skips_blocks=request.guidance.skips_blocks,
             steps=request.steps,
+            taken=request.taken,
             has_task=has_task,
             step_cache=request.step_cache > 0,
             batch_cfg=request.batch_cfg,
@@ -212,21 +215,30 @@ def phases(components: Mapping[str, Component], work: VideoWork) -> tuple[Phase,
 
 def samplers(components: Mapping[str, Component], work: VideoWork) -> list[tuple[Component, VideoWork]]:
     """Return the transformer with the work, or each of two experts that has a step, with its share of it."""
-    return _experts(components, work) if SECOND_EXPERT in components else [(components["transformer"], work)]
+    if SECOND_EXPERT in components:
+        return _experts(components, work)
+    if work.taken is None or len(work.taken) == work.steps:
+        return [(components["transformer"], work)]
+    note = f"It takes {_steps_text(work.taken)} of {work.steps}."
+    return [(components["transformer"], replace(work, steps=len(work.taken), notes=(*work.notes, note)))]
+
+
+def _steps_text(taken: range) -> str:
+    return f"step {taken.stop}" if len(taken) == 1 else f"steps {taken.start + 1} to {taken.stop}"
 
 
 def _experts(components: Mapping[str, Component], work: VideoWork) -> list[tuple[Component, VideoWork]]:
     boundary, high = work.boundary or DEFAULT_BOUNDARY, work.high_steps
     if high is None:
         high = high_steps(planned_timesteps(work.steps, work.shift, work.levels), boundary)
-    shares = ((work.cfg, 0, high), (work.cfg_2 or work.cfg, high, work.steps))
-    found = []
-    for (_, part, title), (cfg, first, end) in zip(EXPERT_PHASES, shares, strict=True):
-        if first < end:
-            steps = f"step {end}" if end - first == 1 else f"steps {first + 1} to {end}"
-            notes = [*work.notes, f"The {title} takes {steps} of {work.steps}."]
-            notes += [SWITCH] if first else []
-            found.append((components[part], replace(work, cfg=cfg, steps=end - first, notes=tuple(notes))))
+    taken = range(work.steps) if work.taken is None else work.taken
+    shares = zip((work.cfg, work.cfg_2 or work.cfg), shared_steps(taken, high), strict=True)
+    found: list[tuple[Component, VideoWork]] = []
+    for (_, part, title), (cfg, own) in zip(EXPERT_PHASES, shares, strict=True):
+        if own:
+            notes = [*work.notes, f"The {title} takes {_steps_text(own)} of {work.steps}."]
+            notes += [SWITCH] if found else []
+            found.append((components[part], replace(work, cfg=cfg, steps=len(own), notes=tuple(notes))))
     return found
 
 

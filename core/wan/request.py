@@ -44,6 +44,7 @@ SDPA: AttentionName = "sdpa"
 AUTO_VAE: VAEPrecision = "auto"
 MAX_STEP_CACHE = 1.0
 MAX_CFG = 30.0
+ALL_STEPS = 10000  # as end_at_step: the last one, as in ComfyUI's KSamplerAdvanced
 
 # The negative prompt published with Wan2.1 (wan/configs/shared_config.py, sample_neg_prompt).
 NEGATIVE_PROMPT = (
@@ -95,6 +96,7 @@ class WanRequest:
         cfg_2: the guidance scale of the second expert; 0 takes `cfg`.
         guidance: how steps are guided beside `cfg`.
         context: how a video longer than the model was trained on is parted while it is sampled.
+        start_at_step, end_at_step: the first step taken, from 0, and the one behind the last, of `steps`.
         earlier_prompt: a prompt whose embedding is mixed with that of `prompt`, where one turns into the other.
         earlier_share: its share, 0..1.
     """
@@ -123,12 +125,24 @@ class WanRequest:
     cfg_2: float = 0.0
     guidance: Guidance = field(default_factory=_plain_guidance)
     context: Context = field(default_factory=_plain_context)
+    start_at_step: int = 0
+    end_at_step: int = ALL_STEPS
     earlier_prompt: str = ""
     earlier_share: float = 0.0
 
     def cfg_at(self, step: int, steps: int) -> float:
         """Return the guidance scale of step `step` (from 0) of `steps`: `cfg` in [start, end), 1 outside."""
         return self.guidance.cfg_at(step, self.cfg) if self.cfg_start <= step / steps < self.cfg_end else 1.0
+
+    @property
+    def taken(self) -> range:
+        """The steps that are taken, from 0, of `steps`."""
+        return range(self.start_at_step, min(self.end_at_step, self.steps))
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some steps are left to another sampler."""
+        return len(self.taken) < self.steps
 
     @property
     def largest_cfg(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,9 @@ def sample(
     host: Host,
     task: VACETask | None = None,
     *,
+    latent: Mapping[str, Any] | None = None,
     on_canvas: Callable[[Canvas], None] = lambda canvas: None,
+    on_latent: Callable[[dict[str, Any]], None] = lambda latent: None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Make one video.
 
@@ -55,7 +57,9 @@ def sample(
         request: what to make.
         host: the program around the run.
         task: what the video is made from beside its prompt.
+        latent: ComfyUI's LATENT to begin from, where the first step is a later one; see `start_latents`.
         on_canvas: called with what the model is shown of the task.
+        on_latent: called with the video's LATENT.
 
     Returns:
         Frames as a float32 CPU tensor [num_frames, height, width, 3] in 0..1, and a record of what
@@ -72,7 +76,9 @@ def sample(
     handle, request = with_distilled(handle, request, host)
     inputs = prepare(task, request.width, request.height, request.num_frames)
     on_canvas(inputs.canvas)
-    frames, record = sample_inputs(handle, request, inputs, host, has_task=task is not None)
+    frames, record = sample_inputs(
+        handle, request, inputs, host, has_task=task is not None, latent=latent, on_latent=on_latent
+    )
     return paste(frames, inputs), record | ({"task": task.describe()} if task else {}) | noted
 
 
@@ -86,6 +92,8 @@ def sample_inputs(
     reporter: Reporter | None = None,
     on_latents: Callable[[torch.Tensor], None] | None = None,
     logged_plans: set[str] | None = None,
+    latent: Mapping[str, Any] | None = None,
+    on_latent: Callable[[dict[str, Any]], None] = lambda latent: None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Make one video from prepared inputs; kept pixels are as the model gives them.
 
@@ -104,10 +112,20 @@ def sample_inputs(
     """
     model = load(handle, host)
     run = VACERun.of(
-        handle, request, model, host, reporter=reporter, logged=logged_plans, on_latents=on_latents, inputs=inputs
+        handle,
+        request,
+        model,
+        host,
+        reporter=reporter,
+        logged=logged_plans,
+        latent=latent,
+        on_latents=on_latents,
+        inputs=inputs,
     )
     work = VideoWork.of(request, len(inputs.references), has_task, **run.planned)
-    return execute(run, handle, phases(model.components(), work), work)
+    result = execute(run, handle, phases(model.components(), work), work)
+    on_latent(run.latent())
+    return result
 
 
 @dataclass
@@ -126,9 +144,14 @@ class VACERun(VideoRun):
         if self.control is None:
             self.control, self.colours = self._condition(plan.phase("condition"))
 
+    def front(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the references as they are encoded, which the control begins with."""
+        assert self.control is not None
+        return self.control[:, : noise.shape[1], : self.in_front]
+
     @property
     def in_front(self) -> int:
-        """The latent frames of references."""
+        """How many references there are."""
         return len(self.inputs.references)
 
     def latents_shape(self) -> tuple[int, ...]:

@@ -29,6 +29,17 @@ class Sampler:
     generator: torch.Generator | None = None
     upcast: bool = True
 
+    def begin_at(self, step: int, shape: Sequence[int]) -> None:
+        """Go to a later step than the first; a sampler with noise draws what the steps before it would have drawn.
+
+        Args:
+            step: from 0.
+            shape: of the latents.
+        """
+        self.scheduler.set_begin_index(step)
+        for _ in range(step if self.generator is not None else 0):
+            torch.randn(shape, generator=self.generator)
+
     def step(self, flow: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Return the latents at the next noise level, float32."""
         noise = {} if self.generator is None else {"generator": self.generator}
@@ -111,6 +122,10 @@ class ResMultistep:
         self.timesteps = (self.sigmas[:-1] * TRAINING_STEPS).to(device)
         self._index = 0
         self._before: torch.Tensor | None = None
+
+    def set_begin_index(self, begin_index: int) -> None:
+        """Have that step be the next one, as diffusers' schedulers do."""
+        self._index = begin_index
 
     def step(
         self, flow: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, return_dict: bool = False

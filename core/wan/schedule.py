@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ..errors import PiyingError
-from .request import SCHEDULERS, SchedulerName, WanRequest
+from .request import ALL_STEPS, SCHEDULERS, SchedulerName, WanRequest
 
 MAX_STEPS = 1000  # as of the `steps` widget
 TRAINING_STEPS = 1000  # a noise level of 1 is this timestep
@@ -135,6 +135,30 @@ def with_schedule(request: WanRequest) -> WanRequest:
     check_schedule(request.scheduler, request.sigmas)
     levels = sigmas(request) if has_own_steps(request) or request.scheduler == "beta" else None
     return request if levels is None else replace(request, steps=len(levels))
+
+
+def check_step_range(request: WanRequest, has_latents: bool) -> None:
+    """Accept the first and the last step.
+
+    Args:
+        has_latents: whether there are latents to begin from.
+
+    Raises:
+        PiyingError: there is no such step, none is taken, or nothing has been made of the steps before the first.
+    """
+    steps, start, end = with_schedule(request).steps, request.start_at_step, request.end_at_step
+    if not 0 <= start < steps:
+        raise PiyingError(f"start_at_step is {start}, and there are {steps} steps. Choose 0 to {steps - 1}.")
+    if end <= start:
+        raise PiyingError(
+            f"end_at_step is {end} and start_at_step {start}: no step is taken. Choose an end above the start; "
+            f"{ALL_STEPS} is the last step."
+        )
+    if start and not has_latents:
+        raise PiyingError(
+            f"start_at_step is {start}, and no latents are connected. Wire latents from another sampler or from VAE "
+            "Encode, or set start_at_step to 0."
+        )
 
 
 def schedule_notes(asked: WanRequest) -> list[str]:

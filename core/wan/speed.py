@@ -54,7 +54,9 @@ def with_speed(request: WanRequest) -> WanRequest:
         return request
     request = replace(
         request,
-        steps=request.steps if has_own_steps(request) else max(1, round(request.steps * settings.steps)),
+        steps=request.steps
+        if has_own_steps(request) or request.is_partial
+        else max(1, round(request.steps * settings.steps)),
         step_cache=request.step_cache or settings.step_cache,
     )
     return with_schedule(request)
@@ -75,6 +77,8 @@ def speed_notes(asked: WanRequest, done: WanRequest) -> list[str]:
     notes = []
     if done.steps != asked.steps and not has_own_steps(asked):
         notes.append(f"{done.steps} steps in place of {asked.steps}.")
+    if asked.is_partial and SETTINGS[asked.speed].steps < 1:
+        notes.append(f"start_at_step and end_at_step count {asked.steps} steps, so all of them stay.")
     if done.largest_cfg > 1 and (done.cfg_start, done.cfg_end) != (0.0, 1.0):
         notes.append(
             f"Guidance from {done.cfg_start:.0%} to {done.cfg_end:.0%} of the steps; the others take half as long."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,15 +22,16 @@ from .conditioning import Encode, encode_prompts, encode_video
 from .context import LOOP_LEAD, free_noise, riflex_enabled
 from .decode import decode, decode_steps, denormalised, tiling, vae_config
 from .denoise import denoise
-from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on
+from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on, shared_steps
 from .fast_decoder import FastDecoders, decoders_of, reads_scale_of_vae
 from .latents import STRIDE, video_frames
 from .model import WanModel, check_settings, warn_if_not_made_for, with_published_sampler
 from .nag import nag_enabled
 from .phases import BATCHED, FastDecoding, VideoWork, fitting, what_fits
 from .request import AUTO_VAE, SDPA, WanRequest
-from .schedule import schedule_notes
+from .schedule import check_step_range, schedule_notes
 from .speed import speed_notes, with_speed
+from .start_latents import LatentScale, StartLatents, as_latent
 from .step_cache import StepCache
 from .transformer import block_order, compiled_blocks, reason_not_to_compile
 
@@ -121,14 +122,13 @@ class Expert:
     Attributes:
         choice: how its phase runs.
         request: with its guidance scale.
-        first, end: its steps, the last one not included.
+        steps: those that it takes, from 0.
         title: which of two it is; "" where there is one.
     """
 
     choice: PhasePlan
     request: WanRequest
-    first: int
-    end: int
+    steps: range
     title: str = ""
 
 
@@ -140,12 +140,15 @@ class VideoRun(ABC):
         reporter: shown the phases' progress; it may be one window of a long video.
         attention: which kernel computes it.
         cache: forecasts steps that hardly differ; None computes every one.
+        start: what sampling begins from in place of noise alone.
         on_latents: called with the video's latents [1, z, T, h, w] before they are decoded.
         logged: what was logged for videos much like this one.
         high_steps: how many steps the first of two experts has; None where there is one transformer.
         decoders: the files of what decodes in place of the VAE.
         embeds, latents: results of finished phases, on the CPU.
         halfway: what the first of two experts has left.
+        unfinished: latents [1, z, R + T, h, w] where steps are left to another sampler; `latents` are then what the
+            last step took for clean ones.
         colours: the preview's map from latent channels to colour.
         not_compiled: why blocks were not compiled though that was asked for; "" where they were, and None where it
             was not asked for or nothing was sampled.
@@ -158,6 +161,7 @@ class VideoRun(ABC):
     meter: Meter
     attention: Attention
     cache: StepCache | None = None
+    start: StartLatents | None = None
     on_latents: Callable[[torch.Tensor], None] | None = None
     logged: set[str] | None = None
     high_steps: int | None = None
@@ -166,6 +170,7 @@ class VideoRun(ABC):
     colours: torch.Tensor | None = None
     latents: torch.Tensor | None = None
     halfway: SamplingState | None = None
+    unfinished: torch.Tensor | None = None
     not_compiled: str | None = None
 
     @classmethod
@@ -178,6 +183,7 @@ class VideoRun(ABC):
         *,
         reporter: Reporter | None = None,
         logged: set[str] | None = None,
+        latent: Mapping[str, Any] | None = None,
         **given: Any,
     ) -> Run:
         """Return the run of a request that is checked for its model; what of it is changed or in vain is logged.
@@ -186,6 +192,7 @@ class VideoRun(ABC):
             asked: as the user made it.
             reporter: shown the phases' progress in place of the host.
             logged: see the class; where there is anything in it, the request is not logged again.
+            latent: ComfyUI's LATENT to begin from.
             given: what the class has beside that.
 
         Raises:
@@ -193,7 +200,11 @@ class VideoRun(ABC):
         """
         decoders, device = decoders_of(handle, host), host.device()
         check_settings(model.found, asked.guidance, asked.context, decoders)
+        check_step_range(asked, latent is not None)
         request = with_published_sampler(with_speed(asked), model.parts.loras)
+        start = None if latent is None else StartLatents.of(latent, request, model)
+        if start is not None:
+            start.check_level(model.levels(request), request.start_at_step)
         # A long video says once what is true of all its windows.
         if not logged:
             log_request(handle, asked, request, model)
@@ -205,6 +216,7 @@ class VideoRun(ABC):
             meter=Meter(device),
             attention=attention_for(request.attention, request.speed, device, model.found.is_built_in),
             cache=StepCache(request.step_cache) if request.step_cache else None,
+            start=start,
             logged=logged,
             high_steps=model.experts(request),
             decoders=decoders,
@@ -240,9 +252,13 @@ class VideoRun(ABC):
         """Return what else they depend on, fit for JSON."""
         return {}
 
+    def front(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the latent frames that stand in front of the video and are no part of it, [1, z, R, h, w]."""
+        return noise[:, :, :0]
+
     @property
     def in_front(self) -> int:
-        """How many latent frames stand in front of the video and are no part of it."""
+        """How many of them there are."""
         return 0
 
     @property
@@ -280,9 +296,20 @@ class VideoRun(ABC):
                 causes.append(f"{name} {value:g}: set it below {LARGE_CFG}.")
         return causes
 
+    def latent(self) -> dict[str, Any]:
+        """Return ComfyUI's LATENT of the video, for another sampler or VAE Decode."""
+        scale, latents = LatentScale.of(self.model), self.unfinished
+        if latents is None:
+            assert self.latents is not None
+            return as_latent(scale, self.latents)
+        level = self.model.levels(self.request)[self.request.taken.stop]
+        return as_latent(scale, latents[:, :, self.in_front :], level, latents[:, :, : self.in_front])
+
     def record(self) -> dict[str, Any]:
         """Return what the run did beside its plan, fit for JSON."""
         record: dict[str, Any] = {"attention": self.attention.name}
+        if self.start is not None:
+            record["latents_noise_level"] = self.start.level
         if self.high_steps is not None:
             record["boundary"] = self.request.boundary or boundary_of(self.model.found, self.model.boundary)
             record["high_noise_steps"] = self.high_steps
@@ -349,15 +376,14 @@ class VideoRun(ABC):
 
     def _experts(self, plan: Plan) -> list[Expert]:
         """Return what samples, in order, with its steps; an expert that has none is not in the plan."""
-        steps, named = self.request.steps, {name: title for name, _, title in EXPERT_PHASES}
+        taken, named = self.request.taken, {name: title for name, _, title in EXPERT_PHASES}
         choices = [choice for choice in plan.phases if choice.phase in named]
         if self.high_steps is None:
-            return [Expert(choices[0], self.request, 0, steps)]
+            return [Expert(choices[0], self.request, taken)]
         requests = {"sample": self.request, "sample_2": self.request.of_second_expert()}
-        ranges = {"sample": (0, self.high_steps), "sample_2": (self.high_steps, steps)}
+        own = dict(zip(requests, shared_steps(taken, self.high_steps), strict=True))
         return [
-            Expert(choice, requests[choice.phase], *ranges[choice.phase], title=named[choice.phase])
-            for choice in choices
+            Expert(choice, requests[choice.phase], own[choice.phase], title=named[choice.phase]) for choice in choices
         ]
 
     def _sample(self, experts: list[Expert]) -> torch.Tensor:
@@ -371,9 +397,10 @@ class VideoRun(ABC):
         cached = store.get(key)
         if cached is not None:
             log.info("The latents of this video are kept from a run before: going on from them.")
+            self.unfinished = cached.get("unfinished")
             return cached["latents"]
-        state = self.halfway or self._noise()
-        for expert in (one for one in experts if state.done < one.end):
+        state = self.halfway or self._begin()
+        for expert in (one for one in experts if state.done < one.steps.stop):
             choice = expert.choice
             with self.meter.phase(choice):
                 transformer = self.model.transformer(choice)
@@ -385,8 +412,10 @@ class VideoRun(ABC):
             # A second expert that runs out of memory does not have the first one begin again.
             self.halfway = state
         self.halfway = None
-        latents = self.result(state.latents[:, :, self.in_front :].clone())
-        store.put(key, {"latents": latents})
+        self.unfinished = state.latents if state.clean is not None else None
+        made = state.latents if state.clean is None else state.clean
+        latents = self.result(made[:, :, self.in_front :].clone())
+        store.put(key, {"latents": latents} | ({} if self.unfinished is None else {"unfinished": self.unfinished}))
         return latents
 
     def _latents_key(self, experts: list[Expert]) -> dict[str, Any]:
@@ -396,11 +425,12 @@ class VideoRun(ABC):
             "as": [
                 f"{one.compute} {one.storage} {one.native_matmul} {one.variant} {self.device_kind}" for one in choices
             ],
-            "ends": [expert.end for expert in experts],
+            "ends": [expert.steps.stop for expert in experts],
             "attention": self.attention.name,
             # What the VAE computes in is in what it has encoded, and decoding is not part of the latents.
             "request": asdict(replace(self.request, vae_precision=AUTO_VAE)),
             "tensors": digest([*self.embeds, *self.tensors()]),
+            "start": [] if self.start is None else [self.start.level, digest(self.start.tensors())],
             **self.key(),
         }
 
@@ -409,7 +439,7 @@ class VideoRun(ABC):
         """The kind of device that it computes on: "cuda", "cpu"."""
         return self.meter.device.partition(":")[0]
 
-    def _noise(self) -> SamplingState:
+    def _begin(self) -> SamplingState:
         """Return what sampling begins with."""
         import torch
 
@@ -418,7 +448,12 @@ class VideoRun(ABC):
         noise, context = torch.randn(self.latents_shape(), generator=generator), self.request.context
         if context.free_noise:
             noise = free_noise(noise, context, generator, self.in_front)
-        return SamplingState(noise, self.model.sampler(self.request, noise.device, generator))
+        sampler, first = self.model.sampler(self.request, noise.device, generator), self.request.start_at_step
+        if first:
+            sampler.begin_at(first, noise.shape)
+        if self.start is not None:
+            noise = self.start.at(float(sampler.scheduler.sigmas[first]), noise, self.front(noise))
+        return SamplingState(noise, sampler, first)
 
     def _denoise_compiled(self, transformer: Transformer, expert: Expert, state: SamplingState) -> SamplingState:
         """Return what `_denoise` gives, with compiled blocks where that is asked for and works here."""
@@ -444,14 +479,24 @@ class VideoRun(ABC):
     def _denoise(self, transformer: Transformer, expert: Expert, state: SamplingState) -> SamplingState:
         """Return where sampling stands after an expert's steps; `state` is left as it is."""
         choice, request, context = expert.choice, expert.request, expert.request.context
+        first, end = expert.steps.start, expert.steps.stop
         dtype, device = torch_dtype(choice.compute), self.meter.device
         sampler = sampler_on(state.sampler, device)
         preview = self._preview(choice)
         progress = self.reporter.progress(
             f"Sampling, {expert.title}" if expert.title else "Sampling",
-            expert.end - expert.first,
+            len(expert.steps),
             seconds=choice.seconds - choice.loading,
         )
+        report = step_report(progress, preview, finite_check(choice), request.steps, first=first)
+        last_clean: torch.Tensor | None = None
+
+        def on_step(done: int, latents: torch.Tensor, clean: torch.Tensor) -> None:
+            nonlocal last_clean
+            report(done, latents, clean)
+            if done == request.taken.stop < request.steps:
+                last_clean = clean.cpu()
+
         if self.cache is not None:
             # What one expert has predicted says nothing about the other.
             self.cache.reset(state.forecast)
@@ -469,17 +514,17 @@ class VideoRun(ABC):
                     nag=nag,
                     context=context,
                     in_front=self.in_front,
-                    on_step=step_report(progress, preview, finite_check(choice), request.steps, first=expert.first),
+                    on_step=on_step,
                     check_cancelled=self.reporter.check_cancelled,
                     cache=self.cache,
                     batched=choice.variant == BATCHED,
-                    first=expert.first,
-                    end=expert.end,
+                    first=first,
+                    end=end,
                     **self.given(device, dtype),
                 )
             forecast = 0 if self.cache is None else self.cache.skipped
-            left = sampler_on(sampler, "cpu") if expert.end < request.steps else state.sampler
-            return SamplingState(latents.cpu(), left, expert.end, forecast)
+            left = sampler_on(sampler, "cpu") if end < request.steps else state.sampler
+            return SamplingState(latents.cpu(), left, end, forecast, last_clean)
         finally:
             # After an error too: their tensors are on the card, where the next attempt needs the room.
             preview.release()

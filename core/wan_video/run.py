@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ def sample(
     last: torch.Tensor | None = None,
     fit: Fit = "crop",
     shaped: bool = False,
+    latent: Mapping[str, Any] | None = None,
+    on_latent: Callable[[dict[str, Any]], None] = lambda latent: None,
 ) -> tuple[torch.Tensor, float, dict[str, Any]]:
     """Make one video.
 
@@ -56,6 +59,8 @@ def sample(
             begins and ends with.
         fit: how they come to the video's size.
         shaped: whether the video has the shape of the first of them, and as many pixels as the request at most.
+        latent: ComfyUI's LATENT to begin from, where the first step is a later one; see `wan.start_latents`.
+        on_latent: called with the video's LATENT.
 
     Returns:
         Frames as a float32 CPU tensor [num_frames, height, width, 3] in 0..1, how many are played in a second, and a
@@ -75,9 +80,10 @@ def sample(
         request = _shaped(request, frames, inputs)
     frames = frames.fitted(request.width, request.height, fit)
     model = replace(model, boundary=default_boundary(inputs))
-    run = FramesRun.of(handle, request, model, host, inputs=inputs, frames=frames)
+    run = FramesRun.of(handle, request, model, host, latent=latent, inputs=inputs, frames=frames)
     work = FramesWork.of_frames(request, inputs, first=has["has_first"], last=has["has_last"], **run.planned)
     made, record = execute(run, handle, phases(model.components(), work), work)
+    on_latent(run.latent())
     given = [name.removeprefix("has_") for name, is_given in has.items() if is_given]
     return made, inputs.fps, record | ({"given_frames": given, "fit": fit} if given else {})
 

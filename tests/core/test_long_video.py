@@ -19,10 +19,20 @@ from piying.core.executor import execute_plan, model_cache
 from piying.core.host.headless import HeadlessHost
 from piying.core.media.video import read_frames
 from piying.core.planner.machine import synthetic
+from piying.core.wan.context import Context
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.long import sample as long_make
 from piying.core.wan.long.colour_match import colours_of, colours_of_all, matched, moved, pulled_back
-from piying.core.wan.long.request import LongRequest, check_lengths, check_long_request, shown, windows
+from piying.core.wan.long.request import (
+    LongRequest,
+    check_lengths,
+    check_long_request,
+    check_loop,
+    loop_windows,
+    shown,
+    windows,
+    windows_of,
+)
 from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.long.task_window import cut
 from piying.core.wan.long.window_cache import FinishedWindow, WindowCache, rounded
@@ -90,7 +100,7 @@ def kept_frames(host):
 
 def whole(host, asked):
     """Return the frames of the whole video as they were before they were encoded."""
-    parts = windows(asked.video.num_frames, asked.window, asked.overlap)
+    parts = windows_of(asked)
     frames = zip(kept_frames(host), shown(parts, asked.overlap), strict=True)
     return torch.from_numpy(np.concatenate([window[first:behind] for window, (first, behind) in frames])) / 255
 
@@ -128,6 +138,48 @@ def test_windows_cover_every_frame_once_and_are_of_one_length(length, window, ov
         assert each.count == window and each.given % 4 == 1
         assert overlap <= each.given < window, "something is given, and something is left to make"
         assert before.start <= each.start and each.start + each.given == before.end
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300), st.integers(1, 60), st.integers(0, 59))
+def test_windows_of_a_loop_cover_it_once_and_join_its_ends(length, window, overlap):
+    length, window, overlap = 1 + 4 * length, 1 + 4 * window, 1 + 4 * min(overlap, window - 1)
+    try:
+        check_loop(length, window, overlap)
+    except PiyingError as error:
+        assert length <= window or overlap == 1 or overlap > window // 3, error
+        return
+    found = loop_windows(length, window, overlap)
+    taken = [
+        each.start + index
+        for each, (first, behind) in zip(found, shown(found, overlap), strict=True)
+        for index in range(first, behind)
+    ]
+    assert taken == list(range(length))
+    for before, each in pairwise(found):
+        assert each.count == window and each.start + each.given == before.end and each.given >= overlap
+        assert each.given + each.closing < window, "something is left to make"
+    first, last = found[0], found[-1]
+    assert (first.start, last.end) == (1 - overlap, length)
+    assert [each.closing for each in found] == [0] * (len(found) - 1) + [overlap - 1]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ((81, 81, 13), "num_frames is 81 and window 81. Set num_frames to 85 or more"),
+        ((161, 81, 1), "overlap of 5 or more, and overlap is 1"),
+        ((141, 81, 61), "overlap is 61, .* Set overlap to [0-9]+ or less"),
+    ],
+)
+def test_a_loop_that_cannot_be_made_is_refused(lengths, said):
+    with pytest.raises(PiyingError, match=said) as refused:
+        check_loop(*lengths)
+    if "or less" in said:
+        advised = int(str(refused.value).split()[-3])
+        check_loop(*lengths[:2], advised)
+    if "or more, or" in str(refused.value):
+        check_loop(85, *lengths[1:])
 
 
 @pytest.mark.parametrize(
@@ -356,6 +408,63 @@ def test_blended_needs_latent_frames_that_both_windows_have():
         check_long_request(asked)
 
 
+# --- context ---------------------------------------------------------------------------------------------------
+
+LOOP = LongRequest(
+    WanRequest(PROMPT, "", 64, 48, 33, steps=8, cfg=3.0, shift=5.0, seed=3, context=Context(loop=True)), 17, 5
+)
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory):
+    host, _ = host_in(tmp_path_factory.mktemp("loop"))
+    path, record = make_long_video(HANDLE, LOOP, host)
+    return host, path, record
+
+
+def test_the_end_of_a_long_loop_leads_to_its_beginning(loop, tmp_path):
+    host, _, record = loop
+    plain, _ = host_in(tmp_path)
+    straight = replace(LOOP, video=replace(LOOP.video, context=Context()))
+    make_long_video(HANDLE, straight, plain)
+    frames, others = whole(host, LOOP), whole(plain, straight)
+    assert len(frames) == len(others) == 33
+    steps = (frames[1:] - frames[:-1]).abs().mean((1, 2, 3))
+    seam = (frames[-1] - frames[0]).abs().mean()
+    assert seam < steps.max() and seam < 0.5 * (others[-1] - others[0]).abs().mean()
+    assert record["windows"] == len(loop_windows(33, 17, 5))
+
+
+def test_a_loop_goes_on_after_its_finished_windows(loop, tmp_path):
+    shutil.copytree(loop[0].cache_folder(), tmp_path / "cache")
+    host, _ = host_in(tmp_path)
+    last = max((tmp_path / "cache" / "long_video").glob("*.mkv"), key=lambda path: path.stat().st_mtime_ns)
+    last.unlink()
+    path, record = make_long_video(HANDLE, LOOP, host)
+    assert record["windows_kept_from_before"] == record["windows"] - 1
+    assert path.read_bytes() == loop[1].read_bytes()
+
+
+def test_a_loop_without_a_crossfade_ends_with_frames_of_the_first_window(tmp_path):
+    host, _ = host_in(tmp_path)
+    make_long_video(HANDLE, replace(LOOP, video=replace(LOOP.video, steps=1), seams="cut"), host)
+    kept = kept_frames(host)
+    assert np.array_equal(kept[0][:4], kept[-1][-4:])
+
+
+def test_the_windows_of_a_step_are_parts_of_a_window(tmp_path, caplog):
+    host, _ = host_in(tmp_path)
+    caplog.set_level("INFO", "piying")
+    asked = LongRequest(replace(LOOP.video, num_frames=25, steps=1, context=Context(window=9, overlap=4)), 17, 5)
+    _, record = make_long_video(HANDLE, asked, host)
+    assert "context: each step predicts 2 windows of 9 frames." in caplog.text
+    parted = whole(host, asked)
+    assert record["context"]["window"] == 9 and len(parted) == 25
+    plain, _ = host_in(tmp_path / "plain")
+    make_long_video(HANDLE, replace(asked, video=replace(asked.video, context=Context())), plain)
+    assert not torch.equal(parted, whole(plain, asked))
+
+
 # --- tasks -----------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +507,21 @@ def test_a_window_sees_its_part_of_the_task(name):
             assert wanted is None or not wanted[span].any()
         else:
             assert torch.equal(part.weights, wanted[span])
+
+
+@pytest.mark.parametrize("name", tasks())
+def test_a_window_of_a_loop_sees_its_part_of_the_task(name):
+    task = tasks()[name]
+    together = compose(task, 64, 48, 17)
+    for window in loop_windows(17, 9, 5):
+        if "free" in name and (window.start < 0 or window.closing):
+            with pytest.raises(PiyingError, match="whose end leads to its beginning. Choose another length"):
+                cut(task, window, 17)
+            continue
+        part = compose_part(cut(task, window, 17), 64, 48, window.count)
+        places = [index % 17 for index in range(window.start, window.end)]
+        assert torch.equal(part.frames, together.frames[places])
+        assert torch.equal(part.make, together.make[places])
 
 
 def test_windows_of_a_task_are_not_copied():

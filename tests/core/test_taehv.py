@@ -110,7 +110,7 @@ def test_a_run_is_decoded_by_it_and_decoded_again_by_the_vae_without_sampling(ho
     )
     with caplog.at_level("INFO", "piying"):
         done = piying.runner.run(graph("auto"), output=tmp_path, models=[tmp_path], device="cpu")
-    ((frames,),) = done.outputs("3")
+    (frames,) = done.outputs("3")[0]
     latents = next(one for one in reversed(kept) if one is not None)
     with torch.inference_mode():
         assert torch.equal(frames, decode_fast(network, latents, lambda step: None))

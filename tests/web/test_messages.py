@@ -41,6 +41,7 @@ JUDGES = [
     "core/wan/long/timeline.py",
     "core/wan/request.py",
     "core/wan/schedule.py",
+    "core/wan/start_latents.py",
     "core/wan/taehv.py",
     "core/wan/task",
     "core/wan_video/frame_inputs.py",

@@ -26,7 +26,8 @@ class LongRequest:
     """One long video to make.
 
     Attributes:
-        video: prompt, size and settings; its `num_frames` is the length of the whole.
+        video: prompt, size and settings; its `num_frames` is the length of the whole, and a loop of its `context` is
+            one of the whole.
         window: frames the model makes at once, those it goes on from included; 4n+1.
         overlap: frames at the end of a window that the next one is given; 4n+1.
         seams: how the frames of an overlap, which both windows have, come together; `blended` has a window's
@@ -49,15 +50,17 @@ class Window:
 
     Attributes:
         index: its number, from 0.
-        start: its first frame in the whole video.
+        start: its first frame in the whole video; below 0 it is one of the end, in the first window of a loop.
         count: how many frames it has.
         given: how many of them, from its first on, the window before it has made.
+        closing: how many of them, up to its last, the first window has made: of the last window of a loop.
     """
 
     index: int
     start: int
     count: int
     given: int
+    closing: int = 0
 
     @property
     def end(self) -> int:
@@ -78,12 +81,34 @@ def windows(num_frames: int, window: int, overlap: int) -> list[Window]:
     return found
 
 
+def loop_windows(num_frames: int, window: int, overlap: int) -> list[Window]:
+    """Return the windows of a loop, of more frames than one window; all numbers are 4n+1.
+
+    The first window begins before the video does, with frames of its end. The last one is given them where it ends.
+    They are evenly spread, so that the last one too has frames of its own.
+    """
+    lead = overlap - 1
+    steps = -(-(num_frames + lead - window) // (window - overlap))
+    last = (num_frames - window + lead) // FRAME_STEP
+    starts = [FRAME_STEP * round(index * last / steps) - lead for index in range(steps + 1)]
+    found = [Window(0, starts[0], window, 0)]
+    for index, start in enumerate(starts[1:], 1):
+        found.append(Window(index, start, window, found[-1].end - start, lead if index == steps else 0))
+    return found
+
+
+def windows_of(request: LongRequest) -> list[Window]:
+    """Return the windows of a request."""
+    layout = loop_windows if request.video.context.loop else windows
+    return layout(request.video.num_frames, request.window, request.overlap)
+
+
 def shown(found: list[Window], overlap: int) -> list[tuple[int, int]]:
     """Return for each window the frames of its own, first and behind the last, that the whole video takes of it.
 
     A window is left where its successor's overlap begins: the frames there already come from both.
     """
-    starts = [max(0, window.given - overlap) for window in found]
+    starts = [max(0, window.given - overlap, -window.start) for window in found]
     following = zip(found[1:], starts[1:], strict=True)
     ends = [window.start + start for window, start in following] + [found[-1].end]
     return [(start, end - window.start) for window, start, end in zip(found, starts, ends, strict=True)]
@@ -93,7 +118,9 @@ def window_request(request: LongRequest, window: Window) -> WanRequest:
     """Return what the model is asked for: a window's length, and noise of its own."""
     # Another seed in each window, so that they do not all begin from the same noise.
     seed = (request.video.seed + window.index) % MAX_SEED
-    return replace(request.video, num_frames=window.count, seed=seed)
+    # A loop is one of the whole video, not of a window.
+    context = replace(request.video.context, loop=False)
+    return replace(request.video, num_frames=window.count, seed=seed, context=context)
 
 
 def check_length(name: str, value: int, least: int, most: int) -> None:
@@ -116,6 +143,8 @@ def check_long_request(request: LongRequest) -> None:
     check_side("width", request.video.width)
     check_side("height", request.video.height)
     check_lengths(request.video.num_frames, request.window, request.overlap)
+    if request.video.context.loop:
+        check_loop(request.video.num_frames, request.window, request.overlap)
     check_speed_settings(request.video)
     if not 0 <= request.match_colours <= 1:
         raise PiyingError(f"match_colours is {request.match_colours:g}. It goes from 0 (off) to 1.")
@@ -138,3 +167,31 @@ def check_lengths(num_frames: int, window: int, overlap: int) -> None:
     check_length("num_frames", num_frames, MIN_FRAMES, LONGEST_FRAMES)
     check_length("window", window, 1 + FRAME_STEP, MAX_FRAMES)
     check_length("overlap", overlap, 1, window - FRAME_STEP)
+
+
+def check_loop(num_frames: int, window: int, overlap: int) -> None:
+    """Accept the three lengths of a long video that is a loop; each is one of a long video.
+
+    Raises:
+        PiyingError: its last window would be the first one again, or has nothing to make between the one before it
+            and the first one.
+    """
+    if num_frames <= window:
+        raise PiyingError(
+            f"context: a loop in windows is longer than one, num_frames is {num_frames} and window {window}. Set "
+            f"num_frames to {window + FRAME_STEP} or more, or make it by VACE Sample."
+        )
+    fitting = [length for length in range(overlap, 1, -FRAME_STEP) if _own_frames(num_frames, window, length) > 0]
+    if not fitting:
+        raise PiyingError(f"context: a loop takes an overlap of {1 + FRAME_STEP} or more, and overlap is {overlap}.")
+    if fitting[0] != overlap:
+        raise PiyingError(
+            f"context: overlap is {overlap}, which leaves nothing to make between the end of this loop and its "
+            f"beginning. Set overlap to {fitting[0]} or less."
+        )
+
+
+def _own_frames(num_frames: int, window: int, overlap: int) -> int:
+    """Return how many frames the last window of a loop makes of its own."""
+    last = loop_windows(num_frames, window, overlap)[-1]
+    return last.count - last.given - last.closing

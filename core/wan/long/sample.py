@@ -23,7 +23,7 @@ from ..run import sample_inputs
 from ..task.canvas import Canvas, compose_part, with_given
 from ..task.vace_task import Layer, Strength, VACETask
 from .colour_match import matched, pulled_back
-from .request import LongRequest, Window, check_long_request, shown, windows
+from .request import LongRequest, Window, check_long_request, shown, windows_of
 from .task_window import cut
 from .timeline import Direction, Moment, check_timeline, direct, parse_timeline
 from .video_writer import Segment, VideoWriter, video_writer
@@ -108,7 +108,7 @@ class _LongVideo:
         request = self.request
         self.cache = WindowCache(self.host.cache_folder() / "long_video")
         self.earlier = PreviousWindows(self.cache)
-        self.windows = windows(request.video.num_frames, request.window, request.overlap)
+        self.windows = windows_of(request)
         self.moments = parse_timeline(request.video.prompt)
 
     def check(self) -> None:
@@ -144,7 +144,7 @@ class _LongVideo:
             else:
                 if resumed and resumed == window.index:
                     log.info("%s: %d finished windows are kept from a run before.", TITLE, resumed)
-                begin, last = window.start + window.given, window.end - 1
+                begin, last = max(0, window.start + window.given), window.end - 1
                 log.info(
                     "%s: window %d of %d, frames %d to %d%s.",
                     TITLE,
@@ -192,7 +192,7 @@ class _LongVideo:
         decides = {
             # The key of the window before stands for its pixels: those of this window depend on all earlier ones.
             "before": before[-1:],
-            "first": before[:1] if request.anchor != "none" else [],
+            "first": before[:1] if request.anchor != "none" or window.closing else [],
             "window": asdict(window),
             "request": asdict(self._direction(window).request),
             "joining": [request.overlap, request.seams, request.match_colours, request.anchor] if window.given else [],
@@ -210,19 +210,24 @@ class _LongVideo:
         """Return a window, and a record of what ran."""
         earlier = self.earlier.window(keys[-2]) if window.given else None
         before = None if earlier is None else earlier.last(window.given)
-        seen = canvas
-        if before is not None:
-            # Not pasted back: the model's own version of these frames shows how far its colours have moved.
-            slots = tuple(range(window.given))
-            layer = Layer("given", TITLE, "window before", before, slots=slots, total=window.count)
-            seen = with_given(canvas, [layer])
+        first = self.earlier.first_frames(keys[0], window.closing) if window.closing else None
+        # Not pasted back: the model's own version of these frames shows how far its colours have moved.
+        layers = [
+            Layer("given", TITLE, noun, frames, slots=tuple(range(begin, begin + len(frames))), total=window.count)
+            for noun, frames, begin in (
+                ("window before", before, 0),
+                ("first window", first, window.count - window.closing),
+            )
+            if frames is not None
+        ]
+        seen = with_given(canvas, layers)
         ran: dict[str, Any] = {}
         latents: list[torch.Tensor] = []
         if seen.make.any():
             video, pictures = self.request.video, self.task.references
             if window.index and self.request.anchor == "reference":
                 # Every later window is given the video's first frame, against drift of a subject's appearance.
-                pictures = (*pictures, self.earlier.first_frame(keys[0]))
+                pictures = (*pictures, self.earlier.first_frames(keys[0], 1)[0])
             references = references_on_white(pictures, video.width, video.height)
             inputs = VACEInputs(seen, references, self._strength(window), self._before(window, earlier))
             progress = WindowProgress(self.host, bar, window.index)
@@ -241,6 +246,8 @@ class _LongVideo:
             frames = seen.frames
         if before is not None:
             frames = self._joined_to(before, frames, window, keys)
+        if first is not None:
+            frames = self._closed_by(first, frames)
         frames = paste(frames, VACEInputs(canvas))
         # In eight bits nothing would tell that they were no numbers.
         if not all_finite(frames):
@@ -270,11 +277,26 @@ class _LongVideo:
             frames = pulled_back(frames, window.given, request.overlap, self.earlier.colours(keys[0]))
         weight = torch.zeros(window.given)
         if request.seams != "cut":
-            rising = torch.arange(1, request.overlap + 1) / (request.overlap + 1)
-            # Neither 0 nor 1 at the ends, where a frame would be one window's alone and the overlap a frame shorter.
-            weight[-request.overlap :] = rising
-        blended = torch.lerp(before, frames[: window.given], weight[:, None, None, None].expand_as(before))
-        return torch.cat([blended, frames[window.given :]])
+            weight[-request.overlap :] = _rising(request.overlap)
+        return torch.cat([_mixed(before, frames[: window.given], weight), frames[window.given :]])
+
+    def _closed_by(self, first: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """Return a loop's last window brought together with the first one, which it ends with."""
+        request, count = self.request, len(first)
+        # Backwards it is a window that goes on from the first one.
+        frames = matched(frames.flip(0), first.flip(0), request.match_colours, len(frames) - count).flip(0)
+        weight = torch.ones(count) if request.seams == "cut" else _rising(count)
+        return torch.cat([frames[:-count], _mixed(frames[-count:], first, weight)])
+
+
+def _rising(count: int) -> torch.Tensor:
+    """Return weights of a crossfade: neither 0 nor 1 at its ends, where a frame would be one window's alone."""
+    return torch.arange(1, count + 1) / (count + 1)
+
+
+def _mixed(frames: torch.Tensor, others: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return frames [n, h, w, 3] that have so much, 0..1, of others, one weight each [n]."""
+    return torch.lerp(frames, others, weight[:, None, None, None].expand_as(frames))
 
 
 @dataclass

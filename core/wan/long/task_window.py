@@ -21,7 +21,7 @@ def cut(task: VACETask, window: Window, total: int) -> VACETask:
         total: the length of the whole video.
 
     Raises:
-        PiyingError: a layer does not go with that length.
+        PiyingError: a layer does not go with that length, or ends before a loop does.
     """
     parts = [_part(layer, window, total) for layer in task.layers]
     return replace(task, layers=tuple(part for part in parts if part is not None))
@@ -31,13 +31,18 @@ def _part(layer: Layer, window: Window, total: int) -> Layer | None:
     if layer.kind == "given":
         return _given(layer, window, total)
     if layer.length == "continue" and len(layer.frames) < total:
+        if window.start < 0 or window.closing:
+            raise PiyingError(
+                f"{layer.title}: the {layer.noun} ends before the video, whose end leads to its beginning. Choose "
+                "another length: hold or spread; or no loop."
+            )
         return _continued(layer, window)
     try:
         picks = frame_indices(len(layer.frames), total, layer.length, layer.fps)
     except PiyingError as error:
         raise PiyingError(f"{layer.title}: the {layer.noun} {error}") from None
     # Picked for the whole video first: a window of its own length would be fitted in another way.
-    picks = picks[window.start : window.end]
+    picks = [picks[index % total] for index in range(window.start, window.end)]
     area = layer.area
     if area is not None and len(area) > 1:
         area = pick_frames(area, picks)
@@ -51,10 +56,12 @@ def _given(layer: Layer, window: Window, total: int) -> Layer | None:
             f"{layer.title} makes a video of {layer.total} frames, VACE Long Video is set to {total}. Give both the "
             "same num_frames, or wire it from this node."
         )
-    inside = [index for index, slot in enumerate(layer.slots) if window.start <= slot < window.end]
+    # Of a loop a window may hold frames of both ends.
+    places = [(slot - window.start) % total for slot in layer.slots]
+    inside = [index for index, place in enumerate(places) if place < window.count]
     if not inside:
         return None
-    slots = tuple(layer.slots[index] - window.start for index in inside)
+    slots = tuple(places[index] for index in inside)
     return replace(layer, frames=pick_frames(layer.frames, inside), slots=slots, total=window.count)
 
 

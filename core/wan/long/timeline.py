@@ -148,7 +148,7 @@ def direct(request: LongRequest, moments: tuple[Moment, ...], window: Window) ->
 
     Within the blend of a moment its prompt is mixed with the one before, by their embeddings.
     """
-    middle = (window.start + window.given + window.end) / 2
+    middle = (window.start + window.given + window.end - window.closing) / 2
     index = max(index for index, one in enumerate(moments) if index == 0 or one.start <= middle)
     moment, asked = moments[index], window_request(request, window)
     asked = replace(asked, prompt=moment.prompt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ class PreviousWindows:
     _key: str | None = None
     _window: FinishedWindow | None = None
     _colours: dict[str, Colours] = field(default_factory=dict)
-    _pictures: dict[str, torch.Tensor] = field(default_factory=dict)
+    _first: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
 
     def set_current(self, key: str, window: FinishedWindow) -> None:
         """Keep a window that was made, in place of the one before it."""
@@ -148,12 +149,13 @@ class PreviousWindows:
                 self._colours[key] = colours_of_all(frames)
         return self._colours[key]
 
-    def first_frame(self, key: str) -> torch.Tensor:
-        """Return the first frame of a window, float32 [h, w, 3] in 0..1; it is looked at once."""
-        if key not in self._pictures:
+    def first_frames(self, key: str, count: int) -> torch.Tensor:
+        """Return the first frames of a window, float32 [count, h, w, 3] in 0..1; they are looked at once."""
+        if (key, count) not in self._first:
             with closing(self._frames(key)) as frames:
-                self._pictures[key] = torch.from_numpy(next(frames)).float() / 255
-        return self._pictures[key]
+                found = [torch.from_numpy(frame) for frame in islice(frames, count)]
+            self._first[key, count] = torch.stack(found).float() / 255
+        return self._first[key, count]
 
     def _frames(self, key: str) -> Generator[npt.NDArray[np.uint8], None, None]:
         if self._window is not None and key == self._key:
