@@ -282,7 +282,9 @@ def simulate(row: Row, choice: PhasePlan, *, all_blocks: bool = False) -> Count:
         found = built_in(row.family if row.family in ("hunyuan_dit", "prompt") else "wan_vace")
         if row.family == "z_image":
             found = replace(found, parts={"tokenizer": (built_in("prompt").path,)})
-        parts = SimulatedParts(family, found, host, (), card, PARTS[row.parts], row.lora_rank, all_blocks)
+        parts = SimulatedParts(
+            family, found, host, card=card, named=PARTS[row.parts], lora_rank=row.lora_rank, all_blocks=all_blocks
+        )
         meter = SimulatedMeter(card)
         with ExitStack() as stack:
             for name in ("get", "put"):
@@ -333,7 +335,7 @@ def _run_wan(row: Row, parts: SimulatedParts, host: Any, meter: Meter, choice: P
     elif choice.phase == "condition":
         run._encode_task(choice, TaskCache.open(host.cache_folder(), {}))
     elif choice.phase == "sample":
-        run._sample([Expert(choice, request, 0, request.steps)])
+        run._sample([Expert(choice, request, request.taken)])
     else:
         run._decode(choice, made)
 
