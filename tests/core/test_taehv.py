@@ -134,7 +134,7 @@ def test_lighttae_reads_latents_in_the_scale_of_the_vae(host, tmp_path, monkeypa
         TensorCache, "put", lambda self, key, found: (kept.append(found.get("latents")), put(self, key, found))[1]
     )
     done = piying.runner.run(graph("auto"), output=tmp_path, models=[tmp_path], device="cpu")
-    ((frames,),) = done.outputs("3")
+    (frames,) = done.outputs("3")[0]
     latents = next(one for one in reversed(kept) if one is not None)
     config = AutoencoderKLWan.load_config(BUILT_IN_ROOT / "wan_vace" / "vae")
     std, mean = (torch.tensor(config[name]).view(1, -1, 1, 1, 1) for name in ("latents_std", "latents_mean"))
