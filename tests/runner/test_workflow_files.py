@@ -45,7 +45,6 @@ def today() -> str:
     return datetime.now().strftime("%Y-%m-%d")
 
 
-
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
