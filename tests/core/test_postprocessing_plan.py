@@ -188,6 +188,18 @@ def test_loops_have_three_frames_more_and_given_frames_another_shape(models, tmp
     before["2"] = {**SAMPLER["2"], "inputs": SAMPLER["2"]["inputs"] | {"context": ["5", 0]}}
     _, text = planned(chain(before=before), models, tmp_path)
     assert "interpolate: 39 frames of 320×192 are made from 20 frames of 320×192." in text
+
+
+@pytest.mark.parametrize(("model", "side"), [("built-in", 240), ("wan2.2-ti2v-5b", 224)])
+def test_a_given_frame_shapes_the_video_and_what_is_made_of_it(models, tmp_path, model, side):
+    """The clip is square, and the video has 320×192 pixels at most; TI2V-5B takes multiples of 32."""
+    before = {
+        "1": {"class_type": "PiyingLoadWanVideo", "inputs": {"model": model, "precision": "auto"}},
+        "2": {"class_type": "PiyingWanSample", "inputs": {**SAMPLER["2"]["inputs"], "first_frame": ["6", 0]}},
+        "6": {"class_type": "PiyingSampleClip", "inputs": {"sample": "moving circle"}},
+    }
+    _, text = planned(chain(before=before), models, tmp_path)
+    assert f"interpolate: 33 frames of {side}×{side} are made from 17 frames of {side}×{side}." in text
     wan = piying.NODE_CLASS_MAPPINGS["PiyingWanSample"]
     known = {"width": 320, "height": 192, "num_frames": 17}
     assert wan.frames_before_run(known, {}) == (320, 192, 17)
