@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -152,3 +153,26 @@ def test_another_worker_goes_on_with_a_long_video(tmp_path):
     Session(output=tmp_path / "alone", device="cpu").run(ROOT / "workflows" / "long_video.json", set=long_video)
     (whole,) = (tmp_path / "alone" / "video").iterdir()
     assert np.array_equal(list(read_frames(broken)), list(read_frames(whole)))
+
+
+def test_each_card_of_a_machine_has_a_worker_that_sees_it_alone(tmp_path):
+    """Ray is told of two cards that are not there: which one a worker may use is told to it in the same way."""
+    import ray
+    from piying.serve.pool import WorkerReady
+    from piying.serve.ray_pool import RayPool
+    from piying.serve.settings import Folders
+
+    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    pool = RayPool(Folders(str(tmp_path), (), str(tmp_path / "results")), {"device": "cpu"})
+    try:
+        ready, deadline = [], time.monotonic() + SECONDS
+        while len(ready) < 2:
+            ready += [report for report in pool.poll(1.0) if isinstance(report, WorkerReady)]
+            assert time.monotonic() < deadline
+        assert not pool.poll(3.0), "no third one"
+        actors = [actor.handle for actor in pool._actors.values()]
+        cards = [actor.__ray_call__.remote(lambda self: os.environ["CUDA_VISIBLE_DEVICES"]) for actor in actors]
+        assert sorted(ray.get(cards)) == ["0", "1"]
+    finally:
+        pool.close()
+        ray.shutdown()
