@@ -3,9 +3,9 @@
 A node class says `RUNS_AT_ONCE` where it may be run to learn what it gives, and its `refusal(known, linked)` returns
 why it would refuse the inputs that are known, "" where it would not; those named by `linked` only a run will know.
 
-Where it has `sizes_before_run(known, sources)`, that gives the inputs that a node before it sets in place of its
-widgets, or what stands for an input that only the run has, such as the size of frames; None where only the run knows.
-A source is the node of a wired input, with `node_class`, `known` and `sources` of its own.
+Where it has `sizes_before_run(known, sources)` beside that, it gives the inputs that a node before it sets in place of
+its widgets, or what stands for an input that only the run has, such as the size of frames; None where only the run
+knows. A source is the node of a wired input, with `node_class`, `known` and `sources` of its own.
 """
 
 from __future__ import annotations
@@ -63,19 +63,21 @@ class KnownValues:
             return
         self._outputs[node.id] = UNKNOWN
         node_class: Any = self._classes[node.class_type]
-        runs, is_sized = getattr(node_class, "RUNS_AT_ONCE", False), hasattr(node_class, "sizes_before_run")
+        runs, refusal = getattr(node_class, "RUNS_AT_ONCE", False), getattr(node_class, "refusal", None)
         # By identity: inputs may be tensors, whose comparison is no truth value.
-        if not (runs or is_sized) and all(self._value(link) is UNKNOWN for _, link in node.links()):
+        if not (runs or refusal) and all(self._value(link) is UNKNOWN for _, link in node.links()):
             return
-        inputs = self.inputs(node)
-        asked, refusal = Source(node, self._graph, self._classes, self), getattr(node_class, "refusal", None)
+        inputs, asked = self.inputs(node), Source(node, self._graph, self._classes, self)
+        refuses_before = self._refusing.intersection(link.source for _, link in node.links())
+        if refuses_before:
+            self._refusing.add(node.id)
         try:
-            # What a node before this one refuses is said of that one.
-            if self._refusing.intersection(link.source for _, link in node.links()):
-                self._refusing.add(node.id)
-            else:
-                asked.take_sizes()
-            why = "" if refusal is None else refusal(asked.known, asked.unknown)
+            why = ""
+            if refusal is not None:
+                # Sizes that a node before this one refuses are said of that one.
+                if not refuses_before:
+                    asked.take_sizes()
+                why = refusal(asked.known, asked.unknown)
             if not why and runs and not asked.unknown:
                 self._outputs[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
         except PiyingError as error:

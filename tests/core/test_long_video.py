@@ -201,6 +201,21 @@ def test_lengths_that_cannot_be_made_are_refused(lengths, said):
         check_lengths(*lengths)
 
 
+@pytest.mark.parametrize(
+    ("audio", "said"),
+    [
+        ({"waveform": torch.zeros(1, 1, 9)}, "at 0 Hz. Give"),
+        ({"waveform": torch.zeros(3), "sample_rate": 8000}, r"a waveform \[3\]"),
+        ({"sample_rate": 8000}, "holds no sound. Connect an AUDIO"),
+    ],
+)
+def test_sound_that_is_none_is_refused_before_anything_is_sampled(tmp_path, audio, said):
+    host = HeadlessHost(temp=tmp_path, cache=tmp_path, chosen_device="cpu")
+    with pytest.raises(PiyingError, match=said):
+        make_long_video(HANDLE, FILM, host, audio=audio)
+    assert not (tmp_path / "long_video").exists()
+
+
 def test_words_and_strengths_are_checked():
     with pytest.raises(PiyingError, match="match_colours is 2. It goes from 0"):
         check_long_request(small(match_colours=2.0))
