@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.host.current import get_host
 from ..core.image_sizes import VideoSize
-from ..core.postprocessing.choices import INTERPOLATION, METHODS, UPSCALING, check_interpolator, check_upscaler
+from ..core.postprocessing.choices import INTERPOLATION, METHODS, UPSCALING
+from ..core.postprocessing.file_checks import check_interpolator, check_upscaler
 from .shared import CATEGORY, HIDDEN, checked, frames_of, record_run, shown
 from .timing import RATES
 from .widgets import choice, number, socket, whole

@@ -10,7 +10,8 @@ knows. A source is the node of a wired input, with `node_class`, `known` and `so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -136,3 +137,12 @@ class Source:
                 self.unknown.append(name)
             else:
                 self.known[name] = value
+
+
+@contextmanager
+def naming(node: Node) -> Iterator[None]:
+    """Name a node in what is raised inside the `with` block for the person at the screen."""
+    try:
+        yield
+    except PiyingError as error:
+        raise PiyingError(f"{node}: {error}") from error

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..core.errors import PiyingError
 from .errors import WorkflowError
 from .graph import Graph, Node, execution_order
-from .known_values import KnownValues, Source
+from .known_values import KnownValues, Source, naming
 
 SIZES = ("width", "height", "num_frames", "steps", "cfg")
 
@@ -58,10 +57,8 @@ def plan_graph(
         asked = Source(node, graph, classes, values)
         if hasattr(asked.node_class, ask):
             asked.take_sizes()
-            try:
+            with naming(node):
                 answer = getattr(asked.node_class(), ask)(linked=frozenset(asked.unknown), **asked.known)
-            except PiyingError as error:
-                raise PiyingError(f"{node}: {error}") from error
             plans.append(NodePlan(node, answer, asked.unknown))
     if not plans:
         raise WorkflowError("--plan: no node of the workflow can tell what it would need.")
