@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..errors import PiyingError
+from ..errors import PiyingError, clipped
 from ..files.dtypes import all_finite
 from .latent_scale import denormalised, normalised
 from .latents import latent_frames, video_frames
@@ -49,17 +49,25 @@ class StartLatents:
         Raises:
             PiyingError: they are not the latents of a video of that model, size and length.
         """
-        samples = latent.get(SAMPLES)
+        samples = latent.get(SAMPLES) if isinstance(latent, Mapping) else latent
         _check_shape(samples, request, model)
-        assert samples is not None
+        assert isinstance(samples, torch.Tensor)
         samples = samples.detach().float().cpu()
         if not all_finite(samples):
             raise PiyingError("latents holds values that are no numbers (NaN or infinite). Give others.")
         if latent.get(NOISE_MASK) is not None:
             log.warning("The noise mask of latents is left out. VACE: Inpaint makes parts of a video anew.")
-        level = float(latent.get(NOISE_LEVEL, 0.0))
-        references = latent.get(REFERENCES)
-        return cls(normalised(model.vae_config, samples) * (1 - level), level, references)
+        level, references = latent.get(NOISE_LEVEL, 0.0), latent.get(REFERENCES)
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level < 1:
+            raise PiyingError(
+                f"latents have the noise level {clipped(repr(level))}, which is no number from 0 to below 1. Give "
+                "those of another sampler."
+            )
+        return cls(
+            normalised(model.vae_config, samples) * (1 - level),
+            float(level),
+            references if isinstance(references, torch.Tensor) else None,
+        )
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the tensors that the run depends on."""
@@ -93,7 +101,9 @@ class StartLatents:
         level = levels[start]
         if not self.level:
             if level > ALL_NOISE:
-                log.warning("latents: step %d begins with noise alone. Set start_at_step above it.", start + 1)
+                log.warning(
+                    "latents are without effect: start_at_step %d begins with noise alone. Set it higher.", start
+                )
             return
         if abs(level - self.level) < CLOSE:
             return
@@ -112,7 +122,9 @@ class StartLatents:
 def _check_shape(samples: Any, request: WanRequest, model: WanModel) -> None:
     channels, stride = model.vae_config["z_dim"], model.vae_config["scale_factor_spatial"]
     sides = request.height // stride, request.width // stride
-    if not isinstance(samples, torch.Tensor) or samples.ndim != 5 or samples.shape[:2] != (1, channels):
+    # Others hold no numbers of their own at each place.
+    is_video = isinstance(samples, torch.Tensor) and samples.layout == torch.strided and not samples.is_complex()
+    if not is_video or samples.ndim != 5 or samples.shape[:2] != (1, channels):
         given = "×".join(map(str, samples.shape)) if isinstance(samples, torch.Tensor) else type(samples).__name__
         raise PiyingError(
             f"latents are {given}, and {model.found.name} takes one video of {channels} channels: 1×{channels}×frames×"
