@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.util
+import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,3 +60,40 @@ def session_cache(tmp_path_factory):
 def own_cache(tmp_path, monkeypatch):
     """A result kept by one test must not stand in for the work of another."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+IDLE_READING = 0.017  # seconds of processor time that reading() takes on an idle core of an Intel Xeon
+
+
+def reading(text: str) -> float:
+    """Return the processor time in which Python reads some JSON and looks through it."""
+    begun = time.process_time()
+    sum(len(entry["name"].split(".")) for entry in json.loads(text))
+    return time.process_time() - begun
+
+
+@pytest.fixture
+def slowness():
+    """Return how many times longer than on an idle machine of ours Python takes now, at least 1."""
+    text = json.dumps([{"name": f"block.{i}.weight", "shape": [i, 4], "at": i / 3} for i in range(20_000)])
+    return lambda: max(1.0, min(reading(text) for _ in range(5)) / IDLE_READING)
+
+
+@pytest.fixture
+def within(slowness):
+    """Hold a block to seconds of processor time of an idle machine; what other tests left is not looked through."""
+
+    @contextlib.contextmanager
+    def block(seconds: float):
+        gc.collect()
+        gc.freeze()
+        before = slowness()
+        begun = time.process_time()
+        try:
+            yield
+            used = time.process_time() - begun
+        finally:
+            gc.unfreeze()
+        assert used < seconds * max(before, slowness())
+
+    return block

@@ -13,6 +13,7 @@ from ..executor.placement import placed, shown_blocks
 from ..executor.tensor_cache import Encoded, TensorCache, digest, encoded
 from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from .denoise import PrefixLatents
+from .latent_scale import normalised
 from .latents import FRAME_STEP, STRIDE
 from .task.canvas import Canvas, compose, empty_canvas
 from .task.frames import on_white
@@ -134,12 +135,8 @@ def fold_mask(mask: torch.Tensor, references: int) -> torch.Tensor:
 
 def encode_video(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
     """Return a video's normalised latents, computed where the VAE is, as diffusers computes them."""
-    moments = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    shape = (1, vae.config["z_dim"], 1, 1, 1)
-    mean = torch.tensor(vae.config["latents_mean"], device=moments.device).view(shape)
-    scale = 1.0 / torch.tensor(vae.config["latents_std"], device=moments.device).view(shape)
-    latents: torch.Tensor = (moments - mean) * scale
-    return latents.to(vae.dtype)
+    moments = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode()
+    return normalised(vae.config, moments).to(vae.dtype)
 
 
 def paste(frames: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:

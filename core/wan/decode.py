@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .latent_scale import denormalised
 from .latents import video_frames
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from diffusers import AutoencoderKLWan
 
@@ -72,35 +70,6 @@ def stride(vae: AutoencoderKLWan) -> int:
 def folded(vae: AutoencoderKLWan) -> int:
     """Return how many pixels of a side a VAE folds into channels before it encodes: 1 or 2."""
     return vae.config["patch_size"] or 1
-
-
-def denormalised(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
-    """Return latents [1, z, T, h, w] in the scale of a VAE, in fp32.
-
-    Args:
-        config: of the VAE.
-    """
-    import torch
-
-    z = latents.float()
-    shape = (1, config["z_dim"], 1, 1, 1)
-    mean = torch.tensor(config["latents_mean"], device=z.device).view(shape)
-    scale = 1.0 / torch.tensor(config["latents_std"], device=z.device).view(shape)
-    return z / scale + mean
-
-
-def vae_config(places: Sequence[Path]) -> dict[str, Any]:
-    """Return the configuration of a VAE that is in files, its class's own values included; no weights are read.
-
-    Raises:
-        PiyingError: the files are damaged, or no VAE.
-    """
-    from diffusers import AutoencoderKLWan
-
-    from ..checkpoints.components import find_component
-
-    defaults = {name: one.default for name, one in signature(AutoencoderKLWan).parameters.items()}
-    return {**defaults, **find_component("vae", places).config}
 
 
 def _larger_than_a_tile(vae: AutoencoderKLWan, z: torch.Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from ..catalog.installed_model import InstalledModel
@@ -16,6 +17,7 @@ from .context import Context, check_frequency, temporal_frequencies
 from .experts import DEFAULT_BOUNDARY, boundary_of, has_two_experts, high_steps
 from .fast_decoder import FastDecoders, check_decoders
 from .guidance import Guidance, check_blocks
+from .latent_scale import vae_config
 from .request import SAMPLERS, SamplerName, WanRequest
 from .schedule import sigmas
 
@@ -91,6 +93,11 @@ class WanModel:
         """Return the VAE in host memory."""
         vae: AutoencoderKLWan = self.parts.load("vae", choice)
         return vae
+
+    @cached_property
+    def vae_config(self) -> dict[str, Any]:
+        """The configuration of the VAE, read from its files without their weights."""
+        return vae_config(self.found.place("vae"))
 
     def sampler(self, request: WanRequest, device: torch.device, generator: torch.Generator) -> Sampler:
         """Return the request's sampler before its first step; `generator` makes the noise that it may add."""

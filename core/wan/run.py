@@ -45,7 +45,7 @@ def sample(
     *,
     latent: Mapping[str, Any] | None = None,
     on_canvas: Callable[[Canvas], None] = lambda canvas: None,
-    on_latent: Callable[[dict[str, Any]], None] = lambda latent: None,
+    on_latent: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Make one video.
 
@@ -93,7 +93,7 @@ def sample_inputs(
     on_latents: Callable[[torch.Tensor], None] | None = None,
     logged_plans: set[str] | None = None,
     latent: Mapping[str, Any] | None = None,
-    on_latent: Callable[[dict[str, Any]], None] = lambda latent: None,
+    on_latent: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Make one video from prepared inputs; kept pixels are as the model gives them.
 
@@ -124,7 +124,8 @@ def sample_inputs(
     )
     work = VideoWork.of(request, len(inputs.references), has_task, **run.planned)
     result = execute(run, handle, phases(model.components(), work), work)
-    on_latent(run.latent())
+    if on_latent is not None:
+        on_latent(run.latent())
     return result
 
 

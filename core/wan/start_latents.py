@@ -15,7 +15,7 @@ import torch
 
 from ..errors import PiyingError
 from ..files.dtypes import all_finite
-from .decode import vae_config
+from .latent_scale import denormalised, normalised
 from .latents import latent_frames, video_frames
 from .model import WanModel
 from .request import WanRequest
@@ -26,43 +26,6 @@ SAMPLES, NOISE_MASK = "samples", "noise_mask"  # keys of ComfyUI's LATENT
 NOISE_LEVEL, REFERENCES = "noise_level", "references"  # keys of ours beside them
 CLOSE = 1e-4  # noise levels so near are one: schedules are computed in float32
 ALL_NOISE = 0.999  # from here on nothing is to be seen of the latents
-
-
-@dataclass(frozen=True)
-class LatentScale:
-    """What a VAE's latents are normalised by, from its configuration.
-
-    Attributes:
-        mean, std: of each channel.
-        stride: pixels of a side that a latent pixel stands for.
-    """
-
-    mean: Sequence[float]
-    std: Sequence[float]
-    stride: int
-
-    @classmethod
-    def of(cls, model: WanModel) -> LatentScale:
-        """Return that of a model's VAE."""
-        config = vae_config(model.found.place("vae"))
-        return cls(config["latents_mean"], config["latents_std"], config["scale_factor_spatial"])
-
-    def shape(self, request: WanRequest) -> tuple[int, ...]:
-        """Return the shape [1, z, T, h, w] of a video's latents."""
-        sides = (request.height // self.stride, request.width // self.stride)
-        return (1, len(self.mean), latent_frames(request.num_frames), *sides)
-
-    def normalised(self, samples: torch.Tensor) -> torch.Tensor:
-        """Return latents [1, z, T, h, w] of the VAE's scale as the transformer takes them."""
-        return (samples - self._column(self.mean)) / self._column(self.std)
-
-    def of_vae(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return latents of the transformer in the VAE's scale."""
-        return latents * self._column(self.std) + self._column(self.mean)
-
-    @staticmethod
-    def _column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values).view(1, -1, 1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +49,8 @@ class StartLatents:
         Raises:
             PiyingError: they are not the latents of a video of that model, size and length.
         """
-        scale, samples = LatentScale.of(model), latent.get(SAMPLES)
-        _check_shape(samples, scale, request, model.found.name)
+        samples = latent.get(SAMPLES)
+        _check_shape(samples, request, model)
         assert samples is not None
         samples = samples.detach().float().cpu()
         if not all_finite(samples):
@@ -96,7 +59,7 @@ class StartLatents:
             log.warning("The noise mask of latents is left out. VACE: Inpaint makes parts of a video anew.")
         level = float(latent.get(NOISE_LEVEL, 0.0))
         references = latent.get(REFERENCES)
-        return cls(scale.normalised(samples) * (1 - level), level, references)
+        return cls(normalised(model.vae_config, samples) * (1 - level), level, references)
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the tensors that the run depends on."""
@@ -146,17 +109,18 @@ class StartLatents:
         )
 
 
-def _check_shape(samples: Any, scale: LatentScale, request: WanRequest, model: str) -> None:
-    wanted = scale.shape(request)
-    if not isinstance(samples, torch.Tensor) or samples.ndim != 5 or samples.shape[:2] != wanted[:2]:
+def _check_shape(samples: Any, request: WanRequest, model: WanModel) -> None:
+    channels, stride = model.vae_config["z_dim"], model.vae_config["scale_factor_spatial"]
+    sides = request.height // stride, request.width // stride
+    if not isinstance(samples, torch.Tensor) or samples.ndim != 5 or samples.shape[:2] != (1, channels):
         given = "×".join(map(str, samples.shape)) if isinstance(samples, torch.Tensor) else type(samples).__name__
         raise PiyingError(
-            f"latents are {given}, and {model} takes one video of {wanted[1]} channels: 1×{wanted[1]}×frames×height×"
-            "width. Give those of another sampler with this model, or of its VAE's VAE Encode."
+            f"latents are {given}, and {model.found.name} takes one video of {channels} channels: 1×{channels}×frames×"
+            "height×width. Give those of another sampler with this model, or of its VAE's VAE Encode."
         )
     frames, height, width = samples.shape[2:]
-    if samples.shape != wanted:
-        own = width * scale.stride, height * scale.stride, video_frames(frames)
+    if (frames, height, width) != (latent_frames(request.num_frames), *sides):
+        own = width * stride, height * stride, video_frames(frames)
         raise PiyingError(
             f"latents are those of {own[2]} frames of {own[0]}×{own[1]}, and the sampler is set to "
             f"{request.num_frames} of {request.width}×{request.height}. Set width to {own[0]}, height to {own[1]} and "
@@ -165,16 +129,17 @@ def _check_shape(samples: Any, scale: LatentScale, request: WanRequest, model: s
 
 
 def as_latent(
-    scale: LatentScale, video: torch.Tensor, level: float = 0.0, references: torch.Tensor | None = None
+    config: Mapping[str, Any], video: torch.Tensor, level: float = 0.0, references: torch.Tensor | None = None
 ) -> dict[str, Any]:
     """Return ComfyUI's LATENT of a video.
 
     Args:
+        config: of the model's VAE.
         video: normalised, [1, z, T, h, w].
         level: the noise level it stands at; 0 where it is finished.
         references: in front of it, where it is not.
     """
-    latent: dict[str, Any] = {SAMPLES: scale.of_vae(video / (1 - level))}
+    latent: dict[str, Any] = {SAMPLES: denormalised(config, video / (1 - level))}
     if level:
         latent[NOISE_LEVEL] = level
         if references is not None and references.shape[2]:

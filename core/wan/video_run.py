@@ -20,10 +20,11 @@ from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import Encode, encode_prompts, encode_video
 from .context import LOOP_LEAD, free_noise, riflex_enabled
-from .decode import decode, decode_steps, denormalised, tiling, vae_config
+from .decode import decode, decode_steps, tiling
 from .denoise import denoise
 from .experts import EXPERT_PHASES, SamplingState, boundary_of, has_two_experts, sampler_on, shared_steps
 from .fast_decoder import FastDecoders, decoders_of, reads_scale_of_vae
+from .latent_scale import denormalised
 from .latents import STRIDE, video_frames
 from .model import WanModel, check_settings, warn_if_not_made_for, with_published_sampler
 from .nag import nag_enabled
@@ -31,7 +32,7 @@ from .phases import BATCHED, FastDecoding, VideoWork, fitting, what_fits
 from .request import AUTO_VAE, SDPA, WanRequest
 from .schedule import check_step_range, schedule_notes
 from .speed import speed_notes, with_speed
-from .start_latents import LatentScale, StartLatents, as_latent
+from .start_latents import StartLatents, as_latent
 from .step_cache import StepCache
 from .transformer import block_order, compiled_blocks, reason_not_to_compile
 
@@ -298,12 +299,12 @@ class VideoRun(ABC):
 
     def latent(self) -> dict[str, Any]:
         """Return ComfyUI's LATENT of the video, for another sampler or VAE Decode."""
-        scale, latents = LatentScale.of(self.model), self.unfinished
+        config, latents = self.model.vae_config, self.unfinished
         if latents is None:
             assert self.latents is not None
-            return as_latent(scale, self.latents)
+            return as_latent(config, self.latents)
         level = self.model.levels(self.request)[self.request.taken.stop]
-        return as_latent(scale, latents[:, :, self.in_front :], level, latents[:, :, : self.in_front])
+        return as_latent(config, latents[:, :, self.in_front :], level, latents[:, :, : self.in_front])
 
     def record(self) -> dict[str, Any]:
         """Return what the run did beside its plan, fit for JSON."""
@@ -553,7 +554,7 @@ class VideoRun(ABC):
         """Return latents in the scale that a fast decoder reads."""
         if not reads_scale_of_vae(decoder):
             return latents
-        return denormalised(vae_config(self.model.found.place("vae")), latents)
+        return denormalised(self.model.vae_config, latents)
 
     def _decode(self, choice: PhasePlan, latents: torch.Tensor) -> torch.Tensor:
         """Return the frames of latents; of a loop four for each of them, the first of which follow from the last."""

@@ -44,7 +44,7 @@ def sample(
     fit: Fit = "crop",
     shaped: bool = False,
     latent: Mapping[str, Any] | None = None,
-    on_latent: Callable[[dict[str, Any]], None] = lambda latent: None,
+    on_latent: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[torch.Tensor, float, dict[str, Any]]:
     """Make one video.
 
@@ -83,7 +83,8 @@ def sample(
     run = FramesRun.of(handle, request, model, host, latent=latent, inputs=inputs, frames=frames)
     work = FramesWork.of_frames(request, inputs, first=has["has_first"], last=has["has_last"], **run.planned)
     made, record = execute(run, handle, phases(model.components(), work), work)
-    on_latent(run.latent())
+    if on_latent is not None:
+        on_latent(run.latent())
     given = [name.removeprefix("has_") for name, is_given in has.items() if is_given]
     return made, inputs.fps, record | ({"given_frames": given, "fit": fit} if given else {})
 

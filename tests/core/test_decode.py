@@ -7,7 +7,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
 from piying.core.catalog.installed_model import built_in
-from piying.core.wan.decode import decode, decode_steps, denormalised
+from piying.core.wan.decode import decode, decode_steps
+from piying.core.wan.latent_scale import denormalised
 
 
 @pytest.fixture(scope="module")

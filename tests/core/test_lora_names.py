@@ -9,7 +9,6 @@ import os
 import random
 import re
 import string
-import time
 
 import pytest
 from piying.core.files.safetensors_file import TensorEntry
@@ -252,10 +251,9 @@ def test_layers_of_models_are_no_lora(name):
     assert not lora_names([name])
 
 
-def test_names_of_megabytes_take_no_time():
+def test_names_of_megabytes_take_no_time(within):
     """A name is a stranger's: what is tried on it does not grow with its square."""
     for part in ("a.", "lora_a.", "blocks.0.", "_lora_", "diff."):
         name = part * (1_000_000 // len(part))
-        begun = time.process_time()
-        judge({f"{name}lora_A.weight": entry(4, 8), f"{name}lora_B.weight": entry(8, 4), name: entry(1)})
-        assert time.process_time() - begun < 4.0
+        with within(4.0):
+            judge({f"{name}lora_A.weight": entry(4, 8), f"{name}lora_B.weight": entry(8, 4), name: entry(1)})

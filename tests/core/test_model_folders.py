@@ -470,14 +470,13 @@ def header_file(path, raw):
     ],
     ids=["tensors", "lists", "sides", "names"],
 )
-def test_a_header_of_15_mb_takes_a_second(tmp_path, raw):
+def test_a_header_of_15_mb_takes_a_second(tmp_path, raw, within):
     path = header_file(tmp_path / "x.safetensors", raw)
-    begun = time.process_time()
-    try:
-        inspect(path)
-    except PiyingError as error:
-        assert len(str(error)) < 500
-    assert time.process_time() - begun < 1.5
+    with within(1.5):
+        try:
+            inspect(path)
+        except PiyingError as error:
+            assert len(str(error)) < 500
 
 
 # Code and absurd values in configurations

@@ -12,11 +12,11 @@ from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
 from piying.core.wan.context import Context
 from piying.core.wan.family import WAN_VACE
+from piying.core.wan.latent_scale import normalised
 from piying.core.wan.model import load
 from piying.core.wan.phases import VideoWork, phases
 from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample as sample_vace
-from piying.core.wan.start_latents import LatentScale
 from piying.core.wan.task.reference import reference
 from piying.core.wan_video.family import WAN_VIDEO
 from piying.core.wan_video.run import sample as sample_video
@@ -93,8 +93,7 @@ def test_the_samples_are_those_of_the_vae(host):
 def test_unfinished_samples_are_as_comfyui_leaves_them(host):
     """`CONST.inverse_noise_scaling` divides by 1 - sigma; its `noise_scaling` without noise multiplies by it again."""
     _, latent = made(host, VIDEO, sampler="euler", end_at_step=3)
-    scale = LatentScale.of(load(VIDEO, host))
-    x = scale.normalised(latent["samples"]) * (1 - latent["noise_level"])
+    x = normalised(load(VIDEO, host).vae_config, latent["samples"]) * (1 - latent["noise_level"])
     # Mostly noise still: its deviation is that of noise and a little of the clean latents.
     assert 0.8 * latent["noise_level"] < float(x.std()) < 1.5
 

@@ -134,7 +134,7 @@ def test_lighttae_reads_latents_in_the_scale_of_the_vae(host, tmp_path, monkeypa
         TensorCache, "put", lambda self, key, found: (kept.append(found.get("latents")), put(self, key, found))[1]
     )
     done = piying.runner.run(graph("auto"), output=tmp_path, models=[tmp_path], device="cpu")
-    ((frames,),) = done.outputs("3")
+    (frames,) = done.outputs("3")[0]
     latents = next(one for one in reversed(kept) if one is not None)
     config = AutoencoderKLWan.load_config(BUILT_IN_ROOT / "wan_vace" / "vae")
     std, mean = (torch.tensor(config[name]).view(1, -1, 1, 1, 1) for name in ("latents_std", "latents_mean"))
@@ -146,7 +146,7 @@ def test_lighttae_reads_latents_in_the_scale_of_the_vae(host, tmp_path, monkeypa
 @pytest.mark.parametrize(("channels", "mean", "std"), [(16, -0.7571, 2.8184), (48, -0.2289, 0.4765)])
 def test_the_scale_of_single_files_is_the_published_one(tmp_path, channels, mean, std):
     """The numbers of LightX2V's WanVAE_tiny and Wan2_2_VAE_tiny, the first ones of each."""
-    from piying.core.wan.decode import denormalised, vae_config
+    from piying.core.wan.latent_scale import denormalised, vae_config
 
     small = {"z_dim": channels, "base_dim": 4, "decoder_base_dim": 6}
     if channels == 48:

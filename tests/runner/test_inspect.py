@@ -79,7 +79,7 @@ def t5():
     return shapes | {f"{block}.1.DenseReluDense.wo.weight": [4, 8]}
 
 
-def test_a_file_of_69_gb_in_well_under_a_second(tmp_path):
+def test_a_file_of_69_gb_in_well_under_a_second(tmp_path, slowness):
     path = write(tmp_path / "no name at all", wan(), "F32", 4)
     assert path.stat().st_size > 69e9
     before = os.times()
@@ -91,7 +91,7 @@ def test_a_file_of_69_gb_in_well_under_a_second(tmp_path):
     assert "fp32 (fp32 69.35 GB)" in ran.stdout
     assert "read     yes" in ran.stdout
     assert "needs    the UMT5-XXL text encoder, the Wan2.1 VAE" in ran.stdout
-    assert used < 0.6
+    assert used < 0.6 * slowness()
 
 
 def test_json(tmp_path):

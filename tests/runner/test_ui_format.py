@@ -12,7 +12,6 @@ import copy
 import itertools
 import json
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -370,7 +369,7 @@ def chain(length):
     return {"nodes": [{"id": 0, "type": "PairMake"}, *reroutes, *takers], "links": links}
 
 
-def test_absurd_graphs_are_quickly_refused_or_done():
+def test_absurd_graphs_are_quickly_refused_or_done(within):
     info = {name: found for each in PAIRS for name, found in pair(each)["object_info"].items()}
     instances = [{"id": n, "type": "sub"} for n in range(100)]
     holds_itself = {"nodes": instances, "links": [], "definitions": {"subgraphs": [one_subgraph(instances[:1])]}}
@@ -384,16 +383,15 @@ def test_absurd_graphs_are_quickly_refused_or_done():
         },
     }
     many = {"nodes": [{"id": n, "type": "PairMake"} for n in range(100_000)], "links": []}
-    begun = time.process_time()
-    for workflow, words in (
-        (holds_itself, "holds itself|unfold"),
-        (doubling, "unfold to more"),
-        (many, "100000 nodes"),
-    ):
-        with pytest.raises(WorkflowError, match=words):
-            to_api(workflow, info)
-    api = to_api(chain(4000), info)
-    assert api["7999"]["inputs"]["image"] == ["0", 0]
-    with pytest.raises(WorkflowError, match="nested more than"):
-        dynamic_prompt("{" * 20_000, random.Random(0))
-    assert time.process_time() - begun < 5
+    with within(5):
+        for workflow, words in (
+            (holds_itself, "holds itself|unfold"),
+            (doubling, "unfold to more"),
+            (many, "100000 nodes"),
+        ):
+            with pytest.raises(WorkflowError, match=words):
+                to_api(workflow, info)
+        api = to_api(chain(4000), info)
+        assert api["7999"]["inputs"]["image"] == ["0", 0]
+        with pytest.raises(WorkflowError, match="nested more than"):
+            dynamic_prompt("{" * 20_000, random.Random(0))

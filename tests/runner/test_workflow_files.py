@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from datetime import datetime
 
 import pytest
@@ -40,7 +39,10 @@ SAVER = {
         "_meta": {"title": "Save Image"},
     },
 }
-TODAY = datetime.now().strftime("%Y-%m-%d")
+
+
+def today() -> str:
+    return datetime.now().strftime("%Y-%m-%d")
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +148,12 @@ def test_a_newer_comfyui_knows_how_many_bits_a_video_has(session, caplog):
 
 
 def test_placeholders_of_an_api_form(session):
-    assert session.prepare(SAVER).api["2"]["inputs"]["filename_prefix"] == f"{TODAY}/red triangle"
+    assert session.prepare(SAVER).api["2"]["inputs"]["filename_prefix"] == f"{today()}/red triangle"
 
 
 def test_placeholders_speak_of_what_was_set(session):
     workflow = session.prepare(SAVER, set={"1.sample": "first frame"})
-    assert workflow.api["2"]["inputs"]["filename_prefix"] == f"{TODAY}/first frame"
+    assert workflow.api["2"]["inputs"]["filename_prefix"] == f"{today()}/first frame"
 
 
 def test_placeholders_in_what_was_set(session, t2v):
@@ -160,7 +162,7 @@ def test_placeholders_in_what_was_set(session, t2v):
         assigned = {"SaveVideo.filename_prefix": name, "PiyingVACESample.steps": 7}
         api = session.prepare(source, set=assigned).api
         prefix = next(node["inputs"] for node in api.values() if node["class_type"] == "SaveVideo")["filename_prefix"]
-        assert prefix == f"{TODAY}/2025_7_%width%"
+        assert prefix == f"{today()}/2025_7_%width%"
 
 
 def test_a_node_without_a_name_is_called_by_its_class(session):
@@ -178,16 +180,14 @@ def test_the_ui_form_in_the_file_keeps_its_placeholders(session, t2v):
 # Files made to take long: each of these took minutes, or no end
 
 
-def test_duplicated_names_are_found_in_linear_time(session, tmp_path):
+def test_duplicated_names_are_found_in_linear_time(session, tmp_path, within):
     path = tmp_path / "workflow.json"
     path.write_text("{" + ",".join(f'"k{index}":0' for index in range(200_000)) + ',"z":0,"z":1}')
-    begun = time.monotonic()
-    with pytest.raises(WorkflowError, match="two entries are called 'z'"):
+    with within(5), pytest.raises(WorkflowError, match="two entries are called 'z'"):
         session.prepare(path)
-    assert time.monotonic() - begun < 5
 
 
-def test_shown_widgets_are_limited(session):
+def test_shown_widgets_are_limited(session, within):
     inner = {"id": 5, "type": "PrimitiveString", "widgets_values": ["x"], "inputs": [], "outputs": []}
     ports = [{"name": f"i{n}", "type": "STRING", "linkIds": list(range(50))} for n in range(900)]
     graph = {"id": "S", "nodes": [inner], "links": [], "inputs": ports}
@@ -196,21 +196,18 @@ def test_shown_widgets_are_limited(session):
     with pytest.raises(WorkflowError, match="shows 50000 widgets of its subgraph; at most 1000"):
         session.prepare(workflow)
     host["properties"]["proxyWidgets"] = [["5", "1:" * 5000 + "value"]] * 1000
-    begun = time.monotonic()
-    assert session.prepare(workflow).api["1:5"]["inputs"] == {"value": "x"}
-    assert time.monotonic() - begun < 5
+    with within(5):
+        assert session.prepare(workflow).api["1:5"]["inputs"] == {"value": "x"}
 
 
-def test_long_and_many_names_of_inputs(session, caplog):
+def test_long_and_many_names_of_inputs(session, caplog, within):
     inputs = {f"k{index}": index for index in range(100_000)} | {"s" * 1_000_000: 1}
     graph = {"1": {**PICTURE, "inputs": {**PICTURE["inputs"], **inputs}}, "2": API["2"]}
-    begun = time.monotonic()
-    session.check(session.prepare(graph))
-    assert time.monotonic() - begun < 5
+    with within(5):
+        session.check(session.prepare(graph))
     assert len(caplog.messages) < 10
-    with pytest.raises(WorkflowError, match="is not known here"):
+    with within(5), pytest.raises(WorkflowError, match="is not known here"):
         session.check(session.prepare({"1": {"class_type": "x" * 1_000_000, "inputs": {}}}))
-    assert time.monotonic() - begun < 10
 
 
 ONCE = json.dumps(API)
