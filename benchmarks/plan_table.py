@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,22 @@ def rows() -> list[tuple[str, Any]]:
         for model, title in VIDEOS
         for width, height in VIDEO_SIZES
     ]
+    for width, height in VIDEO_SIZES:
+        # Two networks of VACE's shapes, as its authors' script samples with them: 50 steps, shift 12.
+        title = f"VACE-Fun A14B (two experts), FP8 files, {width}×{height}, {FRAMES} frames"
+        one = listed("wan2.1-vace-14b-fp8")
+        two = {**one, "transformer_2": replace(one["transformer"], name="transformer_2")}
+        found.append((title, video.phases(two, video.VideoWork(width, height, FRAMES, steps=50, shift=12.0))))
     family = module("wan_video.family").WAN_VIDEO
     for model, known in module("wan_video.family").KNOWN.items():
         settings = known.trained_on.settings
         frames = {"first_frame": known.inputs.first != "no", "last_frame": known.inputs.last == "must"}
-        work = family.work({**settings, **frames}, module("catalog.selection").ModelHandle(family, model))
-        found.append((f"{model}, {known.trained_on.words}", family.phases(listed(model), work)))
+        sizes = [{}, dict(zip(("width", "height"), VIDEO_SIZES[1], strict=True))] if known.experts == 2 else [{}]
+        for size in sizes:
+            set_to = settings | size
+            work = family.work({**set_to, **frames}, module("catalog.selection").ModelHandle(family, model))
+            title = f"{model}, {set_to['width']}×{set_to['height']}, {set_to['num_frames']} frames"
+            found.append((title, family.phases(listed(model), work)))
     found += [
         ("Hunyuan-DiT, 1024×1024", hunyuan.phases(listed("hunyuan-dit-v1.2"), hunyuan.ImageWork(1024, 1024))),
         ("Z-Image-Turbo, 1024×1024", z_image.phases(listed("z-image-turbo"), z_image.ZImageWork(1024, 1024))),
