@@ -1,0 +1,148 @@
+"""Many runs on several ranks in one start: `ranks_driver.py OUT MODELS CASE…`, as torchrun starts it.
+
+Rank 0 writes the frames that each case gives, shared in each of its ways, to OUT/CASE-WAY.pt.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = {"prompt": "a red circle moves right", "negative_prompt": "static", "seed": 7, "attention": "sdpa"}
+SMALL = {"width": 64, "height": 64, "num_frames": 9, "steps": 3, "cfg": 3.0, "shift": 3.0, "speed": "reference"}
+BOTH = ("prompts", "sequence")
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+SHOWN = {
+    "shown": node("PreviewImage", images=["sample", 0]),
+    "picture": node("PiyingSampleImage", sample="first frame"),
+}
+
+
+def wan(name: str, **changes: Any) -> dict[str, Any]:
+    """Return a workflow of text, or frames, to video."""
+    sample = node("PiyingWanSample", model=["load", 0], **PROMPTS, **{**SMALL, **changes})
+    return {**SHOWN, "load": node("PiyingLoadWanVideo", model=name), "sample": sample}
+
+
+def vace(name: str = "built-in", guidance: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """Return a workflow that goes on from a picture, with a reference: hints of what is kept, made and shown."""
+    sample = node("PiyingVACESample", model=["load", 0], task=["task", 0], **PROMPTS, **{**SMALL, **changes})
+    made = {}
+    if guidance is not None:
+        made = {"guidance": node("PiyingGuidance", **guidance)}
+        sample["inputs"]["guidance"] = ["guidance", 0]
+    return {
+        **SHOWN,
+        **made,
+        "load": node("PiyingLoadWanVACE", model=name),
+        "start": node("PiyingVACEExtend", num_frames=9, first=["picture", 0], fit="crop"),
+        "task": node("PiyingVACEReference", image=["picture", 0], task=["start", 0]),
+        "sample": sample,
+    }
+
+
+def windows(**changes: Any) -> dict[str, Any]:
+    """Return a workflow whose steps predict windows of the video."""
+    flow = vace(num_frames=17, **changes)
+    flow["start"]["inputs"]["num_frames"] = 17
+    flow["windows"] = node("PiyingContextWindows", window=9, overlap=4, free_noise=True, riflex=1, loop=False)
+    flow["sample"]["inputs"]["context"] = ["windows", 0]
+    return flow
+
+
+def long_video() -> dict[str, Any]:
+    """Return a workflow of two windows, the second of which goes on from the first."""
+    long = {**SMALL, "num_frames": 17, "window": 9, "overlap": 1, "steps": 2}
+    sample = node("PiyingVACELongVideo", model=["load", 0], **PROMPTS, **long)
+    parts = node("GetVideoComponents", video=["long", 0])
+    shown = node("PreviewImage", images=["sample", 0])
+    return {"load": node("PiyingLoadWanVACE", model="built-in"), "long": sample, "sample": parts, "shown": shown}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workflow, and the ways in which it is shared."""
+
+    workflow: dict[str, Any]
+    ways: tuple[str, ...] = BOTH
+
+
+CASES = {
+    "vace": Case(vace()),
+    "windows": Case(windows()),
+    "guided": Case(vace(guidance={"slg_blocks": "1", "method": "apg", "cfg_steps": "4, 3, 1"})),
+    "nag": Case(vace(guidance={"nag_scale": 4.0}, cfg=1.0), ways=("auto",)),
+    "forecast": Case(vace(step_cache=0.5, steps=8, cfg=2.0)),
+    "batched": Case(vace(batch_cfg=True), ways=("sequence",)),
+    "experts": Case(vace("diffusers/Experts", boundary=0.9, cfg_2=2.0)),
+    "long": Case(long_video()),
+    "text": Case(wan("built-in")),
+    "picture": Case(wan("diffusers/I2V", first_frame=["picture", 0])),
+    "in_latents": Case(wan("diffusers/TI2V", first_frame=["picture", 0])),
+}
+
+
+def frames_of(session: Any, case: Case) -> Any:
+    """Return the frames [n, h, w, 3] that a case gives."""
+    info, flow = session.definitions(), {}
+    for name, one in case.workflow.items():
+        widgets = {
+            key: given[1] for key, given in info[one["class_type"]]["input"]["required"].items() if len(given) > 1
+        }
+        defaults = {key: options["default"] for key, options in widgets.items() if "default" in options}
+        flow[name] = node(one["class_type"], **{**defaults, **one["inputs"]})
+    return session.run(flow).outputs("sample")[0][0]
+
+
+def main(out: Path, models: Path, names: list[str]) -> int:
+    """Run cases on this rank."""
+    import os
+
+    import torch
+    from piying.core.parallel.joining import check_of, help_rank_0, joined_group
+    from piying.core.parallel.ranks import ranks_of
+    from piying.core.parallel.ways import Cards
+    from piying.core.process import Interruption
+    from piying.core.wan.prediction import Prediction
+    from piying.runner.session import Session
+
+    ranks, interruption, made = ranks_of(os.environ), Interruption(), []
+    predict = Prediction.flows_of
+
+    def flows_of(self: Any, step: Any, state: Any, when: Any, branches: Any) -> Any:
+        made.append(list(branches))
+        return predict(self, step, state, when, branches)
+
+    Prediction.flows_of = flows_of
+    own = out / f"rank{ranks.rank}"
+    with joined_group(ranks, "cpu", interruption, print) as group:
+        if ranks.rank:
+            help_rank_0(group, None, check_of(group, interruption))
+        asked = [] if ranks.rank else [(case, way) for case in names for way in CASES[case].ways]
+        for name, way in asked:
+            cards = Cards(group.size, way, group.link, group.is_shared)
+            folders = {"output": own, "input": own, "cache": own / f"{name}-{way}"}
+            session = Session(models=[models], device="cpu", cards=cards, **folders)
+            torch.save(frames_of(session, CASES[name]), out / f"{name}-{way}.pt")
+            session.close()
+    (out / f"rank{ranks.rank}.json").write_text(json.dumps(made))
+    return 0
+
+
+if __name__ == "__main__":
+    spec = importlib.util.spec_from_file_location(
+        "piying", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    sys.modules["piying"] = pack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
