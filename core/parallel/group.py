@@ -35,7 +35,8 @@ START = 300.0  # seconds in which all ranks have to begin
 # whole are noticed by the watchdog, much sooner.
 LONGEST_WAIT = timedelta(minutes=30)
 LEAVE = 10.0  # seconds in which the ranks end together
-SHORT, LONG, PATIENT = 0.0002, 0.02, 2.0  # seconds between looks while something is awaited, at first and later
+SHORT, LONG = 0.0002, 0.02  # seconds between looks while something is awaited, at first and later
+SHARE = 0.1  # of the time waited so far that a look may come late
 TRIED_BYTES = 8 * 2**20  # sent to measure the link
 END = "end"
 
@@ -120,12 +121,15 @@ class Group:
             # Rank 0 speaks first, and keeps the store where torchrun does not.
             others = range(1, self.size) if self.rank == 0 else range(1)
             if lost is None:
-                self._leave_together([f"{FINISHED}/{rank}" for rank in others])
+                self._leave_together([self.peers[rank] for rank in others if rank != self.rank])
 
-    def _leave_together(self, keys: Sequence[str]) -> None:
+    def _leave_together(self, peers: Sequence[Peer]) -> None:
         until = time.monotonic() + LEAVE
-        while time.monotonic() < until and not self._store.check(list(keys)):
-            time.sleep(LONG)
+        for peer in peers:
+            while time.monotonic() < until and not self._store.check([f"{FINISHED}/{peer.rank}"]):
+                if peer.has_died(self.own.place):
+                    break
+                time.sleep(LONG)
 
     def _tell_failure(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
@@ -203,11 +207,10 @@ class Group:
 
     def _awaited(self, is_there: Callable[[], bool]) -> None:
         """Wait for something of another rank; raises `RankLostError` where one is lost."""
-        begun, pause = time.monotonic(), SHORT
+        begun = time.monotonic()
         while not is_there():
             self.check()
-            time.sleep(pause)
-            pause = LONG if time.monotonic() - begun > PATIENT else SHORT
+            time.sleep(min(LONG, max(SHORT, SHARE * (time.monotonic() - begun))))
 
     def tell(self, message: Any) -> None:
         """Give all other ranks a message, on rank 0."""
