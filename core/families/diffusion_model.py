@@ -112,7 +112,7 @@ def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:
     return format_table(
         name,
         components,
-        lambda changed: handle.family.phases(changed, work),
+        lambda changed: shared_between_cards(handle, host, machine, components=changed, work=work)[0],
         machine,
         precision=handle.precision,
         memory=handle.memory,

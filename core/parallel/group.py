@@ -168,7 +168,13 @@ class Group:
                     f"Of {ranks.size} ranks, {', '.join(missing)} did not begin within {START:g} s. Start all of them."
                 )
             time.sleep(LONG)
-        return [Peer(**json.loads(self._store.get(key))) for key in keys]
+        peers = [Peer(**json.loads(self._store.get(key))) for key in keys]
+        other = next((peer for peer in peers if peer.software != peers[0].software), None)
+        if other is not None:
+            raise PiyingError(
+                f"{other} has {other.software}, and rank 0 {peers[0].software}. Install the same on all machines."
+            )
+        return peers
 
     def _measure_link(self) -> float:
         tried = torch.zeros(TRIED_BYTES, dtype=torch.uint8, device=self.device)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from ..accelerator import best_device, card_module, checked_device
 from ..errors import PiyingError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+ALIKE = ("torch", "diffusers")
 SILENCE_VARIABLE = "PIYING_RANK_TIMEOUT"
 SILENCE = 60.0  # seconds without a sign of life after which a rank counts as hung
 
@@ -105,6 +107,7 @@ class Peer:
         device: its torch device.
         card: its name; "" for the CPU.
         vram: bytes of the card; 0 without one.
+        software: versions of what has to be the same on all ranks.
     """
 
     rank: int
@@ -114,6 +117,7 @@ class Peer:
     device: str
     card: str = ""
     vram: int = 0
+    software: str = ""
 
     @classmethod
     def here(cls, ranks: Ranks, device: str) -> Peer:
@@ -122,11 +126,13 @@ class Peer:
             place = f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
         except OSError:
             place = socket.gethostname()
+        software = ", ".join(f"{name} {version(name)}" for name in ALIKE)
+        found = cls(ranks.rank, ranks.size, os.getpid(), place, device, software=software)
         module = card_module(device)
         if module is None:
-            return cls(ranks.rank, ranks.size, os.getpid(), place, device)
+            return found
         card = module.get_device_properties(device)
-        return cls(ranks.rank, ranks.size, os.getpid(), place, device, card.name, int(card.total_memory))
+        return replace(found, card=card.name, vram=int(card.total_memory))
 
     def __str__(self) -> str:
         return f"Rank {self.rank} of {self.size} ({self.device}, process {self.pid})"

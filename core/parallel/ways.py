@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import PiyingError
+from ..planner.plan_types import amount
 from ..planner.report import duration
 
 if TYPE_CHECKING:
@@ -111,10 +112,7 @@ def choose_split(splits: Sequence[Split], cards: Cards, machine: Machine, planne
         raise PiyingError(f"--parallel {asked}: {found[asked].why_not}. Choose {' or '.join(others)}, or auto.")
     plans = {split.way: planned(split.phases) for split in splits if not split.why_not}
     taken = asked if asked != "auto" else _fastest(plans)
-    times = "; ".join(
-        f"{SHORT_WORDS[way]} about {duration(plan.seconds)}{'' if plan.fits else ', which does not fit'}"
-        for way, plan in plans.items()
-    )
+    times = "; ".join(_predicted(way, plan, machine) for way, plan in plans.items())
     reason = "as asked for" if asked != "auto" else "the fastest that fits, and of nearly equal ones the exact one"
     sentences = [
         f"{cards.count} cards: {WORDS[taken]}: {reason}.",
@@ -122,9 +120,29 @@ def choose_split(splits: Sequence[Split], cards: Cards, machine: Machine, planne
     ]
     sentences += [found[taken].note] if found[taken].note else []
     sentences += [f"Not {SHORT_WORDS[one.way]}: {one.why_not}." for one in splits if one.why_not]
+    sentences += _ram_note(plans[taken], cards, machine)
     if cards.is_shared:
         sentences.append("All ranks compute on one device, which makes none of it faster: this is for trying.")
     return _noted(found[taken], " ".join(sentences))
+
+
+def _predicted(way: Way, plan: Plan, machine: Machine) -> str:
+    """Return what a way is predicted to take, as a part of a sentence."""
+    sampling = max(one.vram for one in plan.phases if one.phase.startswith("sample"))
+    room = "" if machine.is_cpu else f" with {amount(sampling)} of each card while it samples"
+    return f"{SHORT_WORDS[way]} about {duration(plan.seconds)}{room}{'' if plan.fits else ', which does not fit'}"
+
+
+def _ram_note(plan: Plan, cards: Cards, machine: Machine) -> list[str]:
+    """Return a sentence where main memory is short for ranks that are all on this machine."""
+    helper = max(one.ram for one in plan.phases if one.phase.startswith("sample"))
+    needed = plan.peak_ram + (cards.count - 1) * helper
+    if needed <= machine.ram_free:
+        return []
+    return [
+        f"Each rank has weights of its own: {cards.count} on one machine take up to {amount(needed)} of main memory, "
+        f"of which {amount(machine.ram_free)} is free."
+    ]
 
 
 def _fastest(plans: dict[Way, Plan]) -> Way:
