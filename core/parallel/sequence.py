@@ -49,7 +49,7 @@ class SequenceSplit:
         own = tensor[:, begin : begin + self.own]
         missing = self.share - self.own
         if not missing:
-            return own.contiguous()
+            return own.clone(memory_format=torch.contiguous_format)  # a view would hold all of it
         return torch.cat([own, own.new_zeros(own.shape[0], missing, *own.shape[2:])], dim=1)
 
     def join(self, tensor: torch.Tensor) -> torch.Tensor:

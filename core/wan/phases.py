@@ -84,7 +84,9 @@ BYTES_PER_PIXEL = 12  # of a frame: three float32
 REMEMBERED = 0.125  # activations a branch: every eighth token's first change (StepCache)
 REMEMBERED_PREDICTIONS = 2  # of each branch (StepCache)
 SWITCH = "It takes the place of the other one once: they are not on the card together."
-GATHERED = 4  # activations of all tokens: keys and values, in parts and joined
+GATHERED = 3  # activations of all tokens: keys, and values in parts and joined
+ATTENDING = 5  # activations that attention holds beside them
+EMBEDDED = 2  # and of them as they are embedded, with VACE one more
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
 
 
@@ -482,11 +484,13 @@ def sampling_memory(
         latents += branches * REMEMBERED_PREDICTIONS * pixels * channels * 2
     if batched:
         latents += branches * pixels * (channels + given) * 2
-    rotary = tokens * HEAD * 2 * 4
+    rotary = (share or tokens) * HEAD * 2 * 4
     words = "" if batched else "one prompt after the other"
     # All tokens are embedded before they are shared, and what is gathered is there in parts and joined.
-    embedded = (whole + unit) * (own if token_times or has_vace else 1) if share and share < tokens else 0
-    activations = max(unit * held + (GATHERED * whole if gathers else 0), embedded)
+    embedded = whole * (EMBEDDED + has_vace) * (branches if batched else 1) + 7 * whole * branches * token_times
+    # The keys and values are there beside what attention holds of its own.
+    gathered = GATHERED * whole * (branches if batched else 1) + unit * (held - inside + ATTENDING) if gathers else 0
+    activations = max(unit * held, gathered, embedded if unit < whole else 0)
     return Variant(BATCHED if batched else "whole", int(activations), fixed=latents + rotary, words=words)
 
 
