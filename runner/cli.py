@@ -246,7 +246,18 @@ def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Name
     """Refuse options that speak of this machine together with servers, which have models and cards of their own."""
     here = {
         name: parse.get_default(name)
-        for name in ("models", "custom_nodes", "comfyui", "device", "vram_gb", "ram_gb", "plan", "inspect", "quantize")
+        for name in (
+            "models",
+            "custom_nodes",
+            "comfyui",
+            "device",
+            "vram_gb",
+            "ram_gb",
+            "plan",
+            "inspect",
+            "quantize",
+            "parallel",
+        )
     }
     here |= {"convert_to_piying": None, "object_info": None}
     for name, default in here.items():
