@@ -54,6 +54,7 @@ class Group:
         own: this rank.
         peers: all of them, by their number.
         link: bytes per second from one to another, as measured.
+        is_shared: whether some of them have one device together.
 
     Raises:
         PiyingError: the others do not come.
@@ -66,13 +67,13 @@ class Group:
         self._store.set(f"peer/{ranks.rank}", json.dumps(self.own.to_json()))
         self.peers = self._await_peers()
         self._watchdog = Watchdog(self._connect(), self.own, self.peers, silence=ranks.silence, on_stuck=on_stuck)
-        shared = device == "cpu" or len({(peer.place, peer.device) for peer in self.peers}) < len(self.peers)
-        self.is_shared = shared
-        self._staged = shared and device != "cpu"
-        if not shared:
+        self.is_shared = len({(peer.place, peer.device) for peer in self.peers}) < len(self.peers)
+        # NCCL wants a card for each rank; gloo knows the processor alone.
+        self._by_nccl = device != "cpu" and not self.is_shared
+        if self._by_nccl:
             torch.cuda.set_device(device)
         dist.init_process_group(
-            "gloo" if shared else "nccl",
+            "nccl" if self._by_nccl else "gloo",
             store=PrefixStore("tensors", self._store),
             rank=ranks.rank,
             world_size=ranks.size,
@@ -121,6 +122,8 @@ class Group:
             # Rank 0 speaks first, and keeps the store where torchrun does not.
             others = range(1, self.size) if self.rank == 0 else range(1)
             if lost is None:
+                if error is None:
+                    dist.destroy_process_group()
                 self._leave_together([self.peers[rank] for rank in others if rank != self.rank])
 
     def _leave_together(self, peers: Sequence[Peer]) -> None:
@@ -277,14 +280,14 @@ class Group:
 
     def summed(self, values: Sequence[float]) -> list[float]:
         """Return the sums of numbers over all ranks."""
-        total = torch.tensor(values, dtype=torch.float64, device="cpu" if self.is_shared else self.device)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device if self._by_nccl else "cpu")
         self._exchange(lambda: dist.all_reduce(total, async_op=True))
         found: list[float] = total.tolist()
         return found
 
     def _as_bytes(self, tensor: torch.Tensor) -> torch.Tensor:
         # As bytes every number type goes every way, and none is computed with.
-        held = tensor.cpu() if self._staged else tensor
+        held = tensor if self._by_nccl else tensor.cpu()
         flat = held.contiguous().reshape(-1)
         # One element that was expanded has a stride of 0.
         flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
@@ -297,7 +300,7 @@ class Group:
     def _exchange(self, begin: Callable[[], Any]) -> None:
         try:
             work = begin()
-            if self.is_shared:
+            if not self._by_nccl:
                 # gloo waits for a rank that is gone until its time is over.
                 self._awaited(work.is_completed)
             work.wait()
