@@ -119,14 +119,16 @@ class Group:
             elif self.rank == 0 and lost is None:
                 self.tell(END)
             self._store.set(f"{FINISHED}/{self.rank}", "")
-            # Rank 0 speaks first, and keeps the store where torchrun does not.
-            others = range(1, self.size) if self.rank == 0 else range(1)
-            if lost is None:
-                if error is None:
-                    dist.destroy_process_group()
-                self._leave_together([self.peers[rank] for rank in others if rank != self.rank])
+            if error is None:
+                dist.destroy_process_group()
+            if self.rank == 0:
+                # It may keep the store, in which the others look for what has happened.
+                self._await_end([peer for peer in self.peers[1:] if lost is None or peer.rank != lost.rank])
+            elif error is not None and lost is None:
+                # It is rank 0 that tells the user, before torchrun ends it.
+                self._await_end(self.peers[:1])
 
-    def _leave_together(self, peers: Sequence[Peer]) -> None:
+    def _await_end(self, peers: Sequence[Peer]) -> None:
         until = time.monotonic() + LEAVE
         for peer in peers:
             while time.monotonic() < until and not self._store.check([f"{FINISHED}/{peer.rank}"]):

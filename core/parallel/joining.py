@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import PiyingError
 from ..host.current import set_host
 from ..host.headless import HeadlessHost
 from ..process import FAILED, Interruption
@@ -54,7 +55,13 @@ def joined_group(ranks: Ranks, device: str, interruption: Interruption, tell: Te
         PiyingError: the others do not come.
         RankLostError: one of them is lost.
     """
+    # That the store's connections are closed as the ranks end is not worth the stacks that torch prints of it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Not at the top: torch takes seconds to load.
+    import torch
+
+    if not torch.distributed.is_available():
+        raise PiyingError("This torch is built without torch.distributed, which ranks need. Run without torchrun.")
     from .group import Group, set_group
 
     def end(failure: Failure) -> None:
