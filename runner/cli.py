@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError, escaped
 from ..core.main_memory import is_out_of_memory, shortage
+from ..core.parallel.cards import ASKED, Cards
 from ..core.parallel.joining import Joined, check_of, help_rank_0, is_helper, joined_group, joined_run
 from ..core.parallel.ranks import Ranks, device_of, ranks_of
 from ..core.parallel.watchdog import RankLostError
-from ..core.parallel.ways import ASKED, Cards
 from ..core.process import (
     CANCELLED,
     DONE,

@@ -33,7 +33,7 @@ from .validate import validate_graph
 from .workflow_file import Workflow, find_assignments, prepared_workflow, read_workflow_file
 
 if TYPE_CHECKING:
-    from ..core.parallel.ways import Cards
+    from ..core.parallel.cards import Cards
 
 log = logging.getLogger("piying")
 

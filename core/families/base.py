@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..checkpoints.layouts.base import Description, Layout
-    from ..parallel.ways import Cards, Split
+    from ..parallel.cards import Cards
+    from ..parallel.ways import Split
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
 

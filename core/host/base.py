@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..parallel.ways import Cards
+    from ..parallel.cards import Cards
 
 FolderKind = Literal["input", "output", "temp"]
 

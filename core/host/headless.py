@@ -15,7 +15,7 @@ from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentPro
 from .model_folders import ExtraFolder, ordered
 
 if TYPE_CHECKING:
-    from ..parallel.ways import Cards
+    from ..parallel.cards import Cards
 
 log = logging.getLogger("piying")
 

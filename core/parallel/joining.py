@@ -14,9 +14,9 @@ from ..errors import PiyingError
 from ..host.current import set_host
 from ..host.headless import HeadlessHost
 from ..process import FAILED, Interruption
+from .cards import Asked, Cards
 from .ranks import Ranks
 from .watchdog import Failure
-from .ways import Asked, Cards
 
 if TYPE_CHECKING:
     from .group import Group

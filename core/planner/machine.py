@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..host.base import DevicePolicy, MemoryRules
-    from ..parallel.ways import Cards
+    from ..parallel.cards import Cards
 
 
 # What a machine that is not there to be asked has less than its makers say: CUDA's context on the card, the

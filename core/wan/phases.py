@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..families.base import SECOND_EXPERT
 from ..image_sizes import MULTIPLE
-from ..parallel.ways import ONE_CARD, Cards, CardSplit, Split
+from ..parallel.cards import ONE_CARD, Cards, CardSplit
+from ..parallel.ways import Split
 from ..planner.machine import Machine
 from ..planner.phases import Block, Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
@@ -37,7 +38,7 @@ from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
     from ..families.base import ModelFamily
-    from ..parallel.ways import Way
+    from ..parallel.cards import Way
 
 Work = TypeVar("Work", bound="VideoWork")
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host
     from ..lora.catalog import LoraFile
-    from ..parallel.ways import Way
+    from ..parallel.cards import Way
     from ..planner.plan_types import PhasePlan
     from .transformer import Transformer
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..catalog.selection import ModelHandle
-    from ..parallel.ways import Way
+    from ..parallel.cards import Way
     from ..planner.phases import Phase
     from ..planner.plan_types import PhasePlan, Plan
     from .shared_sampling import Sharing

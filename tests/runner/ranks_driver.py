@@ -119,9 +119,9 @@ def filled(session: Any, workflow: dict[str, Any]) -> dict[str, Any]:
 def run_rank(out: Path, models: Path, names: list[str]) -> None:
     """Be one rank, and run cases."""
     import torch
+    from piying.core.parallel.cards import Cards
     from piying.core.parallel.joining import check_of, help_rank_0, joined_group
     from piying.core.parallel.ranks import ranks_of
-    from piying.core.parallel.ways import Cards
     from piying.core.process import Interruption
     from piying.core.wan.prediction import Prediction
     from piying.runner.session import Session

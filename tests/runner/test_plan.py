@@ -10,8 +10,8 @@ from piying.core.catalog.installed_model import BUILT_IN_ROOT, InstalledModel
 from piying.core.checkpoints.quantized_file import quantize_file
 from piying.core.errors import PiyingError
 from piying.core.host.headless import HeadlessHost
+from piying.core.parallel.cards import Cards
 from piying.core.parallel.ranks import ranks_of
-from piying.core.parallel.ways import Cards
 from piying.runner.errors import WorkflowError
 from piying.runner.plan import as_json, formats_as_json, plan_graph
 from piying.runner.session import Session
