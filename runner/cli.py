@@ -226,6 +226,8 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         parse.error("--table goes with --plan")
     if options.cards is not None and not options.plan:
         parse.error("--cards goes with --plan; a run on several cards is started with torchrun --nproc-per-node N")
+    if options.parallel != "auto" and options.cards is None and os.environ.get("WORLD_SIZE", "1") == "1":
+        parse.error("--parallel goes with torchrun --nproc-per-node N -m runner …, or with --plan --cards N")
     if (options.quantize is None) != (options.to is None) or (options.out and not options.quantize):
         parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
     if options.workflow is None and options.inspect is None and options.quantize is None:

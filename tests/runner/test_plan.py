@@ -243,7 +243,9 @@ def test_cards_that_are_not_there(command):
     refused = command(T2V, "--plan", "--cards", 2, "--parallel", "prompts", "--set=PiyingVACESample.cfg=1")
     assert refused.returncode == 2
     assert "--parallel prompts: cfg is 1, so that a step has one prediction" in refused.stderr
-    assert command(T2V, "--cards", 2).returncode == 2, "a run on several cards is torchrun's"
+    for options in (["--cards", 2], ["--parallel", "off"]):
+        alone = command(T2V, *options)
+        assert alone.returncode == 2 and "torchrun --nproc-per-node N" in alone.stderr
 
 
 def on_cards(tmp_path, count, asked="auto", **values):
