@@ -88,13 +88,14 @@ CASES = {
     ENDLESS: Case(vace(steps=1000), ways=("prompts",)),
     SHORT: Case(vace(steps=SHORT_STEPS), ways=("prompts",)),
     "vace": Case(vace()),
-    "windows": Case(windows()),
+    "windows": Case(windows(), ways=("sequence",)),
     "guided": Case(vace(guidance={"slg_blocks": "1", "method": "apg", "cfg_steps": "4, 3, 1"})),
     "nag": Case(vace(guidance={"nag_scale": 4.0}, cfg=1.0), ways=("auto",)),
     "forecast": Case(vace(step_cache=0.5, steps=8, cfg=2.0)),
     "batched": Case(vace(batch_cfg=True), ways=("sequence",)),
-    "experts": Case(vace("diffusers/Experts", boundary=0.9, cfg_2=2.0)),
-    "long": Case(long_video()),
+    # 36 tokens, of which two shares of 24 are not full.
+    "experts": Case(vace("diffusers/Experts", boundary=0.9, cfg_2=2.0, width=48)),
+    "long": Case(long_video(), ways=("prompts",)),
     "in_latents": Case(wan("diffusers/TI2V", first_frame=["picture", 0], width=96, height=96)),
 }
 

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.skipif(
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ROUNDING = 5e-5  # of frames in 0..1
-EIGHT_BITS = 0.02  # of frames whose windows were kept in eight bits in between
 # Each of these starts takes seconds, so that it runs many cases.
 TWO = ("windows", "guided", "forecast", "experts", "long")
 THREE = ("vace", "batched", "nag", "in_latents")
@@ -77,7 +76,7 @@ def check(differences: dict[str, float]) -> None:
     assert {case: by for case, by in differences.items() if case.endswith("-prompts") and by != 0} == {}
     shared = {case: by for case, by in differences.items() if not case.endswith("-prompts")}
     # What is bit-equal here was not shared: some sum has another order.
-    assert {case: by for case, by in shared.items() if not 0 < by < (EIGHT_BITS if "long" in case else ROUNDING)} == {}
+    assert {case: by for case, by in shared.items() if not 0 < by < ROUNDING} == {}
 
 
 def check_shared(first: list[list[str]], *others: list[list[str]]) -> None:
