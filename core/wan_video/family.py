@@ -242,4 +242,5 @@ WAN_VIDEO = WanVideoFamily(
     published=KNOWN["wan2.1-t2v-14b"].trained_on,
     toy=replace(TOY, settings={**TOY.settings, "shift": DEFAULT_SHIFT}),
     planned_inputs=PLANNED_INPUTS,
+    can_share=True,
 )
