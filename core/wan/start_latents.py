@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import PiyingError, clipped
-from ..files.dtypes import all_finite
+from ..files.dtypes import all_finite, largest_number
 from .latent_scale import denormalised, normalised
 from .latents import latent_frames, video_frames
 from .model import WanModel
@@ -25,6 +25,7 @@ log = logging.getLogger("piying")
 SAMPLES, NOISE_MASK = "samples", "noise_mask"  # keys of ComfyUI's LATENT
 NOISE_LEVEL, REFERENCES = "noise_level", "references"  # keys of ours beside them
 CLOSE = 1e-4  # noise levels so near are one: schedules are computed in float32
+LARGEST = 1e6  # of latents; unfinished ones are divided by 1 - s
 ALL_NOISE = 0.999  # from here on nothing is to be seen of the latents
 
 
@@ -55,6 +56,8 @@ class StartLatents:
         samples = samples.detach().float().cpu()
         if not all_finite(samples):
             raise PiyingError("latents holds values that are no numbers (NaN or infinite). Give others.")
+        if (largest := largest_number(samples)) > LARGEST:
+            raise PiyingError(f"latents holds {largest:.3g}, and a VAE's are within {LARGEST:g}. Give others.")
         if latent.get(NOISE_MASK) is not None:
             log.warning("The noise mask of latents is left out. VACE: Inpaint makes parts of a video anew.")
         level, references = latent.get(NOISE_LEVEL, 0.0), latent.get(REFERENCES)

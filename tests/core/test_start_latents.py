@@ -129,6 +129,7 @@ def test_steps_that_are_none_are_refused(host, changes, said):
         ({"samples": torch.zeros(2, 16, 2, 4, 4)}, "latents are 2×16×2×4×4"),
         ({"samples": torch.zeros(1, 9, 3, 8, 4)}, "latents are those of 9 frames of 32×64, .* num_frames to 9"),
         ({"samples": torch.full((1, 9, 2, 4, 4), torch.nan)}, "values that are no numbers"),
+        ({"samples": torch.full((1, 9, 2, 4, 4), 1e38)}, r"holds 1e\+38, and a VAE's are within 1e\+06"),
         ({"samples": torch.zeros(1, 9, 2, 4, 4).to_sparse()}, "latents are 1×9×2×4×4"),
         ((torch.zeros(1, 9, 2, 4, 4),), "latents are tuple"),
         ({"samples": torch.zeros(1, 9, 2, 4, 4), "noise_level": "half"}, "have the noise level 'half', which is no"),
