@@ -482,7 +482,7 @@ def say_how_to_go_on(python: Path, dev: bool) -> None:
         say(f"  cd {quoted([str(ROOT)])}")
     say(f"  {program} -m runner workflows/t2v.json")
     if dev:
-        say(f"  {program} -m pytest")
+        say(f"  {program} -m pytest -n auto")
     if ROOT.parent.name == "custom_nodes":
         say("ComfyUI does not see this .venv: to use the nodes there, run install.py with ComfyUI's Python.")
 

@@ -133,12 +133,15 @@ class PiyingVACELongVideo(WanSampler):
         scheduler: str | None = None,
         sigmas: str | None = None,
         prompt: str | None = None,
+        seams: str | None = None,
     ) -> bool | str:
         """Name the nearest good number for a size or length that cannot be made, and a schedule that is none."""
         sides = (("width", width), ("height", height))
         results = [checked(vace.check_side, name, value) for name, value in sides if value is not None]
         if num_frames is not None and window is not None and overlap is not None:
             results.append(checked(long.check_lengths, num_frames, window, overlap))
+        if seams is not None and overlap is not None:
+            results.append(checked(long.check_seams, seams, overlap))
         results.append(checked(check_schedule, scheduler or "auto", sigmas or ""))
         from ..core.wan.long.timeline import parse_timeline
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.host.current import get_host
 from ..core.image_sizes import VideoSize
-from ..core.postprocessing.choices import INTERPOLATION, METHODS, UPSCALING, check_upscaler
+from ..core.postprocessing.choices import INTERPOLATION, METHODS, UPSCALING
+from ..core.postprocessing.file_checks import check_interpolator, check_upscaler
 from .shared import CATEGORY, HIDDEN, checked, frames_of, record_run, shown
 from .timing import RATES
 from .widgets import choice, number, socket, whole
@@ -31,7 +32,9 @@ class PostprocessingNode:
     def refusal(cls, known: Mapping[str, Any], linked: Collection[str] = ()) -> str:
         """Return why a run would refuse its inputs, else ""; see `PlannedNode.refusal`."""
         del linked
-        answer = cls.VALIDATE_INPUTS(known.get("model"))
+        answer, given = cls.VALIDATE_INPUTS(known.get("model")), known.get("frames")
+        if answer is True and isinstance(given, VideoSize) and not cls.unknown_inputs(known):
+            answer = checked(cls.size_made, given, known)
         return "" if answer is True else str(answer)
 
     @classmethod
@@ -224,8 +227,9 @@ class PiyingInterpolateFrames(PostprocessingNode):
 
     @classmethod
     def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
-        """Say which models are here when the chosen one is not."""
-        return model is None or checked(INTERPOLATION.check, model, get_host())
+        """Say which models are here when the chosen one is not, or is none."""
+        # Before anything runs, as for upscaling.
+        return model is None or checked(check_interpolator, model, get_host())
 
     @classmethod
     def unknown_inputs(cls, known: Mapping[str, Any]) -> list[str]:

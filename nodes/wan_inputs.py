@@ -31,7 +31,8 @@ class WanSampler(PlannedNode):
 
     @classmethod
     def check_model(cls, known: Mapping[str, Any], model: InstalledModel) -> None:
-        """Refuse settings at odds, steps that are none, guidance, a context or a decoder not for the model, too."""
+        """Refuse settings at odds, steps that are none, and guidance, context or decoder not for the model, too."""
+        from ..core.wan.experts import boundary_of, has_two_experts
         from ..core.wan.fast_decoder import decoders_of
         from ..core.wan.model import check_settings
 
@@ -39,6 +40,8 @@ class WanSampler(PlannedNode):
         request = wan.WanRequest("", **{name: value for name, value in known.items() if name in SETTINGS})
         wan.check_speed_settings(request)
         check_settings(model, request.guidance, request.context, decoders_of(known["model"], get_host()))
+        if has_two_experts(model) and not request.boundary:
+            boundary_of(model)
         if not set(STEPS).intersection(known["linked"]):
             check_step_range(request, "latents" in known["linked"])
 

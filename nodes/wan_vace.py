@@ -237,7 +237,7 @@ class PiyingVACESample(WanSampler):
             on_latent=left.update,
         )
         record_run(extra_pnginfo, unique_id, record)
-        sheets = sheets_of(frames, lambda: compared_with(task, canvases[0]) if task else {})
+        sheets = sheets_of(frames, lambda: compared_with(task, canvases[0], len(frames)) if task else {})
         return shown(record, frames, left, sheets=sheets)
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.catalog.selection import ModelHandle
+from ..core.catalog.selection import ModelHandle, choose_model, is_imagined
 from ..core.host.current import get_host
 from ..core.wan import request as wan
 from ..core.wan.latents import FRAME_STEP
@@ -17,9 +17,10 @@ from ..core.wan_video.request import (
     FRAME_SIZES,
     TITLE,
     check_side,
+    shaped_like,
 )
 from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, ModelLoader
-from .shared import CATEGORY, HIDDEN, all_checked, checked, record_run, seed_input, sheets_of, shown
+from .shared import CATEGORY, HIDDEN, all_checked, checked, frames_of, record_run, seed_input, sheets_of, shown
 from .wan_inputs import (
     LATENTS_TOOLTIP,
     FastDecoderNode,
@@ -254,10 +255,27 @@ class PiyingWanSample(WanSampler):
         record_run(extra_pnginfo, unique_id, record)
         return shown(record, frames, fps, left, sheets=sheets_of(frames))
 
+    @staticmethod
+    def sizes_before_run(known: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, int | None]:
+        """Return the size in the shape of a given frame whose own size is known; see `PlannedNode.sizes_before_run`.
+
+        Raises:
+            PiyingError: the frame is too long and narrow for it, or the model cannot be used.
+        """
+        frame, handle = frames_of(sources.get(shaping_input(known, sources))), known.get("model")
+        width, height = known.get("width"), known.get("height")
+        if frame is None or width is None or height is None or not isinstance(handle, ModelHandle):
+            return {}
+        host = get_host()
+        model = None if is_imagined(handle, host) else choose_model(handle, host, quiet=True)
+        stride = WAN_VIDEO.inputs_read(handle, model).stride
+        shaped = shaped_like(width, height, (frame.width, frame.height), 2 * stride)
+        return dict(zip(("width", "height"), shaped, strict=True))
+
     @classmethod
     def frames_before_run(cls, known: Mapping[str, Any], sources: Mapping[str, Any]) -> VideoSize | None:
-        """Return the size and number of its frames; those in the shape of a given frame only the run knows."""
-        if known.get("size_from", "frame") == "frame" and {"first_frame", "last_frame"}.intersection(sources):
+        """Return the size and number of its frames, None in the shape of a frame whose own size only the run knows."""
+        if shaping_input(known, sources) and not cls.sizes_before_run(known, sources):
             return None
         return super().frames_before_run(known, sources)
 
@@ -265,6 +283,13 @@ class PiyingWanSample(WanSampler):
     def plan_inputs(known: dict[str, Any], linked: Collection[str]) -> dict[str, Any]:
         """Return what a memory plan is made from; whether there are frames only their wires tell before a run."""
         return {**known, "first_frame": "first_frame" in linked, "last_frame": "last_frame" in linked}
+
+
+def shaping_input(known: Mapping[str, Any], sources: Mapping[str, Any]) -> str:
+    """Return the input whose frame gives the video its shape, "" where width and height do."""
+    if known.get("size_from", "frame") != "frame":
+        return ""
+    return next((name for name in ("first_frame", "last_frame") if name in sources), "")
 
 
 def _side(default: int, name: str) -> dict[str, Any]:

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError, escaped
 from ..core.main_memory import is_out_of_memory, shortage
+from ..core.parallel.cards import ASKED, Cards
+from ..core.parallel.joining import Joined, check_of, help_rank_0, is_helper, joined_group, joined_run
+from ..core.parallel.ranks import Ranks, device_of, ranks_of
+from ..core.parallel.watchdog import RankLostError
 from ..core.process import (
     CANCELLED,
     DONE,
@@ -27,7 +31,7 @@ from ..core.process import (
     standard_outputs,
 )
 from .definitions import ObjectInfo, read_object_info
-from .display import Display, LogToDisplay, PlanDisplay, choose_display, error_text, print_json
+from .display import Display, LogToDisplay, PlanDisplay, Silent, choose_display, error_text, print_json
 from .errors import InvalidGraph, JobFailed, NodeFailed, ServerNodeError, WorkflowError
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ EPILOG = (
     "or the options are wrong, 129 the terminal was closed, 130 cancelled."
 )
 STDOUT = Path("-")  # in place of a file to write
+MOST_CARDS = 1024
 MOST_GB = 1 << 20  # a PiB; what is larger is a slip
 FORMATS = (
     "fp8",
@@ -104,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show what it would need and stop; models of the manifest need not be installed",
     )
+    group.add_argument(
+        "--cards", metavar="N", type=card_count, help="with --plan: on so many cards of this kind, as torchrun starts"
+    )
     group.add_argument("--table", action="store_true", help="with --plan: so for files in each weight format")
     modes.add_argument("--inspect", help="say what a file of weights, or a folder, is and stop", **file)
     group.add_argument(
@@ -155,6 +163,12 @@ def _add_places(parse: argparse.ArgumentParser) -> None:
     places.add_argument("--ram-gb", help="plan with so much main memory", **size)
 
     places.add_argument(
+        "--parallel",
+        choices=ASKED,
+        default="auto",
+        help="under torchrun: what the cards share of one video: its prompts, its token sequence (default: auto)",
+    )
+    places.add_argument(
         "--server", metavar="URL", help="run it on a ComfyUI server, the least busy one where it is repeated", **many
     )
 
@@ -176,6 +190,13 @@ def gigabytes(text: str) -> int:
     if not 0 < size <= MOST_GB:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of GB above 0, up to {MOST_GB}, such as 16.")
     return int(size * 2**30)
+
+
+def card_count(text: str) -> int:
+    """Return a number of cards, from 1."""
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_CARDS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of cards, from 1 to {MOST_CARDS}.")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -203,6 +224,10 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         parse.error("--layers goes with --inspect FILE")
     if options.table and not options.plan:
         parse.error("--table goes with --plan")
+    if options.cards is not None and not options.plan:
+        parse.error("--cards goes with --plan; a run on several cards is started with torchrun --nproc-per-node N")
+    if options.parallel != "auto" and options.cards is None and os.environ.get("WORLD_SIZE", "1") == "1":
+        parse.error("--parallel goes with torchrun --nproc-per-node N -m runner …, or with --plan --cards N")
     if (options.quantize is None) != (options.to is None) or (options.out and not options.quantize):
         parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
     if options.workflow is None and options.inspect is None and options.quantize is None:
@@ -223,7 +248,18 @@ def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Name
     """Refuse options that speak of this machine together with servers, which have models and cards of their own."""
     here = {
         name: parse.get_default(name)
-        for name in ("models", "custom_nodes", "comfyui", "device", "vram_gb", "ram_gb", "plan", "inspect", "quantize")
+        for name in (
+            "models",
+            "custom_nodes",
+            "comfyui",
+            "device",
+            "vram_gb",
+            "ram_gb",
+            "plan",
+            "inspect",
+            "quantize",
+            "parallel",
+        )
     }
     here |= {"convert_to_piying": None, "object_info": None}
     for name, default in here.items():
@@ -238,6 +274,8 @@ def _outcome(options: argparse.Namespace, interruption: Interruption, out: Outpu
     # A plan is one object on stdout, so its events are errors alone.
     as_plan = options.plan and options.json
     display = PlanDisplay(partial(print_json, out)) if as_plan else choose_display(out, options.json, options.quiet)
+    if is_helper(os.environ):
+        display = Silent()
     _prepare_process(options.verbose, display)
     try:
         if options.quantize:
@@ -246,10 +284,14 @@ def _outcome(options: argparse.Namespace, interruption: Interruption, out: Outpu
             code = _inspect(options, out) if options.inspect else _run(options, display, interruption, out)
         interruption.end()
         return code
+    except RankLostError as error:
+        return _fail(error, FAILED, display, options.verbose)
     except (WorkflowError, PiyingError) as error:
         return _fail(error, WRONG, display, options.verbose)
     except (NodeFailed, JobFailed) as error:
-        if interruption.exit_code is not None:
+        # torchrun ends all ranks by a signal where one has died.
+        is_lost = isinstance(error, NodeFailed) and isinstance(error.cause, RankLostError)
+        if interruption.exit_code is not None and not is_lost:
             return _fail(KeyboardInterrupt(), interruption.exit_code, display, options.verbose)
         return _fail(error, FAILED, display, options.verbose)
     except (MemoryError, ImportError, OSError) as error:  # between nodes, as while torch is imported
@@ -335,38 +377,68 @@ def _quantize(options: argparse.Namespace, interruption: Interruption, out: Outp
 
 
 def _run(options: argparse.Namespace, display: Display, interruption: Interruption, out: Output) -> int:
-    # Not at the top: --help and --inspect need none of it.
-    from .session import Session
-
-    begun = time.monotonic()
+    begun, ranks = time.monotonic(), ranks_of(os.environ)
+    is_run = not (options.check or options.plan or options.export_api or options.convert_to_piying or options.server)
+    if ranks is not None and ranks.rank and not is_run:
+        return DONE  # rank 0 does it alone
     if options.server:
         from .remote.command import run_on_servers
 
         code = run_on_servers(options, display, interruption.check, partial(_write, options, display=display, out=out))
-        if code == DONE and not (options.check or options.export_api):
-            display.done(time.monotonic() - begun)
-        return code
+        is_run = not (options.check or options.export_api)
+    elif ranks is not None and is_run:
+        code = _run_on_ranks(ranks, options, display, interruption=interruption, out=out)
+    else:
+        count = options.cards or (1 if ranks is None else ranks.size)
+        cards = Cards(count, options.parallel) if count > 1 else None
+        joined = Joined(options.device, options.vram_gb, cards, interruption.check)
+        code = _run_here(joined, options, display, interruption=interruption, out=out)
+    if code == DONE and is_run:
+        display.done(time.monotonic() - begun)
+    return code
+
+
+def _run_on_ranks(
+    ranks: Ranks, options: argparse.Namespace, display: Display, *, interruption: Interruption, out: Output
+) -> int:
+    """Run the workflow with the other ranks, or help the one that does."""
+    device = device_of(options.device, ranks)
+    if isinstance(display, Silent):
+        display.speaks = lambda: True  # that it does not find the others, nobody else can say
+    with joined_group(ranks, device, interruption, lambda text: display.failed(text, FAILED)) as group:
+        if isinstance(display, Silent):
+            display.speaks = lambda: group.speaks
+            help_rank_0(group, options.vram_gb, check_of(group, interruption))
+            return DONE
+        joined = joined_run(group, options.parallel, options.vram_gb, interruption)
+        return _run_here(joined, options, display, interruption=interruption, out=out)
+
+
+def _run_here(
+    joined: Joined, options: argparse.Namespace, display: Display, *, interruption: Interruption, out: Output
+) -> int:
+    # Not at the top: --help and --inspect need none of it.
+    from .session import Session
+
     session = Session(
         input=options.input,
         output=options.output,
         models=options.models,
-        device=options.device,
+        device=joined.device,
         custom_nodes=options.custom_nodes,
         comfyui=options.comfyui,
         display=display,
-        vram=options.vram_gb,
+        vram=joined.vram,
         ram=options.ram_gb,
         imagined=options.plan,
-        check_cancelled=interruption.check,
+        check_cancelled=joined.check,
+        cards=joined.cards,
     )
     try:
-        code = _run_in(session, options, display, out)
+        return _run_in(session, options, display, out)
     finally:
         interruption.end()
         session.close()
-    if code == DONE and not (options.check or options.plan or options.export_api or options.convert_to_piying):
-        display.done(time.monotonic() - begun)
-    return code
 
 
 def _run_in(session: Session, options: argparse.Namespace, display: Display, out: Output) -> int:

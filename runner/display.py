@@ -105,6 +105,29 @@ class Quiet:
         print(escaped(text), file=self.err, flush=True)
 
 
+class Silent(Quiet):
+    """Shows nothing: what there is to say another process says.
+
+    Attributes:
+        speaks: whether it falls to this process after all to say why the run ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.speaks: Callable[[], bool] = lambda: False
+
+    def message(self, text: str, level: str) -> None:
+        """Show nothing."""
+
+    def saved(self, path: Path) -> None:
+        """Show nothing."""
+
+    def failed(self, text: str, code: int, node: str | None = None) -> None:
+        """Show the sentence, where it falls to this process."""
+        if self.speaks():
+            super().failed(text, code, node)
+
+
 class Plain(Quiet):
     """Lines: which node runs, how far it is, what it shows."""
 

@@ -6,60 +6,20 @@ are known before a run, and the names of those that only the run will know. It r
 know), `components`, `reasons` and `rejected`, and with `to_text()`. Its `plan_formats`, called alike, returns
 something with both that has what the same run would need were the model's files in each weight format.
 
-Where it has `sizes_before_run(known, sources)`, that gives the inputs that a node before it sets in place of its
-widgets, or what stands for an input that only the run has, such as the size of frames; None where only the run knows.
-A source is the node of a wired input, with `node_class`, `known` and `sources` of its own.
+Sizes that a node before it sets are put in as `known_values` has them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 from .errors import WorkflowError
 from .graph import Graph, Node, execution_order
-from .known_values import UNKNOWN, KnownValues
+from .known_values import KnownValues, Source, naming
 
 SIZES = ("width", "height", "num_frames", "steps", "cfg")
-
-
-class Source:
-    """A node of a graph as `sizes_before_run` is told of it.
-
-    Attributes:
-        node_class: its class.
-        known: inputs whose values are known before a run.
-        unknown: names of inputs that only the run will know.
-        sources: {wired input: the node that the wire leads to}.
-    """
-
-    def __init__(self, node: Node, graph: Graph, classes: Mapping[str, type], values: KnownValues) -> None:
-        self.node_class: Any = classes[node.class_type]
-        inputs = values.inputs(node)
-        self.known = {name: value for name, value in inputs.items() if value is not UNKNOWN}
-        self.unknown = [name for name, value in inputs.items() if value is UNKNOWN]
-        self._links = {name: graph[link.source] for name, link in node.links()}
-        self._of = graph, classes, values
-
-    @cached_property
-    def sources(self) -> dict[str, Source]:
-        """The nodes that its wires lead to."""
-        return {name: Source(node, *self._of) for name, node in self._links.items()}
-
-    def take_sizes(self) -> None:
-        """Put in the sizes that a wired node sets in place of the widgets."""
-        sizes_before_run = getattr(self.node_class, "sizes_before_run", None)
-        found = {} if sizes_before_run is None else sizes_before_run(self.known, self.sources)
-        for name, value in found.items():
-            if name in self.unknown:
-                self.unknown.remove(name)
-            if value is None:
-                self.known.pop(name, None)
-                self.unknown.append(name)
-            else:
-                self.known[name] = value
 
 
 @dataclass(frozen=True)
@@ -97,7 +57,8 @@ def plan_graph(
         asked = Source(node, graph, classes, values)
         if hasattr(asked.node_class, ask):
             asked.take_sizes()
-            answer = getattr(asked.node_class(), ask)(linked=frozenset(asked.unknown), **asked.known)
+            with naming(node):
+                answer = getattr(asked.node_class(), ask)(linked=frozenset(asked.unknown), **asked.known)
             plans.append(NodePlan(node, answer, asked.unknown))
     if not plans:
         raise WorkflowError("--plan: no node of the workflow can tell what it would need.")

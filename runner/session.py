@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from ..core.errors import PiyingError
@@ -31,6 +31,9 @@ from .plan import NodePlan, plan_graph
 from .v3_nodes import as_v1
 from .validate import validate_graph
 from .workflow_file import Workflow, find_assignments, prepared_workflow, read_workflow_file
+
+if TYPE_CHECKING:
+    from ..core.parallel.cards import Cards
 
 log = logging.getLogger("piying")
 
@@ -75,6 +78,7 @@ class Session:
         imagined: only plans are made, for limits and models that may not be there.
         check_cancelled: called often while nodes run; raises KeyboardInterrupt to stop them.
         cache: where what is worth keeping between runs goes; by default the user's own cache folder.
+        cards: those that runs are shared between, or that plans are made for; None for one.
 
     Raises:
         WorkflowError: a folder is not there.
@@ -95,6 +99,7 @@ class Session:
         imagined: bool = False,
         check_cancelled: Callable[[], None] = lambda: None,
         cache: StrPath | None = None,
+        cards: Cards | None = None,
     ) -> None:
         folders = [Path(folder) for folder in models]
         for folder in folders:
@@ -122,6 +127,7 @@ class Session:
             "vram": vram,
             "ram": ram,
             "imagined": imagined,
+            "cards": cards,
             "on_check": check_cancelled,
             "cache": None if cache is None else Path(cache),
             "as_video": VideoFile,

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Many tests compare bits. Without this MKL chooses its kernels by where the operands lie, on AMD's processors at
 # least, and a weight that is a view of a mapped file then gives other last bits than the same numbers elsewhere.
 os.environ.setdefault("MKL_CBWR", "AVX2")
+
+# Under pytest-xdist each worker has a core: more threads than cores take turns.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell's background jobs ignore SIGINT, what `nohup` starts SIGHUP, and so do their children: tests end them so.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,6 +41,20 @@ def load_pack(name: str = "piying") -> None:
 
 if "piying" not in sys.modules:
     load_pack()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """With -n auto one worker for each core, hyperthreads included, as far as their memory goes."""
+    return max(1, min(os.cpu_count() or 1, 4, psutil.virtual_memory().total // (4 << 30)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file in one worker: they share what they made."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config, items):

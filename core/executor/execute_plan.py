@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from ..accelerator import card_module
 from ..main_memory import usable_cores
+from ..parallel.ways import on_one_card
 from ..planner.cost import offered_computes
-from ..planner.machine import ALLOCATOR_SETTINGS, allocator_of, allocator_settings, read_machine
+from ..planner.machine import (
+    ALLOCATOR_SETTINGS,
+    allocator_of,
+    allocator_settings,
+    of_several_cards,
+    read_machine,
+)
 from ..planner.measured import WORTH_MEASURING, PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.plan_types import PhaseMeasurement, gigabytes
@@ -106,6 +113,10 @@ def execute_plan(
         rough = plan(phases, machine, precision=handle.precision, memory=handle.memory)
         with thread_limit(device):
             machine = with_rates(machine, cache, measure=rough.fits and rough.seconds > WORTH_MEASURING)
+    cards = host.memory_rules().cards
+    machine = of_several_cards(machine, cards)
+    if cards is not None and not handle.family.can_share:
+        log.info("%s", on_one_card(handle.family.title, cards))
     times = PhaseTimes(cache, machine, partial(_is_cached, handle.family.key))
     logged = set() if logged_plans is None else logged_plans
 

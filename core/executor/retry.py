@@ -47,11 +47,12 @@ class PhaseOutOfMemoryError(Exception):
 
     Attributes:
         key: the `PhasePlan.key` of the choices that did not fit.
+        is_final: whether the run cannot go on with another plan: ranks that wait for each other then wait in vain.
     """
 
-    def __init__(self, key: str, detail: str) -> None:
+    def __init__(self, key: str, detail: str, is_final: bool = False) -> None:
         super().__init__(f"{key}: {detail}")
-        self.key = key
+        self.key, self.is_final = key, is_final
 
 
 @contextmanager
@@ -99,6 +100,11 @@ def retry_with_next_plan(
         except PhaseOutOfMemoryError as error:
             failed = error.key
             retries.out_of_memory += 1
+            if error.is_final:
+                failures.add(failed)
+                raise PiyingError(
+                    f"Out of memory on several cards: {error}. Run it again: the next cheaper plan is taken then."
+                ) from None
             log.warning("Out of memory (%s). Freeing everything and going on with a cheaper plan.", error)
         free_memory()
         refused |= {failed}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..checkpoints.layouts.base import Description, Layout
+    from ..parallel.cards import Cards
+    from ..parallel.ways import Split
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
 
@@ -99,6 +101,7 @@ class ModelFamily:
         published: what its models were trained on.
         toy: what its built-in model was trained on.
         planned_inputs: the widgets of its sampler that a memory plan depends on.
+        can_share: whether a run can be shared between cards, see `splits`.
     """
 
     key: str
@@ -116,6 +119,7 @@ class ModelFamily:
     published: TrainedOn = field(default_factory=TrainedOn)
     toy: TrainedOn = field(default_factory=TrainedOn)
     planned_inputs: tuple[str, ...] = ()
+    can_share: bool = False
 
     def __repr__(self) -> str:
         return f"<family {self.key}>"
@@ -240,6 +244,13 @@ class ModelFamily:
     def phases(self, components: Mapping[str, Component], work: Any) -> tuple[Phase, ...]:
         """Return the phases of a run, for the planner."""
         raise NotImplementedError(f"{self.title} models are not planned for.")
+
+    def splits(
+        self, components: Mapping[str, Component], work: Any, cards: Cards, machine: Machine
+    ) -> Sequence[Split]:
+        """Return the ways to share a work between cards, that without sharing first."""
+        del components, work, cards, machine
+        return ()
 
     def fitting(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: Any

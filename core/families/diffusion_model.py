@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,9 +22,10 @@ from ..executor.model_cache import cached_model
 from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files, loras_on
+from ..parallel.ways import choose_split, on_one_card
 from ..planner.cost import PROCESS_RAM
 from ..planner.format_table import FormatTable, format_table
-from ..planner.machine import Machine, read_machine
+from ..planner.machine import Machine, of_several_cards, read_machine
 from ..planner.measured import PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.report import Estimate
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host
-    from ..planner.phases import Component
+    from ..planner.phases import Component, Phase
     from ..planner.plan_types import PhasePlan, Plan
 
 log = logging.getLogger("piying")
@@ -59,21 +60,49 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
     """
     family, (found, name, components, machine) = handle.family, _planned_for(handle, host)
     work = work if found is None else family.work_of(found, work)
+    steps, work, note = shared_between_cards(handle, host, machine, components=components, work=work)
 
     @cache
     def fitting() -> tuple[Any, ...]:
         return tuple(family.fitting(components, machine, handle, work))
 
     made = plan(
-        family.phases(components, work),
+        steps,
         machine,
         precision=handle.precision,
         memory=handle.memory,
         advise=lambda: family.what_fits(fitting(), work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
+    made = replace(made, reasons=(*made.reasons, *([note] if note else [])))
     cautions = [*([found.caution] if found is not None and found.caution else ()), *family.cautions(name, work, found)]
     return Estimate(name, made, machine, () if made.fits else fitting(), tuple(cautions))
+
+
+def shared_between_cards(
+    handle: ModelHandle, host: Host, machine: Machine, *, components: Mapping[str, Component], work: Any
+) -> tuple[tuple[Phase, ...], Any, str]:
+    """Return the phases of a work, shared between the host's cards where its family can be, with the work itself.
+
+    Returns:
+        Phases, the work as they are of it, and a sentence where the family cannot share it, else "".
+
+    Raises:
+        PiyingError: the way to share it that was asked for has nothing to share.
+    """
+    family, cards = handle.family, host.memory_rules().cards
+    if cards is None:
+        return family.phases(components, work), work, ""
+    if not family.can_share:
+        return family.phases(components, work), work, on_one_card(family.title, cards)
+    splits = family.splits(components, work, cards, machine)
+    expected = PhaseTimes(host.cache_folder(), machine).expected
+
+    def planned(steps: tuple[Phase, ...]) -> Plan:
+        return plan(steps, machine, precision=handle.precision, memory=handle.memory, expected=expected)
+
+    taken = choose_split(splits, cards, machine, planned)
+    return taken.phases, taken.work, ""
 
 
 def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:
@@ -83,7 +112,7 @@ def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:
     return format_table(
         name,
         components,
-        lambda changed: handle.family.phases(changed, work),
+        lambda changed: shared_between_cards(handle, host, machine, components=changed, work=work)[0],
         machine,
         precision=handle.precision,
         memory=handle.memory,
@@ -96,7 +125,8 @@ def _planned_for(
 ) -> tuple[InstalledModel | None, str, Mapping[str, Component], Machine]:
     found = wanted_model(handle, host)
     name, components = wanted_components(handle, host, found)
-    return found, name, components, with_rates(read_machine(host), host.cache_folder(), measure=False)
+    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
+    return found, name, components, of_several_cards(machine, host.memory_rules().cards)
 
 
 def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:

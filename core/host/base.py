@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..parallel.cards import Cards
+
 FolderKind = Literal["input", "output", "temp"]
 
 MODEL_CATEGORIES = (
@@ -43,6 +45,7 @@ class MemoryRules:
         reserved: bytes of the card that stay free for others.
         evictable: bytes of the card that other tenants hold and give up when asked.
         low_vram: the user asked for as little on the card as possible.
+        cards: the cards that a run is shared between; None for one.
         imagined: only plans are made: a limit may stand for a card that is not there, and a model of the
             manifest for one that is not installed.
     """
@@ -53,6 +56,7 @@ class MemoryRules:
     evictable: int = 0
     low_vram: bool = False
     imagined: bool = False
+    cards: Cards | None = None
 
 
 class Preview(Protocol):

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .base import MODEL_CATEGORIES, FolderKind, MemoryRules, Progress, SilentProgress, TimedProgress
 from .model_folders import ExtraFolder, ordered
+
+if TYPE_CHECKING:
+    from ..parallel.cards import Cards
 
 log = logging.getLogger("piying")
 
@@ -28,7 +31,7 @@ class HeadlessHost:
             folders directly; both are looked through.
         extra: further folders for some categories, as extra_model_paths.yaml has them; they go with the last root.
         vram, ram: bytes to plan with in place of what the machine has.
-        imagined: see `MemoryRules`.
+        imagined, cards: see `MemoryRules`.
         on_progress: gives the display of a phase, from its name and number of steps.
         on_check: called where a run may be cancelled; raises to stop it.
         as_video: gives what a VIDEO wire carries for a video file; by default its path.
@@ -46,6 +49,7 @@ class HeadlessHost:
     vram: int | None = None
     ram: int | None = None
     imagined: bool = False
+    cards: Cards | None = None
     as_video: Callable[[Path], Any] = lambda path: path
 
     def folder(self, kind: FolderKind) -> Path:
@@ -109,7 +113,7 @@ class HeadlessHost:
 
     def memory_rules(self) -> MemoryRules:
         """Return the limits the caller gave."""
-        return MemoryRules(vram=self.vram, ram=self.ram, imagined=self.imagined)
+        return MemoryRules(vram=self.vram, ram=self.ram, imagined=self.imagined, cards=self.cards)
 
     def cache_folder(self) -> Path:
         """Return the folder the caller gave, else the user's own (XDG_CACHE_HOME), made where it is not there.

@@ -118,11 +118,23 @@ def copy_to_mp4(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
         log.warning("%s is damaged: it was copied as it is. %s.", source, said)
 
 
+def check_audio(audio: Mapping[str, Any] | None) -> None:
+    """Accept AUDIO that a video can have, or none.
+
+    Raises:
+        PiyingError: it is no sound, or has no rate.
+    """
+    if audio:
+        _samples(audio)
+
+
 def _samples(audio: Mapping[str, Any]) -> npt.NDArray[np.float32] | None:
     """Return AUDIO as finite samples [T,C] in -1..1; None where there are none, which is a video without sound."""
     import torch
 
-    rate, waveform = int(audio["sample_rate"]), audio["waveform"]
+    if not isinstance(audio, Mapping) or not isinstance(audio.get("waveform"), torch.Tensor):
+        raise PiyingError("The audio holds no sound. Connect an AUDIO, such as that of Get Video Components.")
+    rate, waveform = int(audio.get("sample_rate", 0)), audio["waveform"]
     if rate < 1 or waveform.ndim != 3 or not waveform.shape[0] or not 1 <= waveform.shape[1] <= 8:
         raise PiyingError(
             f"The audio is a waveform {list(waveform.shape)} at {rate} Hz. Give [batch, channels, samples] "

@@ -134,6 +134,7 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
         seconds = times["disk"] + times["casting"] + times["unpacking"] + max(times["arithmetic"], times["memory"])
     else:
         seconds = max(times.values())
+    seconds += phase.passes * phase.exchange
     return PhasePlan(
         phase=phase.name,
         component=component.name,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..host.base import DevicePolicy, MemoryRules
+    from ..parallel.cards import Cards
 
 
 # What a machine that is not there to be asked has less than its makers say: CUDA's context on the card, the
@@ -214,6 +215,11 @@ def _native_flops(flops: float, capability: tuple[int, int], device: str = "") -
         if speedup is not None and is_there:
             found[name] = flops * speedup
     return found
+
+
+def of_several_cards(machine: Machine, cards: Cards | None) -> Machine:
+    """Return a machine with several of its card: what is planned, measured and refused for those is told apart."""
+    return machine if cards is None else replace(machine, name=f"{cards.count} × {machine.name}")
 
 
 def read_machine(policy: DevicePolicy) -> Machine:

@@ -274,6 +274,7 @@ class Phase:
             in; at most 16 bits each, which is what they are read in.
         on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
             user's `precision`; empty where that decides.
+        exchange: seconds of a pass in which cards exchange what they share, and compute nothing.
         convolutional: whether its arithmetic is in convolutions, as a VAE's is.
         why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
@@ -294,6 +295,7 @@ class Phase:
     packed_on_cpu: bool = False
     on_cpu: tuple[Compute, ...] = ()
     # Not a part of what tells one work from another.
+    exchange: float = field(default=0.0, repr=False, compare=False)
     convolutional: bool = field(default=False, repr=False, compare=False)
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from importlib import metadata
 
 from ..errors import PiyingError
-from ..host.base import Host
 from .model_files import ModelKind
 
 # These values are saved in workflow files: changing one breaks the workflows that use it.
@@ -18,17 +16,6 @@ OPTICAL_FLOW = "optical flow"
 
 UPSCALING = ModelKind("upscale_models", (NONE,))
 INTERPOLATION = ModelKind("frame_interpolation", (OPTICAL_FLOW,))
-
-
-def check_upscaler(model: str, host: Host) -> None:
-    """Accept a name from `UPSCALING.choices`, where what reads it is installed.
-
-    Raises:
-        PiyingError: there is no such file, or no spandrel.
-    """
-    path = UPSCALING.chosen(model, host)
-    if path is not None and importlib.util.find_spec("spandrel") is None:
-        raise spandrel_missing(path.name, "it is not installed")
 
 
 def spandrel_missing(name: str, reason: str) -> PiyingError:

@@ -20,7 +20,7 @@ from ..files.file_state import file_state
 from ..host.base import Host
 from ..main_memory import has_room
 from ..media.frame_rate import exact_rate
-from ..media.frames import checked_frames
+from ..media.frames import check_finite, checked_frames
 from ..planner.plan_types import amount
 from .choices import INTERPOLATION, OPTICAL_FLOW
 from .flow_warp import FlowPair, brightness, new_share
@@ -93,6 +93,7 @@ def interpolate(
     """
     path = INTERPOLATION.chosen(model, host)
     frames = checked_frames(images)
+    check_finite(frames, "frames")
     fps, to_fps = rate.exact
     wanted = rate.frames(len(frames))
     size = 4 * len(wanted) * frames[0].numel()

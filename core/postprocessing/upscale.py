@@ -21,7 +21,7 @@ from ..files.file_state import cached_by_state, file_state
 from ..host.base import Host
 from ..image_sizes import VideoSize
 from ..main_memory import has_room
-from ..media.frames import checked_frames
+from ..media.frames import check_finite, checked_frames
 from ..planner.plan_types import amount
 from .choices import BICUBIC, METHODS, UPSCALING, spandrel_missing
 from .model_files import read_shapes, read_weights
@@ -213,6 +213,7 @@ def upscale(
     check_choice("method", method, METHODS)
     path = UPSCALING.chosen(model, host)
     frames = checked_frames(images)
+    check_finite(frames, "frames")
     count, height, width = frames.shape[:3]
     wide, high = wanted.of(width, height)
     size = VideoSize(wide, high, count).bytes

@@ -15,7 +15,7 @@ from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from .denoise import PrefixLatents
 from .latent_scale import normalised
 from .latents import FRAME_STEP, STRIDE
-from .task.canvas import Canvas, compose, empty_canvas
+from .task.canvas import Canvas, as_loop, compose, empty_canvas
 from .task.frames import on_white
 from .task.vace_task import Strength, VACETask
 
@@ -144,10 +144,10 @@ def paste(frames: torch.Tensor, inputs: VACEInputs) -> torch.Tensor:
 
     A pixel of weight 1 comes back bit for bit.
     """
-    weights = inputs.canvas.weights
-    if weights is None:
+    if inputs.canvas.weights is None:
         return frames
-    return torch.lerp(frames, inputs.canvas.frames.to(frames), weights[..., None].to(frames))
+    kept, weights = (as_loop(values, len(frames)) for values in (inputs.canvas.frames, inputs.canvas.weights))
+    return torch.lerp(frames, kept.to(frames), weights[..., None].to(frames))
 
 
 Tensors = Mapping[str, torch.Tensor]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .context import PLAIN as WHOLE
-from .context import Context, mean_of_windows
-from .guidance import PLAIN, Guidance, Guider, skipped_blocks
-from .transformer import predict
+from .context import Context
+from .guidance import PLAIN, Guidance, Guider
+from .prediction import Prediction, Predictor, Step
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ OnStep = Callable[[int, "torch.Tensor", "torch.Tensor"], None]
 Steer = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
 # Latents and timestep of a step → what the transformer is given of them.
 ModelInput = Callable[["torch.Tensor", "torch.Tensor"], tuple["torch.Tensor", "torch.Tensor"]]
+Share = Callable[[Prediction], Predictor]
 
 
 def denoise(
@@ -52,6 +53,7 @@ def denoise(
     in_front: int = 0,
     first: int = 0,
     end: int | None = None,
+    share: Share | None = None,
 ) -> torch.Tensor:
     """Return clean latents, float32, shaped like `noise`, or what they are after step `end`.
 
@@ -76,31 +78,29 @@ def denoise(
         context: how the video is parted in each step.
         in_front: latent frames of references in front of it, which every part has.
         first, end: the steps to take, the last one not included; None for all that are left.
+        share: gives what makes the predictions together with other ranks; None to make all of them here.
     """
     scheduler, latents, guider = sampler.scheduler, noise, Guider(guidance, steps)
+    own = Prediction(
+        transformer,
+        embeds,
+        control,
+        picture,
+        guidance=guidance,
+        nag=nag,
+        cache=cache,
+        in_front=in_front,
+        batched=batched,
+        check_cancelled=check_cancelled,
+    )
+    predictor = own if share is None else share(own)
     for index, timestep in list(enumerate(scheduler.timesteps))[first:end]:
         state, when = (latents, timestep.expand(1)) if model_input is None else model_input(latents, timestep)
         cfg, scale = cfg_at(index, steps), scale_at(index, steps)
         level, branches = float(scheduler.sigmas[index]), guidance.branches(index, steps, cfg)
-        if cache is not None:
-            cache.begin(index, steps, scale, level, branches=branches)
-        flows = _predict(
-            transformer,
-            state.to(embeds[0].dtype),
-            when,
-            control,
-            windows=context.windows(latents.shape[2] - in_front, index),
-            in_front=in_front,
-            embeds=[embeds[branch == "negative"] for branch in branches],
-            skipped=skipped_blocks(guidance, branches),
-            nag=nag,
-            negative=embeds[-1],
-            picture=picture,
-            scale=scale,
-            check_cancelled=check_cancelled,
-            cache=cache,
-            batched=batched,
-        )
+        windows = context.windows(latents.shape[2] - in_front, index)
+        step = Step(index, steps, level, scale, branches, tuple(map(tuple, windows)))
+        flows = predictor.flows(step, state.to(embeds[0].dtype), when)
         flow = guider.flow(index, cfg, dict(zip(branches, flows, strict=True)))
         if steer is not None:
             flow = steer(flow, latents, level)
@@ -108,30 +108,6 @@ def denoise(
         latents = sampler.step(flow, timestep, latents)
         on_step(index + 1, latents, clean)
     return latents
-
-
-def _predict(
-    transformer: Transformer,
-    state: torch.Tensor,
-    when: torch.Tensor,
-    control: torch.Tensor | None,
-    *,
-    windows: Sequence[Sequence[int]],
-    in_front: int,
-    **named: Any,
-) -> list[torch.Tensor]:
-    """Return the flow for each prompt, of the whole video or as the mean of its windows; see `predict`."""
-    frames = state.shape[2] - in_front
-    if len(windows) == 1 and list(windows[0]) == list(range(frames)):
-        return predict(transformer, state, when, control=control, **named)
-    found = []
-    for window in windows:
-        places = [*range(in_front), *(in_front + place for place in window)]
-        # Where each token has a timestep of its own, those of a frame stand together.
-        times = when if when.ndim == 1 else when.unflatten(1, (state.shape[2], -1))[:, places].flatten(1)
-        shown = None if control is None else control[:, :, places]
-        found.append(predict(transformer, state[:, :, places], times, control=shown, **named))
-    return mean_of_windows(found, windows, frames, in_front)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..checkpoints.layouts.base import Description, Layout
+    from ..parallel.cards import Cards
+    from ..parallel.ways import Split
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import VideoWork
@@ -83,6 +85,14 @@ class WanFamily(ModelFamily):
     def frames_at_once(self, work: Any) -> int:
         """Return the frames of one context window, or of the whole video."""
         return int(work.context.frames_at_once(work.num_frames))
+
+    def splits(
+        self, components: Mapping[str, Component], work: VideoWork, cards: Cards, machine: Machine
+    ) -> Sequence[Split]:
+        """Return the ways to share a video's predictions between cards."""
+        from .phases import splits
+
+        return splits(self, components, work, cards=cards, machine=machine)
 
     def fitting(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: VideoWork
@@ -189,4 +199,5 @@ WAN_VACE = WanVACEFamily(
     published=PUBLISHED,
     toy=TOY,
     planned_inputs=PLANNED_INPUTS,
+    can_share=True,
 )

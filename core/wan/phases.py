@@ -6,12 +6,15 @@ its output alone (tests/core/test_plan_peaks.py runs them again).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..families.base import SECOND_EXPERT
 from ..image_sizes import MULTIPLE
+from ..parallel.cards import ONE_CARD, Cards, CardSplit
+from ..parallel.ways import Split
 from ..planner.machine import Machine
 from ..planner.phases import Block, Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
@@ -34,6 +37,8 @@ from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
+    from ..families.base import ModelFamily
+    from ..parallel.cards import Way
 
 Work = TypeVar("Work", bound="VideoWork")
 
@@ -80,6 +85,9 @@ BYTES_PER_PIXEL = 12  # of a frame: three float32
 REMEMBERED = 0.125  # activations a branch: every eighth token's first change (StepCache)
 REMEMBERED_PREDICTIONS = 2  # of each branch (StepCache)
 SWITCH = "It takes the place of the other one once: they are not on the card together."
+GATHERED = 3  # activations of all tokens: keys, and values in parts and joined
+ATTENDING = 5  # activations that attention holds beside them
+EMBEDDED = 2  # and of them as they are embedded, with VACE one more
 CONDITION_COPIES = 5  # frames, video, its two parts and the mask, in main memory
 
 
@@ -125,6 +133,7 @@ class VideoWork:
         token_times: whether each token has a timestep of its own, as in Wan2.2-TI2V.
         context: how it is parted while it is sampled.
         fast: what TAEHV decodes.
+        split: how its predictions are shared between cards.
         notes: sentences on how it samples, for the plan's text.
     """
 
@@ -152,6 +161,7 @@ class VideoWork:
     token_times: bool = False
     context: Context = WHOLE
     fast: FastDecoding = NO_FAST_DECODING
+    split: CardSplit = ONE_CARD
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -276,8 +286,10 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
     # Of all predictions but that of the negative prompt.
     guided = 1 + work.skips_blocks if work.has_nag else 0
     each = branches * (linear + attention) + guided * nag_flops_per_token(transformer)
-    # One batch takes the same blocks for all of it.
-    batched = (True, False) if work.batch_cfg and branches > 1 and not work.skips_blocks else (False,)
+    on_a_card = share_of(work.split, branches, tokens)
+    # One batch takes the same blocks for all of it; what several cards have the prompts of is no batch.
+    together = work.batch_cfg and on_a_card.branches > 1 and work.split.way != "prompts"
+    batched = (True, False) if together and not work.skips_blocks else (False,)
     inside = inside_a_block(transformer, has_vace=work.has_vace, token_times=work.token_times)
     # What rounding the widest layer's input by way of fp32 adds to the peak, in activations.
     rounded = 3 + 3.5 * transformer.inner / max(1, transformer.hidden) - inside
@@ -286,7 +298,8 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
         component=transformer,
         computes=("fp16", "bf16") if transformer.stored == "fp16" else ("bf16",),
         storages=storages_of(transformer),
-        flops=len(windows) * tokens * each,
+        flops=len(windows) * tokens * each * on_a_card.arithmetic,
+        exchange=len(windows) * exchanged_bytes(transformer, tokens, branches, work) / work.split.link,
         linear_share=branches * linear / each,
         passes=work.steps,
         variants=tuple(
@@ -294,7 +307,9 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
                 sampling_memory(
                     transformer,
                     tokens,
-                    branches,
+                    on_a_card.branches,
+                    share=on_a_card.tokens,
+                    gathers=work.split.way == "sequence" and not heads_divide(transformer, work.split.count),
                     step_cache=work.step_cache,
                     batched=way,
                     has_vace=work.has_vace,
@@ -307,7 +322,7 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
         ),
         streamable=True,
         host=2 * frame_bytes(work),
-        rounded_inputs=int(2 * tokens * transformer.hidden * max(0.0, rounded)),
+        rounded_inputs=int(2 * on_a_card.tokens * transformer.hidden * max(0.0, rounded)),
         notes=(*work.notes, *([FAST_PREVIEWS] if work.fast.previews else [])),
     )
 
@@ -327,6 +342,72 @@ def with_previews(sampling: Variant, work: VideoWork) -> Variant:
 def fast_latents(work: VideoWork) -> int:
     """Return the bytes of the latents that TAEHV is given, in fp32."""
     return _channels(work.stride) * 4 * work.width * work.height // work.stride**2 * latent_frames(work.num_frames)
+
+
+class CardShare(NamedTuple):
+    """What one card has of a step.
+
+    Attributes:
+        branches: predictions that it makes at most.
+        tokens: of the video, those that it has between the blocks.
+        arithmetic: its share of all of it, 0..1; 1 where the cards are one.
+    """
+
+    branches: int
+    tokens: int
+    arithmetic: float
+
+
+def share_of(split: CardSplit, branches: int, tokens: int) -> CardShare:
+    """Return what the card that has most has of a step of so many predictions of so many tokens."""
+    if split.way == "prompts":
+        own = math.ceil(branches / split.count)
+        return CardShare(own, tokens, 1.0 if split.is_shared else own / branches)
+    if split.way == "sequence":
+        return CardShare(branches, math.ceil(tokens / split.count), 1.0 if split.is_shared else 1 / split.count)
+    return CardShare(branches, tokens, 1.0)
+
+
+def heads_divide(transformer: Component, count: int) -> bool:
+    """Return whether so many cards have equally many heads each."""
+    heads = transformer.hidden // HEAD
+    return heads > 0 and heads % count == 0
+
+
+def exchanged_bytes(transformer: Component, tokens: int, branches: int, work: VideoWork) -> float:
+    """Return the bytes that a card sends, or receives, in a step while it waits for them.
+
+    Prompts: the latents and each prediction. Sequence: in each block queries, keys, values and their result, of which
+    each card keeps its own part; or the keys and values of all others. See `parallel.sequence`.
+    """
+    count, latents = work.split.count, 2 * 4 * tokens * _channels(work.stride)
+    if work.split.way == "prompts":
+        return (1 + branches) * latents
+    if work.split.way != "sequence":
+        return 0.0
+    others = (count - 1) / count
+    of_a_card = 4 / count if heads_divide(transformer, count) else 2
+    return branches * (len(transformer.blocks) * of_a_card * 2 * tokens * transformer.hidden + latents) * others
+
+
+def splits(
+    family: ModelFamily, components: Mapping[str, Component], work: VideoWork, *, cards: Cards, machine: Machine
+) -> tuple[Split, ...]:
+    """Return the ways to share a video's predictions between cards, that without sharing first."""
+    most = max(branches_of(of_one) for _, of_one in samplers(components, work))
+    idle = cards.count - most
+    reasons = {
+        "prompts": "" if most > 1 else "cfg is 1, so that a step has one prediction and there is nothing to share",
+    }
+    notes = {"prompts": f"A step has {most} predictions: {idle} of {cards.count} cards wait." if idle > 0 else ""}
+    found = []
+    ways: tuple[Way, ...] = ("off", "prompts", "sequence")
+    for way in ways:
+        split = CardSplit(way, cards.count, cards.rate(machine), cards.is_shared)
+        shared = work if way == "off" else replace(work, split=split)
+        note, why_not = notes.get(way, ""), reasons.get(way, "")
+        found.append(Split(way, shared, family.phases(components, shared), note, why_not))
+    return tuple(found)
 
 
 def _channels(stride: int) -> int:
@@ -375,6 +456,8 @@ def sampling_memory(
     has_vace: bool = True,
     token_times: bool = False,
     channels: int = CHANNELS,
+    share: int = 0,
+    gathers: bool = False,
 ) -> Variant:
     """Return what a prediction holds beside the weights, VACE hints interleaved.
 
@@ -386,8 +469,10 @@ def sampling_memory(
         tokens: of the video.
         branches: predictions of a step.
         channels: of the latents.
+        share: of the tokens, those that this card has between the blocks; 0 for all.
+        gathers: whether it has the keys and values of all tokens in attention.
     """
-    unit = 2 * tokens * transformer.hidden
+    whole, unit = 2 * tokens * transformer.hidden, 2 * (share or tokens) * transformer.hidden
     inside = inside_a_block(transformer, has_vace=has_vace, token_times=token_times)
     own, further = (3, 2) if has_vace else (1, 1)
     # The timesteps of tokens: for the blocks, and for the output head.
@@ -400,9 +485,14 @@ def sampling_memory(
         latents += branches * REMEMBERED_PREDICTIONS * pixels * channels * 2
     if batched:
         latents += branches * pixels * (channels + given) * 2
-    rotary = tokens * HEAD * 2 * 4
+    rotary = (share or tokens) * HEAD * 2 * 4
     words = "" if batched else "one prompt after the other"
-    return Variant(BATCHED if batched else "whole", int(unit * held), fixed=latents + rotary, words=words)
+    # All tokens are embedded before they are shared, and what is gathered is there in parts and joined.
+    embedded = whole * (EMBEDDED + has_vace) * (branches if batched else 1) + 7 * whole * branches * token_times
+    # The keys and values are there beside what attention holds of its own.
+    gathered = GATHERED * whole * (branches if batched else 1) + unit * (held - inside + ATTENDING) if gathers else 0
+    activations = max(unit * held, gathered, embedded if unit < whole else 0)
+    return Variant(BATCHED if batched else "whole", int(activations), fixed=latents + rotary, words=words)
 
 
 def inside_a_block(transformer: Component, *, has_vace: bool = True, token_times: bool = False) -> float:

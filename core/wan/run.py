@@ -20,7 +20,7 @@ from .conditioning import (
 )
 from .distilled import with_distilled
 from .latents import STRIDE
-from .long.timeline import has_times
+from .long.timeline import TIMES_ARE_WORDS, has_times
 from .model import load
 from .phases import VideoWork, phases
 from .request import WanRequest, check_request
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from .task.vace_task import VACETask
 
 log = logging.getLogger("piying")
-TIMES_ARE_WORDS = "The prompt has times, which VACE Long Video follows: here they are read as words."
 
 
 def sample(

@@ -85,7 +85,7 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
         raise PiyingError(f"sigmas holds {len(levels)} noise levels, and a video takes at most {MAX_STEPS} steps.")
     for level in levels:
         if not (math.isfinite(level) and 0 < level <= 1):
-            raise PiyingError(f"sigmas holds {level:g}. {rule}")
+            raise PiyingError(f"sigmas holds {level:.12g}. {rule}")
     for before, after in pairwise(levels):
         if after >= before:
             raise PiyingError(f"sigmas holds {after:g} after {before:g}. {rule}")

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ..errors import PiyingError
-from ..files.dtypes import all_finite
+from ..errors import PiyingError, clipped
+from ..files.dtypes import all_finite, largest_number
 from .latent_scale import denormalised, normalised
 from .latents import latent_frames, video_frames
 from .model import WanModel
@@ -25,6 +25,7 @@ log = logging.getLogger("piying")
 SAMPLES, NOISE_MASK = "samples", "noise_mask"  # keys of ComfyUI's LATENT
 NOISE_LEVEL, REFERENCES = "noise_level", "references"  # keys of ours beside them
 CLOSE = 1e-4  # noise levels so near are one: schedules are computed in float32
+LARGEST = 1e6  # of latents; unfinished ones are divided by 1 - s
 ALL_NOISE = 0.999  # from here on nothing is to be seen of the latents
 
 
@@ -49,17 +50,27 @@ class StartLatents:
         Raises:
             PiyingError: they are not the latents of a video of that model, size and length.
         """
-        samples = latent.get(SAMPLES)
+        samples = latent.get(SAMPLES) if isinstance(latent, Mapping) else latent
         _check_shape(samples, request, model)
-        assert samples is not None
+        assert isinstance(samples, torch.Tensor)
         samples = samples.detach().float().cpu()
         if not all_finite(samples):
             raise PiyingError("latents holds values that are no numbers (NaN or infinite). Give others.")
+        if (largest := largest_number(samples)) > LARGEST:
+            raise PiyingError(f"latents holds {largest:.3g}, and a VAE's are within {LARGEST:g}. Give others.")
         if latent.get(NOISE_MASK) is not None:
             log.warning("The noise mask of latents is left out. VACE: Inpaint makes parts of a video anew.")
-        level = float(latent.get(NOISE_LEVEL, 0.0))
-        references = latent.get(REFERENCES)
-        return cls(normalised(model.vae_config, samples) * (1 - level), level, references)
+        level, references = latent.get(NOISE_LEVEL, 0.0), latent.get(REFERENCES)
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level < 1:
+            raise PiyingError(
+                f"latents have the noise level {clipped(repr(level))}, which is no number from 0 to below 1. Give "
+                "those of another sampler."
+            )
+        return cls(
+            normalised(model.vae_config, samples) * (1 - level),
+            float(level),
+            references if isinstance(references, torch.Tensor) else None,
+        )
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the tensors that the run depends on."""
@@ -93,7 +104,9 @@ class StartLatents:
         level = levels[start]
         if not self.level:
             if level > ALL_NOISE:
-                log.warning("latents: step %d begins with noise alone. Set start_at_step above it.", start + 1)
+                log.warning(
+                    "latents are without effect: start_at_step %d begins with noise alone. Set it higher.", start
+                )
             return
         if abs(level - self.level) < CLOSE:
             return
@@ -112,7 +125,9 @@ class StartLatents:
 def _check_shape(samples: Any, request: WanRequest, model: WanModel) -> None:
     channels, stride = model.vae_config["z_dim"], model.vae_config["scale_factor_spatial"]
     sides = request.height // stride, request.width // stride
-    if not isinstance(samples, torch.Tensor) or samples.ndim != 5 or samples.shape[:2] != (1, channels):
+    # Others hold no numbers of their own at each place.
+    is_video = isinstance(samples, torch.Tensor) and samples.layout == torch.strided and not samples.is_complex()
+    if not is_video or samples.ndim != 5 or samples.shape[:2] != (1, channels):
         given = "×".join(map(str, samples.shape)) if isinstance(samples, torch.Tensor) else type(samples).__name__
         raise PiyingError(
             f"latents are {given}, and {model.found.name} takes one video of {channels} channels: 1×{channels}×frames×"

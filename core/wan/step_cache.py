@@ -10,7 +10,7 @@ idea of a damped trend is Gardner's and McKenzie's, 1985). Nothing as large as a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,13 @@ TOKEN_STRIDE = 8  # one token in so many is compared, which costs an eighth of a
 DAMPING = 0.5
 
 
+def largest_change(new: Sequence[torch.Tensor], old: Sequence[torch.Tensor]) -> float:
+    """Return how much the first block's changes differ from those of an earlier step, of the prompt that does most."""
+    pairs = zip(new, old, strict=True)
+    # The prompt that changes most decides, since a step is left out for all of them or for none.
+    return max(float((now - then).abs().mean() / then.abs().mean().clamp(min=1e-12)) for now, then in pairs)
+
+
 @dataclass
 class StepCache:
     """Predictions and first-block changes of the steps that one run computed in full.
@@ -35,10 +42,12 @@ class StepCache:
         threshold: relative change of the first block's contribution below which a step is not
             computed; 0 computes all.
         skipped: how many steps were not computed.
+        compare: see `largest_change`; where ranks share the prompts or their tokens, it is of all of them.
     """
 
     threshold: float
     skipped: int = 0
+    compare: Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], float] = largest_change
     _forecastable: bool = False
     _skipped_in_a_row: int = 0
     _scale: float = 0.0
@@ -85,14 +94,11 @@ class StepCache:
         changes = [out[:, ::TOKEN_STRIDE] - into[:, ::TOKEN_STRIDE] for into, out in pairs]
         # A line needs two predictions, each for as many prompts as this step asks for.
         known = len(self._predictions) == 2 and all(len(found) >= len(changes) for _, found in self._predictions)
-        if known and self._forecastable and self._skipped_in_a_row < MAX_IN_A_ROW:
-            compared = zip(changes, self._changes[: len(changes)], strict=True)
-            # The prompt that changes most decides, since a step is left out for all of them or for none.
-            largest = max(float((new - old).abs().mean() / old.abs().mean().clamp(min=1e-12)) for new, old in compared)
-            if largest < self.threshold:
-                self._skipped_in_a_row += 1
-                self.skipped += 1
-                return True
+        may_skip = known and self._forecastable and self._skipped_in_a_row < MAX_IN_A_ROW
+        if may_skip and self.compare(changes, self._changes[: len(changes)]) < self.threshold:
+            self._skipped_in_a_row += 1
+            self.skipped += 1
+            return True
         self._skipped_in_a_row, self._changes = 0, changes
         return False
 

@@ -18,8 +18,10 @@ import torch
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 
+    from ..parallel.sequence import SequenceSplit
     from ..planner.plan_types import PhasePlan
     from .nag import NAGProcessor
+    from .split_attention import SplitAttention
     from .step_cache import StepCache
 
     Transformer = WanVACETransformer3DModel | WanTransformer3DModel
@@ -72,6 +74,7 @@ def predict(
     skipped: Sequence[frozenset[int]] = (),
     nag: NAGProcessor | None = None,
     negative: torch.Tensor | None = None,
+    split: SplitAttention | None = None,
 ) -> list[torch.Tensor]:
     """Predict the velocity for each prompt.
 
@@ -91,8 +94,8 @@ def predict(
         cache: compares this step with earlier ones; the result may then be a forecast.
         batched: take all prompts through a block in one batch: fewer operations, more memory, other roundings.
         skipped: for each prompt the main blocks that are left out, none where it is empty; not for batches.
-        nag: guides the cross-attention of all prompts but the negative one, which `negative` is.
-        negative: [1, 512, text_dim].
+        nag: guides the cross-attention of all prompts but the negative one, `negative` [1, 512, text_dim].
+        split: attends to the tokens of all ranks, of which this one then has a share between the blocks.
 
     Returns:
         One tensor of the latents' shape per prompt.
@@ -108,8 +111,8 @@ def predict(
         latents, embeds, controls = [torch.cat(latents)], [torch.cat(tuple(embeds))], _together(controls)
         timestep = timestep.repeat(in_batch, *[1] * (timestep.ndim - 1))
     scales = iter(_layer_scales(scale, transformer, latents[0]))
-    rotary = transformer.rope(latents[0])
     branches = _embed_inputs(transformer, latents, timestep, embeds=embeds, controls=controls, picture=picture)
+    shares, rotary = _shared(split, branches, transformer.rope(latents[0]))
     for branch, left_out, embed in zip(branches, skipped or [frozenset()] * prompts, embeds, strict=False):
         # In a batch the prompt comes before the negative one.
         branch.skipped, branch.guided = left_out, int(batched or embed is not negative)
@@ -117,26 +120,31 @@ def predict(
         nag.negative = transformer.condition_embedder.text_embedder(negative)
     pairs = _pairs(transformer)
 
-    def tokens() -> list[torch.Tensor]:
-        return [prompt for branch in branches for prompt in branch.hidden.chunk(in_batch)]
-
     def run(some: Sequence[_Pair]) -> None:
         for pair in some:
             _run_pair(pair, branches, rotary=rotary, scales=scales, check_cancelled=check_cancelled, nag=nag)
 
     if cache is not None:
-        before = tokens()
+        before = _tokens(branches, in_batch, shares)
         run(pairs[:1])
-        if cache.skips(before, tokens()):
+        if cache.skips(before, _tokens(branches, in_batch, shares)):
             return cache.forecast(prompts)
         del before
         pairs = pairs[1:]
     run(pairs)
-    made = [_project_out(transformer, branch, each.shape) for branch, each in zip(branches, latents, strict=True)]
+    made = [
+        _project_out(transformer, branch, one.shape, shares) for branch, one in zip(branches, latents, strict=True)
+    ]
     results = [prompt for result in made for prompt in result.chunk(in_batch)]
     if cache is not None:
         cache.add(results)
     return results
+
+
+def _tokens(branches: list[_Branch], in_batch: int, shares: SequenceSplit | None) -> list[torch.Tensor]:
+    """Return each prompt's tokens as they are between two blocks; of a share those that are of the video."""
+    own = slice(None if shares is None else shares.own)
+    return [prompt for branch in branches for prompt in branch.hidden[:, own].chunk(in_batch)]
 
 
 def _together(controls: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
@@ -247,7 +255,35 @@ def _control_stream(
     return torch.cat([stream, missing], dim=1)
 
 
-def _project_out(transformer: Transformer, branch: _Branch, shape: torch.Size) -> torch.Tensor:
+def _shared(
+    split: SplitAttention | None, branches: list[_Branch], rotary: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[SequenceSplit | None, tuple[torch.Tensor, torch.Tensor]]:
+    """Leave each branch this rank's share of all that is of single tokens, where ranks share them.
+
+    Returns:
+        The shares, and that of the rotary embedding; None and all of it where there is one rank.
+    """
+    if split is None:
+        return None, rotary
+    shares = split.begin(branches[0].hidden.shape[1])
+    first = branches[0]
+    whole = first.hidden, first.control
+    for branch in branches:
+        # What prompts have in common is held once, as before.
+        is_common = branch is not first and branch.hidden is whole[0] and branch.control is whole[1]
+        if is_common:
+            branch.hidden, branch.control = first.hidden, first.control
+        else:
+            branch.hidden = shares.take(branch.hidden)
+            branch.control = None if branch.control is None else shares.take(branch.control)
+        if branch.temb.ndim == 3:
+            branch.temb, branch.time = shares.take(branch.temb), shares.take(branch.time)
+    return shares, (shares.take(rotary[0]), shares.take(rotary[1]))
+
+
+def _project_out(
+    transformer: Transformer, branch: _Branch, shape: torch.Size, shares: SequenceSplit | None = None
+) -> torch.Tensor:
     """Return the output head's patches, put together to latents of `shape`'s size."""
     # One row for all tokens, or one for each.
     rows = branch.temb if branch.temb.ndim == 3 else branch.temb.unsqueeze(1)
@@ -255,6 +291,8 @@ def _project_out(transformer: Transformer, branch: _Branch, shape: torch.Size) -
     hidden = branch.hidden
     hidden = (transformer.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
     patches: torch.Tensor = transformer.proj_out(hidden)
+    if shares is not None:
+        patches = shares.join(patches)
     frame, row, column = transformer.config["patch_size"]
     frames, height, width = shape[2] // frame, shape[3] // row, shape[4] // column
     patches = patches.reshape(shape[0], frames, height, width, frame, row, column, -1)

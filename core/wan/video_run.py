@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,9 +14,13 @@ from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import TensorCache, digest
+from ..families.diffusion_model import shared_between_cards
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
 from ..lora.catalog import lora_notes, record_of
+from ..parallel.group import current_group
+from ..planner.machine import of_several_cards, read_machine
+from ..planner.measured import with_rates
 from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import Encode, encode_prompts, encode_video
@@ -42,8 +47,10 @@ if TYPE_CHECKING:
     import torch
 
     from ..catalog.selection import ModelHandle
+    from ..parallel.cards import Way
     from ..planner.phases import Phase
     from ..planner.plan_types import PhasePlan, Plan
+    from .shared_sampling import Sharing
     from .transformer import Transformer
 
 log = logging.getLogger("piying")
@@ -89,12 +96,17 @@ def execute(
     """
     import torch
 
-    components, model = run.model.components(), run.model
+    components, model, host = run.model.components(), run.model, run.host
+    cards = host.memory_rules().cards
+    if cards is not None:
+        machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
+        steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
+        run.shared_by = work.split.way
     with torch.no_grad():
         frames, ran = execute_plan(
             steps,
             handle,
-            run.host,
+            host,
             run,
             what_fits=lambda machine: what_fits(fitting(components, machine, handle, work), work),
             logged_plans=run.logged,
@@ -151,6 +163,8 @@ class VideoRun(ABC):
         unfinished: latents [1, z, R + T, h, w] where steps are left to another sampler; `latents` are then what the
             last step took for clean ones.
         colours: the preview's map from latent channels to colour.
+        shared_by: how its predictions are shared with other ranks.
+        sharing: what asks those for their part, while they are.
         not_compiled: why blocks were not compiled though that was asked for; "" where they were, and None where it
             was not asked for or nothing was sampled.
     """
@@ -172,6 +186,8 @@ class VideoRun(ABC):
     latents: torch.Tensor | None = None
     halfway: SamplingState | None = None
     unfinished: torch.Tensor | None = None
+    shared_by: Way = "off"
+    sharing: Sharing | None = None
     not_compiled: str | None = None
 
     @classmethod
@@ -318,6 +334,8 @@ class VideoRun(ABC):
             record["steps_forecast"] = self.cache.skipped
         if self.decoders.result is not None:
             record["decoder"] = self.decoders.result.name
+        if self.shared_by != "off":
+            record["shared"] = self.shared_by
         if self.not_compiled is not None:
             record["compiled"] = not self.not_compiled
         if self.not_compiled:
@@ -403,7 +421,7 @@ class VideoRun(ABC):
         state = self.halfway or self._begin()
         for expert in (one for one in experts if state.done < one.steps.stop):
             choice = expert.choice
-            with self.meter.phase(choice):
+            with self._shared(expert, state) as self.sharing, self.meter.phase(choice):
                 transformer = self.model.transformer(choice)
                 with (
                     placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
@@ -419,8 +437,35 @@ class VideoRun(ABC):
         store.put(key, {"latents": latents} | ({} if self.unfinished is None else {"unfinished": self.unfinished}))
         return latents
 
+    @contextmanager
+    def _shared(self, expert: Expert, state: SamplingState) -> Iterator[Sharing | None]:
+        """Have the other ranks at hand for an expert's steps, where its predictions are shared with them."""
+        group = current_group()
+        if group is None or self.shared_by == "off":
+            yield None
+            return
+        # Not at the top: one process alone does without it.
+        from .shared_sampling import SamplingJob, files_digest, shared_sampling
+
+        parts, request = self.model.parts, expert.request
+        job = SamplingJob(
+            parts.family.key,
+            parts.found,
+            parts.loras,
+            files=files_digest(parts, expert.choice.component),
+            choice=expert.choice,
+            way=self.shared_by,
+            attention=self.attention,
+            guidance=request.guidance,
+            context=request.context,
+            frames=state.latents.shape[2] - self.in_front,
+            forecast_below=None if self.cache is None else self.cache.threshold,
+        )
+        with shared_sampling(group, job) as sharing:
+            yield sharing
+
     def _latents_key(self, experts: list[Expert]) -> dict[str, Any]:
-        choices = [expert.choice for expert in experts]
+        choices, group = [expert.choice for expert in experts], current_group()
         return {
             "model": [self.model.parts.identity(part) for part in (*(one.component for one in choices), "scheduler")],
             "as": [
@@ -433,6 +478,8 @@ class VideoRun(ABC):
             "tensors": digest([*self.embeds, *self.tensors()]),
             "start": [] if self.start is None else [self.start.level, digest(self.start.tensors())],
             **self.key(),
+            # By prompts, a video has the bits that it has on one card.
+            **({"cards": group.size} if group is not None and self.shared_by == "sequence" else {}),
         }
 
     @property
@@ -461,6 +508,8 @@ class VideoRun(ABC):
         if not self.request.compile_blocks:
             return self._denoise(transformer, expert, state)
         self.not_compiled = reason_not_to_compile(expert.choice, self.meter.device)
+        if not self.not_compiled and self.sharing is not None:
+            self.not_compiled = "ranks that share a step are to compute alike"
         if not self.not_compiled and self.request.guidance.has_nag:
             self.not_compiled = "NAG changes what attention reads in every step"
         if self.not_compiled:
@@ -521,6 +570,7 @@ class VideoRun(ABC):
                     batched=choice.variant == BATCHED,
                     first=first,
                     end=end,
+                    share=None if self.sharing is None else self.sharing.begin,
                     **self.given(device, dtype),
                 )
             forecast = 0 if self.cache is None else self.cache.skipped
@@ -529,6 +579,8 @@ class VideoRun(ABC):
         finally:
             # After an error too: their tensors are on the card, where the next attempt needs the room.
             preview.release()
+            if self.sharing is not None:
+                self.sharing.end()
             if self.cache is not None:
                 self.cache.release()
 

@@ -183,6 +183,16 @@ class WanVideoFamily(WanFamily):
             return reading
         return replace(reading, boundary=boundary_of(model, reading.boundary))
 
+    def inputs_read(self, handle: ModelHandle, model: InstalledModel | None) -> FrameInputs:
+        """Return what a model reads: an installed one by its files, one of the manifest by its name.
+
+        Raises:
+            PiyingError: its files are damaged.
+        """
+        if model is not None:
+            return frame_inputs(model)
+        return KNOWN[handle.model].inputs if handle.model in KNOWN else TEXT
+
     def work(self, inputs: Mapping[str, Any], handle: ModelHandle) -> FramesWork:
         """Return what a video has to do, from the inputs of Wan Sample or Memory Plan."""
         from ..wan.phases import fast_decoding
@@ -190,7 +200,7 @@ class WanVideoFamily(WanFamily):
         from .phases import FramesWork
 
         known = {name: inputs[name] for name in self.planned_inputs if name in inputs}
-        reads = KNOWN[handle.model].inputs if handle.model in KNOWN else TEXT
+        reads = self.inputs_read(handle, None)
         first, last = bool(inputs.get("first_frame")), bool(inputs.get("last_frame"))
         request = WanRequest("", **known)
         return FramesWork.of_frames(request, reads, first=first, last=last, fast=fast_decoding(handle))
@@ -232,4 +242,5 @@ WAN_VIDEO = WanVideoFamily(
     published=KNOWN["wan2.1-t2v-14b"].trained_on,
     toy=replace(TOY, settings={**TOY.settings, "shift": DEFAULT_SHIFT}),
     planned_inputs=PLANNED_INPUTS,
+    can_share=True,
 )

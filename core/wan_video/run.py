@@ -13,6 +13,7 @@ from ..executor.tensor_cache import TensorCache, digest
 from ..host.base import Host
 from ..wan.distilled import with_distilled
 from ..wan.latents import latent_frames
+from ..wan.long.timeline import TIMES_ARE_WORDS, has_times
 from ..wan.model import load
 from ..wan.request import WanRequest
 from ..wan.video_run import VideoRun, execute
@@ -78,6 +79,9 @@ def sample(
     check_frames(inputs, model.found.name, **has, num_frames=request.num_frames, loop=request.context.loop)
     if shaped and frames.pictures:
         request = _shaped(request, frames, inputs)
+    noted = {"note": TIMES_ARE_WORDS} if has_times(request.prompt) else {}
+    if noted:
+        log.warning("%s", TIMES_ARE_WORDS)
     frames = frames.fitted(request.width, request.height, fit)
     model = replace(model, boundary=default_boundary(inputs))
     run = FramesRun.of(handle, request, model, host, latent=latent, inputs=inputs, frames=frames)
@@ -86,7 +90,7 @@ def sample(
     if on_latent is not None:
         on_latent(run.latent())
     given = [name.removeprefix("has_") for name, is_given in has.items() if is_given]
-    return made, inputs.fps, record | ({"given_frames": given, "fit": fit} if given else {})
+    return made, inputs.fps, record | ({"given_frames": given, "fit": fit} if given else {}) | noted
 
 
 def _shaped(request: WanRequest, frames: GivenFrames, inputs: FrameInputs) -> WanRequest:

@@ -46,6 +46,7 @@ from piying.core.wan.task.outpaint import Sides, outpaint
 from piying.core.wan.task.reference import reference
 from piying.core.wan.task.repaint import repaint
 from piying.core.wan.task.vace_task import VACETask
+from piying.nodes.long_video import PiyingVACELongVideo
 
 from .vace_clips import box, clip, moving_box
 
@@ -170,6 +171,8 @@ def test_windows_of_a_loop_cover_it_once_and_join_its_ends(length, window, overl
         ((81, 81, 13), "num_frames is 81 and window 81. Set num_frames to 85 or more"),
         ((161, 81, 1), "overlap of 5 or more, and overlap is 1"),
         ((141, 81, 61), "overlap is 61, .* Set overlap to [0-9]+ or less"),
+        ((17, 9, 5), "window is 9, .* a loop of 17 frames .* Set window to 13 and overlap to 5"),
+        ((13, 9, 5), "window is 9, .* a loop of 13 frames .* Set num_frames higher"),
     ],
 )
 def test_a_loop_that_cannot_be_made_is_refused(lengths, said):
@@ -178,6 +181,8 @@ def test_a_loop_that_cannot_be_made_is_refused(lengths, said):
     if "or less" in said:
         advised = int(str(refused.value).split()[-3])
         check_loop(*lengths[:2], advised)
+    if "Set window to" in said:
+        check_loop(17, 13, 5)
     if "or more, or" in str(refused.value):
         check_loop(85, *lengths[1:])
 
@@ -194,6 +199,21 @@ def test_a_loop_that_cannot_be_made_is_refused(lengths, said):
 def test_lengths_that_cannot_be_made_are_refused(lengths, said):
     with pytest.raises(PiyingError, match=said):
         check_lengths(*lengths)
+
+
+@pytest.mark.parametrize(
+    ("audio", "said"),
+    [
+        ({"waveform": torch.zeros(1, 1, 9)}, "at 0 Hz. Give"),
+        ({"waveform": torch.zeros(3), "sample_rate": 8000}, r"a waveform \[3\]"),
+        ({"sample_rate": 8000}, "holds no sound. Connect an AUDIO"),
+    ],
+)
+def test_sound_that_is_none_is_refused_before_anything_is_sampled(tmp_path, audio, said):
+    host = HeadlessHost(temp=tmp_path, cache=tmp_path, chosen_device="cpu")
+    with pytest.raises(PiyingError, match=said):
+        make_long_video(HANDLE, FILM, host, audio=audio)
+    assert not (tmp_path / "long_video").exists()
 
 
 def test_words_and_strengths_are_checked():
@@ -406,6 +426,8 @@ def test_blended_needs_latent_frames_that_both_windows_have():
     asked = replace(small(seams="blended"), overlap=1)
     with pytest.raises(PiyingError, match="seams is blended and overlap 1.*Set overlap to 5 or more"):
         check_long_request(asked)
+    answer = PiyingVACELongVideo.VALIDATE_INPUTS(None, None, None, None, 1, seams="blended")
+    assert isinstance(answer, str) and answer.startswith("seams is blended and overlap 1")
 
 
 # --- context ---------------------------------------------------------------------------------------------------

@@ -117,6 +117,46 @@ def test_sampling_a_video(name, heads, inner, width, height, branches, batched):
     assert predicted >= measured  # the latents that the loop holds are in the prediction alone
 
 
+class RankAlone:
+    """A rank whose exchanges take the memory that they do, and give nothing."""
+
+    def __init__(self, size):
+        self.rank, self.size = 0, size
+
+    def all_gather(self, tensor):
+        return list(tensor.contiguous().new_empty(self.size, *tensor.shape).unbind())
+
+    def all_to_all(self, tensor):
+        return torch.empty_like(tensor.contiguous())
+
+
+@pytest.mark.parametrize(("name", "heads", "inner"), WAN_ROWS)
+@pytest.mark.parametrize(("ranks", "batched"), [(2, False), (2, True), (3, False), (8, False)])
+def test_sampling_a_share_of_a_video(monkeypatch, name, heads, inner, ranks, batched):
+    """Heads of 14B are divided by 2 and 8, those of 1.3B by 2 and 3; else keys and values are gathered."""
+    from piying.core.wan import split_attention
+    from piying.core.wan.transformer import predict
+
+    monkeypatch.setattr(split_attention, "dispatch_attention_fn", lambda query, *others: torch.empty_like(query))
+    model, shape = transformer(heads, inner), (21, 60, 104)
+    latents, control, timestep = on_meta(1, 16, *shape), on_meta(1, 96, *shape), on_meta(1)
+    embeds, tokens = [on_meta(1, 512, 4096) for _ in range(2)], 21 * 60 * 104 // 4
+    with split_attention.attention_split(model, RankAlone(ranks)) as split:
+        measured = peak(
+            model,
+            lambda: predict(model, latents, timestep, embeds=embeds, control=control, batched=batched, split=split),
+            latents,
+            control,
+            timestep,
+            *embeds,
+        )
+    component = listed_components(name)["transformer"]
+    options = {"share": -(-tokens // ranks), "gathers": not wan.heads_divide(component, ranks)}
+    predicted = wan.sampling_memory(component, tokens, 2, batched=batched, **options).peak("bf16")
+    assert predicted == pytest.approx(measured, rel=0.18)
+    assert predicted >= measured
+
+
 def base_transformer(heads, inner, **changes):
     from diffusers import WanTransformer3DModel
 

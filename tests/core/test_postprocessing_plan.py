@@ -7,11 +7,13 @@ import json
 import piying
 import pytest
 import torch
+from piying.core.errors import PiyingError
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.planner.plan_types import Rates
 from piying.core.postprocessing import places
 from piying.nodes import routes
+from piying.runner.errors import InvalidGraph
 from piying.runner.plan import as_json, as_text
 from piying.runner.session import Session
 from piying.tests.core import test_upscale
@@ -188,6 +190,18 @@ def test_loops_have_three_frames_more_and_given_frames_another_shape(models, tmp
     before["2"] = {**SAMPLER["2"], "inputs": SAMPLER["2"]["inputs"] | {"context": ["5", 0]}}
     _, text = planned(chain(before=before), models, tmp_path)
     assert "interpolate: 39 frames of 320×192 are made from 20 frames of 320×192." in text
+
+
+@pytest.mark.parametrize(("model", "side"), [("built-in", 240), ("wan2.2-ti2v-5b", 224)])
+def test_a_given_frame_shapes_the_video_and_what_is_made_of_it(models, tmp_path, model, side):
+    """The clip is square, and the video has 320×192 pixels at most; TI2V-5B takes multiples of 32."""
+    before = {
+        "1": {"class_type": "PiyingLoadWanVideo", "inputs": {"model": model, "precision": "auto"}},
+        "2": {"class_type": "PiyingWanSample", "inputs": {**SAMPLER["2"]["inputs"], "first_frame": ["6", 0]}},
+        "6": {"class_type": "PiyingSampleClip", "inputs": {"sample": "moving circle"}},
+    }
+    _, text = planned(chain(before=before), models, tmp_path)
+    assert f"interpolate: 33 frames of {side}×{side} are made from 17 frames of {side}×{side}." in text
     wan = piying.NODE_CLASS_MAPPINGS["PiyingWanSample"]
     known = {"width": 320, "height": 192, "num_frames": 17}
     assert wan.frames_before_run(known, {}) == (320, 192, 17)
@@ -239,3 +253,52 @@ def test_what_the_run_refuses_the_plan_refuses(models):
         assert found["verdict"] == "wrong" and "would become 32768×32768" in found["error"]
         found = routes.plan(question(chain(upscale={"model": "gone.pth"}), "4"))
         assert found["verdict"] == "wrong" and "'gone.pth' is not in models/upscale_models" in found["error"]
+
+
+def refused(graph, models, tmp_path):
+    """Return what the check says of a graph that it refuses."""
+    session = Session(output=tmp_path, device="cpu", models=[models])
+    with session.one_pass(), pytest.raises(InvalidGraph) as error:
+        session.check(session.prepare(graph))
+    return [str(one) for one in error.value.errors]
+
+
+def test_the_check_refuses_frames_that_become_too_large_and_a_given_frame_that_is_too_narrow(models, tmp_path):
+    large = {**SAMPLER["2"], "inputs": SAMPLER["2"]["inputs"] | {"width": 2048, "height": 2048}}
+    graph = chain(upscale={"scale": 8.0}, before={**SAMPLER, "2": large})
+    graph["5"] = node("UpscaleVideo", ["4", 0], **SCALE)
+    graph["6"] = node("UpscaleVideo", ["5", 0], **SCALE)
+    graph["9"]["inputs"]["images"] = ["6", 0]
+    # Once, at the node where it is.
+    (said,) = refused(graph, models, tmp_path)
+    assert said.startswith("Upscale Video (node 5): The frames would become 32768×32768")
+    narrow = {**SAMPLER["2"], "inputs": SAMPLER["2"]["inputs"] | {"width": 2048, "height": 16}}
+    sampler = {**SAMPLER["2"]["inputs"], "model": ["7", 0], "width": 32, "height": 32, "first_frame": ["2", 0]}
+    graph = {
+        **SAMPLER,
+        "2": narrow,
+        "7": {"class_type": "PiyingLoadWanVideo", "inputs": {"model": "built-in", "precision": "auto"}},
+        "8": {"class_type": "PiyingWanSample", "inputs": sampler},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "x"}},
+    }
+    (said,) = refused(graph, models, tmp_path)
+    assert said.startswith("Wan Sample (node 8): The given frame is 2048×16")
+
+
+def test_the_check_reads_model_files(models, tmp_path):
+    """Frames to work on may have taken an hour to make."""
+    save_file({"a.weight": torch.zeros(3, 3)}, models / "frame_interpolation" / "other.safetensors")
+    (said,) = refused(chain(interpolate={"model": "other.safetensors"}), models, tmp_path)
+    assert said.startswith("Interpolate Frames (node 3): ") and "is no RIFE model of version 4.7" in said
+    (models / "upscale_models" / "a.safetensors").write_bytes(b"")
+    (said,) = refused(chain(interpolate={"model": "optical flow"}), models, tmp_path)
+    assert said.startswith("Upscale Video (node 4): ") and "The file is cut short or damaged" in said
+
+
+def test_a_plan_that_fails_names_the_node(models, tmp_path):
+    session = Session(output=tmp_path, device="cpu", models=[models])
+    with session.one_pass():
+        graph, roots, _ = session.check(session.prepare(chain()))
+        (models / "upscale_models" / "a.safetensors").write_bytes(b"")
+        with pytest.raises(PiyingError, match=r"^Upscale Video \(node 4\): .* cut short or damaged"):
+            session.plan(graph, roots)

@@ -129,6 +129,11 @@ def test_steps_that_are_none_are_refused(host, changes, said):
         ({"samples": torch.zeros(2, 16, 2, 4, 4)}, "latents are 2×16×2×4×4"),
         ({"samples": torch.zeros(1, 9, 3, 8, 4)}, "latents are those of 9 frames of 32×64, .* num_frames to 9"),
         ({"samples": torch.full((1, 9, 2, 4, 4), torch.nan)}, "values that are no numbers"),
+        ({"samples": torch.full((1, 9, 2, 4, 4), 1e38)}, r"holds 1e\+38, and a VAE's are within 1e\+06"),
+        ({"samples": torch.zeros(1, 9, 2, 4, 4).to_sparse()}, "latents are 1×9×2×4×4"),
+        ((torch.zeros(1, 9, 2, 4, 4),), "latents are tuple"),
+        ({"samples": torch.zeros(1, 9, 2, 4, 4), "noise_level": "half"}, "have the noise level 'half', which is no"),
+        ({"samples": torch.zeros(1, 9, 2, 4, 4), "noise_level": 1.0}, "have the noise level 1.0, which is no number"),
         (
             {"samples": torch.zeros(1, 9, 2, 4, 4), "noise_level": 0.5},
             "stand at noise level 0.5000, at which no step of this sampler begins",
@@ -138,6 +143,11 @@ def test_steps_that_are_none_are_refused(host, changes, said):
 def test_latents_that_are_none_of_the_video_are_refused(host, latent, said):
     with pytest.raises(PiyingError, match=said):
         made(host, VIDEO, latent, start_at_step=2)
+
+
+def test_references_of_others_are_left_out(host):
+    _, latent = made(host, VIDEO, end_at_step=2)
+    made(host, VIDEO, {**latent, "references": "others"}, start_at_step=2)
 
 
 def test_another_step_of_the_same_schedule_is_named(host):
@@ -150,7 +160,7 @@ def test_what_is_left_out_is_said(host, caplog):
     _, latent = made(host, VIDEO)
     made(host, VIDEO, {**latent, "noise_mask": torch.ones(1, 1, 4, 4)})
     assert "The noise mask of latents is left out" in caplog.text
-    assert "step 1 begins with noise alone" in caplog.text
+    assert "without effect: start_at_step 0 begins with noise alone" in caplog.text
 
 
 def test_the_plan_counts_the_steps_that_are_taken(host):

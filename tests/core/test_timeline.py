@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample
 from piying.core.wan.task.repaint import repaint
 from piying.core.wan.task.vace_task import Strength
+from piying.core.wan_video.family import WAN_VIDEO
+from piying.core.wan_video.run import sample as sample_video
 from piying.nodes.long_video import PiyingVACELongVideo
 
 from .vace_clips import clip
@@ -54,7 +57,16 @@ def test_times_settings_and_lines_that_go_on():
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a clock shows 5s: late", "", "at 10s\nthe end", "scene 5s: x", "5 apples: red", "4:30 pm\na fox", "80s disco"],
+    [
+        "a clock shows 5s: late",
+        "",
+        "at 10s\nthe end",
+        "scene 5s: x",
+        "5 apples: red",
+        "4:30 pm\na fox",
+        "80s disco",
+        "1: a\n2: b",
+    ],
 )
 def test_other_prompts_are_taken_as_they_are(prompt):
     assert not has_times(prompt)
@@ -80,6 +92,13 @@ def test_other_prompts_are_taken_as_they_are(prompt):
         ("0s: a\n-1s: b", "has the line '-1s: b'"),
         ("0s: a\n.5s: b", "has the line '.5s: b'"),
         ("0s: a\n1.s cfg 2: b", "has the line '1.s cfg 2: b'"),
+        ("0s: a\n0,5s: b", "has the line '0,5s: b'"),
+        ("0s: a\n1min: b", "has the line '1min: b'"),
+        ("0秒：红\n1分30秒：蓝", "has the line '1分30秒：蓝'"),
+        ("0秒：红\n一秒：蓝", "has the line '一秒：蓝'"),
+        ("0s: a\n5: b", "has the line '5: b'"),
+        ("[0s] a\n[5s] b", r"has the line '\[0s\] a'"),
+        ("**0s**: a\n**5s**: b", r"has the line '\*\*0s"),
         ("0s: a\n1.5s: b\n1.51s: c", "has 1.51s after 1.5s. Times rise from line to line, by a frame at least"),
         ("0s: a\n1s cfg 3 cfg 4: b", "sets cfg twice at 1s. Leave one of them out"),
         ("0s cfg 99: a", "sets cfg to 99 at 0s. It goes from 1 to 30"),
@@ -97,6 +116,19 @@ def test_a_time_that_no_number_holds_is_behind_the_end():
     (said,) = check_timeline(moments, WanRequest("", num_frames=81), has_task=False, has_loras=False)
     assert "behind the video's end" in said and len(said) < 200
     assert [(one.start, one.blend) for one in parse_timeline("第0秒：红\n第1秒 blend 2秒：绿")] == [(0, 0), (16, 32)]
+
+
+def test_many_times_behind_the_end_are_said_in_a_few_lines():
+    moments = parse_timeline("\n".join(f"{frame}f: a" for frame in range(1000)))
+    said = check_timeline(moments, WanRequest("", num_frames=81), has_task=False, has_loras=False)
+    assert len(said) < 8 and said[-1].startswith(f"prompt: {1000 - 81 - len(said) + 1} more times are behind")
+
+
+@pytest.mark.parametrize("prompt", [" " * 100_000 + "x", "1" + " " * 100_000 + "x", "0s: a\n" + "on\n" * 100_000])
+def test_long_texts_are_read_at_once(prompt):
+    began = time.process_time()
+    parse_timeline(prompt)
+    assert time.process_time() - began < 5  # a hundred times what it takes; it took minutes
 
 
 @pytest.mark.parametrize(
@@ -201,4 +233,7 @@ def test_a_short_video_says_that_times_are_words_to_it(host, caplog):
     request = WanRequest("0s: a red circle\n5s: a green circle", "", 32, 32, 5, steps=1, cfg=1.0)
     _, record = sample(HANDLE, request, host)
     assert record["note"] == "The prompt has times, which VACE Long Video follows: here they are read as words."
+    assert record["note"] in caplog.messages
+    caplog.clear()
+    _, _, record = sample_video(ModelHandle(WAN_VIDEO, "built-in"), request, host)
     assert record["note"] in caplog.messages

@@ -450,8 +450,12 @@ def test_a_boundary_that_is_none_is_refused(models_folder, tmp_path):
     shutil.copytree(models_folder / NAME, tmp_path / NAME)
     index = tmp_path / NAME / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"boundary_ratio": "much"}))
-    with pytest.raises(PiyingError, match="boundary_ratio is 'much'. It is a number from 0 to 1"):
+    said = "boundary_ratio is 'much'. It is a number from 0 to 1"
+    with pytest.raises(PiyingError, match=said):
         sample(PAIR, REQUEST, HeadlessHost(models=[tmp_path], chosen_device="cpu"))
+    with current_host(models=[tmp_path]):
+        assert said in NODES["PiyingVACESample"].refusal({"model": PAIR})
+        assert not NODES["PiyingVACESample"].refusal({"model": PAIR, "boundary": 0.5})
 
 
 # LoRAs

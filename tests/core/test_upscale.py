@@ -275,3 +275,18 @@ print("the same")
 """
     ran = subprocess.run([python, "-W", "ignore", "-c", check], capture_output=True, text=True, timeout=300)
     assert ran.stdout.endswith("the same\n"), ran.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("node", "widgets"),
+    [
+        ("PiyingUpscaleVideo", {"scale": 2.0, "width": 0, "height": 0, "method": "lanczos", "tile": 0}),
+        ("PiyingInterpolateFrames", {"fps": 16.0, "multiplier": 2, "to_fps": 0.0, "scene_cut": 0.4}),
+    ],
+)
+def test_frames_that_are_no_numbers_are_refused(host, node, widgets):
+    made = piying.NODE_CLASS_MAPPINGS[node]()
+    frames = torch.zeros(2, 16, 16, 3)
+    frames[1, 0, 0, 0] = torch.nan
+    with pytest.raises(PiyingError, match="frames holds values that are no numbers"):
+        getattr(made, made.FUNCTION)(frames=frames, model="none" if "method" in widgets else "optical flow", **widgets)

@@ -303,7 +303,8 @@ def test_an_area_is_shown_over_its_video_where_a_page_is_open(tmp_path):
 def compared(task):
     from piying.core.wan.task.canvas import compared_with
 
-    return compared_with(task, prepared(task).canvas)
+    canvas = prepared(task).canvas
+    return compared_with(task, canvas, len(canvas.make))
 
 
 def test_a_result_is_compared_with_the_video_as_it_was():
@@ -319,3 +320,24 @@ def test_a_result_is_compared_with_its_control_and_never_with_single_frames():
     control = clip()
     assert torch.equal(compared(call("PiyingVACERepaint", control=control)[0])["before"], control)
     assert compared(call("PiyingVACEExtend", first=clip(1), num_frames=9)[0]) == {}
+
+
+def test_a_loop_keeps_what_the_task_keeps_in_every_frame(tmp_path):
+    """A picture of which one part moves; three frames more than the task has lead from its end to its beginning."""
+    still = clip(1).expand(9, -1, -1, -1)
+    task = call("PiyingVACEInpaint", video=still, mask=box(), feather=0)[0]
+    set_host(WatchedHost(chosen_device="cpu", models=[], cache=tmp_path / "cache", temp=tmp_path / "temp"))
+    loop = piying.NODE_CLASS_MAPPINGS["PiyingContextWindows"]().make(
+        **widgets("PiyingContextWindows") | {"loop": True}
+    )
+    model = piying.NODE_CLASS_MAPPINGS["PiyingLoadWanVACE"]().load("built-in", "auto", "auto")[0]
+    sampler = widgets("PiyingVACESample") | {"prompt": "a red circle", "width": 64, "height": 48, "num_frames": 9}
+    made = piying.NODE_CLASS_MAPPINGS["PiyingVACESample"]().sample(
+        model=model, task=task, context=loop[0], **sampler | {"steps": 2}
+    )
+    frames, kept = made["result"][0], box()[0] == 0
+    assert len(frames) == 12
+    assert torch.equal(frames[:, kept], still[:1].expand(12, -1, -1, -1)[:, kept])
+    assert not torch.equal(frames[0, ~kept], frames[6, ~kept])
+    (sheets,) = made["ui"]["piying_frames"]
+    assert sheets["total"] == 12 and {"sheet", "before", "mask"} <= sheets.keys()

@@ -6,12 +6,19 @@ import json
 import shutil
 
 import pytest
-from piying.core.catalog.installed_model import BUILT_IN_ROOT
+from piying.core.catalog.installed_model import BUILT_IN_ROOT, InstalledModel
 from piying.core.checkpoints.quantized_file import quantize_file
+from piying.core.errors import PiyingError
+from piying.core.host.headless import HeadlessHost
+from piying.core.parallel.cards import Cards
+from piying.core.parallel.ranks import ranks_of
 from piying.runner.errors import WorkflowError
 from piying.runner.plan import as_json, formats_as_json, plan_graph
 from piying.runner.session import Session
 
+GB = 2**30
+RANK = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+RANK |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 T2V, T2I = "workflows/t2v.json", "workflows/t2i.json"
 VIDEO_720P = [
     "--set=PiyingLoadWanVACE.model=wan2.1-vace-14b",
@@ -227,3 +234,77 @@ def test_a_graph_of_which_no_node_can_tell(session):
     )
     with pytest.raises(WorkflowError, match="no node of the workflow can tell"):
         plan_graph(graph, roots, session.classes)
+
+
+def test_cards_that_are_not_there(command):
+    plan = planned(command, T2V, "--cards", 2, "--vram-gb", 24, "--ram-gb", 64, *VIDEO_720P)
+    (said,) = (reason for reason in plan["reasons"] if "2 cards" in reason)
+    assert "prompt and negative prompt on different cards" in said and "assumed (PCIe)" in said
+    refused = command(T2V, "--plan", "--cards", 2, "--parallel", "prompts", "--set=PiyingVACESample.cfg=1")
+    assert refused.returncode == 2
+    assert "--parallel prompts: cfg is 1, so that a step has one prediction" in refused.stderr
+    for options in (["--cards", 2], ["--parallel", "off"]):
+        alone = command(T2V, *options)
+        assert alone.returncode == 2 and "torchrun --nproc-per-node N" in alone.stderr
+
+
+def on_cards(tmp_path, count, asked="auto", **values):
+    """Return the plan of 14B at 720p on cards of 24 GB, and the sentence on how they share it."""
+    cards = Cards(count, asked) if count > 1 else None
+    session = Session(output=tmp_path, input=tmp_path, imagined=True, vram=24 * GB, ram=64 * GB, cards=cards)
+    settings = dict(one.removeprefix("--set=").split("=") for one in VIDEO_720P)
+    changed = {f"PiyingVACESample.{name}": value for name, value in values.items()}
+    workflow = session.prepare(T2V, set={**settings, **changed})
+    graph, roots, _ = session.check(workflow)
+    ((plan,),) = ([one.answer.plan for one in session.plan(graph, roots)],)
+    session.close()
+    return plan, next((reason for reason in plan.reasons if f"{count} cards: " in reason), "")
+
+
+def test_the_way_that_several_cards_share_a_video(tmp_path):
+    """The exact one where it is as fast; each card holds less by sequence, and time follows the cards."""
+    one = on_cards(tmp_path, 1)[0].phase("sample")
+    wanted = {(2, 5): "prompt and negative", (4, 5): "a share of the video's tokens", (2, 1): "a share of the video's"}
+    for (count, cfg), words in wanted.items():
+        assert words in on_cards(tmp_path, count, cfg=cfg)[1], (count, cfg)
+    prompts, by_sequence = (on_cards(tmp_path, 2, way)[0].phase("sample") for way in ("prompts", "sequence"))
+    assert 0.45 < prompts.seconds / one.seconds < 0.55 and 0.45 < by_sequence.seconds / one.seconds < 0.6
+    assert by_sequence.vram < 0.7 * one.vram and by_sequence.seconds > prompts.seconds
+    waits = on_cards(tmp_path, 3, "prompts")[1]
+    assert "A step has 2 predictions: 1 of 3 cards wait." in waits
+    off, said = on_cards(tmp_path, 2, "off")
+    assert off.phase("sample").seconds == pytest.approx(one.seconds) and "all on the first card" in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT is not set"),
+        ({**RANK, "RANK": "2"}, "RANK is 2 of WORLD_SIZE 2"),
+        ({**RANK, "MASTER_PORT": "any"}, "invalid literal"),
+        ({**RANK, "PIYING_RANK_TIMEOUT": "0"}, "PIYING_RANK_TIMEOUT 0"),
+    ],
+)
+def test_an_environment_that_is_not_torchruns_is_refused(environment, said):
+    with pytest.raises(PiyingError, match=said):
+        ranks_of(environment)
+    assert ranks_of({}) is None and ranks_of({**RANK, "WORLD_SIZE": "1"}) is None
+    assert ranks_of(RANK).rank == 1
+
+
+def test_a_rank_whose_files_are_others_is_refused(tmp_path):
+    from piying.core.families.diffusion_model import ModelParts
+    from piying.core.wan.family import WAN_VACE
+    from piying.core.wan.shared_sampling import files_digest
+
+    host, digests = HeadlessHost(), []
+    for name in ("a", "b"):
+        shutil.copytree(BUILT_IN_ROOT / "wan_vace" / "transformer", tmp_path / name / "transformer")
+        parts = ModelParts(WAN_VACE, InstalledModel("model", tmp_path / name, 0), host)
+        digests.append(files_digest(parts, "transformer"))
+    assert digests[0] == digests[1], "the same files elsewhere are the same"
+    (weights,) = (tmp_path / "b" / "transformer").glob("*.safetensors")
+    with weights.open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"else")
+    assert files_digest(parts, "transformer") != digests[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -14,8 +15,11 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from piying.core.media.video import read_frames
+from piying.runner.session import Session
 
 from .conftest import PICTURE
 
@@ -131,3 +135,44 @@ def test_only_who_has_a_token_gets_in(tmp_path, monkeypatch):
         refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert refused.returncode == 2 and "Authorization: Bearer TOKEN" in refused.stderr
     assert "0123456789abcdef" not in (tmp_path / "log").read_text() + (tmp_path / "state" / "log.jsonl").read_text()
+
+
+def test_another_worker_goes_on_with_a_long_video(tmp_path):
+    """With the cache in a folder that the machines share; the video is the one that is made without a break."""
+    long_video = {"PiyingVACELongVideo.steps": 4, "PiyingVACEExtend.num_frames": 53}
+    with serving(tmp_path, "--cache", str(tmp_path / "cache")) as server:
+        job = server.ask("/jobs", {"workflow": "long_video", "set": long_video})["id"]
+        events = urllib.request.urlopen(f"{server.url}/jobs/{job}/events", timeout=SECONDS)
+        assert any(b"window 3 of 4" in line for line in events)
+        for worker in server.workers():
+            worker.kill()
+        assert any(b"2 finished windows are kept from a run before" in line for line in events)
+        server.until(lambda: server.states() == ["done"])
+        assert server.ask(f"/jobs/{job}")["lost"] == 1
+    (broken,) = (tmp_path / "results" / job / "video").iterdir()
+    Session(output=tmp_path / "alone", device="cpu").run(ROOT / "workflows" / "long_video.json", set=long_video)
+    (whole,) = (tmp_path / "alone" / "video").iterdir()
+    assert np.array_equal(list(read_frames(broken)), list(read_frames(whole)))
+
+
+def test_each_card_of_a_machine_has_a_worker_that_sees_it_alone(tmp_path):
+    """Ray is told of two cards that are not there: which one a worker may use is told to it in the same way."""
+    import ray
+    from piying.serve.pool import WorkerReady
+    from piying.serve.ray_pool import RayPool
+    from piying.serve.settings import Folders
+
+    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    pool = RayPool(Folders(str(tmp_path), (), str(tmp_path / "results")), {"device": "cpu"})
+    try:
+        ready, deadline = [], time.monotonic() + SECONDS
+        while len(ready) < 2:
+            ready += [report for report in pool.poll(1.0) if isinstance(report, WorkerReady)]
+            assert time.monotonic() < deadline
+        assert not pool.poll(3.0), "no third one"
+        actors = [actor.handle for actor in pool._actors.values()]
+        cards = [actor.__ray_call__.remote(lambda self: os.environ["CUDA_VISIBLE_DEVICES"]) for actor in actors]
+        assert sorted(ray.get(cards)) == ["0", "1"]
+    finally:
+        pool.close()
+        ray.shutdown()

@@ -151,9 +151,18 @@ def check_long_request(request: LongRequest) -> None:
     for name, value, words in (("seams", request.seams, SEAMS), ("anchor", request.anchor, ANCHORS)):
         if value not in words:
             raise PiyingError(f"{name} is {value!r}. Choose one of: {', '.join(words)}.")
-    if request.seams == "blended" and request.overlap <= FRAME_STEP:
+    check_seams(request.seams, request.overlap)
+
+
+def check_seams(seams: str, overlap: int) -> None:
+    """Accept how windows come together, and the frames that both have.
+
+    Raises:
+        PiyingError: the latents of windows are to turn into each other, and no latent frame is one of both.
+    """
+    if seams == "blended" and overlap <= FRAME_STEP:
         raise PiyingError(
-            f"seams is blended and overlap {request.overlap}, which holds no latent frame that both windows have. Set "
+            f"seams is blended and overlap {overlap}, which holds no latent frame that both windows have. Set "
             "overlap to 5 or more, or seams to crossfade."
         )
 
@@ -174,16 +183,34 @@ def check_loop(num_frames: int, window: int, overlap: int) -> None:
 
     Raises:
         PiyingError: its last window would be the first one again, or has nothing to make between the one before it
-            and the first one.
+            and the first one; what can be made is named.
     """
     if num_frames <= window:
         raise PiyingError(
             f"context: a loop in windows is longer than one, num_frames is {num_frames} and window {window}. Set "
             f"num_frames to {window + FRAME_STEP} or more, or make it by VACE Sample."
         )
+    if overlap <= FRAME_STEP:
+        raise PiyingError(f"context: a loop takes an overlap of {1 + FRAME_STEP} or more, and overlap is {overlap}.")
     fitting = [length for length in range(overlap, 1, -FRAME_STEP) if _own_frames(num_frames, window, length) > 0]
     if not fitting:
-        raise PiyingError(f"context: a loop takes an overlap of {1 + FRAME_STEP} or more, and overlap is {overlap}.")
+        longer = next(
+            (
+                other
+                for other in range(window + FRAME_STEP, min(num_frames, 1 + MAX_FRAMES), FRAME_STEP)
+                if _own_frames(num_frames, other, 1 + FRAME_STEP) > 0
+            ),
+            None,
+        )
+        if longer is None:
+            raise PiyingError(
+                f"context: window is {window}, which leaves nothing to make between the end of a loop of {num_frames} "
+                "frames and its beginning. Set num_frames higher."
+            )
+        raise PiyingError(
+            f"context: window is {window}, which leaves nothing to make between the end of a loop of {num_frames} "
+            f"frames and its beginning. Set window to {longer} and overlap to {1 + FRAME_STEP}."
+        )
     if fitting[0] != overlap:
         raise PiyingError(
             f"context: overlap is {overlap}, which leaves nothing to make between the end of this loop and its "

@@ -13,6 +13,7 @@ from ...catalog.selection import ModelHandle
 from ...errors import PiyingError
 from ...files.dtypes import all_finite
 from ...host.base import Host, Preview, Progress, Reporter
+from ...media.mp4 import check_audio
 from ...media.naming import writing
 from ..conditioning import VACEInputs, paste, references_on_white
 from ..denoise import PrefixLatents
@@ -73,6 +74,7 @@ def make_long_video(
             or the disk is full; the text says why.
     """
     check_long_request(request)
+    check_audio(audio)  # it is read when all windows are made
     # Once for all windows: a LoRA that is fetched meanwhile changes nothing of this video.
     handle, each = with_distilled(handle, request.video, host)
     request = replace(request, video=each)

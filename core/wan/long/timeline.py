@@ -12,14 +12,25 @@ from .request import LongRequest, Window, window_request
 
 # "5s: …", "80f: …" or "5秒：…", with settings before the colon: "5s cfg 3 blend 1s: …".
 UNITS = "s|secs?|seconds?|f|frames?|秒钟?|帧"
-TIME = rf"\s*第?\s*(\d+(?:\.\d+)?)\s*({UNITS})"
+TIME = rf"\s*(?:第\s*)?(\d+(?:\.\d+)?)\s*({UNITS})"
 LINE = TIME + r"((?:\s+[a-z]+\s+[^\s:：]+)*)\s*[:：]\s*(.*)"
 # What people write for a time, and is none here: a span ("0-2s: …"), a time without its colon or with half a setting
 # ("5s …", "5s cfg: …"), and a clock ("00:05 …"). A prompt may begin with the last two, so all its lines have to.
-SPAN = rf"\s*\d+(?:\.\d+)?\s*(?:{UNITS})?\s*[-–—~～至到]" + TIME + r"\s*[:：].*"
-# Beside lines with times: one with a sign, or with half a number.
-HALF = rf"\s*(?:[-–+−]\s*[\d.]+|\.\d+|\d+\.|\d+e\d+)\s*(?:{UNITS})\b[^:：]*[:：].*"
+SPAN = rf"\s*\d+(?:\.\d+)?(?:\s*(?:{UNITS}))?\s*[-–—~～至到]" + TIME + r"\s*[:：].*"
 LOOSE = rf"(?:{TIME}\b|\s*\d+[:：]\d\d\b).*"
+OTHER_UNITS = "ms|毫秒|m|mins?|minutes?|分钟?|h|hours?|小时"
+NUMBER = r"\d+(?:\.\d+)?"
+# Half a number or one with a sign, another unit, a number in words, or a time in brackets or of a list ("[5s] …").
+HALF = "|".join(
+    (
+        rf"\s*(?:[-–+−]\s*[\d.]+|\.\d+|\d+\.|\d+e\d+|\d+[,，]\d+)\s*(?:{UNITS})\b[^:：]*[:：].*",
+        rf"\s*第?{NUMBER}\s*(?:{OTHER_UNITS})(?:\s*\d+\s*(?:{UNITS}))?\s*[:：].*",
+        r"\s*[一二两三四五六七八九十百零半]+(?:分钟?|秒钟?|帧)\s*[:：].*",
+        rf"[^\w:：]+(?:第\s*)?{NUMBER}\s*(?:{UNITS})\s*[^\w\s]+.*",
+    )
+)
+BARE = rf"\s*{NUMBER}\s*[:：](?!\d).*"  # without a unit: of a list, where no line has a time
+MOST_NAMED = 4  # times that are left out, each with a line of its own
 LATEST = 1e9  # behind the end of every video
 SETTINGS = {"cfg": (1.0, MAX_CFG), "task": (0.0, 10.0), "lora": (-10.0, 10.0), "blend": (0.0, 600.0)}
 EXAMPLE = "Write 0s: …, then lines such as 5s: … or 5s cfg 3 task 0.8 lora 0.5 blend 1s: …"
@@ -48,6 +59,9 @@ class Moment:
     blend: int = 0
 
 
+TIMES_ARE_WORDS = "The prompt has times, which VACE Long Video follows: here they are read as words."
+
+
 def has_times(prompt: str) -> bool:
     """Return whether a prompt says what happens when."""
     return any(_time_line(line) for line in prompt.splitlines())
@@ -60,10 +74,11 @@ def _time_line(line: str) -> re.Match[str] | None:
 def _check_lines(prompt: str) -> None:
     """Refuse lines that are meant as times and would be read as words."""
     lines = [line for line in prompt.splitlines() if line.strip()]
-    loose = [line for line in lines if not _time_line(line) and re.match(LOOSE, line, re.IGNORECASE)]
     timed = sum(map(bool, map(_time_line, lines)))
     odd = [line for line in lines if re.match(SPAN, line, re.IGNORECASE)]
-    odd += [line for line in lines if timed and re.match(HALF, line, re.IGNORECASE)]
+    others = [line for line in lines if not _time_line(line)]
+    loose = [line for line in others if re.fullmatch(f"{LOOSE}|{HALF}", line, re.IGNORECASE)]
+    odd += [line for line in others if timed and re.fullmatch(f"{HALF}|{BARE}", line, re.IGNORECASE)]
     odd += loose if len(lines) > 1 and len(loose) + timed == len(lines) else []
     if odd:
         raise PiyingError(f"prompt has the line {clipped(odd[0])!r}, whose time cannot be read. {EXAMPLE}")
@@ -82,14 +97,17 @@ def parse_timeline(prompt: str) -> tuple[Moment, ...]:
     if not has_times(prompt):
         return (Moment("0s", 0, prompt),)
     found: list[Moment] = []
+    lines: list[list[str]] = []  # of each moment
     for line in prompt.splitlines():
         match = _time_line(line)
         if match:
             found.append(_moment(*match.groups()))
+            lines.append([found[-1].prompt])
         elif found and line.strip():
-            found[-1] = replace(found[-1], prompt=f"{found[-1].prompt}\n{line}".strip())
+            lines[-1].append(line)
         elif line.strip():
             raise PiyingError(f"prompt begins with {clipped(line)!r} before its first time. {EXAMPLE}")
+    found = [replace(one, prompt="\n".join(own).strip()) for one, own in zip(found, lines, strict=True)]
     _check_order(found)
     return tuple(found)
 
@@ -176,11 +194,12 @@ def check_timeline(moments: tuple[Moment, ...], video: WanRequest, *, has_task: 
                 f"prompt sets cfg at {one.mark}, and cfg_steps that of each step. Leave one of them out."
             )
     end = f"{video.num_frames / FPS:g} s"
-    return [
-        f"prompt: {one.mark} is behind the video's end ({end}) and is left out."
-        for one in moments
-        if one.start >= video.num_frames
-    ]
+    behind = [one.mark for one in moments if one.start >= video.num_frames]
+    said = [f"prompt: {mark} is behind the video's end ({end}) and is left out." for mark in behind[:MOST_NAMED]]
+    if len(behind) > MOST_NAMED:
+        count = len(behind) - MOST_NAMED
+        said.append(f"prompt: {count} more times are behind the video's end ({end}) and are left out.")
+    return said
 
 
 def largest_cfg(moments: tuple[Moment, ...], cfg: float) -> float:

@@ -56,17 +56,32 @@ def compose(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:
     return canvas
 
 
-def compared_with(task: VACETask, canvas: Canvas) -> dict[str, torch.Tensor]:
-    """Return what a result is looked at beside; nothing where the task gives single frames alone.
+def compared_with(task: VACETask, canvas: Canvas, count: int) -> dict[str, torch.Tensor]:
+    """Return what a result of `count` frames is looked at beside; nothing where the task gives single frames alone.
 
-    `before` [N, H, W, 3] is the video that an edit changes, as it was before the area to be made was cut out of it,
-    and `mask` [N, H, W] that area; without an edit `before` is the control.
+    `before` [count, H, W, 3] is the video that an edit changes, as it was before the area to be made was cut out of
+    it, and `mask` [count, H, W] that area; without an edit `before` is the control.
     """
     num_frames, height, width = canvas.make.shape
+    found = {"before": canvas.frames} if any(layer.kind == "control" for layer in task.layers) else {}
     for layer in task.layers:
         if layer.kind == "edit":
-            return {"before": _fit_layer(layer, width, height, num_frames).frames, "mask": canvas.make}
-    return {"before": canvas.frames} if any(layer.kind == "control" for layer in task.layers) else {}
+            found = {"before": _fit_layer(layer, width, height, num_frames).frames, "mask": canvas.make}
+            break
+    return {name: as_loop(values, count) for name, values in found.items()}
+
+
+def as_loop(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Return what belongs to the frames of a task [N, …] for those of a result [count, …].
+
+    A loop has frames in front of the task's first one, which lead to it from the last one: so do these values.
+    """
+    lead = count - len(values)
+    if not lead:
+        return values
+    share = torch.arange(1, lead + 1).view(-1, *[1] * (values.ndim - 1)) / (lead + 1)
+    between = torch.lerp(values[-1:].float(), values[:1].float(), share)
+    return torch.cat([between.to(values.dtype) if values.is_floating_point() else between > 0, values])
 
 
 def compose_part(task: VACETask, width: int, height: int, num_frames: int) -> Canvas:

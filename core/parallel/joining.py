@@ -1,0 +1,142 @@
+"""Joining of a run's ranks: rank 0 gets what its session needs of them, the others help it until it is done."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import PiyingError
+from ..host.current import set_host
+from ..host.headless import HeadlessHost
+from ..process import FAILED, Interruption
+from .cards import Asked, Cards
+from .ranks import Ranks
+from .watchdog import Failure
+
+if TYPE_CHECKING:
+    from .group import Group
+
+# Shows the sentence of an error.
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What rank 0's session is given of the ranks of its run.
+
+    Attributes:
+        device: the torch device.
+        vram: bytes of the card to use; None for all of it.
+        cards: what the run is shared between.
+        check: called often while nodes run; raises where the run is to end.
+    """
+
+    device: str
+    vram: int | None
+    cards: Cards | None
+    check: Callable[[], None]
+
+
+@contextmanager
+def joined_group(ranks: Ranks, device: str, interruption: Interruption, tell: Tell) -> Iterator[Group]:
+    """Yield the group of all ranks, once they are all there; at the end of the block they end together.
+
+    Args:
+        device: the torch device of this one.
+        interruption: the signals that end the run.
+        tell: called with why the run ends, where this rank's main thread does not come to say it.
+
+    Raises:
+        PiyingError: the others do not come.
+        RankLostError: one of them is lost.
+    """
+    # That the store's connections are closed as the ranks end is not worth the stacks that torch prints of it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Not at the top: torch takes seconds to load.
+    import torch
+
+    if not torch.distributed.is_available():
+        raise PiyingError("This torch is built without torch.distributed, which ranks need. Run without torchrun.")
+    from .group import Group, set_group
+
+    def end(failure: Failure) -> None:
+        if group.speaks:
+            tell(failure.text)
+        os._exit(FAILED)
+
+    with Group(ranks, device, end) as group:
+        set_group(group)
+        try:
+            yield group
+        except KeyboardInterrupt as error:
+            # torchrun ends all ranks by a signal where one has died.
+            lost = group.lost()
+            if lost is None:
+                raise
+            interruption.end()
+            raise lost from error
+        finally:
+            set_group(None)
+
+
+def joined_run(group: Group, asked: Asked, vram: int | None, interruption: Interruption) -> Joined:
+    """Return what rank 0's session is given of a group.
+
+    Args:
+        asked: how the run is to be shared.
+        vram: bytes of each card to use; None for all of it.
+    """
+    # The plan is one for all of them, so it is made for the smallest.
+    sizes = {peer.vram for peer in group.peers}
+    limits = [*([min(sizes)] if len(sizes) > 1 else []), *([] if vram is None else [vram])]
+    cards = Cards(group.size, asked, group.link, group.is_shared)
+    return Joined(group.device, min(limits, default=None), cards, check_of(group, interruption))
+
+
+def check_of(group: Group, interruption: Interruption) -> Callable[[], None]:
+    """Return what raises where the run is to end: after a signal, or where a rank is lost."""
+
+    def check() -> None:
+        interruption.check()
+        group.check()
+
+    return check
+
+
+def help_rank_0(group: Group, vram: int | None, check: Callable[[], None]) -> None:
+    """Do what rank 0 asks for until its run is over.
+
+    Args:
+        vram: bytes of the card to use; None for all of it.
+        check: called often; raises where the run is to end.
+
+    Raises:
+        PiyingError: this rank cannot do its part, or another one is lost.
+    """
+    import torch
+
+    with tempfile.TemporaryDirectory(prefix="piying-rank-") as temp:
+        folder = Path(temp)
+        # Nothing that several ranks would write lies in one place.
+        host = HeadlessHost(
+            input=folder,
+            output=folder,
+            temp=folder,
+            chosen_device=group.device,
+            on_check=check,
+            cache=folder / "cache",
+            vram=vram,
+        )
+        set_host(host)
+        with torch.inference_mode():
+            group.assist(host)
+
+
+def is_helper(environment: Mapping[str, str]) -> bool:
+    """Return whether this process is a rank that leaves it to rank 0 to say what happens."""
+    return environment.get("WORLD_SIZE", "1") != "1" and environment.get("RANK", "0") != "0"
