@@ -147,10 +147,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
     )
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, has_cluster: bool) -> None:
     """Try what the server will use: an error in another process would be told in that one's log alone."""
     AuditLog(Path(settings.state) / "audit.jsonl")
-    Journal(Path(settings.state) / "jobs.sqlite").close()
+    # Of a server that was killed on a cluster that lives on it is still open there.
+    if not has_cluster:
+        Journal(Path(settings.state) / "jobs.sqlite").close()
     store = result_store(settings.folders.results)
     store.discard(store.attempt_folder("check", 0))
     settings.folders.session(Path(settings.state), device="cpu").close()
@@ -164,7 +166,7 @@ def _serve(options: argparse.Namespace) -> int:
             '"ray[serve]>=2.60".'
         )
     settings, tls = settings_of(options), _tls(options)
-    _check(settings)
+    _check(settings, has_cluster=options.ray is not None)
     listening = _listening(options.host, options.port)  # before a cluster is started for nothing
     worker_options = {"device": options.device, "vram": options.vram_gb}
     # Not at the top: it takes a second, and what was wrong so far is told at once.

@@ -70,9 +70,8 @@ class Asked:
     partial: bool = False
 
     def to_json(self) -> str:
-        """Return it as canonical JSON."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        """Return it as JSON, in the order that it has: nodes run in that of the workflow."""
+        return json.dumps(self._values(), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Asked:
@@ -81,11 +80,15 @@ class Asked:
 
     def checksum(self) -> str:
         """Return the SHA-256 of all that it says."""
-        return hashlib.sha256(self.to_json().encode("ascii")).hexdigest()
+        canonical = json.dumps(self._values(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
     def costs_like(self) -> str:
         """Return a checksum that jobs share whose seed and prompt alone differ: their plans are the same."""
         return replace(self, prompt=None, seed=None).checksum()
+
+    def _values(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 @dataclass(frozen=True)

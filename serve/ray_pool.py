@@ -18,6 +18,7 @@ from ..core.errors import short_text
 from .job import Asked
 from .job_runner import unfit
 from .pool import Ended, Forecasted, Happened, Report, Task, WorkerLost, WorkerReady, crashed
+from .server_process import ServerProcess
 from .settings import Folders, Settings
 
 log = logging.getLogger("piying.serve")
@@ -236,14 +237,15 @@ class RayPool:
         self._wait_for(name, handle.control.remote("alive"), lambda ref: ray.get(ref) or [])
 
 
-def deployment(settings: Settings, options: dict[str, Any]) -> Any:
+def deployment(settings: Settings, options: dict[str, Any], server: ServerProcess) -> Any:
     """Return the Serve application of a server.
 
     Args:
         settings: see `Settings`.
         options: of the workers.
+        server: the process that it belongs to.
     """
-    load, values = pack_loader(), settings.to_json()
+    load, values, process = pack_loader(), settings.to_json(), vars(server)
 
     def build() -> Any:
         return load("ray_pool").application(values, options)
@@ -253,6 +255,9 @@ def deployment(settings: Settings, options: dict[str, Any]) -> Any:
             # Serve then starts it anew, and the journal has all jobs.
             if not self.app.state.service.is_well:  # type: ignore[attr-defined]
                 raise RuntimeError("no jobs are given to workers any more")
+
+        def server(self) -> dict[str, Any]:
+            return process
 
     made = serve.ingress(build)(PiyingQueue)
     return serve.deployment(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
 from .conditioning import MAX_PROMPT_TOKENS
-from .transformer import block_order
+from .transformer import processed_by
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
@@ -90,14 +90,5 @@ def nag_enabled(transformer: Transformer, guidance: Guidance) -> Iterator[NAGPro
     if not guidance.has_nag:
         yield None
         return
-    blocks: list[Any] = block_order(transformer)
-    layers = [block.attn2 for block in blocks]
-    before = [layer.processor for layer in layers]
-    made = NAGProcessor(guidance)
-    for layer in layers:
-        layer.processor = made
-    try:
+    with processed_by(made := NAGProcessor(guidance), transformer, "attn2"):
         yield made
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.processor = own

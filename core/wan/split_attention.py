@@ -10,7 +10,7 @@ import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
 from ..parallel.sequence import SequenceSplit
-from .transformer import block_order
+from .transformer import processed_by
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
@@ -67,14 +67,5 @@ def _turned(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> 
 @contextmanager
 def attention_split(transformer: Transformer, group: Group) -> Iterator[SplitAttention]:
     """Have the blocks' self-attention shared between the ranks of a group inside the `with` block."""
-    blocks: list[Any] = block_order(transformer)
-    layers = [block.attn1 for block in blocks]
-    before = [layer.processor for layer in layers]
-    made = SplitAttention(group)
-    for layer in layers:
-        layer.processor = made
-    try:
+    with processed_by(made := SplitAttention(group), transformer, "attn1"):
         yield made
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.processor = own

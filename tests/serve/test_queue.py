@@ -7,7 +7,7 @@ import random
 
 import pytest
 from piying.core.errors import PiyingError
-from piying.serve.job import OVER, Outcome
+from piying.serve.job import OVER, Asked, Outcome
 from piying.serve.job_runner import Forecast, Machine, unfit
 from piying.serve.journal import Journal, Selection
 from piying.serve.limits import LimitReached, Limits
@@ -262,3 +262,12 @@ def test_a_text_that_no_file_can_hold_is_kept(server):
     job, asked = new_job(1, prompt="a\ud83d")
     server.queue.submit([(job, asked)], server.now)
     assert server.queue.asked(job.id) == asked
+
+
+def test_a_workflow_keeps_the_order_of_its_nodes():
+    """Outputs run and are counted in it; to tell jobs apart it does not matter."""
+    nodes = {name: {"class_type": "SaveImage", "inputs": {"b": 1, "a": 2}} for name in ("10", "9")}
+    asked, other = Asked(nodes), Asked(dict(reversed(nodes.items())))
+    read = Asked.from_json(asked.to_json())
+    assert json.dumps(read.workflow) == json.dumps(nodes)
+    assert asked.checksum() == other.checksum() != Asked({"9": nodes["9"]}).checksum()

@@ -176,3 +176,24 @@ def test_each_card_of_a_machine_has_a_worker_that_sees_it_alone(tmp_path):
     finally:
         pool.close()
         ray.shutdown()
+
+
+def test_a_server_that_was_killed_is_followed_by_another_on_a_cluster_that_lives_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        with serving(tmp_path, "--ray", cluster.address) as first:
+            rows = [{"seed": seed, "set": VIDEO} for seed in range(3)]
+            jobs = first.ask("/batches", {"name": "b", "workflow": "t2v", "jobs": rows})
+            with pytest.raises(AssertionError, match=f"has a server already, the process {first.process.pid}"):
+                Serving(tmp_path, "--ray", cluster.address)
+            first.until(lambda: "running" in first.states())
+            first.end(signal.SIGKILL)
+        with serving(tmp_path, "--ray", cluster.address) as second:
+            second.until(lambda: set(second.states()) == {"done"})
+            assert {job["id"] for job in second.ask("/jobs")} == {job["id"] for job in jobs}
+    finally:
+        cluster.shutdown()
