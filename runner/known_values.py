@@ -68,7 +68,8 @@ class KnownValues:
         # By identity: inputs may be tensors, whose comparison is no truth value.
         if not (runs or refusal) and all(self._value(link) is UNKNOWN for _, link in node.links()):
             return
-        inputs, asked = self.inputs(node), Source(node, self._graph, self._classes, self)
+        asked = Source(node, self._graph, self._classes, self)
+        inputs, all_are_known = dict(asked.known), not asked.unknown
         refuses_before = self._refusing.intersection(link.source for _, link in node.links())
         if refuses_before:
             self._refusing.add(node.id)
@@ -79,7 +80,7 @@ class KnownValues:
                 if not refuses_before:
                     asked.take_sizes()
                 why = refusal(asked.known, asked.unknown)
-            if not why and runs and not asked.unknown:
+            if not why and runs and all_are_known:
                 self._outputs[node.id] = getattr(node_class(), node_class.FUNCTION)(**inputs)
         except PiyingError as error:
             why = str(error)
