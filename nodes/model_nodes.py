@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 MEMORY_TOOLTIP = (
     "auto: the fastest plan that fits the card, computed for every size and length, and shown in the log. resident: "
-    "whole models on the card. streamed: block by block, for the smallest cards. fp8, int8: weights of one byte, half "
-    "the memory. gguf, mxfp8, nvfp4, int4, w4a8, nf4: the weights of a file in that format stay packed."
+    "whole models on the card. streamed: block by block, for the smallest cards. sharded: a share of them on each of "
+    "several cards. fp8, int8: weights of one byte, half the memory. gguf, mxfp8, nvfp4, int4, w4a8, nf4: the weights "
+    "of a file in that format stay packed."
 )
 STRONGEST = 100.0  # as in ComfyUI's own LoRA loader
 # The names of nodes differ per family; the outputs do not.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..host.base import DevicePolicy, Reporter
+    from ..parallel.group import Group
     from ..planner.plan_types import PhasePlan
 
 
@@ -25,21 +26,29 @@ def placed(
     policy: DevicePolicy,
     *,
     blocks: Sequence[torch.nn.Module] = (),
+    group: Group | None = None,
 ) -> Iterator[None]:
-    """Hold `module` as `choice` says: whole on the device, its blocks streamed through it, or where it is.
+    """Hold `module` as `choice` says: whole on the device, its blocks streamed through it or sharded, or where it is.
 
     Args:
         module: a model in host memory.
-        blocks: its blocks in the order in which they run; needed where they are streamed.
+        blocks: its blocks in the order in which they run; needed where they are streamed or sharded.
         choice: the plan of the phase.
         device: a torch device name.
         policy: asked to make room on the device.
+        group: the ranks that compute together, needed where blocks are sharded between them.
     """
     if choice.placement == "streamed":
         from .streaming import streamed
 
         policy.make_room(choice.room)
         with streamed(module, blocks, device):
+            yield
+    elif choice.placement == "sharded" and group is not None:
+        from ..parallel.shards import sharded
+
+        policy.make_room(choice.room)
+        with sharded(module, blocks, device, group):
             yield
     elif choice.placement == "resident":
         with resident([module], device, policy, room=choice.room):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from inspect import signature
@@ -25,7 +25,7 @@ from ..lora.catalog import LoraFile, lora_files, loras_on
 from ..parallel.ways import choose_split, on_one_card
 from ..planner.cost import PROCESS_RAM
 from ..planner.format_table import FormatTable, format_table
-from ..planner.machine import Machine, of_several_cards, read_machine
+from ..planner.machine import SHARDED, Machine, of_several_cards, read_machine
 from ..planner.measured import PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.report import Estimate
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host
+    from ..parallel.ways import Split
     from ..planner.phases import Component, Phase
     from ..planner.plan_types import PhasePlan, Plan
 
@@ -96,6 +97,8 @@ def shared_between_cards(
     if not family.can_share:
         return family.phases(components, work), work, on_one_card(family.title, cards)
     splits = family.splits(components, work, cards, machine)
+    if handle.memory == SHARDED and cards.asked == "auto":
+        splits = _sharing_weights(splits)
     expected = PhaseTimes(host.cache_folder(), machine).expected
 
     def planned(steps: tuple[Phase, ...]) -> Plan:
@@ -103,6 +106,14 @@ def shared_between_cards(
 
     taken = choose_split(splits, cards, machine, planned)
     return taken.phases, taken.work, ""
+
+
+def _sharing_weights(splits: Sequence[Split]) -> Sequence[Split]:
+    """Return ways to share a work without those that leave weights whole; all of them where none would be left."""
+    if not any(split.way == "sequence" and not split.why_not for split in splits):
+        return splits
+    why_not = "memory is sharded, and weights are shared where the sequence is"
+    return [split if split.way == "sequence" or split.why_not else replace(split, why_not=why_not) for split in splits]
 
 
 def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:

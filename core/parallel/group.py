@@ -55,6 +55,7 @@ class Group:
         peers: all of them, by their number.
         link: bytes per second from one to another, as measured.
         is_shared: whether some of them have one device together.
+        is_on_streams: whether tensors are exchanged on the streams of the cards, by NCCL.
 
     Raises:
         PiyingError: the others do not come.
@@ -69,11 +70,11 @@ class Group:
         self._watchdog = Watchdog(self._connect(), self.own, self.peers, silence=ranks.silence, on_stuck=on_stuck)
         self.is_shared = len({(peer.place, peer.device) for peer in self.peers}) < len(self.peers)
         # NCCL wants a card for each rank; gloo knows the processor alone.
-        self._by_nccl = device != "cpu" and not self.is_shared
-        if self._by_nccl:
+        self.is_on_streams = device != "cpu" and not self.is_shared
+        if self.is_on_streams:
             torch.cuda.set_device(device)
         dist.init_process_group(
-            "nccl" if self._by_nccl else "gloo",
+            "nccl" if self.is_on_streams else "gloo",
             store=PrefixStore("tensors", self._store),
             rank=ranks.rank,
             world_size=ranks.size,
@@ -273,6 +274,14 @@ class Group:
         self._exchange(lambda: dist.all_gather(list(found.unbind()), sent, async_op=True))
         return [self._as_tensor(each, tensor, tensor.shape) for each in found]
 
+    def gather_into(self, into: torch.Tensor, own: torch.Tensor) -> None:
+        """Fill a tensor of bytes [ranks * n] with those [n] of all ranks, in their order; on the current stream."""
+        if self.is_on_streams:
+            self._exchange(lambda: dist.all_gather_into_tensor(into, own, async_op=True))
+            return
+        for place, found in zip(into.chunk(self.size), self.all_gather(own), strict=True):
+            place.copy_(found)
+
     def all_to_all(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return what all ranks have for this one: `tensor[r]` [ranks, …] goes to rank r, the result's is from it."""
         sent = self._as_bytes(tensor)
@@ -282,14 +291,14 @@ class Group:
 
     def summed(self, values: Sequence[float]) -> list[float]:
         """Return the sums of numbers over all ranks."""
-        total = torch.tensor(values, dtype=torch.float64, device=self.device if self._by_nccl else "cpu")
+        total = torch.tensor(values, dtype=torch.float64, device=self.device if self.is_on_streams else "cpu")
         self._exchange(lambda: dist.all_reduce(total, async_op=True))
         found: list[float] = total.tolist()
         return found
 
     def _as_bytes(self, tensor: torch.Tensor) -> torch.Tensor:
         # As bytes every number type goes every way, and none is computed with.
-        held = tensor if self._by_nccl else tensor.cpu()
+        held = tensor if self.is_on_streams else tensor.cpu()
         flat = held.contiguous().reshape(-1)
         # One element that was expanded has a stride of 0.
         flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
@@ -302,7 +311,7 @@ class Group:
     def _exchange(self, begin: Callable[[], Any]) -> None:
         try:
             work = begin()
-            if not self._by_nccl:
+            if not self.is_on_streams:
                 # gloo waits for a rank that is gone until its time is over.
                 self._awaited(work.is_completed)
             work.wait()

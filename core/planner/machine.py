@@ -368,8 +368,9 @@ class Limits:
         return 0 if limit is None else max(0, planned.address_space - limit.free)
 
 
+SHARDED: Literal["sharded"] = "sharded"  # weights shared between the cards of a run
 PRECISIONS = ("auto", *get_args(Compute))
-MEMORY_CHOICES = ("auto", "resident", "streamed", *FORMATS)
+MEMORY_CHOICES = ("auto", "resident", "streamed", SHARDED, *FORMATS)
 
 
 def resolve_dtype(precision: str, device: str, preferred: str = "bf16") -> torch.dtype:

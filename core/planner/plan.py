@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..quantization.registry import weight_format
 from .cost import choices, cost, is_last_resort
-from .machine import Limits, Machine
+from .machine import SHARDED, Limits, Machine
 from .phases import Phase
 from .plan_types import PhasePlan, Plan, Rejected, amount
 from .report import explain, memory_limits_in_words, out_of_ways, too_large, why_rejected
@@ -93,6 +93,8 @@ def plan(
         problems.append(advise())
     if weight_format(memory) is not None and not any(memory in phase.storages for phase in work):
         reasons.append(f"memory is {memory}: no part of this model can be held so, and it counts as auto.")
+    if memory == SHARDED and not any(phase.shards > 1 for phase in work):
+        reasons.append("memory is sharded: no cards share the sequence of this run, and it counts as auto.")
     phases = _with_cached(phases, machine)
     reasons += [
         f"{phase.phase}: {amount(phase.cached)} of models of the phases before stay in memory; they leave where room "

@@ -13,7 +13,7 @@ GB = 2**30  # as makers of cards and memory count
 
 Compute = Literal["bf16", "fp16", "fp32"]
 Storage = str  # a `Compute`, or the name of a weight format
-Placement = Literal["resident", "streamed", "cpu"]
+Placement = Literal["resident", "streamed", "sharded", "cpu"]
 PhaseName = Literal[
     "expand",
     "encode",
@@ -36,7 +36,8 @@ class PhasePlan:
     Attributes:
         phase, component: their names.
         compute, storage: number types of the arithmetic and of the stored weights.
-        placement: `resident` on the device, `streamed` to it block by block, or `cpu`.
+        placement: `resident` on the device, `streamed` to it block by block, `sharded`: a share of each block on the
+            card of every rank, or `cpu`.
         variant: the name of the phase's chosen `Variant`.
         native_matmul: whether Linear layers multiply in the format they are stored in.
         vram, ram: predicted peaks in bytes. Mapped files, which the system evicts when memory

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..quantization.registry import weight_format
 from .cost import bottleneck, reread_every_pass
-from .machine import Limits, Machine
+from .machine import SHARDED, Limits, Machine
 from .phases import Phase
 from .plan_types import PhaseMeasurement, PhasePlan, Plan, amount, gigabytes
 
@@ -65,6 +65,7 @@ class Estimate:
 LIMITED_BY = {
     "arithmetic": "computing",
     "copying": "copying weights to the card",
+    "gathering": "gathering weights from the other cards",
     "disk": "reading weights from disk",
     "memory": "reading weights from memory",
     "casting": "casting weights",
@@ -89,6 +90,8 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
         yield f"{name}: weights in {stored.title}, because {against('storage')}."
     if chosen.placement == "streamed":
         yield f"{name}: weights are streamed, because {against('placement')}."
+    if chosen.placement == SHARDED:
+        yield f"{name}: each of {phase.shards} cards has a share of the weights, because {against('placement')}."
     if chosen.variant != phase.variants[0].name:
         words = next(variant.words for variant in phase.variants if variant.name == chosen.variant)
         yield f"{name}: done {words}, because {against('variant')}."

@@ -299,6 +299,7 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
         computes=("fp16", "bf16") if transformer.stored == "fp16" else ("bf16",),
         storages=storages_of(transformer),
         flops=len(windows) * tokens * each * on_a_card.arithmetic,
+        split=work.split,
         exchange=len(windows) * exchanged_bytes(transformer, tokens, branches, work) / work.split.link,
         linear_share=branches * linear / each,
         passes=work.steps,

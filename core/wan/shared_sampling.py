@@ -129,7 +129,7 @@ class SamplingJob:
         ):
             transformer: Transformer = parts.load(self.choice.component, self.choice)
             with (
-                placed(transformer, self.choice, device, host, blocks=block_order(transformer)),
+                placed(transformer, self.choice, device, host, blocks=block_order(transformer), group=group),
                 self.attention.enabled(self.choice.compute),
                 nag_enabled(transformer, self.guidance) as nag,
                 riflex_enabled(transformer, self.context, self.frames),

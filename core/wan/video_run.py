@@ -423,8 +423,9 @@ class VideoRun(ABC):
             choice = expert.choice
             with self._shared(expert, state) as self.sharing, self.meter.phase(choice):
                 transformer = self.model.transformer(choice)
+                blocks, group = block_order(transformer), None if self.sharing is None else self.sharing.group
                 with (
-                    placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
+                    placed(transformer, choice, self.meter.device, self.host, blocks=blocks, group=group),
                     self.attention.enabled(choice.compute),
                 ):
                     state = self._denoise_compiled(transformer, expert, state)

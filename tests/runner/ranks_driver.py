@@ -39,7 +39,9 @@ def wan(name: str, **changes: Any) -> dict[str, Any]:
     return {**SHOWN, "load": node("PiyingLoadWanVideo", model=name), "sample": sample}
 
 
-def vace(name: str = "built-in", guidance: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def vace(
+    name: str = "built-in", guidance: dict[str, Any] | None = None, memory: str = "auto", **changes: Any
+) -> dict[str, Any]:
     """Return a workflow that goes on from a picture, with a reference: hints of what is kept, made and shown."""
     sample = node("PiyingVACESample", model=["load", 0], task=["task", 0], **PROMPTS, **{**SMALL, **changes})
     made = {}
@@ -49,7 +51,7 @@ def vace(name: str = "built-in", guidance: dict[str, Any] | None = None, **chang
     return {
         **SHOWN,
         **made,
-        "load": node("PiyingLoadWanVACE", model=name),
+        "load": node("PiyingLoadWanVACE", model=name, memory=memory),
         "start": node("PiyingVACEExtend", num_frames=SMALL["num_frames"], first=["picture", 0], fit="crop"),
         "task": node("PiyingVACEReference", image=["picture", 0], task=["start", 0]),
         "sample": sample,
@@ -88,6 +90,7 @@ CASES = {
     ENDLESS: Case(vace(steps=1000), ways=("prompts",)),
     SHORT: Case(vace(steps=SHORT_STEPS), ways=("prompts",)),
     "vace": Case(vace()),
+    "sharded": Case(vace(memory="sharded"), ways=("auto",)),
     "windows": Case(windows(), ways=("sequence",)),
     "guided": Case(vace(guidance={"slg_blocks": "1", "method": "apg", "cfg_steps": "4, 3, 1"})),
     "nag": Case(vace(guidance={"nag_scale": 4.0}, cfg=1.0), ways=("auto",)),
@@ -100,9 +103,9 @@ CASES = {
 }
 
 
-def frames_of(session: Any, case: Case) -> Any:
-    """Return the frames [n, h, w, 3] that a case gives."""
-    return session.run(filled(session, case.workflow)).outputs("sample")[0][0]
+def frames_of(session: Any, workflow: dict[str, Any]) -> Any:
+    """Return the frames [n, h, w, 3] that a workflow gives."""
+    return session.run(filled(session, workflow)).outputs("sample")[0][0]
 
 
 def filled(session: Any, workflow: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def run_rank(out: Path, models: Path, names: list[str]) -> None:
     from piying.core.parallel.cards import Cards
     from piying.core.parallel.joining import check_of, help_rank_0, joined_group
     from piying.core.parallel.ranks import ranks_of
+    from piying.core.parallel.shards import Shards
     from piying.core.process import Interruption
     from piying.core.wan.prediction import Prediction
     from piying.runner.session import Session
@@ -142,6 +146,13 @@ def run_rank(out: Path, models: Path, names: list[str]) -> None:
         return predict(self, step, state, when, branches)
 
     Prediction.flows_of = flows_of
+    gather = Shards.gather
+
+    def gather_noted(self: Any, packed: Any, slot: Any) -> None:
+        (out / f"gathered{ranks.rank}").touch()
+        gather(self, packed, slot)
+
+    Shards.gather = gather_noted
     own = out / f"rank{ranks.rank}"
     with joined_group(ranks, "cpu", interruption, lambda text: print(text, file=sys.stderr)) as group:
         if ranks.rank:
@@ -151,7 +162,7 @@ def run_rank(out: Path, models: Path, names: list[str]) -> None:
             cards = Cards(group.size, way, group.link, group.is_shared)
             folders = {"output": own, "input": own, "cache": own / f"cache-{way}"}
             session = Session(models=[models], device="cpu", cards=cards, **folders)
-            torch.save(frames_of(session, CASES[name]), out / f"{name}-{way}.pt")
+            torch.save(frames_of(session, CASES[name].workflow), out / f"{name}-{way}.pt")
             session.close()
 
 

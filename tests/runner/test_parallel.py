@@ -31,7 +31,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ROUNDING = 5e-5  # of frames in 0..1
 # Each of these starts takes seconds, so that it runs many cases.
 TWO = ("windows", "guided", "forecast", "experts", "long")
-THREE = ("vace", "batched", "nag", "in_latents")
+THREE = ("vace", "sharded", "batched", "nag", "in_latents")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def alone(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     for name in (*TWO, *THREE):
         session = Session(models=[models], device="cpu", output=folder, input=folder, cache=folder / "cache")
-        made[name] = frames_of(session, CASES[name])
+        made[name] = frames_of(session, CASES[name].workflow)
         session.close()
     return made
 
@@ -86,7 +86,7 @@ def check_shared(first: list[list[str]], *others: list[list[str]]) -> None:
 
 
 def test_ranks_make_what_one_makes_and_notice_one_that_hangs(models, alone, tmp_path):
-    """Hints, windows, guiders, forecasts, experts, long video, first frames; by prompts bit for bit.
+    """Hints, windows, guiders, forecasts, experts, long video, first frames, shards; by prompts bit for bit.
 
     Of three ranks, which do not divide heads and tokens, the third has no prompt of two; then it is stopped.
     """
@@ -106,6 +106,8 @@ def test_ranks_make_what_one_makes_and_notice_one_that_hangs(models, alone, tmp_
         assert list((two / "rank0" / "cache-prompts" / "failed_plans").iterdir())
         check(compared(two, TWO, alone) | compared(three, THREE, alone))
         check_shared(*(json.loads((two / f"rank{rank}.json").read_text()) for rank in range(2)))
+        shared = [torch.load(three / f"{name}.pt") for name in ("vace-sequence", "sharded-auto")]
+        assert torch.equal(*shared) and all((three / f"gathered{rank}").exists() for rank in range(3))
         pids = json.loads((three / "pids.json").read_text())
         os.kill(pids[2], signal.SIGSTOP)
         begun = time.monotonic()
