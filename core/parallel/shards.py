@@ -94,7 +94,7 @@ class SideStreamGatherer(SideStreamCopier):
 
 
 def gatherer_for(
-    group: Group, device: torch.device, blocks: Sequence[PackedTensors], slots: int, traffic: Traffic
+    device: torch.device, blocks: Sequence[PackedTensors], slots: int, traffic: Traffic, *, group: Group
 ) -> HostToDeviceCopier:
     """Return what gathers blocks into slots; see `CopierMaker`."""
     kind = SideStreamGatherer if group.is_on_streams else ShardGatherer
@@ -109,4 +109,4 @@ def sharded(
     Device memory: the share, two of the largest block, and what is outside the blocks. For arguments, results and
     errors see `streamed`; every rank calls this with the same module.
     """
-    return streamed(module, order, device, copier_maker=partial(gatherer_for, group))
+    return streamed(module, order, device, copier_maker=partial(gatherer_for, group=group))

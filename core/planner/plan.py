@@ -91,10 +91,7 @@ def plan(
         problems += memory_limits_in_words(machine)
     if too_small and advise is not None:
         problems.append(advise())
-    if weight_format(memory) is not None and not any(memory in phase.storages for phase in work):
-        reasons.append(f"memory is {memory}: no part of this model can be held so, and it counts as auto.")
-    if memory == SHARDED and not any(phase.shards > 1 for phase in work):
-        reasons.append("memory is sharded: no cards share the sequence of this run, and it counts as auto.")
+    reasons += _in_vain(memory, work)
     phases = _with_cached(phases, machine)
     reasons += [
         f"{phase.phase}: {amount(phase.cached)} of models of the phases before stay in memory; they leave where room "
@@ -112,6 +109,15 @@ def plan(
         reasons=tuple(problems or reasons),
         rejected=tuple(rejected),
     )
+
+
+def _in_vain(memory: str, work: tuple[Phase, ...]) -> list[str]:
+    """Return a sentence where no phase can be held to `memory`."""
+    if weight_format(memory) is not None and not any(memory in phase.storages for phase in work):
+        return [f"memory is {memory}: no part of this model can be held so, and it counts as auto."]
+    if memory == SHARDED and not any(phase.shards > 1 for phase in work):
+        return ["memory is sharded: no cards share the sequence of this run, and it counts as auto."]
+    return []
 
 
 def _with_cached(phases: list[PhasePlan], machine: Machine) -> list[PhasePlan]:

@@ -253,7 +253,8 @@ def on_cards(tmp_path, count, asked="auto", **values):
     cards = Cards(count, asked) if count > 1 else None
     session = Session(output=tmp_path, input=tmp_path, imagined=True, vram=24 * GB, ram=64 * GB, cards=cards)
     settings = dict(one.removeprefix("--set=").split("=") for one in VIDEO_720P)
-    changed = {f"PiyingVACESample.{name}": value for name, value in values.items()}
+    owners = {"memory": "PiyingLoadWanVACE", "precision": "PiyingLoadWanVACE"}
+    changed = {f"{owners.get(name, 'PiyingVACESample')}.{name}": value for name, value in values.items()}
     workflow = session.prepare(T2V, set={**settings, **changed})
     graph, roots, _ = session.check(workflow)
     ((plan,),) = ([one.answer.plan for one in session.plan(graph, roots)],)
@@ -274,6 +275,21 @@ def test_the_way_that_several_cards_share_a_video(tmp_path):
     assert "A step has 2 predictions: 1 of 3 cards wait." in waits
     off, said = on_cards(tmp_path, 2, "off")
     assert off.phase("sample").seconds == pytest.approx(one.seconds) and "all on the first card" in said
+
+
+def test_weights_that_no_card_holds_are_sharded(tmp_path):
+    """14B in bf16 is 32 GB. Where cards share the sequence, each has a part of the weights and copies it once."""
+    plan, said = on_cards(tmp_path, 4, precision="bf16")
+    sample = plan.phase("sample")
+    assert sample.placement == "sharded" and "a share of the video's tokens" in said
+    assert any("each of 4 cards has a share of the weights, because" in reason for reason in plan.reasons)
+    assert sample.vram < sample.weights / 2 and sample.moved == pytest.approx(sample.weights / 4, rel=0.1)
+    asked, said = on_cards(tmp_path, 2, memory="sharded")
+    assert asked.phase("sample").placement == "sharded" and "Not prompts: memory is sharded" in said
+    for count, way in ((1, "auto"), (2, "prompts"), (2, "off")):
+        whole = on_cards(tmp_path, count, way, memory="sharded")[0]
+        assert whole.phase("sample").placement != "sharded"
+        assert any("memory is sharded: no cards share the sequence" in reason for reason in whole.reasons)
 
 
 @pytest.mark.parametrize(
