@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,12 @@ from ..core.catalog.selection import (
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
 from ..core.image_sizes import VideoSize
+from ..core.parallel.cards import ASKED
 from .shared import checked
 
 if TYPE_CHECKING:
     from ..core.catalog.installed_model import InstalledModel
+    from ..core.parallel.cards import Asked
     from ..core.planner.format_table import FormatTable
     from ..core.planner.report import Estimate
 
@@ -30,6 +33,12 @@ MEMORY_TOOLTIP = (
     "whole models on the card. streamed: block by block, for the smallest cards. sharded: a share of them on each of "
     "several cards. fp8, int8: weights of one byte, half the memory. gguf, mxfp8, nvfp4, int4, w4a8, nf4: the weights "
     "of a file in that format stay packed."
+)
+CARDS_TOOLTIP = "How many cards of this machine share each run. Where there are fewer, it goes on with those."
+PARALLEL_TOOLTIP = (
+    "What several cards share. prompts: each predicts for one of the prompts, exactly as one card would. sequence: "
+    "each has a share of the picture or video, and with memory sharded of the weights. auto: what the plan predicts "
+    "to be faster."
 )
 STRONGEST = 100.0  # as in ComfyUI's own LoRA loader
 # The names of nodes differ per family; the outputs do not.
@@ -78,6 +87,27 @@ class ModelLoader:
     def load(self, model: str, precision: str, memory: str = "auto") -> tuple[ModelHandle]:
         """Return a handle."""
         return (ModelHandle(self.FAMILY, model, precision, memory),)
+
+
+class DiffusionLoader(ModelLoader):
+    """A loader of a model whose runs several cards can share."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets; those of several cards are shown where advanced ones are."""
+        inputs = super().INPUT_TYPES()
+        inputs["optional"] |= {
+            "cards": ("INT", {"default": 1, "min": 1, "max": 16, "advanced": True, "tooltip": CARDS_TOOLTIP}),
+            "parallel": (list(ASKED), {"default": "auto", "advanced": True, "tooltip": PARALLEL_TOOLTIP}),
+        }
+        return inputs
+
+    def load(
+        self, model: str, precision: str, memory: str = "auto", cards: int = 1, parallel: Asked = "auto"
+    ) -> tuple[ModelHandle]:
+        """Return a handle."""
+        (handle,) = super().load(model, precision, memory)
+        return (replace(handle, cards=cards, parallel=parallel),)
 
 
 class LoRANode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -187,6 +188,11 @@ class Session:
     def close(self) -> None:
         """Release results and temporary files."""
         self._cache = Cache()
+        if "torch" in sys.modules:
+            # Not at the top: torch takes seconds to load.
+            from ..core.parallel.local_ranks import end_local_ranks
+
+            end_local_ranks()
         self._temp.cleanup()
 
     def check_device(self) -> None:

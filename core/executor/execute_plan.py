@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from ..accelerator import card_module
 from ..main_memory import usable_cores
+from ..parallel.cards import cards_of
 from ..parallel.ways import on_one_card
 from ..planner.cost import offered_computes
 from ..planner.machine import (
@@ -113,9 +114,11 @@ def execute_plan(
         rough = plan(phases, machine, precision=handle.precision, memory=handle.memory)
         with thread_limit(device):
             machine = with_rates(machine, cache, measure=rough.fits and rough.seconds > WORTH_MEASURING)
-    cards = host.memory_rules().cards
+    cards = cards_of(handle.cards, handle.parallel, host)
     machine = of_several_cards(machine, cards)
-    if cards is not None and not handle.family.can_share:
+    if cards is not None and cards.note and not logged_plans:
+        log.warning("%s", cards.note)
+    if cards is not None and cards.count > 1 and not handle.family.can_share:
         log.info("%s", on_one_card(handle.family.title, cards))
     times = PhaseTimes(cache, machine, partial(_is_cached, handle.family.key))
     logged = set() if logged_plans is None else logged_plans

@@ -22,6 +22,7 @@ from ..executor.model_cache import cached_model
 from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files, loras_on
+from ..parallel.cards import cards_of
 from ..parallel.ways import choose_split, on_one_card
 from ..planner.cost import PROCESS_RAM
 from ..planner.format_table import FormatTable, format_table
@@ -86,14 +87,14 @@ def shared_between_cards(
     """Return the phases of a work, shared between the host's cards where its family can be, with the work itself.
 
     Returns:
-        Phases, the work as they are of it, and a sentence where the family cannot share it, else "".
+        Phases, the work as they are of it, and a sentence where it is not shared as asked for, else "".
 
     Raises:
         PiyingError: the way to share it that was asked for has nothing to share.
     """
-    family, cards = handle.family, host.memory_rules().cards
-    if cards is None:
-        return family.phases(components, work), work, ""
+    family, cards = handle.family, cards_of(handle.cards, handle.parallel, host)
+    if cards is None or cards.count == 1:
+        return family.phases(components, work), work, "" if cards is None else cards.note
     if not family.can_share:
         return family.phases(components, work), work, on_one_card(family.title, cards)
     splits = family.splits(components, work, cards, machine)
@@ -105,7 +106,7 @@ def shared_between_cards(
         return plan(steps, machine, precision=handle.precision, memory=handle.memory, expected=expected)
 
     taken = choose_split(splits, cards, machine, planned)
-    return taken.phases, taken.work, ""
+    return taken.phases, taken.work, cards.note
 
 
 def _sharing_weights(splits: Sequence[Split]) -> Sequence[Split]:
@@ -137,7 +138,7 @@ def _planned_for(
     found = wanted_model(handle, host)
     name, components = wanted_components(handle, host, found)
     machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
-    return found, name, components, of_several_cards(machine, host.memory_rules().cards)
+    return found, name, components, of_several_cards(machine, cards_of(handle.cards, handle.parallel, host))
 
 
 def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:

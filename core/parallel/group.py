@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
 from ..errors import PiyingError
 from ..executor.retry import PhaseOutOfMemoryError
@@ -49,6 +49,7 @@ class Group:
         device: its torch device.
         on_stuck: called with the failure of another rank where this one's main thread does not end: it has to end the
             process.
+        on_wait: called while the others are awaited at the beginning; raises where they will not come.
 
     Attributes:
         own: this rank.
@@ -61,16 +62,23 @@ class Group:
         PiyingError: the others do not come.
     """
 
-    def __init__(self, ranks: Ranks, device: str, on_stuck: Callable[[Failure], None]) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        device: str,
+        on_stuck: Callable[[Failure], None],
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self.own, self.device, self._ranks = Peer.here(ranks, device), device, ranks
+        self._on_wait = on_wait
         self._number = self._agreed = 0
         self._store = self._connect(master=ranks.rank == 0 and not ranks.has_store)
         self._store.set(f"peer/{ranks.rank}", json.dumps(self.own.to_json()))
         self.peers = self._await_peers()
         self._watchdog = Watchdog(self._connect(), self.own, self.peers, silence=ranks.silence, on_stuck=on_stuck)
         self.is_shared = len({(peer.place, peer.device) for peer in self.peers}) < len(self.peers)
-        # NCCL wants a card for each rank; gloo knows the processor alone.
-        self.is_on_streams = device != "cpu" and not self.is_shared
+        # NCCL wants a card for each rank, and Linux; gloo knows the processor alone.
+        self.is_on_streams = device != "cpu" and not self.is_shared and dist.is_nccl_available()
         if self.is_on_streams:
             torch.cuda.set_device(device)
         dist.init_process_group(
@@ -113,7 +121,7 @@ class Group:
     ) -> None:
         # A signal may be torchrun's, which ends all ranks where one has died.
         lost = self._watchdog.look() if error is not None else None
-        self._watchdog.end()
+        self.stop_watching()
         with suppress(RuntimeError):  # the store is gone with the process that kept it
             if lost is None and error is not None:
                 self._tell_failure(error)
@@ -128,6 +136,10 @@ class Group:
             elif error is not None and lost is None:
                 # It is rank 0 that tells the user, before torchrun ends it.
                 self._await_end(self.peers[:1])
+
+    def stop_watching(self) -> None:
+        """Look no longer whether the others live."""
+        self._watchdog.end()
 
     def _await_end(self, peers: Sequence[Peer]) -> None:
         until = time.monotonic() + LEAVE
@@ -148,6 +160,8 @@ class Group:
 
     def _connect(self, master: bool = False) -> Store:
         ranks = self._ranks
+        if ranks.store:
+            return FileStore(ranks.store, -1)
         try:
             store = TCPStore(
                 ranks.address,
@@ -173,6 +187,7 @@ class Group:
                 raise PiyingError(
                     f"Of {ranks.size} ranks, {', '.join(missing)} did not begin within {START:g} s. Start all of them."
                 )
+            self._on_wait()
             time.sleep(LONG)
         peers = [Peer(**json.loads(self._store.get(key))) for key in keys]
         other = next((peer for peer in peers if peer.software != peers[0].software), None)
@@ -202,6 +217,10 @@ class Group:
         """
         while (job := self.hear()) != END:
             job.assist(self, host)
+
+    def abandon(self) -> bool:
+        """Give the other ranks up, which may wait in the middle of an exchange; returns whether new ones can come."""
+        return False
 
     def check(self) -> None:
         """Go on where no rank is lost.

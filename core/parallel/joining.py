@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from ..host.current import set_host
@@ -43,13 +45,21 @@ class Joined:
 
 
 @contextmanager
-def joined_group(ranks: Ranks, device: str, interruption: Interruption, tell: Tell) -> Iterator[Group]:
+def joined_group(
+    ranks: Ranks,
+    device: str,
+    interruption: Interruption,
+    tell: Tell,
+    *,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[Group]:
     """Yield the group of all ranks, once they are all there; at the end of the block they end together.
 
     Args:
         device: the torch device of this one.
         interruption: the signals that end the run.
         tell: called with why the run ends, where this rank's main thread does not come to say it.
+        on_wait: see `Group`.
 
     Raises:
         PiyingError: the others do not come.
@@ -69,7 +79,7 @@ def joined_group(ranks: Ranks, device: str, interruption: Interruption, tell: Te
             tell(failure.text)
         os._exit(FAILED)
 
-    with Group(ranks, device, end) as group:
+    with Group(ranks, device, end, on_wait) as group:
         set_group(group)
         try:
             yield group
@@ -135,6 +145,38 @@ def help_rank_0(group: Group, vram: int | None, check: Callable[[], None]) -> No
         set_host(host)
         with torch.inference_mode():
             group.assist(host)
+
+
+def be_local_rank(told: Mapping[str, Any], device: str, vram: int | None) -> None:
+    """Be a rank that another process has started, until that has no more to do; see `local_ranks`.
+
+    What goes wrong is told by that process.
+
+    Args:
+        told: arguments of `Ranks.local`.
+        device: the torch device of this rank.
+        vram: bytes of the card to use; None for all of it.
+    """
+    from ..executor.retry import PhaseOutOfMemoryError
+
+    log = logging.getLogger("piying")
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+    started_by, interruption = os.getppid(), Interruption()
+
+    def on_wait() -> None:
+        if os.getppid() != started_by:
+            raise PiyingError("The process that has started this rank is gone.")
+
+    ranks = Ranks.local(**told)
+    try:
+        with (
+            interruption.caught(),
+            joined_group(ranks, device, interruption, lambda text: None, on_wait=on_wait) as group,
+        ):
+            help_rank_0(group, vram, check_of(group, interruption))
+    except (PiyingError, PhaseOutOfMemoryError, KeyboardInterrupt):
+        sys.exit(FAILED)
 
 
 def is_helper(environment: Mapping[str, str]) -> bool:

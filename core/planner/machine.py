@@ -219,7 +219,12 @@ def _native_flops(flops: float, capability: tuple[int, int], device: str = "") -
 
 def of_several_cards(machine: Machine, cards: Cards | None) -> Machine:
     """Return a machine with several of its card: what is planned, measured and refused for those is told apart."""
-    return machine if cards is None else replace(machine, name=f"{cards.count} × {machine.name}")
+    if cards is None or cards.count == 1:
+        return machine
+    # The plan is one for all of them, so it is made for the smallest.
+    total = min(machine.vram_total, cards.vram or machine.vram_total)
+    free = min(machine.vram_free, total)
+    return replace(machine, name=f"{cards.count} × {machine.name}", vram_total=total, vram_free=free)
 
 
 def read_machine(policy: DevicePolicy) -> Machine:

@@ -320,12 +320,12 @@ def shared_sampling(group: Group, job: SamplingJob) -> Iterator[Sharing]:
 
     Raises:
         RankLostError: one of them is lost.
-        PhaseOutOfMemoryError: one of them, or rank 0, has run out of memory while others waited for it; it ends the
-            run, and the next one takes another plan.
+        PhaseOutOfMemoryError: one of them, or rank 0, has run out of memory while others waited for it. With ranks
+            that torchrun has started it ends the run, and the next one takes another plan.
     """
     group.check()
     group.tell(job)
-    sharing, final = Sharing(group, job.way), None
+    sharing, final, can_go_on = Sharing(group, job.way), None, False
     try:
         yield sharing
     except PhaseOutOfMemoryError as error:
@@ -340,5 +340,7 @@ def shared_sampling(group: Group, job: SamplingJob) -> Iterator[Sharing]:
         sharing.end()
         if not sharing.is_asking and group.failure is None:
             group.tell(OVER)
+        else:
+            can_go_on = group.abandon()
     if final is not None:
-        raise PhaseOutOfMemoryError(job.choice.key, final, is_final=True)
+        raise PhaseOutOfMemoryError(job.choice.key, final, is_final=not can_go_on)

@@ -18,7 +18,7 @@ from ..families.diffusion_model import shared_between_cards
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
 from ..lora.catalog import lora_notes, record_of
-from ..parallel.group import current_group
+from ..parallel.cards import cards_of
 from ..planner.machine import of_several_cards, read_machine
 from ..planner.measured import with_rates
 from ..preview import LatentPreview, fit_colours, step_report
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..catalog.selection import ModelHandle
-    from ..parallel.cards import Way
+    from ..parallel.cards import Cards, Way
     from ..planner.phases import Phase
     from ..planner.plan_types import PhasePlan, Plan
     from .shared_sampling import Sharing
@@ -97,11 +97,16 @@ def execute(
     import torch
 
     components, model, host = run.model.components(), run.model, run.host
-    cards = host.memory_rules().cards
+    cards = cards_of(handle.cards, handle.parallel, host)
     if cards is not None:
         machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
         steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
-        run.shared_by = work.split.way
+        run.shared_by, run.cards = work.split.way, cards
+        if run.shared_by != "off" and cards.devices:
+            # Not at the top: one process alone does without it.
+            from ..parallel.local_ranks import begin_local_ranks
+
+            begin_local_ranks(cards, host)
     with torch.no_grad():
         frames, ran = execute_plan(
             steps,
@@ -164,6 +169,7 @@ class VideoRun(ABC):
             last step took for clean ones.
         colours: the preview's map from latent channels to colour.
         shared_by: how its predictions are shared with other ranks.
+        cards: those that they run on; None for one.
         sharing: what asks those for their part, while they are.
         not_compiled: why blocks were not compiled though that was asked for; "" where they were, and None where it
             was not asked for or nothing was sampled.
@@ -187,6 +193,7 @@ class VideoRun(ABC):
     halfway: SamplingState | None = None
     unfinished: torch.Tensor | None = None
     shared_by: Way = "off"
+    cards: Cards | None = None
     sharing: Sharing | None = None
     not_compiled: str | None = None
 
@@ -441,11 +448,11 @@ class VideoRun(ABC):
     @contextmanager
     def _shared(self, expert: Expert, state: SamplingState) -> Iterator[Sharing | None]:
         """Have the other ranks at hand for an expert's steps, where its predictions are shared with them."""
-        group = current_group()
-        if group is None or self.shared_by == "off":
+        if self.cards is None or self.shared_by == "off":
             yield None
             return
-        # Not at the top: one process alone does without it.
+        # Not at the top: one process alone does without them.
+        from ..parallel.local_ranks import group_of
         from .shared_sampling import SamplingJob, files_digest, shared_sampling
 
         parts, request = self.model.parts, expert.request
@@ -462,11 +469,11 @@ class VideoRun(ABC):
             frames=state.latents.shape[2] - self.in_front,
             forecast_below=None if self.cache is None else self.cache.threshold,
         )
-        with shared_sampling(group, job) as sharing:
+        with shared_sampling(group_of(self.cards, self.host), job) as sharing:
             yield sharing
 
     def _latents_key(self, experts: list[Expert]) -> dict[str, Any]:
-        choices, group = [expert.choice for expert in experts], current_group()
+        choices = [expert.choice for expert in experts]
         return {
             "model": [self.model.parts.identity(part) for part in (*(one.component for one in choices), "scheduler")],
             "as": [
@@ -480,7 +487,7 @@ class VideoRun(ABC):
             "start": [] if self.start is None else [self.start.level, digest(self.start.tensors())],
             **self.key(),
             # By prompts, a video has the bits that it has on one card.
-            **({"cards": group.size} if group is not None and self.shared_by == "sequence" else {}),
+            **({"cards": self.cards.count} if self.cards is not None and self.shared_by == "sequence" else {}),
         }
 
     @property
