@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 MEMORY_TOOLTIP = (
     "auto: the fastest plan that fits the card, computed for every size and length, and shown in the log. resident: "
-    "whole models on the card. streamed: block by block, for the smallest cards. sharded: a share of them on each of "
-    "several cards. fp8, int8: weights of one byte, half the memory. gguf, mxfp8, nvfp4, int4, w4a8, nf4: the weights "
-    "of a file in that format stay packed."
+    "whole models on the card. streamed: block by block, for the smallest cards. fp8, int8: weights of one byte, half "
+    "the memory. gguf, mxfp8, nvfp4, int4, w4a8, nf4: the weights of a file in that format stay packed."
 )
+SHARDED_TOOLTIP = " sharded: where several cards share the sequence, a share of the weights on each."
 CARDS_TOOLTIP = "How many cards of this machine share each run. Where there are fewer, it goes on with those."
 PARALLEL_TOOLTIP = (
     "What several cards share. prompts: each predicts for one of the prompts, exactly as one card would. sequence: "
@@ -60,8 +60,9 @@ class ModelLoader:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets; the list of models is what is installed now."""
-        from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS
+        from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS, SHARDED
 
+        choices = [choice for choice in MEMORY_CHOICES if choice != SHARDED]
         toy = has_built_in(cls.FAMILY.key)
         model_tooltip = (
             f"auto: the largest installed model that fits this machine{', else the built-in toy model' * toy}. "
@@ -75,7 +76,7 @@ class ModelLoader:
                 "precision": (list(PRECISIONS), {"default": "auto", "tooltip": cls.PRECISION_TOOLTIP}),
             },
             # Optional: prompts in API form that were saved before this widget came do not have it.
-            "optional": {"memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": MEMORY_TOOLTIP})},
+            "optional": {"memory": (choices, {"default": "auto", "tooltip": MEMORY_TOOLTIP})},
         }
 
     @classmethod
@@ -95,8 +96,11 @@ class DiffusionLoader(ModelLoader):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets; those of several cards are shown where advanced ones are."""
-        inputs = super().INPUT_TYPES()
+        from ..core.planner.machine import MEMORY_CHOICES
+
+        inputs, tooltip = super().INPUT_TYPES(), MEMORY_TOOLTIP + SHARDED_TOOLTIP
         inputs["optional"] |= {
+            "memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": tooltip}),
             "cards": ("INT", {"default": 1, "min": 1, "max": 16, "advanced": True, "tooltip": CARDS_TOOLTIP}),
             "parallel": (list(ASKED), {"default": "auto", "advanced": True, "tooltip": PARALLEL_TOOLTIP}),
         }

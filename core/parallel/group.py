@@ -47,8 +47,8 @@ class Group:
     Args:
         ranks: which one this process is.
         device: its torch device.
-        on_stuck: called with the failure of another rank where this one's main thread does not end: it has to end the
-            process.
+        on_stuck: called where this rank's main thread does not end after another one has failed, with that failure and
+            whether it is this rank that tells it: it has to end the process, or what the thread waits for.
         on_wait: called while the others are awaited at the beginning; raises where they will not come.
 
     Attributes:
@@ -66,16 +66,18 @@ class Group:
         self,
         ranks: Ranks,
         device: str,
-        on_stuck: Callable[[Failure], None],
+        on_stuck: Callable[[Failure, bool], None],
         on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self.own, self.device, self._ranks = Peer.here(ranks, device), device, ranks
-        self._on_wait = on_wait
+        self._on_wait, self._end = on_wait, on_stuck
         self._number = self._agreed = 0
         self._store = self._connect(master=ranks.rank == 0 and not ranks.has_store)
         self._store.set(f"peer/{ranks.rank}", json.dumps(self.own.to_json()))
         self.peers = self._await_peers()
-        self._watchdog = Watchdog(self._connect(), self.own, self.peers, silence=ranks.silence, on_stuck=on_stuck)
+        self._watchdog = Watchdog(
+            self._connect(), self.own, self.peers, silence=ranks.silence, on_stuck=self._on_stuck
+        )
         self.is_shared = len({(peer.place, peer.device) for peer in self.peers}) < len(self.peers)
         # NCCL wants a card for each rank, and Linux; gloo knows the processor alone.
         self.is_on_streams = device != "cpu" and not self.is_shared and dist.is_nccl_available()
@@ -136,6 +138,9 @@ class Group:
             elif error is not None and lost is None:
                 # It is rank 0 that tells the user, before torchrun ends it.
                 self._await_end(self.peers[:1])
+
+    def _on_stuck(self, failure: Failure) -> None:
+        self._end(failure, self.speaks)
 
     def stop_watching(self) -> None:
         """Look no longer whether the others live."""

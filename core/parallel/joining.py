@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -74,8 +75,8 @@ def joined_group(
         raise PiyingError("This torch is built without torch.distributed, which ranks need. Run without torchrun.")
     from .group import Group, set_group
 
-    def end(failure: Failure) -> None:
-        if group.speaks:
+    def end(failure: Failure, speaks: bool) -> None:
+        if speaks:
             tell(failure.text)
         os._exit(FAILED)
 
@@ -147,7 +148,15 @@ def help_rank_0(group: Group, vram: int | None, check: Callable[[], None]) -> No
             group.assist(host)
 
 
-def be_local_rank(told: Mapping[str, Any], device: str, vram: int | None) -> None:
+def is_started_by(number: int) -> bool:
+    """Return whether the process of that number has started this one, and lives."""
+    import psutil
+
+    parent = psutil.Process().parent()
+    return parent is not None and parent.pid == number
+
+
+def be_local_rank(told: Mapping[str, Any], device: str, vram: int | None, started_by: int) -> None:
     """Be a rank that another process has started, until that has no more to do; see `local_ranks`.
 
     What goes wrong is told by that process.
@@ -156,27 +165,32 @@ def be_local_rank(told: Mapping[str, Any], device: str, vram: int | None) -> Non
         told: arguments of `Ranks.local`.
         device: the torch device of this rank.
         vram: bytes of the card to use; None for all of it.
+        started_by: the number of the process that has started it.
     """
     from ..executor.retry import PhaseOutOfMemoryError
 
     log = logging.getLogger("piying")
     log.addHandler(logging.NullHandler())
     log.propagate = False
-    started_by, interruption = os.getppid(), Interruption()
+    interruption = Interruption()
 
     def on_wait() -> None:
-        if os.getppid() != started_by:
+        if not is_started_by(started_by):
             raise PiyingError("The process that has started this rank is gone.")
+
+    def tidy_up(text: str = "") -> None:
+        del text
+        if not is_started_by(started_by):  # nobody else is left to do it
+            shutil.rmtree(Path(ranks.store).parent, ignore_errors=True)
 
     ranks = Ranks.local(**told)
     try:
-        with (
-            interruption.caught(),
-            joined_group(ranks, device, interruption, lambda text: None, on_wait=on_wait) as group,
-        ):
+        with interruption.caught(), joined_group(ranks, device, interruption, tidy_up, on_wait=on_wait) as group:
             help_rank_0(group, vram, check_of(group, interruption))
     except (PiyingError, PhaseOutOfMemoryError, KeyboardInterrupt):
         sys.exit(FAILED)
+    finally:
+        tidy_up()
 
 
 def is_helper(environment: Mapping[str, str]) -> bool:

@@ -6,8 +6,6 @@ the same names here; its entry point, which declares nodes, is left out.
 
 import importlib
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +21,7 @@ def main() -> None:
     sys.modules[name] = pack
     joining = importlib.import_module(f"{name}.core.parallel.joining")
     told = json.loads(given)
-    started_by = os.getppid()
-    try:
-        joining.be_local_rank(told["ranks"], told["device"], told["vram"])
-    finally:
-        if os.getppid() != started_by:  # nobody else is left to do it
-            shutil.rmtree(Path(told["ranks"]["store"]).parent, ignore_errors=True)
+    joining.be_local_rank(told["ranks"], told["device"], told["vram"], told["started_by"])
 
 
 if __name__ == "__main__":

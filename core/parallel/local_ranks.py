@@ -126,7 +126,7 @@ def begin_local_ranks(cards: Cards, host: Host) -> None:
     size = len(cards.devices)
     for rank, device in enumerate(cards.devices[1:], 1):
         told = {"rank": rank, "size": size, "store": str(Path(folder.name, "store")), "silence": silence}
-        given = json.dumps({"ranks": told, "device": device, "vram": vram})
+        given = json.dumps({"ranks": told, "device": device, "vram": vram, "started_by": os.getpid()})
         # In a session of their own: Ctrl-C is this process's to take.
         _ranks.processes.append(
             subprocess.Popen(
@@ -183,11 +183,11 @@ def _on_loopback() -> Iterator[None]:
             del os.environ[name]
 
 
-def _unblocking(ranks: LocalRanks) -> Callable[[Failure], None]:
+def _unblocking(ranks: LocalRanks) -> Callable[[Failure, bool], None]:
     """Return what has the main thread go on where it waits for a rank that is lost."""
 
-    def unblock(failure: Failure) -> None:
-        del failure
+    def unblock(failure: Failure, speaks: bool) -> None:
+        del failure, speaks
         ranks.kill()
         if ranks.group is not None and ranks.group.is_on_streams:
             abort_process_group()

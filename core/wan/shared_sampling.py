@@ -331,7 +331,7 @@ def shared_sampling(group: Group, job: SamplingJob) -> Iterator[Sharing]:
     except PhaseOutOfMemoryError as error:
         if not sharing.is_asking:
             raise
-        final = str(error)
+        final = str(error).removeprefix(f"{error.key}: ")
     except RankLostError as error:
         if not error.failure.key:
             raise

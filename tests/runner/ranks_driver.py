@@ -35,7 +35,7 @@ SHOWN = {
 
 def wan(name: str, **changes: Any) -> dict[str, Any]:
     """Return a workflow of text, or frames, to video."""
-    sample = node("PiyingWanSample", model=["load", 0], **PROMPTS, **{**SMALL, **changes})
+    sample = node("PiyingWanSample", model=["load", 0], **{**PROMPTS, **SMALL, **changes})
     return {**SHOWN, "load": node("PiyingLoadWanVideo", model=name), "sample": sample}
 
 
@@ -43,7 +43,7 @@ def vace(
     name: str = "built-in", guidance: dict[str, Any] | None = None, memory: str = "auto", **changes: Any
 ) -> dict[str, Any]:
     """Return a workflow that goes on from a picture, with a reference: hints of what is kept, made and shown."""
-    sample = node("PiyingVACESample", model=["load", 0], task=["task", 0], **PROMPTS, **{**SMALL, **changes})
+    sample = node("PiyingVACESample", model=["load", 0], task=["task", 0], **{**PROMPTS, **SMALL, **changes})
     made = {}
     if guidance is not None:
         made = {"guidance": node("PiyingGuidance", **guidance)}

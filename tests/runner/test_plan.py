@@ -243,9 +243,12 @@ def test_cards_that_are_not_there(command):
     refused = command(T2V, "--plan", "--cards", 2, "--parallel", "prompts", "--set=PiyingVACESample.cfg=1")
     assert refused.returncode == 2
     assert "--parallel prompts: cfg is 1, so that a step has one prediction" in refused.stderr
-    for options in (["--cards", 2], ["--parallel", "off"]):
+    for options, said in {
+        ("--cards", 2): "this machine has no card",
+        ("--parallel", "off"): "goes with --cards",
+    }.items():
         alone = command(T2V, *options)
-        assert alone.returncode == 2 and "torchrun --nproc-per-node N" in alone.stderr
+        assert alone.returncode == 2 and said in alone.stderr
 
 
 def on_cards(tmp_path, count, asked="auto", **values):
@@ -298,7 +301,7 @@ def test_weights_that_no_card_holds_are_sharded(tmp_path):
         ({"WORLD_SIZE": "2", "RANK": "0"}, "LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT is not set"),
         ({**RANK, "RANK": "2"}, "RANK is 2 of WORLD_SIZE 2"),
         ({**RANK, "MASTER_PORT": "any"}, "invalid literal"),
-        ({**RANK, "PIYING_RANK_TIMEOUT": "0"}, "PIYING_RANK_TIMEOUT 0"),
+        ({**RANK, "PIYING_RANK_TIMEOUT": "0"}, "PIYING_RANK_TIMEOUT is '0'"),
     ],
 )
 def test_an_environment_that_is_not_torchruns_is_refused(environment, said):
