@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from ..parallel.cards import Way
     from ..planner.phases import Phase
     from ..planner.plan_types import PhasePlan, Plan
-    from .shared_sampling import Sharing
+    from .shared_sampling import VideoSharing
     from .transformer import Transformer
 
 log = logging.getLogger("piying")
@@ -187,7 +187,7 @@ class VideoRun(ABC):
     halfway: SamplingState | None = None
     unfinished: torch.Tensor | None = None
     shared_by: Way = "off"
-    sharing: Sharing | None = None
+    sharing: VideoSharing | None = None
     not_compiled: str | None = None
 
     @classmethod
@@ -438,30 +438,28 @@ class VideoRun(ABC):
         return latents
 
     @contextmanager
-    def _shared(self, expert: Expert, state: SamplingState) -> Iterator[Sharing | None]:
+    def _shared(self, expert: Expert, state: SamplingState) -> Iterator[VideoSharing | None]:
         """Have the other ranks at hand for an expert's steps, where its predictions are shared with them."""
         group = current_group()
         if group is None or self.shared_by == "off":
             yield None
             return
         # Not at the top: one process alone does without it.
-        from .shared_sampling import SamplingJob, files_digest, shared_sampling
+        from ..families.shared_sampling import shared_sampling
+        from .shared_sampling import VideoJob, VideoSharing
 
-        parts, request = self.model.parts, expert.request
-        job = SamplingJob(
-            parts.family.key,
-            parts.found,
-            parts.loras,
-            files=files_digest(parts, expert.choice.component),
-            choice=expert.choice,
-            way=self.shared_by,
+        request = expert.request
+        job = VideoJob.of(
+            self.model.parts,
+            expert.choice,
+            self.shared_by,
             attention=self.attention,
             guidance=request.guidance,
             context=request.context,
             frames=state.latents.shape[2] - self.in_front,
             forecast_below=None if self.cache is None else self.cache.threshold,
         )
-        with shared_sampling(group, job) as sharing:
+        with shared_sampling(VideoSharing(group, way=job.way), job) as sharing:
             yield sharing
 
     def _latents_key(self, experts: list[Expert]) -> dict[str, Any]:

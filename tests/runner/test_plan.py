@@ -294,8 +294,8 @@ def test_an_environment_that_is_not_torchruns_is_refused(environment, said):
 
 def test_a_rank_whose_files_are_others_is_refused(tmp_path):
     from piying.core.families.diffusion_model import ModelParts
+    from piying.core.families.shared_sampling import files_digest
     from piying.core.wan.family import WAN_VACE
-    from piying.core.wan.shared_sampling import files_digest
 
     host, digests = HeadlessHost(), []
     for name in ("a", "b"):
