@@ -264,7 +264,7 @@ def on_cards(tmp_path, count, asked="auto", **values):
 def test_the_way_that_several_cards_share_a_video(tmp_path):
     """The exact one where it is as fast; each card holds less by sequence, and time follows the cards."""
     one = on_cards(tmp_path, 1)[0].phase("sample")
-    wanted = {(2, 5): "prompt and negative", (4, 5): "a share of the video's tokens", (2, 1): "a share of the video's"}
+    wanted = {(2, 5): "prompt and negative", (4, 5): "a share of the tokens", (2, 1): "a share of the tokens"}
     for (count, cfg), words in wanted.items():
         assert words in on_cards(tmp_path, count, cfg=cfg)[1], (count, cfg)
     prompts, by_sequence = (on_cards(tmp_path, 2, way)[0].phase("sample") for way in ("prompts", "sequence"))
