@@ -105,6 +105,22 @@ def shared_between_cards(
     return taken.phases, taken.work, ""
 
 
+def phases_of_run(
+    handle: ModelHandle, host: Host, *, components: Mapping[str, Component], work: Any
+) -> tuple[tuple[Phase, ...], Any]:
+    """Return the phases of a run that begins, shared between the host's cards where it has several, and its work.
+
+    Raises:
+        PiyingError: the way to share it that was asked for has nothing to share.
+    """
+    cards = host.memory_rules().cards
+    if cards is None:
+        return handle.family.phases(components, work), work
+    machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
+    steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
+    return steps, work
+
+
 def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:
     """Return what a run would need were the model's files in each format; for arguments and errors see `estimate`."""
     found, name, components, machine = _planned_for(handle, host)

@@ -14,13 +14,11 @@ from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import TensorCache, digest
-from ..families.diffusion_model import shared_between_cards
+from ..families.diffusion_model import phases_of_run
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
 from ..lora.catalog import lora_notes, record_of
 from ..parallel.group import current_group
-from ..planner.machine import of_several_cards, read_machine
-from ..planner.measured import with_rates
 from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import Encode, encode_prompts, encode_video
@@ -97,10 +95,8 @@ def execute(
     import torch
 
     components, model, host = run.model.components(), run.model, run.host
-    cards = host.memory_rules().cards
-    if cards is not None:
-        machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
-        steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
+    if host.memory_rules().cards is not None:
+        steps, work = phases_of_run(handle, host, components=components, work=work)
         run.shared_by = work.split.way
     with torch.no_grad():
         frames, ran = execute_plan(
