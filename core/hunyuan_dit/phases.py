@@ -148,7 +148,11 @@ def _exchange(transformer: Component, tokens: int, branches: int, split: CardSpl
 
 def splits(components: Mapping[str, Component], work: ImageWork, cards: Cards, machine: Machine) -> tuple[Split, ...]:
     """Return the ways to share an image's predictions between cards, that without sharing first."""
-    return splits_of(work, branches_of(work), cards, machine, phases=lambda shared: phases(components, shared))
+
+    def shared(work: ImageWork) -> tuple[Phase, ...]:
+        return phases(components, work)
+
+    return splits_of(work, branches_of(work), cards, machine, phases=shared, in_one_batch=True)
 
 
 def fitting(

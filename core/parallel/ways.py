@@ -26,6 +26,7 @@ WORDS: dict[Way, str] = {
     "sequence": "each card a share of the tokens, as on one card but for rounding",
 }
 SHORT_WORDS: dict[Way, str] = {"off": "one card", "prompts": "prompts", "sequence": "sequence"}
+ONE_BATCH = "One card takes both in one batch, which has other last bits."
 # The predicted gain for which the exact way is passed over.
 MATERIALLY_FASTER = 1.05
 
@@ -103,23 +104,31 @@ def exchange(split: CardSplit, branches: int, *, given: float, made: float, atte
 
 
 def splits_of(
-    work: Any, predictions: int, cards: Cards, machine: Machine, *, phases: Callable[[Any], tuple[Phase, ...]]
+    work: Any,
+    predictions: int,
+    cards: Cards,
+    machine: Machine,
+    *,
+    phases: Callable[[Any], tuple[Phase, ...]],
+    in_one_batch: bool = False,
 ) -> tuple[Split, ...]:
     """Return the ways to share a work of so many predictions a step between cards, that without sharing first.
 
     Args:
         work: a dataclass with a `split`.
         phases: returns the phases of a work.
+        in_one_batch: whether one card makes all predictions of a step in one batch.
     """
     idle = cards.count - predictions
     alone = "cfg is 1, so that a step has one prediction and there is nothing to share" if predictions < 2 else ""
     waiting = f"A step has {predictions} predictions: {idle} of {cards.count} cards wait." if idle > 0 else ""
+    notes = [*([ONE_BATCH] if in_one_batch else []), *([waiting] if waiting else [])]
     found = []
     ways: tuple[Way, ...] = ("off", "prompts", "sequence")
     for way in ways:
         split = CardSplit(way, cards.count, cards.rate(machine), cards.is_shared)
         shared = work if way == "off" else replace(work, split=split)
-        note, why_not = (waiting, alone) if way == "prompts" else ("", "")
+        note, why_not = (" ".join(notes), alone) if way == "prompts" else ("", "")
         found.append(Split(way, shared, phases(shared), note, why_not))
     return tuple(found)
 
