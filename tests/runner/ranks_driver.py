@@ -146,11 +146,24 @@ def filled(session: Any, workflow: dict[str, Any]) -> dict[str, Any]:
 
 
 def watch_calls(out: Path, rank: int) -> None:
-    """Have the rank write how many prompts each call of an image's transformer is for; one call is short of memory."""
+    """Have the rank write how many prompts each call of an image's transformer is for, and how many tokens it has.
+
+    One call is short of memory.
+    """
     import torch
     from diffusers import HunyuanDiT2DModel, ZImageTransformer2DModel
+    from piying.core.families.split_blocks import TokenShares
 
     calls: list[int] = []
+    begin, begun = TokenShares.begin, set()
+
+    def shared(self: Any, tokens: Any) -> Any:
+        share = begin(self, tokens)
+        begun.add((tokens.shape[1], share.shape[1], self.current.own))
+        (out / f"shares{rank}.json").write_text(json.dumps(sorted(begun)))
+        return share
+
+    TokenShares.begin = shared
 
     def watched(forward: Any) -> Any:
         def call(self: Any, batch: Any, *args: Any, **named: Any) -> Any:
