@@ -31,7 +31,7 @@ COMPUTES: tuple[Compute, ...] = ("fp16", "bf16")
 INSIDE = 7.3
 # Where cards share the tokens: keys and values of all of them, where those are gathered, and what attention holds of
 # the card's own beside them, in the same units. What is of the text is there on every card: bytes of a prompt in 16
-# bits, while its T5 states are embedded and afterwards.
+# bits, while its T5 states are embedded (8192 wide inside, with fp32 copies) and afterwards.
 GATHERED, ATTENDING = 3, 8.8
 EMBEDDING_BYTES, TEXT_BYTES = 10 * T5_TOKENS * 8192, 2_600_000
 HEAD = 88  # width of an attention head
