@@ -169,7 +169,7 @@ def _add_places(parse: argparse.ArgumentParser) -> None:
         "--parallel",
         choices=ASKED,
         default="auto",
-        help="what the cards share of one video: its prompts, its token sequence (default: auto)",
+        help="what the cards share of one video or image: its prompts, its token sequence (default: auto)",
     )
     places.add_argument(
         "--server", metavar="URL", help="run it on a ComfyUI server, the least busy one where it is repeated", **many

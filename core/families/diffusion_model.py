@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host
+    from ..parallel.cards import Cards
     from ..parallel.ways import Split
     from ..planner.phases import Component, Phase
     from ..planner.plan_types import PhasePlan, Plan
@@ -115,6 +116,28 @@ def _sharing_weights(splits: Sequence[Split]) -> Sequence[Split]:
         return splits
     why_not = "memory is sharded, and weights are shared where the sequence is"
     return [split if split.way == "sequence" or split.why_not else replace(split, why_not=why_not) for split in splits]
+
+
+def phases_of_run(
+    handle: ModelHandle, host: Host, *, components: Mapping[str, Component], work: Any
+) -> tuple[tuple[Phase, ...], Any, Cards | None]:
+    """Return the phases of a run that begins, its work, and the cards that share it; None where it is one.
+
+    Raises:
+        PiyingError: the way to share it that was asked for has nothing to share, or its ranks cannot be started.
+    """
+    cards = cards_of(handle.cards, handle.parallel, host)
+    if cards is None or cards.count == 1:
+        return handle.family.phases(components, work), work, None
+    machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
+    steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
+    if work.split.way == "off":
+        return steps, work, None
+    # Not at the top: one process alone does without it.
+    from ..parallel.local_ranks import begin_local_ranks
+
+    begin_local_ranks(cards, host)
+    return steps, work, cards
 
 
 def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:

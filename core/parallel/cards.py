@@ -61,6 +61,11 @@ class CardSplit:
     link: float = 1.0
     is_shared: bool = False
 
+    @property
+    def holders(self) -> int:
+        """Between how many cards the tokens of a prediction are shared."""
+        return self.count if self.way == "sequence" else 1
+
 
 ONE_CARD = CardSplit()
 # Bytes per second between the devices of ranks that ran in this process before.

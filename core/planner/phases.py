@@ -306,7 +306,7 @@ class Phase:
     @property
     def shards(self) -> int:
         """How many cards may have a share of its weights each: those that run the same blocks in the same order."""
-        return self.split.count if self.split.way == "sequence" and self.component.blocks else 1
+        return self.split.holders if self.component.blocks else 1
 
     def held_types(self, compute: Compute, storage: Storage, *, is_cpu: bool) -> tuple[Compute, Storage]:
         """Return the number type and the storage by which the weights are counted, see `Block.bytes`."""

@@ -14,13 +14,10 @@ from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import TensorCache, digest
-from ..families.diffusion_model import shared_between_cards
+from ..families.diffusion_model import phases_of_run
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
 from ..lora.catalog import lora_notes, record_of
-from ..parallel.cards import cards_of
-from ..planner.machine import of_several_cards, read_machine
-from ..planner.measured import with_rates
 from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import Encode, encode_prompts, encode_video
@@ -50,7 +47,7 @@ if TYPE_CHECKING:
     from ..parallel.cards import Cards, Way
     from ..planner.phases import Phase
     from ..planner.plan_types import PhasePlan, Plan
-    from .shared_sampling import Sharing
+    from .shared_sampling import VideoSharing
     from .transformer import Transformer
 
 log = logging.getLogger("piying")
@@ -97,16 +94,8 @@ def execute(
     import torch
 
     components, model, host = run.model.components(), run.model, run.host
-    cards = cards_of(handle.cards, handle.parallel, host)
-    if cards is not None:
-        machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
-        steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
-        run.shared_by, run.cards = work.split.way, cards
-        if run.shared_by != "off" and cards.devices:
-            # Not at the top: one process alone does without it.
-            from ..parallel.local_ranks import begin_local_ranks
-
-            begin_local_ranks(cards, host)
+    steps, work, run.cards = phases_of_run(handle, host, components=components, work=work)
+    run.shared_by = work.split.way
     with torch.no_grad():
         frames, ran = execute_plan(
             steps,
@@ -194,7 +183,7 @@ class VideoRun(ABC):
     unfinished: torch.Tensor | None = None
     shared_by: Way = "off"
     cards: Cards | None = None
-    sharing: Sharing | None = None
+    sharing: VideoSharing | None = None
     not_compiled: str | None = None
 
     @classmethod
@@ -446,30 +435,28 @@ class VideoRun(ABC):
         return latents
 
     @contextmanager
-    def _shared(self, expert: Expert, state: SamplingState) -> Iterator[Sharing | None]:
+    def _shared(self, expert: Expert, state: SamplingState) -> Iterator[VideoSharing | None]:
         """Have the other ranks at hand for an expert's steps, where its predictions are shared with them."""
-        if self.cards is None or self.shared_by == "off":
+        if self.cards is None:
             yield None
             return
         # Not at the top: one process alone does without them.
+        from ..families.shared_sampling import shared_sampling
         from ..parallel.local_ranks import group_of
-        from .shared_sampling import SamplingJob, files_digest, shared_sampling
+        from .shared_sampling import VideoJob, VideoSharing
 
-        parts, request = self.model.parts, expert.request
-        job = SamplingJob(
-            parts.family.key,
-            parts.found,
-            parts.loras,
-            files=files_digest(parts, expert.choice.component),
-            choice=expert.choice,
-            way=self.shared_by,
+        request = expert.request
+        job = VideoJob.of(
+            self.model.parts,
+            expert.choice,
+            self.shared_by,
             attention=self.attention,
             guidance=request.guidance,
             context=request.context,
             frames=state.latents.shape[2] - self.in_front,
             forecast_below=None if self.cache is None else self.cache.threshold,
         )
-        with shared_sampling(group_of(self.cards, self.host), job) as sharing:
+        with shared_sampling(VideoSharing(group_of(self.cards, self.host), way=job.way), job) as sharing:
             yield sharing
 
     def _latents_key(self, experts: list[Expert]) -> dict[str, Any]:

@@ -76,6 +76,20 @@ def long_video() -> dict[str, Any]:
     return {"load": node("PiyingLoadWanVACE", model="built-in"), "long": sample, "sample": parts, "shown": shown}
 
 
+def hunyuan(**changes: Any) -> dict[str, Any]:
+    """Return a workflow of an image: 64 tokens, of which three shares of 24 are not full."""
+    given = {"prompt": "a red circle", "negative_prompt": "blue", "width": 128, "height": 128, "seed": 7, "steps": 3}
+    sample = node("PiyingHunyuanDiT", model=["load", 0], **{**given, "cfg": 3.0, **changes})
+    return {"load": node("PiyingLoadHunyuanDiT", model="built-in"), "sample": sample, "shown": SHOWN["shown"]}
+
+
+def z_image(**changes: Any) -> dict[str, Any]:
+    """Return a workflow of an image, whose prompts are not alike long: attention has a mask."""
+    given = {"prompt": "the red cat " * 12, "negative_prompt": "blue", "width": 80, "height": 64, "seed": 7}
+    sample = node("PiyingZImage", model=["load", 0], **{**given, "steps": 3, "cfg": 3.0, "shift": 3.0, **changes})
+    return {**SHOWN, "load": node("PiyingLoadZImage", model="diffusers/Z-Image"), "sample": sample}
+
+
 @dataclass(frozen=True)
 class Case:
     """A workflow, and the ways in which it is shared."""
@@ -84,8 +98,9 @@ class Case:
     ways: tuple[str, ...] = BOTH
 
 
-ENDLESS, SHORT = "endless", "short of memory"
+ENDLESS, SHORT, SHORT_IMAGE = "endless", "short of memory", "image short of memory"
 SHORT_STEPS = 499
+SHORT_WIDTH = 64  # of that image, in pixels; no other is so narrow
 CASES = {
     ENDLESS: Case(vace(steps=1000), ways=("prompts",)),
     SHORT: Case(vace(steps=SHORT_STEPS), ways=("prompts",)),
@@ -99,13 +114,26 @@ CASES = {
     # 36 tokens, of which two shares of 24 are not full.
     "experts": Case(vace("diffusers/Experts", boundary=0.9, cfg_2=2.0, width=48)),
     "long": Case(long_video(), ways=("prompts",)),
+    SHORT_IMAGE: Case(hunyuan(width=SHORT_WIDTH, height=64), ways=("prompts",)),
+    "hunyuan": Case(hunyuan()),
+    "hunyuan_alone": Case(hunyuan(cfg=1.0), ways=("sequence",)),
+    "z_image": Case(z_image()),
+    "z_image_edit": Case(z_image(image=["picture", 0], strength=0.7)),
+    "z_image_alone": Case(z_image(cfg=1.0), ways=("auto",)),
     "in_latents": Case(wan("diffusers/TI2V", first_frame=["picture", 0], width=96, height=96)),
 }
 
 
 def frames_of(session: Any, workflow: dict[str, Any]) -> Any:
     """Return the frames [n, h, w, 3] that a workflow gives."""
-    return session.run(filled(session, workflow)).outputs("sample")[0][0]
+    return run_of(session, workflow)[0]
+
+
+def run_of(session: Any, workflow: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the frames [n, h, w, 3] that a workflow gives, and the record of what ran."""
+    run = session.run(filled(session, workflow))
+    shown = [one.ui["piying"][0] for one in run.results.values() if "piying" in one.ui]
+    return run.outputs("sample")[0][0], shown[0]
 
 
 def filled(session: Any, workflow: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +146,40 @@ def filled(session: Any, workflow: dict[str, Any]) -> dict[str, Any]:
         defaults = {key: options["default"] for key, options in widgets.items() if "default" in options}
         flow[name] = node(one["class_type"], **{**defaults, **one["inputs"]})
     return flow
+
+
+def watch_calls(out: Path, rank: int) -> None:
+    """Have the rank write how many prompts each call of an image's transformer is for, and how many tokens it has.
+
+    One call is short of memory.
+    """
+    import torch
+    from diffusers import HunyuanDiT2DModel, ZImageTransformer2DModel
+    from piying.core.families.split_blocks import TokenShares
+
+    calls: list[int] = []
+    begin, begun = TokenShares.begin, set()
+
+    def shared(self: Any, tokens: Any) -> Any:
+        share = begin(self, tokens)
+        begun.add((tokens.shape[1], share.shape[1], self.current.own))
+        (out / f"shares{rank}.json").write_text(json.dumps(sorted(begun)))
+        return share
+
+    TokenShares.begin = shared
+
+    def watched(forward: Any) -> Any:
+        def call(self: Any, batch: Any, *args: Any, **named: Any) -> Any:
+            calls.append(len(batch))
+            (out / f"calls{rank}.json").write_text(json.dumps(calls))
+            if rank == 1 and batch[0].shape[-1] == SHORT_WIDTH // 8:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return forward(self, batch, *args, **named)
+
+        return call
+
+    for kind in (HunyuanDiT2DModel, ZImageTransformer2DModel):
+        kind.forward = watched(kind.forward)
 
 
 def run_rank(out: Path, models: Path, names: list[str]) -> None:
@@ -146,6 +208,7 @@ def run_rank(out: Path, models: Path, names: list[str]) -> None:
         return predict(self, step, state, when, branches)
 
     Prediction.flows_of = flows_of
+    watch_calls(out, ranks.rank)
     gather = Shards.gather
 
     def gather_noted(self: Any, packed: Any, slot: Any) -> None:
@@ -162,7 +225,9 @@ def run_rank(out: Path, models: Path, names: list[str]) -> None:
             cards = Cards(group.size, way, group.link, group.is_shared)
             folders = {"output": own, "input": own, "cache": own / f"cache-{way}"}
             session = Session(models=[models], device="cpu", cards=cards, **folders)
-            torch.save(frames_of(session, CASES[name].workflow), out / f"{name}-{way}.pt")
+            frames, record = run_of(session, CASES[name].workflow)
+            torch.save(frames, out / f"{name}-{way}.pt")
+            (out / f"{name}-{way}.json").write_text(json.dumps(record["shared"]))
             session.close()
 
 
@@ -199,8 +264,12 @@ if __name__ == "__main__":
     )
     sys.modules["piying"] = pack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    for module in ("core.wan.run", "core.wan.shared_sampling", "core.wan_video.run", "runner.session"):
+    for family in ("wan", "wan_video", "hunyuan_dit", "z_image"):
+        importlib.import_module(f"piying.core.{family}.run")
+    for module in ("core.hunyuan_dit.shared_sampling", "core.z_image.shared_sampling", "core.wan.shared_sampling"):
         importlib.import_module(f"piying.{module}")
-    importlib.import_module("diffusers").WanPipeline  # noqa: B018 - it is imported when it is looked for
+    importlib.import_module("piying.runner.session")
+    for pipeline in ("WanPipeline", "HunyuanDiTPipeline", "ZImagePipeline", "ZImageImg2ImgPipeline"):
+        getattr(importlib.import_module("diffusers"), pipeline)  # it is imported when it is looked for
     groups = [argument.partition("=") for argument in sys.argv[2:]]
     sys.exit(max([start(Path(out), Path(sys.argv[1]), names.split(",")) for out, _, names in groups]))
