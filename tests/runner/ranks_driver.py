@@ -76,18 +76,22 @@ def long_video() -> dict[str, Any]:
     return {"load": node("PiyingLoadWanVACE", model="built-in"), "long": sample, "sample": parts, "shown": shown}
 
 
-def hunyuan(**changes: Any) -> dict[str, Any]:
+def hunyuan(memory: str = "auto", **changes: Any) -> dict[str, Any]:
     """Return a workflow of an image: 64 tokens, of which three shares of 24 are not full."""
     given = {"prompt": "a red circle", "negative_prompt": "blue", "width": 128, "height": 128, "seed": 7, "steps": 3}
     sample = node("PiyingHunyuanDiT", model=["load", 0], **{**given, "cfg": 3.0, **changes})
-    return {"load": node("PiyingLoadHunyuanDiT", model="built-in"), "sample": sample, "shown": SHOWN["shown"]}
+    return {
+        "load": node("PiyingLoadHunyuanDiT", model="built-in", memory=memory),
+        "sample": sample,
+        "shown": SHOWN["shown"],
+    }
 
 
-def z_image(**changes: Any) -> dict[str, Any]:
+def z_image(memory: str = "auto", **changes: Any) -> dict[str, Any]:
     """Return a workflow of an image, whose prompts are not alike long: attention has a mask."""
     given = {"prompt": "the red cat " * 12, "negative_prompt": "blue", "width": 80, "height": 64, "seed": 7}
     sample = node("PiyingZImage", model=["load", 0], **{**given, "steps": 3, "cfg": 3.0, "shift": 3.0, **changes})
-    return {**SHOWN, "load": node("PiyingLoadZImage", model="diffusers/Z-Image"), "sample": sample}
+    return {**SHOWN, "load": node("PiyingLoadZImage", model="diffusers/Z-Image", memory=memory), "sample": sample}
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,10 @@ CASES = {
     "long": Case(long_video(), ways=("prompts",)),
     SHORT_IMAGE: Case(hunyuan(width=SHORT_WIDTH, height=64), ways=("prompts",)),
     "hunyuan": Case(hunyuan()),
-    "hunyuan_alone": Case(hunyuan(cfg=1.0), ways=("sequence",)),
+    "hunyuan_alone": Case(hunyuan(cfg=1.0, memory="sharded"), ways=("sequence",)),
     "z_image": Case(z_image()),
     "z_image_edit": Case(z_image(image=["picture", 0], strength=0.7)),
-    "z_image_alone": Case(z_image(cfg=1.0), ways=("auto",)),
+    "z_image_alone": Case(z_image(cfg=1.0, memory="sharded"), ways=("auto",)),
     "in_latents": Case(wan("diffusers/TI2V", first_frame=["picture", 0], width=96, height=96)),
 }
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import psutil
@@ -163,7 +164,8 @@ def test_ranks_make_what_one_makes_and_notice_one_that_hangs(models, alone, tmp_
         check_images_shared(image, three)
         check_shared(*(json.loads((two / f"rank{rank}.json").read_text()) for rank in range(2)))
         shared = [torch.load(three / f"{name}.pt") for name in ("vace-sequence", "sharded-auto")]
-        assert torch.equal(*shared) and all((three / f"gathered{rank}").exists() for rank in range(3))
+        assert torch.equal(*shared)
+        assert all((three / f"gathered{rank}").exists() for rank in range(3)) and (image / "gathered1").exists()
         pids = json.loads((three / "pids.json").read_text())
         os.kill(pids[2], signal.SIGSTOP)
         begun = time.monotonic()
@@ -196,7 +198,7 @@ def wait_for(path: Path, run: subprocess.Popen[str]) -> None:
 def test_a_rank_that_dies_ends_the_run_with_one_sentence(models, alone, tmp_path):
     """What was saved before is as one process saves it, and is all there is; torchrun's own lines follow."""
     workflow = vace() | {"shown": node("SaveImage", images=["sample", 0], filename_prefix="a")}
-    again = vace(steps=1000, num_frames=9)
+    again = deepcopy(vace(steps=1000, num_frames=9))
     again["start"]["inputs"] |= {"first": ["sample", 0], "num_frames": 9}
     workflow |= {f"{name}_2": one for name, one in again.items()}
     for name in ("sample", "task"):
