@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,11 @@ MEMORY_TOOLTIP = (
     "whole models on the card. streamed: block by block, for the smallest cards. fp8, int8: weights of one byte, half "
     "the memory. gguf, mxfp8, nvfp4, int4, w4a8, nf4: the weights of a file in that format stay packed."
 )
+NO_SECOND = "none"
+SECOND_TOOLTIP = (
+    "Another card of this machine for the text encoders and the VAE, where that is about as fast and fits: the first "
+    "card is left to the transformer. A card that is not here is left out."
+)
 STRONGEST = 100.0  # as in ComfyUI's own LoRA loader
 # The names of nodes differ per family; the outputs do not.
 STEPS_TOOLTIP = "Steps the LoRA was distilled to, else the published number. For {node}."
@@ -37,7 +43,7 @@ CFG_TOOLTIP = "The cfg it was made for, else the published one. For {node}."
 
 
 class ModelLoader:
-    """A loader node: two widgets, and a handle that says what to load. Nothing is read until another node needs it."""
+    """A loader node: widgets, and a handle that says what to load. Nothing is read until another node needs it."""
 
     FAMILY: ModelFamily
     PRECISION_TOOLTIP: str
@@ -46,6 +52,7 @@ class ModelLoader:
     RETURN_NAMES = ("model",)
     FUNCTION = "load"
     RUNS_AT_ONCE = True  # a plan may run it to learn what it gives
+    MOVES = True  # whether its models have parts that may be on a second card
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -64,19 +71,36 @@ class ModelLoader:
                 "model": (models, {"default": "auto", "tooltip": model_tooltip}),
                 "precision": (list(PRECISIONS), {"default": "auto", "tooltip": cls.PRECISION_TOOLTIP}),
             },
-            # Optional: prompts in API form that were saved before this widget came do not have it.
-            "optional": {"memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": MEMORY_TOOLTIP})},
+            # Optional: prompts in API form that were saved before these widgets came do not have them.
+            "optional": {
+                "memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": MEMORY_TOOLTIP}),
+                **({"second_device": _second_device_input()} if cls.MOVES else {}),
+            },
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model: str | None) -> bool | str:
-        """Say which models are installed when the chosen one is not."""
+    def VALIDATE_INPUTS(cls, model: str | None, second_device: str | None = None) -> bool | str:
+        """Say which models are installed when the chosen one is not; workflows name cards that are not here."""
         # ComfyUI leaves the checks of an input that is named here to this method, and gives None where it is wired.
+        del second_device
         return model is None or checked(check_model, cls.FAMILY, model, get_host())
 
-    def load(self, model: str, precision: str, memory: str = "auto") -> tuple[ModelHandle]:
+    def load(
+        self, model: str, precision: str, memory: str = "auto", second_device: str = NO_SECOND
+    ) -> tuple[ModelHandle]:
         """Return a handle."""
-        return (ModelHandle(self.FAMILY, model, precision, memory),)
+        second = "" if second_device == NO_SECOND else second_device
+        return (ModelHandle(self.FAMILY, model, precision, memory, second_device=second),)
+
+
+def _second_device_input() -> tuple[list[str], dict[str, Any]]:
+    """Declare the widget of a second card; its list is of those that are here, once torch has been loaded."""
+    cards: list[str] = []
+    if "torch" in sys.modules:  # loading it takes seconds, which a check of a workflow does without
+        from ..core.parallel.second_card import other_cards
+
+        cards = other_cards(get_host().device())
+    return [NO_SECOND, *cards], {"default": NO_SECOND, "tooltip": SECOND_TOOLTIP}
 
 
 class LoRANode:

@@ -39,6 +39,7 @@ class PiyingLoadPromptModel(ModelLoader):
     ALSO = ", or Qwen3 and Qwen2.5 in one file under models/text_encoders or models/LLM"
     OUTPUT_TOOLTIPS = ("The model, for Expand Prompt.",)
     PRECISION_TOOLTIP = "Number type. auto: bf16 on a card, fp32 on a CPU."
+    MOVES = False
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -48,7 +49,9 @@ class PiyingLoadPromptModel(ModelLoader):
         inputs["optional"]["compile_step"] = ("BOOLEAN", {"default": False, "tooltip": COMPILE_TOOLTIP})
         return inputs
 
-    def load(self, model: str, precision: str, memory: str = "auto", compile_step: bool = False) -> tuple[ModelHandle]:
+    def load(  # type: ignore[override]
+        self, model: str, precision: str, memory: str = "auto", compile_step: bool = False
+    ) -> tuple[ModelHandle]:
         """Return a handle."""
         (handle,) = super().load(model, precision, memory)
         return (replace(handle, compile_step=compile_step),)

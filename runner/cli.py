@@ -160,6 +160,17 @@ def _add_places(parse: argparse.ArgumentParser) -> None:
     places.add_argument(
         "--vram-gb", help="use so much of the card (GB of 2**30 bytes), or plan for such a card", **size
     )
+    places.add_argument(
+        "--second-device",
+        metavar="DEVICE",
+        default="",
+        help="another card, such as cuda:1, for text encoders and VAE where that is about as fast (default: none)",
+    )
+    places.add_argument(
+        "--second-vram-gb",
+        help="use so much of that card, or with --plan: plan for a second card of that size",
+        **size,
+    )
     places.add_argument("--ram-gb", help="plan with so much main memory", **size)
 
     places.add_argument(
@@ -224,10 +235,7 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         parse.error("--layers goes with --inspect FILE")
     if options.table and not options.plan:
         parse.error("--table goes with --plan")
-    if options.cards is not None and not options.plan:
-        parse.error("--cards goes with --plan; a run on several cards is started with torchrun --nproc-per-node N")
-    if options.parallel != "auto" and options.cards is None and os.environ.get("WORLD_SIZE", "1") == "1":
-        parse.error("--parallel goes with torchrun --nproc-per-node N -m runner …, or with --plan --cards N")
+    _check_card_options(parse, options)
     if (options.quantize is None) != (options.to is None) or (options.out and not options.quantize):
         parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
     if options.workflow is None and options.inspect is None and options.quantize is None:
@@ -244,6 +252,16 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         return _outcome(options, interruption, out)
 
 
+def _check_card_options(parse: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options about cards that go with others which are not there."""
+    if options.cards is not None and not options.plan:
+        parse.error("--cards goes with --plan; a run on several cards is started with torchrun --nproc-per-node N")
+    if options.second_vram_gb is not None and not (options.second_device or options.plan):
+        parse.error("--second-vram-gb goes with --second-device, or with --plan")
+    if options.parallel != "auto" and options.cards is None and os.environ.get("WORLD_SIZE", "1") == "1":
+        parse.error("--parallel goes with torchrun --nproc-per-node N -m runner …, or with --plan --cards N")
+
+
 def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that speak of this machine together with servers, which have models and cards of their own."""
     here = {
@@ -254,6 +272,8 @@ def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Name
             "comfyui",
             "device",
             "vram_gb",
+            "second_device",
+            "second_vram_gb",
             "ram_gb",
             "plan",
             "inspect",
@@ -433,6 +453,8 @@ def _run_here(
         imagined=options.plan,
         check_cancelled=joined.check,
         cards=joined.cards,
+        second_device=options.second_device,
+        second_vram=options.second_vram_gb,
     )
     try:
         return _run_in(session, options, display, out)

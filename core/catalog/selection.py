@@ -44,6 +44,7 @@ class ModelHandle:
         decoder: a small decoder in place of that of the VAE, by its file's name; "" for the VAE's own. Families that
             know of one alone.
         preview_decoder: such a decoder for the previews of the steps; "" for the linear map of latents to colours.
+        second_device: a second card for its text encoders and its VAE; "" for what the host says.
     """
 
     family: ModelFamily
@@ -53,8 +54,9 @@ class ModelHandle:
     loras: tuple[ChosenLora, ...] = ()
     compile_step: bool = False
     decoder: str = ""
-    # Not in its text, by which windows of long videos are known: frames do not depend on it.
+    # Not in its text, by which windows of long videos are known: frames do not depend on them.
     preview_decoder: str = field(default="", repr=False)
+    second_device: str = field(default="", repr=False)
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:

@@ -22,6 +22,7 @@ from ..executor.model_cache import cached_model
 from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files, loras_on
+from ..parallel.second_card import second_card
 from ..parallel.ways import choose_split, on_one_card
 from ..planner.cost import PROCESS_RAM
 from ..planner.format_table import FormatTable, format_table
@@ -74,7 +75,8 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         advise=lambda: family.what_fits(fitting(), work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
-    made = replace(made, reasons=(*made.reasons, *([note] if note else [])))
+    notes = (note, second_card(handle.second_device, host).note)
+    made = replace(made, reasons=(*made.reasons, *(one for one in notes if one)))
     cautions = [*([found.caution] if found is not None and found.caution else ()), *family.cautions(name, work, found)]
     return Estimate(name, made, machine, () if made.fits else fitting(), tuple(cautions))
 
@@ -125,7 +127,8 @@ def _planned_for(
 ) -> tuple[InstalledModel | None, str, Mapping[str, Component], Machine]:
     found = wanted_model(handle, host)
     name, components = wanted_components(handle, host, found)
-    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
+    second = second_card(handle.second_device, host).device
+    machine = with_rates(read_machine(host, second), host.cache_folder(), measure=False)
     return found, name, components, of_several_cards(machine, host.memory_rules().cards)
 
 

@@ -276,6 +276,7 @@ class Phase:
             user's `precision`; empty where that decides.
         exchange: seconds of a pass in which cards exchange what they share, and compute nothing.
         convolutional: whether its arithmetic is in convolutions, as a VAE's is.
+        movable: whether it may run on a second card: what it is given and what it leaves lie in main memory.
         why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
     """
@@ -297,6 +298,7 @@ class Phase:
     # Not a part of what tells one work from another.
     exchange: float = field(default=0.0, repr=False, compare=False)
     convolutional: bool = field(default=False, repr=False, compare=False)
+    movable: bool = field(default=False, repr=False, compare=False)
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 

@@ -19,6 +19,7 @@ from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
 from ..lora.catalog import lora_notes, record_of
 from ..parallel.group import current_group
+from ..parallel.second_card import second_card
 from ..planner.machine import of_several_cards, read_machine
 from ..planner.measured import with_rates
 from ..preview import LatentPreview, fit_colours, step_report
@@ -99,7 +100,9 @@ def execute(
     components, model, host = run.model.components(), run.model, run.host
     cards = host.memory_rules().cards
     if cards is not None:
-        machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
+        second = second_card(handle.second_device, host).device
+        machine = with_rates(read_machine(host, second), host.cache_folder(), measure=False)
+        machine = of_several_cards(machine, cards)
         steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
         run.shared_by = work.split.way
     with torch.no_grad():
