@@ -47,8 +47,7 @@ def plan(
 ) -> Plan:
     """Return the fastest plan that fits; of equally fast ones the best quality, then the least copying.
 
-    Pure arithmetic: the same arguments give the same plan. More memory never gives a slower one; a second card may,
-    by what counts as nearly equal.
+    Pure arithmetic: the same arguments give the same plan. More memory never gives a slower one, but see `_best`.
 
     Args:
         work: the phases of the run.
@@ -82,9 +81,8 @@ def plan(
         elif not fits:
             problems.append(too_large(chosen, limits))
         else:
-            other, _ = _choose([one for one in candidates if one.plan.device != chosen.device], limits)
-            of_other = next((way for way in ways if other is not None and way.key == other.key), None)
-            reasons += [*explain(phase, chosen, ways, limits), *where_it_runs(phase, chosen, of_other, limits)]
+            reasons += explain(phase, chosen, ways, limits)
+            reasons += where_it_runs(phase, chosen, _elsewhere(candidates, ways, chosen, limits), limits)
         if chosen is not None:
             # What does not fit is shown too, with its numbers: it is what the error is about.
             phases.append(chosen)
@@ -185,6 +183,14 @@ def _choose(ways: list[Candidate], limits: Limits) -> tuple[PhasePlan | None, bo
         # Nothing fits: the leanest way says how much is missing at least.
         return min((way.plan for way in usable), key=lambda one: (limits.excess(one), one.vram, one.ram)), False
     return None, False
+
+
+def _elsewhere(
+    candidates: list[Candidate], ways: list[PhasePlan], chosen: PhasePlan, limits: Limits
+) -> PhasePlan | None:
+    """Return the best of ways on the other card, the leanest where none fits; None without another card."""
+    best, _ = _choose([one for one in candidates if one.plan.device != chosen.device], limits)
+    return next((way for way in ways if best is not None and way.key == best.key), None)
 
 
 def _best(ways: list[Candidate]) -> Candidate:

@@ -126,16 +126,19 @@ def where_it_runs(phase: Phase, chosen: PhasePlan, other: PhasePlan | None, limi
     second = limits.second
     if second is None or other is None or not phase.movable:
         return
-    here, there = ("second", "first") if chosen.device else ("first", "second")
-    place = f"on the {here} card" if chosen.placement != "cpu" else "on the CPU"
-    why = why_rejected(phase, other, chosen, limits)
-    yield f"{phase.name}: {place}, because on the {there} {other.choice.partition(', on ')[0]} {why}."
+    why = f"{other.choice.partition(', on ')[0]} {why_rejected(phase, other, chosen, limits)}"
+    if chosen.device:
+        yield f"{phase.name}: on the second card, because on the first {why}."
+    elif chosen.placement == "cpu":
+        yield f"{phase.name}: on the CPU, because on the second card {why}."
+    else:
+        yield f"{phase.name}: on the first card, because on the second {why}."
 
 
 def in_short(chosen: PhasePlan, machine: Machine, busy: str) -> str:
     """Return a sentence on how a phase is run and what that takes; `busy` is a key of `LIMITED_BY`."""
-    card = f"the {'second ' * bool(chosen.device)}card"
-    name, where = chosen.phase, "" if machine.is_cpu else f" {amount(chosen.vram)} of {card} at its peak,"
+    name, where = chosen.phase, "" if machine.is_cpu else f" {amount(chosen.vram)} of the card at its peak,"
+    where = f" {amount(chosen.vram)} of the second card at its peak," if chosen.device else where
     busy = LIMITED_BY[busy]
     return f"{name}: {chosen.choice};{where} about {duration(chosen.seconds)}, most of it {busy}."
 
@@ -160,7 +163,7 @@ def shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
     machine = limits.machine
     if not machine.is_cpu and way.vram > limits.budget:
         need, room = _apart(way.vram, limits.budget)
-        yield f"{need} of the {'second ' * bool(way.device)}card", room
+        yield f"{need} of the second card" if way.device else f"{need} of the card", room
     if way.ram > machine.ram_free:
         need, room = _apart(way.ram, machine.ram_free)
         yield f"{need} of main memory", room
@@ -193,8 +196,8 @@ def why_rejected(phase: Phase, way: PhasePlan, chosen: PhasePlan | None, limits:
         gained = "is no faster" if way.seconds >= chosen.seconds else "is hardly faster"
         return f"{gained} and rounds the weights"
     if way.device != chosen.device and way.seconds <= chosen.seconds:
-        faster = "is hardly faster" if way.seconds < chosen.seconds else "is no faster"
-        return f"{faster}, and the first card is left free"
+        gained = "is hardly faster" if way.seconds < chosen.seconds else "is no faster"
+        return f"{gained}, and the first card is left free"
     if way.seconds > chosen.seconds:
         return f"takes {duration(way.seconds)} instead of {duration(chosen.seconds)}"
     if way.native_matmul and not chosen.native_matmul:
@@ -249,7 +252,7 @@ def table(plan: Plan, machine: Machine) -> str:
             f"{phase.component} {amount(phase.weights)}",
             phase.compute + (f" ({phase.matmul})" if phase.matmul else ""),
             phase.storage,
-            phase.placement + (f" on {phase.device}" if phase.device else ""),
+            _place(phase),
             phase.variant,
             amount(phase.vram),
             amount(phase.ram + phase.cached),
@@ -259,26 +262,38 @@ def table(plan: Plan, machine: Machine) -> str:
         for phase in plan.phases
     ]
     lines = columns(_for([HEAD, *rows], machine))
-    second = "" if machine.second is None else f", {amount(plan.peak_second)} of the second one"
     (place, memory), ram, time = place_and_memory(machine), amount(plan.peak_ram), duration(plan.seconds)
     if not plan.fits:
         verdict = f"This does not fit {place}, {memory}."
     elif machine.is_cpu:
         verdict = f"Plan for {place}, {memory}: peak {ram} of main memory, about {time}."
+    elif machine.second is not None:
+        peak, other = amount(plan.peak_vram), amount(plan.peak_second)
+        verdict = (
+            f"Plan for {place}, {memory}: peak {peak} of the card, {other} of the second one and {ram} of main "
+            f"memory, about {time}."
+        )
     else:
         verdict = (
-            f"Plan for {place}, {memory}: peak {amount(plan.peak_vram)} of the card{second} and {ram} of main memory, "
+            f"Plan for {place}, {memory}: peak {amount(plan.peak_vram)} of the card and {ram} of main memory, "
             f"about {time}."
         )
     return "\n".join([verdict, *lines, *(f"- {reason}" for reason in plan.reasons)])
+
+
+def _place(phase: PhasePlan) -> str:
+    """Return where a phase's weights are, in a cell of the table."""
+    if not phase.device:
+        return phase.placement
+    return f"streamed on {phase.device}" if phase.placement == "streamed" else f"resident on {phase.device}"
 
 
 def place_and_memory(machine: Machine) -> tuple[str, str]:
     """Return a machine, and the main memory that is free, for people."""
     place = machine.name if machine.is_cpu else f"{machine.name} ({amount(machine.vram_free)} free)"
     if machine.second is not None:
-        card = machine.second
-        place += f" with {card.name} ({card.device}, {amount(card.vram_free)} free) as the second card"
+        card, free = machine.second, amount(machine.second.vram_free)
+        place = f"{place} beside {card.name} on {card.device} ({free} free)"
     memory = f"{amount(machine.ram_free)} of main memory free"
     for limit in (machine.ram_limit, machine.map_limit):
         if limit is not None:
@@ -291,7 +306,7 @@ def after(plan: Plan, measured: Sequence[PhaseMeasurement], machine: Machine) ->
     predicted = {phase.phase: phase for phase in plan.phases}
     rows = [
         (
-            phase.phase + (f" on {predicted[phase.phase].device}" if predicted[phase.phase].device else ""),
+            " on ".join(filter(None, (phase.phase, predicted[phase.phase].device))),
             amount(predicted[phase.phase].vram),
             amount(phase.vram),
             duration(predicted[phase.phase].seconds),
