@@ -16,6 +16,7 @@ from ..core.catalog.selection import (
     is_imagined,
     model_choices_and_details,
 )
+from ..core.errors import PiyingError
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
 from ..core.image_sizes import VideoSize
@@ -95,12 +96,18 @@ class ModelLoader:
 
 def _second_device_input() -> tuple[list[str], dict[str, Any]]:
     """Declare the widget of a second card; its list is of those that are here, once torch has been loaded."""
-    cards: list[str] = []
-    if "torch" in sys.modules:  # loading it takes seconds, which a check of a workflow does without
-        from ..core.parallel.second_card import other_cards
+    return [NO_SECOND, *_second_cards()], {"default": NO_SECOND, "tooltip": SECOND_TOOLTIP}
 
-        cards = other_cards(get_host().device())
-    return [NO_SECOND, *cards], {"default": NO_SECOND, "tooltip": SECOND_TOOLTIP}
+
+def _second_cards() -> list[str]:
+    if "torch" not in sys.modules:  # loading it takes seconds, which a check of a workflow does without
+        return []
+    from ..core.parallel.second_card import other_cards
+
+    try:
+        return other_cards(get_host().device())
+    except PiyingError:  # the device that was chosen cannot be used, as the run will say
+        return []
 
 
 class LoRANode:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 
+import piying
 import pytest
 import torch
 from piying.core.catalog.selection import ModelHandle
 from piying.core.executor import model_cache
 from piying.core.host.base import MemoryRules
+from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
 from piying.core.hunyuan_dit.family import HUNYUAN_DIT
 from piying.core.hunyuan_dit.request import ImageRequest
@@ -23,6 +25,7 @@ from piying.core.wan_video.run import sample as video_of
 from piying.core.z_image.family import Z_IMAGE
 from piying.core.z_image.request import ZImageRequest
 from piying.core.z_image.run import sample as paint
+from piying.nodes.model_nodes import ModelLoader
 from piying.tests.core.test_fast_preview import FILE, Watcher
 from piying.tests.core.test_taehv import CHANNELS, lively
 from piying.tests.core.test_wan_video import MODELS, write_model
@@ -257,6 +260,22 @@ def test_a_workflows_card_that_is_not_here_is_said_once_and_left_out(host, on_th
         assert torch.equal(frames, on_the_cpu)
         assert "second" not in record and here.devices[1].peak == 0
     assert caplog.messages.count(said) == 1
+
+
+def test_loaders_offer_the_other_cards():
+    """Those of models with parts that move; a language model has none."""
+    set_host(HeadlessHost(chosen_device=SECOND))
+    with attached(MIB, MIB, MIB):
+        loaders = {name: node for name, node in piying.NODE_CLASS_MAPPINGS.items() if issubclass(node, ModelLoader)}
+        offered = {name: node.INPUT_TYPES()["optional"].get("second_device") for name, node in loaders.items()}
+    set_host(HeadlessHost(chosen_device="cuda:9"))
+    assert loaders["PiyingLoadZImage"].INPUT_TYPES()["optional"]["second_device"][0] == ["none"], "the run says why"
+    set_host(None)
+    assert offered.pop("PiyingLoadPromptModel") is None
+    assert len(offered) == 4 and all(choices == ["none", FIRST, "pretend:2"] for choices, _ in offered.values())
+    for loader in map(loaders.get, offered):
+        assert loader().load("built-in", "auto")[0].second_device == ""
+        assert loader().load("built-in", "auto", second_device="cuda:1")[0].second_device == "cuda:1"
 
 
 def test_no_result_depends_on_it():
