@@ -18,6 +18,8 @@ from piying.core.hunyuan_dit.request import ImageRequest
 from piying.core.hunyuan_dit.run import sample as draw
 from piying.core.wan.family import WAN_VACE
 from piying.core.wan.fast_decoder import with_decoder
+from piying.core.wan.long.request import LongRequest
+from piying.core.wan.long.sample import make_long_video
 from piying.core.wan.request import WanRequest
 from piying.core.wan.run import sample as film_of
 from piying.core.wan_video.family import WAN_VIDEO
@@ -38,6 +40,7 @@ __all__ = ["folder", "parts"]  # fixtures
 GB, MIB = 2**30, 2**20
 FIRST, SECOND = "pretend:0", "pretend:1"
 FILM = WanRequest("a red circle moves right", "", 32, 32, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
+LONG = LongRequest(replace(FILM, num_frames=13, steps=1, cfg=1.0), 9, 5)
 
 
 @pytest.fixture(autouse=True)
@@ -282,3 +285,15 @@ def test_no_result_depends_on_it():
     """Windows of long videos are known by the text of their model."""
     handle = ModelHandle(WAN_VACE)
     assert repr(replace(handle, second_device="cuda:1")) == repr(handle)
+
+
+def test_a_long_video_uses_it_and_its_windows_are_those_of_one_card(host, tmp_path, caplog):
+    with_second, alone = (host(second=second, temp=tmp_path / "temp") for second in (SECOND, ""))
+    alone.cache = with_second.cache
+    with attached(8 * GB, 8 * GB) as here, caplog.at_level("INFO", "piying"):
+        make_long_video(ModelHandle(WAN_VACE, precision="fp32"), LONG, with_second)
+        assert here.devices[1].peak > 0
+        assert sum("VACE Long Video: window " in line for line in caplog.messages) == 2
+        caplog.clear()
+        make_long_video(ModelHandle(WAN_VACE, precision="fp32"), LONG, alone)
+        assert not any("VACE Long Video: window " in line for line in caplog.messages), "they are kept"
