@@ -195,7 +195,7 @@ def why_rejected(phase: Phase, way: PhasePlan, chosen: PhasePlan | None, limits:
     if way.storage not in unrounded and chosen.storage in unrounded:
         gained = "is no faster" if way.seconds >= chosen.seconds else "is hardly faster"
         return f"{gained} and rounds the weights"
-    if way.device != chosen.device and way.seconds <= chosen.seconds:
+    if chosen.device and not way.device and way.seconds <= chosen.seconds:
         gained = "is hardly faster" if way.seconds < chosen.seconds else "is no faster"
         return f"{gained}, and the first card is left free"
     if way.seconds > chosen.seconds:
