@@ -157,6 +157,17 @@ def _add_places(parse: argparse.ArgumentParser) -> None:
     places.add_argument(
         "--vram-gb", help="use so much of the card (GB of 2**30 bytes), or plan for such a card", **size
     )
+    places.add_argument(
+        "--second-device",
+        metavar="DEVICE",
+        default="",
+        help="another card, such as cuda:1, for text encoders and VAE where that is about as fast (default: none)",
+    )
+    places.add_argument(
+        "--second-vram-gb",
+        help="use so much of that card, or with --plan: plan for a second card of that size",
+        **size,
+    )
     places.add_argument("--ram-gb", help="plan with so much main memory", **size)
 
     places.add_argument(
@@ -227,11 +238,7 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         parse.error("--layers goes with --inspect FILE")
     if options.table and not options.plan:
         parse.error("--table goes with --plan")
-    is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    if options.cards is not None and not options.plan and not is_alone:
-        parse.error("--cards goes without torchrun, whose --nproc-per-node says how many there are")
-    if options.parallel != "auto" and options.cards is None and is_alone:
-        parse.error("--parallel goes with --cards N, or with torchrun --nproc-per-node N -m runner …")
+    _check_card_options(parse, options)
     if (options.quantize is None) != (options.to is None) or (options.out and not options.quantize):
         parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
     if options.workflow is None and options.inspect is None and options.quantize is None:
@@ -248,6 +255,17 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         return _outcome(options, interruption, out)
 
 
+def _check_card_options(parse: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options about cards that go with others which are not there."""
+    is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if options.cards is not None and not options.plan and not is_alone:
+        parse.error("--cards goes without torchrun, whose --nproc-per-node says how many there are")
+    if options.second_vram_gb is not None and not (options.second_device or options.plan):
+        parse.error("--second-vram-gb goes with --second-device, or with --plan")
+    if options.parallel != "auto" and options.cards is None and is_alone:
+        parse.error("--parallel goes with --cards N, or with torchrun --nproc-per-node N -m runner …")
+
+
 def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that speak of this machine together with servers, which have models and cards of their own."""
     here = {
@@ -258,6 +276,8 @@ def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Name
             "comfyui",
             "device",
             "vram_gb",
+            "second_device",
+            "second_vram_gb",
             "ram_gb",
             "plan",
             "inspect",
@@ -397,7 +417,7 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
         count = options.cards or (1 if ranks is None else ranks.size)
         cards = Cards(count, options.parallel) if count > 1 else None
         if cards is not None and is_run:
-            cards = local_cards(count, options.parallel, options.device)
+            cards = local_cards(count, options.parallel, options.device, options.second_device)
         joined = Joined(options.device, options.vram_gb, cards, interruption.check)
         code = _run_here(joined, options, display, interruption=interruption, out=out)
     if code == DONE and is_run:
@@ -440,6 +460,8 @@ def _run_here(
         imagined=options.plan,
         check_cancelled=joined.check,
         cards=joined.cards,
+        second_device=options.second_device,
+        second_vram=options.second_vram_gb,
     )
     try:
         return _run_in(session, options, display, out)

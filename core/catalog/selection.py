@@ -46,6 +46,7 @@ class ModelHandle:
             know of one alone.
         cards: how many cards share a run, and `parallel` how: one of `core.parallel.cards.ASKED`.
         preview_decoder: such a decoder for the previews of the steps; "" for the linear map of latents to colours.
+        second_device: a second card for its text encoders and its VAE; "" for what the host says.
     """
 
     family: ModelFamily
@@ -59,6 +60,7 @@ class ModelHandle:
     preview_decoder: str = field(default="", repr=False)
     cards: int = field(default=1, repr=False)
     parallel: Asked = field(default="auto", repr=False)
+    second_device: str = field(default="", repr=False)
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:

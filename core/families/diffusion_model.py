@@ -23,6 +23,7 @@ from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files, loras_on
 from ..parallel.cards import cards_of
+from ..parallel.second_card import second_card
 from ..parallel.ways import choose_split, on_one_card
 from ..planner.cost import PROCESS_RAM
 from ..planner.format_table import FormatTable, format_table
@@ -77,7 +78,8 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         advise=lambda: family.what_fits(fitting(), work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
-    made = replace(made, reasons=(*made.reasons, *([note] if note else [])))
+    notes = (note, second_card(handle.second_device, host).note)
+    made = replace(made, reasons=(*made.reasons, *(one for one in notes if one)))
     cautions = [*([found.caution] if found is not None and found.caution else ()), *family.cautions(name, work, found)]
     return Estimate(name, made, machine, () if made.fits else fitting(), tuple(cautions))
 
@@ -93,7 +95,7 @@ def shared_between_cards(
     Raises:
         PiyingError: the way to share it that was asked for has nothing to share.
     """
-    family, cards = handle.family, cards_of(handle.cards, handle.parallel, host)
+    family, cards = handle.family, cards_of(handle, host)
     if cards is None or cards.count == 1:
         return family.phases(components, work), work, "" if cards is None else cards.note
     if not family.can_share:
@@ -126,10 +128,11 @@ def phases_of_run(
     Raises:
         PiyingError: the way to share it that was asked for has nothing to share, or its ranks cannot be started.
     """
-    cards = cards_of(handle.cards, handle.parallel, host)
+    cards = cards_of(handle, host)
     if cards is None or cards.count == 1:
         return handle.family.phases(components, work), work, None
-    machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
+    second = second_card(handle.second_device, host).device
+    machine = of_several_cards(with_rates(read_machine(host, second), host.cache_folder(), measure=False), cards)
     steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
     if work.split.way == "off":
         return steps, work, None
@@ -160,8 +163,9 @@ def _planned_for(
 ) -> tuple[InstalledModel | None, str, Mapping[str, Component], Machine]:
     found = wanted_model(handle, host)
     name, components = wanted_components(handle, host, found)
-    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
-    return found, name, components, of_several_cards(machine, cards_of(handle.cards, handle.parallel, host))
+    second = second_card(handle.second_device, host).device
+    machine = with_rates(read_machine(host, second), host.cache_folder(), measure=False)
+    return found, name, components, of_several_cards(machine, cards_of(handle, host))
 
 
 def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:

@@ -95,6 +95,7 @@ def _encode(name: PhaseName, encoder: Component, tokens: int, prompts: int) -> P
         passes=prompts,
         variants=(variant,),
         streamable=True,
+        movable=True,
         cast_last_resort=True,
     )
 

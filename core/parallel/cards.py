@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ..accelerator import available_devices, best_device, card_module, checked_device
 from ..errors import PiyingError
+from .second_card import second_card
 
 if TYPE_CHECKING:
+    from ..catalog.selection import ModelHandle
     from ..host.base import DevicePolicy
     from ..planner.machine import Machine
 
@@ -72,24 +74,25 @@ ONE_CARD = CardSplit()
 measured_links: dict[tuple[str, ...], float] = {}
 
 
-def cards_of(wanted: int, asked: Asked, policy: DevicePolicy) -> Cards | None:
-    """Return the cards of a run: those that the process was started on, else those that a loader asks for.
+def cards_of(handle: ModelHandle, policy: DevicePolicy) -> Cards | None:
+    """Return the cards of a run: those that the process was started on, else those that the model's loader asks for.
+
+    A second card for text encoders and VAE is none of them.
 
     Args:
-        wanted: how many it asks for.
-        asked: how to share the run between them.
         policy: knows the first of them.
 
     Returns:
         None where it is one and no more were asked for.
     """
-    rules = policy.memory_rules()
+    rules, wanted, asked = policy.memory_rules(), handle.cards, handle.parallel
     if rules.cards is not None or wanted <= 1:
         return rules.cards
     if rules.imagined and rules.vram is not None:
         return Cards(wanted, asked)
     device = policy.device()
-    found = [device] * wanted if SHARE_VARIABLE in os.environ else devices_from(device)[:wanted]
+    others = devices_from(device, second_card(handle.second_device, policy).device)
+    found = [device] * wanted if SHARE_VARIABLE in os.environ else others[:wanted]
     if len(found) == wanted:
         return _local(found, asked)
     kind = "cards" if len(found) > 1 else f"{'processor alone' if device == 'cpu' else 'card'}"
@@ -98,11 +101,12 @@ def cards_of(wanted: int, asked: Asked, policy: DevicePolicy) -> Cards | None:
     return replace(_local(found, asked), note=note) if len(found) > 1 else Cards(1, asked, note=note)
 
 
-def local_cards(count: int, asked: Asked, device: str) -> Cards:
+def local_cards(count: int, asked: Asked, device: str, second: str = "") -> Cards:
     """Return the cards of ranks that this process is to start, on a device that was named or those after it.
 
     Args:
         device: `auto`, or a torch device; on the CPU, and on a card that is named with its number, they share it.
+        second: a card that is none of them; "" for none.
 
     Raises:
         PiyingError: there are fewer.
@@ -114,17 +118,17 @@ def local_cards(count: int, asked: Asked, device: str) -> Cards:
             "--device cpu."
         )
     is_shared = first == "cpu" or (device == first and device.startswith("cuda:"))
-    found = [first] * count if is_shared else devices_from(first)[:count]
+    found = [first] * count if is_shared else devices_from(first, second)[:count]
     if len(found) < count:
         raise PiyingError(f"--cards {count}: this machine has {len(found)}. Choose that, or fewer.")
     return _local(found, asked)
 
 
-def devices_from(device: str) -> list[str]:
-    """Return a device and the others of its kind here that ranks can run on, that one first."""
+def devices_from(device: str, second: str = "") -> list[str]:
+    """Return a device and the others of its kind here that ranks can run on, but for the second card of the run."""
     if not device.startswith("cuda"):
         return [device]
-    return [device, *(one for one in available_devices() if one.startswith("cuda") and one != device)]
+    return [device, *(one for one in available_devices() if one.startswith("cuda") and one not in (device, second))]
 
 
 def _local(devices: list[str], asked: Asked) -> Cards:

@@ -278,6 +278,7 @@ class Phase:
         exchange: seconds of a pass in which cards exchange what they share, and compute nothing.
         split: how it is shared between cards.
         convolutional: whether its arithmetic is in convolutions, as a VAE's is.
+        movable: whether it may run on a second card: what it is given and what it leaves lie in main memory.
         why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
     """
@@ -300,6 +301,7 @@ class Phase:
     exchange: float = field(default=0.0, repr=False, compare=False)
     split: CardSplit = field(default=ONE_CARD, repr=False, compare=False)
     convolutional: bool = field(default=False, repr=False, compare=False)
+    movable: bool = field(default=False, repr=False, compare=False)
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 

@@ -268,6 +268,7 @@ def encode_phase(encoder: Component, samples: Sequence[tuple[Component, VideoWor
         passes=2 if guided > 1 or work.has_nag else 1,
         variants=(variant,),
         streamable=True,
+        movable=True,
         cast_last_resort=True,
         host=frame_bytes(work),
     )
@@ -477,6 +478,7 @@ def vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> 
         ),
         streamable=False,
         convolutional=True,
+        movable=True,
         host=frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
     )
 
@@ -504,6 +506,7 @@ def fast_decode_phase(work: VideoWork) -> Phase:
         variants=(Variant("whole", int(each * pixels), 1.0, fast_latents(work)),),
         streamable=False,
         convolutional=True,
+        movable=True,
         host=2 * frame_bytes(work),
         notes=("TAEHV decodes in place of the VAE: a twentieth of the work for less detail.",),
     )

@@ -101,6 +101,7 @@ def _encode(encoder: Component, prompts: int) -> Phase:
         passes=prompts,
         variants=(Variant("whole", held),),
         streamable=True,
+        movable=True,
         cast_last_resort=True,
     )
 
