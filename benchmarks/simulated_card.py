@@ -81,7 +81,7 @@ class SimulatedCard:
             for name, value in stand_ins.items():
                 stack.enter_context(mock.patch.object(torch.cuda, name, value))
             # A simulated card has no streams: blocks are copied at once, into the same slots.
-            stack.enter_context(mock.patch.object(streaming, "copier_for", streaming.HostToDeviceCopier))
+            stack.enter_context(mock.patch.object(streaming, "card_module", lambda _device: None))
             stack.enter_context(mock.patch.object(packed_tensors, "PLAIN", (*packed_tensors.PLAIN, FakeTensor)))
             stack.enter_context(_Dispatch(self))
             stack.enter_context(_Functions())

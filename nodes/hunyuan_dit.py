@@ -9,7 +9,7 @@ from ..core.host.current import get_host
 from ..core.hunyuan_dit import request as dit
 from ..core.hunyuan_dit.family import HUNYUAN_DIT
 from ..core.image_sizes import MULTIPLE
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, DiffusionLoader, LoRANode, PlannedNode
 from .shared import CATEGORY, HIDDEN, checked, record_run, seed_input, shown
 
 ALL_SIZES = dit.SIZES + dit.TOY_SIZES
@@ -19,7 +19,7 @@ IMAGES = f"{CATEGORY}/Hunyuan-DiT"
 HUNYUAN = ["hunyuan", "混元", "HunyuanDiT"]  # what people type to find any of these nodes
 
 
-class PiyingLoadHunyuanDiT(ModelLoader):
+class PiyingLoadHunyuanDiT(DiffusionLoader):
     """Choose a Hunyuan-DiT model."""
 
     FAMILY = HUNYUAN_DIT

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,16 @@ from ..core.catalog.selection import (
     is_imagined,
     model_choices_and_details,
 )
+from ..core.errors import PiyingError
 from ..core.families.base import ModelFamily
 from ..core.host.current import get_host
 from ..core.image_sizes import VideoSize
+from ..core.parallel.cards import ASKED
 from .shared import checked
 
 if TYPE_CHECKING:
     from ..core.catalog.installed_model import InstalledModel
+    from ..core.parallel.cards import Asked
     from ..core.planner.format_table import FormatTable
     from ..core.planner.report import Estimate
 
@@ -30,6 +35,18 @@ MEMORY_TOOLTIP = (
     "whole models on the card. streamed: block by block, for the smallest cards. fp8, int8: weights of one byte, half "
     "the memory. gguf, mxfp8, nvfp4, int4, w4a8, nf4: the weights of a file in that format stay packed."
 )
+SHARDED_TOOLTIP = " sharded: where several cards share the sequence, a share of the weights on each."
+CARDS_TOOLTIP = "How many cards of this machine share each run. Where there are fewer, it goes on with those."
+PARALLEL_TOOLTIP = (
+    "What several cards share. prompts: each predicts for one of the prompts, exactly as one card would. sequence: "
+    "each has a share of the picture or video, and with memory sharded of the weights. auto: what the plan predicts "
+    "to be faster."
+)
+NO_SECOND = "none"
+SECOND_TOOLTIP = (
+    "Another card of this machine for the text encoders and the VAE, where that is about as fast and fits: the first "
+    "card is left to the transformer. A card that is not here is left out."
+)
 STRONGEST = 100.0  # as in ComfyUI's own LoRA loader
 # The names of nodes differ per family; the outputs do not.
 STEPS_TOOLTIP = "Steps the LoRA was distilled to, else the published number. For {node}."
@@ -37,7 +54,7 @@ CFG_TOOLTIP = "The cfg it was made for, else the published one. For {node}."
 
 
 class ModelLoader:
-    """A loader node: two widgets, and a handle that says what to load. Nothing is read until another node needs it."""
+    """A loader node: widgets, and a handle that says what to load. Nothing is read until another node needs it."""
 
     FAMILY: ModelFamily
     PRECISION_TOOLTIP: str
@@ -46,12 +63,14 @@ class ModelLoader:
     RETURN_NAMES = ("model",)
     FUNCTION = "load"
     RUNS_AT_ONCE = True  # a plan may run it to learn what it gives
+    MOVES = True  # whether its models have parts that may be on a second card
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the widgets; the list of models is what is installed now."""
-        from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS
+        from ..core.planner.machine import MEMORY_CHOICES, PRECISIONS, SHARDED
 
+        choices = [choice for choice in MEMORY_CHOICES if choice != SHARDED]
         toy = has_built_in(cls.FAMILY.key)
         model_tooltip = (
             f"auto: the largest installed model that fits this machine{', else the built-in toy model' * toy}. "
@@ -65,7 +84,7 @@ class ModelLoader:
                 "precision": (list(PRECISIONS), {"default": "auto", "tooltip": cls.PRECISION_TOOLTIP}),
             },
             # Optional: prompts in API form that were saved before this widget came do not have it.
-            "optional": {"memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": MEMORY_TOOLTIP})},
+            "optional": {"memory": (choices, {"default": "auto", "tooltip": MEMORY_TOOLTIP})},
         }
 
     @classmethod
@@ -77,6 +96,57 @@ class ModelLoader:
     def load(self, model: str, precision: str, memory: str = "auto") -> tuple[ModelHandle]:
         """Return a handle."""
         return (ModelHandle(self.FAMILY, model, precision, memory),)
+
+
+class DiffusionLoader(ModelLoader):
+    """A loader of a model whose runs several cards can share."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare the widgets; those of several cards are shown where advanced ones are."""
+        from ..core.planner.machine import MEMORY_CHOICES
+
+        inputs, memory, advanced = super().INPUT_TYPES(), MEMORY_TOOLTIP + SHARDED_TOOLTIP, {"advanced": True}
+        seconds = [NO_SECOND, *_second_cards()]
+        inputs["optional"] |= {
+            "memory": (list(MEMORY_CHOICES), {"default": "auto", "tooltip": memory}),
+            "cards": ("INT", {"default": 1, "min": 1, "max": 16, "tooltip": CARDS_TOOLTIP, **advanced}),
+            "parallel": (list(ASKED), {"default": "auto", "tooltip": PARALLEL_TOOLTIP, **advanced}),
+            "second_device": (seconds, {"default": NO_SECOND, "tooltip": SECOND_TOOLTIP, **advanced}),
+        }
+        return inputs
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str | None, second_device: str | None = None) -> bool | str:
+        """Say which models are installed when the chosen one is not; workflows name cards that are not here."""
+        del second_device
+        return super().VALIDATE_INPUTS(model)
+
+    def load(
+        self,
+        model: str,
+        precision: str,
+        memory: str = "auto",
+        cards: int = 1,
+        parallel: Asked = "auto",
+        second_device: str = NO_SECOND,
+    ) -> tuple[ModelHandle]:
+        """Return a handle."""
+        (handle,) = super().load(model, precision, memory)
+        second = "" if second_device == NO_SECOND else second_device
+        return (replace(handle, cards=cards, parallel=parallel, second_device=second),)
+
+
+def _second_cards() -> list[str]:
+    """Return the other cards that are here, once torch has been loaded."""
+    if "torch" not in sys.modules:  # loading it takes seconds, which a check of a workflow does without
+        return []
+    from ..core.parallel.second_card import other_cards
+
+    try:
+        return other_cards(get_host().device())
+    except PiyingError:  # the device that was chosen cannot be used, as the run will say
+        return []
 
 
 class LoRANode:

@@ -14,7 +14,7 @@ from ..core.wan.family import WAN_VACE
 from ..core.wan.latents import FRAME_STEP
 from ..core.wan.schedule import check_schedule
 from ..core.wan.task.options import SIZES_FROM
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, ModelLoader
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, DiffusionLoader
 from .shared import CATEGORY, HIDDEN, all_checked, checked, record_run, seed_input, sheets_of, shown, wired_inputs
 from .wan_inputs import (
     LATENTS_TOOLTIP,
@@ -39,7 +39,7 @@ VACE = f"{CATEGORY}/VACE"
 WAN = ["wan", "wan2.1", "vace", "万相"]  # what people type to find any of these nodes
 
 
-class PiyingLoadWanVACE(ModelLoader):
+class PiyingLoadWanVACE(DiffusionLoader):
     """Choose a Wan2.1-VACE model."""
 
     FAMILY = WAN_VACE

@@ -19,7 +19,7 @@ from ..core.wan_video.request import (
     check_side,
     shaped_like,
 )
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, ModelLoader
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, DiffusionLoader
 from .shared import CATEGORY, HIDDEN, all_checked, checked, frames_of, record_run, seed_input, sheets_of, shown
 from .wan_inputs import (
     LATENTS_TOOLTIP,
@@ -41,7 +41,7 @@ VIDEO = f"{CATEGORY}/Wan"
 WORDS = ["wan", "wan2.1", "wan2.2", "万相"]  # what people type to find any of these nodes
 
 
-class PiyingLoadWanVideo(ModelLoader):
+class PiyingLoadWanVideo(DiffusionLoader):
     """Choose a Wan model without VACE."""
 
     FAMILY = WAN_VIDEO

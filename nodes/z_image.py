@@ -9,7 +9,7 @@ from ..core.host.current import get_host
 from ..core.image_sizes import MULTIPLE
 from ..core.z_image import request as z_image
 from ..core.z_image.family import Z_IMAGE
-from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, LoRANode, ModelLoader, PlannedNode
+from .model_nodes import CFG_TOOLTIP, STEPS_TOOLTIP, DiffusionLoader, LoRANode, PlannedNode
 from .shared import CATEGORY, HIDDEN, all_checked, checked, record_run, seed_input, shown
 from .widgets import number, socket, whole
 
@@ -17,7 +17,7 @@ IMAGES = f"{CATEGORY}/Z-Image"
 WORDS = ["z-image", "z image turbo", "造相"]  # what people type to find any of these nodes
 
 
-class PiyingLoadZImage(ModelLoader):
+class PiyingLoadZImage(DiffusionLoader):
     """Choose a Z-Image model."""
 
     FAMILY = Z_IMAGE

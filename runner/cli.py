@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PiyingError, escaped
 from ..core.main_memory import is_out_of_memory, shortage
-from ..core.parallel.cards import ASKED, Cards
+from ..core.parallel.cards import ASKED, Cards, local_cards
 from ..core.parallel.joining import Joined, check_of, help_rank_0, is_helper, joined_group, joined_run
 from ..core.parallel.ranks import Ranks, device_of, ranks_of
 from ..core.parallel.watchdog import RankLostError
@@ -109,9 +109,6 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show what it would need and stop; models of the manifest need not be installed",
     )
-    group.add_argument(
-        "--cards", metavar="N", type=card_count, help="with --plan: on so many cards of this kind, as torchrun starts"
-    )
     group.add_argument("--table", action="store_true", help="with --plan: so for files in each weight format")
     modes.add_argument("--inspect", help="say what a file of weights, or a folder, is and stop", **file)
     group.add_argument(
@@ -160,13 +157,30 @@ def _add_places(parse: argparse.ArgumentParser) -> None:
     places.add_argument(
         "--vram-gb", help="use so much of the card (GB of 2**30 bytes), or plan for such a card", **size
     )
+    places.add_argument(
+        "--second-device",
+        metavar="DEVICE",
+        default="",
+        help="another card, such as cuda:1, for text encoders and VAE where that is about as fast (default: none)",
+    )
+    places.add_argument(
+        "--second-vram-gb",
+        help="use so much of that card, or with --plan: plan for a second card of that size",
+        **size,
+    )
     places.add_argument("--ram-gb", help="plan with so much main memory", **size)
 
+    places.add_argument(
+        "--cards",
+        metavar="N",
+        type=card_count,
+        help="share each video between N cards of this machine, or plan for N that are not there",
+    )
     places.add_argument(
         "--parallel",
         choices=ASKED,
         default="auto",
-        help="under torchrun: what the cards share of one video: its prompts, its token sequence (default: auto)",
+        help="what the cards share of one video or image: its prompts, its token sequence (default: auto)",
     )
     places.add_argument(
         "--server", metavar="URL", help="run it on a ComfyUI server, the least busy one where it is repeated", **many
@@ -224,10 +238,7 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         parse.error("--layers goes with --inspect FILE")
     if options.table and not options.plan:
         parse.error("--table goes with --plan")
-    if options.cards is not None and not options.plan:
-        parse.error("--cards goes with --plan; a run on several cards is started with torchrun --nproc-per-node N")
-    if options.parallel != "auto" and options.cards is None and os.environ.get("WORLD_SIZE", "1") == "1":
-        parse.error("--parallel goes with torchrun --nproc-per-node N -m runner …, or with --plan --cards N")
+    _check_card_options(parse, options)
     if (options.quantize is None) != (options.to is None) or (options.out and not options.quantize):
         parse.error(f"--quantize FILE goes with --to {'|'.join(FORMATS)}, and --out FILE with both")
     if options.workflow is None and options.inspect is None and options.quantize is None:
@@ -244,6 +255,17 @@ def _main(arguments: list[str] | None, interruption: Interruption, out: Output, 
         return _outcome(options, interruption, out)
 
 
+def _check_card_options(parse: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options about cards that go with others which are not there."""
+    is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if options.cards is not None and not options.plan and not is_alone:
+        parse.error("--cards goes without torchrun, whose --nproc-per-node says how many there are")
+    if options.second_vram_gb is not None and not (options.second_device or options.plan):
+        parse.error("--second-vram-gb goes with --second-device, or with --plan")
+    if options.parallel != "auto" and options.cards is None and is_alone:
+        parse.error("--parallel goes with --cards N, or with torchrun --nproc-per-node N -m runner …")
+
+
 def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that speak of this machine together with servers, which have models and cards of their own."""
     here = {
@@ -254,10 +276,13 @@ def _check_server_options(parse: argparse.ArgumentParser, options: argparse.Name
             "comfyui",
             "device",
             "vram_gb",
+            "second_device",
+            "second_vram_gb",
             "ram_gb",
             "plan",
             "inspect",
             "quantize",
+            "cards",
             "parallel",
         )
     }
@@ -391,6 +416,8 @@ def _run(options: argparse.Namespace, display: Display, interruption: Interrupti
     else:
         count = options.cards or (1 if ranks is None else ranks.size)
         cards = Cards(count, options.parallel) if count > 1 else None
+        if cards is not None and is_run:
+            cards = local_cards(count, options.parallel, options.device, options.second_device)
         joined = Joined(options.device, options.vram_gb, cards, interruption.check)
         code = _run_here(joined, options, display, interruption=interruption, out=out)
     if code == DONE and is_run:
@@ -433,6 +460,8 @@ def _run_here(
         imagined=options.plan,
         check_cancelled=joined.check,
         cards=joined.cards,
+        second_device=options.second_device,
+        second_vram=options.second_vram_gb,
     )
     try:
         return _run_in(session, options, display, out)

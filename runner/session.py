@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -79,6 +80,8 @@ class Session:
         check_cancelled: called often while nodes run; raises KeyboardInterrupt to stop them.
         cache: where what is worth keeping between runs goes; by default the user's own cache folder.
         cards: those that runs are shared between, or that plans are made for; None for one.
+        second_device: another card, for text encoders and VAE; "" for none.
+        second_vram: bytes of it to use, or to plan with.
 
     Raises:
         WorkflowError: a folder is not there.
@@ -100,6 +103,8 @@ class Session:
         check_cancelled: Callable[[], None] = lambda: None,
         cache: StrPath | None = None,
         cards: Cards | None = None,
+        second_device: str = "",
+        second_vram: int | None = None,
     ) -> None:
         folders = [Path(folder) for folder in models]
         for folder in folders:
@@ -128,6 +133,8 @@ class Session:
             "ram": ram,
             "imagined": imagined,
             "cards": cards,
+            "chosen_second": second_device,
+            "second_vram": second_vram,
             "on_check": check_cancelled,
             "cache": None if cache is None else Path(cache),
             "as_video": VideoFile,
@@ -187,16 +194,22 @@ class Session:
     def close(self) -> None:
         """Release results and temporary files."""
         self._cache = Cache()
+        if "torch" in sys.modules:
+            # Not at the top: torch takes seconds to load.
+            from ..core.parallel.local_ranks import end_local_ranks
+
+            end_local_ranks()
         self._temp.cleanup()
 
     def check_device(self) -> None:
-        """Accept the chosen device; torch is only loaded for one that may not be there.
+        """Accept the chosen devices; torch is only loaded for one that may not be there.
 
         Raises:
             PiyingError: torch cannot use it here.
         """
         if self._host.chosen_device not in ("auto", "cpu"):
             self._host.device()
+        self._host.second_device()
 
     def one_pass(self) -> AbstractContextManager[None]:
         """Within it, each models folder is listed once."""
@@ -353,7 +366,9 @@ class Session:
         import torch
 
         self._take_over()
-        get_host().device()  # a device that cannot be used is reported before the first node runs
+        # Devices that cannot be used are reported before the first node runs.
+        get_host().device()
+        get_host().second_device()
         hidden = Hidden(prompt=workflow.api, extra_pnginfo=workflow.extra_pnginfo)
         with torch.inference_mode():
             results = Executor(self.classes, self.display, self._cache, self._around).run(graph, roots, hidden)

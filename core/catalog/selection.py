@@ -9,6 +9,7 @@ from ..errors import PiyingError
 from ..families.base import ModelFamily
 from ..files.scan import name_left_out, named_together
 from ..host.base import Host
+from ..parallel.cards import Asked
 from .discovery import installed_models, why_not
 from .installed_model import AUTO, BUILT_IN, InstalledModel, built_in, has_built_in
 
@@ -43,7 +44,9 @@ class ModelHandle:
         compile_step: have `torch.compile` make code for writing one token; language models alone.
         decoder: a small decoder in place of that of the VAE, by its file's name; "" for the VAE's own. Families that
             know of one alone.
+        cards: how many cards share a run, and `parallel` how: one of `core.parallel.cards.ASKED`.
         preview_decoder: such a decoder for the previews of the steps; "" for the linear map of latents to colours.
+        second_device: a second card for its text encoders and its VAE; "" for what the host says.
     """
 
     family: ModelFamily
@@ -53,8 +56,11 @@ class ModelHandle:
     loras: tuple[ChosenLora, ...] = ()
     compile_step: bool = False
     decoder: str = ""
-    # Not in its text, by which windows of long videos are known: frames do not depend on it.
+    # Not in its text, by which windows of long videos are known: frames depend on them by rounding alone, or not.
     preview_decoder: str = field(default="", repr=False)
+    cards: int = field(default=1, repr=False)
+    parallel: Asked = field(default="auto", repr=False)
+    second_device: str = field(default="", repr=False)
 
 
 def model_choices(family: ModelFamily, host: Host) -> list[str]:

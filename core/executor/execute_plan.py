@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from ..accelerator import card_module
 from ..main_memory import usable_cores
+from ..parallel.cards import cards_of
+from ..parallel.second_card import second_card
 from ..parallel.ways import on_one_card
 from ..planner.cost import offered_computes
 from ..planner.machine import (
@@ -61,7 +63,7 @@ class Run(Protocol[Result]):
         """Do it; raises `PhaseOutOfMemoryError` where a phase does not fit."""
 
 
-class RunRecord(TypedDict):
+class OneCardRecord(TypedDict):
     """How a run went, fit for JSON: it is written into files and shown in the browser.
 
     `dtype` and `storage` are the sampling phase's, `computes` and `seconds` say of each phase what it computed in and
@@ -77,6 +79,20 @@ class RunRecord(TypedDict):
     predicted_vram_gb: float
     seconds: dict[str, float]
     peak_vram_gb: float
+
+
+class SecondRecord(TypedDict):
+    """What a run did on its second card: which phases, in which order, and the largest of their peaks."""
+
+    device: str
+    phases: list[PhaseName]
+    peak_vram_gb: float
+
+
+class RunRecord(OneCardRecord, total=False):
+    """The same, with `second` where phases ran on a second card."""
+
+    second: SecondRecord
 
 
 def execute_plan(
@@ -108,17 +124,20 @@ def execute_plan(
             is not finite; the text has the phase, the likely cause and what to try.
     """
     device, cache = run.meter.device, host.cache_folder()
-    machine = with_rates(read_machine(host), cache, measure=False)
-    if machine.rates is None:
+    logged = set() if logged_plans is None else logged_plans
+    second = _second_card(phases, handle, host, logged)
+    machine = with_rates(read_machine(host, second), cache, measure=False)
+    if not _is_measured(machine):
         rough = plan(phases, machine, precision=handle.precision, memory=handle.memory)
         with thread_limit(device):
             machine = with_rates(machine, cache, measure=rough.fits and rough.seconds > WORTH_MEASURING)
-    cards = host.memory_rules().cards
+    cards = cards_of(handle, host)
     machine = of_several_cards(machine, cards)
-    if cards is not None and not handle.family.can_share:
+    if cards is not None and cards.note and not logged_plans:
+        log.warning("%s", cards.note)
+    if cards is not None and cards.count > 1 and not handle.family.can_share:
         log.info("%s", on_one_card(handle.family.title, cards))
     times = PhaseTimes(cache, machine, partial(_is_cached, handle.family.key))
-    logged = set() if logged_plans is None else logged_plans
 
     def next_plan(refused: frozenset[str], overflows: Collection[Overflow]) -> Plan:
         best = plan(
@@ -134,7 +153,7 @@ def execute_plan(
             log.info("%s", table(best, machine))
         return best
 
-    failures = FailedPlans(cache / "failed_plans", machine, phases)
+    failures = FailedPlans(cache / "failed_plans", machine, phases, machine.second)
 
     def attempt(overflows: Collection[Overflow]) -> tuple[Result, Plan]:
         return retry_with_next_plan(lambda refused: next_plan(refused, overflows), run.attempt, failures)
@@ -144,13 +163,33 @@ def execute_plan(
         return any(name != overflow[1] for name in offered_computes(phase, machine, handle.precision))
 
     loras = [f"LoRA {one.name!r} at strength {one.strength:g}: lower it, or leave it out." for one in handle.loras]
-    with memory_limit(device, host.memory_rules().vram), compact_allocation(device), thread_limit(device):
+    limits = [(device, host.memory_rules()), *([(second, host.memory_rules(second))] if second else [])]
+    with ExitStack() as settings:
+        for one, rules in limits:
+            settings.enter_context(memory_limit(one, rules.vram))
+        settings.enter_context(compact_allocation(device))
+        settings.enter_context(thread_limit(device))
         result, done = retry_after_overflow(attempt, wider, [*loras, *causes])
     if done.key not in logged:
         log.info("%s", after(done, run.meter.phases, machine))
     logged.add(done.key)
     times.add(done, phases, run.meter.phases)
     return result, _record(device, done, run.meter.phases)
+
+
+def _second_card(phases: tuple[Phase, ...], handle: ModelHandle, host: Host, logged: set[str]) -> str:
+    """Return the second card of a run, "" for none; why one that was named is not taken is said once."""
+    if not any(phase.movable for phase in phases):
+        return ""
+    second, note = second_card(handle.second_device, host)
+    if note and note not in logged:
+        log.warning("%s", note)
+        logged.add(note)
+    return second
+
+
+def _is_measured(machine: Machine) -> bool:
+    return machine.rates is not None and (machine.second is None or machine.second.rates is not None)
 
 
 def _is_cached(family: str, planned: PhasePlan) -> bool:
@@ -160,7 +199,8 @@ def _is_cached(family: str, planned: PhasePlan) -> bool:
 def _record(device: str, plan: Plan, measured: list[PhaseMeasurement]) -> RunRecord:
     # The last phase decodes, where there is more than one.
     sampled = plan.phases[-2] if len(plan.phases) > 1 else plan.phases[-1]
-    return {
+    moved = {phase.phase: phase.device for phase in plan.phases if phase.device}
+    record: RunRecord = {
         "device": device,
         "dtype": sampled.compute,
         "storage": sampled.storage,
@@ -169,8 +209,13 @@ def _record(device: str, plan: Plan, measured: list[PhaseMeasurement]) -> RunRec
         "predicted_seconds": round(plan.seconds, 1),
         "predicted_vram_gb": gigabytes(plan.peak_vram),
         "seconds": {phase.phase: round(phase.seconds, 3) for phase in measured},
-        "peak_vram_gb": gigabytes(max((phase.vram for phase in measured), default=0)),
+        "peak_vram_gb": gigabytes(max((phase.vram for phase in measured if phase.phase not in moved), default=0)),
     }
+    if moved:
+        (second,) = set(moved.values())
+        peak = max((phase.vram for phase in measured if phase.phase in moved), default=0)
+        record["second"] = {"device": second, "phases": list(moved), "peak_vram_gb": gigabytes(peak)}
+    return record
 
 
 @contextmanager
@@ -240,7 +285,7 @@ class Meter:
     """Measures the phases of one run.
 
     Attributes:
-        device: the torch device the run computes on.
+        device: the torch device the run computes on; phases on the second card are measured there.
         phases: measurements, in the order in which the phases ended.
     """
 
@@ -257,14 +302,15 @@ class Meter:
         """
         import psutil
 
-        card = card_module(self.device)
+        device = choice.device or self.device
+        card = card_module(device)
         start, before = time.perf_counter(), replace(uses)
         if card is not None:
-            card.reset_peak_memory_stats(self.device)
+            card.reset_peak_memory_stats(device)
         with catch_out_of_memory(choice.key):
             yield
         seconds = time.perf_counter() - start
-        peak = 0 if card is None else card.max_memory_allocated(self.device)
+        peak = 0 if card is None else card.max_memory_allocated(device)
         ram = int(psutil.Process().memory_info().rss)
         loads = uses.loads - before.loads if uses.requests > before.requests else None
         loading = uses.seconds - before.seconds

@@ -33,6 +33,7 @@ class Uses:
 uses = Uses()
 # From the least to the most recently used.
 _models: dict[str, tuple[Hashable, object]] = {}
+_elsewhere: list[Callable[[], None]] = []
 
 
 def cached_model(
@@ -96,8 +97,15 @@ def evict_models(slot: str | None = None) -> None:
     """Drop the model of one slot, or of all."""
     if slot is None:
         _models.clear()
+        for evict in _elsewhere:
+            evict()
     else:
         _models.pop(slot, None)
+
+
+def evict_with_models(evict: Callable[[], None]) -> None:
+    """Have `evict` called whenever all models are dropped: other processes hold some for this one."""
+    _elsewhere.append(evict)
 
 
 def cached_bytes() -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..host.base import DevicePolicy, Reporter
+    from ..parallel.group import Group
     from ..planner.plan_types import PhasePlan
 
 
@@ -25,24 +26,33 @@ def placed(
     policy: DevicePolicy,
     *,
     blocks: Sequence[torch.nn.Module] = (),
+    group: Group | None = None,
 ) -> Iterator[None]:
-    """Hold `module` as `choice` says: whole on the device, its blocks streamed through it, or where it is.
+    """Hold `module` as `choice` says: whole on its device, its blocks streamed through that or sharded, or as it is.
 
     Args:
         module: a model in host memory.
-        blocks: its blocks in the order in which they run; needed where they are streamed.
+        blocks: its blocks in the order in which they run; needed where they are streamed or sharded.
         choice: the plan of the phase.
-        device: a torch device name.
+        device: that of the run; a phase on the second card names its own.
         policy: asked to make room on the device.
+        group: the ranks that compute together, needed where blocks are sharded between them.
     """
+    device = choice.on(device)
     if choice.placement == "streamed":
         from .streaming import streamed
 
-        policy.make_room(choice.room)
+        policy.make_room(choice.room, choice.device)
         with streamed(module, blocks, device):
             yield
+    elif choice.placement == "sharded" and group is not None:
+        from ..parallel.shards import sharded
+
+        policy.make_room(choice.room)
+        with sharded(module, blocks, device, group):
+            yield
     elif choice.placement == "resident":
-        with resident([module], device, policy, room=choice.room):
+        with resident([module], device, policy, room=choice.room, second=choice.device):
             yield
     else:
         yield
@@ -80,7 +90,12 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 @contextmanager
 def resident(
-    modules: list[torch.nn.Module], device: str, policy: DevicePolicy, *, room: int | None = None
+    modules: list[torch.nn.Module],
+    device: str,
+    policy: DevicePolicy,
+    *,
+    room: int | None = None,
+    second: str = "",
 ) -> Iterator[None]:
     """Hold `modules` on `device` inside the block.
 
@@ -89,13 +104,14 @@ def resident(
 
     Args:
         room: bytes to have free on the device for all that happens inside; None stands for those of the weights.
+        second: the device, where it is the second card.
     """
     from .packed_tensors import ModuleTensors
 
     if device == "cpu":
         yield
         return
-    policy.make_room(sum(module_bytes(module) for module in modules) if room is None else room)
+    policy.make_room(sum(module_bytes(module) for module in modules) if room is None else room, second)
     tensors = ModuleTensors(dict.fromkeys(part for module in modules for part in module.modules()))
     try:
         tensors.bind([tensor.detach().to(device) for tensor in tensors.originals])

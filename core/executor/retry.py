@@ -239,31 +239,43 @@ class FailedPlans:
         folder: of the disk cache; it may be deleted at any time.
         machine: where they failed.
         phases: what they failed in.
+        second: the second card, whose failures are its own.
     """
 
     folder: Path
     machine: Machine
     phases: tuple[Phase, ...]
+    second: Machine | None = None
 
     def load(self) -> frozenset[str]:
-        """Return the keys of choices that failed here before with no more of the card free than now."""
-        room = self.machine.vram_free
-        return frozenset(key for key, free in self._read().items() if room < free * RETRY_WITH_ROOM)
+        """Return the keys of choices that failed here before with no more of their card free than now."""
+        cards = [card for card in (self.machine, self.second) if card is not None]
+        return frozenset(
+            key
+            for card in cards
+            for key, free in self._read(card).items()
+            if self._card_of(key) is card and card.vram_free < free * RETRY_WITH_ROOM
+        )
 
     def add(self, key: str) -> None:
         """Store a choice that failed."""
-        failed = {**self._read(), key: self.machine.vram_free}
-        self._cache.put(self._entry, json.dumps(failed).encode())
+        card = self._card_of(key)
+        failed = {**self._read(card), key: card.vram_free}
+        self._cache.put(self._entry(card), json.dumps(failed).encode())
+
+    def _card_of(self, key: str) -> Machine:
+        """Return the card that a choice is for."""
+        second = self.second
+        return second if second is not None and key.endswith(f", on {second.device}") else self.machine
 
     @property
     def _cache(self) -> DiskCache:
         return DiskCache(self.folder, ".json", max_entries=MAX_ENTRIES)
 
-    @property
-    def _entry(self) -> str:
-        machine = [self.machine.name, self.machine.vram_total]
+    def _entry(self, card: Machine) -> str:
+        machine = [card.name, card.vram_total]
         return entry_name({"machine": machine, "phases": repr(self.phases)})
 
-    def _read(self) -> dict[str, int]:
-        data = self._cache.get(self._entry)
+    def _read(self, card: Machine) -> dict[str, int]:
+        data = self._cache.get(self._entry(card))
         return {} if data is None else json.loads(data)

@@ -78,17 +78,16 @@ class HostToDeviceCopier:
         self.slots.clear()
 
 
-class StreamCopier(HostToDeviceCopier):
+class SideStreamCopier(HostToDeviceCopier):
     """Slots filled on a side stream while the compute stream works.
 
-    Three orders keep the bytes right. The compute stream waits for `_filled[slot]` before it reads a
-    slot. The side stream waits for `_free[slot]`, recorded on the compute stream behind the last
-    kernel that reads the slot, before it writes there. The host waits for a chunk's event, recorded
-    on the side stream behind the copy out of the chunk, before it writes into the chunk.
+    Two orders keep the bytes right. The compute stream waits for `_filled[slot]` before it reads a slot. The side
+    stream waits for `_free[slot]`, recorded on the compute stream behind the last kernel that reads the slot, before
+    it writes there.
     """
 
     def __init__(self, device: torch.device, size: int, slots: int, traffic: Traffic) -> None:
-        """Allocate the slots and the pinned ring."""
+        """Allocate the slots."""
         super().__init__(device, size, slots, traffic)
         self._card = torch.get_device_module(device)
         self._side = self._card.Stream(device)
@@ -98,24 +97,6 @@ class StreamCopier(HostToDeviceCopier):
         self._filled = [self._card.Event() for _ in range(slots)]
         self._free = [self._card.Event() for _ in range(slots)]
         self._waits: deque[tuple[Any, Any]] = deque()
-        self._chunk = min(CHUNK, 1 << (size - 1).bit_length())
-        chunks = -(-size // self._chunk) + SPARE_CHUNKS
-        ring = [torch.empty(self._chunk, dtype=torch.uint8, pin_memory=True) for _ in range(chunks)]
-        self._ring = itertools.cycle([(chunk, self._sleeping_event()) for chunk in ring])
-        traffic.pinned_bytes += chunks * self._chunk
-
-    def send(self, packed: PackedTensors, slot: int) -> None:
-        """Queue the copies of a block, chunk by chunk; returns when the last chunk is queued."""
-        self._side.wait_event(self._free[slot])
-        for start in range(0, packed.size, self._chunk):
-            chunk, sent = next(self._ring)
-            part = chunk[: min(self._chunk, packed.size - start)]
-            sent.synchronize()
-            packed.read(start, part)
-            with self._card.stream(self._side):
-                self.slots[slot][start : start + part.numel()].copy_(part, non_blocking=True)
-            sent.record(self._side)
-        self._filled[slot].record(self._side)
 
     def arrive(self, slot: int) -> None:
         """Let the compute stream wait until the slot is filled, and note how long it did."""
@@ -138,15 +119,7 @@ class StreamCopier(HostToDeviceCopier):
             self._side.synchronize()
             self._count()
         finally:
-            self._ring = itertools.cycle(())
             super().close()
-
-    def _sleeping_event(self) -> Any:
-        """Return an event for which the host sleeps instead of spinning, where the device has such."""
-        try:
-            return self._card.Event(blocking=True)
-        except TypeError:
-            return self._card.Event()
 
     def _count(self) -> None:
         """Add up the waits that are over."""
@@ -155,10 +128,60 @@ class StreamCopier(HostToDeviceCopier):
             self.traffic.stall_seconds += before.elapsed_time(after) / 1000
 
 
-def copier_for(device: torch.device, size: int, slots: int, traffic: Traffic) -> HostToDeviceCopier:
-    """Return the copier for a kind of device."""
+class StreamCopier(SideStreamCopier):
+    """Slots filled from host memory by way of a ring of page-locked chunks.
+
+    To the orders of a side stream comes a third: the host waits for a chunk's event, recorded on the side stream
+    behind the copy out of the chunk, before it writes into the chunk.
+    """
+
+    def __init__(self, device: torch.device, size: int, slots: int, traffic: Traffic) -> None:
+        """Allocate the slots and the pinned ring."""
+        super().__init__(device, size, slots, traffic)
+        self._chunk = min(CHUNK, 1 << (size - 1).bit_length())
+        chunks = -(-size // self._chunk) + SPARE_CHUNKS
+        ring = [torch.empty(self._chunk, dtype=torch.uint8, pin_memory=True) for _ in range(chunks)]
+        self._ring = itertools.cycle([(chunk, self._sleeping_event()) for chunk in ring])
+        traffic.pinned_bytes += chunks * self._chunk
+
+    def send(self, packed: PackedTensors, slot: int) -> None:
+        """Queue the copies of a block, chunk by chunk; returns when the last chunk is queued."""
+        self._side.wait_event(self._free[slot])
+        for start in range(0, packed.size, self._chunk):
+            chunk, sent = next(self._ring)
+            part = chunk[: min(self._chunk, packed.size - start)]
+            sent.synchronize()
+            packed.read(start, part)
+            with self._card.stream(self._side):
+                self.slots[slot][start : start + part.numel()].copy_(part, non_blocking=True)
+            sent.record(self._side)
+        self._filled[slot].record(self._side)
+
+    def close(self) -> None:
+        """Wait for copies in flight out of the ring, and release it with the slots."""
+        try:
+            super().close()
+        finally:
+            self._ring = itertools.cycle(())
+
+    def _sleeping_event(self) -> Any:
+        """Return an event for which the host sleeps instead of spinning, where the device has such."""
+        try:
+            return self._card.Event(blocking=True)
+        except TypeError:
+            return self._card.Event()
+
+
+def copier_for(
+    device: torch.device, blocks: Sequence[PackedTensors], slots: int, traffic: Traffic
+) -> HostToDeviceCopier:
+    """Return what copies blocks from host memory into slots, for a kind of device."""
     kind = StreamCopier if card_module(device) is not None else HostToDeviceCopier
-    return kind(device, size, slots, traffic)
+    return kind(device, max(each.size for each in blocks), slots, traffic)
+
+
+# Makes what fills slots: of a device, the blocks, how many slots, and where it counts.
+CopierMaker = Callable[[torch.device, Sequence[PackedTensors], int, Traffic], HostToDeviceCopier]
 
 
 @contextmanager
@@ -168,6 +191,7 @@ def streamed(
     device: str | torch.device,
     *,
     slots: int = 2,
+    copier_maker: CopierMaker | None = None,
 ) -> Iterator[Traffic]:
     """Hold `module` ready to run on `device` inside the block, with room for `slots` of its blocks.
 
@@ -186,6 +210,7 @@ def streamed(
         device: a torch device; on the CPU the slots are ordinary memory, so that everything but the
             overlap can be tried without a card.
         slots: blocks on the device at a time, 2 or more.
+        copier_maker: makes what fills the slots, where that is not from host memory.
 
     Raises:
         ValueError: `slots` is below 2, `order` is empty, or a block is not inside `module`, is inside
@@ -208,8 +233,7 @@ def streamed(
         traffic.device_bytes += sum(tensor.nbytes for tensor in moved)
         undo.callback(root.restore)
         root.bind(moved)
-        largest = max(each.size for each in packed.values())
-        copier = copier_for(device, largest, min(slots, len(blocks)), traffic)
+        copier = (copier_maker or copier_for)(device, list(packed.values()), min(slots, len(blocks)), traffic)
         undo.callback(copier.close)
         _Prefetcher([packed[block] for block in order], copier).attach(undo, list(order))
         restore = undo.pop_all()

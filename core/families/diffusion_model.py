@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from inspect import signature
@@ -22,10 +22,12 @@ from ..executor.model_cache import cached_model
 from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files, loras_on
+from ..parallel.cards import cards_of
+from ..parallel.second_card import second_card
 from ..parallel.ways import choose_split, on_one_card
 from ..planner.cost import PROCESS_RAM
 from ..planner.format_table import FormatTable, format_table
-from ..planner.machine import Machine, of_several_cards, read_machine
+from ..planner.machine import SHARDED, Machine, of_several_cards, read_machine
 from ..planner.measured import PhaseTimes, with_rates
 from ..planner.plan import plan
 from ..planner.report import Estimate
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
     from ..catalog.installed_model import InstalledModel
     from ..host.base import Host
+    from ..parallel.cards import Cards
+    from ..parallel.ways import Split
     from ..planner.phases import Component, Phase
     from ..planner.plan_types import PhasePlan, Plan
 
@@ -74,7 +78,8 @@ def estimate(handle: ModelHandle, host: Host, work: Any) -> Estimate:
         advise=lambda: family.what_fits(fitting(), work),
         expected=PhaseTimes(host.cache_folder(), machine).expected,
     )
-    made = replace(made, reasons=(*made.reasons, *([note] if note else [])))
+    notes = (note, second_card(handle.second_device, host).note)
+    made = replace(made, reasons=(*made.reasons, *(one for one in notes if one)))
     cautions = [*([found.caution] if found is not None and found.caution else ()), *family.cautions(name, work, found)]
     return Estimate(name, made, machine, () if made.fits else fitting(), tuple(cautions))
 
@@ -85,24 +90,57 @@ def shared_between_cards(
     """Return the phases of a work, shared between the host's cards where its family can be, with the work itself.
 
     Returns:
-        Phases, the work as they are of it, and a sentence where the family cannot share it, else "".
+        Phases, the work as they are of it, and a sentence where it is not shared as asked for, else "".
 
     Raises:
         PiyingError: the way to share it that was asked for has nothing to share.
     """
-    family, cards = handle.family, host.memory_rules().cards
-    if cards is None:
-        return family.phases(components, work), work, ""
+    family, cards = handle.family, cards_of(handle, host)
+    if cards is None or cards.count == 1:
+        return family.phases(components, work), work, "" if cards is None else cards.note
     if not family.can_share:
         return family.phases(components, work), work, on_one_card(family.title, cards)
     splits = family.splits(components, work, cards, machine)
+    if handle.memory == SHARDED and cards.asked == "auto":
+        splits = _sharing_weights(splits)
     expected = PhaseTimes(host.cache_folder(), machine).expected
 
     def planned(steps: tuple[Phase, ...]) -> Plan:
         return plan(steps, machine, precision=handle.precision, memory=handle.memory, expected=expected)
 
     taken = choose_split(splits, cards, machine, planned)
-    return taken.phases, taken.work, ""
+    return taken.phases, taken.work, cards.note
+
+
+def _sharing_weights(splits: Sequence[Split]) -> Sequence[Split]:
+    """Return ways to share a work without those that leave weights whole; all of them where none would be left."""
+    if not any(split.way == "sequence" and not split.why_not for split in splits):
+        return splits
+    why_not = "memory is sharded, and weights are shared where the sequence is"
+    return [split if split.way == "sequence" or split.why_not else replace(split, why_not=why_not) for split in splits]
+
+
+def phases_of_run(
+    handle: ModelHandle, host: Host, *, components: Mapping[str, Component], work: Any
+) -> tuple[tuple[Phase, ...], Any, Cards | None]:
+    """Return the phases of a run that begins, its work, and the cards that share it; None where it is one.
+
+    Raises:
+        PiyingError: the way to share it that was asked for has nothing to share, or its ranks cannot be started.
+    """
+    cards = cards_of(handle, host)
+    if cards is None or cards.count == 1:
+        return handle.family.phases(components, work), work, None
+    second = second_card(handle.second_device, host).device
+    machine = of_several_cards(with_rates(read_machine(host, second), host.cache_folder(), measure=False), cards)
+    steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
+    if work.split.way == "off":
+        return steps, work, None
+    # Not at the top: one process alone does without it.
+    from ..parallel.local_ranks import begin_local_ranks
+
+    begin_local_ranks(cards, host)
+    return steps, work, cards
 
 
 def estimate_formats(handle: ModelHandle, host: Host, work: Any) -> FormatTable:
@@ -125,8 +163,9 @@ def _planned_for(
 ) -> tuple[InstalledModel | None, str, Mapping[str, Component], Machine]:
     found = wanted_model(handle, host)
     name, components = wanted_components(handle, host, found)
-    machine = with_rates(read_machine(host), host.cache_folder(), measure=False)
-    return found, name, components, of_several_cards(machine, host.memory_rules().cards)
+    second = second_card(handle.second_device, host).device
+    machine = with_rates(read_machine(host, second), host.cache_folder(), measure=False)
+    return found, name, components, of_several_cards(machine, cards_of(handle, host))
 
 
 def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:

@@ -46,6 +46,7 @@ def vae_phase(
         variants=vae_memory(vae, width, height, decodes=decodes),
         streamable=False,
         convolutional=True,
+        movable=True,
         host=2 * BYTES_PER_PIXEL * width * height,
     )
 

@@ -115,11 +115,18 @@ class DevicePolicy(Protocol):
     def device(self) -> str:
         """Return the torch device to compute on, such as `cuda:0` or `cpu`."""
 
-    def memory_rules(self) -> MemoryRules:
-        """Return what the user and the program around the pack say about memory."""
+    def second_device(self) -> str:
+        """Return the second card that the user named for all models, such as `cuda:1`; "" for none."""
 
-    def make_room(self, size: int) -> None:
-        """Ask other tenants of the card to leave until `size` bytes are free."""
+    def memory_rules(self, device: str = "") -> MemoryRules:
+        """Return what the user and the program around the pack say about memory.
+
+        Args:
+            device: the second card, where the rules are those for it; "" for the device of the run.
+        """
+
+    def make_room(self, size: int, device: str = "") -> None:
+        """Ask other tenants of a card to leave until `size` bytes are free; "" stands for the device of the run."""
 
     def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
         """Have `evict` called when the user asks that models leave memory; `size` tells how many bytes they hold."""

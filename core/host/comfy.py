@@ -177,18 +177,22 @@ class ComfyHost:
         """Return whether the run was started in a tab that has the pack's panels."""
         return tabs.has_page()
 
-    def make_room(self, size: int) -> None:
-        """Have ComfyUI unload its own models until `size` bytes are free."""
-        from comfy.model_management import free_memory, get_torch_device
+    def second_device(self) -> str:
+        """Return that there is none: in ComfyUI each loader names one."""
+        return ""
 
-        free_memory(size, get_torch_device())
+    def make_room(self, size: int, device: str = "") -> None:
+        """Have ComfyUI unload its own models from a card until `size` bytes are free."""
+        from comfy.model_management import free_memory
 
-    def memory_rules(self) -> MemoryRules:
+        free_memory(size, _torch_device(device))
+
+    def memory_rules(self, device: str = "") -> MemoryRules:
         """Return what `--reserve-vram`, `--lowvram` and `--novram` say, and what ComfyUI's own models hold."""
         from comfy import model_management as management
 
-        device = management.get_torch_device()
-        held = sum(model.model_loaded_memory() for model in management.current_loaded_models if model.device == device)
+        card = _torch_device(device)
+        held = sum(model.model_loaded_memory() for model in management.current_loaded_models if model.device == card)
         low = (management.VRAMState.LOW_VRAM, management.VRAMState.NO_VRAM)
         return MemoryRules(
             reserved=int(management.extra_reserved_memory()),
@@ -214,6 +218,14 @@ class ComfyHost:
         from comfy_api.input_impl import VideoFromFile
 
         return VideoFromFile(str(path))
+
+
+def _torch_device(device: str) -> Any:
+    """Return torch's device of that name; "" stands for the one ComfyUI computes on."""
+    import torch
+    from comfy.model_management import get_torch_device
+
+    return torch.device(device) if device else get_torch_device()
 
 
 def _loaded_model_entry(evict: Callable[[], None], size: Callable[[], int]) -> Any:

@@ -51,14 +51,14 @@ class CheckoutHost(HeadlessHost):
         own = super().model_folders()
         return own + [each for each in ComfyHost().model_folders() if each not in own]
 
-    def make_room(self, size: int) -> None:
-        """Have ComfyUI unload the models of its own nodes until `size` bytes are free."""
-        ComfyHost().make_room(size)
+    def make_room(self, size: int, device: str = "") -> None:
+        """Have ComfyUI unload the models of its own nodes from a card until `size` bytes are free."""
+        ComfyHost().make_room(size, device)
 
-    def memory_rules(self) -> MemoryRules:
+    def memory_rules(self, device: str = "") -> MemoryRules:
         """Return the caller's limits, and what ComfyUI's models hold of the card."""
-        held = 0 if self.device() == "cpu" else ComfyHost().memory_rules().evictable
-        return replace(super().memory_rules(), evictable=held)
+        held = 0 if self.device() == "cpu" else ComfyHost().memory_rules(device).evictable
+        return replace(super().memory_rules(device), evictable=held)
 
     def on_eviction(self, evict: Callable[[], None], size: Callable[[], int]) -> None:
         """Stand in ComfyUI's list of loaded models, which nodes of packs may empty."""

@@ -31,6 +31,8 @@ class HeadlessHost:
             folders directly; both are looked through.
         extra: further folders for some categories, as extra_model_paths.yaml has them; they go with the last root.
         vram, ram: bytes to plan with in place of what the machine has.
+        chosen_second: a second card for phases that can be moved; "" for none.
+        second_vram: bytes of it to use, or to plan with.
         imagined, cards: see `MemoryRules`.
         on_progress: gives the display of a phase, from its name and number of steps.
         on_check: called where a run may be cancelled; raises to stop it.
@@ -50,6 +52,8 @@ class HeadlessHost:
     ram: int | None = None
     imagined: bool = False
     cards: Cards | None = None
+    chosen_second: str = ""
+    second_vram: int | None = None
     as_video: Callable[[Path], Any] = lambda path: path
 
     def folder(self, kind: FolderKind) -> Path:
@@ -93,6 +97,19 @@ class HeadlessHost:
 
         return best_device() if self.chosen_device == "auto" else checked_device(self.chosen_device)
 
+    def second_device(self) -> str:
+        """Return the second card that was chosen, or that plans are made for without its being here; "" for none.
+
+        Raises:
+            PiyingError: it cannot be a second card here.
+        """
+        from ..parallel.second_card import checked_second
+
+        if self.imagined and self.second_vram is not None:
+            imagined = "cuda:0" if self.device() == "cuda:1" else "cuda:1"
+            return self.chosen_second or imagined
+        return checked_second(self.chosen_second, self.device()) if self.chosen_second else ""
+
     def progress(self, phase: str, total: int, *, seconds: float = 0.0) -> Progress:
         """Hand the phase to the caller's display, and its estimate where that shows the time left."""
         shown = self.on_progress(phase, total)
@@ -108,11 +125,13 @@ class HeadlessHost:
         """Return that there is no page."""
         return False
 
-    def make_room(self, size: int) -> None:
+    def make_room(self, size: int, device: str = "") -> None:
         """Do nothing: the process has the card to itself."""
 
-    def memory_rules(self) -> MemoryRules:
+    def memory_rules(self, device: str = "") -> MemoryRules:
         """Return the limits the caller gave."""
+        if device:
+            return MemoryRules(vram=self.second_vram, ram=self.ram, imagined=self.imagined)
         return MemoryRules(vram=self.vram, ram=self.ram, imagined=self.imagined, cards=self.cards)
 
     def cache_folder(self) -> Path:

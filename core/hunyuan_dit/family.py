@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..checkpoints.layouts.base import Description, Layout
+    from ..parallel.cards import Cards
+    from ..parallel.ways import Split
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import ImageWork
@@ -96,6 +98,14 @@ class HunyuanDiTFamily(ModelFamily):
         from .phases import phases
 
         return phases(components, work)
+
+    def splits(
+        self, components: Mapping[str, Component], work: ImageWork, cards: Cards, machine: Machine
+    ) -> Sequence[Split]:
+        """Return the ways to share an image's predictions between cards."""
+        from .phases import splits
+
+        return splits(components, work, cards, machine)
 
     def fitting(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ImageWork
@@ -191,4 +201,5 @@ HUNYUAN_DIT = HunyuanDiTFamily(
         areas=(0, 128 * 128),
     ),
     planned_inputs=("width", "height", "cfg", "steps"),
+    can_share=True,
 )

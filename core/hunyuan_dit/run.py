@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,20 +15,22 @@ from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed, shown_blocks
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
-from ..families.diffusion_model import ModelParts, pipeline_of
+from ..families.diffusion_model import ModelParts, phases_of_run, pipeline_of
 from ..families.image_vae import decode_phase
 from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from ..files.dtypes import torch_dtype
 from ..host.base import Host
 from ..lora.catalog import record_of
 from ..preview import LatentPreview, fit_colours, step_callback
-from .phases import BERT_TOKENS, T5_TOKENS, ImageWork, fitting, phases, what_fits
+from .phases import BERT_TOKENS, T5_TOKENS, ImageWork, fitting, what_fits
 from .request import ImageRequest, check_size
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 
+    from ..families.shared_calls import CallSharing
+    from ..parallel.cards import Cards, Way
     from ..planner.phases import Component
     from ..planner.plan_types import PhasePlan, Plan
 
@@ -74,18 +77,19 @@ def sample(handle: ModelHandle, request: ImageRequest, host: Host) -> tuple[torc
     model = load_model(handle, host)
     check_size(request.width, request.height, model.found.is_built_in)
     components = model.components()
-    work = ImageWork.of(request)
+    steps, work, cards = phases_of_run(handle, host, components=components, work=ImageWork.of(request))
+    run = ImageRun(model, request, host, Meter(host.device()), work.split.way, cards)
     for sentence in handle.family.cautions(model.found.name, work):
         log.warning("%s", sentence)
     with torch.no_grad():
         image, ran = execute_plan(
-            phases(components, work),
+            steps,
             handle,
             host,
-            ImageRun(model, request, host, Meter(host.device())),
+            run,
             what_fits=lambda machine: what_fits(fitting(components, machine, handle, work)),
         )
-    return image, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request)}
+    return image, {"model": model.found.name, **record_of(model.parts.loras), **ran, **asdict(request)} | run.record()
 
 
 @dataclass
@@ -93,6 +97,8 @@ class ImageRun:
     """One run: a request and what its finished phases left. `attempt` may be called again after running out of memory.
 
     Attributes:
+        shared_by: how its predictions are shared with other ranks.
+        cards: those that they run on; None for one.
         texts: for each encoder what it made of the prompt and, with guidance, of the negative prompt.
         colours: the preview's map from latent channels to colour.
         latents: [1, 4, h, w] on the CPU, once sampled.
@@ -102,6 +108,8 @@ class ImageRun:
     request: ImageRequest
     host: Host
     meter: Meter
+    shared_by: Way = "off"
+    cards: Cards | None = None
     texts: dict[str, list[Encoded]] = field(default_factory=dict)
     colours: torch.Tensor | None = None
     latents: torch.Tensor | None = None
@@ -167,15 +175,19 @@ class ImageRun:
         """Return latents [1, 4, height / 8, width / 8]."""
         import torch
 
-        with self.meter.phase(choice):
+        with self._shared(choice) as sharing, self.meter.phase(choice):
             if self.colours is None:
                 # In host memory: a second of work there is cheaper than the VAE's way to the card.
                 self.colours = fit_colours(self.model.vae(decode))
             sampler = self.model.sampler(choice)
-            transformer = sampler.transformer
+            transformer, group = sampler.transformer, None if sharing is None else sharing.group
+            blocks = list(transformer.blocks)
             progress = self.host.progress("Sampling", self.request.steps, seconds=choice.seconds - choice.loading)
             preview = LatentPreview(self.colours, sampler.scheduler)
-            with placed(transformer, choice, self.meter.device, self.host, blocks=list(transformer.blocks)):
+            with (
+                placed(transformer, choice, self.meter.device, self.host, blocks=blocks, group=group),
+                nullcontext() if sharing is None else sharing.calls(transformer),
+            ):
                 latents: torch.Tensor = sampler(
                     **self._prompt_arguments(torch_dtype(choice.compute)),
                     width=self.request.width,
@@ -189,6 +201,22 @@ class ImageRun:
                     output_type="latent",
                 ).images
             return latents.cpu()
+
+    def _shared(self, choice: PhasePlan) -> AbstractContextManager[CallSharing | None]:
+        """Have the other ranks at hand while it samples, where the predictions are shared with them."""
+        if self.cards is None:
+            return nullcontext()
+        # Not at the top: one process alone does without them.
+        from ..families.shared_calls import calls_shared
+        from ..parallel.local_ranks import group_of
+        from .shared_sampling import HunyuanDiTJob
+
+        group = group_of(self.cards, self.host)
+        return calls_shared(HunyuanDiTJob, self.model.parts, choice, self.shared_by, group=group)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the run did beside its plan, fit for JSON."""
+        return {} if self.shared_by == "off" else {"shared": self.shared_by}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
 from ..errors import PiyingError
 from ..executor.retry import PhaseOutOfMemoryError
@@ -47,33 +47,44 @@ class Group:
     Args:
         ranks: which one this process is.
         device: its torch device.
-        on_stuck: called with the failure of another rank where this one's main thread does not end: it has to end the
-            process.
+        on_stuck: called where this rank's main thread does not end after another one has failed, with that failure and
+            whether it is this rank that tells it: it has to end the process, or what the thread waits for.
+        on_wait: called while the others are awaited at the beginning; raises where they will not come.
 
     Attributes:
         own: this rank.
         peers: all of them, by their number.
         link: bytes per second from one to another, as measured.
         is_shared: whether some of them have one device together.
+        is_on_streams: whether tensors are exchanged on the streams of the cards, by NCCL.
 
     Raises:
         PiyingError: the others do not come.
     """
 
-    def __init__(self, ranks: Ranks, device: str, on_stuck: Callable[[Failure], None]) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        device: str,
+        on_stuck: Callable[[Failure, bool], None],
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self.own, self.device, self._ranks = Peer.here(ranks, device), device, ranks
+        self._on_wait, self._end = on_wait, on_stuck
         self._number = self._agreed = 0
         self._store = self._connect(master=ranks.rank == 0 and not ranks.has_store)
         self._store.set(f"peer/{ranks.rank}", json.dumps(self.own.to_json()))
         self.peers = self._await_peers()
-        self._watchdog = Watchdog(self._connect(), self.own, self.peers, silence=ranks.silence, on_stuck=on_stuck)
+        self._watchdog = Watchdog(
+            self._connect(), self.own, self.peers, silence=ranks.silence, on_stuck=self._on_stuck
+        )
         self.is_shared = len({(peer.place, peer.device) for peer in self.peers}) < len(self.peers)
-        # NCCL wants a card for each rank; gloo knows the processor alone.
-        self._by_nccl = device != "cpu" and not self.is_shared
-        if self._by_nccl:
+        # NCCL wants a card for each rank, and Linux; gloo knows the processor alone.
+        self.is_on_streams = device != "cpu" and not self.is_shared and dist.is_nccl_available()
+        if self.is_on_streams:
             torch.cuda.set_device(device)
         dist.init_process_group(
-            "nccl" if self._by_nccl else "gloo",
+            "nccl" if self.is_on_streams else "gloo",
             store=PrefixStore("tensors", self._store),
             rank=ranks.rank,
             world_size=ranks.size,
@@ -112,7 +123,7 @@ class Group:
     ) -> None:
         # A signal may be torchrun's, which ends all ranks where one has died.
         lost = self._watchdog.look() if error is not None else None
-        self._watchdog.end()
+        self.stop_watching()
         with suppress(RuntimeError):  # the store is gone with the process that kept it
             if lost is None and error is not None:
                 self._tell_failure(error)
@@ -127,6 +138,13 @@ class Group:
             elif error is not None and lost is None:
                 # It is rank 0 that tells the user, before torchrun ends it.
                 self._await_end(self.peers[:1])
+
+    def _on_stuck(self, failure: Failure) -> None:
+        self._end(failure, self.speaks)
+
+    def stop_watching(self) -> None:
+        """Look no longer whether the others live."""
+        self._watchdog.end()
 
     def _await_end(self, peers: Sequence[Peer]) -> None:
         until = time.monotonic() + LEAVE
@@ -147,6 +165,8 @@ class Group:
 
     def _connect(self, master: bool = False) -> Store:
         ranks = self._ranks
+        if ranks.store:
+            return FileStore(ranks.store, -1)
         try:
             store = TCPStore(
                 ranks.address,
@@ -172,6 +192,7 @@ class Group:
                 raise PiyingError(
                     f"Of {ranks.size} ranks, {', '.join(missing)} did not begin within {START:g} s. Start all of them."
                 )
+            self._on_wait()
             time.sleep(LONG)
         peers = [Peer(**json.loads(self._store.get(key))) for key in keys]
         other = next((peer for peer in peers if peer.software != peers[0].software), None)
@@ -201,6 +222,10 @@ class Group:
         """
         while (job := self.hear()) != END:
             job.assist(self, host)
+
+    def abandon(self) -> bool:
+        """Give the other ranks up, which may wait in the middle of an exchange; returns whether new ones can come."""
+        return False
 
     def check(self) -> None:
         """Go on where no rank is lost.
@@ -273,6 +298,14 @@ class Group:
         self._exchange(lambda: dist.all_gather(list(found.unbind()), sent, async_op=True))
         return [self._as_tensor(each, tensor, tensor.shape) for each in found]
 
+    def gather_into(self, into: torch.Tensor, own: torch.Tensor) -> None:
+        """Fill a tensor of bytes [ranks * n] with those [n] of all ranks, in their order; on the current stream."""
+        if self.is_on_streams:
+            self._exchange(lambda: dist.all_gather_into_tensor(into, own, async_op=True))
+            return
+        for place, found in zip(into.chunk(self.size), self.all_gather(own), strict=True):
+            place.copy_(found)
+
     def all_to_all(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return what all ranks have for this one: `tensor[r]` [ranks, …] goes to rank r, the result's is from it."""
         sent = self._as_bytes(tensor)
@@ -282,14 +315,14 @@ class Group:
 
     def summed(self, values: Sequence[float]) -> list[float]:
         """Return the sums of numbers over all ranks."""
-        total = torch.tensor(values, dtype=torch.float64, device=self.device if self._by_nccl else "cpu")
+        total = torch.tensor(values, dtype=torch.float64, device=self.device if self.is_on_streams else "cpu")
         self._exchange(lambda: dist.all_reduce(total, async_op=True))
         found: list[float] = total.tolist()
         return found
 
     def _as_bytes(self, tensor: torch.Tensor) -> torch.Tensor:
         # As bytes every number type goes every way, and none is computed with.
-        held = tensor if self._by_nccl else tensor.cpu()
+        held = tensor if self.is_on_streams else tensor.cpu()
         flat = held.contiguous().reshape(-1)
         # One element that was expanded has a stride of 0.
         flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
@@ -302,7 +335,7 @@ class Group:
     def _exchange(self, begin: Callable[[], Any]) -> None:
         try:
             work = begin()
-            if not self._by_nccl:
+            if not self.is_on_streams:
                 # gloo waits for a rank that is gone until its time is over.
                 self._awaited(work.is_completed)
             work.wait()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PiyingError
 from ..host.current import set_host
@@ -43,13 +46,21 @@ class Joined:
 
 
 @contextmanager
-def joined_group(ranks: Ranks, device: str, interruption: Interruption, tell: Tell) -> Iterator[Group]:
+def joined_group(
+    ranks: Ranks,
+    device: str,
+    interruption: Interruption,
+    tell: Tell,
+    *,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[Group]:
     """Yield the group of all ranks, once they are all there; at the end of the block they end together.
 
     Args:
         device: the torch device of this one.
         interruption: the signals that end the run.
         tell: called with why the run ends, where this rank's main thread does not come to say it.
+        on_wait: see `Group`.
 
     Raises:
         PiyingError: the others do not come.
@@ -64,12 +75,12 @@ def joined_group(ranks: Ranks, device: str, interruption: Interruption, tell: Te
         raise PiyingError("This torch is built without torch.distributed, which ranks need. Run without torchrun.")
     from .group import Group, set_group
 
-    def end(failure: Failure) -> None:
-        if group.speaks:
+    def end(failure: Failure, speaks: bool) -> None:
+        if speaks:
             tell(failure.text)
         os._exit(FAILED)
 
-    with Group(ranks, device, end) as group:
+    with Group(ranks, device, end, on_wait) as group:
         set_group(group)
         try:
             yield group
@@ -135,6 +146,51 @@ def help_rank_0(group: Group, vram: int | None, check: Callable[[], None]) -> No
         set_host(host)
         with torch.inference_mode():
             group.assist(host)
+
+
+def is_started_by(number: int) -> bool:
+    """Return whether the process of that number has started this one, and lives."""
+    import psutil
+
+    parent = psutil.Process().parent()
+    return parent is not None and parent.pid == number
+
+
+def be_local_rank(told: Mapping[str, Any], device: str, vram: int | None, started_by: int) -> None:
+    """Be a rank that another process has started, until that has no more to do; see `local_ranks`.
+
+    What goes wrong is told by that process.
+
+    Args:
+        told: arguments of `Ranks.local`.
+        device: the torch device of this rank.
+        vram: bytes of the card to use; None for all of it.
+        started_by: the number of the process that has started it.
+    """
+    from ..executor.retry import PhaseOutOfMemoryError
+
+    log = logging.getLogger("piying")
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+    interruption = Interruption()
+
+    def on_wait() -> None:
+        if not is_started_by(started_by):
+            raise PiyingError("The process that has started this rank is gone.")
+
+    def tidy_up(text: str = "") -> None:
+        del text
+        if not is_started_by(started_by):  # nobody else is left to do it
+            shutil.rmtree(Path(ranks.store).parent, ignore_errors=True)
+
+    ranks = Ranks.local(**told)
+    try:
+        with interruption.caught(), joined_group(ranks, device, interruption, tidy_up, on_wait=on_wait) as group:
+            help_rank_0(group, vram, check_of(group, interruption))
+    except (PiyingError, PhaseOutOfMemoryError, KeyboardInterrupt):
+        sys.exit(FAILED)
+    finally:
+        tidy_up()
 
 
 def is_helper(environment: Mapping[str, str]) -> bool:

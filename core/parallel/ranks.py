@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ class Ranks:
         address, port: where they find each other.
         has_store: whether torchrun keeps what they tell each other; else rank 0 does.
         silence: seconds without a sign of life after which a rank counts as hung.
+        store: a file through which they tell each other what they do, in place of an address.
     """
 
     rank: int
@@ -38,6 +40,12 @@ class Ranks:
     port: int
     has_store: bool
     silence: float = SILENCE
+    store: str = ""
+
+    @classmethod
+    def local(cls, rank: int, size: int, store: str, silence: float) -> Ranks:
+        """Return one of those that a process has started beside itself."""
+        return cls(rank, size, rank, size, "", 0, has_store=True, silence=silence, store=store)
 
 
 def ranks_of(environment: Mapping[str, str]) -> Ranks | None:
@@ -58,18 +66,34 @@ def ranks_of(environment: Mapping[str, str]) -> Ranks | None:
         rank, size, local_rank, local_size, port = (
             int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
         )
-        silence = float(environment.get(SILENCE_VARIABLE, SILENCE))
     except ValueError as error:
         raise PiyingError(
             f"The environment of torchrun is wrong ({error}): {', '.join(VARIABLES)} are set."
         ) from error
-    if not (0 <= rank < size and 0 <= local_rank < local_size <= size and silence > 0):
+    if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
         raise PiyingError(
-            f"RANK is {rank} of WORLD_SIZE {size}, LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE {local_size}, "
-            f"{SILENCE_VARIABLE} {silence:g}. Ranks count from 0, and a timeout is above 0: start with torchrun."
+            f"RANK is {rank} of WORLD_SIZE {size}, LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE {local_size}. Ranks "
+            "count from 0: start with torchrun."
         )
     has_store = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    silence = silence_of(environment)
     return Ranks(rank, size, local_rank, local_size, environment["MASTER_ADDR"], port, has_store, silence)
+
+
+def silence_of(environment: Mapping[str, str]) -> float:
+    """Return the seconds without a sign of life after which a rank counts as hung.
+
+    Raises:
+        PiyingError: what an environment has is no number above 0.
+    """
+    given = environment.get(SILENCE_VARIABLE, str(SILENCE))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise PiyingError(f"{SILENCE_VARIABLE} is {given!r}. Set a number of seconds above 0, or leave it unset.")
+    return seconds
 
 
 def device_of(asked: str, ranks: Ranks) -> str:

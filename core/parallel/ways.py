@@ -5,26 +5,28 @@ Pure arithmetic, as the plan is: `--plan --cards N` asks the same for cards that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import PiyingError
 from ..planner.plan_types import amount
 from ..planner.report import duration
-from .cards import Cards, Way
+from .cards import Cards, CardSplit, Way
 
 if TYPE_CHECKING:
     from ..planner.machine import Machine
-    from ..planner.phases import Phase
+    from ..planner.phases import Component, Phase
     from ..planner.plan_types import Plan
 
 WORDS: dict[Way, str] = {
     "off": "all on the first card",
     "prompts": "prompt and negative prompt on different cards, bit for bit as in passes of their own on one",
-    "sequence": "each card a share of the video's tokens, as on one card but for rounding",
+    "sequence": "each card a share of the tokens, as on one card but for rounding",
 }
 SHORT_WORDS: dict[Way, str] = {"off": "one card", "prompts": "prompts", "sequence": "sequence"}
+ONE_BATCH = "One card takes both in one batch, which has other last bits."
 # The predicted gain for which the exact way is passed over.
 MATERIALLY_FASTER = 1.05
 
@@ -45,6 +47,90 @@ class Split:
     phases: tuple[Phase, ...]
     note: str = ""
     why_not: str = ""
+
+
+class CardShare(NamedTuple):
+    """What one card has of a step.
+
+    Attributes:
+        branches: predictions that it makes at most.
+        tokens: those that it has between the blocks.
+        arithmetic: its share of all of it, 0..1; 1 where the cards are one.
+    """
+
+    branches: int
+    tokens: int
+    arithmetic: float
+
+
+def share_of(split: CardSplit, branches: int, tokens: int) -> CardShare:
+    """Return what the card that has most has of a step of so many predictions of so many tokens."""
+    if split.way == "prompts":
+        own = math.ceil(branches / split.count)
+        return CardShare(own, tokens, 1.0 if split.is_shared else own / branches)
+    if split.way == "sequence":
+        return CardShare(branches, math.ceil(tokens / split.count), 1.0 if split.is_shared else 1 / split.count)
+    return CardShare(branches, tokens, 1.0)
+
+
+def share_divides(heads: int, count: int) -> bool:
+    """Return whether so many cards have equally many attention heads each."""
+    return heads > 0 and heads % count == 0
+
+
+def attention_bytes(transformer: Component, count: int, tokens: int, heads: int) -> float:
+    """Return the bytes of all tokens that self-attention exchanges in a pass of one prediction, in 16 bits.
+
+    In each block these are queries, keys, values and their result, of which each card keeps its own part; or the keys
+    and values of all others. See `parallel.sequence`.
+    """
+    of_a_card = 4 / count if share_divides(heads, count) else 2
+    return len(transformer.blocks) * of_a_card * 2 * tokens * transformer.hidden
+
+
+def exchange(split: CardSplit, branches: int, *, given: float, made: float, attention: float) -> float:
+    """Return the seconds in which a card waits for what it sends, or receives, in a step of so many predictions.
+
+    Args:
+        given: bytes that the predictions are made from.
+        made: bytes of each prediction.
+        attention: see `attention_bytes`.
+    """
+    if split.way == "prompts":
+        return (given + branches * made) / split.link
+    if split.way == "sequence":
+        return branches * (attention + made) * (split.count - 1) / split.count / split.link
+    return 0.0
+
+
+def splits_of(
+    work: Any,
+    predictions: int,
+    cards: Cards,
+    machine: Machine,
+    *,
+    phases: Callable[[Any], tuple[Phase, ...]],
+    in_one_batch: bool = False,
+) -> tuple[Split, ...]:
+    """Return the ways to share a work of so many predictions a step between cards, that without sharing first.
+
+    Args:
+        work: a dataclass with a `split`.
+        phases: returns the phases of a work.
+        in_one_batch: whether one card makes all predictions of a step in one batch.
+    """
+    idle = cards.count - predictions
+    alone = "cfg is 1, so that a step has one prediction and there is nothing to share" if predictions < 2 else ""
+    waiting = f"A step has {predictions} predictions: {idle} of {cards.count} cards wait." if idle > 0 else ""
+    notes = [*([ONE_BATCH] if in_one_batch else []), *([waiting] if waiting else [])]
+    found = []
+    ways: tuple[Way, ...] = ("off", "prompts", "sequence")
+    for way in ways:
+        split = CardSplit(way, cards.count, cards.rate(machine), cards.is_shared)
+        shared = work if way == "off" else replace(work, split=split)
+        note, why_not = (" ".join(notes), alone) if way == "prompts" else ("", "")
+        found.append(Split(way, shared, phases(shared), note, why_not))
+    return tuple(found)
 
 
 def on_one_card(title: str, cards: Cards) -> str:

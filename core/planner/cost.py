@@ -8,7 +8,7 @@ from typing import cast
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
 from ..quantization.registry import storable_on, weight_format
-from .machine import CPU_BANDWIDTH, CPU_FLOPS, RESIDENT_SHARE, Machine
+from .machine import CPU_BANDWIDTH, CPU_FLOPS, RESIDENT_SHARE, SHARDED, Machine
 from .phases import Phase, Variant
 from .plan_types import Compute, PhasePlan, Placement, Storage
 
@@ -50,8 +50,9 @@ def choices(phase: Phase, machine: Machine, precision: str = "auto", memory: str
     # Where the device can hold none of the types, its weights are unpacked.
     offered = storable_on(machine.device, phase.storages) or ("bf16",)
     asked = tuple(name for name in offered if name == memory and weight_format(name))
-    if machine.is_cpu and phase.packed_on_cpu:
-        # Packed weights take less than those of a format, and are computed with as they are.
+    if machine.is_cpu and (phase.packed_on_cpu or memory == SHARDED):
+        # Packed weights take less than those of a format, and are computed with as they are. Shards on a CPU are there
+        # to be tried: rounded ones would give other frames than the same run on a card.
         offered = tuple(name for name in offered if not weight_format(name)) or offered
     for compute in offered_computes(phase, machine, precision):
         for name in asked or offered:
@@ -84,13 +85,17 @@ def offered_computes(phase: Phase, machine: Machine, precision: str) -> tuple[Co
 
 
 def _placements(phase: Phase, machine: Machine, memory: str) -> tuple[Placement, ...]:
+    if memory == SHARDED and phase.shards > 1:
+        return (SHARDED,)
     if machine.is_cpu:
         return ("cpu",)
     if not phase.streamable or not phase.component.blocks:
         return ("resident",)
     if memory == "streamed" or (memory == "auto" and machine.low_vram):
         return ("streamed",)
-    return ("resident",) if memory == "resident" else ("resident", "streamed")
+    if memory == "resident":
+        return ("resident",)
+    return ("resident", "streamed", SHARDED) if phase.shards > 1 else ("resident", "streamed")
 
 
 def _worth_native_matmul(phase: Phase, compute: Compute, storage: Storage, *, machine: Machine, memory: str) -> bool:
@@ -125,13 +130,19 @@ def cost(phase: Phase, choice: Choice, machine: Machine) -> PhasePlan:
         # What lies outside the blocks is copied once, the blocks again in every pass.
         moved = weights + (phase.passes - 1) * streamed
         ram += STAGED
+    elif choice.placement == SHARDED:
+        held = weights - streamed + streamed // phase.shards
+        vram, moved = held + min(SLOTS, len(component.blocks)) * component.largest_block(*types) + working, held
+        if machine.is_cpu:
+            vram, moved, ram = 0, 0, ram + vram
     else:
         vram = moved = 0
         ram += working
     times = _times(phase, choice, machine, moved=moved, cache=machine.ram_free - ram)
-    if choice.placement == "cpu":
+    if machine.is_cpu or choice.placement == "cpu":
         # One after the other: the same cores read, cast, unpack and compute.
         seconds = times["disk"] + times["casting"] + times["unpacking"] + max(times["arithmetic"], times["memory"])
+        seconds += times["gathering"]
     else:
         seconds = max(times.values())
     seconds += phase.passes * phase.exchange
@@ -176,7 +187,7 @@ def reread_every_pass(phase: Phase, compute: Compute, storage: Storage, *, place
         placement: where they are.
         cache: bytes of main memory left for the contents of files.
     """
-    return placement != "resident" and phase.component.mapped(compute, storage) > cache
+    return placement not in ("resident", SHARDED) and phase.component.mapped(compute, storage) > cache
 
 
 def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache: int) -> dict[str, float]:
@@ -196,10 +207,12 @@ def _times(phase: Phase, choice: Choice, machine: Machine, *, moved: int, cache:
         touched += stored.unpacking_traffic(linear, choice.compute)
     bandwidth = CPU_BANDWIDTH if is_last_resort(choice, machine) else machine.bandwidth
     # Of casting on the CPU only the memory's traffic is known; on the way to a card it is hidden behind the copies.
-    cast = component.converted(*types) if choice.placement == "cpu" else 0
+    cast = component.converted(*types) if machine.is_cpu or choice.placement == "cpu" else 0
+    gathered = component.streamed_bytes(*types) * (1 - 1 / phase.shards) if choice.placement == SHARDED else 0.0
     return {
         "arithmetic": passes * phase.flops * choice.variant.time_factor / _flops(phase, choice, machine),
         "copying": moved / machine.pcie,
+        "gathering": passes * gathered / phase.split.link,
         "disk": read / machine.disk,
         "casting": cast * BYTES_BY_SHORT_NAME["fp32"] / CAST_RATE,
         "memory": passes * touched / bandwidth,

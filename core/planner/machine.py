@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from ..accelerator import card_module
+from ..accelerator import available_devices, card_module
 from ..errors import PiyingError
 from ..files.dtypes import torch_dtype
 from ..main_memory import MemoryLimit, memory_limits
@@ -97,6 +97,7 @@ class Machine:
         ram_limit: what holds main memory below what the machine has; `ram_total` and `ram_free` are within it.
         map_limit: a limit for which mapped files count, and are not evicted.
         rates: what was measured here; the other rates are then measured ones too. None before.
+        second: the second card, where phases that can be moved may run; its main memory is the machine's.
     """
 
     device: str
@@ -116,6 +117,7 @@ class Machine:
     ram_limit: MemoryLimit | None = None
     map_limit: MemoryLimit | None = None
     rates: Rates | None = None
+    second: Machine | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -127,6 +129,10 @@ class Machine:
         """The bytes of tensors that fit the free part of the card, beside what libraries and the allocator take."""
         free = self.vram_free - WORKSPACES - ALLOCATOR_BYTES
         return max(0, int(free / (1 + ALLOCATOR_SHARE[self.allocator])))
+
+    def of(self, planned: PhasePlan) -> Machine:
+        """Return the machine that a phase runs on: this one, or the second card."""
+        return self.second if planned.device and self.second is not None else self
 
     def room(self, vram: int) -> int:
         """Return the bytes of the card that tensors take with all of that: what `vram_budget` is the inverse of."""
@@ -219,18 +225,24 @@ def _native_flops(flops: float, capability: tuple[int, int], device: str = "") -
 
 def of_several_cards(machine: Machine, cards: Cards | None) -> Machine:
     """Return a machine with several of its card: what is planned, measured and refused for those is told apart."""
-    return machine if cards is None else replace(machine, name=f"{cards.count} × {machine.name}")
+    if cards is None or cards.count == 1:
+        return machine
+    # The plan is one for all of them, so it is made for the smallest.
+    total = min(machine.vram_total, cards.vram or machine.vram_total)
+    free = min(machine.vram_free, total)
+    return replace(machine, name=f"{cards.count} × {machine.name}", vram_total=total, vram_free=free)
 
 
-def read_machine(policy: DevicePolicy) -> Machine:
+def read_machine(policy: DevicePolicy, second: str = "") -> Machine:
     """Return the machine the host runs on, within the limits its memory rules set.
 
     Args:
         policy: says which device to use and what others hold of it. Where its rules are imagined, a limit
             stands for a card that is not there.
+        second: the second card, from `parallel.second_card`; "" for none.
 
     Raises:
-        PiyingError: the chosen device cannot be used.
+        PiyingError: the chosen device cannot be used, or a second card is imagined without a first one.
     """
     rules, device = policy.memory_rules(), policy.device()
     memory = _main_memory(rules)
@@ -253,7 +265,23 @@ def read_machine(policy: DevicePolicy) -> Machine:
             bf16_flops=CPU_FLOPS,
             bandwidth=CPU_BANDWIDTH,
         )
-    return replace(machine, ram_limit=memory.limit, map_limit=memory.map_limit)
+    machine = replace(machine, ram_limit=memory.limit, map_limit=memory.map_limit)
+    return replace(machine, second=_read_second(second, machine, policy)) if second else machine
+
+
+def _read_second(device: str, first: Machine, policy: DevicePolicy) -> Machine:
+    """Return the second card within its own limits; one that is not there is of the first one's kind."""
+    rules = policy.memory_rules(device)
+    if first.is_cpu:
+        raise PiyingError(
+            "--second-vram-gb: there is no card here that a second one could stand beside. Say how large the first "
+            "one is, such as --vram-gb 16."
+        )
+    if rules.imagined and rules.vram is not None and device not in available_devices():
+        free = max(0, rules.vram - CONTEXT)
+        return replace(first, device=device, vram_total=rules.vram, vram_free=free, low_vram=rules.low_vram)
+    card = _limited(_read_card(device, first.ram_total, first.ram_free), rules)
+    return replace(card, ram_limit=first.ram_limit, map_limit=first.map_limit)
 
 
 class _MainMemory(NamedTuple):
@@ -342,15 +370,21 @@ class Limits:
     Attributes:
         budget: bytes of the card that may be used.
         refused: keys of ways that ran out of memory before.
+        second: the same of the second card.
     """
 
     machine: Machine
     budget: int
     refused: Collection[str] = ()
+    second: Limits | None = None
+
+    def of(self, planned: PhasePlan) -> Limits:
+        """Return the limits of where a phase runs: these, or those of the second card."""
+        return self.second if planned.device and self.second is not None else self
 
     def allow(self, planned: PhasePlan) -> bool:
         """Return whether a way of running a phase fits."""
-        on_card = self.machine.is_cpu or planned.vram <= self.budget
+        on_card = self.machine.is_cpu or planned.vram <= self.of(planned).budget
         return on_card and self.allow_ram(planned)
 
     def allow_ram(self, planned: PhasePlan) -> bool:
@@ -359,7 +393,7 @@ class Limits:
 
     def excess(self, planned: PhasePlan) -> int:
         """Return the bytes that a way needs beyond what there is."""
-        beyond = max(0, planned.vram - self.budget) + max(0, planned.ram - self.machine.ram_free)
+        beyond = max(0, planned.vram - self.of(planned).budget) + max(0, planned.ram - self.machine.ram_free)
         return beyond + self.unmappable(planned)
 
     def unmappable(self, planned: PhasePlan) -> int:
@@ -368,8 +402,9 @@ class Limits:
         return 0 if limit is None else max(0, planned.address_space - limit.free)
 
 
+SHARDED: Literal["sharded"] = "sharded"  # weights shared between the cards of a run
 PRECISIONS = ("auto", *get_args(Compute))
-MEMORY_CHOICES = ("auto", "resident", "streamed", *FORMATS)
+MEMORY_CHOICES = ("auto", "resident", "streamed", SHARDED, *FORMATS)
 
 
 def resolve_dtype(precision: str, device: str, preferred: str = "bf16") -> torch.dtype:

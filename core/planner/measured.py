@@ -51,6 +51,8 @@ def with_rates(machine: Machine, folder: Path, *, measure: bool) -> Machine:
         folder: of the disk cache.
         measure: whether to measure them now where that was not done before.
     """
+    if machine.second is not None:
+        machine = replace(machine, second=with_rates(machine.second, folder, measure=measure))
     if machine.name == TYPICAL_NAME:
         return machine
     cache = DiskCache(folder / "rates", ".json", max_entries=MAX_MACHINES)
@@ -295,7 +297,8 @@ class PhaseTimes:
         return DiskCache(self.folder / "phase_times", ".json", max_entries=MAX_PHASES)
 
     def _entry(self, phase: Phase, planned: PhasePlan) -> str:
-        machine = {"machine": self.machine.name, "rates": self.machine.rates is not None}
+        where = self.machine.of(planned)
+        machine = {"machine": where.name, "rates": where.rates is not None}
         return entry_name({**machine, "component": repr(phase.component), "way": planned.key})
 
     def _samples(self, phase: Phase, planned: PhasePlan) -> dict[str, list[tuple[float, float]]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..files.dtypes import BYTES_BY_SHORT_NAME
+from ..parallel.cards import ONE_CARD, CardSplit
 from ..quantization.registry import FORMATS, weight_format
 from .plan_types import Compute, PhaseName, Storage, VariantName
 
@@ -275,7 +276,9 @@ class Phase:
         on_cpu: what stands in place of `computes` on a CPU, of a phase whose types are chosen apart from the
             user's `precision`; empty where that decides.
         exchange: seconds of a pass in which cards exchange what they share, and compute nothing.
+        split: how it is shared between cards.
         convolutional: whether its arithmetic is in convolutions, as a VAE's is.
+        movable: whether it may run on a second card: what it is given and what it leaves lie in main memory.
         why: a sentence on the first of `computes`, for the plan's text where that is taken.
         notes: further sentences on how it runs, for the plan's text.
     """
@@ -296,9 +299,16 @@ class Phase:
     on_cpu: tuple[Compute, ...] = ()
     # Not a part of what tells one work from another.
     exchange: float = field(default=0.0, repr=False, compare=False)
+    split: CardSplit = field(default=ONE_CARD, repr=False, compare=False)
     convolutional: bool = field(default=False, repr=False, compare=False)
+    movable: bool = field(default=False, repr=False, compare=False)
     why: str = field(default="", repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def shards(self) -> int:
+        """How many cards may have a share of its weights each: those that run the same blocks in the same order."""
+        return self.split.holders if self.component.blocks else 1
 
     def held_types(self, compute: Compute, storage: Storage, *, is_cpu: bool) -> tuple[Compute, Storage]:
         """Return the number type and the storage by which the weights are counted, see `Block.bytes`."""

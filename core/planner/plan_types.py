@@ -13,7 +13,7 @@ GB = 2**30  # as makers of cards and memory count
 
 Compute = Literal["bf16", "fp16", "fp32"]
 Storage = str  # a `Compute`, or the name of a weight format
-Placement = Literal["resident", "streamed", "cpu"]
+Placement = Literal["resident", "streamed", "sharded", "cpu"]
 PhaseName = Literal[
     "expand",
     "encode",
@@ -36,7 +36,8 @@ class PhasePlan:
     Attributes:
         phase, component: their names.
         compute, storage: number types of the arithmetic and of the stored weights.
-        placement: `resident` on the device, `streamed` to it block by block, or `cpu`.
+        placement: `resident` on the device, `streamed` to it block by block, `sharded`: a share of each block on the
+            card of every rank, or `cpu`.
         variant: the name of the phase's chosen `Variant`.
         native_matmul: whether Linear layers multiply in the format they are stored in.
         vram, ram: predicted peaks in bytes. Mapped files, which the system evicts when memory
@@ -50,6 +51,7 @@ class PhasePlan:
         address_space: bytes of the process's address space that it adds, its mapped files included.
         loading: the seconds of them that reading and casting the weights take, which no second run needs.
         room: bytes of the card to have free for it: `vram`, and what libraries and the allocator take beside it.
+        device: the second card, where it runs there; "" for the device of the run.
     """
 
     phase: PhaseName
@@ -69,16 +71,18 @@ class PhasePlan:
     address_space: int = 0
     loading: float = 0.0
     room: int = 0
+    device: str = ""
 
     def on(self, device: str) -> str:
-        """Return where it computes: on the device of the run, or on the CPU beside it."""
-        return "cpu" if self.placement == "cpu" else device
+        """Return where it computes: on the device of the run, on the second card, or on the CPU beside them."""
+        return "cpu" if self.placement == "cpu" else self.device or device
 
     @property
     def choice(self) -> str:
         """The choices in words."""
         numbers = self.compute if self.storage == self.compute else f"{self.compute} stored as {self.storage}"
-        return f"{numbers}, {self.placement}, {self.variant}{f', {self.matmul}' if self.matmul else ''}"
+        further = [*([self.matmul] if self.matmul else []), *([f"on {self.device}"] if self.device else [])]
+        return ", ".join([numbers, self.placement, self.variant, *further])
 
     @property
     def matmul(self) -> str:
@@ -150,7 +154,7 @@ class Plan:
         phases: in the order in which they run. Where nothing fits a phase, the way that needs the
             least of the card.
         fits: whether every phase fits the machine.
-        peak_vram, peak_ram: predicted peaks in bytes.
+        peak_vram, peak_ram: predicted peaks in bytes; `peak_vram` is that of the first card.
         seconds, moved: sums over the phases.
         reasons: sentences that say why these choices, and what to expect; where it does not fit, why not.
         rejected: what was passed over.
@@ -168,6 +172,11 @@ class Plan:
     def phase(self, name: str) -> PhasePlan:
         """Return the plan of the phase of that name."""
         return next(phase for phase in self.phases if phase.phase == name)
+
+    @property
+    def peak_second(self) -> int:
+        """The predicted peak of the second card in bytes; 0 where no phase runs there."""
+        return max((phase.vram for phase in self.phases if phase.device), default=0)
 
     @property
     def key(self) -> str:
@@ -190,6 +199,7 @@ class Plan:
                 "moved_gb": gigabytes(phase.moved),
                 "seconds": round(phase.seconds, 1),
                 "loading_seconds": round(phase.loading, 1),
+                **({"device": phase.device} if phase.device else {}),
             }
             for phase in self.phases
         ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..quantization.registry import weight_format
 from .cost import bottleneck, reread_every_pass
-from .machine import Limits, Machine
+from .machine import SHARDED, Limits, Machine
 from .phases import Phase
 from .plan_types import PhaseMeasurement, PhasePlan, Plan, amount, gigabytes
 
@@ -53,7 +53,17 @@ class Estimate:
                 "vram_free_gb": gigabytes(machine.vram_free),
                 "ram_gb": gigabytes(machine.ram_total),
                 "ram_free_gb": gigabytes(machine.ram_free),
+                **({} if machine.second is None else {"second": self._second(machine.second)}),
             },
+        }
+
+    def _second(self, card: Machine) -> dict[str, Any]:
+        return {
+            "device": card.device,
+            "name": card.name,
+            "vram_gb": gigabytes(card.vram_total),
+            "vram_free_gb": gigabytes(card.vram_free),
+            "peak_vram_gb": gigabytes(self.plan.peak_second),
         }
 
     def to_text(self) -> str:
@@ -65,6 +75,7 @@ class Estimate:
 LIMITED_BY = {
     "arithmetic": "computing",
     "copying": "copying weights to the card",
+    "gathering": "gathering weights from the other cards",
     "disk": "reading weights from disk",
     "memory": "reading weights from memory",
     "casting": "casting weights",
@@ -82,13 +93,16 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
         ways: all ways of running it.
         limits: what there is.
     """
-    name, machine, stored = phase.name, limits.machine, weight_format(chosen.storage)
-    against = partial(_against, phase, chosen=chosen, ways=ways, limits=limits)
+    name, machine, stored = phase.name, limits.of(chosen).machine, weight_format(chosen.storage)
+    beside = [way for way in ways if way.device == chosen.device]
+    against = partial(_against, phase, chosen=chosen, ways=beside, limits=limits)
     yield in_short(chosen, machine, bottleneck(phase, chosen, machine))
     if stored is not None and phase.component.stored != chosen.storage:
         yield f"{name}: weights in {stored.title}, because {against('storage')}."
     if chosen.placement == "streamed":
         yield f"{name}: weights are streamed, because {against('placement')}."
+    if chosen.placement == SHARDED:
+        yield f"{name}: each of {phase.shards} cards has a share of the weights, because {against('placement')}."
     if chosen.variant != phase.variants[0].name:
         words = next(variant.words for variant in phase.variants if variant.name == chosen.variant)
         yield f"{name}: done {words}, because {against('variant')}."
@@ -106,9 +120,28 @@ def explain(phase: Phase, chosen: PhasePlan, ways: list[PhasePlan], limits: Limi
         )
 
 
+def where_it_runs(phase: Phase, chosen: PhasePlan, other: PhasePlan | None, limits: Limits) -> Iterator[str]:
+    """Yield a sentence on why a phase runs on this card and not on the other one, where it could.
+
+    Args:
+        other: the best way on the other card, the fastest that fits or else the leanest; None where there is none.
+    """
+    second = limits.second
+    if second is None or other is None or not phase.movable:
+        return
+    why = f"{other.choice.partition(', on ')[0]} {why_rejected(phase, other, chosen, limits)}"
+    if chosen.device:
+        yield f"{phase.name}: on the second card, because on the first {why}."
+    elif chosen.placement == "cpu":
+        yield f"{phase.name}: on the CPU, because on the second card {why}."
+    else:
+        yield f"{phase.name}: on the first card, because on the second {why}."
+
+
 def in_short(chosen: PhasePlan, machine: Machine, busy: str) -> str:
     """Return a sentence on how a phase is run and what that takes; `busy` is a key of `LIMITED_BY`."""
     name, where = chosen.phase, "" if machine.is_cpu else f" {amount(chosen.vram)} of the card at its peak,"
+    where = f" {amount(chosen.vram)} of the second card at its peak," if chosen.device else where
     busy = LIMITED_BY[busy]
     return f"{name}: {chosen.choice};{where} about {duration(chosen.seconds)}, most of it {busy}."
 
@@ -129,10 +162,11 @@ def _against(phase: Phase, field: str, *, chosen: PhasePlan, ways: list[PhasePla
 
 def shortages(way: PhasePlan, limits: Limits) -> Iterator[tuple[str, str]]:
     """Yield what a way needs of each kind of memory that is too small for it, and how much of it can be used."""
+    limits = limits.of(way)
     machine = limits.machine
     if not machine.is_cpu and way.vram > limits.budget:
         need, room = _apart(way.vram, limits.budget)
-        yield f"{need} of the card", room
+        yield f"{need} of the second card" if way.device else f"{need} of the card", room
     if way.ram > machine.ram_free:
         need, room = _apart(way.ram, machine.ram_free)
         yield f"{need} of main memory", room
@@ -164,6 +198,9 @@ def why_rejected(phase: Phase, way: PhasePlan, chosen: PhasePlan | None, limits:
     if way.storage not in unrounded and chosen.storage in unrounded:
         gained = "is no faster" if way.seconds >= chosen.seconds else "is hardly faster"
         return f"{gained} and rounds the weights"
+    if chosen.device and not way.device and way.seconds <= chosen.seconds:
+        gained = "is hardly faster" if way.seconds < chosen.seconds else "is no faster"
+        return f"{gained}, and the first card is left free"
     if way.seconds > chosen.seconds:
         return f"takes {duration(way.seconds)} instead of {duration(chosen.seconds)}"
     if way.native_matmul and not chosen.native_matmul:
@@ -193,7 +230,7 @@ def memory_limits_in_words(machine: Machine) -> Iterator[str]:
 def too_large(least: PhasePlan, limits: Limits) -> str:
     """Return a sentence on a phase that fits in no way, with the numbers of the leanest."""
     needs = " and ".join(f"{need}, of which {room} can be used" for need, room in shortages(least, limits))
-    return f"{least.phase} does not fit {limits.machine.name}: it needs at least {needs}."
+    return f"{least.phase} does not fit {limits.of(least).machine.name}: it needs at least {needs}."
 
 
 def duration(seconds: float) -> str:
@@ -218,7 +255,7 @@ def table(plan: Plan, machine: Machine) -> str:
             f"{phase.component} {amount(phase.weights)}",
             phase.compute + (f" ({phase.matmul})" if phase.matmul else ""),
             phase.storage,
-            phase.placement,
+            _place(phase),
             phase.variant,
             amount(phase.vram),
             amount(phase.ram + phase.cached),
@@ -233,6 +270,12 @@ def table(plan: Plan, machine: Machine) -> str:
         verdict = f"This does not fit {place}, {memory}."
     elif machine.is_cpu:
         verdict = f"Plan for {place}, {memory}: peak {ram} of main memory, about {time}."
+    elif machine.second is not None:
+        peak, other = amount(plan.peak_vram), amount(plan.peak_second)
+        verdict = (
+            f"Plan for {place}, {memory}: peak {peak} of the card, {other} of the second one and {ram} of main "
+            f"memory, about {time}."
+        )
     else:
         verdict = (
             f"Plan for {place}, {memory}: peak {amount(plan.peak_vram)} of the card and {ram} of main memory, "
@@ -241,9 +284,19 @@ def table(plan: Plan, machine: Machine) -> str:
     return "\n".join([verdict, *lines, *(f"- {reason}" for reason in plan.reasons)])
 
 
+def _place(phase: PhasePlan) -> str:
+    """Return where a phase's weights are, in a cell of the table."""
+    if not phase.device:
+        return phase.placement
+    return f"streamed on {phase.device}" if phase.placement == "streamed" else f"resident on {phase.device}"
+
+
 def place_and_memory(machine: Machine) -> tuple[str, str]:
     """Return a machine, and the main memory that is free, for people."""
     place = machine.name if machine.is_cpu else f"{machine.name} ({amount(machine.vram_free)} free)"
+    if machine.second is not None:
+        card, free = machine.second, amount(machine.second.vram_free)
+        place = f"{place} beside {card.name} on {card.device} ({free} free)"
     memory = f"{amount(machine.ram_free)} of main memory free"
     for limit in (machine.ram_limit, machine.map_limit):
         if limit is not None:
@@ -256,7 +309,7 @@ def after(plan: Plan, measured: Sequence[PhaseMeasurement], machine: Machine) ->
     predicted = {phase.phase: phase for phase in plan.phases}
     rows = [
         (
-            phase.phase,
+            " on ".join(filter(None, (phase.phase, predicted[phase.phase].device))),
             amount(predicted[phase.phase].vram),
             amount(phase.vram),
             duration(predicted[phase.phase].seconds),

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+from ..families.attention_processors import processed_by
 from .conditioning import MAX_PROMPT_TOKENS
-from .transformer import processed_by
+from .transformer import block_order
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
@@ -90,5 +91,5 @@ def nag_enabled(transformer: Transformer, guidance: Guidance) -> Iterator[NAGPro
     if not guidance.has_nag:
         yield None
         return
-    with processed_by(made := NAGProcessor(guidance), transformer, "attn2"):
+    with processed_by(made := NAGProcessor(guidance), [block.attn2 for block in block_order(transformer)]):
         yield made

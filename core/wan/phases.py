@@ -6,7 +6,6 @@ its output alone (tests/core/test_plan_peaks.py runs them again).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from ..families.base import SECOND_EXPERT
 from ..image_sizes import MULTIPLE
 from ..parallel.cards import ONE_CARD, Cards, CardSplit
-from ..parallel.ways import Split
+from ..parallel.ways import Split, attention_bytes, exchange, share_divides, share_of, splits_of
 from ..planner.machine import Machine
 from ..planner.phases import Block, Component, Phase, Variant, encoding, every_storage
 from ..planner.plan import largest, plan
@@ -38,7 +37,6 @@ from .speed import FP32_FIRST, VAETypes, vae_types, with_speed
 if TYPE_CHECKING:
     from ..catalog.selection import ModelHandle
     from ..families.base import ModelFamily
-    from ..parallel.cards import Way
 
 Work = TypeVar("Work", bound="VideoWork")
 
@@ -270,6 +268,7 @@ def encode_phase(encoder: Component, samples: Sequence[tuple[Component, VideoWor
         passes=2 if guided > 1 or work.has_nag else 1,
         variants=(variant,),
         streamable=True,
+        movable=True,
         cast_last_resort=True,
         host=frame_bytes(work),
     )
@@ -299,7 +298,8 @@ def sample_phase(transformer: Component, work: VideoWork) -> Phase:
         computes=("fp16", "bf16") if transformer.stored == "fp16" else ("bf16",),
         storages=storages_of(transformer),
         flops=len(windows) * tokens * each * on_a_card.arithmetic,
-        exchange=len(windows) * exchanged_bytes(transformer, tokens, branches, work) / work.split.link,
+        split=work.split,
+        exchange=len(windows) * _exchange(transformer, tokens, branches, work),
         linear_share=branches * linear / each,
         passes=work.steps,
         variants=tuple(
@@ -344,50 +344,16 @@ def fast_latents(work: VideoWork) -> int:
     return _channels(work.stride) * 4 * work.width * work.height // work.stride**2 * latent_frames(work.num_frames)
 
 
-class CardShare(NamedTuple):
-    """What one card has of a step.
-
-    Attributes:
-        branches: predictions that it makes at most.
-        tokens: of the video, those that it has between the blocks.
-        arithmetic: its share of all of it, 0..1; 1 where the cards are one.
-    """
-
-    branches: int
-    tokens: int
-    arithmetic: float
-
-
-def share_of(split: CardSplit, branches: int, tokens: int) -> CardShare:
-    """Return what the card that has most has of a step of so many predictions of so many tokens."""
-    if split.way == "prompts":
-        own = math.ceil(branches / split.count)
-        return CardShare(own, tokens, 1.0 if split.is_shared else own / branches)
-    if split.way == "sequence":
-        return CardShare(branches, math.ceil(tokens / split.count), 1.0 if split.is_shared else 1 / split.count)
-    return CardShare(branches, tokens, 1.0)
-
-
 def heads_divide(transformer: Component, count: int) -> bool:
     """Return whether so many cards have equally many heads each."""
-    heads = transformer.hidden // HEAD
-    return heads > 0 and heads % count == 0
+    return share_divides(transformer.hidden // HEAD, count)
 
 
-def exchanged_bytes(transformer: Component, tokens: int, branches: int, work: VideoWork) -> float:
-    """Return the bytes that a card sends, or receives, in a step while it waits for them.
-
-    Prompts: the latents and each prediction. Sequence: in each block queries, keys, values and their result, of which
-    each card keeps its own part; or the keys and values of all others. See `parallel.sequence`.
-    """
-    count, latents = work.split.count, 2 * 4 * tokens * _channels(work.stride)
-    if work.split.way == "prompts":
-        return (1 + branches) * latents
-    if work.split.way != "sequence":
-        return 0.0
-    others = (count - 1) / count
-    of_a_card = 4 / count if heads_divide(transformer, count) else 2
-    return branches * (len(transformer.blocks) * of_a_card * 2 * tokens * transformer.hidden + latents) * others
+def _exchange(transformer: Component, tokens: int, branches: int, work: VideoWork) -> float:
+    """Return the seconds in which a card waits for what it sends, or receives, in a step."""
+    latents = 2 * 4 * tokens * _channels(work.stride)
+    attention = attention_bytes(transformer, work.split.count, tokens, transformer.hidden // HEAD)
+    return exchange(work.split, branches, given=latents, made=latents, attention=attention)
 
 
 def splits(
@@ -395,19 +361,7 @@ def splits(
 ) -> tuple[Split, ...]:
     """Return the ways to share a video's predictions between cards, that without sharing first."""
     most = max(branches_of(of_one) for _, of_one in samplers(components, work))
-    idle = cards.count - most
-    reasons = {
-        "prompts": "" if most > 1 else "cfg is 1, so that a step has one prediction and there is nothing to share",
-    }
-    notes = {"prompts": f"A step has {most} predictions: {idle} of {cards.count} cards wait." if idle > 0 else ""}
-    found = []
-    ways: tuple[Way, ...] = ("off", "prompts", "sequence")
-    for way in ways:
-        split = CardSplit(way, cards.count, cards.rate(machine), cards.is_shared)
-        shared = work if way == "off" else replace(work, split=split)
-        note, why_not = notes.get(way, ""), reasons.get(way, "")
-        found.append(Split(way, shared, family.phases(components, shared), note, why_not))
-    return tuple(found)
+    return splits_of(work, most, cards, machine, phases=lambda shared: family.phases(components, shared))
 
 
 def _channels(stride: int) -> int:
@@ -524,6 +478,7 @@ def vae_phase(name: PhaseName, vae: Component, work: VideoWork, passes: int) -> 
         ),
         streamable=False,
         convolutional=True,
+        movable=True,
         host=frame_bytes(work) * (2 if name == "decode" else CONDITION_COPIES),
     )
 
@@ -551,6 +506,7 @@ def fast_decode_phase(work: VideoWork) -> Phase:
         variants=(Variant("whole", int(each * pixels), 1.0, fast_latents(work)),),
         streamable=False,
         convolutional=True,
+        movable=True,
         host=2 * frame_bytes(work),
         notes=("TAEHV decodes in place of the VAE: a twentieth of the work for less detail.",),
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+from ..families.attention_processors import processed_by
 from ..parallel.sequence import SequenceSplit
-from .transformer import processed_by
+from .transformer import block_order
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanAttention
@@ -67,5 +68,5 @@ def _turned(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> 
 @contextmanager
 def attention_split(transformer: Transformer, group: Group) -> Iterator[SplitAttention]:
     """Have the blocks' self-attention shared between the ranks of a group inside the `with` block."""
-    with processed_by(made := SplitAttention(group), transformer, "attn1"):
+    with processed_by(made := SplitAttention(group), [block.attn1 for block in block_order(transformer)]):
         yield made

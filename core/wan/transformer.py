@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -57,21 +57,6 @@ def block_order(transformer: Transformer) -> list[torch.nn.Module]:
     for _, main, vace in _pairs(transformer):
         order += [main] if vace is None else [main, vace]
     return order
-
-
-@contextmanager
-def processed_by(processor: object, transformer: Transformer, layer: Literal["attn1", "attn2"]) -> Iterator[None]:
-    """Have self-attention (attn1) or cross-attention (attn2) of all blocks done by another processor inside."""
-    blocks: list[Any] = block_order(transformer)
-    layers = [getattr(block, layer) for block in blocks]
-    before = [each.processor for each in layers]
-    for each in layers:
-        each.processor = processor
-    try:
-        yield
-    finally:
-        for each, own in zip(layers, before, strict=True):
-            each.processor = own
 
 
 def predict(

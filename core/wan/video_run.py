@@ -14,13 +14,10 @@ from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import TensorCache, digest
-from ..families.diffusion_model import shared_between_cards
+from ..families.diffusion_model import phases_of_run
 from ..files.dtypes import torch_dtype
 from ..host.base import Host, Reporter
 from ..lora.catalog import lora_notes, record_of
-from ..parallel.group import current_group
-from ..planner.machine import of_several_cards, read_machine
-from ..planner.measured import with_rates
 from ..preview import LatentPreview, fit_colours, step_report
 from .attention import Attention, attention_for
 from .conditioning import Encode, encode_prompts, encode_video
@@ -47,10 +44,10 @@ if TYPE_CHECKING:
     import torch
 
     from ..catalog.selection import ModelHandle
-    from ..parallel.cards import Way
+    from ..parallel.cards import Cards, Way
     from ..planner.phases import Phase
     from ..planner.plan_types import PhasePlan, Plan
-    from .shared_sampling import Sharing
+    from .shared_sampling import VideoSharing
     from .transformer import Transformer
 
 log = logging.getLogger("piying")
@@ -97,11 +94,8 @@ def execute(
     import torch
 
     components, model, host = run.model.components(), run.model, run.host
-    cards = host.memory_rules().cards
-    if cards is not None:
-        machine = of_several_cards(with_rates(read_machine(host), host.cache_folder(), measure=False), cards)
-        steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
-        run.shared_by = work.split.way
+    steps, work, run.cards = phases_of_run(handle, host, components=components, work=work)
+    run.shared_by = work.split.way
     with torch.no_grad():
         frames, ran = execute_plan(
             steps,
@@ -164,6 +158,7 @@ class VideoRun(ABC):
             last step took for clean ones.
         colours: the preview's map from latent channels to colour.
         shared_by: how its predictions are shared with other ranks.
+        cards: those that they run on; None for one.
         sharing: what asks those for their part, while they are.
         not_compiled: why blocks were not compiled though that was asked for; "" where they were, and None where it
             was not asked for or nothing was sampled.
@@ -187,7 +182,8 @@ class VideoRun(ABC):
     halfway: SamplingState | None = None
     unfinished: torch.Tensor | None = None
     shared_by: Way = "off"
-    sharing: Sharing | None = None
+    cards: Cards | None = None
+    sharing: VideoSharing | None = None
     not_compiled: str | None = None
 
     @classmethod
@@ -423,8 +419,9 @@ class VideoRun(ABC):
             choice = expert.choice
             with self._shared(expert, state) as self.sharing, self.meter.phase(choice):
                 transformer = self.model.transformer(choice)
+                blocks, group = block_order(transformer), None if self.sharing is None else self.sharing.group
                 with (
-                    placed(transformer, choice, self.meter.device, self.host, blocks=block_order(transformer)),
+                    placed(transformer, choice, self.meter.device, self.host, blocks=blocks, group=group),
                     self.attention.enabled(choice.compute),
                 ):
                     state = self._denoise_compiled(transformer, expert, state)
@@ -438,34 +435,32 @@ class VideoRun(ABC):
         return latents
 
     @contextmanager
-    def _shared(self, expert: Expert, state: SamplingState) -> Iterator[Sharing | None]:
+    def _shared(self, expert: Expert, state: SamplingState) -> Iterator[VideoSharing | None]:
         """Have the other ranks at hand for an expert's steps, where its predictions are shared with them."""
-        group = current_group()
-        if group is None or self.shared_by == "off":
+        if self.cards is None:
             yield None
             return
-        # Not at the top: one process alone does without it.
-        from .shared_sampling import SamplingJob, files_digest, shared_sampling
+        # Not at the top: one process alone does without them.
+        from ..families.shared_sampling import shared_sampling
+        from ..parallel.local_ranks import group_of
+        from .shared_sampling import VideoJob, VideoSharing
 
-        parts, request = self.model.parts, expert.request
-        job = SamplingJob(
-            parts.family.key,
-            parts.found,
-            parts.loras,
-            files=files_digest(parts, expert.choice.component),
-            choice=expert.choice,
-            way=self.shared_by,
+        request = expert.request
+        job = VideoJob.of(
+            self.model.parts,
+            expert.choice,
+            self.shared_by,
             attention=self.attention,
             guidance=request.guidance,
             context=request.context,
             frames=state.latents.shape[2] - self.in_front,
             forecast_below=None if self.cache is None else self.cache.threshold,
         )
-        with shared_sampling(group, job) as sharing:
+        with shared_sampling(VideoSharing(group_of(self.cards, self.host), way=job.way), job) as sharing:
             yield sharing
 
     def _latents_key(self, experts: list[Expert]) -> dict[str, Any]:
-        choices, group = [expert.choice for expert in experts], current_group()
+        choices = [expert.choice for expert in experts]
         return {
             "model": [self.model.parts.identity(part) for part in (*(one.component for one in choices), "scheduler")],
             "as": [
@@ -479,7 +474,7 @@ class VideoRun(ABC):
             "start": [] if self.start is None else [self.start.level, digest(self.start.tensors())],
             **self.key(),
             # By prompts, a video has the bits that it has on one card.
-            **({"cards": group.size} if group is not None and self.shared_by == "sequence" else {}),
+            **({"cards": self.cards.count} if self.cards is not None and self.shared_by == "sequence" else {}),
         }
 
     @property

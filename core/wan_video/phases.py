@@ -83,6 +83,7 @@ def _look(encoder: Component, work: VideoWork, pictures: int) -> Phase:
         passes=pictures,
         variants=(variant,),
         streamable=True,
+        movable=True,
         cast_last_resort=True,
     )
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..catalog.installed_model import InstalledModel
     from ..catalog.selection import ModelHandle
     from ..checkpoints.layouts.base import Description, Layout
+    from ..parallel.cards import Cards
+    from ..parallel.ways import Split
     from ..planner.machine import Machine
     from ..planner.phases import Component, Phase
     from .phases import ZImageWork
@@ -83,6 +85,14 @@ class ZImageFamily(ModelFamily):
         from .phases import phases
 
         return phases(components, work)
+
+    def splits(
+        self, components: Mapping[str, Component], work: ZImageWork, cards: Cards, machine: Machine
+    ) -> Sequence[Split]:
+        """Return the ways to share an image's predictions between cards."""
+        from .phases import splits
+
+        return splits(components, work, cards, machine)
 
     def fitting(
         self, components: Mapping[str, Component], machine: Machine, handle: ModelHandle, work: ZImageWork
@@ -181,4 +191,5 @@ Z_IMAGE = ZImageFamily(
         areas=(512 * 512, None),
     ),
     planned_inputs=("width", "height", "cfg", "steps"),
+    can_share=True,
 )

@@ -6,12 +6,15 @@ alone (tests/core/test_z_image_plan.py runs them again).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..families.image_vae import vae_phase
 from ..image_sizes import MULTIPLE
+from ..parallel.cards import ONE_CARD, Cards, CardSplit
+from ..parallel.ways import Split, attention_bytes, exchange, share_divides, share_of, splits_of
 from ..planner.machine import Machine
 from ..planner.phases import Component, Phase, Variant, every_storage
 from ..planner.plan import largest, plan
@@ -27,6 +30,11 @@ TEXT_TOKENS = 512  # the longest prompt; shorter ones take less
 ENCODER_INSIDE, ENCODER_LAYER = 29, 3.6
 # In units of one activation (tokens of picture and text × width): the inside of a block, its inner width included.
 BLOCK_UNITS = 15.81
+# Where cards share the tokens: a block's inside for the card's own, and what is there of all: the picture before and
+# after it is joined with the text. Where keys and values are gathered they are there in parts and joined.
+SHARED_UNITS, WHOLE_UNITS = 14.72, 2.0
+ATTENDING_UNITS, GATHERED_UNITS = 5.2, 5.1
+HEAD = 128  # width of an attention head
 LATENT_CHANNELS = 16
 LATENT_COPIES = 6  # fp32: latents, both predictions, what they come to, and the scheduler's
 # The published VAE is bf16; fp16 has more bits and not its range.
@@ -42,6 +50,7 @@ class ZImageWork:
         cfg: above 1 each step predicts twice, in one batch.
         steps: denoising steps that are taken.
         has_image: image to image: the picture is encoded first.
+        split: how its predictions are shared between cards.
     """
 
     width: int = DEFAULT_WIDTH
@@ -49,6 +58,7 @@ class ZImageWork:
     cfg: float = DEFAULT_CFG
     steps: int = DEFAULT_STEPS
     has_image: bool = False
+    split: CardSplit = ONE_CARD
 
     @classmethod
     def of(cls, request: ZImageRequest, has_image: bool = False) -> ZImageWork:
@@ -91,12 +101,14 @@ def _encode(encoder: Component, prompts: int) -> Phase:
         passes=prompts,
         variants=(Variant("whole", held),),
         streamable=True,
+        movable=True,
         cast_last_resort=True,
     )
 
 
 def _sample(transformer: Component, work: ZImageWork) -> Phase:
     tokens = work.width * work.height // 256 + TEXT_TOKENS
+    on_a_card = share_of(work.split, _branches(work), tokens)
     linear = 2.0 * sum(block.linear for block in transformer.blocks)
     attention = 4.0 * len(transformer.blocks) * tokens * transformer.hidden
     return Phase(
@@ -104,22 +116,50 @@ def _sample(transformer: Component, work: ZImageWork) -> Phase:
         component=transformer,
         computes=("bf16",),
         storages=every_storage(transformer),
-        flops=_branches(work) * tokens * (linear + attention),
+        flops=_branches(work) * tokens * (linear + attention) * on_a_card.arithmetic,
+        split=work.split,
+        exchange=_exchange(transformer, tokens, _branches(work), work.split),
         linear_share=linear / (linear + attention),
         passes=work.steps,
-        variants=(sampling_memory(transformer, tokens, _branches(work)),),
+        variants=(sampling_memory(transformer, tokens, on_a_card.branches, cards=work.split.holders),),
         streamable=True,
     )
 
 
-def sampling_memory(transformer: Component, tokens: int, branches: int) -> Variant:
+def sampling_memory(transformer: Component, tokens: int, branches: int, *, cards: int = 1) -> Variant:
     """Return what a prediction holds beside the weights.
 
     Args:
         tokens: of the picture and the text together.
+        branches: predictions of a step, in one batch.
+        cards: between which the tokens are shared.
     """
-    latents = LATENT_COPIES * branches * tokens * 4 * LATENT_CHANNELS * 4
-    return Variant("whole", int(2 * branches * tokens * transformer.hidden * BLOCK_UNITS), fixed=latents)
+    latents, each = LATENT_COPIES * branches * tokens * 4 * LATENT_CHANNELS * 4, 2 * branches * transformer.hidden
+    if cards == 1:
+        return Variant("whole", int(each * tokens * BLOCK_UNITS), fixed=latents)
+    own = math.ceil(tokens / cards)
+    held = SHARED_UNITS * own + WHOLE_UNITS * tokens
+    if not share_divides(transformer.hidden // HEAD, cards):
+        held = max(held, ATTENDING_UNITS * own + GATHERED_UNITS * tokens)
+    # The text goes through its own blocks on every card, beside the picture.
+    refined = SHARED_UNITS * TEXT_TOKENS + tokens - TEXT_TOKENS
+    return Variant("whole", int(each * max(held, refined)), fixed=latents)
+
+
+def _exchange(transformer: Component, tokens: int, branches: int, split: CardSplit) -> float:
+    """Return the seconds in which a card waits for what it sends, or receives, in a step."""
+    latents = 2 * 4 * tokens * LATENT_CHANNELS
+    attention = attention_bytes(transformer, split.count, tokens, transformer.hidden // HEAD)
+    return exchange(split, branches, given=branches * latents, made=latents, attention=attention)
+
+
+def splits(components: Mapping[str, Component], work: ZImageWork, cards: Cards, machine: Machine) -> tuple[Split, ...]:
+    """Return the ways to share an image's predictions between cards, that without sharing first."""
+
+    def shared(work: ZImageWork) -> tuple[Phase, ...]:
+        return phases(components, work)
+
+    return splits_of(work, _branches(work), cards, machine, phases=shared, in_one_batch=True)
 
 
 def fitting(

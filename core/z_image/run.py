@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ..executor.execute_plan import Meter, execute_plan
 from ..executor.placement import placed, shown_blocks
 from ..executor.retry import finite_check
 from ..executor.tensor_cache import Encoded, encoded
-from ..families.diffusion_model import ModelParts, pipeline_of
+from ..families.diffusion_model import ModelParts, phases_of_run, pipeline_of
 from ..families.image_vae import decode_phase, set_tiling
 from ..families.prompt_tokens import PromptTokenizer, encode_weighted
 from ..files.dtypes import torch_dtype
@@ -22,13 +23,16 @@ from ..image_sizes import fit_frames
 from ..lora.catalog import record_of
 from ..media.frames import check_finite
 from ..preview import FlowPreview, fit_colours, step_callback
-from .phases import TEXT_TOKENS, ZImageWork, fitting, phases, what_fits
+from .blocks import block_order, forget_angles
+from .phases import TEXT_TOKENS, ZImageWork, fitting, what_fits
 from .request import ZImageRequest, check_side, check_strength
 
 if TYPE_CHECKING:
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    from ..families.shared_calls import CallSharing
+    from ..parallel.cards import Cards, Way
     from ..planner.plan_types import PhasePlan, Plan
 
 # What Qwen3's own template makes of one message; the tokenizer that ComfyUI comes with is that of Qwen2.5, whose
@@ -67,17 +71,19 @@ def sample(
     picture = None if image is None else _picture(image, request)
     parts = ModelParts.of(handle, host)
     components, work = parts.components(), ZImageWork.of(request, picture is not None)
+    steps, work, cards = phases_of_run(handle, host, components=components, work=work)
+    run = ZImageRun(parts, request, host, Meter(host.device()), picture, work.split.way, cards)
     for sentence in handle.family.cautions(parts.found.name, work):
         log.warning("%s", sentence)
     with torch.no_grad():
         made, ran = execute_plan(
-            phases(components, work),
+            steps,
             handle,
             host,
-            ZImageRun(parts, request, host, Meter(host.device()), picture),
+            run,
             what_fits=lambda machine: what_fits(fitting(components, machine, handle, work)),
         )
-    return made, {"model": parts.found.name, **record_of(parts.loras), **ran, **asdict(request)}
+    return made, {"model": parts.found.name, **record_of(parts.loras), **ran, **asdict(request)} | run.record()
 
 
 def _picture(image: torch.Tensor, request: ZImageRequest) -> torch.Tensor:
@@ -99,6 +105,8 @@ class ZImageRun:
 
     Attributes:
         picture: of image to image, [1, 3, H, W] in -1..1, or None.
+        shared_by: how its predictions are shared with other ranks.
+        cards: those that they run on; None for one.
         texts: what the encoder made of the prompt and, with guidance, of the negative prompt: [tokens, width].
         begun: latents of the picture and the noise that goes over them, [1, 16, h, w] each.
         colours: the preview's map from latent channels to colour.
@@ -110,6 +118,8 @@ class ZImageRun:
     host: Host
     meter: Meter
     picture: torch.Tensor | None = None
+    shared_by: Way = "off"
+    cards: Cards | None = None
     texts: list[Encoded] = field(default_factory=list)
     begun: tuple[torch.Tensor, torch.Tensor] | None = None
     colours: torch.Tensor | None = None
@@ -197,7 +207,7 @@ class ZImageRun:
         from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 
         request, dtype = self.request, torch_dtype(choice.compute)
-        with self.meter.phase(choice):
+        with self._shared(choice) as sharing, self.meter.phase(choice):
             if self.colours is None:
                 # In host memory: a second of work there is cheaper than the VAE's way to the card. In fp32, since
                 # many processors emulate bf16.
@@ -205,8 +215,7 @@ class ZImageRun:
             transformer, scheduler = self.parts.load("transformer", choice), self._scheduler()
             kind: Any = ZImagePipeline if self.begun is None else ZImageImg2ImgPipeline
             pipeline = pipeline_of(kind, transformer=transformer, scheduler=scheduler)
-            # The order in which the model runs its blocks.
-            blocks = [*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers]
+            blocks, group = block_order(transformer), None if sharing is None else sharing.group
             texts = [text["states"].to(self.meter.device, dtype) for text in self.texts]
             arguments = {
                 "width": request.width,
@@ -225,13 +234,31 @@ class ZImageRun:
             steps = request.steps - (0 if self.begun is None else self._skipped_steps())
             progress = self.host.progress("Sampling", steps, seconds=choice.seconds - choice.loading)
             preview = FlowPreview(self.colours, scheduler)
-            with placed(transformer, choice, self.meter.device, self.host, blocks=blocks):
+            with (
+                placed(transformer, choice, self.meter.device, self.host, blocks=blocks, group=group),
+                nullcontext() if sharing is None else sharing.calls(transformer),
+            ):
                 latents: torch.Tensor = pipeline(
                     **arguments, callback_on_step_end=step_callback(progress, preview, finite_check(choice), steps)
                 ).images
-            # Tables of angles that the model keeps beside its buffers, on the device it ran on.
-            transformer.rope_embedder.freqs_cis = None
+            forget_angles(transformer)
             return latents.cpu()
+
+    def _shared(self, choice: PhasePlan) -> AbstractContextManager[CallSharing | None]:
+        """Have the other ranks at hand while it samples, where the predictions are shared with them."""
+        if self.cards is None:
+            return nullcontext()
+        # Not at the top: one process alone does without them.
+        from ..families.shared_calls import calls_shared
+        from ..parallel.local_ranks import group_of
+        from .shared_sampling import ZImageJob
+
+        group = group_of(self.cards, self.host)
+        return calls_shared(ZImageJob, self.parts, choice, self.shared_by, group=group)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the run did beside its plan, fit for JSON."""
+        return {} if self.shared_by == "off" else {"shared": self.shared_by}
 
     def _beginning(self, scheduler: FlowMatchEulerDiscreteScheduler) -> dict[str, Any]:
         """Return the arguments of ZImageImg2ImgPipeline for a picture that is encoded already.

@@ -61,6 +61,15 @@ report["entries_again"] = len(management.current_loaded_models)
 management.unload_all_models()
 held()
 
+# A model on the first device, and room that is asked for on another one, which this torch only has the name of.
+management.load_models_gpu([other])
+report["evictable"] = [host.memory_rules(name).evictable for name in ("", "mps")]
+loaded = []
+for name in ("mps", "cpu"):
+    host.make_room(int(1e18), name)
+    loaded.append(sum(model.model is other for model in management.current_loaded_models))
+report["loaded_after_room"] = loaded
+
 rules, machine = host.memory_rules(), read_machine(host)
 report["rules"] = {"reserved": rules.reserved, "low_vram": rules.low_vram, "evictable": rules.evictable}
 report["device"] = [host.device(), machine.device, machine.low_vram]

@@ -49,6 +49,11 @@ def test_it_works_a_second_time(plain):
     assert plain["bytes"][3] == 0
 
 
+def test_room_on_a_second_card_leaves_the_models_of_the_first(plain):
+    assert plain["evictable"] == [80, 0]
+    assert plain["loaded_after_room"] == [1, 0]
+
+
 def test_the_device_is_comfyuis(plain):
     assert plain["device"] == ["cpu", "cpu", False]
 

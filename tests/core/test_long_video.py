@@ -348,7 +348,7 @@ def measuring():
 
 
 def test_a_window_that_runs_out_of_memory_is_made_by_another_plan(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(execute_plan, "read_machine", lambda host: synthetic(8.0, 32.0))
+    monkeypatch.setattr(execute_plan, "read_machine", lambda host, second: synthetic(8.0, 32.0))
     model_cache.evict_models()
     from .test_recovery import OutOfMemoryAt
 

@@ -137,7 +137,7 @@ def test_a_window_of_a_long_video_stops_it(host, tmp_path):
 
 def test_fp16_is_computed_again_and_what_was_chosen_by_hand_is_not(host, toy_sizes, monkeypatch, caplog):
     """Plans are made for a card; the work is done on the CPU."""
-    monkeypatch.setattr(execute_plan, "read_machine", lambda host: synthetic(8.0, 32.0))
+    monkeypatch.setattr(execute_plan, "read_machine", lambda host, second: synthetic(8.0, 32.0))
     loud(host, "hunyuan_dit", "vae", "decoder.conv_in.weight", 6e4)
     picture, record = draw(ModelHandle(HUNYUAN_DIT, "loud"), PICTURE, host)
     assert picture.isfinite().all()

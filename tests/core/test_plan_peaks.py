@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -300,8 +301,11 @@ def test_tiles_of_a_video_are_those_of_diffusers(video_vae):
     assert wan.tiled_length(832) == 256 + 256 + 256 + 256 + 64
 
 
-def test_sampling_an_image():
+@pytest.mark.parametrize("cards", [1, 3, 8])
+def test_sampling_an_image(monkeypatch, cards):
+    """Its 16 heads are not divided by 3."""
     from diffusers import HunyuanDiT2DModel
+    from piying.core.hunyuan_dit import shared_sampling
 
     with torch.device("meta"):
         model = HunyuanDiT2DModel(
@@ -334,9 +338,15 @@ def test_sampling_an_image():
         "text_embedding_mask_t5": on_meta(2, 256, **half),
         "image_rotary_emb": (on_meta(tokens, 88, dtype=torch.float32), on_meta(tokens, 88, dtype=torch.float32)),
     }
-    measured = peak(model, lambda: model(**inputs, return_dict=False))
+    monkeypatch.setattr(shared_sampling, "dispatch_attention_fn", lambda query, *others: torch.empty_like(query))
+    given = [one for value in inputs.values() for one in (value if isinstance(value, tuple) else [value])]
+    split = shared_sampling.HunyuanDiTJob.tokens_split
+    with nullcontext() if cards == 1 else split(model, RankAlone(cards)):
+        measured = peak(model, lambda: model(**inputs, return_dict=False), *given)
     component = listed_components("hunyuan-dit-v1.2")["transformer"]
-    assert hunyuan.sampling_memory(component, tokens, 2).peak("fp16") == pytest.approx(measured, rel=0.05)
+    predicted = hunyuan.sampling_memory(component, tokens, 2, cards=cards).peak("fp16")
+    assert predicted == pytest.approx(measured, rel=0.05)
+    assert predicted >= measured
 
 
 @pytest.mark.parametrize("variant", ["whole", "tiled"])

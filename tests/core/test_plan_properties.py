@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from piying.core.catalog.component_sizes import listed_components
 from piying.core.hunyuan_dit import phases as hunyuan
+from piying.core.parallel.cards import ONE_CARD, CardSplit
 from piying.core.planner.cost import choices, cost
 from piying.core.planner.machine import ALLOCATOR_BYTES, ALLOCATOR_SHARE, WORKSPACES, Machine
 from piying.core.planner.phases import Block, Component, Phase, Variant
@@ -28,7 +29,7 @@ rates = st.floats(1e8, 1e15)
 counts = st.integers(0, 10**9)
 sides = st.integers(1, 128).map(lambda number: 16 * number)
 lengths = st.integers(0, 60).map(lambda number: 4 * number + 1)
-memories = st.sampled_from(["auto", "resident", "streamed", "fp8"])
+memories = st.sampled_from(["auto", "resident", "streamed", "sharded", "fp8"])
 
 
 @st.composite
@@ -88,6 +89,7 @@ def phases(draw):
         host=draw(sizes),
         rounded_inputs=draw(sizes),
         cast_last_resort=draw(st.booleans()),
+        split=draw(st.sampled_from([ONE_CARD, CardSplit("sequence", 2, draw(rates)), CardSplit("sequence", 8, 1e9)])),
     )
 
 

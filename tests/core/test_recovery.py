@@ -39,7 +39,7 @@ def card(monkeypatch):
     """Plans are made for a card of 8 GB; the work is done on the CPU."""
 
     def use(vram_gb=8.0):
-        monkeypatch.setattr(execute_plan, "read_machine", lambda host: synthetic(vram_gb, 32.0))
+        monkeypatch.setattr(execute_plan, "read_machine", lambda host, second: synthetic(vram_gb, 32.0))
 
     use()
     return use

@@ -40,14 +40,18 @@ NODES = piying.NODE_CLASS_MAPPINGS
 RANK = 4
 
 
-@pytest.fixture(scope="module")
-def parts():
-    """Modules with random weights that go together."""
+def random_parts():
+    """Return modules with random weights that go together."""
     return {
         "transformer": models.z_image_transformer(),
         "text_encoder": models.qwen3(vocab_size=1101, eos_token_id=2, num_hidden_layers=3).model,
         "vae": models.flux_vae(),
     }
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return random_parts()
 
 
 @pytest.fixture
@@ -66,10 +70,8 @@ def tokenizer_files(folder):
             shutil.copy(file, folder)
 
 
-@pytest.fixture
-def folder(tmp_path, parts):
-    """A folder as ZImagePipeline saves one."""
-    path = tmp_path / FOLDER
+def write_folder(path, parts):
+    """Write a folder as ZImagePipeline saves one."""
     for name, module in parts.items():
         module.save_pretrained(path / name)
     tokenizer_files(path / "tokenizer")
@@ -85,7 +87,13 @@ def folder(tmp_path, parts):
     (path / "scheduler").mkdir()
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
     (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    return path
+
+
+@pytest.fixture
+def folder(tmp_path, parts):
+    """A folder as ZImagePipeline saves one."""
+    write_folder(tmp_path / FOLDER, parts)
+    return tmp_path / FOLDER
 
 
 @pytest.fixture

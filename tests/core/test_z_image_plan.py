@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from piying.core.catalog.component_sizes import TensorInfo, component, listed_components
@@ -9,7 +11,7 @@ from piying.core.families.image_vae import TILE, vae_memory
 from piying.core.z_image.family import Z_IMAGE
 from piying.core.z_image.phases import TEXT_TOKENS, ZImageWork, phases, sampling_memory
 
-from .test_plan_peaks import attention_counts_by_its_output, on_meta, peak  # noqa: F401
+from .test_plan_peaks import RankAlone, attention_counts_by_its_output, on_meta, peak  # noqa: F401
 from .test_sizes import flux_vae
 
 PARTS = listed_components("z-image-turbo-bf16")
@@ -18,10 +20,10 @@ PARTS = listed_components("z-image-turbo-bf16")
 @pytest.fixture(autouse=True)
 def attention_of_z_image_counts_by_its_output(monkeypatch):
     import diffusers.models.transformers.transformer_z_image as transformer_z_image
+    from piying.core.z_image import shared_sampling
 
-    monkeypatch.setattr(
-        transformer_z_image, "dispatch_attention_fn", lambda query, *others, **options: torch.empty_like(query)
-    )
+    for module in (transformer_z_image, shared_sampling):
+        monkeypatch.setattr(module, "dispatch_attention_fn", lambda query, *others, **options: torch.empty_like(query))
 
 
 def in_bf16(module):
@@ -30,10 +32,21 @@ def in_bf16(module):
     return module
 
 
-@pytest.mark.parametrize(("size", "branches"), [((1024, 1024), 1), ((1280, 720), 2), ((512, 512), 1)])
-def test_sampling(size, branches):
-    """Four of the thirty layers: no block leaves anything for the next ones."""
+ROWS = [((1024, 1024), 1, 1), ((1280, 720), 2, 1), ((512, 512), 1, 1)]
+SHARED_ROWS = [
+    ((1024, 1024), 1, 2),
+    ((1280, 720), 2, 3),
+    ((1280, 720), 2, 4),
+    ((1024, 1024), 1, 8),
+    ((512, 512), 1, 10),
+]
+
+
+@pytest.mark.parametrize(("size", "branches", "cards"), [*ROWS, *SHARED_ROWS])
+def test_sampling(size, branches, cards):
+    """Four of the thirty layers: no block leaves anything for the next ones. 30 heads are not divided by 4 and 8."""
     from diffusers import ZImageTransformer2DModel
+    from piying.core.z_image.shared_sampling import ZImageJob
 
     with torch.device("meta"):
         module = in_bf16(ZImageTransformer2DModel(n_layers=4))
@@ -45,9 +58,11 @@ def test_sampling(size, branches):
     latents = [on_meta(16, 1, size[1] // 8, size[0] // 8) for _ in range(branches)]
     texts = [on_meta(TEXT_TOKENS, 2560) for _ in range(branches)]
     timestep = on_meta(branches, dtype=torch.float32)
-    measured = peak(module, lambda: module(latents, timestep, texts, return_dict=False), timestep, *latents, *texts)
+    given = (timestep, *latents, *texts)
+    with nullcontext() if cards == 1 else ZImageJob.tokens_split(module, RankAlone(cards)):
+        measured = peak(module, lambda: module(latents, timestep, texts, return_dict=False), *given)
     tokens = size[0] * size[1] // 256 + TEXT_TOKENS
-    predicted = sampling_memory(PARTS["transformer"], tokens, branches).peak("bf16")
+    predicted = sampling_memory(PARTS["transformer"], tokens, branches, cards=cards).peak("bf16")
     assert predicted == pytest.approx(measured, rel=0.05)
     assert predicted >= measured
 

@@ -211,10 +211,10 @@ class Tenants(HeadlessHost):
     machine = None
     asked = 0  # how often
 
-    def memory_rules(self):
+    def memory_rules(self, device=""):
         return MemoryRules(evictable=self.machine.devices[0].others)
 
-    def make_room(self, size):
+    def make_room(self, size, device=""):
         self.asked += 1
         device = self.machine.devices[0]
         missing = size - (device.total - device.others - device.allocated)

@@ -96,8 +96,8 @@ TRANSPARENT = {"non_blocking", "pin_memory"}
 def orders():
     """Yield what each order is in the source, and how to leave it out of the source's tree."""
     tree = ast.parse(Path(streaming.__file__).read_text(encoding="utf-8"))
-    copier = next(node for node in tree.body if getattr(node, "name", "") == "StreamCopier")
-    for method in (node for node in copier.body if isinstance(node, ast.FunctionDef)):
+    copiers = [node for node in tree.body if getattr(node, "name", "") in ("SideStreamCopier", "StreamCopier")]
+    for method in (node for copier in copiers for node in copier.body if isinstance(node, ast.FunctionDef)):
         for node in ast.walk(method):
             call = node.value if isinstance(node, ast.Expr) else None
             if isinstance(node, ast.With):

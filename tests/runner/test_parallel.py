@@ -1,4 +1,4 @@
-"""One video on several ranks: as torchrun starts them, compared with one process; and ranks that are lost."""
+"""One video or image on several ranks: as torchrun starts them, compared with one process; and ranks that are lost."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from diffusers import HunyuanDiT2DModel, ZImageTransformer2DModel
 from piying.core.catalog.installed_model import BUILT_IN_ROOT
 from piying.core.media.images import read_image
 from piying.core.parallel.ranks import SILENCE_VARIABLE
 from piying.runner.session import Session
 from piying.tests.core.test_two_experts import write_second
 from piying.tests.core.test_wan_video import MODELS, write_model
+from piying.tests.core.test_z_image import random_parts, write_folder
 from piying.tests.runner.conftest import ROOT
-from piying.tests.runner.ranks_driver import CASES, ENDLESS, SHORT, filled, frames_of, node, vace
+from piying.tests.runner.ranks_driver import CASES, ENDLESS, SHORT, SHORT_IMAGE, filled, frames_of, node, vace
 
 pytestmark = pytest.mark.skipif(
     os.name == "nt" or not torch.distributed.is_available(), reason="signals of Unix, and torch.distributed"
@@ -31,7 +34,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ROUNDING = 5e-5  # of frames in 0..1
 # Each of these starts takes seconds, so that it runs many cases.
 TWO = ("windows", "guided", "forecast", "experts", "long")
-THREE = ("vace", "batched", "nag", "in_latents")
+THREE = ("vace", "sharded", "batched", "nag", "in_latents")
+IMAGES_ON_TWO = ("hunyuan", "z_image_edit", "z_image_alone")
+IMAGES_ON_THREE = ("z_image", "hunyuan_alone")
+BATCHES = ("hunyuan", "z_image", "z_image_edit")  # on one card both prompts go through its transformer at once
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +51,48 @@ def models(tmp_path_factory):
     index = json.loads((folder / "model_index.json").read_text())
     index |= {"boundary_ratio": 0.7, "transformer_2": ["diffusers", "WanVACETransformer3DModel"]}
     (folder / "model_index.json").write_text(json.dumps(index))
+    parts = random_parts()
+    for name, weights in parts["transformer"].named_parameters():
+        # What tokens see of each other is to be far more than rounding.
+        weights.data = weights.fill_(1.5) if "norm" in name else weights * (6 if "attention.to_" in name else 1)
+    write_folder(root / "diffusers" / "Z-Image", parts)
     return root
 
 
 @pytest.fixture(scope="module")
 def alone(models, tmp_path_factory):
     """What one process makes of each case."""
-    made = {}
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("alone")
-    for name in (*TWO, *THREE):
+
+    def made(name):
         session = Session(models=[models], device="cpu", output=folder, input=folder, cache=folder / "cache")
-        made[name] = frames_of(session, CASES[name])
+        frames = frames_of(session, CASES[name].workflow)
         session.close()
-    return made
+        return frames
+
+    found = {name: made(name) for name in (*TWO, *THREE, *IMAGES_ON_TWO, *IMAGES_ON_THREE)}
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (HunyuanDiT2DModel, ZImageTransformer2DModel):
+            patch.setattr(kind, "forward", one_after_the_other(kind.forward))
+        found |= {f"{name}-prompts": made(name) for name in BATCHES}
+    return found
+
+
+def one_after_the_other(forward):
+    """Return what takes each prompt of a batch through a transformer in a pass of its own."""
+
+    def passes(self, batch, *args, **named):
+        def of(row, value):
+            return value[row : row + 1] if isinstance(value, torch.Tensor | list) else value
+
+        made = []
+        for row in range(len(batch)):
+            given = {name: of(row, value) for name, value in named.items()}
+            made.append(forward(self, of(row, batch), *(of(row, value) for value in args), **given)[0])
+        return (torch.cat(made) if isinstance(batch, torch.Tensor) else [one[0] for one in made],)
+
+    return passes
 
 
 def compared(out: Path, names: tuple[str, ...], alone: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -68,15 +102,18 @@ def compared(out: Path, names: tuple[str, ...], alone: dict[str, torch.Tensor]) 
         for way in CASES[name].ways:
             frames = torch.load(out / f"{name}-{way}.pt")
             assert frames.shape == alone[name].shape and frames.std() > 0.01
-            found[f"{name}-{way}"] = float((frames - alone[name]).abs().max())
+            one_card = alone.get(f"{name}-{way}", alone[name])
+            found[f"{name}-{way}"] = float((frames - one_card).abs().max())
+            shared_by = json.loads((out / f"{name}-{way}.json").read_text())
+            assert shared_by == ("sequence" if way == "auto" else way)
     return found
 
 
-def check(differences: dict[str, float]) -> None:
+def check(differences: dict[str, float], least: float = 1e-12) -> None:
     assert {case: by for case, by in differences.items() if case.endswith("-prompts") and by != 0} == {}
     shared = {case: by for case, by in differences.items() if not case.endswith("-prompts")}
     # What is bit-equal here was not shared: some sum has another order.
-    assert {case: by for case, by in shared.items() if not 0 < by < ROUNDING} == {}
+    assert {case: by for case, by in shared.items() if not least <= by < ROUNDING} == {}
 
 
 def check_shared(first: list[list[str]], *others: list[list[str]]) -> None:
@@ -85,27 +122,50 @@ def check_shared(first: list[list[str]], *others: list[list[str]]) -> None:
     assert all(["prompt", "negative"] in other for other in others)
 
 
+def check_images_shared(two: Path, three: Path) -> None:
+    """By prompts a call is for one prompt, by sequence for both; the third rank has no prompt of two.
+
+    By sequence each rank has as many tokens; of three the last has fewer of the image, and none of 32.
+    """
+    first, second = (json.loads((two / f"calls{rank}.json").read_text()) for rank in range(2))
+    assert first == second and {*first} == {1, 2}
+    third = json.loads((three / "calls2.json").read_text())
+    assert third == [2, 2, 2, 1, 1, 1], "z_image by sequence, hunyuan_alone"
+    for rank in range(2):
+        shares = json.loads((two / f"shares{rank}.json").read_text())
+        assert {tokens for tokens, _, _ in shares} > {32, 64} and all(own == tokens / 2 for tokens, _, own in shares)
+    shares = json.loads((three / "shares2.json").read_text())
+    assert [32, 16, 0] in shares and [64, 24, 16] in shares
+
+
 def test_ranks_make_what_one_makes_and_notice_one_that_hangs(models, alone, tmp_path):
-    """Hints, windows, guiders, forecasts, experts, long video, first frames; by prompts bit for bit.
+    """Hints, windows, guiders, forecasts, experts, long video, first frames, shards; by prompts bit for bit.
 
     Of three ranks, which do not divide heads and tokens, the third has no prompt of two; then it is stopped.
     """
-    two, three = tmp_path / "on2", tmp_path / "on3"
-    groups = [f"{two}={','.join((*TWO, SHORT))}", f"{three}={','.join((*THREE, ENDLESS))}"]
-    for out in (two, three):
+    two, image, three = tmp_path / "on2", tmp_path / "image-on2", tmp_path / "on3"
+    groups = [f"{two}={','.join((*TWO, SHORT))}", f"{image}={','.join((*IMAGES_ON_TWO, SHORT_IMAGE))}"]
+    groups.append(f"{three}={','.join((*THREE, *IMAGES_ON_THREE, ENDLESS))}")
+    for out in (two, image, three):
         out.mkdir()
     command = [sys.executable, str(ROOT / "tests" / "runner" / "ranks_driver.py"), str(models), *groups]
     environment = {**ENVIRONMENT, SILENCE_VARIABLE: "5"}
     run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
     try:
         wait_for(three / "begun", run)
-        said = (two / "rank0.err").read_text()
-        assert json.loads((two / "codes.json").read_text()) == [1, 1], said
-        assert "Out of memory on several cards: sample: transformer fp32, cpu, whole: Rank 1 of 2" in said
-        assert "Run it again: the next cheaper plan is taken then." in said
-        assert list((two / "rank0" / "cache-prompts" / "failed_plans").iterdir())
+        for out in (two, image):
+            said = (out / "rank0.err").read_text()
+            assert json.loads((out / "codes.json").read_text()) == [1, 1], said
+            assert "Out of memory on several cards: sample: transformer fp32, cpu, whole: Rank 1 of 2" in said
+            assert "Run it again: the next cheaper plan is taken then." in said
+            assert list((out / "rank0" / "cache-prompts" / "failed_plans").iterdir())
         check(compared(two, TWO, alone) | compared(three, THREE, alone))
+        check(compared(image, IMAGES_ON_TWO, alone) | compared(three, IMAGES_ON_THREE, alone), least=0)
+        check_images_shared(image, three)
         check_shared(*(json.loads((two / f"rank{rank}.json").read_text()) for rank in range(2)))
+        shared = [torch.load(three / f"{name}.pt") for name in ("vace-sequence", "sharded-auto")]
+        assert torch.equal(*shared)
+        assert all((three / f"gathered{rank}").exists() for rank in range(3)) and (image / "gathered1").exists()
         pids = json.loads((three / "pids.json").read_text())
         os.kill(pids[2], signal.SIGSTOP)
         begun = time.monotonic()
@@ -138,7 +198,7 @@ def wait_for(path: Path, run: subprocess.Popen[str]) -> None:
 def test_a_rank_that_dies_ends_the_run_with_one_sentence(models, alone, tmp_path):
     """What was saved before is as one process saves it, and is all there is; torchrun's own lines follow."""
     workflow = vace() | {"shown": node("SaveImage", images=["sample", 0], filename_prefix="a")}
-    again = vace(steps=1000, num_frames=9)
+    again = deepcopy(vace(steps=1000, num_frames=9))
     again["start"]["inputs"] |= {"first": ["sample", 0], "num_frames": 9}
     workflow |= {f"{name}_2": one for name, one in again.items()}
     for name in ("sample", "task"):

@@ -15,6 +15,7 @@ from piying.core.parallel.ranks import ranks_of
 from piying.runner.errors import WorkflowError
 from piying.runner.plan import as_json, formats_as_json, plan_graph
 from piying.runner.session import Session
+from piying.tests.runner.ranks_driver import filled, node
 
 GB = 2**30
 RANK = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -243,9 +244,52 @@ def test_cards_that_are_not_there(command):
     refused = command(T2V, "--plan", "--cards", 2, "--parallel", "prompts", "--set=PiyingVACESample.cfg=1")
     assert refused.returncode == 2
     assert "--parallel prompts: cfg is 1, so that a step has one prediction" in refused.stderr
-    for options in (["--cards", 2], ["--parallel", "off"]):
+    for options, said in {
+        ("--cards", 2): "this machine has no card",
+        ("--parallel", "off"): "goes with --cards",
+    }.items():
         alone = command(T2V, *options)
-        assert alone.returncode == 2 and "torchrun --nproc-per-node N" in alone.stderr
+        assert alone.returncode == 2 and said in alone.stderr
+
+
+def test_a_second_card_that_is_not_there(command):
+    plan = planned(command, T2V, "--second-vram-gb", 8, "--vram-gb", 16, "--ram-gb", 64, *VIDEO_720P)
+    places = {part["phase"]: part.get("device") for part in plan["components"]}
+    assert places == {"encode": "cuda:1", "condition": None, "sample": None, "decode": "cuda:1"}
+    second = plan["nodes"][0]["machine"]["second"]
+    assert (second["device"], second["vram_gb"]) == ("cuda:1", 8) and 0 < second["peak_vram_gb"] < 8
+    alone = planned(command, T2V, "--vram-gb", 16, "--ram-gb", 64, *VIDEO_720P)
+    assert not any("second" in reason for reason in alone["reasons"])
+    assert (
+        "condition: on the first card, because on the second fp32, resident, tiled takes 85 s instead of 51 s."
+        in (plan["reasons"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--second-device", "cuda:1"],
+            "error: --second-device cuda:1: there is no such card here (cpu). Leave it out.",
+        ),
+        (["--check", "--second-device", "cpu"], "error: --second-device cpu: the CPU is no card"),
+        (["--second-vram-gb", 8], "--second-vram-gb goes with --second-device, or with --plan"),
+        (["--plan", "--second-vram-gb", 8], "there is no card here that a second one could stand beside"),
+        (["--server", "http://localhost:1", "--second-device", "cuda:1"], "--second-device: not allowed with"),
+    ],
+)
+def test_a_second_card_that_cannot_be_is_refused(command, options, said):
+    refused = command(T2V, *options)
+    assert refused.returncode == 2 and said in refused.stderr
+
+
+def test_a_workflows_second_card_that_is_not_here_is_left_out(command):
+    named = "--set=PiyingLoadWanVACE.second_device=cuda:7"
+    assert command(T2V, "--check", named).returncode == 0
+    plan = planned(command, T2V, named)
+    said = "second_device cuda:7: there is no such card here (cpu); the run has one card."
+    assert plan["fits"] and said in plan["reasons"]
 
 
 def on_cards(tmp_path, count, asked="auto", **values):
@@ -253,7 +297,8 @@ def on_cards(tmp_path, count, asked="auto", **values):
     cards = Cards(count, asked) if count > 1 else None
     session = Session(output=tmp_path, input=tmp_path, imagined=True, vram=24 * GB, ram=64 * GB, cards=cards)
     settings = dict(one.removeprefix("--set=").split("=") for one in VIDEO_720P)
-    changed = {f"PiyingVACESample.{name}": value for name, value in values.items()}
+    owners = {"memory": "PiyingLoadWanVACE", "precision": "PiyingLoadWanVACE"}
+    changed = {f"{owners.get(name, 'PiyingVACESample')}.{name}": value for name, value in values.items()}
     workflow = session.prepare(T2V, set={**settings, **changed})
     graph, roots, _ = session.check(workflow)
     ((plan,),) = ([one.answer.plan for one in session.plan(graph, roots)],)
@@ -264,7 +309,7 @@ def on_cards(tmp_path, count, asked="auto", **values):
 def test_the_way_that_several_cards_share_a_video(tmp_path):
     """The exact one where it is as fast; each card holds less by sequence, and time follows the cards."""
     one = on_cards(tmp_path, 1)[0].phase("sample")
-    wanted = {(2, 5): "prompt and negative", (4, 5): "a share of the video's tokens", (2, 1): "a share of the video's"}
+    wanted = {(2, 5): "prompt and negative", (4, 5): "a share of the tokens", (2, 1): "a share of the tokens"}
     for (count, cfg), words in wanted.items():
         assert words in on_cards(tmp_path, count, cfg=cfg)[1], (count, cfg)
     prompts, by_sequence = (on_cards(tmp_path, 2, way)[0].phase("sample") for way in ("prompts", "sequence"))
@@ -276,13 +321,66 @@ def test_the_way_that_several_cards_share_a_video(tmp_path):
     assert off.phase("sample").seconds == pytest.approx(one.seconds) and "all on the first card" in said
 
 
+def test_weights_that_no_card_holds_are_sharded(tmp_path):
+    """14B in bf16 is 32 GB. Where cards share the sequence, each has a part of the weights and copies it once."""
+    plan, said = on_cards(tmp_path, 4, precision="bf16")
+    sample = plan.phase("sample")
+    assert sample.placement == "sharded" and "a share of the tokens" in said
+    assert any("each of 4 cards has a share of the weights, because" in reason for reason in plan.reasons)
+    assert sample.vram < sample.weights / 2 and sample.moved == pytest.approx(sample.weights / 4, rel=0.1)
+    asked, said = on_cards(tmp_path, 2, memory="sharded")
+    assert asked.phase("sample").placement == "sharded" and "Not prompts: memory is sharded" in said
+    for count, way in ((1, "auto"), (2, "prompts"), (2, "off")):
+        whole = on_cards(tmp_path, count, way, memory="sharded")[0]
+        assert whole.phase("sample").placement != "sharded"
+        assert any("memory is sharded: no cards share the sequence" in reason for reason in whole.reasons)
+
+
+IMAGES = [
+    ("PiyingLoadHunyuanDiT", "hunyuan-dit-v1.2", "PiyingHunyuanDiT"),
+    ("PiyingLoadZImage", "z-image-turbo-bf16", "PiyingZImage"),
+]
+
+
+@pytest.mark.parametrize(("loader", "model", "sampler"), IMAGES)
+def test_the_way_that_several_cards_share_an_image(tmp_path, loader, model, sampler):
+    """Each card takes one of two prompts, or a share of the tokens; without guidance there is one prediction."""
+
+    def sampling(count, asked="auto", **values):
+        cards = Cards(count, asked, link=100 * GB) if count > 1 else None
+        session = Session(output=tmp_path, input=tmp_path, imagined=True, vram=48 * GB, ram=96 * GB, cards=cards)
+        # So many steps that reading the weights takes no part of the time.
+        given = {"width": 1024, "height": 1024, "steps": 100, "cfg": 5.0, **values}
+        sample = node(sampler, model=["load", 0], **given)
+        shown = node("PreviewImage", images=["sample", 0])
+        workflow = filled(session, {"load": node(loader, model=model), "sample": sample, "shown": shown})
+        graph, roots, _ = session.check(session.prepare(workflow))
+        ((plan,),) = ([one.answer.plan for one in session.plan(graph, roots)],)
+        session.close()
+        said = next((reason for reason in plan.reasons if f"{count} cards: " in reason), "")
+        return plan.phase("sample"), said
+
+    one, prompts = sampling(1)[0], sampling(2, "prompts")
+    assert 0.45 < prompts[0].seconds / one.seconds < 0.6 and prompts[0].vram < one.vram
+    assert "prompt and negative prompt on different cards" in prompts[1]
+    assert "One card takes both in one batch, which has other last bits." in prompts[1]
+    for count in (2, 4, 8):
+        share, said = sampling(count, "sequence")
+        assert 0.9 / count < share.seconds / one.seconds < 1.3 / count and share.vram < one.vram
+        assert "each card a share of the tokens" in said
+    assert "each card a share of the tokens" in sampling(4)[1]
+    assert "Not prompts: cfg is 1, so that a step has one prediction" in sampling(2, cfg=1.0)[1]
+    with pytest.raises(PiyingError, match="--parallel prompts: cfg is 1.*Choose off or sequence, or auto"):
+        sampling(2, "prompts", cfg=1.0)
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
         ({"WORLD_SIZE": "2", "RANK": "0"}, "LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT is not set"),
         ({**RANK, "RANK": "2"}, "RANK is 2 of WORLD_SIZE 2"),
         ({**RANK, "MASTER_PORT": "any"}, "invalid literal"),
-        ({**RANK, "PIYING_RANK_TIMEOUT": "0"}, "PIYING_RANK_TIMEOUT 0"),
+        ({**RANK, "PIYING_RANK_TIMEOUT": "0"}, "PIYING_RANK_TIMEOUT is '0'"),
     ],
 )
 def test_an_environment_that_is_not_torchruns_is_refused(environment, said):
@@ -294,8 +392,8 @@ def test_an_environment_that_is_not_torchruns_is_refused(environment, said):
 
 def test_a_rank_whose_files_are_others_is_refused(tmp_path):
     from piying.core.families.diffusion_model import ModelParts
+    from piying.core.families.shared_sampling import files_digest
     from piying.core.wan.family import WAN_VACE
-    from piying.core.wan.shared_sampling import files_digest
 
     host, digests = HeadlessHost(), []
     for name in ("a", "b"):

@@ -12,6 +12,7 @@ import torch
 from piying.core.errors import PiyingError
 from piying.core.host.current import set_host
 from piying.core.host.headless import HeadlessHost
+from piying.core.parallel.second_card import second_card
 from piying.nodes import routes
 from piying.tests.web.node import ROOT, Page, node_or_skip
 
@@ -207,9 +208,14 @@ def inputs_of_a_video(width):
 
 def plans():
     """Lines of plans."""
-    for vram, ram in ((4, 16), (8, 32), (24, 64), (None, 32)):
+    for vram, ram, second in ((4, 16, None), (8, 32, None), (24, 64, None), (None, 32, None), (6, 64, 8)):
         host = HeadlessHost(
-            chosen_device="cpu", vram=vram and vram * 2**30, ram=ram * 2**30, imagined=True, models=[ROOT / "tests"]
+            chosen_device="cpu",
+            vram=vram and vram * 2**30,
+            second_vram=second and second * 2**30,
+            ram=ram * 2**30,
+            imagined=True,
+            models=[ROOT / "tests"],
         )
         set_host(host)
         for sampler, loader, model in (
@@ -227,6 +233,7 @@ def plans():
                 size = {"frames": inputs_of_a_video(1920 if vram == 4 else 832), "scale": scale, "tile": 0}
                 given = {"model": "none", "method": "lanczos", "width": 0, "height": 0, **size}
                 yield from routes.plan({"class_type": "PiyingUpscaleVideo", "inputs": given})["text"].splitlines()
+    yield "- encode: on the CPU, because on the second card bf16, streamed, whole ran out of memory before."
     yield "- upscale: 1 frame of 1664×960 are made from 1 frame of 832×480."
     yield "- upscale: tiles of 512×512."
     yield "- upscale: done in pieces, because fp32, resident, whole needs 9.1 GB of the card, 3.5 GB can be used."
@@ -240,6 +247,13 @@ def plans():
     yield "- sample_2: It takes the place of the other one once: they are not on the card together."
     yield "- sample: TAEHV makes the previews."
     yield "- decode: TAEHV decodes in place of the VAE: a twentieth of the work for less detail."
+
+
+def test_a_second_card_that_is_not_taken_is_said_in_chinese(page):
+    notes = [second_card(device, HeadlessHost(chosen_device="cpu")).note for device in ("cuda:1", "cpu")]
+    missing, processor = page.run(TRANSLATE, language="zh", given=notes)
+    assert missing == "second_device cuda:1：本机没有这张显卡（cpu）；这次运行只用一张显卡。"
+    assert not ENGLISH.search(processor)
 
 
 def test_plans_are_in_chinese(page):

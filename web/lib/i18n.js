@@ -57,7 +57,7 @@ export function readTemplates(messages) {
 }
 
 // A way of running a phase, "fp32, cpu, whole", alone and with what is said of it, as plans put them together.
-const WAY_WORDS = "(?:bf16|fp16|fp32)\\b[^;]*?, (?:resident|streamed|cpu), \\w+(?:, \\w+ matmul)?";
+const WAY_WORDS = "(?:bf16|fp16|fp32)\\b[^;]*?, (?:resident|streamed|cpu), \\w+(?:, \\w+ matmul)?(?:, on \\w+:\\d+)?";
 const WAY_ALONE = new RegExp(`^${WAY_WORDS}$`);
 const WAY = { names: ["way", "why"], own: "{way} {why}", pattern: new RegExp(`^(${WAY_WORDS}) (.+)$`) };
 
