@@ -4,7 +4,6 @@ A process of its own, since ComfyUI's modules have names like `nodes`.
 """
 
 import asyncio
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -67,11 +66,8 @@ def validate(prompt):
 
 
 work = json.load(sys.stdin)
-# Newer versions measure the memory that results take, of which `ram` GB are kept free.
-has_limits = "cache_args" in inspect.signature(execution.PromptExecutor.__init__).parameters
-newer = {"cache_args": {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}} if has_limits else {}
 results = {"scenarios": {}, "validation": {name: validate(api) for name, api in work["validation"].items()}}
 for name, prompts in work["scenarios"].items():
-    executor = execution.PromptExecutor(Server(), **newer)
+    executor = execution.PromptExecutor(Server())
     results["scenarios"][name] = [run(executor, prompt) for prompt in prompts]
 json.dump(results, shown)
