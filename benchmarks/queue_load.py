@@ -81,6 +81,7 @@ def main() -> None:
     parse.add_argument("--seconds", type=float, default=20.0, help="of each kind of request")
     parse.add_argument("--clients", type=int, default=8)
     parse.add_argument("--jobs", type=int, default=3000, help="jobs that run before memory is looked at again")
+    parse.add_argument("--minutes", type=float, default=0.0, help="in which the jobs are sent, evenly; 0: at once")
     parse.add_argument("--port", type=int, default=8291)
     parse.add_argument("--out", type=Path)
     options = parse.parse_args()
@@ -108,14 +109,18 @@ def main() -> None:
     begun = time.monotonic()
     jobs = [{"set": {"1.sample": ("first frame", "last frame")[number % 2]}} for number in range(100)]
     while done < options.jobs:
+        time.sleep(max(0.0, begun + 60 * options.minutes * done / options.jobs - time.monotonic()))
         sent = server.client.submit("/batches", {"name": f"b{done}", "workflow": PICTURE, "jobs": jobs})
         while any(job["state"] in ("queued", "running") for job in server.jobs(f"b{done}")):
             time.sleep(0.2)
         done += len(sent)
         memories.append({"jobs": done, "seconds": round(time.monotonic() - begun, 1), **memory(server.process.pid)})
         print(memories[-1], flush=True)
+    time.sleep(max(0.0, begun + 60 * options.minutes - time.monotonic()))
+    memories.append({"jobs": done, "seconds": round(time.monotonic() - begun, 1), **memory(server.process.pid)})
     found["memory_mb"] = memories
-    found["jobs_per_second"] = round(done / (time.monotonic() - begun), 1)
+    if not options.minutes:
+        found["jobs_per_second"] = round(done / (time.monotonic() - begun), 1)
     server.end()
     print(json.dumps(found, indent=1))
     if options.out is not None:

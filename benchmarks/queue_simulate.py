@@ -243,7 +243,7 @@ def main() -> None:
     found = run(options.scenarios, options.seeds, options.jobs, options.share)
     print(tables(found))
     if options.json is not None:
-        # Scenarios that were run before stay: all of them take an hour of one core.
+        # Scenarios that were run before stay.
         before = json.loads(options.json.read_text(encoding="utf-8"))["days"] if options.json.is_file() else {}
         about = {
             "python": platform.python_version(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray._private.state import state as cluster_state  # what tells which machines stop; ray.nodes() does not
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -103,6 +105,7 @@ class RayPool:
     _of: dict[Any, str] = field(default_factory=dict)
     _class: Any = field(default_factory=_actor_class)
     _looked: float = 0.0
+    _stopping: frozenset[str] = frozenset()
     _not_before: dict[tuple[str, int], float] = field(default_factory=dict)
     _started: int = 0
 
@@ -147,6 +150,7 @@ class RayPool:
         """Start workers on machines that are new, wait for reports, and return them."""
         if time.monotonic() - self._looked > LOOK_EVERY:
             self._looked = time.monotonic()
+            self._stopping = frozenset(cluster_state.get_draining_nodes())
             self._start_missing()
         if not self._waiting:
             time.sleep(seconds)
@@ -162,8 +166,8 @@ class RayPool:
             try:
                 found += handler(ref)
             except RayError as error:
-                found += self._lose(worker, error)
-        return found
+                found += self._lose(worker, short_text(error))
+        return found + self._leave_stopping()
 
     def close(self) -> None:
         """End all workers."""
@@ -198,7 +202,19 @@ class RayPool:
         actor.job_id, actor.events = "", None
         return found
 
-    def _lose(self, worker: str, error: RayError) -> list[Report]:
+    def _leave_stopping(self) -> list[Report]:
+        """End the workers without a call on machines that were told to stop.
+
+        Ray lets such a machine go on until its workers are gone, for half a minute at most: time to end a job, but one
+        that begins now would be lost.
+        """
+        if not self._stopping:
+            return []
+        calls = Counter(self._of.values())  # "alive" is one
+        idle = [name for name, one in self._actors.items() if one.node in self._stopping and calls[name] == 1]
+        return [report for name in idle for report in self._lose(name, "Its machine stops.")]
+
+    def _lose(self, worker: str, reason: str) -> list[Report]:
         actor = self._actors.pop(worker, None)
         if actor is None:
             return []
@@ -207,12 +223,12 @@ class RayPool:
         for ref in [ref for ref, name in self._of.items() if name == worker]:
             del self._of[ref], self._waiting[ref]
         self._not_before[actor.node, actor.slot] = time.monotonic() + (0.0 if actor.job_id else START_AGAIN)
-        return [WorkerLost(worker, short_text(error))]
+        return [WorkerLost(worker, reason)]
 
     def _start_missing(self) -> None:
         taken = {(actor.node, actor.slot) for actor in self._actors.values()}
         for node in ray.nodes():
-            if not node["Alive"]:
+            if not node["Alive"] or node["NodeID"] in self._stopping:
                 continue
             cards, cores = int(node["Resources"].get("GPU", 0)), node["Resources"].get("CPU", 0.0)
             for slot in range(max(1, cards)):

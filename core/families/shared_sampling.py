@@ -183,8 +183,9 @@ def shared_sampling(sharing: Shared, job: SamplingJob) -> Iterator[Shared]:
     """
     group, final, can_go_on = sharing.group, None, False
     group.check()
-    group.tell(job)
     try:
+        with sharing.asking():
+            group.tell(job)
         yield sharing
     except PhaseOutOfMemoryError as error:
         if not sharing.is_asking:
@@ -197,8 +198,9 @@ def shared_sampling(sharing: Shared, job: SamplingJob) -> Iterator[Shared]:
     finally:
         sharing.end()
         if not sharing.is_asking and group.failure is None:
-            group.tell(OVER)
-        else:
+            with sharing.asking():
+                group.tell(OVER)
+        if sharing.is_asking or group.failure is not None:
             can_go_on = group.abandon()
     if final is not None:
         raise PhaseOutOfMemoryError(job.choice.key, final, is_final=not can_go_on)

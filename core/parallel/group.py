@@ -34,11 +34,15 @@ START = 300.0  # seconds in which all ranks have to begin
 # Of an exchange: what one rank is ahead of another, such as the time to read its weights. Ranks that die or hang as a
 # whole are noticed by the watchdog, much sooner.
 LONGEST_WAIT = timedelta(minutes=30)
+CONNECT = timedelta(seconds=30)  # of ranks that all are there: torch does not look whether one dies meanwhile
 LEAVE = 10.0  # seconds in which the ranks end together
 SHORT, LONG = 0.0002, 0.02  # seconds between looks while something is awaited, at first and later
 SHARE = 0.1  # of the time waited so far that a look may come late
 TRIED_BYTES = 8 * 2**20  # sent to measure the link
 END = "end"
+# Not public in torch, and all there is for it.
+abort_process_group: Callable[[], None] = dist.distributed_c10d._abort_process_group
+set_longest_wait: Callable[[timedelta], None] = dist.distributed_c10d._set_pg_timeout
 
 
 class Group:
@@ -76,21 +80,25 @@ class Group:
         self._store.set(f"peer/{ranks.rank}", json.dumps(self.own.to_json()))
         self.peers = self._await_peers()
         self._watchdog = Watchdog(
-            self._connect(), self.own, self.peers, silence=ranks.silence, on_stuck=self._on_stuck
+            self._connect(),
+            self.own,
+            self.peers,
+            silence=ranks.silence,
+            on_stuck=self._on_stuck,
+            is_patient=bool(ranks.store),
         )
         self.is_shared = len({(peer.place, peer.device) for peer in self.peers}) < len(self.peers)
         # NCCL wants a card for each rank, and Linux; gloo knows the processor alone.
         self.is_on_streams = device != "cpu" and not self.is_shared and dist.is_nccl_available()
-        if self.is_on_streams:
-            torch.cuda.set_device(device)
-        dist.init_process_group(
-            "nccl" if self.is_on_streams else "gloo",
-            store=PrefixStore("tensors", self._store),
-            rank=ranks.rank,
-            world_size=ranks.size,
-            timeout=LONGEST_WAIT,
-        )
-        self.link = self._measure_link()
+        try:
+            self._begin_exchange()
+            self.link = self._measure_link()
+        except BaseException as error:
+            with suppress(RuntimeError):
+                self._tell_failure(error)
+            self.stop_watching()
+            self.leave(in_order=False)
+            raise
 
     @property
     def rank(self) -> int:
@@ -213,6 +221,42 @@ class Group:
             seconds.append(time.perf_counter() - begun)
         # By broadcast one pair after the other has it: of two ranks this is the link, of more a lower bound.
         return TRIED_BYTES / max(min(seconds), 1e-9)
+
+    def _begin_exchange(self) -> None:
+        if self.is_on_streams:
+            torch.cuda.set_device(self.device)
+        keys = [f"ready/{rank}" for rank in range(self.size)]
+        self._store.set(keys[self.rank], "")
+        self._awaited(lambda: bool(self._with_store(lambda: self._store.check(keys))))
+        try:
+            dist.init_process_group(
+                "nccl" if self.is_on_streams else "gloo",
+                store=PrefixStore("tensors", self._store),
+                rank=self.rank,
+                world_size=self.size,
+                timeout=CONNECT,
+            )
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise self.lost() or PiyingError(
+                f"Tensors cannot be exchanged with the other ranks ({reason}). Look at the network interface that "
+                "they go over: GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name it where they are set."
+            ) from error
+        set_longest_wait(LONGEST_WAIT)
+
+    def leave(self, in_order: bool) -> None:
+        """Give up what tensors are exchanged by, where that is not done yet.
+
+        Args:
+            in_order: nothing is on its way.
+        """
+        if not dist.is_initialized():
+            return
+        # Kernels of NCCL wait for the other card until their communicator is aborted.
+        leave = dist.destroy_process_group if in_order or not self.is_on_streams else abort_process_group
+        # The watchdog's thread may have aborted it meanwhile.
+        with suppress(RuntimeError, AssertionError, ValueError):
+            leave()
 
     def assist(self, host: Host) -> None:
         """Do what rank 0 asks for until it is done, on the others; each thing it asks for has a method `assist`.

@@ -119,19 +119,21 @@ def check_of(group: Group, interruption: Interruption) -> Callable[[], None]:
     return check
 
 
-def help_rank_0(group: Group, vram: int | None, check: Callable[[], None]) -> None:
+def help_rank_0(group: Group, vram: int | None, check: Callable[[], None], place: Path | None = None) -> None:
     """Do what rank 0 asks for until its run is over.
 
     Args:
         vram: bytes of the card to use; None for all of it.
         check: called often; raises where the run is to end.
+        place: where temporary files go; None for the system's folder of them.
 
     Raises:
         PiyingError: this rank cannot do its part, or another one is lost.
     """
     import torch
 
-    with tempfile.TemporaryDirectory(prefix="piying-rank-") as temp:
+    # The place may be gone with the process that made it.
+    with tempfile.TemporaryDirectory(prefix="piying-rank-", dir=place, ignore_cleanup_errors=True) as temp:
         folder = Path(temp)
         # Nothing that several ranks would write lies in one place.
         host = HeadlessHost(
@@ -149,11 +151,13 @@ def help_rank_0(group: Group, vram: int | None, check: Callable[[], None]) -> No
 
 
 def is_started_by(number: int) -> bool:
-    """Return whether the process of that number has started this one, and lives."""
+    """Return whether the process of that number has started this one, and lives.
+
+    On Windows the Python of a virtual environment is a launcher, which stands between the two.
+    """
     import psutil
 
-    parent = psutil.Process().parent()
-    return parent is not None and parent.pid == number
+    return number in [parent.pid for parent in psutil.Process().parents()]
 
 
 def be_local_rank(told: Mapping[str, Any], device: str, vram: int | None, started_by: int) -> None:
@@ -186,7 +190,7 @@ def be_local_rank(told: Mapping[str, Any], device: str, vram: int | None, starte
     ranks = Ranks.local(**told)
     try:
         with interruption.caught(), joined_group(ranks, device, interruption, tidy_up, on_wait=on_wait) as group:
-            help_rank_0(group, vram, check_of(group, interruption))
+            help_rank_0(group, vram, check_of(group, interruption), Path(ranks.store).parent)
     except (PiyingError, PhaseOutOfMemoryError, KeyboardInterrupt):
         sys.exit(FAILED)
     finally:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,9 @@ import torch.distributed as dist
 
 from ..errors import PiyingError
 from ..executor.model_cache import evict_with_models
+from ..host.current import get_host
 from .cards import Cards, measured_links
-from .group import END, LEAVE, LONG, Group, current_group
+from .group import END, LEAVE, LONG, Group, abort_process_group, current_group
 from .ranks import Ranks, silence_of
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).with_name("local_rank.py")
 ROOT = Path(__file__).resolve().parents[2]
 PACK = __name__.removesuffix(".core.parallel.local_ranks")
-# Not public in torch, and all there is for it.
-abort_process_group: Callable[[], None] = dist.distributed_c10d._abort_process_group
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -48,12 +47,10 @@ class LocalGroup(Group):
         end_local_ranks(in_order=False)
         return True
 
-    def close(self, in_order: bool) -> None:
-        """Give up what they exchanged by; they have ended."""
-        # Kernels of NCCL wait for the other card until their communicator is aborted.
-        leave = dist.destroy_process_group if in_order or not self.is_on_streams else abort_process_group
-        with suppress(RuntimeError):
-            leave()
+    def check(self) -> None:
+        """Go on where no rank is lost, and nobody has cancelled the run: ComfyUI stops nothing by a signal."""
+        super().check()
+        get_host().check_cancelled()
 
 
 @dataclass
@@ -121,21 +118,34 @@ def begin_local_ranks(cards: Cards, host: Host) -> None:
             "do without that pack."
         )
     silence = silence_of(os.environ)
-    folder = tempfile.TemporaryDirectory(prefix="piying-ranks-")  # for its owner alone
-    _ranks = LocalRanks(cards.devices, vram, folder, [])
-    size = len(cards.devices)
-    for rank, device in enumerate(cards.devices[1:], 1):
-        told = {"rank": rank, "size": size, "store": str(Path(folder.name, "store")), "silence": silence}
-        given = json.dumps({"ranks": told, "device": device, "vram": vram, "started_by": os.getpid()})
-        # In a session of their own: Ctrl-C is this process's to take.
-        _ranks.processes.append(
-            subprocess.Popen(
-                [sys.executable, str(SCRIPT), PACK, str(ROOT), given],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="piying-ranks-")  # for its owner alone
+        _ranks = LocalRanks(cards.devices, vram, folder, [])
+        for rank in range(1, len(cards.devices)):
+            _ranks.processes.append(_started(_ranks, rank, silence))
+    except OSError as error:
+        end_local_ranks(in_order=False)
+        raise PiyingError(
+            f"The other {len(cards.devices) - 1} ranks cannot be started ({error}). Free memory and disk space, or "
+            "set cards to 1."
+        ) from error
+    except BaseException:
+        end_local_ranks(in_order=False)
+        raise
+
+
+def _started(ranks: LocalRanks, rank: int, silence: float) -> subprocess.Popen[bytes]:
+    size, store = len(ranks.devices), str(Path(ranks.folder.name, "store"))
+    told = {"rank": rank, "size": size, "store": store, "silence": silence}
+    given = {"ranks": told, "device": ranks.devices[rank], "vram": ranks.vram, "started_by": os.getpid()}
+    # ComfyUI's portable build leaves the user's own packages out, of which torch may be another one.
+    flags = ["-s"] if sys.flags.no_user_site else []
+    return subprocess.Popen(
+        [sys.executable, *flags, str(SCRIPT), PACK, str(ROOT), json.dumps(given)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is this process's to take
+    )
 
 
 def group_of(cards: Cards, host: Host) -> Group:
@@ -189,7 +199,8 @@ def _unblocking(ranks: LocalRanks) -> Callable[[Failure, bool], None]:
     def unblock(failure: Failure, speaks: bool) -> None:
         del failure, speaks
         ranks.kill()
-        if ranks.group is not None and ranks.group.is_on_streams:
+        # The main thread may still wait for the first exchange, before there is a group.
+        if dist.is_initialized() and dist.get_backend() == "nccl":
             abort_process_group()
 
     return unblock
@@ -218,7 +229,7 @@ def end_local_ranks(in_order: bool = True) -> None:
             ranks.group.stop_watching()
         ranks.kill()
         if ranks.group is not None:
-            ranks.group.close(in_order)
+            ranks.group.leave(in_order)
         ranks.folder.cleanup()
 
 

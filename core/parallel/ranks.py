@@ -169,11 +169,22 @@ class Peer:
         """Return whether its process is seen to be gone by one of `place`; elsewhere nothing is known of it."""
         import psutil
 
+        return self._status(place, gone=psutil.STATUS_DEAD) in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+    def is_stopped(self, place: str) -> bool:
+        """Return whether its process is seen to be stopped, as by Ctrl-Z; see `has_died`."""
+        import psutil
+
+        return bool(self._status(place) == psutil.STATUS_STOPPED)
+
+    def _status(self, place: str, gone: str = "") -> str:
+        import psutil
+
         if place != self.place:
-            return False
+            return ""
         try:
-            return bool(psutil.Process(self.pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
+            return str(psutil.Process(self.pid).status())
         except psutil.NoSuchProcess:
-            return True
+            return gone
         except psutil.Error:
-            return False
+            return ""

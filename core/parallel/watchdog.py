@@ -59,6 +59,7 @@ class Watchdog:
         peers: all of them.
         silence: seconds without a sign of life after which a rank counts as hung.
         on_stuck: called with the failure where the main thread has not ended `GRACE` seconds after it.
+        is_patient: whether rank 0 may be stopped, as by Ctrl-Z, for as long as its user likes.
 
     Attributes:
         failure: why the run ends; None as long as it goes on.
@@ -72,11 +73,12 @@ class Watchdog:
         *,
         silence: float,
         on_stuck: Callable[[Failure], None],
+        is_patient: bool = False,
     ) -> None:
         self.failure: Failure | None = None
         self._store, self._own, self._on_stuck = store, own, on_stuck
         self._others = [peer for peer in peers if peer.rank != own.rank]
-        self._silence = silence
+        self._silence, self._is_patient = silence, is_patient
         self._ended = threading.Event()
         self._looking = threading.Lock()
         now = time.monotonic()
@@ -125,11 +127,12 @@ class Watchdog:
     def _lost(self) -> Failure | None:
         now = time.monotonic()
         for peer in self._others:
-            if self._store.check([f"{FINISHED}/{peer.rank}"]):
-                continue
+            # It ends in order too where a signal has stopped it.
             if self._store.check([f"{STOPPED}/{peer.rank}"]):
                 said = f"{peer} was stopped by a signal: the run ends here."
                 return Failure(peer.rank, said, is_told=peer.rank == 0)
+            if self._store.check([f"{FINISHED}/{peer.rank}"]):
+                continue
             if peer.has_died(self._own.place):
                 return Failure(
                     peer.rank,
@@ -139,7 +142,7 @@ class Watchdog:
             beat = f"beat/{peer.rank}"
             heard = self._store.get(beat) if self._store.check([beat]) else b""
             before, since = self._heard[peer.rank]
-            if heard != before:
+            if heard != before or (self._is_patient and peer.rank == 0 and peer.is_stopped(self._own.place)):
                 self._heard[peer.rank] = heard, now
             elif now - since > self._silence:
                 return Failure(

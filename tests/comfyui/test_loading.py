@@ -8,7 +8,7 @@ pytestmark = pytest.mark.comfyui
 
 OUTPUTS = {
     "PiyingLoadWanVACE": ["WAN_VACE"],
-    "PiyingVACESample": ["IMAGE"],
+    "PiyingVACESample": ["IMAGE", "LATENT"],
     "PiyingLoadHunyuanDiT": ["HUNYUAN_DIT"],
     "PiyingHunyuanDiT": ["IMAGE"],
     "PiyingLoadPromptModel": ["PROMPT_MODEL"],

@@ -303,7 +303,7 @@ config = dict(_class_name="UMT5EncoderModel", d_model=64, num_heads=1, d_kv=64, 
 for fail in (lambda: torch.ones(1 << 28), lambda: empty_module("text_encoder", config, "umt5.safetensors")):
     try:
         # huggingface_hub prints which of its modules could not be imported, where memory ends in one of them.
-        with redirect_stdout(sys.stderr), Meter("cpu").phase(SimpleNamespace(key="encode", phase="encode")):
+        with redirect_stdout(sys.stderr), Meter("cpu").phase(SimpleNamespace(key="encode", phase="encode", device="")):
             fail()
     except PhaseOutOfMemoryError as error:
         print(error)

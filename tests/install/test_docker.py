@@ -1,4 +1,4 @@
-"""The container files, read as Docker would read them: no Docker runs where the tests do, so no image is built."""
+"""The container files, read as Docker would read them: a build takes minutes and an engine, so no image is built."""
 
 from __future__ import annotations
 
@@ -71,11 +71,17 @@ def environment(steps: list[Step]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
+def defaults(steps: list[Step]) -> dict[str, str]:
+    """Return the arguments of a build, with the values that they have where none is given."""
+    return dict(step.arguments.split("=", 1) for step in steps if step.name == "ARG" and "=" in step.arguments)
+
+
 def test_every_base_is_pinned_or_a_stage(steps):
     stages = set()
     for step in steps:
         if step.name == "FROM":
             base, _, stage = step.arguments.split()
+            base = base.replace("${PYTHON_IMAGE}", defaults(steps)["PYTHON_IMAGE"])
             variants = {base.replace("${VARIANT}", variant) for variant in ("cpu", "cuda")}
             assert variants <= stages or PINNED.fullmatch(base), base
             stages.add(stage)
@@ -85,6 +91,28 @@ def test_every_base_is_pinned_or_a_stage(steps):
 def test_both_variants_have_the_same_torch(steps):
     versions = {found for step in steps for found in re.findall(r"torch==(\S+)", step.arguments)}
     assert len(versions) == 1
+
+
+def test_every_stage_that_downloads_takes_a_mirror(steps):
+    """An argument of a build is seen in the stages that name it alone."""
+    for number, step in enumerate(steps):
+        if "pip install" in step.arguments:
+            own = "TORCH_INDEX_URL" if "--index-url" in step.arguments else "PIP_INDEX_URL"
+            start = max(at for at in range(number) if steps[at].name == "FROM")
+            assert Step("ARG", own) in steps[start:number], step.arguments
+
+
+def test_the_compose_file_passes_mirrors_on(steps, compose):
+    """Without a value, so that one that nobody set leaves the Dockerfile's default."""
+    arguments = compose["x-piying"]["build"]["args"]
+    assert set(arguments) == set(defaults(steps))
+    assert {name for name, value in arguments.items() if value is None} == set(arguments) - {"VARIANT"}
+
+
+def test_rays_objects_fit_into_the_shared_memory(steps, compose):
+    size = compose["x-piying"]["shm_size"]
+    assert size.endswith("gb")
+    assert int(environment(steps)["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"]) < int(size.removesuffix("gb")) * 2**30
 
 
 def test_what_is_copied_is_there(steps):

@@ -211,7 +211,9 @@ def test_a_rank_that_dies_ends_the_run_with_one_sentence(models, alone, tmp_path
     path.write_text(json.dumps(filled(session, workflow)))
     session.close()
     command = [*TORCHRUN, "2", "-m", "runner", str(path), "--output", str(output), "--device", "cpu"]
-    run = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, start_new_session=True)
+    # What other runs on this machine have kept may have other last bits.
+    environment = {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True)
     try:
         wait_for(output / "a_00005_.png", run)
         ranks = {one.environ().get("RANK"): one for one in psutil.Process(run.pid).children()}

@@ -197,3 +197,27 @@ def test_a_server_that_was_killed_is_followed_by_another_on_a_cluster_that_lives
             assert {job["id"] for job in second.ask("/jobs")} == {job["id"] for job in jobs}
     finally:
         cluster.shutdown()
+
+
+def test_a_machine_that_is_told_to_stop_ends_its_job_and_begins_none(tmp_path, monkeypatch):
+    """Ray waits for its workers, but for half a minute at most, and they would take job after job till then."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    start = ("start", "--address", cluster.address, "--num-cpus=1", "--block", "--disable-usage-stats")
+    machine = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", *start], stdout=subprocess.DEVNULL)
+    try:
+        with serving(tmp_path, "--ray", cluster.address) as server:
+            rows = [{"seed": seed, "set": VIDEO | {"PiyingVACESample.steps": 20}} for seed in range(20)]
+            server.ask("/batches", {"name": "b", "workflow": "t2v", "jobs": rows})
+            server.until(lambda: "running" in server.states())
+            machine.terminate()
+            machine.wait(25)
+            server.until(lambda: server.ask("/health")["workers"] == 0)
+            assert set(server.states()) == {"done", "queued"}
+            assert {job["lost"] for job in server.ask("/jobs")} == {0}
+    finally:
+        machine.kill()
+        cluster.shutdown()
