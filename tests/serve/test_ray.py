@@ -146,7 +146,8 @@ def test_another_worker_goes_on_with_a_long_video(tmp_path):
         assert any(b"window 3 of 4" in line for line in events)
         for worker in server.workers():
             worker.kill()
-        assert any(b"2 finished windows are kept from a run before" in line for line in events)
+        # The second one goes to disk while the third is made, and may not be there yet.
+        assert any(re.search(rb"[12] finished windows are kept from a run before", line) for line in events)
         server.until(lambda: server.states() == ["done"])
         assert server.ask(f"/jobs/{job}")["lost"] == 1
     (broken,) = (tmp_path / "results" / job / "video").iterdir()
