@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +18,7 @@ from ..core.host.comfy_checkout import CheckoutHost, checkout_in
 from ..core.host.current import get_host, set_host
 from ..core.host.headless import HeadlessHost
 from ..core.host.model_folders import EXTRA_PATHS, ExtraFolder, extra_folders
+from ..core.parallel.joining import end_started_ranks
 from .cache import Cache
 from .core_nodes import CORE_NODE_CLASSES, CORE_NODE_TITLES
 from .core_nodes.video import VideoFile
@@ -194,11 +194,7 @@ class Session:
     def close(self) -> None:
         """Release results and temporary files."""
         self._cache = Cache()
-        if "torch" in sys.modules:
-            # Not at the top: torch takes seconds to load.
-            from ..core.parallel.local_ranks import end_local_ranks
-
-            end_local_ranks()
+        end_started_ranks()
         self._temp.cleanup()
 
     def check_device(self) -> None:

@@ -133,8 +133,8 @@ def execute_plan(
             machine = with_rates(machine, cache, measure=rough.fits and rough.seconds > WORTH_MEASURING)
     cards = cards_of(handle, host)
     machine = of_several_cards(machine, cards)
-    if cards is not None and cards.note and not logged_plans:
-        log.warning("%s", cards.note)
+    if cards is not None:
+        _say_once(cards.note, logged)
     if cards is not None and cards.count > 1 and not handle.family.can_share:
         log.info("%s", on_one_card(handle.family.title, cards))
     times = PhaseTimes(cache, machine, partial(_is_cached, handle.family.key))
@@ -182,10 +182,15 @@ def _second_card(phases: tuple[Phase, ...], handle: ModelHandle, host: Host, log
     if not any(phase.movable for phase in phases):
         return ""
     second, note = second_card(handle.second_device, host)
+    _say_once(note, logged)
+    return second
+
+
+def _say_once(note: str, logged: set[str]) -> None:
+    """Log a sentence, "" for none, unless that was done for a run much like this one."""
     if note and note not in logged:
         log.warning("%s", note)
         logged.add(note)
-    return second
 
 
 def _is_measured(machine: Machine) -> bool:

@@ -23,6 +23,7 @@ from ..files.scan import find_files
 from ..host.progress import MEGABYTE, LongProgress
 from ..lora.catalog import LoraFile, lora_files, loras_on
 from ..parallel.cards import cards_of
+from ..parallel.ranks import check_distributed
 from ..parallel.second_card import second_card
 from ..parallel.ways import choose_split, on_one_card
 from ..planner.cost import PROCESS_RAM
@@ -131,11 +132,11 @@ def phases_of_run(
     cards = cards_of(handle, host)
     if cards is None or cards.count == 1:
         return handle.family.phases(components, work), work, None
-    second = second_card(handle.second_device, host).device
-    machine = of_several_cards(with_rates(read_machine(host, second), host.cache_folder(), measure=False), cards)
+    machine = _machine_for(handle, host)
     steps, work, _ = shared_between_cards(handle, host, machine, components=components, work=work)
     if work.split.way == "off":
         return steps, work, None
+    check_distributed()
     # Not at the top: one process alone does without it.
     from ..parallel.local_ranks import begin_local_ranks
 
@@ -163,9 +164,14 @@ def _planned_for(
 ) -> tuple[InstalledModel | None, str, Mapping[str, Component], Machine]:
     found = wanted_model(handle, host)
     name, components = wanted_components(handle, host, found)
+    return found, name, components, _machine_for(handle, host)
+
+
+def _machine_for(handle: ModelHandle, host: Host) -> Machine:
+    """Return the machine that a run is planned for, with its other cards; nothing is measured."""
     second = second_card(handle.second_device, host).device
     machine = with_rates(read_machine(host, second), host.cache_folder(), measure=False)
-    return found, name, components, of_several_cards(machine, cards_of(handle, host))
+    return of_several_cards(machine, cards_of(handle, host))
 
 
 def estimate_listed(family: ModelFamily, model: str, host: Host) -> Plan | None:

@@ -95,8 +95,8 @@ def cards_of(handle: ModelHandle, policy: DevicePolicy) -> Cards | None:
     found = [device] * wanted if SHARE_VARIABLE in os.environ else others[:wanted]
     if len(found) == wanted:
         return _local(found, asked)
-    kind = "cards" if len(found) > 1 else f"{'processor alone' if device == 'cpu' else 'card'}"
-    here = f"{len(found)} {kind}" if len(found) > 1 or device != "cpu" else f"the {kind}"
+    one = "the processor alone" if device == "cpu" else "1 card"
+    here = f"{len(found)} cards" if len(found) > 1 else one
     note = f"cards is {wanted}, and this machine has {here}: the run goes on with that."
     return replace(_local(found, asked), note=note) if len(found) > 1 else Cards(1, asked, note=note)
 

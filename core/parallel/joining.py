@@ -18,7 +18,7 @@ from ..host.current import set_host
 from ..host.headless import HeadlessHost
 from ..process import FAILED, Interruption
 from .cards import Asked, Cards
-from .ranks import Ranks
+from .ranks import Ranks, check_distributed
 from .watchdog import Failure
 
 if TYPE_CHECKING:
@@ -68,11 +68,8 @@ def joined_group(
     """
     # That the store's connections are closed as the ranks end is not worth the stacks that torch prints of it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Not at the top: torch takes seconds to load.
-    import torch
-
-    if not torch.distributed.is_available():
-        raise PiyingError("This torch is built without torch.distributed, which ranks need. Run without torchrun.")
+    check_distributed()
+    # Not at the top: torch takes seconds to load, and may be built without what it needs.
     from .group import Group, set_group
 
     def end(failure: Failure, speaks: bool) -> None:
@@ -195,6 +192,13 @@ def be_local_rank(told: Mapping[str, Any], device: str, vram: int | None, starte
         sys.exit(FAILED)
     finally:
         tidy_up()
+
+
+def end_started_ranks() -> None:
+    """End the ranks that this process has started beside itself, where it has come to that."""
+    local_ranks = sys.modules.get(f"{__package__}.local_ranks")
+    if local_ranks is not None:
+        local_ranks.end_local_ranks()
 
 
 def is_helper(environment: Mapping[str, str]) -> bool:

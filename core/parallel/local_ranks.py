@@ -154,7 +154,6 @@ def group_of(cards: Cards, host: Host) -> Group:
     Raises:
         PiyingError: they cannot be started.
     """
-    global _ranks
     given = current_group()
     if given is not None:
         return given

@@ -96,6 +96,20 @@ def silence_of(environment: Mapping[str, str]) -> float:
     return seconds
 
 
+def check_distributed() -> None:
+    """Accept a torch that ranks can exchange tensors with.
+
+    Raises:
+        PiyingError: it is built without.
+    """
+    import torch
+
+    if not torch.distributed.is_available():
+        raise PiyingError(
+            "This torch is built without torch.distributed, which ranks need. Run without torchrun, and set cards to 1."
+        )
+
+
 def device_of(asked: str, ranks: Ranks) -> str:
     """Return the torch device of a rank: a card of its own, or what all of them share where that was named.
 

@@ -72,25 +72,15 @@ class ShardGatherer(HostToDeviceCopier):
         self._shards.clear()
 
 
-class SideStreamGatherer(SideStreamCopier):
+class SideStreamGatherer(ShardGatherer, SideStreamCopier):
     """Slots that are filled on a side stream with blocks of which every rank has a share."""
-
-    def __init__(self, device: torch.device, shards: Shards, slots: int, traffic: Traffic) -> None:
-        """Allocate the slots."""
-        super().__init__(device, shards.slot_bytes, slots, traffic)
-        self._shards = shards
 
     def send(self, packed: PackedTensors, slot: int) -> None:
         """Queue the gathering of a block; what NCCL does for it begins behind what the side stream waits for."""
         self._side.wait_event(self._free[slot])
         with self._card.stream(self._side):
-            self._shards.gather(packed, self.slots[slot])
+            super().send(packed, slot)
         self._filled[slot].record(self._side)
-
-    def close(self) -> None:
-        """Wait for what is gathered, and let slots and shares go."""
-        super().close()
-        self._shards.clear()
 
 
 def gatherer_for(

@@ -29,6 +29,7 @@ from piying.core.z_image.request import ZImageRequest
 from piying.core.z_image.run import sample as paint
 from piying.nodes.model_nodes import ModelLoader
 from piying.tests.core.test_fast_preview import FILE, Watcher
+from piying.tests.core.test_recovery import nothing_kept
 from piying.tests.core.test_taehv import CHANNELS, lively
 from piying.tests.core.test_wan_video import MODELS, write_model
 from piying.tests.core.test_z_image import folder, parts
@@ -36,18 +37,11 @@ from safetensors.torch import save_file
 
 from .pretend import attached
 
-__all__ = ["folder", "parts"]  # fixtures
+__all__ = ["folder", "nothing_kept", "parts"]  # fixtures
 GB, MIB = 2**30, 2**20
 FIRST, SECOND = "pretend:0", "pretend:1"
 FILM = WanRequest("a red circle moves right", "", 32, 32, 5, steps=2, cfg=4.0, shift=5.0, seed=3)
 LONG = LongRequest(replace(FILM, num_frames=13, steps=1, cfg=1.0), 9, 5)
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    model_cache.evict_models()
-    yield
-    model_cache.evict_models()
 
 
 @pytest.fixture

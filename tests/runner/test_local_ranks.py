@@ -151,6 +151,13 @@ def test_a_rank_that_cannot_begin_is_told_at_once(shared, monkeypatch):
         frames_of(session, vace())
 
 
+def test_a_torch_without_distributed_is_told(shared, monkeypatch):
+    session, _ = shared
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    with pytest.raises(NodeFailed, match="built without torch.distributed.*set cards to 1"):
+        frames_of(session, vace())
+
+
 def test_more_cards_than_there_are(monkeypatch):
     with pytest.raises(PiyingError, match="--cards 2: this machine has no card"):
         local_cards(2, "auto", "auto")
