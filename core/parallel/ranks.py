@@ -106,7 +106,8 @@ def check_distributed() -> None:
 
     if not torch.distributed.is_available():
         raise PiyingError(
-            "This torch is built without torch.distributed, which ranks need. Run without torchrun, and set cards to 1."
+            "This torch is built without torch.distributed, which ranks need. Run without torchrun, and set cards to "
+            "1."
         )
 
 
